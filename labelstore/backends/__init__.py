@@ -1,0 +1,1 @@
+"""Backends: how a store's arrays lie on disk."""

@@ -1,0 +1,150 @@
+"""What a store is made of below its manifest: named arrays, blocks in, blocks out, commit rows.
+
+A backend moves arrays of codes and knows nothing of what they mean; ``labelstore.store`` is where
+manifest and backend meet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import xxhash
+
+from labelstore import codecs
+from labelstore.manifest import EXPLICIT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from labelstore.manifest import Manifest
+
+__all__ = ["ArraySpec", "Backend", "array_digest", "image_arrays", "images_digest", "view_arrays"]
+
+Axis = Literal["image", "view", "rank", "side", "edge"]
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a store."""
+
+    name: str
+    """Path inside the store."""
+    dtype: np.dtype[Any]
+    """Little-endian type of a code."""
+    shape: tuple[int, ...]
+    """Of the whole store; the first axis is images, the second, for labels, views."""
+    axes: tuple[Axis, ...]
+    """Names of the axes."""
+    fill: float
+    """The code of an entry that was never written; no written entry of a label has it."""
+
+
+def view_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
+    """The arrays with one entry a view, in the order of their commit digests."""
+    images, views, k = manifest.num_images, manifest.num_views, manifest.k
+    quantizer = codecs.get(manifest.quantizer)
+    class_id = codecs.class_id_dtype(manifest.num_classes)
+    ranked: tuple[Axis, ...] = ("image", "view", "rank")
+    arrays = [
+        ArraySpec(
+            "labels/top_prob",
+            quantizer.top.dtype,
+            (images, views),
+            ("image", "view"),
+            quantizer.top.fill,
+        ),
+        ArraySpec(
+            "labels/classes", class_id, (images, views, k), ranked, float(np.iinfo(class_id).max)
+        ),
+    ]
+    if k > 1:
+        rest = quantizer.rest
+        arrays.append(
+            ArraySpec("labels/rest_probs", rest.dtype, (images, views, k - 1), ranked, rest.fill)
+        )
+    if manifest.law == EXPLICIT:
+        arrays += [
+            ArraySpec(
+                "views/box", np.dtype("<i4"), (images, views, 4), ("image", "view", "edge"), -1
+            ),
+            ArraySpec("views/flip", np.dtype("|u1"), (images, views), ("image", "view"), 255),
+        ]
+    return tuple(arrays)
+
+
+def image_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
+    """The arrays with one entry an image that a block's writer fills, in the order of hashing."""
+    images = manifest.num_images
+    return (
+        ArraySpec("images/size", np.dtype("<i4"), (images, 2), ("image", "side"), 0),
+        ArraySpec("images/digest", np.dtype("<u8"), (images,), ("image",), 0),
+        ArraySpec("images/status", np.dtype("|u1"), (images,), ("image",), 0),
+    )
+
+
+def array_digest(
+    store_id: str, name: str, block: int, group: int | None, codes: npt.NDArray[Any]
+) -> int:
+    """The commit digest of one array's codes: xxh3_64, never 0.
+
+    Over the ASCII text ``{store_id}/{name}/{block}/{group}`` (group ``-`` for arrays without
+    views), a NUL byte, and the codes, little-endian in C order. The text makes a valid block in
+    the wrong place, or from another store, as wrong as a flipped bit.
+    """
+    place = f"{store_id}/{name}/{block}/{'-' if group is None else group}\0"
+    digest = xxhash.xxh3_64(place.encode())
+    digest.update(np.ascontiguousarray(codes).data.cast("B") if codes.size else b"")
+    return digest.intdigest() or 1
+
+
+def images_digest(store_id: str, block: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
+    """The commit digest of a block's image arrays together: column 0 of its commit row.
+
+    ``array_digest`` named ``images`` over their own digests, as uint64, sorted by array name.
+    """
+    digests = [array_digest(store_id, name, block, None, arrays[name]) for name in sorted(arrays)]
+    return array_digest(store_id, "images", block, None, np.array(digests, dtype="<u8"))
+
+
+class Backend(Protocol):
+    """Reads and writes one store. Errors are those of ``labelstore.errors``."""
+
+    path: Path
+
+    def read_manifest(self) -> Any:
+        """The manifest's JSON document, unchecked."""
+
+    def open_arrays(self, manifest: Manifest) -> None:
+        """Check that the arrays are those that the manifest implies; CorruptError otherwise."""
+
+    def read_keys(self) -> tuple[str, ...]:
+        """All images' keys."""
+
+    def read_targets(self) -> npt.NDArray[np.int32]:
+        """All images' ground truth, (num_images,) int32, -1 unknown."""
+
+    def read_commits(self) -> npt.NDArray[np.uint64]:
+        """(num_blocks, columns) commit rows; a row of zeros is a block that is not committed."""
+
+    def read(self, name: str, images: slice, views: slice | None) -> npt.NDArray[Any]:
+        """Codes of an array for a run of images and, for labels, a run of views."""
+
+    def create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
+        """Make an empty store; the manifest becomes readable last."""
+
+    def open_for_writing(self, manifest: Manifest) -> None:
+        """As ``open_arrays``, for a writer."""
+
+    def write_block(self, block: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Write all arrays of an uncommitted block, replacing what a killed writer left."""
+
+    def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> None:
+        """Commit a block whose arrays are on the disk."""
+
+    def bytes_by_part(self) -> dict[str, int]:
+        """Bytes on disk of each array, with ``manifest`` for what is left."""

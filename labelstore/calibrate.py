@@ -1,0 +1,203 @@
+"""FerKD's surgical label calibration (Shen, ICCV 2023, section 3.2, equation 4; section 4.2).
+
+The confidence of a view decides what becomes of its label: at most ``low`` or above ``top``, the
+view is discarded (uninformative, or too easy); in (low, middle], its label becomes the ground truth
+smoothed by ``smoothing``; otherwise its soft label stays as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from labelstore.errors import LabelError, UsageError
+from labelstore.labels import SoftLabels, mix, smooth
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from labelstore.ensembles import EnsembleTopK
+    from labelstore.labels import Tail, TopK
+
+__all__ = ["Action", "Calibrated", "FerKD"]
+
+Confidence = Literal["max", "target"]
+Discard = Literal["replace", "mask", "keep"]
+Combine = Literal["all", "any", "mean"]
+
+
+class Action(IntEnum):
+    """What the rule does with a view."""
+
+    KEPT = 0
+    CALIBRATED = 1
+    DISCARDED = 2
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Labels after calibration."""
+
+    labels: SoftLabels
+    """Of every view; a discarded view's is its soft label as recovered."""
+    action: npt.NDArray[np.uint8]
+    """(...) uint8, the values of ``Action``."""
+    weight: npt.NDArray[np.float32]
+    """(...) float32: 0 for a discarded view unless ``discard="keep"``, else 1: what to multiply the
+    view's loss by when it is shown all the same."""
+
+
+@dataclass(frozen=True)
+class FerKD:
+    """The rule and its parameters; the defaults are the paper's.
+
+    Raises:
+        UsageError: thresholds out of order, or another value out of range.
+    """
+
+    low: float = 0.15
+    """Confidence at or below this: discarded."""
+    middle: float = 0.30
+    """Confidence in (low, middle]: calibrated."""
+    top: float = 0.95
+    """Confidence above this: discarded."""
+    smoothing: float = 0.1
+    """Epsilon of equation 4, spread over the other C - 1 classes; 0..1."""
+    confidence: Confidence = "max"
+    """The largest probability, or that of the ground-truth class (recovered by the tail where it is
+    not among the stored classes)."""
+    discard: Discard = "replace"
+    """What a schedule does about a discarded view: show another that passes, show it with loss
+    weight 0, or show it as it is."""
+    ensemble: Combine = "all"
+    """A view of an ensemble is discarded when ``all`` or ``any`` of the teachers discard it, the
+    label being the mean over those that keep it; or the rule is applied to the ``mean`` label."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.middle <= self.top <= 1:
+            raise UsageError(
+                f"thresholds are {self.low}, {self.middle}, {self.top}, expected "
+                "0 <= low <= middle <= top <= 1: put them in order."
+            )
+        if not 0 <= self.smoothing <= 1:
+            raise UsageError(f"smoothing is {self.smoothing}, expected 0 to 1.")
+        for name, choices in (("confidence", Confidence), ("discard", Discard)):
+            _check_choice(name, getattr(self, name), choices)
+        _check_choice("ensemble", self.ensemble, Combine)
+
+    def decide(self, confidence: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        """The action for each confidence (...) in [0, 1], as uint8 values of ``Action``."""
+        values = np.asarray(confidence)
+        action = np.where(values <= self.middle, Action.CALIBRATED, Action.KEPT)
+        action[(values <= self.low) | (values > self.top)] = Action.DISCARDED
+        return action.astype(np.uint8)
+
+    def apply(
+        self,
+        topk: TopK | EnsembleTopK,
+        targets: npt.ArrayLike | None = None,
+        tail: Tail = "uniform",
+    ) -> Calibrated:
+        """Recover and calibrate stored labels.
+
+        Args:
+            topk: stored labels (...) of a teacher, or of an ensemble read together.
+            targets: (...) ground-truth class ids, -1 where unknown. Needed where a label is to be
+                calibrated, and everywhere for ``confidence="target"``.
+            tail: how the residual mass is spread.
+
+        Raises:
+            LabelError: the ground truth is needed and unknown.
+        """
+        members = getattr(topk, "members", None)
+        if members is None:
+            return self._calibrate(topk.recover(tail), topk, targets, tail)  # type: ignore[arg-type]
+        if self.ensemble == "mean":
+            return self._calibrate(topk.recover(tail), None, targets, tail)
+        return self._combine([self.apply(m, targets, tail) for m in members], topk.weights)  # type: ignore[union-attr]
+
+    def confidence_of(
+        self, labels: SoftLabels, topk: TopK | None, targets: npt.ArrayLike | None
+    ) -> npt.NDArray[Any]:
+        """(...) the probability that the rule looks at, from stored or recovered labels."""
+        if self.confidence == "target":
+            known = _known(targets, labels.base.shape, 'confidence="target"')
+            return labels.probability(known)
+        if topk is not None:
+            return topk.confidence
+        own = labels.indices[..., :, None] == labels.indices[..., None, :]
+        sums = (own * labels.weights[..., None, :]).sum(axis=-1)
+        return np.asarray(labels.base + np.maximum(sums.max(axis=-1), 0.0))
+
+    def _calibrate(
+        self,
+        labels: SoftLabels,
+        topk: TopK | None,
+        targets: npt.ArrayLike | None,
+        tail: Tail,
+    ) -> Calibrated:
+        action = self.decide(self.confidence_of(labels, topk, targets))
+        hard_region = action == Action.CALIBRATED
+        if hard_region.any():
+            shape = labels.base.shape
+            given = np.full(shape, -1) if targets is None else np.broadcast_to(targets, shape)
+            chosen = _known(given[hard_region], (int(hard_region.sum()),), "calibration")
+            truth = smooth(chosen, labels.num_classes, self.smoothing)
+            base, weights = labels.base.copy(), labels.weights.copy()
+            indices = labels.indices.copy()
+            base[hard_region] = truth.base
+            # The first slot takes the ground truth; the others stay as slots without weight.
+            indices[hard_region, 0] = truth.indices[:, 0]
+            weights[hard_region] = 0.0
+            weights[hard_region, 0] = truth.weights[:, 0]
+            labels = SoftLabels(base, indices, weights, labels.num_classes)
+        return Calibrated(labels=labels, action=action, weight=self._weight(action))
+
+    def _combine(self, members: list[Calibrated], weights: npt.NDArray[np.float64]) -> Calibrated:
+        actions = np.stack([member.action for member in members])
+        dropped = actions == Action.DISCARDED
+        discarded = dropped.all(axis=0) if self.ensemble == "all" else dropped.any(axis=0)
+        # A view that every teacher discards keeps their plain mean: it is shown, if at all, as is.
+        voices = np.where(dropped & ~dropped.all(axis=0), 0.0, 1.0)
+        voices *= weights.reshape(-1, *[1] * (actions.ndim - 1))
+        silent = voices.sum(axis=0) <= 0
+        voices = np.where(silent, 1.0, voices)
+        voices /= voices.sum(axis=0)
+        calibrated = (actions == Action.CALIBRATED).any(axis=0)
+        action = np.where(calibrated, Action.CALIBRATED, Action.KEPT).astype(np.uint8)
+        action[discarded] = Action.DISCARDED
+        return Calibrated(
+            labels=mix([member.labels for member in members], voices),
+            action=action,
+            weight=self._weight(action),
+        )
+
+    def _weight(self, action: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        if self.discard == "keep":
+            return np.ones(action.shape, dtype=np.float32)
+        return np.asarray(action != Action.DISCARDED, dtype=np.float32)
+
+
+def _check_choice(name: str, value: str, choices: object) -> None:
+    if value not in get_args(choices):
+        raise UsageError(
+            f"{name} is {value!r}, expected one of {', '.join(get_args(choices))}: choose one."
+        )
+
+
+def _known(
+    targets: npt.ArrayLike | None, shape: tuple[int, ...], purpose: str
+) -> npt.NDArray[np.int64]:
+    """Ground truth broadcast to ``shape``, all of it known; LabelError otherwise."""
+    given = np.asarray(-1 if targets is None else targets, dtype=np.int64)
+    known = np.broadcast_to(given, shape)
+    missing = int((known < 0).sum())
+    if missing:
+        raise LabelError(
+            f"FerKD's {purpose} needs the ground truth and {missing} of {known.size} views have "
+            "none: give targets, or make the store with class folders or --class-map."
+        )
+    return known

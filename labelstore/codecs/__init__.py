@@ -1,0 +1,26 @@
+"""Quantizers of probabilities, one a file; ``get`` finds one by its name in the manifest."""
+
+from __future__ import annotations
+
+from labelstore.codecs import fp16, fp32, u8, u16
+from labelstore.codecs.base import Quantizer, class_id_dtype
+from labelstore.errors import UsageError
+
+__all__ = ["DEFAULT", "QUANTIZERS", "Quantizer", "class_id_dtype", "get"]
+
+QUANTIZERS: dict[str, Quantizer] = {
+    module.QUANTIZER.name: module.QUANTIZER for module in (u8, u16, fp16, fp32)
+}
+"""All quantizers by name."""
+
+DEFAULT = "u8"
+
+
+def get(name: str) -> Quantizer:
+    """The quantizer of a name; UsageError lists the names there are."""
+    try:
+        return QUANTIZERS[name]
+    except KeyError:
+        raise UsageError(
+            f"quantizer is {name!r}, expected one of {', '.join(QUANTIZERS)}: choose one."
+        ) from None

@@ -1,0 +1,135 @@
+"""What every quantizer is made of: a grid of values for the largest probability, one for the rest.
+
+A quantizer never guesses: its name, written in the manifest, fixes its grids. Encoding keeps what a
+label must keep whatever the grid: decoded probabilities fall along a row and their exact sum never
+exceeds 1, so that recovered labels have no negative entry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["FloatGrid", "Grid", "Quantizer", "TableGrid", "class_id_dtype"]
+
+
+class Grid(Protocol):
+    """A finite, ascending set of values in [0, 1], each with a code."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a code, little-endian."""
+
+    @property
+    def fill(self) -> float:
+        """The code that means "no value"; no probability has it."""
+
+    def nearest(self, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+        """Codes of the values nearest to ``values`` in [0, 1]."""
+
+    def floor(self, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+        """Codes of the largest values that are not above ``values`` in [0, 1]."""
+
+    def decode(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Values of codes, of any shape."""
+
+
+class TableGrid:
+    """Values from an ascending table that starts at 0; the code is the place in the table."""
+
+    def __init__(self, table: npt.NDArray[np.float32], dtype: str) -> None:
+        self.dtype = np.dtype(dtype)
+        self.fill = float(np.iinfo(self.dtype).max)
+        self._table = table.astype(np.float32)
+        exact = self._table.astype(np.float64)
+        self._exact = exact
+        self._middles = (exact[1:] + exact[:-1]) / 2
+
+    def nearest(self, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+        return np.searchsorted(self._middles, values).astype(self.dtype)
+
+    def floor(self, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+        return (np.searchsorted(self._exact, values, side="right") - 1).astype(self.dtype)
+
+    def decode(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        # A code beyond the table is the fill of an image without labels: it decodes to 0.
+        return np.take(self._table, codes, mode="clip") * (codes < len(self._table))
+
+
+class FloatGrid:
+    """IEEE floating-point numbers; the code is the number itself."""
+
+    fill = float("nan")
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = np.dtype(dtype)
+
+    def nearest(self, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+        return values.astype(self.dtype)
+
+    def floor(self, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+        codes = values.astype(self.dtype)
+        below = np.nextafter(codes, self.dtype.type(0))
+        return np.where(codes.astype(np.float64) > values, below, codes)
+
+    def decode(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        return codes.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """How probabilities become codes."""
+
+    name: str
+    """As in the manifest and in ``--quantizer``."""
+    top: Grid
+    """Of the largest probability: fine enough for thresholds near 1."""
+    rest: Grid
+    """Of the second largest and smaller ones, none of which exceeds 1/2."""
+    summary: str
+    """One line for ``--help``."""
+
+    def encode(self, probs: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Codes of probabilities.
+
+        Args:
+            probs: (..., k) in [0, 1], falling along the last axis, sum about 1 or less.
+
+        Returns:
+            codes of the largest (...), codes of the rest (..., k - 1). Each decodes to the nearest
+            value of its grid that is not above the one before it, nor above what the ones before
+            it leave of 1.
+        """
+        exact = np.asarray(probs, dtype=np.float64)
+        top_codes = self.top.nearest(exact[..., 0])
+        limit = self.top.decode(top_codes).astype(np.float64)
+        left = 1.0 - limit
+        rest_codes = np.empty((*exact.shape[:-1], exact.shape[-1] - 1), dtype=self.rest.dtype)
+        for rank in range(rest_codes.shape[-1]):
+            limit = np.minimum(limit, left)
+            codes = self.rest.nearest(exact[..., rank + 1])
+            over = self.rest.decode(codes) > limit
+            codes = np.where(over, self.rest.floor(limit), codes).astype(self.rest.dtype)
+            rest_codes[..., rank] = codes
+            limit = self.rest.decode(codes).astype(np.float64)
+            left = left - limit
+        return top_codes.astype(self.top.dtype), rest_codes
+
+    def decode(
+        self, top_codes: npt.NDArray[Any], rest_codes: npt.NDArray[Any] | None
+    ) -> npt.NDArray[np.float32]:
+        """Probabilities (..., k) float32 of codes (...) and (..., k - 1) or None for k = 1."""
+        top = self.top.decode(top_codes)[..., None]
+        if rest_codes is None:
+            return top
+        return np.concatenate([top, self.rest.decode(rest_codes)], axis=-1)
+
+
+def class_id_dtype(num_classes: int) -> np.dtype[Any]:
+    """uint16 where class ids fit beside its fill value 65535, else uint32 (fill 2**32 - 1)."""
+    return np.dtype("<u2" if num_classes <= 0xFFFF else "<u4")

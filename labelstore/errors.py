@@ -1,0 +1,124 @@
+"""The exception tree: one class for each thing a caller would do about it.
+
+Every error carries a stable, append-only ``kind`` (a short string that programs may match on) and
+an ``exit_code`` for the command line: 2 where the request itself is wrong, 1 for the rest.
+
+    LabelStoreError
+    ├── UsageError            the request is wrong: change an option or an argument   (ValueError)
+    ├── NotFoundError         something named in the request does not exist           (LookupError)
+    ├── SourceError           an image or an image source cannot be used
+    ├── TeacherError          a teacher cannot be built, or its weights do not fit
+    ├── MismatchError         two things that must agree do not
+    ├── StoreError            a store cannot be read or written as asked
+    │   ├── FormatError       it is no store of a version that this reader knows
+    │   ├── IncompleteError   the labels asked for have not been committed
+    │   ├── CorruptError      what is on disk is not what was committed
+    │   └── BusyError         another process is writing it
+    └── LabelError            arrays that are no soft labels                          (ValueError)
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BusyError",
+    "CorruptError",
+    "FormatError",
+    "IncompleteError",
+    "LabelError",
+    "LabelStoreError",
+    "MismatchError",
+    "NotFoundError",
+    "ReplayWarning",
+    "SourceError",
+    "StoreError",
+    "TeacherError",
+    "UsageError",
+]
+
+
+class LabelStoreError(Exception):
+    """Base of every error that labelstore raises on purpose.
+
+    The message is one sentence with what is wrong, the value met, what was expected, and the mend.
+    """
+
+    kind = "error"
+    """Stable code of the error class; codes are added, never renamed."""
+
+    exit_code = 1
+    """What the command line exits with."""
+
+    def __reduce__(self) -> tuple[type[LabelStoreError], tuple[object, ...]]:
+        """Pickle by message, so that errors cross the border of a DataLoader worker."""
+        return (type(self), self.args)
+
+
+class UsageError(LabelStoreError, ValueError):
+    """The request itself is wrong: an option or an argument has to change."""
+
+    kind = "usage"
+    exit_code = 2
+
+
+class NotFoundError(LabelStoreError, LookupError):
+    """Something named in the request does not exist: a file, a key, an index."""
+
+    kind = "not-found"
+
+
+class SourceError(LabelStoreError):
+    """An image, or a source of images, cannot be used."""
+
+    kind = "source"
+
+
+class TeacherError(LabelStoreError):
+    """A teacher cannot be built, or its weights do not fit it."""
+
+    kind = "teacher"
+
+
+class MismatchError(LabelStoreError):
+    """Two things that must agree do not: a store and a request, two stores, a store and photos."""
+
+    kind = "mismatch"
+
+
+class StoreError(LabelStoreError):
+    """A store cannot be read or written as asked."""
+
+    kind = "store"
+
+
+class FormatError(StoreError):
+    """Not a store, or a store of a format version that this reader does not know."""
+
+    kind = "format"
+
+
+class IncompleteError(StoreError):
+    """The labels asked for have not been committed (yet)."""
+
+    kind = "incomplete"
+
+
+class CorruptError(StoreError):
+    """What is on disk is not what was committed."""
+
+    kind = "corrupt"
+
+
+class BusyError(StoreError):
+    """Another process is writing this store."""
+
+    kind = "busy"
+
+
+class LabelError(LabelStoreError, ValueError):
+    """Arrays that are no soft labels: wrong shapes, values out of range, negative mass."""
+
+    kind = "label"
+
+
+class ReplayWarning(UserWarning):
+    """This machine's image libraries make other pixels than the store's producer did."""

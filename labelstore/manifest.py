@@ -1,0 +1,244 @@
+"""The manifest: everything that is needed to know what a store's labels mean.
+
+Dataclass <-> JSON. Reading goes through three gates, in this order: the format version, the JSON
+schema, and the digest of the whole (``id``), which is also the store's identity in every commit.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from labelstore import codecs
+from labelstore.errors import CorruptError, FormatError, UsageError
+from labelstore.views import ViewLaw
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from labelstore.labels import LabelType
+
+__all__ = ["EXPLICIT", "FORMAT_VERSION", "Manifest", "differences", "fingerprint"]
+
+FORMAT_VERSION = 1
+"""The version that this library writes, and the newest that it reads."""
+
+EXPLICIT = "explicit"
+"""The law of a store whose boxes and flips are stored beside its labels."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A store's description.
+
+    Raises:
+        UsageError: numbers that make no store.
+    """
+
+    num_images: int
+    num_views: int
+    num_classes: int
+    k: int
+    """Classes stored of each label, 1..num_classes."""
+    fingerprint: str
+    """Digest of the images' keys and ground truth, in order: which data set this is."""
+    law: ViewLaw | str | None
+    """A view law, ``EXPLICIT``, or None where views cannot be replayed."""
+    block_images: int
+    """Images of a block, the unit that is committed."""
+    group_views: int
+    """Views of a group, the unit that is read."""
+    quantizer: str = codecs.DEFAULT
+    label_type: LabelType = "top-k"
+    temperature: float | None = 1.0
+    """The teacher's logits were divided by it before softmax; None where unknown."""
+    class_names: tuple[str, ...] | None = None
+    teacher: Mapping[str, Any] | None = None
+    """What made the labels, as ``Teacher.describe`` tells; None for labels of other producers."""
+    probe: tuple[Mapping[str, Any], ...] = ()
+    """Digests of a few views' pixels: ``{"key", "view", "digest"}`` each."""
+    producer: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the libraries that decide pixels and labels."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "num_views", "num_classes", "block_images", "group_views"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        if not 1 <= self.k <= self.num_classes:
+            raise UsageError(
+                f"k is {self.k}, expected 1 to {self.num_classes}, the number of classes: "
+                "correct --top-k."
+            )
+        if self.temperature is not None and not self.temperature > 0:
+            raise UsageError(f"temperature is {self.temperature}, expected a positive number.")
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise UsageError(
+                f"{len(self.class_names)} class names were given for {self.num_classes} classes: "
+                "give one each, or none."
+            )
+        codecs.get(self.quantizer)
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks the images make; the last may be smaller."""
+        return -(-self.num_images // self.block_images)
+
+    @property
+    def num_groups(self) -> int:
+        """How many groups the views make; the last may be smaller."""
+        return -(-self.num_views // self.group_views)
+
+    @functools.cached_property
+    def id(self) -> str:
+        """32 hexadecimal digits: xxh3_128 of the canonical JSON of all the rest."""
+        return _digest(self._body())
+
+    def block_slice(self, block: int) -> slice:
+        """The images of a block."""
+        start = block * self.block_images
+        return slice(start, min(start + self.block_images, self.num_images))
+
+    def group_slice(self, group: int) -> slice:
+        """The views of a group."""
+        start = group * self.group_views
+        return slice(start, min(start + self.group_views, self.num_views))
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as it is written, ``id`` included."""
+        return {**self._body(), "id": self.id}
+
+    def _body(self) -> dict[str, Any]:
+        law = self.law.to_json() if isinstance(self.law, ViewLaw) else self.law
+        return {
+            "format": "labelstore",
+            "format_version": FORMAT_VERSION,
+            "images": {"count": self.num_images, "fingerprint": self.fingerprint},
+            "views": {"count": self.num_views, "law": law},
+            "labels": {
+                "label_type": self.label_type,
+                "k": self.k,
+                "num_classes": self.num_classes,
+                "class_names": None if self.class_names is None else list(self.class_names),
+                "temperature": self.temperature,
+                "quantizer": self.quantizer,
+            },
+            "teacher": None if self.teacher is None else dict(self.teacher),
+            "layout": {"block_images": self.block_images, "group_views": self.group_views},
+            "probe": [dict(entry) for entry in self.probe],
+            "producer": dict(self.producer),
+        }
+
+    @classmethod
+    def from_json(cls, document: Any, where: str) -> Manifest:
+        """A manifest from JSON, checked; ``where`` names the store in errors.
+
+        Raises:
+            FormatError: not a manifest, or of a version that this library does not read.
+            CorruptError: the manifest is not what was written.
+        """
+        _check_version(document, where)
+        _check_schema(document, where)
+        body = {name: value for name, value in document.items() if name != "id"}
+        if _digest(body) != document["id"]:
+            raise CorruptError(
+                f"{where}: the manifest's digest is {document['id']}, expected {_digest(body)}: "
+                "its file was changed or damaged; restore it from a copy."
+            )
+        labels, law = body["labels"], body["views"]["law"]
+        names = labels["class_names"]
+        return cls(
+            num_images=body["images"]["count"],
+            num_views=body["views"]["count"],
+            num_classes=labels["num_classes"],
+            k=labels["k"],
+            fingerprint=body["images"]["fingerprint"],
+            law=ViewLaw.from_json(law) if isinstance(law, dict) else law,
+            block_images=body["layout"]["block_images"],
+            group_views=body["layout"]["group_views"],
+            quantizer=labels["quantizer"],
+            label_type=labels["label_type"],
+            temperature=labels["temperature"],
+            class_names=None if names is None else tuple(names),
+            teacher=body["teacher"],
+            probe=tuple(body["probe"]),
+            producer=body["producer"],
+        )
+
+
+def fingerprint(keys: Sequence[str], targets: npt.NDArray[np.int32]) -> str:
+    """xxh3_128, as hexadecimal, of the keys joined by NUL, a NUL, and the targets as int32 LE."""
+    digest = xxhash.xxh3_128("\0".join(keys).encode())
+    digest.update(b"\0")
+    digest.update(targets.astype("<i4").tobytes())
+    return str(digest.hexdigest())
+
+
+def differences(stored: Manifest, asked: Manifest) -> list[str]:
+    """What differs between two manifests, as ``name: stored VALUE, asked for VALUE`` each."""
+    return _differences(stored.to_json(), asked.to_json(), "")
+
+
+def _differences(stored: Any, asked: Any, name: str) -> list[str]:
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        lines: list[str] = []
+        for key in sorted({*stored, *asked} - {"id"}):
+            path = f"{name}.{key}" if name else key
+            lines += _differences(stored.get(key), asked.get(key), path)
+        return lines
+    if stored == asked:
+        return []
+    return [f"{name}: stored {_short(stored)}, asked for {_short(asked)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    text = json.dumps(
+        body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return str(xxhash.xxh3_128_hexdigest(text.encode()))
+
+
+def _check_version(document: Any, where: str) -> None:
+    if not isinstance(document, dict) or document.get("format") != "labelstore":
+        raise FormatError(f"{where} is not a labelstore store: name a folder that generate made.")
+    if document.get("state") == "creating":
+        raise FormatError(
+            f"{where}: its creation was interrupted before anything was stored: run the command "
+            "that makes it again."
+        )
+    version = document.get("format_version")
+    if version != FORMAT_VERSION:
+        raise FormatError(
+            f"{where} has format version {version!r}, this labelstore reads {FORMAT_VERSION}: "
+            "install the labelstore release that made it, or a newer one."
+        )
+
+
+@functools.cache
+def _validator() -> Any:
+    import jsonschema
+
+    text = resources.files("labelstore.schemas").joinpath("manifest.schema.json").read_text()
+    return jsonschema.Draft202012Validator(json.loads(text))
+
+
+def _check_schema(document: Any, where: str) -> None:
+    error = next(iter(_validator().iter_errors(document)), None)
+    if error is not None:
+        place = "/".join(str(step) for step in error.absolute_path) or "its top level"
+        raise CorruptError(
+            f"{where}: the manifest is malformed at {place} ({error.message[:200]}): its file was "
+            "changed or damaged; restore it from a copy."
+        )

@@ -1,0 +1,408 @@
+"""The reader: where a manifest and a backend meet. Every label read has been verified."""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore import codecs
+from labelstore.backends.base import array_digest, image_arrays, images_digest, view_arrays
+from labelstore.errors import (
+    CorruptError,
+    IncompleteError,
+    MismatchError,
+    NotFoundError,
+    UsageError,
+)
+from labelstore.labels import TopK
+from labelstore.manifest import EXPLICIT, Manifest, fingerprint
+from labelstore.philox import hash_keys
+from labelstore.views import ViewLaw, Views
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from labelstore.backends.base import Backend
+
+    Codes = dict[str, npt.NDArray[Any]]
+
+__all__ = ["LABELLED", "UNREADABLE", "Store", "backend_of", "open"]
+
+LABELLED, UNREADABLE = 1, 2
+"""Values of ``images/status`` in a committed block."""
+
+CACHE_BYTES = 256 * 2**20
+"""How many bytes of verified codes a store keeps by default."""
+
+
+def open(path: str | os.PathLike[str], *, cache_bytes: int = CACHE_BYTES) -> Store:
+    """Open a store for reading.
+
+    Args:
+        path: the store's folder.
+        cache_bytes: how many bytes of decoded codes may be kept, at most.
+
+    Raises:
+        NotFoundError: nothing is there. FormatError: it is no store of a known version.
+        CorruptError: its manifest or an array's description is damaged.
+    """
+    return Store(path, cache_bytes=cache_bytes)
+
+
+def backend_of(path: Path) -> Backend:
+    """The backend for a path, by its name."""
+    if path.suffix == ".parquet":
+        raise UsageError(f"{path}: this labelstore has no Parquet stores: use a name like x.zarr.")
+    from labelstore.backends.zarr import ZarrBackend
+
+    return ZarrBackend(path)
+
+
+class Store:
+    """A store of soft labels, open for reading. It may be pickled and used after a fork.
+
+    A store that is still being made can be opened: what is committed can be read, and a read of
+    anything else is an IncompleteError.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, cache_bytes: int = CACHE_BYTES) -> None:
+        self.path = Path(path)
+        self.cache_bytes = cache_bytes
+        self._backend = backend_of(self.path)
+        self.manifest = Manifest.from_json(self._backend.read_manifest(), str(self.path))
+        self._backend.open_arrays(self.manifest)
+        self._specs = view_arrays(self.manifest)
+        self._quantizer = codecs.get(self.manifest.quantizer)
+        self._cache: OrderedDict[tuple[int, int], Codes] = OrderedDict()
+        self._cached_bytes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "cache_bytes": self.cache_bytes, "id": self.manifest.id}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Store.__init__(self, state["path"], cache_bytes=state["cache_bytes"])
+        if self.manifest.id != state["id"]:
+            raise MismatchError(
+                f"{self.path} was replaced by another store (id {self.manifest.id}, expected "
+                f"{state['id']}) while it was in use: open it again."
+            )
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        return (
+            f"Store({str(self.path)!r}: {m.num_images} images x {m.num_views} views, "
+            f"top {m.k} of {m.num_classes} classes)"
+        )
+
+    @property
+    def num_images(self) -> int:
+        """How many images."""
+        return self.manifest.num_images
+
+    @property
+    def num_views(self) -> int:
+        """How many views of each image."""
+        return self.manifest.num_views
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the teacher knows."""
+        return self.manifest.num_classes
+
+    @property
+    def k(self) -> int:
+        """How many classes of each label are stored."""
+        return self.manifest.k
+
+    @property
+    def law(self) -> ViewLaw | str | None:
+        """The view law; ``"explicit"`` for stored boxes; None where views cannot be replayed."""
+        return self.manifest.law
+
+    # The image table
+
+    @functools.cached_property
+    def _table(self) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
+        keys, targets = self._backend.read_keys(), self._backend.read_targets()
+        found = fingerprint(keys, targets)
+        if found != self.manifest.fingerprint:
+            raise CorruptError(
+                f"{self.path}/images: the table of keys and ground truth has digest {found}, "
+                f"expected {self.manifest.fingerprint}: it was changed or damaged; restore it."
+            )
+        return keys, targets
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The images' keys, in order."""
+        return self._table[0]
+
+    @property
+    def targets(self) -> npt.NDArray[np.int32]:
+        """(num_images,) int32 ground-truth class ids in the teacher's classes, -1 unknown."""
+        return self._table[1]
+
+    @functools.cached_property
+    def key_hashes(self) -> npt.NDArray[np.uint64]:
+        """(num_images,) uint64: what names each image in the view law."""
+        return hash_keys(self.keys)
+
+    @functools.cached_property
+    def _sorted_hashes(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+        order = np.argsort(self.key_hashes, kind="stable")
+        return self.key_hashes[order], order
+
+    def index_of(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+        """(n,) int64 positions of images by key; NotFoundError names a key that is not there."""
+        ordered, order = self._sorted_hashes
+        wanted = hash_keys(keys)
+        places = np.searchsorted(ordered, wanted)
+        out = np.empty(len(keys), dtype=np.int64)
+        for row, (key, place) in enumerate(zip(keys, places, strict=True)):
+            # Two keys of one hash stand side by side; the string decides.
+            while place < len(order) and ordered[place] == wanted[row]:
+                if self.keys[order[place]] == key:
+                    out[row] = order[place]
+                    break
+                place += 1
+            else:
+                raise NotFoundError(
+                    f"{self.path} has no image with key {key!r} (one of its keys is "
+                    f"{self.keys[0]!r}): keys are paths relative to the source folder."
+                )
+        return out
+
+    def positions(self, images: npt.ArrayLike | Sequence[str]) -> npt.NDArray[np.int64]:
+        """Positions of images given by position or by key; NotFoundError when out of range."""
+        given = np.asarray(images)
+        if given.dtype.kind in "US":
+            return self.index_of([str(key) for key in given.reshape(-1)]).reshape(given.shape)
+        return _in_range(given, self.num_images, "image", str(self.path))
+
+    @functools.cached_property
+    def _commits(self) -> npt.NDArray[np.uint64]:
+        return self._backend.read_commits()
+
+    def missing_blocks(self) -> list[int]:
+        """Blocks that are not committed (as of when the store was opened or refreshed)."""
+        return [int(block) for block in np.flatnonzero(self._commits[:, 0] == 0)]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every block is committed."""
+        return not self.missing_blocks()
+
+    def refresh(self) -> None:
+        """See what a writer has committed since the store was opened."""
+        self.__dict__.pop("_commits", None)
+        self.__dict__.pop("_images", None)
+
+    @functools.cached_property
+    def _images(self) -> Codes:
+        """The measured image arrays of all committed blocks, verified."""
+        specs = image_arrays(self.manifest)
+        whole = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in specs}
+        for block in range(self.manifest.num_blocks):
+            if not self._commits[block, 0]:
+                continue
+            rows = self.manifest.block_slice(block)
+            found = {spec.name: self._backend.read(spec.name, rows, None) for spec in specs}
+            if images_digest(self.manifest.id, block, found) != self._commits[block, 0]:
+                raise self._corrupt("images", block, None)
+            for name, codes in found.items():
+                whole[name][rows] = codes
+        return whole
+
+    def labelled(self) -> npt.NDArray[np.bool_]:
+        """(num_images,) bool: whether the image's labels are committed and it was readable."""
+        return np.asarray(self._images["images/status"] == LABELLED)
+
+    def unreadable(self) -> list[str]:
+        """Keys of images that could not be decoded when their block was made."""
+        rows = np.flatnonzero(self._images["images/status"] == UNREADABLE)
+        return [self.keys[row] for row in rows]
+
+    def sizes(self, images: npt.ArrayLike) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Widths and heights, in pixels, of images by position; -1 where unknown."""
+        rows = _in_range(np.asarray(images), self.num_images, "image", str(self.path))
+        size = self._images["images/size"][rows]
+        return size[..., 0], size[..., 1]
+
+    def image_digests(self, images: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+        """xxh3_64 of the encoded files of images by position; 0 where unknown."""
+        rows = _in_range(np.asarray(images), self.num_images, "image", str(self.path))
+        return np.asarray(self._images["images/digest"][rows])
+
+    # Labels
+
+    def views(self, images: npt.ArrayLike | Sequence[str], views: npt.ArrayLike) -> Views:
+        """Boxes and flips of views; the arguments broadcast together.
+
+        Raises:
+            MismatchError: the store's producer did not say which views it labelled.
+        """
+        rows = self.positions(images)
+        columns = _in_range(np.asarray(views), self.num_views, "view", str(self.path))
+        if isinstance(self.law, ViewLaw):
+            width, height = self.sizes(rows)
+            return self.law(self.key_hashes[rows], columns, width, height)
+        if self.law == EXPLICIT:
+            codes = self._gather(rows, columns, ("views/box", "views/flip"))
+            return Views(box=codes["views/box"], flip=codes["views/flip"].astype(bool))
+        raise MismatchError(
+            f"{self.path} does not say which crops its labels belong to: make it with a view law "
+            "or with boxes and flips."
+        )
+
+    def read(self, images: npt.ArrayLike | Sequence[str], views: npt.ArrayLike) -> TopK:
+        """Stored labels of views.
+
+        Args:
+            images: positions or keys; views: view numbers; the two broadcast together, to (...).
+
+        Returns:
+            TopK of shape (..., k).
+
+        Raises:
+            NotFoundError: no such image or view, or the image was unreadable when the store was
+                made. IncompleteError: its block is not committed. CorruptError: what is on disk is
+                not what was committed.
+        """
+        rows = self.positions(images)
+        columns = _in_range(np.asarray(views), self.num_views, "view", str(self.path))
+        names = tuple(spec.name for spec in self._specs if spec.name.startswith("labels/"))
+        codes = self._gather(rows, columns, names)
+        classes = codes["labels/classes"]
+        fill = np.iinfo(classes.dtype).max
+        if (classes[..., 0] == fill).any():
+            broken = np.broadcast_to(rows, classes.shape[:-1])[classes[..., 0] == fill]
+            raise NotFoundError(
+                f"{self.path} has no labels of {self.keys[int(broken.flat[0])]!r}: the image could "
+                "not be decoded when the store was made; leave it out (store.labelled())."
+            )
+        probs = self._quantizer.decode(codes["labels/top_prob"], codes.get("labels/rest_probs"))
+        return TopK(classes.astype(np.int32), probs, self.num_classes)
+
+    def confidence(self, images: slice | None = None) -> npt.NDArray[np.float32]:
+        """(n, num_views) float32: the largest probability of every view; NaN without labels.
+
+        Reads the one array that it needs. ``images`` is a run of positions, all when None: for
+        large stores go block by block (``iter_confidence``).
+        """
+        start, stop, _ = (images or slice(None)).indices(self.num_images)
+        out = np.full((max(stop - start, 0), self.num_views), np.nan, dtype=np.float32)
+        size = self.manifest.block_images
+        for block in range(start // size, -(-stop // size) if stop > start else 0):
+            rows, plane = self._confidence_block(block)
+            low, high = max(rows.start, start), min(rows.stop, stop)
+            out[low - start : high - start] = plane[low - rows.start : high - rows.start]
+        return out
+
+    def iter_confidence(self) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+        """Runs of images and their confidence planes, over the committed blocks in order."""
+        for block in range(self.manifest.num_blocks):
+            if self._commits[block, 0]:
+                yield self._confidence_block(block)
+
+    def _confidence_block(self, block: int) -> tuple[slice, npt.NDArray[np.float32]]:
+        self._require_committed(block)
+        rows = self.manifest.block_slice(block)
+        codes = self._backend.read("labels/top_prob", rows, slice(0, self.num_views))
+        for group in range(self.manifest.num_groups):
+            self._check("labels/top_prob", block, group, codes[:, self.manifest.group_slice(group)])
+        plane = self._quantizer.top.decode(codes)
+        plane[~self.labelled()[rows]] = np.nan
+        return rows, plane
+
+    def _gather(
+        self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], names: tuple[str, ...]
+    ) -> Codes:
+        """Codes of views (...), grouped by chunk so that each is decoded once."""
+        shape = np.broadcast_shapes(rows.shape, columns.shape)
+        rows = np.broadcast_to(rows, shape).reshape(-1)
+        columns = np.broadcast_to(columns, shape).reshape(-1)
+        size, group_size = self.manifest.block_images, self.manifest.group_views
+        chunk = (rows // size) * self.manifest.num_groups + columns // group_size
+        order = np.argsort(chunk, kind="stable")
+        starts = np.flatnonzero(np.diff(chunk[order], prepend=-1))
+        specs = {spec.name: spec for spec in self._specs if spec.name in names}
+        out = {
+            name: np.empty((len(rows), *spec.shape[2:]), spec.dtype) for name, spec in specs.items()
+        }
+        for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
+            chosen = order[start:stop]
+            block, group = divmod(int(chunk[chosen[0]]), self.manifest.num_groups)
+            codes = self._chunk(block, group)
+            inner = (rows[chosen] - block * size, columns[chosen] - group * group_size)
+            for name in out:
+                out[name][chosen] = codes[name][inner]
+        return {name: codes.reshape(*shape, *codes.shape[1:]) for name, codes in out.items()}
+
+    def _chunk(self, block: int, group: int) -> Codes:
+        """All codes of one block and group of views: verified, and cached within the bound."""
+        place = (block, group)
+        if place in self._cache:
+            self._cache.move_to_end(place)
+            return self._cache[place]
+        self._require_committed(block)
+        rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
+        codes: Codes = {}
+        for spec in self._specs:
+            found = self._backend.read(spec.name, rows, columns)
+            self._check(spec.name, block, group, found)
+            codes[spec.name] = found
+        self._cache[place] = codes
+        self._cached_bytes += sum(array.nbytes for array in codes.values())
+        while self._cached_bytes > self.cache_bytes and len(self._cache) > 1:
+            _, dropped = self._cache.popitem(last=False)
+            self._cached_bytes -= sum(array.nbytes for array in dropped.values())
+        return codes
+
+    def _check(self, name: str, block: int, group: int, codes: npt.NDArray[Any]) -> None:
+        part = next(place for place, spec in enumerate(self._specs) if spec.name == name)
+        column = 1 + part * self.manifest.num_groups + group
+        found = array_digest(self.manifest.id, name, block, group, codes)
+        if found != self._commits[block, column]:
+            raise self._corrupt(name, block, group)
+
+    def _require_committed(self, block: int) -> None:
+        if not self._commits[block, 0]:
+            rows = self.manifest.block_slice(block)
+            missing = len(self.missing_blocks())
+            raise IncompleteError(
+                f"{self.path}: block {block} (images {rows.start} to {rows.stop - 1}) has no "
+                f"labels yet, {missing} of {self.manifest.num_blocks} blocks are missing: run the "
+                "command that made the store again, it goes on where it stopped."
+            )
+
+    def _corrupt(self, name: str, block: int, group: int | None) -> CorruptError:
+        rows = self.manifest.block_slice(block)
+        views = ""
+        if group is not None:
+            columns = self.manifest.group_slice(group)
+            views = f", views {columns.start} to {columns.stop - 1}"
+        return CorruptError(
+            f"{self.path}/{name}: block {block} (images {rows.start} to {rows.stop - 1}{views}) is "
+            "not what was committed: its files were changed, damaged or exchanged; make this block "
+            "again or restore it from a copy."
+        )
+
+
+def _in_range(
+    numbers: npt.NDArray[Any], count: int, what: str, where: str
+) -> npt.NDArray[np.int64]:
+    if numbers.dtype.kind not in "iu" and numbers.size:
+        raise UsageError(f"{what} numbers have type {numbers.dtype}, expected integers or keys.")
+    if numbers.size and not (int(numbers.min()) >= 0 and int(numbers.max()) < count):
+        raise NotFoundError(
+            f"{what} {numbers.min() if numbers.min() < 0 else numbers.max()} was asked for, "
+            f"{where} has {count} (0 to {count - 1})."
+        )
+    return numbers.astype(np.int64)

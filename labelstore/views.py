@@ -1,0 +1,222 @@
+"""The view law: which crop of an image is view number v (DESIGN: a view is a pure function).
+
+``(seed, image key, view number, width, height) -> box, flip``, with the distribution of
+torchvision's RandomResizedCrop and RandomHorizontalFlip: up to ten tries of area fraction uniform
+in ``scale`` and aspect ratio log-uniform in ``ratio``, position uniform over integer pixels, and a
+central crop when no try fits. Nothing here depends on the order or the number of images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore.errors import UsageError
+from labelstore.philox import bounded, philox4x32, uniform
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+    Int32Array = npt.NDArray[np.int32]
+    Float64Array = npt.NDArray[np.float64]
+
+__all__ = ["ViewLaw", "Views"]
+
+TRIES = 10
+"""How often RandomResizedCrop draws before it falls back to the central crop."""
+
+# The third counter word of a draw: tries use 0..9, other parameters have numbers of their own, so
+# that a later parameter never changes an earlier one.
+_FLIP_DRAW = 16
+
+# Terms 1/n! of exp for |x| <= ln(2)/2: the remainder is below 2**-60.
+_EXP_TERMS = tuple(1.0 / math.factorial(n) for n in range(15, -1, -1))
+_LN2 = math.log(2.0)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Geometry of some views."""
+
+    box: Int32Array
+    """(..., 4) int32, pixels: top, left, height, width, inside the decoded upright image."""
+    flip: npt.NDArray[np.bool_]
+    """(...) bool: whether the crop is mirrored left to right after resizing."""
+
+
+@dataclass(frozen=True)
+class ViewLaw:
+    """The parameters of the law ``philox-resized-crop``, version 1.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    seed: int = 0
+    """0..2**64-1."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Range of the crop's area as a fraction of the image's, 0 < low <= high <= 1."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of the crop's width / height, 0 < low <= high."""
+    flip: float = 0.5
+    """Probability of mirroring, 0..1."""
+
+    NAME = "philox-resized-crop"
+    VERSION = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", tuple(float(value) for value in self.scale))
+        object.__setattr__(self, "ratio", tuple(float(value) for value in self.ratio))
+        if not 0 <= self.seed < 2**64:
+            raise UsageError(f"seed is {self.seed}, expected 0 to 2**64-1: choose another --seed.")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UsageError(
+                f"scale is {self.scale}, expected two numbers with 0 < low <= high <= 1: "
+                "correct --scale."
+            )
+        if len(self.ratio) != 2 or not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise UsageError(
+                f"ratio is {self.ratio}, expected two numbers with 0 < low <= high: "
+                "correct --ratio."
+            )
+        if not 0 <= self.flip <= 1:
+            raise UsageError(f"flip is {self.flip}, expected a probability: correct --flip.")
+
+    def __call__(
+        self,
+        key_hashes: npt.ArrayLike,
+        views: npt.ArrayLike,
+        widths: npt.ArrayLike,
+        heights: npt.ArrayLike,
+    ) -> Views:
+        """Boxes and flips of views; all arguments broadcast together.
+
+        Args:
+            key_hashes: uint64, ``philox.hash_keys`` of the images' keys.
+            views: view numbers, 0..2**32-1.
+            widths, heights: pixels of the decoded upright images, 1..2**31-1.
+
+        Returns:
+            Views of the broadcast shape.
+        """
+        hashes, numbers, width, height = (
+            array.reshape(-1)
+            for array in np.broadcast_arrays(
+                np.asarray(key_hashes, dtype=np.uint64),
+                np.asarray(views, dtype=np.uint64),
+                np.asarray(widths, dtype=np.int64),
+                np.asarray(heights, dtype=np.int64),
+            )
+        )
+        shape = np.broadcast_shapes(
+            *(np.shape(argument) for argument in (key_hashes, views, widths, heights))
+        )
+        if hashes.size and min(int(width.min()), int(height.min())) < 1:
+            raise UsageError("a view of an image without pixels was asked for: check its size.")
+        box = np.empty((hashes.size, 4), dtype=np.int32)
+        box[:] = _central_box(width, height, self.ratio)
+        pending = np.arange(hashes.size)
+        for attempt in range(TRIES):
+            words = self._words(hashes[pending], numbers[pending], attempt)
+            found, candidate = self._try(words, width[pending], height[pending])
+            box[pending[found]] = candidate[found]
+            pending = pending[~found]
+            if not pending.size:
+                break
+        if self.flip in (0.0, 1.0):
+            flip = np.full(hashes.size, self.flip == 1.0)
+        else:
+            flip = uniform(self._words(hashes, numbers, _FLIP_DRAW)[0]) < self.flip
+        return Views(box=box.reshape(*shape, 4), flip=flip.reshape(shape))
+
+    def _words(self, hashes: Any, numbers: Any, draw: int) -> Any:
+        low, high = hashes & np.uint64(0xFFFFFFFF), hashes >> np.uint64(32)
+        return philox4x32((low, high, np.uint64(draw), numbers), self.seed)
+
+    def _try(
+        self, words: Any, width: npt.NDArray[np.int64], height: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.bool_], Int32Array]:
+        """One try for each image: whether it fits, and its box (n, 4)."""
+        area = (width * height) * _between(uniform(words[0]), *self.scale)
+        aspect = _exp(_between(uniform(words[1]), _ln(self.ratio[0]), _ln(self.ratio[1])))
+        # rint rounds halves to even, as Python's round does in torchvision.
+        crop_width = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+        crop_height = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+        fits = (
+            (crop_width > 0) & (crop_width <= width) & (crop_height > 0) & (crop_height <= height)
+        )
+        top = bounded(words[2], np.where(fits, height - crop_height + 1, 1))
+        left = bounded(words[3], np.where(fits, width - crop_width + 1, 1))
+        return fits, np.stack([top, left, crop_height, crop_width], axis=-1).astype(np.int32)
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's description of this law."""
+        return {
+            "name": self.NAME,
+            "version": self.VERSION,
+            **dataclasses.asdict(self),
+            "scale": list(self.scale),
+            "ratio": list(self.ratio),
+        }
+
+    @classmethod
+    def from_json(cls, description: Mapping[str, Any]) -> ViewLaw:
+        """The law of a manifest; UsageError when it is of another name or version."""
+        if (description.get("name"), description.get("version")) != (cls.NAME, cls.VERSION):
+            raise UsageError(
+                f"the view law is {description.get('name')!r} version "
+                f"{description.get('version')!r}, expected {cls.NAME!r} version {cls.VERSION}: "
+                "install the labelstore that made this store."
+            )
+        return cls(
+            seed=description["seed"],
+            scale=tuple(description["scale"]),
+            ratio=tuple(description["ratio"]),
+            flip=description["flip"],
+        )
+
+
+def _between(unit: Float64Array, low: float, high: float) -> Float64Array:
+    return low + (high - low) * unit
+
+
+def _ln(value: float) -> float:
+    """Natural logarithm, correctly rounded: the C library's may differ in its last bit."""
+    with localcontext() as context:
+        context.prec = 50
+        return float(Decimal(value).ln())
+
+
+def _exp(x: Float64Array) -> Float64Array:
+    """e**x by additions and multiplications alone, so that every machine gives the same bits.
+
+    NumPy's exp uses other instructions on other processors and may differ in the last bit, which
+    once in many boxes would move a crop by a pixel. Error below 2 units in the last place.
+    """
+    halvings = np.rint(x / _LN2)
+    rest = x - halvings * _LN2
+    result = np.full_like(rest, _EXP_TERMS[0])
+    for term in _EXP_TERMS[1:]:
+        result = result * rest + term
+    return np.ldexp(result, halvings.astype(np.int32))
+
+
+def _central_box(
+    width: npt.NDArray[np.int64], height: npt.NDArray[np.int64], ratio: tuple[float, float]
+) -> Int32Array:
+    """RandomResizedCrop's fallback: the largest central box with a ratio in range. (n, 4)."""
+    aspect = width / height
+    crop_width = np.where(aspect > ratio[1], np.rint(height * ratio[1]), width).astype(np.int64)
+    crop_height = np.where(aspect < ratio[0], np.rint(width / ratio[0]), height).astype(np.int64)
+    # A picture one pixel high or wide keeps at least that pixel.
+    crop_width = np.clip(crop_width, 1, width)
+    crop_height = np.clip(crop_height, 1, height)
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    return np.stack([top, left, crop_height, crop_width], axis=-1).astype(np.int32)
