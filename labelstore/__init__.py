@@ -33,7 +33,22 @@ _HOMES = {
 }
 _SUBMODULES = ("errors", "labels", "torch", "views")
 
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = [
+    "Action",
+    "Calibrated",
+    "Ensemble",
+    "FerKD",
+    "LabelStoreError",
+    "SoftLabels",
+    "Store",
+    "TopK",
+    "ViewLaw",
+    "Views",
+    "__version__",
+    "ensemble",
+    "open",
+    "write",
+]
 
 if TYPE_CHECKING:
     from labelstore.calibrate import Action, Calibrated, FerKD

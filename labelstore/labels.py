@@ -80,11 +80,11 @@ class SoftLabels:
     def reshape(self, *shape: int) -> SoftLabels:
         """The same labels with other leading axes."""
         count = self.indices.shape[-1]
-        base = self.base.reshape(*shape)
+        base = self.base.reshape(shape)
         return SoftLabels(
             base=base,
-            indices=self.indices.reshape(*base.shape, count),
-            weights=self.weights.reshape(*base.shape, count),
+            indices=self.indices.reshape((*base.shape, count)),
+            weights=self.weights.reshape((*base.shape, count)),
             num_classes=self.num_classes,
         )
 

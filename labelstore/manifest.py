@@ -195,6 +195,8 @@ def _differences(stored: Any, asked: Any, name: str) -> list[str]:
         return lines
     if stored == asked:
         return []
+    if name == "images.fingerprint":
+        name = "images.fingerprint (another data set: keys or ground truth differ)"
     return [f"{name}: stored {_short(stored)}, asked for {_short(asked)}"]
 
 

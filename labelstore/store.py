@@ -240,6 +240,10 @@ class Store:
         rows = _in_range(np.asarray(images), self.num_images, "image", str(self.path))
         return np.asarray(self._images["images/digest"][rows])
 
+    def bytes_by_part(self) -> dict[str, int]:
+        """Bytes on disk of each array, with ``manifest`` for what is left."""
+        return self._backend.bytes_by_part()
+
     # Labels
 
     def views(self, images: npt.ArrayLike | Sequence[str], views: npt.ArrayLike) -> Views:
@@ -343,7 +347,7 @@ class Store:
             inner = (rows[chosen] - block * size, columns[chosen] - group * group_size)
             for name in out:
                 out[name][chosen] = codes[name][inner]
-        return {name: codes.reshape(*shape, *codes.shape[1:]) for name, codes in out.items()}
+        return {name: codes.reshape((*shape, *codes.shape[1:])) for name, codes in out.items()}
 
     def _chunk(self, block: int, group: int) -> Codes:
         """All codes of one block and group of views: verified, and cached within the bound."""

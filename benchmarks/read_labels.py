@@ -1,0 +1,161 @@
+"""Reading the labels of training batches: labelstore against one ``torch.load`` a photo.
+
+The same labels lie in a store and in one file an image, as FKD keeps them: a pickled list of
+float32 boxes, flips, and the class ids stacked with the probabilities as float32, of all views
+together. A batch is 256 images x 4 views, as (1024, k) ids and probabilities. ``scheduled``: an
+epoch's images in random order with the views that the schedule shows; the time of first reading
+each chunk is part of it. ``random``: any images, any views, with the reader's cache warm and cold.
+
+    python -m benchmarks.read_labels
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import labelstore
+from benchmarks.common import alternate, ratio, summary, synthetic_labels, write_result
+from labelstore.philox import hash_keys
+from labelstore.schedule import random_views
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BATCH, SHOWN = 256, 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=8192)
+    parser.add_argument("--views", type=int, default=128)
+    parser.add_argument("--top-k", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(Path(folder), options)
+    write_result("read_labels", result, options.out)
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Make both stores, check that they agree, time both."""
+    ids, probs = synthetic_labels(options.images, options.views, options.top_k, 1000)
+    path = folder / "store.zarr"
+    labelstore.write(path, ids, probs, num_classes=1000)
+    files = write_files(folder / "files", ids, probs)
+    batches = epoch(options.images, options.views, seed=0)
+    anywhere = scattered(options.images, options.views, len(batches))
+    store = labelstore.open(path)
+
+    mine, theirs = read_store(store, *batches[0]), read_files(files, *batches[0])
+    if not np.array_equal(mine[0], theirs[0]) or np.abs(mine[1] - theirs[1]).max() > 0.02:
+        raise SystemExit("the two readers disagree: the benchmark would be worth nothing")
+
+    def run(read: Callable[..., object], source: Callable[[], object], work: list) -> object:
+        def task() -> None:
+            opened = source()
+            for images, views in work:
+                read(opened, images, views)
+
+        return task
+
+    part = max(1, len(batches) // 8)
+    for images, views in anywhere:
+        store.read(images[:, None], views)
+    tasks = {
+        "scheduled": run(read_store, lambda: labelstore.open(path), batches),
+        "random_warm": run(read_store, lambda: store, anywhere[:part]),
+        "random_cold": run(read_store, lambda: labelstore.open(path), anywhere[:1]),
+        "files": run(read_files, lambda: files, batches[:part]),
+    }
+    seconds = alternate(tasks, options.rounds)  # type: ignore[arg-type]
+    counts = {"scheduled": len(batches), "random_warm": part, "random_cold": 1, "files": part}
+    per_batch = {name: [s / counts[name] for s in times] for name, times in seconds.items()}
+    crops = options.images * options.views
+    return {
+        "setting": {
+            "images": options.images,
+            "views": options.views,
+            "k": options.top_k,
+            "batch": f"{BATCH} images x {SHOWN} views",
+            "labels": "synthetic, seed 0",
+        },
+        "per_batch": {name: summary(times) for name, times in per_batch.items()},
+        "times_faster_than_files": {
+            name: round(ratio(per_batch["files"], per_batch[name]), 1)
+            for name in ("scheduled", "random_warm", "random_cold")
+        },
+        "bytes_per_crop": {
+            "store": size_of(path) / crops,
+            "files": size_of(folder / "files") / crops,
+        },
+    }
+
+
+def epoch(images: int, views: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The batches of one epoch: images in random order, the views that the schedule shows."""
+    hashes = hash_keys([str(image) for image in range(images)])
+    shown = random_views(
+        hashes, 0, num_views=views, group_views=4, views_per_image=SHOWN, seed=seed
+    )
+    order = np.random.default_rng(seed).permutation(images)
+    return [
+        (order[start : start + BATCH], shown[order[start : start + BATCH]])
+        for start in range(0, images - BATCH + 1, BATCH)
+    ]
+
+
+def scattered(images: int, views: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Batches of any images and any views."""
+    rng = np.random.default_rng(1)
+    return [
+        (rng.integers(0, images, BATCH), rng.integers(0, views, (BATCH, SHOWN)))
+        for _ in range(count)
+    ]
+
+
+def read_store(store: Any, images: np.ndarray, views: np.ndarray) -> tuple[Any, Any]:
+    """A batch from a store: (256, 4, k) ids and probabilities."""
+    topk = store.read(images[:, None], views)
+    return topk.indices, topk.probs
+
+
+def write_files(folder: Path, ids: np.ndarray, probs: np.ndarray) -> list[Path]:
+    """One file an image, of all its views."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    paths = []
+    for image in range(len(ids)):
+        views = ids.shape[1]
+        boxes = torch.from_numpy(rng.random((views, 4), dtype=np.float32))
+        flips = torch.from_numpy(rng.random(views) < 0.5)
+        labels = torch.from_numpy(np.stack([ids[image].astype(np.float32), probs[image]], axis=1))
+        paths.append(folder / f"{image}.tar")
+        torch.save([boxes, flips, labels], paths[-1])
+    return paths
+
+
+def read_files(paths: list[Path], images: np.ndarray, views: np.ndarray) -> tuple[Any, Any]:
+    """A batch from the files: each is loaded whole for its few views."""
+    labels = np.stack(
+        [
+            torch.load(paths[image], weights_only=True)[2][torch.from_numpy(row)].numpy()
+            for image, row in zip(images, views, strict=True)
+        ]
+    )
+    return labels[:, :, 0].astype(np.int64), labels[:, :, 1]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""``labelstore generate``: run a teacher over the views of every image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options, output
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from labelstore.generate import Report
+
+HELP = """Run a teacher once over many random crops of every image and store its top-k soft labels.
+
+SOURCE is a folder of images: one folder a class, or flat (then give --targets none).
+
+\b
+  labelstore generate photos --teacher timm:vit_base_patch16_224 --views 200 -o vit.zarr
+  labelstore generate photos --teacher timm:resnet50 --checkpoint my.safetensors \\
+      --views 200 --seed 1 --batch-size 512 --precision bf16 -o resnet.zarr
+
+Which crop is view number v of an image depends on --seed, --scale, --ratio, --flip and the image's
+path alone: two teachers' stores that were made with the same four line up, and
+labelstore.ensemble averages them. The same command again goes on where it stopped; a store that was
+made with other settings is refused by naming what differs.
+"""
+
+
+@click.command(help=HELP, short_help="Run a teacher over the views of every image.")
+@click.argument("source", type=click.Path(path_type=str))
+@click.option(
+    "--teacher",
+    "spec",
+    required=True,
+    metavar="SPEC",
+    help="timm:NAME, or python:package.module:factory for any torch module (the factory returns "
+    "the module and its preprocessing).",
+)
+@click.option(
+    "--checkpoint",
+    metavar="FILE|none",
+    help="Weights for timm:NAME: a safetensors or torch file, or none for untrained weights "
+    "(speed tests). Default: timm's pretrained weights.",
+)
+@click.option("--views", type=click.IntRange(min=1), required=True, help="Views of each image.")
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    help="Classes stored of each label; 5 by default, 1 with --label-type hard or smoothing.",
+)
+@options.output_option
+@click.option(
+    "--label-type",
+    type=click.Choice(["top-k", "hard", "smoothing"]),
+    default="top-k",
+    show_default=True,
+    help="What labels are recovered to: their classes with a tail, the largest class, or the "
+    "largest class with its probability and the rest spread evenly.",
+)
+@click.option(
+    "--scale",
+    type=float,
+    nargs=2,
+    default=(0.08, 1.0),
+    show_default=True,
+    metavar="LOW HIGH",
+    help="Range of a crop's area, as a share of the image's.",
+)
+@click.option(
+    "--ratio",
+    type=float,
+    nargs=2,
+    default=(3 / 4, 4 / 3),
+    show_default="0.75 1.3333",
+    metavar="LOW HIGH",
+    help="Range of a crop's width / height.",
+)
+@click.option(
+    "--flip", type=float, default=0.5, show_default=True, help="Probability of mirroring."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the views.")
+@click.option(
+    "--temperature",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="The logits are divided by it before softmax.",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    help="Side of the teacher's input. Default: what the teacher was trained with.",
+)
+@click.option(
+    "--targets",
+    type=click.Choice(["folders", "none"]),
+    default="folders",
+    show_default=True,
+    help="Ground truth from the class folders' names, or unknown.",
+)
+@click.option(
+    "--class-map",
+    metavar="FILE",
+    help="JSON object or two-column CSV: folder name to class id of the teacher.",
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What to do about an image that cannot be decoded.",
+)
+@click.option(
+    "--quantizer",
+    type=click.Choice(["u8", "u16", "fp16", "fp32"]),
+    default="u8",
+    show_default=True,
+    help="How probabilities are stored: the largest always in 65,535 steps or better.",
+)
+@options.device_option
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the teacher's forward; softmax is always fp32.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Views in one forward. Default: 16 on a CPU, 256 on CUDA, 64 on MPS.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Threads that decode and cut. Default: the number of cores.",
+)
+@click.option(
+    "--block-images",
+    type=click.IntRange(min=1),
+    help="Images of a block, the unit that is committed and resumed. Default: about a 64th of the "
+    "images, 16 to 1024.",
+)
+@click.option(
+    "--group-views",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Views of a group, the unit that a training epoch reads.",
+)
+@click.option(
+    "--allow-version-drift",
+    is_flag=True,
+    help="Go on with a store that other library versions began.",
+)
+@options.overwrite_option
+@options.json_option
+@options.quiet_option
+def command(**given: Any) -> None:
+    """Parse, and hand over to ``labelstore.generate``."""
+    from pathlib import Path
+
+    from labelstore.views import ViewLaw
+
+    law = ViewLaw(given["seed"], given["scale"], given["ratio"], given["flip"])
+    path = Path(given["output"])
+    report = _run(given, law, path)
+    if given["json"]:
+        output.emit_json(report.to_json())
+    elif not given["quiet"]:
+        _tell(report)
+
+
+def _run(given: dict[str, Any], law: Any, path: Path) -> Report:
+    import os
+
+    from labelstore.generate import Recipe, generate
+    from labelstore.images import FolderSource, read_class_map, resolve_targets
+    from labelstore.teachers import load_teacher
+
+    source = FolderSource(given["source"])
+    class_map = read_class_map(given["class_map"]) if given["class_map"] else None
+    teacher = load_teacher(
+        given["spec"],
+        checkpoint=given["checkpoint"],
+        device=given["device"],
+        precision=given["precision"],
+        size=given["size"],
+    )
+    targets = resolve_targets(
+        source,
+        num_classes=teacher.num_classes,
+        class_names=teacher.class_names,
+        class_map=class_map,
+        targets=given["targets"],
+    )
+    label_type = given["label_type"]
+    recipe = Recipe(
+        num_views=given["views"],
+        k=given["top_k"] or (5 if label_type == "top-k" else 1),
+        law=law,
+        temperature=given["temperature"],
+        label_type=label_type,
+        quantizer=given["quantizer"],
+        block_images=given["block_images"],
+        group_views=given["group_views"],
+    )
+    if not given["quiet"]:
+        ignored = f", {source.ignored} other files passed over" if source.ignored else ""
+        output.note(
+            f"{len(source)} images{ignored}; {recipe.num_views} views each; top {recipe.k} of "
+            f"{teacher.num_classes} classes; {teacher.spec} on {teacher.device}"
+        )
+    with output.progress(
+        total_images=len(source), views_per_image=recipe.num_views, quiet=given["quiet"]
+    ) as progress:
+        return generate(
+            source,
+            targets,
+            teacher,
+            path,
+            recipe,
+            batch_size=given["batch_size"],
+            workers=given["workers"] or os.cpu_count() or 1,
+            on_error=given["on_error"],
+            overwrite=given["overwrite"],
+            allow_version_drift=given["allow_version_drift"],
+            progress=progress,
+        )
+
+
+def _tell(report: Report) -> None:
+    if report.blocks_made:
+        speed = f", {report.views_per_second:,.0f} a second" if report.views_per_second else ""
+        output.note(
+            f"{report.path}: {report.views_made:,} views labelled in {report.seconds:,.0f} s{speed}"
+        )
+    else:
+        output.note(f"{report.path} is finished already: nothing was done")
+    if report.unreadable:
+        shown = ", ".join(report.unreadable[:20])
+        more = f" and {len(report.unreadable) - 20} more" if len(report.unreadable) > 20 else ""
+        output.note(f"{len(report.unreadable)} images could not be decoded: {shown}{more}")
+    output.note(f"next: labelstore inspect {report.path}")

@@ -1,0 +1,372 @@
+"""``labelstore inspect``: what is in a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options, output
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+
+BAR_WIDTH = 30
+"""Columns of the longest bar of the histogram."""
+
+ACTIONS = {
+    "discarded_low": ("discarded (too hard)", "red", "#c0504d"),
+    "calibrated": ("calibrated", "yellow", "#e0a030"),
+    "kept": ("kept", "green", "#4f8f5b"),
+    "discarded_high": ("discarded (too easy)", "blue", "#5b7fb5"),
+}
+"""What FerKD does with a crop, by rising confidence -> its words, terminal colour, plot colour."""
+
+HELP = """Show what is in a store: how confident the teacher is (Figure 2 and Table 1 of the FerKD
+paper), how often it agrees with the ground truth, what FerKD would do with the crops, the hardest
+and the easiest of them, and what a crop costs on disk.
+
+\b
+  labelstore inspect teacher.zarr
+  labelstore inspect teacher.zarr --low 0.1 --top 0.98 --plot confidence.png
+  labelstore inspect teacher.zarr --json | jq .agreement.top1
+
+A store that is still being made is shown as far as it is committed.
+"""
+
+
+def _plot_path(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> Path | None:
+    """Checked before the store is read, which may take minutes."""
+    if value is None:
+        return None
+    path = Path(value)
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise click.BadParameter(
+            f"{value} does not end in one of {', '.join(PLOT_SUFFIXES)}: name a file that does."
+        )
+    if not path.parent.is_dir():
+        raise click.BadParameter(f"the folder {path.parent} does not exist: make it first.")
+    return path
+
+
+@click.command(help=HELP, short_help="Show what is in a store.")
+@options.store_argument
+@click.option(
+    "--plot",
+    metavar="FILE",
+    callback=_plot_path,
+    help="Draw the histogram of the largest probability, too: a .png, .svg or .pdf file, replaced "
+    "if it is there.",
+)
+@click.option(
+    "--extremes",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="How many of the hardest and easiest crops and images are named.",
+)
+@options.ferkd_options
+@options.json_option
+def command(**given: Any) -> None:
+    """Inspect a store."""
+    import labelstore
+    from labelstore.inspect import report
+
+    rule = options.ferkd_from(given)
+    store = labelstore.open(given["store"])
+    with output.progress(store.num_images, store.num_views, brief=True) as progress:
+        found = report(store, rule, given["extremes"], tell=progress.update)
+    if given["json"]:
+        output.emit_json(found)
+    else:
+        _show(found)
+    if given["plot"] is not None:
+        _plot(found, given["plot"])
+        output.note(f"the histogram was drawn to {given['plot']}")
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console = output.console()
+    console.print(_summary(found["store"]))
+    if not found["store"]["labelled_crops"]:
+        console.print("\nNo crop is labelled yet.")
+        return
+    side_by_side = Table.grid(padding=(0, 4))
+    side_by_side.add_row(_histogram(found, console.encoding), _table(found["table"]))
+    _section(console, "Largest probability of the crops (the FerKD paper's Figure 2 and Table 1)")
+    console.print(side_by_side)
+    _section(console, _ferkd_title(found["ferkd"]))
+    console.print(_ferkd(found["ferkd"]))
+    _section(console, "Agreement of the teacher with the ground truth")
+    console.print(_agreement(found["agreement"]))
+    for kind in ("hardest", "easiest"):
+        if found["extremes"][f"{kind}_views"]:
+            _section(console, f"The {kind} crops, and the {kind} images by mean confidence")
+            console.print(_extremes(found["extremes"], kind))
+    _section(console, "Bytes on disk")
+    console.print(_bytes(found["bytes"]))
+
+
+def _section(console: Any, title: str) -> None:
+    console.print()
+    console.print(title, style="bold")
+
+
+def _pairs(rows: list[tuple[str, str]]) -> RenderableType:
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        grid.add_row(name, value)
+    return grid
+
+
+def _summary(store: dict[str, Any]) -> RenderableType:
+    rows = [
+        ("store", f"{store['path']} (id {store['id']})"),
+        (
+            "crops",
+            f"{store['crops']:,}: {store['images']:,} images x {store['views']:,} views",
+        ),
+        (
+            "labels",
+            f"top {store['k']} of {store['classes']:,} classes, type {store['label_type']}, "
+            f"temperature {_or_unknown(store['temperature'])}, quantizer {store['quantizer']}",
+        ),
+        ("teacher", _teacher(store["teacher"])),
+        ("views", _law(store["law"])),
+    ]
+    if store["unreadable_images"]:
+        rows.append(("unreadable", f"{store['unreadable_images']:,} images, without labels"))
+    if not store["complete"]:
+        rows.append(
+            (
+                "incomplete",
+                f"{store['missing_blocks']:,} of {store['blocks']:,} blocks are missing "
+                f"({store['missing_images']:,} images); what follows is about the "
+                f"{store['labelled_images']:,} images that are labelled",
+            )
+        )
+    return _pairs(rows)
+
+
+def _teacher(teacher: dict[str, Any] | None) -> str:
+    if teacher is None:
+        return "unknown"
+    height, width = teacher["input_size"]
+    untrained = ", UNTRAINED" if teacher["untrained"] else ""
+    return (
+        f"{teacher['spec']}, weights {teacher['checkpoint']}, input {height} x {width}{untrained}"
+    )
+
+
+def _law(law: dict[str, Any] | str | None) -> str:
+    if law is None:
+        return "unknown: labels can be read, crops cannot be replayed"
+    if isinstance(law, str):
+        return "boxes and flips are stored"
+    scale, ratio = ([f"{bound:.4g}" for bound in law[name]] for name in ("scale", "ratio"))
+    return (
+        f"by law {law['name']} {law['version']}: seed {law['seed']}, scale {scale[0]} to "
+        f"{scale[1]}, ratio {ratio[0]} to {ratio[1]}, flip {law['flip']:.4g}"
+    )
+
+
+def _or_unknown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:g}"
+
+
+def _action_of(confidence: float, ferkd: dict[str, Any]) -> str:
+    """Name of what the rule does at a confidence, inside a bin."""
+    if confidence <= ferkd["low"]:
+        return "discarded_low"
+    if confidence > ferkd["top"]:
+        return "discarded_high"
+    return "calibrated" if confidence <= ferkd["middle"] else "kept"
+
+
+def _histogram(found: dict[str, Any], encoding: str) -> Text:
+    from rich.text import Text
+
+    blocks = " ▏▎▍▌▋▊▉█" if encoding.startswith("utf") else " .......#"
+    bins, ferkd = found["histogram"], found["ferkd"]
+    longest = max(entry["ratio"] for entry in bins)
+    by_max = ferkd["confidence"] == "max"
+    text = Text()
+    for entry in bins:
+        eighths = round(entry["ratio"] / longest * BAR_WIDTH * 8)
+        whole, part = divmod(eighths, 8)
+        bar = blocks[8] * whole + (blocks[part] if part else "")
+        middle = (entry["low"] + entry["high"]) / 2
+        style = ACTIONS[_action_of(middle, ferkd)][1] if by_max else "cyan"
+        text.append(f"{entry['low']:.2f} ")
+        text.append(bar.ljust(BAR_WIDTH), style=style)
+        text.append(f" {_percent(entry['ratio']):>6}\n")
+    text.append("1.00")
+    return text
+
+
+def _table(rows: list[dict[str, Any]]) -> RenderableType:
+    lines = []
+    for row in rows:
+        end = "]" if row is rows[-1] else ")"
+        high = f"{row['high']:g}"
+        lines.append(
+            (
+                f"[{row['low']:g}, {high}{end}",
+                _percent(row["ratio"]),
+                f"[0, {high}{end}",
+                _percent(row["aggregated_ratio"]),
+            )
+        )
+    return output.table(("range", "ratio", "range", "agg. ratio"), lines, numeric=(1, 3))
+
+
+def _ferkd_title(ferkd: dict[str, Any]) -> str:
+    looks_at = "largest probability" if ferkd["confidence"] == "max" else "ground truth's"
+    return (
+        f"What FerKD does with them (low {ferkd['low']:g}, middle {ferkd['middle']:g}, "
+        f"top {ferkd['top']:g}, by the {looks_at})"
+    )
+
+
+def _ferkd(ferkd: dict[str, Any]) -> RenderableType:
+    from rich.text import Text
+
+    low, middle, top = (f"{ferkd[name]:g}" for name in ("low", "middle", "top"))
+    ranges = {
+        "discarded_low": f"[0, {low}]",
+        "calibrated": f"({low}, {middle}]",
+        "kept": f"({middle}, {top}]",
+        "discarded_high": f"({top}, 1]",
+    }
+    rows = [
+        (
+            Text(words, style=colour),
+            ranges[name],
+            f"{ferkd[name]['count']:,}",
+            _percent(ferkd[name]["share"]),
+        )
+        for name, (words, colour, _) in ACTIONS.items()
+    ]
+    without = Text("images without a view left")
+    rows.append((without, "", f"{ferkd['images_without_views']:,}", ""))
+    return output.table(("", "confidence", "crops", "share"), rows, numeric=(2, 3))
+
+
+def _agreement(agreement: dict[str, Any] | None) -> str:
+    if agreement is None:
+        return "unknown: the store has no ground truth"
+    where = f"{agreement['crops']:,} crops of {agreement['images']:,} images"
+    line = f"top-1 {_percent(agreement['top1'])}"
+    if agreement["n"] > 1:
+        line += f", top-{agreement['n']} {_percent(agreement['top_n'])}"
+    return f"{line} of {where}"
+
+
+def _extremes(extremes: dict[str, Any], kind: str) -> RenderableType:
+    from rich.table import Table
+
+    views = [
+        (f"{entry['confidence']:.4f}", str(entry["view"]), entry["key"])
+        for entry in extremes[f"{kind}_views"]
+    ]
+    images = [
+        (f"{entry['mean_confidence']:.4f}", entry["key"]) for entry in extremes[f"{kind}_images"]
+    ]
+    grid = Table.grid(padding=(0, 4))
+    grid.add_row(
+        output.table(("confidence", "view", "image"), views, numeric=(0, 1)),
+        output.table(("mean", "image"), images, numeric=(0,)),
+    )
+    return grid
+
+
+def _bytes(sizes: dict[str, Any]) -> RenderableType:
+    rows = [
+        (part, f"{size:,}", f"{sizes['per_crop'][part]:.3f}")
+        for part, size in sizes["parts"].items()
+    ]
+    rows.append(("total", f"{sizes['total']:,}", f"{sizes['total_per_crop']:.3f}"))
+    return output.table(("part", "bytes", "a crop"), rows, numeric=(1, 2))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"
+
+
+def _plot(found: dict[str, Any], path: Path) -> None:
+    """Figure 2, with what FerKD does where; replaces the file at ``path``."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    from labelstore.errors import UsageError
+
+    store, ferkd, bins = found["store"], found["ferkd"], found["histogram"]
+    figure = Figure(figsize=(8.5, 4.8), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    shares = [entry["ratio"] or 0.0 for entry in bins]
+    by_max = ferkd["confidence"] == "max"
+    width = bins[0]["high"] - bins[0]["low"]
+    axes.bar(
+        [entry["low"] for entry in bins],
+        shares,
+        width=width,
+        align="edge",
+        color="#8a8f98",
+        edgecolor="white",
+        linewidth=0.8,
+        zorder=2,
+    )
+    highest = max(*shares, 0.01)
+    axes.set(xlim=(0, 1), ylim=(0, highest * 1.12))
+    if by_max:
+        handles = _mark_thresholds(axes, ferkd)
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9
+        )
+    axes.set_xlabel("largest probability of a crop")
+    axes.set_ylabel("share of crops")
+    axes.set_title(f"{Path(store['path']).name}: {store['labelled_crops']:,} crops", loc="left")
+    axes.set_xticks([tick / 10 for tick in range(11)])
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6, zorder=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror}): name another file for --plot."
+        ) from error
+
+
+def _mark_thresholds(axes: Any, ferkd: dict[str, Any]) -> list[Any]:
+    """Shade what the rule does where; returns the shades, labelled for a legend."""
+    bounds = (0.0, ferkd["low"], ferkd["middle"], ferkd["top"], 1.0)
+    handles = []
+    for (name, (words, _, colour)), low, high in zip(
+        ACTIONS.items(), bounds[:-1], bounds[1:], strict=True
+    ):
+        label = f"{words} {_percent(ferkd[name]['share'] or 0.0)}"
+        handles.append(axes.axvspan(low, high, color=colour, alpha=0.2, lw=0, label=label))
+    for bound in bounds[1:-1]:
+        axes.axvline(bound, color="#333333", linewidth=0.9, linestyle="--", zorder=1)
+        axes.annotate(
+            f"{bound:g}",
+            (bound, 0.985),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(-3, 0),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            fontsize=9,
+        )
+    return handles

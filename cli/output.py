@@ -1,0 +1,217 @@
+"""What commands print: results on stdout; notes, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+__all__ = ["ProgressMeter", "console", "emit_json", "note", "progress", "table"]
+
+PLAIN_SECONDS = 30.0
+"""Where stderr is no terminal, progress is a line at most this often."""
+
+RATE_SECONDS = 60.0
+"""Rates are means over about this long, so that they follow a machine that slows down."""
+
+
+def console() -> Console:
+    """The console of results: stdout, as wide as its terminal, 100 columns elsewhere."""
+    from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A key may have characters that the terminal's encoding lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    width = None if sys.stdout.isatty() else 100
+    return Console(width=width, highlight=False, emoji=False, markup=False)
+
+
+def note(text: str) -> None:
+    """A line on stderr for the person who watches."""
+    click.echo(text, err=True)
+
+
+def emit_json(document: Any) -> None:
+    """One JSON document on stdout; a ValueError for NaN or infinity, which JSON does not have."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str | RenderableType]],
+    numeric: Sequence[int] = (),
+) -> Table:
+    """A plain table; ``numeric`` are the numbers of the columns that are aligned to the right."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    for number, name in enumerate(columns):
+        made.add_column(name, justify="right" if number in numeric else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+class ProgressMeter:
+    """Counts what is done, and its rates over the last minute.
+
+    Args:
+        total_images: of the whole store; views_per_image: of each.
+        show: called after every change.
+        clock: seconds; another one in tests.
+    """
+
+    def __init__(
+        self,
+        total_images: int,
+        views_per_image: int,
+        show: Callable[[ProgressMeter], None] = lambda meter: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total_images = total_images
+        self.total_views = total_images * views_per_image
+        self.images = 0
+        self.views = 0
+        self._views_per_image = views_per_image
+        self._show = show
+        self._clock = clock
+        self._started = clock()
+        self._worked = (0, 0)
+        self._samples: deque[tuple[float, int, int]] = deque([(self._started, 0, 0)])
+
+    def resumed(self, images: int) -> None:
+        """So many images were finished by an earlier run: done, and no part of the rates."""
+        self.images += images
+        self.views += images * self._views_per_image
+        self._show(self)
+
+    def update(self, images: int, views: int) -> None:
+        """So many more images finished, and views labelled."""
+        self.images += images
+        self.views += views
+        self._worked = (self._worked[0] + images, self._worked[1] + views)
+        now = self._clock()
+        # A sample a second bounds the window's length whatever the batch size.
+        if now - self._samples[-1][0] >= 1.0:
+            self._samples.append((now, *self._worked))
+            while len(self._samples) > 2 and now - self._samples[1][0] >= RATE_SECONDS:
+                self._samples.popleft()
+        self._show(self)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._started
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Images and views a second, 0 before anything was done."""
+        then, images, views = self._samples[0]
+        seconds = self._clock() - then
+        if seconds <= 0:
+            return 0.0, 0.0
+        return (self._worked[0] - images) / seconds, (self._worked[1] - views) / seconds
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end at the present rate; None before a rate is known."""
+        rate = self.rates[1]
+        return max(self.total_views - self.views, 0) / rate if rate > 0 else None
+
+    def line(self) -> str:
+        """All of it in one line."""
+        images, views = self.rates
+        left = "?" if self.left is None else _duration(self.left)
+        return (
+            f"{self.images:,} of {self.total_images:,} images, {images:,.1f} images/s, "
+            f"{views:,.0f} views/s, {_duration(self.elapsed)} elapsed, {left} left"
+        )
+
+
+@contextlib.contextmanager
+def progress(
+    total_images: int,
+    views_per_image: int,
+    quiet: bool = False,
+    done_images: int = 0,
+    brief: bool = False,
+) -> Iterator[ProgressMeter]:
+    """Show the progress of a command on stderr.
+
+    A bar on a terminal; elsewhere a line at most every 30 seconds and one at the end; nothing at
+    all with ``quiet``. With ``brief``, for what is done in a moment as a rule, the bar vanishes and
+    there is no line at the end.
+
+    Args:
+        total_images: of the whole store; views_per_image: of each.
+        done_images: finished by an earlier run (``resumed`` tells it later on).
+
+    Yields:
+        a meter, to be told of the work by ``update(images, views)``.
+    """
+    if quiet:
+        yield ProgressMeter(total_images, views_per_image)
+        return
+    on_terminal = sys.stderr.isatty()
+    total_views = total_images * views_per_image
+    with _bar(total_views, brief) if on_terminal else _lines(brief) as show:
+        meter = ProgressMeter(total_images, views_per_image, show)
+        if done_images:
+            meter.resumed(done_images)
+        yield meter
+
+
+@contextlib.contextmanager
+def _lines(
+    brief: bool, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[ProgressMeter], None]]:
+    last: list[ProgressMeter] = []
+    told = clock()
+
+    def show(meter: ProgressMeter) -> None:
+        nonlocal told
+        last[:] = [meter]
+        if clock() - told >= PLAIN_SECONDS:
+            told = clock()
+            note(meter.line())
+
+    try:
+        yield show
+    finally:
+        # Also after an error: how far it came is worth a line.
+        if last and not brief:
+            note(last[0].line())
+
+
+@contextlib.contextmanager
+def _bar(total_views: int, brief: bool) -> Iterator[Callable[[ProgressMeter], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=brief) as bar:
+        task = bar.add_task("", total=total_views)
+
+        def show(meter: ProgressMeter) -> None:
+            bar.update(task, completed=meter.views, description=meter.line())
+
+        yield show
+
+
+def _duration(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}"

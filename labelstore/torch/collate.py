@@ -1,0 +1,152 @@
+"""Soft labels as tensors, and how samples become a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from labelstore.errors import LabelError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from labelstore.labels import SoftLabels
+
+__all__ = ["TorchSoftLabels", "collate_views"]
+
+
+@dataclass(frozen=True)
+class TorchSoftLabels:
+    """The torch twin of ``labelstore.SoftLabels``: B labels as ``base + sparse``.
+
+    Raises:
+        LabelError: the tensors' shapes do not fit each other.
+    """
+
+    base: torch.Tensor
+    """(B,) float32: the probability of every class before the sparse part is added."""
+    indices: torch.Tensor
+    """(B, K) int64 class ids, 0..num_classes-1; a class may stand more than once."""
+    weights: torch.Tensor
+    """(B, K) float32: what is added to each; negative where a class is below the base."""
+    num_classes: int
+    weight: torch.Tensor | None = None
+    """(B,) float32: what each row's loss is multiplied by."""
+    target: torch.Tensor | None = None
+    """(B,) int64 ground-truth class ids, -1 where unknown."""
+    action: torch.Tensor | None = None
+    """(B,) uint8: what FerKD's rule does with each view, the values of ``labelstore.Action``."""
+    image: torch.Tensor | None = None
+    """(B,) int64: the image's number in the store."""
+    view: torch.Tensor | None = None
+    """(B,) int64: the view's number."""
+
+    def __post_init__(self) -> None:
+        rows = self.base.shape
+        wide = self.indices.shape == self.weights.shape and self.indices.shape[:1] == rows
+        if len(rows) != 1 or self.indices.ndim != 2 or not wide:
+            raise LabelError(
+                f"soft labels have base {tuple(rows)}, indices {tuple(self.indices.shape)} and "
+                f"weights {tuple(self.weights.shape)}, expected (B,), (B, K) and (B, K)."
+            )
+        for name in _OPTIONAL:
+            value = getattr(self, name)
+            if value is not None and value.shape != rows:
+                raise LabelError(
+                    f"{name} has shape {tuple(value.shape)}, expected {tuple(rows)}: give one "
+                    "value for each label."
+                )
+
+    @classmethod
+    def from_numpy(
+        cls,
+        labels: SoftLabels,
+        *,
+        weight: npt.ArrayLike | None = None,
+        target: npt.ArrayLike | None = None,
+        action: npt.ArrayLike | None = None,
+        image: npt.ArrayLike | None = None,
+        view: npt.ArrayLike | None = None,
+    ) -> TorchSoftLabels:
+        """Labels of one leading axis (B,) as tensors; the other arguments are (B,) or None."""
+        given = {"weight": weight, "target": target, "action": action, "image": image, "view": view}
+        return cls(
+            base=torch.as_tensor(labels.base),
+            indices=torch.as_tensor(labels.indices, dtype=torch.int64),
+            weights=torch.as_tensor(labels.weights),
+            num_classes=labels.num_classes,
+            **{
+                name: torch.as_tensor(value, dtype=_OPTIONAL[name])
+                for name, value in given.items()
+                if value is not None
+            },
+        )
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, rows: Any) -> TorchSoftLabels:
+        """Rows by a slice or by an index tensor."""
+        return self._map(lambda tensor: tensor[rows])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> TorchSoftLabels:
+        """The same labels on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> TorchSoftLabels:
+        """The same labels in page-locked memory; ``DataLoader(pin_memory=True)`` calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def dense(self) -> torch.Tensor:
+        """(B, num_classes) float32 probabilities; for looking at, the loss does not need them."""
+        wide = self.base[:, None].repeat(1, self.num_classes)
+        # Sums of rounded terms may end a unit in the last place below zero.
+        return wide.scatter_add_(1, self.indices, self.weights).clamp_(min=0)
+
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> TorchSoftLabels:
+        tensors: dict[str, Any] = {
+            field.name: function(value)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), torch.Tensor)
+        }
+        return dataclasses.replace(self, **tensors)
+
+
+_OPTIONAL = {
+    "weight": torch.float32,
+    "target": torch.int64,
+    "action": torch.uint8,
+    "image": torch.int64,
+    "view": torch.int64,
+}
+
+
+def collate_views(
+    samples: Sequence[tuple[torch.Tensor, TorchSoftLabels]],
+) -> tuple[torch.Tensor, TorchSoftLabels]:
+    """A batch of samples of a ``SoftLabelDataset``: give it to DataLoader as ``collate_fn``.
+
+    Args:
+        samples: n pairs of pixels (m, 3, S, S) and m labels.
+
+    Returns:
+        pixels (n * m, 3, S, S) and n * m labels, all views of an image side by side.
+
+    Raises:
+        UsageError: no samples.
+    """
+    if not samples:
+        raise UsageError("a batch of no samples was to be collated: choose a larger batch size.")
+    pixels = torch.cat([sample[0] for sample in samples])
+    labels = [sample[1] for sample in samples]
+    joined: dict[str, Any] = {
+        field.name: torch.cat([getattr(label, field.name) for label in labels])
+        for field in dataclasses.fields(TorchSoftLabels)
+        if isinstance(getattr(labels[0], field.name), torch.Tensor)
+    }
+    return pixels, dataclasses.replace(labels[0], **joined)

@@ -1,0 +1,381 @@
+"""Photos and their stored labels, view by view."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+
+from labelstore import images, teachers
+from labelstore.errors import MismatchError, ReplayWarning, UsageError
+from labelstore.torch.collate import TorchSoftLabels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from labelstore.calibrate import FerKD
+    from labelstore.ensembles import Ensemble
+    from labelstore.labels import LabelType, Tail
+    from labelstore.store import Store
+
+    Channels = Sequence[float]
+    Sample = tuple[torch.Tensor, TorchSoftLabels]
+
+__all__ = ["Show", "SoftLabelDataset"]
+
+
+class Show(NamedTuple):
+    """One image and the views of it that are to be shown: what a ``ViewSampler`` yields."""
+
+    image: int
+    """The image's number in the store."""
+    views: tuple[int, ...]
+    """View numbers."""
+
+
+class SoftLabelDataset(torch.utils.data.Dataset[Any]):
+    """Views of photos with their stored labels.
+
+        data = SoftLabelDataset(ImageFolder("photos"), labelstore.open("teacher.zarr"))
+        sampler = ViewSampler(data, views_per_image=4)
+        loader = DataLoader(data, batch_size=64, sampler=sampler, collate_fn=collate_views)
+
+    ``data[Show(image, views)]`` decodes the photo once, cuts the views that the teacher saw and
+    reads their labels: pixels (m, 3, height, width) and ``TorchSoftLabels`` of m rows. Pixels are
+    float32 normalised, uint8 with ``normalize=None``, or what ``transform`` makes.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        store: Store | Ensemble,
+        *,
+        keys: Sequence[str] | None = None,
+        size: int | tuple[int, int] | None = None,
+        interpolation: str | None = None,
+        normalize: Literal["teacher"] | tuple[Channels, Channels] | None = "teacher",
+        transform: Callable[[Image.Image], torch.Tensor] | None = None,
+        tail: Tail = "uniform",
+        label_type: LabelType | None = None,
+        ferkd: FerKD | None = None,
+        check_pixels: bool | Literal["raise"] = True,
+    ) -> None:
+        """Align photos with a store's labels.
+
+        Args:
+            dataset: a ``labelstore.images.FolderSource``, or any map-style data set whose items
+                are photos or start with one: a PIL image, a uint8 tensor (3 or 1, H, W) or (H, W),
+                or encoded bytes. In any order, and possibly with more images than the store.
+            store: where the labels are; a store or an ensemble.
+            keys: the store's key of each item. When None: those of a FolderSource, or the paths
+                relative to ``root`` of an ImageFolder or DatasetFolder.
+            size: side, or (height, width), of the views in pixels; the teacher's when None.
+            interpolation: a name from ``labelstore.images.INTERPOLATIONS``; the teacher's when
+                None.
+            normalize: ``"teacher"``: as the teacher's input was; (mean, std) of three channels in
+                0..1; None: uint8 pixels as they are.
+            transform: applied to each view as a PIL image instead of ``normalize``; returns a
+                tensor of the same shape for every view.
+            tail: how the residual mass is spread.
+            label_type: what labels are recovered to; the store's when None.
+            ferkd: calibrates the labels. With ``discard="mask"`` they have a ``weight``, 0 for
+                discarded views; with ``"replace"`` give it a ``ViewSampler`` of this data set,
+                which shows a discarded view only where an image has no other.
+            check_pixels: whether to compare a few views with what the store's producer saw: True
+                warns (``ReplayWarning``), ``"raise"`` raises, False skips it.
+
+        Raises:
+            UsageError: arguments that are missing or do not fit each other.
+            MismatchError: the photos are not those of the store, or it has no replayable views.
+        """
+        self.store = store
+        self.ferkd = ferkd
+        self.tail: Tail = tail
+        self.transform = transform
+        self.label_type: LabelType = label_type or store.manifest.label_type
+        if ferkd is not None and self.label_type != "top-k":
+            raise UsageError(
+                f"FerKD calibrates recovered top-k labels and the label type is "
+                f'{self.label_type!r}: pass label_type="top-k", or leave ferkd out.'
+            )
+        if store.law is None:
+            raise MismatchError(
+                f"{store.path} does not say which crops its labels belong to: make it with a view "
+                "law or with boxes and flips."
+            )
+        self._dataset = dataset
+        self._rows = _align(store, _keys_of(dataset, keys))
+        self.size = _size(store, size)
+        self.interpolation = str(
+            interpolation or _teacher(store, "interpolation", 'pass interpolation="bilinear"')
+        )
+        if self.interpolation not in images.INTERPOLATIONS:
+            raise UsageError(
+                f"interpolation is {self.interpolation!r}, expected one of "
+                f"{', '.join(images.INTERPOLATIONS)}: choose one."
+            )
+        self._normalize = None if transform is not None else _channels(store, normalize)
+        if check_pixels not in (True, False, "raise"):
+            raise UsageError(
+                f'check_pixels is {check_pixels!r}, expected True, False or "raise": choose one.'
+            )
+        if check_pixels:
+            self._replay_probe(strict=check_pixels == "raise")
+
+    def __len__(self) -> int:
+        """How many images the store has; not all of them need be labelled (``ViewSampler``)."""
+        return self.store.num_images
+
+    def __getitem__(self, show: Show) -> Sample:
+        """Pixels (m, 3, height, width) and m labels of one image's views.
+
+        Raises:
+            UsageError: an item that is no photo as it was stored, or a plain index.
+            MismatchError: the photo has another size than the one that was labelled.
+            SourceError: the photo cannot be decoded. StoreError, NotFoundError: as ``Store.read``.
+        """
+        return self.__getitems__([show])[0]
+
+    def __getitems__(self, shows: list[Show]) -> list[Sample]:
+        """Samples of a batch, its labels read together; DataLoader calls this."""
+        for show in shows:
+            if not isinstance(show, Show):
+                raise UsageError(
+                    f"a SoftLabelDataset was indexed with {show!r}, expected a Show (an image and "
+                    "its views): give DataLoader sampler=ViewSampler(dataset)."
+                )
+        counts = [len(show.views) for show in shows]
+        numbers = np.repeat(np.array([show.image for show in shows], dtype=np.int64), counts)
+        views = np.array([view for show in shows for view in show.views], dtype=np.int64)
+        labels = self._labels(numbers, views)
+        geometry = self.store.views(numbers, views)
+        samples: list[Sample] = []
+        start = 0
+        for show, count in zip(shows, counts, strict=True):
+            rows = slice(start, start + count)
+            photo = self._photo(show.image)
+            pixels = self._pixels(photo, geometry.box[rows], geometry.flip[rows], show.image)
+            samples.append((pixels, labels[rows]))
+            start += count
+        return samples
+
+    def _labels(self, numbers: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Any:
+        topk = self.store.read(numbers, views)
+        target = self.store.targets[numbers]
+        action = weight = None
+        if self.ferkd is None:
+            labels = topk.as_type(self.label_type, self.tail)
+        else:
+            done = self.ferkd.apply(topk, target, self.tail)
+            labels, action = done.labels, done.action
+            # With "replace" a discarded view is shown only where an image has none that passes,
+            # and then it counts.
+            weight = done.weight if self.ferkd.discard == "mask" else None
+        return TorchSoftLabels.from_numpy(
+            labels, weight=weight, target=target, action=action, image=numbers, view=views
+        )
+
+    def _photo(self, image: int) -> Image.Image:
+        """The upright RGB photo of an image, of the size that was labelled."""
+        key = self.store.keys[image]
+        row = int(self._rows[image])
+        if row < 0:
+            raise MismatchError(f"the data set has no image {key!r}: it has no stored labels.")
+        if isinstance(self._dataset, images.FolderSource):
+            photo = images.decode(self._dataset.read(row), str(self._dataset.path_of(row)))
+        else:
+            photo = _as_photo(self._dataset[row], key)
+        width, height = (int(side) for side in self.store.sizes(image))
+        if width > 0 and (photo.width, photo.height) != (width, height):
+            raise MismatchError(
+                f"the photo {key!r} is {photo.width} x {photo.height} pixels and {width} x "
+                f"{height} was labelled: give the data set the teacher's own files, without a "
+                "transform that resizes or crops."
+            )
+        return photo
+
+    def _pixels(
+        self,
+        photo: Image.Image,
+        boxes: npt.NDArray[np.int32],
+        flips: npt.NDArray[np.bool_],
+        image: int,
+    ) -> torch.Tensor:
+        cuts = [
+            self._cut(photo, box, flip, image, self.size, self.interpolation)
+            for box, flip in zip(boxes, flips, strict=True)
+        ]
+        if self.transform is not None:
+            return torch.stack([self._transformed(view) for view in cuts])
+        pixels = torch.from_numpy(np.stack(cuts)).permute(0, 3, 1, 2).contiguous()
+        if self._normalize is None:
+            return pixels
+        return teachers.normalize(pixels, *self._normalize)
+
+    def _cut(
+        self,
+        photo: Image.Image,
+        box: npt.NDArray[np.int32],
+        flip: np.bool_,
+        image: int,
+        size: tuple[int, int],
+        interpolation: str,
+    ) -> npt.NDArray[np.uint8]:
+        top, left, height, width = box.tolist()
+        # Only explicit boxes can reach outside; Pillow would fill them with black.
+        if min(top, left) < 0 or top + height > photo.height or left + width > photo.width:
+            raise MismatchError(
+                f"a view of {self.store.keys[image]!r} (top, left, height, width {box.tolist()}) "
+                f"reaches outside its photo of {photo.width} x {photo.height} pixels: give the "
+                "data set the teacher's own files, without a transform that resizes or crops."
+            )
+        return images.cut(photo, (top, left, height, width), bool(flip), size, interpolation)
+
+    def _transformed(self, view: npt.NDArray[np.uint8]) -> torch.Tensor:
+        made = self.transform(Image.fromarray(view)) if self.transform else None
+        if not isinstance(made, torch.Tensor):
+            raise UsageError(
+                f"the transform made a {type(made).__name__}, expected a tensor: end it with a "
+                "conversion to a tensor."
+            )
+        return made
+
+    def _replay_probe(self, strict: bool) -> None:
+        """Cut the views whose digests the producer kept, and tell when any differs."""
+        manifest = self.store.manifest
+        if not manifest.probe or manifest.teacher is None:
+            return
+        height, width = manifest.teacher["input_size"]
+        filter_name = str(manifest.teacher["interpolation"])
+        differing = 0
+        photos: dict[int, Image.Image] = {}
+        for entry in manifest.probe:
+            image = int(self.store.index_of([entry["key"]])[0])
+            if image not in photos:
+                photos[image] = self._photo(image)
+            view = self.store.views(image, entry["view"])
+            cut = self._cut(
+                photos[image], view.box, np.bool_(view.flip), image, (height, width), filter_name
+            )
+            differing += images.pixel_digest(cut) != entry["digest"]
+        if not differing:
+            return
+        message = (
+            f"{differing} of {len(manifest.probe)} probed views of {self.store.path} have other "
+            f"pixels here than the teacher saw (its producer had Pillow "
+            f"{manifest.producer.get('Pillow', 'unknown')}, here is {PIL.__version__}): use the "
+            "same photos and that Pillow, or check_pixels=False to train all the same."
+        )
+        if strict:
+            raise MismatchError(message)
+        warnings.warn(message, ReplayWarning, stacklevel=3)
+
+
+def _keys_of(dataset: Any, keys: Sequence[str] | None) -> Sequence[str]:
+    """The key of each item of a data set."""
+    if keys is None and isinstance(dataset, images.FolderSource):
+        return dataset.keys
+    if keys is None:
+        samples, root = getattr(dataset, "samples", None), getattr(dataset, "root", None)
+        if samples is None or root is None:
+            raise UsageError(
+                f"the keys of a {type(dataset).__name__} are unknown: pass keys=, the path of each "
+                "image relative to the folder that the store was made from."
+            )
+        keys = [PurePath(sample[0]).relative_to(root).as_posix() for sample in samples]
+    if len(keys) != len(dataset):
+        raise UsageError(
+            f"{len(keys)} keys were given for a data set of {len(dataset)} images: give one each."
+        )
+    return keys
+
+
+def _align(store: Store | Ensemble, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+    """(num_images,) int64: the place of each of the store's images in the data set, or -1."""
+    places = {key: place for place, key in enumerate(keys)}
+    if len(places) != len(keys):
+        raise UsageError(
+            f"{len(keys) - len(places)} keys of the data set stand in it twice: keys must be "
+            "unique."
+        )
+    rows = np.fromiter(
+        (places.get(key, -1) for key in store.keys), dtype=np.int64, count=store.num_images
+    )
+    missing = np.flatnonzero((rows < 0) & store.labelled())
+    if missing.size:
+        raise MismatchError(
+            f"the data set lacks {missing.size} of the {store.num_images} images of {store.path}, "
+            f"first {store.keys[missing[0]]!r} (a key of the data set is {next(iter(keys), None)!r}"
+            "): give the folder that the store was made from, or keys= as the store has them."
+        )
+    return rows
+
+
+def _teacher(store: Store | Ensemble, name: str, mend: str) -> Any:
+    """A value of the store's teacher; UsageError where the store does not say."""
+    teacher = store.manifest.teacher
+    if teacher is None or name not in teacher:
+        raise UsageError(
+            f"{store.path} does not tell its teacher's {name.replace('_', ' ')}: {mend}."
+        )
+    return teacher[name]
+
+
+def _size(store: Store | Ensemble, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    if size is None:
+        size = tuple(_teacher(store, "input_size", "pass size=, in pixels"))
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise UsageError(f"size is {size}, expected at least 1 pixel: choose another.")
+    return int(height), int(width)
+
+
+def _channels(
+    store: Store | Ensemble, normalize: Any
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of three channels; None for pixels as they are."""
+    if normalize is None:
+        return None
+    if isinstance(normalize, str):
+        if normalize != "teacher":
+            raise UsageError(
+                f'normalize is {normalize!r}, expected "teacher", (mean, std) or None: choose one.'
+            )
+        mend = "pass normalize=(mean, std), or None for uint8 pixels"
+        normalize = _teacher(store, "mean", mend), _teacher(store, "std", mend)
+    if len(normalize) != 2 or any(len(channels) != 3 for channels in normalize):
+        raise UsageError(
+            f"normalize is {normalize!r}, expected (mean, std) of three channels each: give both."
+        )
+    mean, std = (tuple(float(value) for value in channels) for channels in normalize)
+    return mean, std
+
+
+def _as_photo(item: Any, key: str) -> Image.Image:
+    """An item of a data set as an upright RGB photo."""
+    photo = item[0] if isinstance(item, (tuple, list)) and len(item) else item
+    if isinstance(photo, bytes):
+        return images.decode(photo, key)
+    if isinstance(photo, Image.Image):
+        return images.to_rgb(photo)
+    if isinstance(photo, torch.Tensor) and photo.dtype == torch.uint8:
+        if photo.ndim == 3 and photo.shape[0] == 3:
+            return Image.fromarray(photo.permute(1, 2, 0).contiguous().numpy())
+        if photo.ndim == 2 or (photo.ndim == 3 and photo.shape[0] == 1):
+            grey = photo.reshape(photo.shape[-2:]).contiguous().numpy()
+            return Image.fromarray(grey).convert("RGB")
+    met = f"a {type(photo).__name__}"
+    if isinstance(photo, torch.Tensor):
+        met = f"a tensor of type {photo.dtype} and shape {tuple(photo.shape)}"
+    raise UsageError(
+        f"the data set gives {met} for {key!r}, expected a PIL image, encoded bytes or a uint8 "
+        "tensor (3, H, W), (1, H, W) or (H, W): leave its transform out and pass it to "
+        "SoftLabelDataset(transform=...)."
+    )

@@ -1,0 +1,319 @@
+"""The producer on real photos with a real teacher, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import labelstore
+from labelstore import demo
+from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
+from labelstore.generate import Recipe, generate
+from labelstore.images import FolderSource, cut, decode, resolve_targets
+from labelstore.teachers import load_teacher, top_k
+from labelstore.views import ViewLaw
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """The 20 photos in ImageNet's class folders."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    assert demo.place_photos(folder) == 20
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """EfficientNet-Lite0's real weights."""
+    path = tmp_path_factory.mktemp("weights") / "lite0.safetensors"
+    demo.place_teacher("tf_efficientnet_lite0", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def teacher(checkpoint):
+    return load_teacher("timm:tf_efficientnet_lite0", checkpoint=str(checkpoint), device="cpu")
+
+
+@pytest.fixture
+def small(tmp_path, photos):
+    """Three photos in a flat folder."""
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for number in ("00", "01", "02"):
+        (photo,) = photos.rglob(f"imagenet_{number}.jpg")
+        shutil.copy(photo, folder)
+    return folder
+
+
+def untrained(size=32, **options):
+    return load_teacher("timm:test_resnet", checkpoint="none", device="cpu", size=size, **options)
+
+
+def unknown(source):
+    return np.full(len(source), -1, dtype=np.int32)
+
+
+def make(folder, path, teacher=None, **options):
+    recipe = options.pop("recipe", Recipe(num_views=6, k=3, block_images=1))
+    source = FolderSource(folder)
+    return generate(source, unknown(source), teacher or untrained(), path, recipe, **options)
+
+
+def files_of(path):
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+def test_every_label_is_what_the_teacher_says_of_that_very_view(photos, teacher, tmp_path):
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+
+    from labelstore.torch import SoftLabelDataset, ViewSampler, collate_views
+
+    source = FolderSource(photos)
+    targets = resolve_targets(
+        source, num_classes=teacher.num_classes, class_names=teacher.class_names
+    )
+    views, k = 8, 10
+    report = generate(source, targets, teacher, tmp_path / "s.zarr", Recipe(num_views=views, k=k))
+    assert (report.views_made, report.unreadable) == (20 * views, ())
+    store = labelstore.open(tmp_path / "s.zarr")
+    assert store.complete
+
+    data = SoftLabelDataset(ImageFolder(photos), store, check_pixels="raise")
+    loader = DataLoader(
+        data,
+        batch_size=2,
+        sampler=ViewSampler(store, views_per_image=views),
+        collate_fn=collate_views,
+    )
+    seen = set()
+    for images, target in loader:
+        with torch.inference_mode():
+            logits = teacher.module(images)
+        exact = torch.softmax(logits.double(), -1)
+        classes = target.indices
+        stored = target.base[:, None] + target.weights
+        assert torch.allclose(stored.sum(-1) + target.base * (1000 - k), torch.ones(len(stored)))
+        live = exact.gather(1, classes).float()
+        # u8's steps are below 1.6 % of a value of 1/2; the top one is exact to 1e-5. Batches of
+        # another size move a CPU's convolutions by about 1e-6.
+        assert (stored[:, 0] - live[:, 0]).abs().max() < 3e-5
+        assert ((stored - live).abs() <= 0.01 * live.sqrt() + 1e-5).all()
+        # The k stored classes are the k largest, but where neighbours are equal to within noise.
+        largest = exact.topk(k).values.float()
+        assert (live - largest).abs().max() < 1e-4
+        seen |= set(zip(target.image.tolist(), target.view.tolist(), strict=True))
+    assert len(seen) == 20 * views
+    assert float(np.mean(store.read(range(20), 0).indices[:, 0] == store.targets)) >= 0.5
+
+
+def test_labels_follow_the_view_law_and_the_temperature(small, tmp_path):
+    teacher = untrained()
+    law = ViewLaw(seed=7, scale=(0.2, 0.9), flip=0.25)
+    recipe = Recipe(num_views=5, k=4, law=law, temperature=0.5, quantizer="fp32")
+    make(small, tmp_path / "s.zarr", teacher, recipe=recipe)
+    store = labelstore.open(tmp_path / "s.zarr")
+    for image, key in enumerate(store.keys):
+        photo = decode((small / key).read_bytes(), key)
+        views = store.views(image, np.arange(5))
+        pixels = np.stack(
+            [
+                cut(photo, box.tolist(), bool(flip), (32, 32), teacher.preprocessing.interpolation)
+                for box, flip in zip(views.box, views.flip, strict=True)
+            ]
+        )
+        classes, probs = top_k(teacher.logits(pixels), 4, 0.5)
+        got = store.read(image, np.arange(5))
+        assert np.array_equal(got.indices, classes)
+        np.testing.assert_allclose(got.probs, probs, atol=1e-6)
+
+
+def test_resuming_makes_the_same_bytes_and_a_finished_store_is_left_alone(small, tmp_path):
+    make(small, tmp_path / "whole.zarr")
+    whole = files_of(tmp_path / "whole.zarr")
+
+    class StopError(Exception):
+        pass
+
+    class StopAfter:
+        def __init__(self, images):
+            self.left = images
+
+        def update(self, images, views):
+            self.left -= images
+            if self.left < 0:
+                raise StopError
+
+    path = tmp_path / "part.zarr"
+    with pytest.raises(StopError):
+        make(small, path, progress=StopAfter(1))
+    assert labelstore.open(path).missing_blocks() == [1, 2]
+    report = make(small, path)
+    assert (report.blocks_found, report.blocks_made) == (1, 2)
+    assert files_of(path) == whole
+
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    report = make(small, path)
+    assert (report.blocks_made, report.views_made) == (0, 0)
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
+
+
+def test_other_settings_are_refused_by_name_until_overwrite(small, tmp_path):
+    path = tmp_path / "s.zarr"
+    make(small, path)
+    with pytest.raises(MismatchError, match=r"views.law.seed: stored 0, asked for 1"):
+        make(small, path, recipe=Recipe(6, 3, ViewLaw(seed=1), block_images=1))
+    with pytest.raises(MismatchError, match=r"labels.k: stored 3, asked for 2"):
+        make(small, path, recipe=Recipe(6, 2, block_images=1))
+    with pytest.raises(MismatchError, match=r"teacher.input_size"):
+        make(small, path, untrained(size=48))
+    make(small, path, recipe=Recipe(6, 2, block_images=1), overwrite=True)
+    assert labelstore.open(path).k == 2
+
+
+def test_another_data_set_is_refused_also_under_the_same_names(small, tmp_path):
+    path = tmp_path / "s.zarr"
+    with pytest.raises(LabelStoreError, match="needs an image"):
+        make(small, path, progress=Interrupt())
+    other = tmp_path / "other"
+    shutil.copytree(small, other)
+    (other / "more.jpg").write_bytes(next(small.iterdir()).read_bytes())
+    with pytest.raises(MismatchError, match="another data set"):
+        make(other, path)
+    (other / "more.jpg").unlink()
+    names = sorted(file.name for file in other.iterdir())
+    (other / names[0]).write_bytes((small / names[1]).read_bytes())
+    with pytest.raises(MismatchError, match="with other pixels"):
+        make(other, path)
+
+
+class Interrupt:
+    def __init__(self):
+        self.images = 0
+
+    def update(self, images, views):
+        self.images += images
+        if self.images >= 2:
+            raise UsageError("the test stops: it needs an image more")
+
+
+def test_unreadable_images_stop_the_run_or_are_skipped_and_listed(small, tmp_path):
+    names = sorted(file.name for file in small.iterdir())
+    (small / names[1]).write_bytes((small / names[1]).read_bytes()[:3000])
+    path = tmp_path / "s.zarr"
+    with pytest.raises(SourceError, match=rf"{names[1]}.*--on-error skip"):
+        make(small, path)
+    assert labelstore.open(path).missing_blocks() == [1, 2]
+    report = make(small, path, on_error="skip")
+    assert report.unreadable == (names[1],)
+    store = labelstore.open(path)
+    assert store.complete
+    assert store.labelled().tolist() == [True, False, True]
+    assert store.read([0, 2], 3).probs.shape == (2, 3)
+    with pytest.raises(LabelStoreError, match="could not be decoded"):
+        store.read(1, 0)
+
+
+def test_each_photo_is_decoded_once(small, tmp_path, monkeypatch):
+    from labelstore import pipeline
+
+    decoded = []
+
+    def counting(data, name):
+        decoded.append(name)
+        return decode(data, name)
+
+    monkeypatch.setattr(pipeline, "decode", counting)
+    make(small, tmp_path / "s.zarr", recipe=Recipe(num_views=100, k=2), batch_size=7, workers=3)
+    assert len(decoded) == len(set(decoded)) == 3
+
+
+def test_hard_and_smoothing_labels(small, tmp_path):
+    for label_type in ("hard", "smoothing"):
+        path = tmp_path / f"{label_type}.zarr"
+        make(small, path, recipe=Recipe(num_views=4, k=1, label_type=label_type))
+        store = labelstore.open(path)
+        topk = store.read(0, np.arange(4))
+        soft = topk.as_type(store.manifest.label_type)
+        at_top = soft.probability(topk.indices[:, 0])
+        np.testing.assert_allclose(at_top, 1.0 if label_type == "hard" else topk.confidence)
+    with pytest.raises(UsageError, match="stores one class"):
+        make(small, tmp_path / "x.zarr", recipe=Recipe(num_views=4, k=3, label_type="hard"))
+
+
+def test_impossible_requests(small, tmp_path):
+    with pytest.raises(UsageError, match="--top-k"):
+        make(small, tmp_path / "s.zarr", recipe=Recipe(num_views=2, k=1001))
+    with pytest.raises(UsageError, match="batch size"):
+        make(small, tmp_path / "s.zarr", batch_size=0)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def command(folder, path, *more):
+    return [
+        *(sys.executable, "-m", "labelstore", "generate", str(folder)),
+        *("--teacher", "timm:test_resnet", "--checkpoint", "none", "--device", "cpu"),
+        *("--targets", "none", "--views", "24", "--top-k", "3", "--block-images", "1"),
+        *("--batch-size", "2", "--quiet", "-o", str(path), *more),
+    ]
+
+
+def kill_and_resume(folder, tmp_path, kills, seed):
+    """Kill the real command at random moments; returns how often it died in mid-work."""
+    whole, path = tmp_path / "whole.zarr", tmp_path / "killed.zarr"
+    start = time.monotonic()
+    subprocess.run(command(folder, whole), check=True)
+    seconds = time.monotonic() - start
+    expected = files_of(whole)
+    chance, died = random.Random(seed), 0
+    for _ in range(kills):
+        process = subprocess.Popen(command(folder, path), stderr=subprocess.DEVNULL)
+        # Most of the time is the import of torch: aim at the work after it.
+        time.sleep(seconds * chance.uniform(0.55, 1.0))
+        process.send_signal(signal.SIGKILL)
+        died += process.wait() == -signal.SIGKILL
+        if process.returncode == 0:
+            assert files_of(path) == expected
+            shutil.rmtree(path)
+    subprocess.run(command(folder, path), check=True)
+    assert files_of(path) == expected
+    return died
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_a_killed_run_resumes_to_the_same_bytes(small, tmp_path):
+    assert kill_and_resume(small, tmp_path, kills=3, seed=0) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_a_run_killed_twenty_times_resumes_to_the_same_bytes(photos, tmp_path):
+    assert kill_and_resume(photos, tmp_path, kills=20, seed=1) >= 10
+
+
+def test_the_manifest_says_what_the_labels_mean(small, tmp_path):
+    make(small, tmp_path / "s.zarr")
+    manifest = labelstore.open(tmp_path / "s.zarr").manifest
+    teacher = manifest.teacher
+    assert (teacher["spec"], teacher["untrained"]) == ("timm:test_resnet", True)
+    assert teacher["input_size"] == [32, 32]
+    assert len(teacher["weights_digest"]) == 32
+    assert {"labelstore", "torch", "timm", "Pillow"} <= set(manifest.producer)
+    assert len(manifest.probe) == 6
+    assert Path(manifest.probe[0]["key"]).suffix == ".jpg"
