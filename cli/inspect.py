@@ -10,13 +10,16 @@ import click
 from . import options, output
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.text import Text
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 BAR_WIDTH = 30
-"""Columns of the longest bar of the histogram."""
+"""Columns of the longest bar of the histogram, where the terminal has room."""
+
+BESIDE_BARS = 62
+"""Columns that the histogram's numbers and the table next to it need."""
 
 ACTIONS = {
     "discarded_low": ("discarded (too hard)", "red", "#c0504d"),
@@ -99,8 +102,9 @@ def _show(found: dict[str, Any]) -> None:
     if not found["store"]["labelled_crops"]:
         console.print("\nNo crop is labelled yet.")
         return
+    width = min(BAR_WIDTH, max(10, console.width - BESIDE_BARS))
     side_by_side = Table.grid(padding=(0, 4))
-    side_by_side.add_row(_histogram(found, console.encoding), _table(found["table"]))
+    side_by_side.add_row(_histogram(found, console.encoding, width), _table(found["table"]))
     _section(console, "Largest probability of the crops (the FerKD paper's Figure 2 and Table 1)")
     console.print(side_by_side)
     _section(console, _ferkd_title(found["ferkd"]))
@@ -110,12 +114,12 @@ def _show(found: dict[str, Any]) -> None:
     for kind in ("hardest", "easiest"):
         if found["extremes"][f"{kind}_views"]:
             _section(console, f"The {kind} crops, and the {kind} images by mean confidence")
-            console.print(_extremes(found["extremes"], kind))
+            _show_extremes(console, found["extremes"], kind)
     _section(console, "Bytes on disk")
     console.print(_bytes(found["bytes"]))
 
 
-def _section(console: Any, title: str) -> None:
+def _section(console: Console, title: str) -> None:
     console.print()
     console.print(title, style="bold")
 
@@ -193,7 +197,7 @@ def _action_of(confidence: float, ferkd: dict[str, Any]) -> str:
     return "calibrated" if confidence <= ferkd["middle"] else "kept"
 
 
-def _histogram(found: dict[str, Any], encoding: str) -> Text:
+def _histogram(found: dict[str, Any], encoding: str, width: int) -> Text:
     from rich.text import Text
 
     blocks = " ▏▎▍▌▋▊▉█" if encoding.startswith("utf") else " .......#"
@@ -202,13 +206,13 @@ def _histogram(found: dict[str, Any], encoding: str) -> Text:
     by_max = ferkd["confidence"] == "max"
     text = Text()
     for entry in bins:
-        eighths = round(entry["ratio"] / longest * BAR_WIDTH * 8)
+        eighths = round(entry["ratio"] / longest * width * 8)
         whole, part = divmod(eighths, 8)
         bar = blocks[8] * whole + (blocks[part] if part else "")
         middle = (entry["low"] + entry["high"]) / 2
         style = ACTIONS[_action_of(middle, ferkd)][1] if by_max else "cyan"
         text.append(f"{entry['low']:.2f} ")
-        text.append(bar.ljust(BAR_WIDTH), style=style)
+        text.append(bar.ljust(width), style=style)
         text.append(f" {_percent(entry['ratio']):>6}\n")
     text.append("1.00")
     return text
@@ -231,9 +235,11 @@ def _table(rows: list[dict[str, Any]]) -> RenderableType:
 
 
 def _ferkd_title(ferkd: dict[str, Any]) -> str:
-    looks_at = "largest probability" if ferkd["confidence"] == "max" else "ground truth's"
+    looks_at = (
+        "largest probability" if ferkd["confidence"] == "max" else "ground truth's probability"
+    )
     return (
-        f"What FerKD does with them (low {ferkd['low']:g}, middle {ferkd['middle']:g}, "
+        f"What FerKD does (low {ferkd['low']:g}, middle {ferkd['middle']:g}, "
         f"top {ferkd['top']:g}, by the {looks_at})"
     )
 
@@ -272,7 +278,7 @@ def _agreement(agreement: dict[str, Any] | None) -> str:
     return f"{line} of {where}"
 
 
-def _extremes(extremes: dict[str, Any], kind: str) -> RenderableType:
+def _show_extremes(console: Console, extremes: dict[str, Any], kind: str) -> None:
     from rich.table import Table
 
     views = [
@@ -282,12 +288,16 @@ def _extremes(extremes: dict[str, Any], kind: str) -> RenderableType:
     images = [
         (f"{entry['mean_confidence']:.4f}", entry["key"]) for entry in extremes[f"{kind}_images"]
     ]
-    grid = Table.grid(padding=(0, 4))
-    grid.add_row(
-        output.table(("confidence", "view", "image"), views, numeric=(0, 1)),
-        output.table(("mean", "image"), images, numeric=(0,)),
-    )
-    return grid
+    left = output.table(("confidence", "view", "image"), views, numeric=(0, 1))
+    right = output.table(("mean", "image"), images, numeric=(0,))
+    side_by_side = Table.grid(padding=(0, 4))
+    side_by_side.add_row(left, right)
+    if sum(console.measure(part).maximum for part in (left, right)) + 4 <= console.width:
+        console.print(side_by_side)
+    else:
+        console.print(left)
+        console.print()
+        console.print(right)
 
 
 def _bytes(sizes: dict[str, Any]) -> RenderableType:

@@ -4,7 +4,7 @@
 |---|---|---|
 | `STORE` | path of a store | inspect |
 | `-o`, `--output` | path of the new store | generate |
-| `--device` | auto, cpu, cuda, mps | generate |
+| `--device` | auto, cpu, cuda, mps | generate, demo |
 | `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | inspect |
 | `--confidence` | max, target: what FerKD's thresholds look at | inspect |
 | `--overwrite` | replace what is there | generate |

@@ -59,7 +59,9 @@ def table(
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
     for number, name in enumerate(columns):
-        made.add_column(name, justify="right" if number in numeric else "left", no_wrap=True)
+        right = number in numeric
+        # Text that does not fit goes on in the next line: keys are there to be copied.
+        made.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
     for row in rows:
         made.add_row(*row)
     return made
@@ -131,6 +133,15 @@ class ProgressMeter:
         rate = self.rates[1]
         return max(self.total_views - self.views, 0) / rate if rate > 0 else None
 
+    def short(self) -> str:
+        """All of it in few words, for beside a bar."""
+        images, views = self.rates
+        left = "?" if self.left is None else _duration(self.left)
+        return (
+            f"{self.images:,}/{self.total_images:,} images, {images:,.1f}/s, {views:,.0f} views/s, "
+            f"{_duration(self.elapsed)}, {left} left"
+        )
+
     def line(self) -> str:
         """All of it in one line."""
         images, views = self.rates
@@ -201,12 +212,12 @@ def _bar(total_views: int, brief: bool) -> Iterator[Callable[[ProgressMeter], No
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-    columns = (BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=brief) as bar:
+    columns = (BarColumn(bar_width=None), TaskProgressColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), expand=True, transient=brief) as bar:
         task = bar.add_task("", total=total_views)
 
         def show(meter: ProgressMeter) -> None:
-            bar.update(task, completed=meter.views, description=meter.line())
+            bar.update(task, completed=meter.views, description=meter.short())
 
         yield show
 

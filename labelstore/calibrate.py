@@ -99,7 +99,7 @@ class FerKD:
         self,
         topk: TopK | EnsembleTopK,
         targets: npt.ArrayLike | None = None,
-        tail: Tail = "uniform",
+        tail: Tail | None = None,
     ) -> Calibrated:
         """Recover and calibrate stored labels.
 
@@ -137,7 +137,7 @@ class FerKD:
         labels: SoftLabels,
         topk: TopK | None,
         targets: npt.ArrayLike | None,
-        tail: Tail,
+        tail: Tail | None,
     ) -> Calibrated:
         action = self.decide(self.confidence_of(labels, topk, targets))
         hard_region = action == Action.CALIBRATED

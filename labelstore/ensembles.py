@@ -42,11 +42,11 @@ class EnsembleTopK:
         """The number of classes, the same for all members."""
         return self.members[0].num_classes
 
-    def recover(self, tail: Tail = "uniform") -> SoftLabels:
+    def recover(self, tail: Tail | None = None) -> SoftLabels:
         """The weighted mean of the members' recovered labels."""
         return mix([member.recover(tail) for member in self.members], self.weights)
 
-    def as_type(self, label_type: LabelType, tail: Tail = "uniform") -> SoftLabels:
+    def as_type(self, label_type: LabelType, tail: Tail | None = None) -> SoftLabels:
         """The weighted mean of the members' labels of a label type."""
         return mix([member.as_type(label_type, tail) for member in self.members], self.weights)
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 __all__ = [
     "BusyError",
     "CorruptError",
+    "FallbackWarning",
     "FormatError",
     "IncompleteError",
     "LabelError",
@@ -122,3 +123,7 @@ class LabelError(LabelStoreError, ValueError):
 
 class ReplayWarning(UserWarning):
     """This machine's image libraries make other pixels than the store's producer did."""
+
+
+class FallbackWarning(UserWarning):
+    """What was asked for is not in the store, and something else was used in its stead."""

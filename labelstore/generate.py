@@ -76,6 +76,9 @@ class Report:
 
 
 class _Silent:
+    def resumed(self, images: int) -> None:
+        pass
+
     def update(self, images: int, views: int) -> None:
         pass
 
@@ -141,10 +144,13 @@ def generate(
         found = manifest.num_blocks - len(pending)
         if pending and writer.resumed:
             _check_resumable(source, teacher, writer.manifest, path)
+        watcher = progress or _Silent()
+        todo = sum(_images_of(writer.manifest, block) for block in pending)
+        watcher.resumed(manifest.num_images - todo)
         started = time.monotonic()
         made = 0
         labeller = Labeller(source, teacher, writer.manifest, batch_size, workers, on_error)
-        for block, data, views in labeller.blocks(pending, progress or _Silent()):
+        for block, data, views in labeller.blocks(pending, watcher):
             writer.write_block(block, data)
             made += views
         seconds = time.monotonic() - started
@@ -204,6 +210,11 @@ def _plan(
         teacher=teacher.describe(),
         producer=versions,
     )
+
+
+def _images_of(manifest: Manifest, block: int) -> int:
+    rows = manifest.block_slice(block)
+    return rows.stop - rows.start
 
 
 def _fields(manifest: Manifest) -> dict[str, Any]:

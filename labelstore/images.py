@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from labelstore.errors import NotFoundError, SourceError, UsageError
+from labelstore.targets import read_class_map, resolve_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +35,8 @@ __all__ = [
     "cut",
     "decode",
     "pixel_digest",
+    "read_class_map",
+    "resolve_targets",
     "to_rgb",
 ]
 
@@ -251,7 +254,7 @@ def decode(data: bytes, name: str) -> Image.Image:
         try:
             with Image.open(BytesIO(data)) as image:
                 return to_rgb(image)
-        except Image.UnidentifiedImageError as error:
+        except UnidentifiedImageError as error:
             raise SourceError(
                 f"cannot decode the image {name}: its {len(data)} bytes are of no image format "
                 "that Pillow knows."
@@ -332,9 +335,7 @@ def cut(
     top, left, height, width = box
     if image.mode != "RGB":
         raise UsageError(f"the image's mode is {image.mode}, expected RGB: use to_rgb first.")
-    if not (
-        0 <= top < top + height <= image.height and 0 <= left < left + width <= image.width
-    ):
+    if not (0 <= top < top + height <= image.height and 0 <= left < left + width <= image.width):
         raise UsageError(
             f"the box {tuple(box)} (top, left, height, width) leaves the image of {image.height} x "
             f"{image.width} pixels or is empty: give one inside the decoded, upright image."
@@ -369,5 +370,5 @@ def pixel_digest(pixels: npt.NDArray[np.uint8]) -> str:
         raise UsageError(f"the pixels are {pixels.dtype}, expected uint8: convert them first.")
     shape = "x".join(str(length) for length in pixels.shape)
     hasher = xxhash.xxh3_128(f"{shape}\0".encode())
-    hasher.update(np.ascontiguousarray(pixels))
+    hasher.update(np.ascontiguousarray(pixels).data)
     return str(hasher.hexdigest())

@@ -8,17 +8,21 @@ as wide as the number of classes, but for ``dense``.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from labelstore.errors import LabelError, UsageError
+from labelstore.errors import FallbackWarning, LabelError, UsageError
+from labelstore.prior import tail_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
+
+    from labelstore.prior import ImagePrior
 
     Float32Array = npt.NDArray[np.float32]
     Float64Array = npt.NDArray[np.float64]
@@ -26,9 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelType", "SoftLabels", "Tail", "TopK", "hard", "mix", "smooth"]
 
-Tail = Literal["uniform", "none"]
-"""How the residual mass is spread: evenly over the other classes (FKD's marginal smoothing), or not
-at all, the stored probabilities being scaled to sum 1 (FKD's marginal re-norm)."""
+Tail = Literal["image", "uniform", "none"]
+"""How the residual mass is spread: like the image's prior; evenly over the other classes (FKD's
+marginal smoothing); or not at all, the stored probabilities being scaled to sum 1 (FKD's marginal
+re-norm)."""
 
 LabelType = Literal["top-k", "hard", "smoothing"]
 """What a stored label is recovered to by default: all its classes with a tail; its largest class
@@ -138,6 +143,8 @@ class SoftLabels:
 class TopK:
     """Stored labels: the k largest probabilities of a teacher, largest first.
 
+    A label may hold fewer: its last places then have probability 0, which means "not stored".
+
     Raises:
         LabelError: the arrays' shapes do not fit each other.
     """
@@ -147,6 +154,8 @@ class TopK:
     probs: Float32Array
     """(..., k) float32 in [0, 1], falling along a row, sum at most 1."""
     num_classes: int
+    prior: ImagePrior | None = None
+    """What the image's views say on average, a row for each label; None where none is stored."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "indices", np.asarray(self.indices, dtype=np.int32))
@@ -172,41 +181,91 @@ class TopK:
 
     def __getitem__(self, rows: Any) -> TopK:
         """Rows by any NumPy index into the leading axes."""
-        return TopK(self.indices[rows], self.probs[rows], self.num_classes)
+        prior = None if self.prior is None else self.prior[rows]
+        return TopK(self.indices[rows], self.probs[rows], self.num_classes, prior)
 
     def truncate(self, k: int) -> TopK:
         """The k largest classes alone; UsageError when fewer are stored."""
         if not 1 <= k <= self.k:
             raise UsageError(f"k is {k}, expected 1 to {self.k}, what is stored: choose a smaller.")
-        return TopK(self.indices[..., :k], self.probs[..., :k], self.num_classes)
+        return TopK(self.indices[..., :k], self.probs[..., :k], self.num_classes, self.prior)
 
-    def recover(self, tail: Tail = "uniform") -> SoftLabels:
+    def recover(self, tail: Tail | None = None) -> SoftLabels:
         """Full distributions, with the residual mass ``1 - sum(probs)`` spread by ``tail``.
 
-        ``uniform``: base = residual / (num_classes - k), FKD's marginal smoothing. ``none``: base 0
-        and the stored probabilities scaled to sum 1, FKD's marginal re-norm. A residual that
-        rounding made negative counts as 0. Raises UsageError for another tail.
+        ``image``: like the image's prior, outside the stored classes; ``uniform``: base =
+        residual / (num_classes - k), FKD's marginal smoothing; ``none``: base 0 and the stored
+        probabilities scaled to sum 1, FKD's marginal re-norm. None is ``image`` where a prior is
+        stored, else ``uniform``. A residual that rounding made negative counts as 0.
+
+        Raises:
+            UsageError: another tail. Warns (FallbackWarning) and takes ``uniform`` when ``image``
+            is asked for and no prior is stored.
         """
-        probs = self.probs.astype(np.float64)
-        stored = probs.sum(axis=-1, keepdims=True)
-        others = self.num_classes - self.k
-        if tail == "uniform" and others:
-            # Quantized sums may exceed 1 by rounding: scale those to sum 1, so nothing is negative.
-            probs /= np.maximum(stored, 1.0)
-            base = np.maximum(1.0 - stored, 0.0) / others
-        elif tail in get_args(Tail):
-            # A label without any stored mass says nothing: every stored class alike.
-            empty = stored <= 0.0
-            probs = np.where(empty, 1.0 / self.k, probs / np.where(empty, 1.0, stored))
-            base = np.zeros_like(stored)
-        else:
+        if tail not in (None, *get_args(Tail)):
             raise UsageError(
                 f"tail is {tail!r}, expected one of {', '.join(get_args(Tail))}: choose one."
             )
+        if tail == "image" and self.prior is None:
+            warnings.warn(
+                "tail 'image' was asked for and these labels have no image prior: 'uniform' is "
+                "used.",
+                FallbackWarning,
+                stacklevel=2,
+            )
+        probs = self.probs.astype(np.float64)
+        total = probs.sum(axis=-1, keepdims=True)
+        # Quantized sums may exceed 1 by rounding: scale those to sum 1, so nothing is negative.
+        probs /= np.maximum(total, 1.0)
+        residual = np.maximum(1.0 - total, 0.0)
+        stored = self.probs > 0
+        if tail == "none":
+            return self._scaled(probs, stored)
+        if tail == "uniform" or self.prior is None:
+            others = self.num_classes - stored.sum(axis=-1, keepdims=True)
+            if not others.all():
+                return self._scaled(probs, stored)
+            base = residual / others
+            return self._labels(base, self.indices, np.where(stored, probs - base, 0.0))
+        return self._like_prior(self.prior, probs, residual, stored)
+
+    def _scaled(self, probs: Float64Array, stored: npt.NDArray[np.bool_]) -> SoftLabels:
+        total = probs.sum(axis=-1, keepdims=True)
+        # A label without any stored mass says nothing: every place alike.
+        probs = np.where(total > 0, probs / np.where(total > 0, total, 1.0), 1.0 / self.k)
+        return self._labels(np.zeros_like(total), self.indices, np.where(stored, probs, 0.0))
+
+    def _like_prior(
+        self,
+        prior: ImagePrior,
+        probs: Float64Array,
+        residual: Float64Array,
+        stored: npt.NDArray[np.bool_],
+    ) -> SoftLabels:
+        weights, outside = tail_weights(prior, self.num_classes)
+        same = (self.indices[..., :, None] == prior.classes[..., None, :]) & stored[..., None]
+        taken = same.any(axis=-2)
+        weights = np.where(taken, 0.0, weights)
+        listed = (prior.classes >= 0).sum(axis=-1)
+        strangers = (stored & ~same.any(axis=-1)).sum(axis=-1)
+        others = np.maximum(self.num_classes - listed - strangers, 0)
+        spread = weights.sum(axis=-1) + outside * others
+        if not (spread > 0).all():
+            return self._scaled(probs, stored)
+        scale = residual / spread[..., None]
+        base = scale * outside[..., None]
+        extra = np.where((prior.classes >= 0) & ~taken, scale * weights - base, 0.0)
+        return self._labels(
+            base,
+            np.concatenate([self.indices, np.maximum(prior.classes, 0)], axis=-1),
+            np.concatenate([np.where(stored, probs - base, 0.0), extra], axis=-1),
+        )
+
+    def _labels(self, base: Float64Array, indices: Int32Array, weights: Float64Array) -> SoftLabels:
         return SoftLabels(
             base=base[..., 0].astype(np.float32),
-            indices=self.indices,
-            weights=(probs - base).astype(np.float32),
+            indices=indices,
+            weights=weights.astype(np.float32),
             num_classes=self.num_classes,
         )
 
@@ -218,7 +277,7 @@ class TopK:
         """The largest probability; the rest evenly over all others (FKD's smoothing labels)."""
         return self.truncate(1).recover("uniform")
 
-    def as_type(self, label_type: LabelType, tail: Tail = "uniform") -> SoftLabels:
+    def as_type(self, label_type: LabelType, tail: Tail | None = None) -> SoftLabels:
         """Recover as a label type says: ``top-k`` by ``tail``, ``hard``, or ``smoothing``."""
         if label_type == "top-k":
             return self.recover(tail)

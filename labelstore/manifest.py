@@ -31,6 +31,9 @@ __all__ = ["EXPLICIT", "FORMAT_VERSION", "Manifest", "differences", "fingerprint
 FORMAT_VERSION = 1
 """The version that this library writes, and the newest that it reads."""
 
+MAX_VIEWS = 1 << 16
+"""Views of an image, at most: a commit row holds a few digests for each group of them."""
+
 EXPLICIT = "explicit"
 """The law of a store whose boxes and flips are stored beside its labels."""
 
@@ -72,6 +75,10 @@ class Manifest:
         for name in ("num_images", "num_views", "num_classes", "block_images", "group_views"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        if self.num_views > MAX_VIEWS:
+            raise UsageError(
+                f"{self.num_views} views an image were asked for, expected at most {MAX_VIEWS}."
+            )
         if not 1 <= self.k <= self.num_classes:
             raise UsageError(
                 f"k is {self.k}, expected 1 to {self.num_classes}, the number of classes: "
@@ -112,8 +119,19 @@ class Manifest:
         return slice(start, min(start + self.group_views, self.num_views))
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as it is written, ``id`` included."""
-        return {**self._body(), "id": self.id}
+        """The manifest as it is written, ``id`` included.
+
+        Raises:
+            UsageError: a field, as a rule ``teacher``, is not what the schema asks for.
+        """
+        try:
+            document = {**self._body(), "id": self.id}
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"the manifest cannot be written as JSON ({error}).") from error
+        problem = _schema_problem(document)
+        if problem:
+            raise UsageError(f"the store cannot be described: {problem}: correct that field.")
+        return document
 
     def _body(self) -> dict[str, Any]:
         law = self.law.to_json() if isinstance(self.law, ViewLaw) else self.law
@@ -236,11 +254,19 @@ def _validator() -> Any:
     return jsonschema.Draft202012Validator(json.loads(text))
 
 
-def _check_schema(document: Any, where: str) -> None:
+def _schema_problem(document: Any) -> str | None:
+    """Where a document breaks the schema, and how; None when it does not."""
     error = next(iter(_validator().iter_errors(document)), None)
-    if error is not None:
-        place = "/".join(str(step) for step in error.absolute_path) or "its top level"
+    if error is None:
+        return None
+    place = "/".join(str(step) for step in error.absolute_path) or "its top level"
+    return f"{place} ({error.message[:200]})"
+
+
+def _check_schema(document: Any, where: str) -> None:
+    problem = _schema_problem(document)
+    if problem:
         raise CorruptError(
-            f"{where}: the manifest is malformed at {place} ({error.message[:200]}): its file was "
-            "changed or damaged; restore it from a copy."
+            f"{where}: the manifest is malformed at {problem}: its file was changed or damaged; "
+            "restore it from a copy."
         )

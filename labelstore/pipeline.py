@@ -42,6 +42,9 @@ evenly busy."""
 class Progress(Protocol):
     """What is told of the work as it goes on."""
 
+    def resumed(self, images: int) -> None:
+        """So many images were finished by an earlier run."""
+
     def update(self, images: int, views: int) -> None:
         """So many more images finished, and views labelled."""
 

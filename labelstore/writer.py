@@ -90,6 +90,7 @@ class StoreWriter:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> StoreWriter:
+        self.manifest.to_json()  # before anything is written
         self.resumed = self._check_path()
         with contextlib.ExitStack() as stack:
             stack.enter_context(files.exclusive_lock(self.path))

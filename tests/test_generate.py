@@ -155,6 +155,9 @@ def test_resuming_makes_the_same_bytes_and_a_finished_store_is_left_alone(small,
         def __init__(self, images):
             self.left = images
 
+        def resumed(self, images):
+            assert images == 0
+
         def update(self, images, views):
             self.left -= images
             if self.left < 0:
@@ -206,6 +209,9 @@ def test_another_data_set_is_refused_also_under_the_same_names(small, tmp_path):
 class Interrupt:
     def __init__(self):
         self.images = 0
+
+    def resumed(self, images):
+        pass
 
     def update(self, images, views):
         self.images += images

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from labelstore.codecs import fp16, fp32, u8, u16
+from labelstore.codecs import fp16, fp32, ratio, u8, u16
 from labelstore.codecs.base import Quantizer, class_id_dtype
 from labelstore.errors import UsageError
 
 __all__ = ["DEFAULT", "QUANTIZERS", "Quantizer", "class_id_dtype", "get"]
 
 QUANTIZERS: dict[str, Quantizer] = {
-    module.QUANTIZER.name: module.QUANTIZER for module in (u8, u16, fp16, fp32)
+    quantizer.name: quantizer
+    for quantizer in (
+        ratio.RATIO16,
+        ratio.RATIO32,
+        u8.QUANTIZER,
+        u16.QUANTIZER,
+        fp16.QUANTIZER,
+        fp32.QUANTIZER,
+    )
 }
 """All quantizers by name."""
 

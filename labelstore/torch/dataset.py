@@ -73,7 +73,8 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             dataset: a ``labelstore.images.FolderSource``, or any map-style data set whose items
                 are photos or start with one: a PIL image, a uint8 tensor (3 or 1, H, W) or (H, W),
                 or encoded bytes. In any order, and possibly with more images than the store.
-            store: where the labels are; a store or an ensemble.
+            store: where the labels are; a store, or an ensemble, whose first member is "the
+                teacher" below.
             keys: the store's key of each item. When None: those of a FolderSource, or the paths
                 relative to ``root`` of an ImageFolder or DatasetFolder.
             size: side, or (height, width), of the views in pixels; the teacher's when None.

@@ -1,0 +1,331 @@
+"""Inference: pixels to a teacher's logits, and logits to their top-k probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore.errors import TeacherError, UsageError
+from labelstore.images import INTERPOLATIONS
+from labelstore.weights import weights_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    import torch
+
+__all__ = [
+    "DEVICES",
+    "NETWORK_ERRORS",
+    "PRECISIONS",
+    "Preprocessing",
+    "Teacher",
+    "checked_device",
+    "normalize",
+    "one_line",
+    "top_k",
+]
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+NETWORK_ERRORS = (AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+"""What networks raise on options or an input size that they cannot take; they agree on no class."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network expects of its input.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    input_size: tuple[int, int]
+    """(height, width) in pixels, at least 1 each."""
+    mean: tuple[float, float, float]
+    """Of red, green and blue, where 1 is full brightness; subtracted."""
+    std: tuple[float, float, float]
+    """Of the same; positive; divided by."""
+    interpolation: str
+    """The resize filter, one of `labelstore.images.INTERPOLATIONS`."""
+
+    def __post_init__(self) -> None:
+        try:
+            size = tuple(int(side) for side in self.input_size)
+            mean = tuple(float(value) for value in self.mean)
+            std = tuple(float(value) for value in self.std)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"the preprocessing {self} is unusable ({error}), expected numbers: two for "
+                "input_size and three each for mean and std."
+            ) from error
+        if len(size) != 2 or min(size) < 1:
+            raise UsageError(f"input_size is {size}, expected (height, width) of at least 1 each.")
+        if len(mean) != 3 or not all(np.isfinite(mean)):
+            raise UsageError(f"mean is {mean}, expected three finite numbers, one for a channel.")
+        if len(std) != 3 or not all(0 < value < float("inf") for value in std):
+            raise UsageError(f"std is {std}, expected three positive numbers, one for a channel.")
+        if self.interpolation not in INTERPOLATIONS:
+            raise UsageError(
+                f"interpolation is {self.interpolation!r}, expected one of "
+                f"{', '.join(INTERPOLATIONS)}."
+            )
+        object.__setattr__(self, "input_size", size)
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "std", std)
+
+
+def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """``(pixels / 255 - mean) / std``, for the teacher and for training alike.
+
+    Args:
+        pixels: (..., 3, H, W) uint8, in any memory format, which is kept.
+        mean: three numbers on the scale 0..1; std: three positive numbers.
+
+    Returns:
+        (..., 3, H, W) float32 on the same device, the same bits on every device.
+
+    Raises:
+        UsageError: another dtype or number of channels.
+    """
+    import torch
+
+    if pixels.dtype != torch.uint8 or pixels.ndim < 3 or pixels.shape[-3] != 3:
+        raise UsageError(
+            f"the pixels are {pixels.dtype} of shape {tuple(pixels.shape)}, expected uint8 of "
+            "shape (..., 3, H, W): normalize them before any other conversion."
+        )
+    # Tensors, not numbers: CUDA would multiply by a rounded 1/255 instead of dividing.
+    constants = torch.tensor([[255.0] * 3, list(mean), list(std)], device=pixels.device)
+    full, centre, spread = constants.view(3, 3, 1, 1)
+    return pixels.to(torch.float32).div_(full).sub_(centre).div_(spread)
+
+
+class Teacher:
+    """A network in evaluation mode, with what it expects and what it is called.
+
+    Attributes:
+        spec: what it was loaded from.
+        num_classes: its number of classes C.
+        class_names: C names in order, or None when unknown.
+        preprocessing: what it expects of its input.
+        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+
+    Raises:
+        TeacherError: the network fails on one image, returns no (1, C) logits or none that are
+            finite, or there are not C class names.
+        UsageError: the device is not available, or fp16 is asked of the CPU.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        spec: str,
+        class_names: Sequence[str] | None = None,
+        checkpoint: str = "none",
+        untrained: bool = False,
+        device: str = "auto",
+        precision: str = "fp32",
+    ) -> None:
+        import torch
+
+        self.spec = spec
+        self.preprocessing = preprocessing
+        self.device, self.precision = checked_device(device, precision)
+        self.class_names = None if class_names is None else tuple(class_names)
+        self._checkpoint = checkpoint
+        self._untrained = untrained
+        self._digest = weights_digest(model.state_dict())
+        self._dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        # Crops arrive with their channels last; convolutions on the CPU and on CUDA gain by it.
+        layout = torch.preserve_format if self.device == "mps" else torch.channels_last
+        model = model.requires_grad_(False).eval().to(self.device)
+        self._model = model.to(memory_format=layout)
+        self.num_classes = self._measured_classes()
+        if not all(isinstance(name, str) for name in self.class_names or ()):
+            raise TeacherError(f"{spec} has class names that are no text: give them as strings.")
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise TeacherError(
+                f"{spec} has {len(self.class_names)} class names and {self.num_classes} classes: "
+                "give one name for each class, or none."
+            )
+
+    def __repr__(self) -> str:
+        return f"Teacher({self.spec!r}, device={self.device!r}, precision={self.precision!r})"
+
+    def describe(self) -> dict[str, Any]:
+        """What a store's manifest says of the teacher: plain JSON values."""
+        return {
+            "spec": self.spec,
+            "checkpoint": self._checkpoint,
+            "untrained": self._untrained,
+            "weights_digest": self._digest,
+            "input_size": list(self.preprocessing.input_size),
+            "mean": list(self.preprocessing.mean),
+            "std": list(self.preprocessing.std),
+            "interpolation": self.preprocessing.interpolation,
+            "device": self.device,
+            "precision": self.precision,
+        }
+
+    def logits(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """The network's raw outputs.
+
+        Args:
+            pixels: (B, H, W, 3) uint8, with the height and width of ``preprocessing.input_size``.
+
+        Returns:
+            (B, C) float32 on the teacher's device, finite.
+
+        Raises:
+            UsageError: the pixels have another dtype or shape.
+            TeacherError: the outputs have another shape or are not finite, or memory ran out.
+        """
+        import torch
+
+        expected = (*self.preprocessing.input_size, 3)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != expected:
+            raise UsageError(
+                f"the pixels are {pixels.dtype} of shape {pixels.shape}, expected uint8 of shape "
+                f"(B, {', '.join(map(str, expected))}): cut them to the teacher's input size."
+            )
+        try:
+            outputs = self._forward(pixels)
+        except torch.cuda.OutOfMemoryError as error:
+            raise TeacherError(
+                f"{self.spec} ran out of memory on {len(pixels)} crops at once: lower --batch-size."
+            ) from error
+        return self._checked(outputs, (len(pixels), self.num_classes))
+
+    def _forward(self, pixels: npt.NDArray[np.uint8]) -> Any:
+        import torch
+
+        batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(0, 3, 1, 2)
+        if self.device == "cuda":
+            batch = batch.pin_memory()
+        batch = batch.to(self.device, non_blocking=self.device == "cuda")
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device, dtype=self._dtype, enabled=self._dtype is not None),
+        ):
+            return self._model(normalize(batch, self.preprocessing.mean, self.preprocessing.std))
+
+    def _checked(self, outputs: Any, shape: tuple[int, int]) -> torch.Tensor:
+        import torch
+
+        if not isinstance(outputs, torch.Tensor) or outputs.shape != shape:
+            met = getattr(outputs, "shape", type(outputs).__name__)
+            met = tuple(met) if isinstance(met, torch.Size) else met
+            raise TeacherError(
+                f"{self.spec} returned {met}, expected a tensor of logits of shape {shape}: give a "
+                "network that returns one row of logits for each image."
+            )
+        logits = outputs.float()
+        if not bool(torch.isfinite(logits).all()):
+            mend = "check its weights" if self.precision == "fp32" else "use --precision fp32"
+            raise TeacherError(
+                f"{self.spec} returned logits that are not finite at precision {self.precision}: "
+                f"{mend}."
+            )
+        return logits
+
+    def _measured_classes(self) -> int:
+        height, width = self.preprocessing.input_size
+        try:
+            outputs = self._forward(np.zeros((1, height, width, 3), dtype=np.uint8))
+        except NETWORK_ERRORS as error:
+            raise TeacherError(
+                f"{self.spec} fails on one image of {height} x {width} pixels "
+                f"({one_line(error)}): give an input size that it takes."
+            ) from error
+        shape: Sequence[int] = getattr(outputs, "shape", ())
+        classes = int(shape[-1]) if shape else 1
+        self._checked(outputs, (1, classes))
+        return classes
+
+
+def top_k(
+    logits: torch.Tensor, k: int, temperature: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The k largest of ``softmax(logits / temperature)``, largest first.
+
+    Args:
+        logits: (B, C) on any device, finite.
+        k: 1..C.
+        temperature: positive.
+
+    Returns:
+        (B, k) int64 class ids and (B, k) float32 probabilities; of equal probabilities, that of
+        the smaller class id comes first.
+
+    Raises:
+        UsageError: k or the temperature is out of its range.
+    """
+    import torch
+
+    classes = logits.shape[-1]
+    if not 1 <= k <= classes:
+        raise UsageError(f"k is {k}, expected 1 to the {classes} classes: choose another --top-k.")
+    if not 0 < temperature < float("inf"):
+        raise UsageError(f"the temperature is {temperature}, expected a positive number.")
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    if probabilities.device.type == "mps":
+        probabilities = probabilities.cpu()
+    # Floats of one sign are ordered as their bits are; with the class id below them, no two keys
+    # are equal, so that the order never depends on the device's algorithm.
+    ranks = torch.arange(classes - 1, -1, -1, device=probabilities.device)
+    keys = (probabilities.view(torch.int32).to(torch.int64) << 32) | (classes - 1 - ranks)
+    best = keys.topk(k, dim=-1).values
+    indices = classes - 1 - (best & 0xFFFFFFFF)
+    return indices.cpu().numpy(), (best >> 32).to(torch.int32).view(torch.float32).cpu().numpy()
+
+
+def checked_device(device: str, precision: str) -> tuple[str, str]:
+    """The device that is meant, and the precision, once both are known to work.
+
+    Args:
+        device: one of `DEVICES`; precision: one of `PRECISIONS`.
+
+    Returns:
+        The device, with "auto" resolved, and the precision.
+
+    Raises:
+        UsageError: a name is unknown, the device is not there, or fp16 is asked of the CPU.
+    """
+    import torch
+
+    if device not in DEVICES:
+        raise UsageError(f"the device is {device!r}, expected one of {', '.join(DEVICES)}.")
+    if precision not in PRECISIONS:
+        raise UsageError(
+            f"the precision is {precision!r}, expected one of {', '.join(PRECISIONS)}."
+        )
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if device == "auto":
+        device = next(name for name, is_there in there.items() if is_there)
+    if not there[device]:
+        usable = ", ".join(name for name, is_there in there.items() if is_there)
+        raise UsageError(
+            f"the device {device} is not available to torch {torch.__version__} here: use one of "
+            f"{usable}, or auto."
+        )
+    if device == "cpu" and precision == "fp16":
+        raise UsageError("fp16 is too slow on the CPU to be of use: use --precision bf16 or fp32.")
+    return device, precision
+
+
+def one_line(error: BaseException) -> str:
+    """The message of another library's error, fit to stand inside a sentence; never empty."""
+    text = " ".join(str(error).split())
+    return (text if len(text) <= 200 else f"{text[:197]}...").rstrip(".") or type(error).__name__

@@ -1,0 +1,218 @@
+"""Ground truth: which of the teacher's classes each image of a source belongs to, never a guess."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from labelstore.errors import MismatchError, NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from labelstore.images import FolderSource
+
+__all__ = ["read_class_map", "resolve_targets"]
+
+_MEND = (
+    "give --class-map FILE to say which class each folder is, or --targets none to go without "
+    "ground truth"
+)
+_SHOWN = 5
+
+
+def read_class_map(path: str | os.PathLike[str]) -> dict[str, int]:
+    """Read which class id each class folder has.
+
+    The file is a JSON object ``{"folder": id}``, or UTF-8 text with two columns, folder and class
+    id, separated by commas or by tabs, with or without a first line ``folder,class``.
+
+    Raises:
+        NotFoundError: there is no such file.
+        UsageError: it is neither; a folder is named twice; an id is no integer.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            f"there is no class map {path}: give the path of a JSON, CSV or TSV file."
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the class map {path} ({error.strerror or error}): give a readable file."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the class map {path} is not UTF-8 text: save it as such.") from error
+    if text.lstrip().startswith(("{", "[")):
+        return _from_json(text, path)
+    return _from_columns(text, path)
+
+
+def _from_json(text: str, path: Path) -> dict[str, int]:
+    try:
+        body: Any = json.loads(text, object_pairs_hook=list)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the class map {path} is not valid JSON ({error}): mend it.") from error
+    # Objects arrive as lists of pairs, so that a name that occurs twice shows.
+    if text.lstrip().startswith("["):
+        raise UsageError(
+            f'the class map {path} holds a JSON array, expected an object such as {{"cat": 0}}: '
+            "write one."
+        )
+    classes: dict[str, int] = {}
+    for folder, value in body:
+        if folder in classes:
+            raise UsageError(
+                f"the class map {path} names the folder {folder!r} twice: remove one entry."
+            )
+        if type(value) is not int:
+            raise UsageError(
+                f"the class map {path} gives the folder {folder!r} the class "
+                f"{json.dumps(value)}, expected an integer: mend that entry."
+            )
+        classes[folder] = value
+    return classes
+
+
+def _from_columns(text: str, path: Path) -> dict[str, int]:
+    lines = text.splitlines()
+    separator = "\t" if any("\t" in line for line in lines) else ","
+    reader = csv.reader(lines, delimiter=separator)
+    classes: dict[str, int] = {}
+    is_first = True
+    for row in reader:
+        fields = [field.strip() for field in row]
+        if not any(fields):
+            continue
+        is_header = is_first and [field.lower() for field in fields] == ["folder", "class"]
+        is_first = False
+        if is_header:
+            continue
+        place = f"line {reader.line_num} of the class map {path}"
+        if len(fields) != 2 or not re.fullmatch(r"-?[0-9]+", fields[1]):
+            raise UsageError(
+                f"{place} is {separator.join(row)!r}, expected two columns, a folder and an "
+                "integer class id: mend that line."
+            )
+        if fields[0] in classes:
+            raise UsageError(f"{place} names the folder {fields[0]!r} again: remove one line.")
+        classes[fields[0]] = int(fields[1])
+    if not classes:
+        raise UsageError(f"the class map {path} is empty: write one line for each class folder.")
+    return classes
+
+
+def resolve_targets(
+    source: FolderSource,
+    *,
+    num_classes: int,
+    class_names: Sequence[str] | None,
+    class_map: Mapping[str, int] | None = None,
+    targets: Literal["folders", "none"] = "folders",
+) -> npt.NDArray[np.int32]:
+    """The ground-truth class of every image, from the class folder it lies in.
+
+    With a class map, that decides. Without, folders that all bear names of the teacher's classes
+    are those classes (any subset of them); where the teacher's names are unknown, as many folders
+    as classes are taken in sorted order. Nothing else is guessed.
+
+    Args:
+        source: the images.
+        num_classes: the teacher's number of classes C.
+        class_names: the teacher's C class names in order, or None when unknown.
+        class_map: class folder -> class id, 0..C-1; it may hold more folders than there are.
+        targets: ``"none"`` to leave every target unknown.
+
+    Returns:
+        (N,) int32, 0..C-1, or -1 for unknown.
+
+    Raises:
+        UsageError: ``targets`` is neither, or is "none" along with a class map; the class map has
+            an id out of range; the number of class names is not C.
+        MismatchError: the folders do not tell the classes.
+    """
+    if targets not in ("folders", "none"):
+        raise UsageError(f"targets is {targets!r}, expected 'folders' or 'none'.")
+    if targets == "none":
+        if class_map is not None:
+            raise UsageError(
+                "a class map was given along with targets 'none': leave out one of the two."
+            )
+        return np.full(len(source), -1, dtype=np.int32)
+    if source.mixed:
+        loose = next(key for key in source.keys if "/" not in key)
+        raise MismatchError(
+            f"{source.path} holds images both in class folders and outside them (such as "
+            f"{loose!r}): move those into class folders, or give --targets none to go without "
+            "ground truth."
+        )
+    if source.classes is None:
+        raise MismatchError(
+            f"{source.path} holds its images in no class folders, so nothing tells their classes: "
+            "sort them into one folder for each class, or give --targets none to go without "
+            "ground truth."
+        )
+    if class_map is not None:
+        classes = _mapped(source.classes, num_classes, class_map)
+    elif class_names is not None:
+        classes = _named(source.classes, num_classes, class_names)
+    elif len(source.classes) == num_classes:
+        classes = {folder: number for number, folder in enumerate(source.classes)}
+    else:
+        raise MismatchError(
+            f"{source.path} has {len(source.classes)} class folders and the teacher {num_classes} "
+            f"classes without names: {_MEND}."
+        )
+    folders = (key.partition("/")[0] for key in source.keys)
+    return np.fromiter((classes[name] for name in folders), dtype=np.int32, count=len(source))
+
+
+def _mapped(
+    folders: Sequence[str], num_classes: int, class_map: Mapping[str, int]
+) -> dict[str, int]:
+    missing = [folder for folder in folders if folder not in class_map]
+    if missing:
+        shown = ", ".join(repr(folder) for folder in missing[:_SHOWN])
+        more = ", ..." if len(missing) > _SHOWN else ""
+        raise MismatchError(
+            f"the class map lacks {len(missing)} of the {len(folders)} class folders ({shown}"
+            f"{more}): add them to it."
+        )
+    for folder in folders:
+        if not 0 <= class_map[folder] < num_classes:
+            raise UsageError(
+                f"the class map gives the folder {folder!r} the class {class_map[folder]}, "
+                f"expected 0 to {num_classes - 1}: mend that entry."
+            )
+    return {folder: class_map[folder] for folder in folders}
+
+
+def _named(folders: Sequence[str], num_classes: int, class_names: Sequence[str]) -> dict[str, int]:
+    if len(class_names) != num_classes:
+        raise UsageError(
+            f"there are {len(class_names)} class names and {num_classes} classes: give one name "
+            "for each class."
+        )
+    numbers: dict[str, int] = {}
+    ambiguous: set[str] = set()
+    for number, name in enumerate(class_names):
+        if numbers.setdefault(name, number) != number:
+            ambiguous.add(name)
+    strange = [folder for folder in folders if folder not in numbers or folder in ambiguous]
+    if strange:
+        fault = "the name of more than one" if strange[0] in ambiguous else "the name of none"
+        raise MismatchError(
+            f"{len(strange)} of the {len(folders)} class folders cannot be told from the names of "
+            f"the teacher's {num_classes} classes ({strange[0]!r} is {fault} of them; the first "
+            f"are called {', '.join(repr(name) for name in class_names[:2])}): {_MEND}."
+        )
+    return {folder: numbers[folder] for folder in folders}

@@ -1,0 +1,412 @@
+"""Samples against a slow replay with Pillow's own calls and direct reads of the store."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2 import functional as T
+from training_data import NUM_VIEWS, SIZE, TEACHER, labels, make_photos, make_store, replay, upright
+
+import labelstore
+from labelstore import FerKD
+from labelstore.errors import (
+    LabelStoreError,
+    MismatchError,
+    ReplayWarning,
+    SourceError,
+    UsageError,
+)
+from labelstore.images import FolderSource
+from labelstore.torch import Show, SoftLabelDataset, ViewSampler, collate_views, normalize
+
+SHOWS = [Show(0, (0, 9)), Show(11, (4,)), Show(5, (3, 1, 2)), Show(13, (7, 8)), Show(8, (0,))]
+
+
+class Items:
+    """A data set of one's own: items by position, no paths."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index], 0
+
+
+def expected_pixels(work, store, show):
+    """(m, height, width, 3) uint8."""
+    photo = upright(work.photos / store.keys[show.image])
+    geometry = store.views(show.image, np.array(show.views))
+    return np.stack(
+        [replay(photo, box, flip) for box, flip in zip(geometry.box, geometry.flip, strict=True)]
+    )
+
+
+def test_pixels_are_those_that_pillow_makes_of_the_upright_photo(work, store, photos):
+    data = SoftLabelDataset(photos, store, normalize=None)
+    for image in range(store.num_images):
+        show = Show(image, (0, 3, 9))
+        pixels, _ = data[show]
+        assert pixels.dtype == torch.uint8
+        assert pixels.shape == (3, 3, *SIZE)
+        expected = expected_pixels(work, store, show).transpose(0, 3, 1, 2)
+        assert np.array_equal(pixels.numpy(), expected), store.keys[image]
+
+
+def test_normalised_pixels_are_the_teachers_to_the_last_bit(work, store, photos):
+    show = SHOWS[2]
+    bytes_ = torch.from_numpy(expected_pixels(work, store, show)).permute(0, 3, 1, 2)
+    pixels, _ = SoftLabelDataset(photos, store)[show]
+    assert torch.equal(pixels, normalize(bytes_, TEACHER["mean"], TEACHER["std"]))
+    slow = (bytes_.double() / 255 - torch.tensor(TEACHER["mean"]).view(3, 1, 1).double()) / (
+        torch.tensor(TEACHER["std"]).view(3, 1, 1).double()
+    )
+    torch.testing.assert_close(pixels.double(), slow, rtol=1e-5, atol=1e-6)
+    own, _ = SoftLabelDataset(photos, store, normalize=((0.0,) * 3, (1.0,) * 3))[show]
+    torch.testing.assert_close(own, bytes_.float() / 255)
+
+
+def test_size_and_interpolation_may_be_the_students_own(work, store, photos):
+    data = SoftLabelDataset(photos, store, size=16, interpolation="bilinear", normalize=None)
+    pixels, _ = data[Show(4, (2,))]
+    geometry = store.views(4, 2)
+    photo = upright(work.photos / store.keys[4])
+    slow = replay(photo, geometry.box, geometry.flip, (16, 16), Image.Resampling.BILINEAR)
+    assert np.array_equal(pixels[0].numpy(), slow.transpose(2, 0, 1))
+
+
+def test_a_transform_gets_each_view_as_a_picture(work, store, photos):
+    seen = []
+
+    def transform(view):
+        seen.append(np.asarray(view))
+        return T.pil_to_tensor(view).float() + 1
+
+    pixels, _ = SoftLabelDataset(photos, store, transform=transform)[SHOWS[0]]
+    expected = expected_pixels(work, store, SHOWS[0])
+    assert np.array_equal(np.stack(seen), expected)
+    assert np.array_equal(pixels.numpy(), expected.transpose(0, 3, 1, 2) + 1.0)
+    with pytest.raises(UsageError, match=r"transform made a Image.*expected a tensor"):
+        SoftLabelDataset(photos, store, transform=lambda view: view)[SHOWS[0]]
+
+
+@pytest.mark.parametrize("tail", ["uniform", "none"])
+@pytest.mark.parametrize("label_type", [None, "hard", "smoothing"])
+def test_labels_are_those_of_the_image_and_the_view(store, photos, tail, label_type):
+    data = SoftLabelDataset(photos, store, tail=tail, label_type=label_type)
+    for show, (_, target) in zip(SHOWS, data.__getitems__(SHOWS), strict=True):
+        soft = store.read(show.image, np.array(show.views)).as_type(label_type or "top-k", tail)
+        np.testing.assert_array_equal(target.dense(), soft.dense())
+        assert target.image.tolist() == [show.image] * len(show.views)
+        assert target.view.tolist() == list(show.views)
+        assert target.target.tolist() == [store.targets[show.image]] * len(show.views)
+        assert target.weight is None
+        assert target.action is None
+
+
+def test_labels_are_the_ones_that_were_written(work, store, photos):
+    indices, probs = labels(store.num_images, seed=0)
+    _, target = SoftLabelDataset(photos, store)[Show(9, (6, 2))]
+    for row, view in enumerate((6, 2)):
+        dense = target.dense()[row].numpy()
+        # Within the default quantizer's step.
+        np.testing.assert_allclose(dense[indices[9, view]], probs[9, view], atol=0.01)
+        rest = np.delete(dense, indices[9, view])
+        np.testing.assert_allclose(rest, (1 - probs[9, view].sum()) / len(rest), atol=0.001)
+
+
+@pytest.mark.parametrize("discard", ["mask", "keep", "replace"])
+def test_ferkd_calibrates_and_masks(store, photos, discard):
+    rule = FerKD(low=0.3, middle=0.6, top=0.9, discard=discard)
+    data = SoftLabelDataset(photos, store, ferkd=rule)
+    show = Show(3, tuple(range(NUM_VIEWS)))
+    _, target = data[show]
+    topk = store.read(3, np.arange(NUM_VIEWS))
+    done = rule.apply(topk, np.full(NUM_VIEWS, store.targets[3]))
+    assert len(set(done.action.tolist())) == 3, "the view labels were to span all three regions"
+    np.testing.assert_array_equal(target.dense(), done.labels.dense())
+    np.testing.assert_array_equal(target.action, done.action)
+    if discard == "mask":
+        np.testing.assert_array_equal(target.weight, done.action != labelstore.Action.DISCARDED)
+    else:
+        assert target.weight is None
+
+
+def test_ferkd_of_a_hard_label_is_refused(store, photos):
+    with pytest.raises(UsageError, match="label type is 'hard'"):
+        SoftLabelDataset(photos, store, ferkd=FerKD(), label_type="hard")
+
+
+def test_an_ensemble_gives_the_mean_label(work, store, photos, tmp_path):
+    keys = FolderSource(work.photos).keys
+    other = make_store(tmp_path / "b.zarr", work.photos, list(keys), seed=5)
+    both = labelstore.ensemble([store, other], weights=[1, 3])
+    pixels, target = SoftLabelDataset(photos, both)[SHOWS[2]]
+    views = np.array(SHOWS[2].views)
+    theirs = other.index_of([store.keys[5]])[0]
+    mean = (
+        store.read(5, views).recover().dense() / 4
+        + other.read(theirs, views).recover().dense() * 0.75
+    )
+    np.testing.assert_allclose(target.dense(), mean, atol=1e-6)
+    assert torch.equal(pixels, SoftLabelDataset(photos, store)[SHOWS[2]][0])
+
+
+def test_every_kind_of_photo_gives_the_same_sample(work, store, photos):
+    keys = list(store.keys)
+    paths = [work.photos / key for key in keys]
+    pictures = [upright(path) for path in paths]
+    opened = []
+    for path in paths:
+        # As the torchvision loader does it: converted, not turned.
+        with Image.open(path) as picture:
+            opened.append(picture.convert("RGB"))
+    kinds = {
+        "folder": (FolderSource(work.photos), None),
+        "bytes": (Items([path.read_bytes() for path in paths]), keys),
+        "pictures": (Items(opened), keys),
+        "tensors": (Items([T.pil_to_tensor(picture) for picture in pictures]), keys),
+        "lists": ([[picture] for picture in pictures], keys),
+        "bare": (pictures, keys),
+    }
+    wanted = SoftLabelDataset(photos, store).__getitems__(SHOWS)
+    for name, (items, given) in kinds.items():
+        found = SoftLabelDataset(items, store, keys=given).__getitems__(SHOWS)
+        for (pixels, target), (other_pixels, other_target) in zip(found, wanted, strict=True):
+            assert torch.equal(pixels, other_pixels), name
+            assert torch.equal(target.indices, other_target.indices), name
+
+
+def test_grey_tensors_are_pictures_too(work, store):
+    grey = next(n for n, key in enumerate(store.keys) if key.endswith("photo 5.jpg"))
+    tensor = T.pil_to_tensor(Image.open(work.photos / store.keys[grey]))
+    assert tensor.shape[0] == 1
+    filler = [upright(work.photos / key) for key in store.keys]
+    samples = []
+    for photo in (tensor, tensor[0], filler[grey]):
+        items = [*filler[:grey], photo, *filler[grey + 1 :]]
+        data = SoftLabelDataset(Items(items), store, keys=store.keys, normalize=None)
+        samples.append(data[Show(grey, (0, 1))][0])
+    assert torch.equal(samples[0], samples[2])
+    assert torch.equal(samples[1], samples[2])
+
+
+def test_a_larger_data_set_in_another_order_is_aligned_by_key(work, store, photos):
+    rng = np.random.default_rng(0)
+    keys = [*store.keys, "extra/one.jpg", "extra/two.jpg"]
+    pictures = {key: upright(work.photos / key) for key in store.keys}
+    order = rng.permutation(len(keys))
+    items = Items([pictures.get(keys[place], "no photo") for place in order])
+    data = SoftLabelDataset(items, store, keys=[keys[place] for place in order])
+    for show in SHOWS:
+        assert torch.equal(data[show][0], SoftLabelDataset(photos, store)[show][0])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"keys": ["a", "b"]}, UsageError, "2 keys were given for a data set of 14"),
+        ({"keys": ["a"] * 14}, UsageError, "13 keys of the data set stand in it twice"),
+        ({"keys": [str(n) for n in range(14)]}, MismatchError, "lacks 14 .*first 'b/photo 13"),
+        ({"interpolation": "random"}, UsageError, "interpolation is 'random'"),
+        ({"size": 0}, UsageError, "size is 0"),
+        ({"normalize": "imagenet"}, UsageError, "normalize is 'imagenet'"),
+        ({"normalize": ((0.5,), (0.5,))}, UsageError, "three channels each"),
+        ({"check_pixels": "warn"}, UsageError, "check_pixels is 'warn'"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(store, photos, change, error, words):
+    with pytest.raises(error, match=words):
+        SoftLabelDataset(photos, store, **change)
+
+
+def test_a_data_set_without_paths_needs_keys(store):
+    with pytest.raises(UsageError, match="keys of a Items are unknown: pass keys="):
+        SoftLabelDataset(Items([b""] * 14), store)
+
+
+def test_a_missing_photo_is_named_before_training(work, store):
+    keys = list(store.keys[1:])
+    with pytest.raises(MismatchError, match=r"lacks 1 of the 14 .*'b/photo 13\.jpg'"):
+        SoftLabelDataset(Items([b""] * 13), store, keys=keys)
+
+
+def test_a_photo_missing_later_is_an_error_of_its_own(work, store, tmp_path):
+    make_photos(tmp_path)
+    data = SoftLabelDataset(FolderSource(tmp_path), store)
+    (tmp_path / store.keys[0]).write_bytes(b"\xff\xd8 cut short")
+    (tmp_path / store.keys[1]).unlink()
+    for image in (0, 1):
+        with pytest.raises(SourceError, match=store.keys[image]):
+            data[Show(image, (0,))]
+
+
+@pytest.mark.parametrize("kind", ["resized", "float", "numpy", "four channels", "text"])
+def test_photos_that_were_changed_are_never_labelled(work, store, kind):
+    change = {
+        "resized": lambda photo: photo.resize((32, 32)),
+        "float": lambda photo: T.to_dtype(T.pil_to_tensor(photo), scale=True),
+        "numpy": np.asarray,
+        "four channels": lambda photo: torch.zeros(4, 20, 20, dtype=torch.uint8),
+        "text": lambda photo: "photo.jpg",
+    }[kind]
+    items = Items([change(upright(work.photos / key)) for key in store.keys])
+    data = SoftLabelDataset(items, store, keys=store.keys)
+    words = {
+        "resized": r"'b/photo 13\.jpg' is 32 x 32 pixels and 151 x 51 was labelled",
+        "float": r"a tensor of type torch\.float32.*leave its transform out",
+    }.get(kind, r"expected a PIL image, encoded bytes or a uint8 tensor")
+    with pytest.raises(MismatchError if kind == "resized" else UsageError, match=words):
+        data[Show(0, (0,))]
+
+
+def test_a_transform_on_the_image_folder_is_noticed(work, store):
+    folder = ImageFolder(work.photos, transform=lambda photo: photo.resize((64, 64)))
+    with pytest.raises(MismatchError, match="64 x 64 pixels"):
+        SoftLabelDataset(folder, store)[Show(0, (0,))]
+
+
+def test_a_plain_index_is_refused(store, photos):
+    data = SoftLabelDataset(photos, store)
+    with pytest.raises(UsageError, match="indexed with 3, expected a Show"):
+        data[3]
+    with pytest.raises(UsageError, match="ViewSampler"):
+        next(iter(DataLoader(data, batch_size=2, collate_fn=collate_views)))
+
+
+def test_a_store_without_a_teacher_needs_size_interpolation_and_normalize(work, tmp_path, photos):
+    keys = FolderSource(work.photos).keys
+    indices, probs = labels(len(keys), seed=1)
+    sizes = np.array([upright(work.photos / key).size for key in keys])
+    law = {"law": labelstore.ViewLaw(), "widths": sizes[:, 0], "heights": sizes[:, 1]}
+    own = labelstore.write(tmp_path / "own.zarr", indices, probs, 20, keys, **law)
+    given = {"size": 8, "interpolation": "bilinear", "normalize": None}
+    for name in given:
+        rest = {other: value for other, value in given.items() if other != name}
+        with pytest.raises(UsageError, match=f"pass {name}|tell its teacher's"):
+            SoftLabelDataset(photos, own, **rest)
+    pixels, target = SoftLabelDataset(photos, own, **given)[Show(0, (1, 2))]
+    assert pixels.shape == (2, 3, 8, 8)
+    assert target.target.tolist() == [-1, -1]
+
+
+def test_labels_without_views_cannot_be_replayed(work, tmp_path, photos):
+    keys = FolderSource(work.photos).keys
+    indices, probs = labels(len(keys), seed=1)
+    bare = labelstore.write(tmp_path / "bare.zarr", indices, probs, 20, keys)
+    with pytest.raises(MismatchError, match="does not say which crops"):
+        SoftLabelDataset(photos, bare, size=8, interpolation="bilinear", normalize=None)
+
+
+def test_explicit_boxes_are_replayed_and_must_lie_inside(work, tmp_path, photos):
+    keys = FolderSource(work.photos).keys
+    indices, probs = labels(len(keys), seed=1)
+    boxes = np.tile(np.array([3, 5, 20, 30]), (len(keys), NUM_VIEWS, 1))
+    boxes[1, 0] = 0, 0, 20, 4000
+    flips = np.zeros((len(keys), NUM_VIEWS), dtype=bool)
+    flips[:, 1] = True
+    explicit = labelstore.write(
+        tmp_path / "explicit.zarr", indices, probs, 20, keys, boxes=boxes, flips=flips
+    )
+    data = SoftLabelDataset(
+        photos, explicit, size=(24, 20), interpolation="bicubic", normalize=None
+    )
+    photo = upright(work.photos / keys[0])
+    pixels, _ = data[Show(0, (0, 1))]
+    for view in (0, 1):
+        slow = replay(photo, boxes[0, view], flips[0, view])
+        assert np.array_equal(pixels[view].numpy(), slow.transpose(2, 0, 1))
+    with pytest.raises(MismatchError, match="reaches outside its photo"):
+        data[Show(1, (0,))]
+
+
+def test_the_probe_tells_when_pixels_differ(work, tmp_path, photos):
+    keys = list(FolderSource(work.photos).keys)
+    good = make_store(tmp_path / "good.zarr", work.photos, keys, probe=lambda digest: digest)
+    assert len(good.manifest.probe) == 2
+    SoftLabelDataset(photos, good, check_pixels="raise")
+    SoftLabelDataset(photos, good, size=99, interpolation="bilinear", check_pixels="raise")
+    bad = make_store(tmp_path / "bad.zarr", work.photos, keys, probe=lambda digest: digest[::-1])
+    with pytest.warns(ReplayWarning, match=r"2 of 2 probed views .*Pillow 1\.2\.3, here is"):
+        data = SoftLabelDataset(photos, bad)
+    with pytest.raises(MismatchError, match="2 of 2 probed views"):
+        SoftLabelDataset(photos, bad, check_pixels="raise")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SoftLabelDataset(photos, bad, check_pixels=False)
+        # A worker that unpickles the data set does not warn again.
+        pickle.loads(pickle.dumps(data))
+
+
+def test_another_files_pixels_of_the_same_size_are_noticed(work, tmp_path):
+    keys = list(FolderSource(work.photos).keys)
+    good = make_store(tmp_path / "good.zarr", work.photos, keys, probe=lambda digest: digest)
+    items = []
+    for key in good.keys:
+        buffer = io.BytesIO()
+        upright(work.photos / key).save(buffer, "jpeg", quality=20)
+        items.append(buffer.getvalue())
+    with pytest.warns(ReplayWarning):
+        SoftLabelDataset(Items(items), good, keys=good.keys)
+
+
+def batches(data, sampler, **workers):
+    loader = DataLoader(data, batch_size=4, sampler=sampler, collate_fn=collate_views, **workers)
+    return list(loader)
+
+
+@pytest.mark.parametrize(
+    "workers",
+    [
+        {"num_workers": 1, "multiprocessing_context": "fork"},
+        {"num_workers": 2, "multiprocessing_context": "fork"},
+        {"num_workers": 2, "multiprocessing_context": "spawn"},
+    ],
+    ids=["fork 1", "fork 2", "spawn 2"],
+)
+def test_workers_give_the_same_epoch_as_none(store, photos, workers):
+    data = SoftLabelDataset(
+        photos, store, ferkd=FerKD(low=0.3, middle=0.6, top=0.9, discard="mask")
+    )
+    sampler = ViewSampler(data, views_per_image=2, seed=1)
+    plain = batches(data, sampler)
+    assert [len(target) for _, target in plain] == [8, 8, 8, 4]
+    others = batches(data, sampler, **workers)
+    assert len(others) == len(plain)
+    for (pixels, target), (other_pixels, other_target) in zip(plain, others, strict=True):
+        assert torch.equal(pixels, other_pixels)
+        for name in ("base", "indices", "weights", "weight", "target", "action", "image", "view"):
+            assert torch.equal(getattr(target, name), getattr(other_target, name)), name
+
+
+def test_errors_cross_the_border_of_a_worker_with_their_kind(store, work):
+    folder = ImageFolder(work.photos, transform=lambda photo: photo.resize((64, 64)))
+    data = SoftLabelDataset(folder, store)
+    with pytest.raises(LabelStoreError, match="64 x 64 pixels") as caught:
+        batches(data, ViewSampler(data), num_workers=1, multiprocessing_context="fork")
+    assert caught.value.kind == "mismatch"
+
+
+def test_a_batch_keeps_the_views_of_an_image_side_by_side(store, photos):
+    data = SoftLabelDataset(photos, store)
+    pixels, target = collate_views(data.__getitems__(SHOWS))
+    assert pixels.shape == (9, 3, *SIZE)
+    assert target.image.tolist() == [0, 0, 11, 5, 5, 5, 13, 13, 8]
+    assert target.view.tolist() == [0, 9, 4, 3, 1, 2, 7, 8, 0]
+    for row in range(9):
+        single = Show(int(target.image[row]), (int(target.view[row]),))
+        alone, label = data[single]
+        assert torch.equal(pixels[row], alone[0])
+        assert torch.equal(target.dense()[row], label.dense()[0])
+    with pytest.raises(UsageError, match="no samples"):
+        collate_views([])
