@@ -47,9 +47,30 @@ made with other settings is refused by naming what differs.
 )
 @click.option("--views", type=click.IntRange(min=1), required=True, help="Views of each image.")
 @click.option(
-    "--top-k",
-    type=click.IntRange(min=1),
-    help="Classes stored of each label; 5 by default, 1 with --label-type hard or smoothing.",
+    "--fidelity",
+    type=click.Choice(["small", "balanced", "fast"]),
+    default="balanced",
+    show_default=True,
+    help="How labels are stored. small: one class a view; balanced: four; both with a list of each "
+    "image's likely classes. fast: five plain classes, no list. The three options below change "
+    "single settings; labelstore.generate.FIDELITIES has them.",
+)
+@click.option("--top-k", type=click.IntRange(min=1), help="Classes stored of each label, at most.")
+@click.option(
+    "--prior-size",
+    type=click.IntRange(min=0),
+    help="Classes in each image's list of likely classes, by which the tail is spread; 0: no list.",
+)
+@click.option(
+    "--quantizer",
+    type=click.Choice(["ratio16", "ratio32", "u8", "u16", "fp16", "fp32"]),
+    help="How probabilities are stored.",
+)
+@click.option(
+    "--top-p",
+    type=float,
+    metavar="MASS",
+    help="Store only as many of the --top-k classes as this probability mass needs.",
 )
 @options.output_option
 @click.option(
@@ -113,13 +134,6 @@ made with other settings is refused by naming what differs.
     default="stop",
     show_default=True,
     help="What to do about an image that cannot be decoded.",
-)
-@click.option(
-    "--quantizer",
-    type=click.Choice(["u8", "u16", "fp16", "fp32"]),
-    default="u8",
-    show_default=True,
-    help="How probabilities are stored: the largest always in 65,535 steps or better.",
 )
 @options.device_option
 @click.option(
@@ -198,16 +212,15 @@ def _run(given: dict[str, Any], law: Any, path: Path) -> Report:
         class_map=class_map,
         targets=given["targets"],
     )
-    label_type = given["label_type"]
     recipe = Recipe(
         num_views=given["views"],
-        k=given["top_k"] or (5 if label_type == "top-k" else 1),
         law=law,
         temperature=given["temperature"],
-        label_type=label_type,
-        quantizer=given["quantizer"],
+        label_type=given["label_type"],
+        top_p=given["top_p"],
         block_images=given["block_images"],
         group_views=given["group_views"],
+        **_fidelity(given),
     )
     if not given["quiet"]:
         ignored = f", {source.ignored} other files passed over" if source.ignored else ""
@@ -231,6 +244,21 @@ def _run(given: dict[str, Any], law: Any, path: Path) -> Report:
             allow_version_drift=given["allow_version_drift"],
             progress=progress,
         )
+
+
+def _fidelity(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a fidelity, with those that were given in their stead."""
+    from labelstore.generate import FIDELITIES
+
+    settings = dict(FIDELITIES[given["fidelity"]])
+    if given["label_type"] != "top-k":
+        # One class with an even tail, or none, is all that these labels are.
+        settings |= {"k": 1, "prior_size": 0}
+    chosen = {"k": "top_k", "prior_size": "prior_size", "quantizer": "quantizer"}
+    for name, option in chosen.items():
+        if given[option] is not None:
+            settings[name] = given[option]
+    return settings
 
 
 def _tell(report: Report) -> None:

@@ -46,8 +46,9 @@ class Calibrated:
     action: npt.NDArray[np.uint8]
     """(...) uint8, the values of ``Action``."""
     weight: npt.NDArray[np.float32]
-    """(...) float32: 0 for a discarded view unless ``discard="keep"``, else 1: what to multiply the
-    view's loss by when it is shown all the same."""
+    """(...) float32: 0 for a discarded view under ``discard="mask"``, else 1: what to multiply the
+    view's loss by. (A view that a schedule shows although it is discarded, for lack of a better
+    one, counts.)"""
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class FerKD:
         )
 
     def _weight(self, action: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        if self.discard == "keep":
+        if self.discard != "mask":
             return np.ones(action.shape, dtype=np.float32)
         return np.asarray(action != Action.DISCARDED, dtype=np.float32)
 

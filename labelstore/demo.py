@@ -101,7 +101,7 @@ def train_student(
         for images, target in loader:
             loss = soft_cross_entropy(student(images), target)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(loss.item())
         tell(epoch, sum(losses) / len(losses))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import labelstore
-from labelstore import codecs
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
 from labelstore.images import content_digest, cut, decode, pixel_digest
 from labelstore.manifest import Manifest, fingerprint
@@ -30,7 +29,14 @@ if TYPE_CHECKING:
     from labelstore.pipeline import Progress
     from labelstore.teachers import Teacher
 
-__all__ = ["Recipe", "Report", "generate", "replay_probe"]
+__all__ = ["FIDELITIES", "Recipe", "Report", "generate", "replay_probe"]
+
+FIDELITIES: dict[str, dict[str, Any]] = {
+    "small": {"k": 1, "quantizer": "ratio16", "prior_size": 64},
+    "balanced": {"k": 4, "quantizer": "ratio16", "prior_size": 64},
+    "fast": {"k": 5, "quantizer": "u8", "prior_size": 0},
+}
+"""Settings of ``Recipe`` by the name of what they are good at."""
 
 PROBE_IMAGES, PROBE_VIEWS = 4, 2
 """How many images, and views of each, the manifest's pixel probe holds."""
@@ -43,11 +49,15 @@ class Recipe:
     """What labels are to be made; all of it goes into the manifest."""
 
     num_views: int
-    k: int = 5
+    k: int = 4
     law: ViewLaw = field(default_factory=ViewLaw)
     temperature: float = 1.0
     label_type: LabelType = "top-k"
-    quantizer: str = codecs.DEFAULT
+    quantizer: str = "ratio16"
+    prior_size: int = 64
+    """Classes of each image's prior list; 0 for none."""
+    top_p: float | None = None
+    """Keep only as many of the k classes as this probability mass needs."""
     block_images: int | None = None
     """Images of a block; by the number of images when None."""
     group_views: int = 4
@@ -204,6 +214,8 @@ def _plan(
         block_images=recipe.block_images or default_block_images(len(source)),
         group_views=min(recipe.group_views, recipe.num_views),
         quantizer=recipe.quantizer,
+        prior_size=min(recipe.prior_size, teacher.num_classes),
+        top_p=recipe.top_p,
         label_type=recipe.label_type,
         temperature=recipe.temperature,
         class_names=teacher.class_names,
@@ -214,7 +226,7 @@ def _plan(
 
 def _images_of(manifest: Manifest, block: int) -> int:
     rows = manifest.block_slice(block)
-    return rows.stop - rows.start
+    return int(rows.stop - rows.start)
 
 
 def _fields(manifest: Manifest) -> dict[str, Any]:

@@ -26,6 +26,7 @@ __all__ = [
     "checked_device",
     "normalize",
     "one_line",
+    "sums_of_runs",
     "top_k",
 ]
 
@@ -281,10 +282,31 @@ def top_k(
     # Floats of one sign are ordered as their bits are; with the class id below them, no two keys
     # are equal, so that the order never depends on the device's algorithm.
     ranks = torch.arange(classes - 1, -1, -1, device=probabilities.device)
-    keys = (probabilities.view(torch.int32).to(torch.int64) << 32) | (classes - 1 - ranks)
+    keys = (probabilities.view(torch.int32).to(torch.int64) << 32) | ranks
     best = keys.topk(k, dim=-1).values
     indices = classes - 1 - (best & 0xFFFFFFFF)
     return indices.cpu().numpy(), (best >> 32).to(torch.int32).view(torch.float32).cpu().numpy()
+
+
+def sums_of_runs(
+    logits: torch.Tensor, lengths: Sequence[int], temperature: float
+) -> npt.NDArray[np.float64]:
+    """Sums of ``softmax(logits / temperature)`` over runs of consecutive rows.
+
+    Args:
+        logits: (B, C) on any device, finite.
+        lengths: how many rows each run has; they sum to B.
+        temperature: positive.
+
+    Returns:
+        (runs, C) float64.
+    """
+    import torch
+
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    runs = torch.split(probabilities, list(lengths))
+    sums = torch.stack([run.sum(dim=0) for run in runs])
+    return sums.cpu().numpy().astype(np.float64)
 
 
 def checked_device(device: str, precision: str) -> tuple[str, str]:

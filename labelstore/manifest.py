@@ -34,6 +34,9 @@ FORMAT_VERSION = 1
 MAX_VIEWS = 1 << 16
 """Views of an image, at most: a commit row holds a few digests for each group of them."""
 
+MAX_PRIOR = 1024
+"""Classes of a prior list, at most."""
+
 EXPLICIT = "explicit"
 """The law of a store whose boxes and flips are stored beside its labels."""
 
@@ -60,6 +63,10 @@ class Manifest:
     group_views: int
     """Views of a group, the unit that is read."""
     quantizer: str = codecs.DEFAULT
+    prior_size: int = 0
+    """Classes in each image's prior list; 0 for a store without."""
+    top_p: float | None = None
+    """Where labels hold only as many classes as this probability mass needs, at most k."""
     label_type: LabelType = "top-k"
     temperature: float | None = 1.0
     """The teacher's logits were divided by it before softmax; None where unknown."""
@@ -84,6 +91,13 @@ class Manifest:
                 f"k is {self.k}, expected 1 to {self.num_classes}, the number of classes: "
                 "correct --top-k."
             )
+        if not 0 <= self.prior_size <= min(self.num_classes, MAX_PRIOR):
+            raise UsageError(
+                f"the prior list has {self.prior_size} classes, expected 0 to "
+                f"{min(self.num_classes, MAX_PRIOR)}: correct --prior-size."
+            )
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UsageError(f"top-p is {self.top_p}, expected a mass above 0 and up to 1.")
         if self.temperature is not None and not self.temperature > 0:
             raise UsageError(f"temperature is {self.temperature}, expected a positive number.")
         if self.class_names is not None and len(self.class_names) != self.num_classes:
@@ -147,6 +161,8 @@ class Manifest:
                 "class_names": None if self.class_names is None else list(self.class_names),
                 "temperature": self.temperature,
                 "quantizer": self.quantizer,
+                "prior_size": self.prior_size,
+                "top_p": self.top_p,
             },
             "teacher": None if self.teacher is None else dict(self.teacher),
             "layout": {"block_images": self.block_images, "group_views": self.group_views},
@@ -182,6 +198,8 @@ class Manifest:
             block_images=body["layout"]["block_images"],
             group_views=body["layout"]["group_views"],
             quantizer=labels["quantizer"],
+            prior_size=labels["prior_size"],
+            top_p=labels["top_p"],
             label_type=labels["label_type"],
             temperature=labels["temperature"],
             class_names=None if names is None else tuple(names),

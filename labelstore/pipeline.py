@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from labelstore import prior
 from labelstore.errors import SourceError, UsageError
 from labelstore.images import content_digest, cut, decode
+from labelstore.inference import sums_of_runs, top_k
 from labelstore.philox import hash_keys
-from labelstore.teachers import top_k
 from labelstore.views import ViewLaw
 from labelstore.writer import BlockData
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
+    import torch
     from PIL.Image import Image
 
     from labelstore.images import FolderSource
@@ -74,6 +76,76 @@ class Photo:
 Cut = tuple[Run, Photo, "npt.NDArray[np.uint8] | None"]
 
 
+class _Block:
+    """The arrays of a block as they fill."""
+
+    def __init__(self, manifest: Manifest, count: int) -> None:
+        self.views = 0
+        """How many views were labelled."""
+        self._manifest = manifest
+        self._indices = np.zeros((count, manifest.num_views, manifest.k), dtype=np.int32)
+        self._probs = np.zeros(self._indices.shape, dtype=np.float32)
+        # What is kept of each photo; the photos themselves would fill the memory.
+        self._sizes = np.zeros((count, 2), dtype=np.int64)
+        self._digests = np.zeros(count, dtype=np.uint64)
+        self._readable = np.zeros(count, dtype=bool)
+        # Sums of the full distributions of images that are not finished, by row.
+        self._sums: dict[int, npt.NDArray[np.float64]] = {}
+        self._lists = np.full((count, manifest.prior_size), -1, dtype=np.int32)
+        self._list_probs = np.zeros(self._lists.shape, dtype=np.uint8)
+        self._powers = np.zeros(count, dtype=np.uint8)
+
+    def note(self, run: Run, photo: Photo) -> None:
+        """Keep what is known of a photo."""
+        self._sizes[run.row] = photo.width, photo.height
+        self._digests[run.row] = photo.digest
+        self._readable[run.row] = photo.image is not None
+
+    def label(self, runs: list[Run], logits: torch.Tensor) -> None:
+        """Take in the logits of runs of views, in order."""
+        manifest = self._manifest
+        temperature = manifest.temperature or 1.0
+        classes, values = top_k(logits, manifest.k, temperature)
+        start = 0
+        for run in runs:
+            stop = start + len(run.views)
+            columns = slice(run.views.start, run.views.stop)
+            self._indices[run.row, columns] = classes[start:stop]
+            self._probs[run.row, columns] = values[start:stop]
+            start = stop
+        self.views += start
+        if not manifest.prior_size:
+            return
+        sums = sums_of_runs(logits, [len(run.views) for run in runs], temperature)
+        for run, total in zip(runs, sums, strict=True):
+            self._sums[run.row] = self._sums.get(run.row, 0.0) + total
+            if run.views.stop == manifest.num_views:
+                self._finish(run.row)
+
+    def _finish(self, row: int) -> None:
+        """The prior of an image whose views are all there."""
+        self._lists[row], self._list_probs[row], self._powers[row] = prior.fit(
+            self._sums.pop(row) / self._manifest.num_views,
+            self._indices[row],
+            self._probs[row],
+            self._manifest.prior_size,
+        )
+
+    def data(self) -> BlockData:
+        """The finished block."""
+        return BlockData(
+            indices=self._indices,
+            probs=self._probs,
+            widths=self._sizes[:, 0],
+            heights=self._sizes[:, 1],
+            digests=self._digests,
+            readable=self._readable,
+            prior_classes=self._lists,
+            prior_probs=self._list_probs,
+            prior_power=self._powers,
+        )
+
+
 class Labeller:
     """Runs the teacher over blocks of images."""
 
@@ -112,17 +184,10 @@ class Labeller:
         manifest = self._manifest
         rows = manifest.block_slice(block)
         count = rows.stop - rows.start
-        indices = np.zeros((count, manifest.num_views, manifest.k), dtype=np.int32)
-        probs = np.zeros(indices.shape, dtype=np.float32)
-        # What is kept of each photo; the photos themselves would fill the memory.
-        sizes = np.zeros((count, 2), dtype=np.int64)
-        digests = np.zeros(count, dtype=np.uint64)
-        readable = np.zeros(count, dtype=bool)
-        made = 0
+        made = _Block(manifest, count)
         for batch in batches:
             finished = 0
-            pixels = []
-            places: list[Run] = []
+            places, pixels = [], []
             for run, photo, cuts in batch:
                 finished += run.views.stop == manifest.num_views
                 if photo.image is None and self._on_error == "stop":
@@ -130,32 +195,14 @@ class Labeller:
                         f"{photo.error} Mend or remove the file, or give --on-error skip to leave "
                         "such images out; what was committed is kept."
                     )
-                sizes[run.row] = photo.width, photo.height
-                digests[run.row] = photo.digest
-                readable[run.row] = photo.image is not None
+                made.note(run, photo)
                 if cuts is not None:
-                    pixels.append(cuts)
                     places.append(run)
+                    pixels.append(cuts)
             if pixels:
-                logits = self._teacher.logits(np.concatenate(pixels))
-                classes, values = top_k(logits, manifest.k, manifest.temperature or 1.0)
-                start = 0
-                for run in places:
-                    stop = start + len(run.views)
-                    indices[run.row, run.views.start : run.views.stop] = classes[start:stop]
-                    probs[run.row, run.views.start : run.views.stop] = values[start:stop]
-                    start = stop
-                made += start
+                made.label(places, self._teacher.logits(np.concatenate(pixels)))
             progress.update(finished, sum(len(run.views) for run in places))
-        data = BlockData(
-            indices=indices,
-            probs=probs,
-            widths=sizes[:, 0],
-            heights=sizes[:, 1],
-            digests=digests,
-            readable=readable,
-        )
-        return block, data, made
+        return block, made.data(), made.views
 
     def _batches(
         self, pending: list[int], pool: ThreadPoolExecutor

@@ -1,8 +1,8 @@
 """The image prior: what the views of one image say on average, stored once an image.
 
 The m largest classes of the mean of the views' full distributions. A view's residual mass (what its
-stored classes leave of 1) is spread like it, raised to a power that is fitted for each image: closer
-to the teacher than an even spread, since the views of a photo say nearly the same thing.
+stored classes leave of 1) is spread like it, raised to a power that is fitted for each image:
+closer to the teacher than an even spread, since the views of a photo say nearly the same thing.
 """
 
 from __future__ import annotations

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore import codecs
-from labelstore.backends.base import array_digest, image_arrays, images_digest, view_arrays
+from labelstore.backends.base import (
+    array_digest,
+    image_arrays,
+    images_digest,
+    prior_arrays,
+    view_arrays,
+)
+from labelstore.encoding import decode_confidence, decode_labels, decode_prior
 from labelstore.errors import (
     CorruptError,
     IncompleteError,
@@ -21,6 +27,7 @@ from labelstore.errors import (
 from labelstore.labels import TopK
 from labelstore.manifest import EXPLICIT, Manifest, fingerprint
 from labelstore.philox import hash_keys
+from labelstore.prior import ImagePrior
 from labelstore.views import ViewLaw, Views
 
 if TYPE_CHECKING:
@@ -37,6 +44,8 @@ __all__ = ["LABELLED", "UNREADABLE", "Store", "backend_of", "open"]
 
 LABELLED, UNREADABLE = 1, 2
 """Values of ``images/status`` in a committed block."""
+
+_NO_LIST = np.empty((0, 0), dtype=np.int32)
 
 CACHE_BYTES = 256 * 2**20
 """How many bytes of verified codes a store keeps by default."""
@@ -79,7 +88,7 @@ class Store:
         self.manifest = Manifest.from_json(self._backend.read_manifest(), str(self.path))
         self._backend.open_arrays(self.manifest)
         self._specs = view_arrays(self.manifest)
-        self._quantizer = codecs.get(self.manifest.quantizer)
+        self._priors: dict[int, ImagePrior] = {}
         self._cache: OrderedDict[tuple[int, int], Codes] = OrderedDict()
         self._cached_bytes = 0
 
@@ -281,18 +290,43 @@ class Store:
         """
         rows = self.positions(images)
         columns = _in_range(np.asarray(views), self.num_views, "view", str(self.path))
-        names = tuple(spec.name for spec in self._specs if spec.name.startswith("labels/"))
-        codes = self._gather(rows, columns, names)
-        classes = codes["labels/classes"]
-        fill = np.iinfo(classes.dtype).max
-        if (classes[..., 0] == fill).any():
-            broken = np.broadcast_to(rows, classes.shape[:-1])[classes[..., 0] == fill]
-            raise NotFoundError(
-                f"{self.path} has no labels of {self.keys[int(broken.flat[0])]!r}: the image could "
-                "not be decoded when the store was made; leave it out (store.labelled())."
+        shape = np.broadcast_shapes(rows.shape, columns.shape)
+        rows = np.broadcast_to(rows, shape).reshape(-1)
+        columns = np.broadcast_to(columns, shape).reshape(-1)
+        size, prior = self.manifest.prior_size, None
+        classes = np.empty((len(rows), self.k), dtype=np.int32)
+        probs = np.empty((len(rows), self.k), dtype=np.float32)
+        if size:
+            prior = ImagePrior(
+                classes=np.empty((len(rows), size), dtype=np.int32),
+                probs=np.empty((len(rows), size), dtype=np.float32),
+                power=np.empty(len(rows), dtype=np.float32),
             )
-        probs = self._quantizer.decode(codes["labels/top_prob"], codes.get("labels/rest_probs"))
-        return TopK(classes.astype(np.int32), probs, self.num_classes)
+        broken = np.zeros(len(rows), dtype=bool)
+        for block, chosen, inner, codes in self._chunks(rows, columns):
+            lists = _NO_LIST
+            if prior is not None:
+                found = self._prior(block)
+                lists = found.classes
+                for name in ("classes", "probs", "power"):
+                    getattr(prior, name)[chosen] = getattr(found, name)[inner[0]]
+            ids = codes["labels/classes"][inner]
+            broken[chosen] = ids[:, 0] == np.iinfo(ids.dtype).max
+            labels = {name: codes[name][inner] for name in codes if name.startswith("labels/")}
+            classes[chosen], probs[chosen] = decode_labels(labels, lists, inner[0], self.manifest)
+        if broken.any():
+            raise NotFoundError(
+                f"{self.path} has no labels of {self.keys[int(rows[broken][0])]!r}: the image "
+                "could not be decoded when the store was made; leave it out (store.labelled())."
+            )
+        if prior is not None:
+            prior = ImagePrior(
+                prior.classes.reshape((*shape, size)),
+                prior.probs.reshape((*shape, size)),
+                prior.power.reshape(shape),
+            )
+        whole = (*shape, self.k)
+        return TopK(classes.reshape(whole), probs.reshape(whole), self.num_classes, prior)
 
     def confidence(self, images: slice | None = None) -> npt.NDArray[np.float32]:
         """(n, num_views) float32: the largest probability of every view; NaN without labels.
@@ -321,33 +355,52 @@ class Store:
         codes = self._backend.read("labels/top_prob", rows, slice(0, self.num_views))
         for group in range(self.manifest.num_groups):
             self._check("labels/top_prob", block, group, codes[:, self.manifest.group_slice(group)])
-        plane = self._quantizer.top.decode(codes)
+        plane = decode_confidence(codes, self.manifest)
         plane[~self.labelled()[rows]] = np.nan
         return rows, plane
 
     def _gather(
         self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], names: tuple[str, ...]
     ) -> Codes:
-        """Codes of views (...), grouped by chunk so that each is decoded once."""
+        """Codes of some arrays for views (...)."""
         shape = np.broadcast_shapes(rows.shape, columns.shape)
         rows = np.broadcast_to(rows, shape).reshape(-1)
         columns = np.broadcast_to(columns, shape).reshape(-1)
-        size, group_size = self.manifest.block_images, self.manifest.group_views
-        chunk = (rows // size) * self.manifest.num_groups + columns // group_size
-        order = np.argsort(chunk, kind="stable")
-        starts = np.flatnonzero(np.diff(chunk[order], prepend=-1))
         specs = {spec.name: spec for spec in self._specs if spec.name in names}
         out = {
             name: np.empty((len(rows), *spec.shape[2:]), spec.dtype) for name, spec in specs.items()
         }
-        for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
-            chosen = order[start:stop]
-            block, group = divmod(int(chunk[chosen[0]]), self.manifest.num_groups)
-            codes = self._chunk(block, group)
-            inner = (rows[chosen] - block * size, columns[chosen] - group * group_size)
+        for _, chosen, inner, codes in self._chunks(rows, columns):
             for name in out:
                 out[name][chosen] = codes[name][inner]
         return {name: codes.reshape((*shape, *codes.shape[1:])) for name, codes in out.items()}
+
+    def _chunks(
+        self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[int, npt.NDArray[np.int64], tuple[Any, Any], Codes]]:
+        """The chunks that views (n,) lie in, each once: block, which views, their places, codes."""
+        size, group_size = self.manifest.block_images, self.manifest.group_views
+        chunk = (rows // size) * self.manifest.num_groups + columns // group_size
+        order = np.argsort(chunk, kind="stable")
+        starts = np.flatnonzero(np.diff(chunk[order], prepend=-1))
+        for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
+            chosen = order[start:stop]
+            block, group = divmod(int(chunk[chosen[0]]), self.manifest.num_groups)
+            inner = (rows[chosen] - block * size, columns[chosen] - group * group_size)
+            yield block, chosen, inner, self._chunk(block, group)
+
+    def _prior(self, block: int) -> ImagePrior:
+        """The prior lists of a block's images, verified and kept."""
+        if block not in self._priors:
+            self._require_committed(block)
+            rows = self.manifest.block_slice(block)
+            specs = prior_arrays(self.manifest)
+            codes = {spec.name: self._backend.read(spec.name, rows, None) for spec in specs}
+            found = images_digest(self.manifest.id, block, codes, "prior")
+            if found != self._commits[block, -1]:
+                raise self._corrupt("images/prior_classes", block, None)
+            self._priors[block] = decode_prior(codes)
+        return self._priors[block]
 
     def _chunk(self, block: int, group: int) -> Codes:
         """All codes of one block and group of views: verified, and cached within the bound."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from labelstore import codecs, files
-from labelstore.backends.base import array_digest, images_digest, view_arrays
+from labelstore.backends.base import array_digest, images_digest, prior_arrays, view_arrays
+from labelstore.encoding import encode_labels
 from labelstore.errors import FormatError, LabelError, MismatchError, StoreError, UsageError
 from labelstore.manifest import EXPLICIT, Manifest, differences, fingerprint
 from labelstore.philox import hash_keys
@@ -55,6 +56,13 @@ class BlockData:
     """(n,) uint64 digests of the encoded images; None or 0 where unknown."""
     readable: npt.NDArray[np.bool_] | None = None
     """(n,) bool: False for an image that could not be decoded; its labels are ignored."""
+    prior_classes: npt.NDArray[Any] | None = None
+    """(n, m) class ids of the images' prior lists, -1 for an empty place; where the store has a
+    prior."""
+    prior_probs: npt.NDArray[np.uint8] | None = None
+    """(n, m) codes of ``labelstore.prior``."""
+    prior_power: npt.NDArray[np.uint8] | None = None
+    """(n,) hundredths."""
     boxes: npt.NDArray[Any] | None = None
     """(n, V, 4) top, left, height, width in pixels, for a store with explicit views."""
     flips: npt.NDArray[Any] | None = None
@@ -170,9 +178,9 @@ class StoreWriter:
         """
         if self._committed[block]:
             raise StoreError(f"{self.path}: block {block} is committed and is never written again.")
-        images, views = self._codes(block, data)
-        self._backend.write_block(block, {**images, **views})
-        self._backend.write_commit(block, self._commit_row(block, images, views))
+        images, priors, views = self._codes(block, data)
+        self._backend.write_block(block, {**images, **priors, **views})
+        self._backend.write_commit(block, self._commit_row(block, images, priors, views))
         self._committed[block] = True
 
     def check_block(self, block: int, data: BlockData) -> None:
@@ -184,10 +192,16 @@ class StoreWriter:
                 "choose another name, or overwrite it."
             )
 
-    def _codes(self, block: int, data: BlockData) -> tuple[_Codes, _Codes]:
-        return _image_codes(data, self.manifest, block), _view_codes(data, self.manifest, block)
+    def _codes(self, block: int, data: BlockData) -> tuple[_Codes, _Codes, _Codes]:
+        return (
+            _image_codes(data, self.manifest, block),
+            _prior_codes(data, self.manifest, block),
+            _view_codes(data, self.manifest, block),
+        )
 
-    def _commit_row(self, block: int, images: _Codes, views: _Codes) -> npt.NDArray[np.uint64]:
+    def _commit_row(
+        self, block: int, images: _Codes, priors: _Codes, views: _Codes
+    ) -> npt.NDArray[np.uint64]:
         manifest, store_id = self.manifest, self.manifest.id
         row = [images_digest(store_id, block, images)]
         for spec in view_arrays(manifest):
@@ -198,6 +212,8 @@ class StoreWriter:
                 )
                 for group in range(manifest.num_groups)
             ]
+        if priors:
+            row.append(images_digest(store_id, block, priors, "prior"))
         return np.array(row, dtype="<u8")
 
 
@@ -229,16 +245,19 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> _Codes:
     shape = (rows.stop - rows.start, manifest.num_views, manifest.k)
     readable = np.ones(shape[0], dtype=bool) if data.readable is None else data.readable
     _check_labels(data, shape, readable, manifest.num_classes, block)
-    quantizer = codecs.get(manifest.quantizer)
-    top, rest = quantizer.encode(np.where(readable[:, None, None], data.probs, 0.0))
-    class_id = codecs.class_id_dtype(manifest.num_classes)
-    codes = {
-        "labels/top_prob": top,
-        "labels/classes": np.asarray(data.indices).astype(class_id),
-        "labels/rest_probs": rest,
-        "views/box": None if data.boxes is None else np.asarray(data.boxes).astype("<i4"),
-        "views/flip": None if data.flips is None else np.asarray(data.flips).astype("|u1"),
-    }
+    lists = np.empty((shape[0], 0), dtype=np.int32)
+    if manifest.prior_size and data.prior_classes is not None:
+        lists = np.where(readable[:, None], data.prior_classes, -1).astype(np.int32)
+    codes: dict[str, Any] = dict(
+        encode_labels(
+            np.where(readable[:, None, None], data.indices, 0),
+            np.where(readable[:, None, None], data.probs, 0.0),
+            lists,
+            manifest,
+        )
+    )
+    codes["views/box"] = None if data.boxes is None else np.asarray(data.boxes)
+    codes["views/flip"] = None if data.flips is None else np.asarray(data.flips)
     chosen: dict[str, npt.NDArray[Any]] = {}
     for spec in view_arrays(manifest):
         array = codes[spec.name]
@@ -248,9 +267,33 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> _Codes:
                 f"expected {(shape[0], *spec.shape[1:])}: a store of explicit views needs boxes "
                 "and flips of every view."
             )
+        array = array.astype(spec.dtype)
         array[~readable] = spec.fill
         chosen[spec.name] = array
     return chosen
+
+
+def _prior_codes(data: BlockData, manifest: Manifest, block: int) -> _Codes:
+    rows = manifest.block_slice(block)
+    given = {
+        "images/prior_classes": data.prior_classes,
+        "images/prior_power": data.prior_power,
+        "images/prior_probs": data.prior_probs,
+    }
+    codes: _Codes = {}
+    for spec in prior_arrays(manifest):
+        array, shape = given[spec.name], (rows.stop - rows.start, *spec.shape[1:])
+        if array is None or array.shape != shape:
+            raise LabelError(
+                f"block {block} has {spec.name} of shape {None if array is None else array.shape}, "
+                f"expected {shape}: a store with a prior needs each image's."
+            )
+        # -1, an empty place, becomes the fill.
+        values = np.where(array < 0, spec.fill, array)
+        if data.readable is not None:
+            values[~data.readable] = spec.fill
+        codes[spec.name] = values.astype(spec.dtype)
+    return codes
 
 
 def _check_labels(

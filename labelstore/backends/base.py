@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 
     from labelstore.manifest import Manifest
 
-__all__ = ["ArraySpec", "Backend", "array_digest", "image_arrays", "images_digest", "view_arrays"]
+__all__ = [
+    "ArraySpec",
+    "Backend",
+    "array_digest",
+    "commit_columns",
+    "image_arrays",
+    "images_digest",
+    "prior_arrays",
+    "view_arrays",
+]
 
 Axis = Literal["image", "view", "rank", "side", "edge"]
 
@@ -48,22 +57,20 @@ def view_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
     """The arrays with one entry a view, in the order of their commit digests."""
     images, views, k = manifest.num_images, manifest.num_views, manifest.k
     quantizer = codecs.get(manifest.quantizer)
-    class_id = codecs.class_id_dtype(manifest.num_classes)
+    class_code = codecs.class_id_dtype(manifest.num_classes + manifest.prior_size)
+    top, rest = quantizer.top, quantizer.rest
     ranked: tuple[Axis, ...] = ("image", "view", "rank")
     arrays = [
+        ArraySpec("labels/top_prob", top.dtype, (images, views), ("image", "view"), top.fill),
         ArraySpec(
-            "labels/top_prob",
-            quantizer.top.dtype,
-            (images, views),
-            ("image", "view"),
-            quantizer.top.fill,
-        ),
-        ArraySpec(
-            "labels/classes", class_id, (images, views, k), ranked, float(np.iinfo(class_id).max)
+            "labels/classes",
+            class_code,
+            (images, views, k),
+            ranked,
+            float(np.iinfo(class_code).max),
         ),
     ]
     if k > 1:
-        rest = quantizer.rest
         arrays.append(
             ArraySpec("labels/rest_probs", rest.dtype, (images, views, k - 1), ranked, rest.fill)
         )
@@ -75,6 +82,26 @@ def view_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
             ArraySpec("views/flip", np.dtype("|u1"), (images, views), ("image", "view"), 255),
         ]
     return tuple(arrays)
+
+
+def prior_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
+    """The arrays of the images' prior lists, in the order of hashing; none without a prior."""
+    images, size = manifest.num_images, manifest.prior_size
+    if not size:
+        return ()
+    class_id = codecs.class_id_dtype(manifest.num_classes)
+    empty = float(np.iinfo(class_id).max)
+    return (
+        ArraySpec("images/prior_classes", class_id, (images, size), ("image", "rank"), empty),
+        ArraySpec("images/prior_power", np.dtype("|u1"), (images,), ("image",), 0),
+        ArraySpec("images/prior_probs", np.dtype("|u1"), (images, size), ("image", "rank"), 0),
+    )
+
+
+def commit_columns(manifest: Manifest) -> int:
+    """Digests in a commit row: the images, each view array's groups, and the prior if any."""
+    groups = len(view_arrays(manifest)) * manifest.num_groups
+    return 1 + groups + (1 if manifest.prior_size else 0)
 
 
 def image_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
@@ -102,13 +129,16 @@ def array_digest(
     return digest.intdigest() or 1
 
 
-def images_digest(store_id: str, block: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
-    """The commit digest of a block's image arrays together: column 0 of its commit row.
+def images_digest(
+    store_id: str, block: int, arrays: Mapping[str, npt.NDArray[Any]], name: str = "images"
+) -> int:
+    """The commit digest of several arrays of a block without a view axis.
 
-    ``array_digest`` named ``images`` over their own digests, as uint64, sorted by array name.
+    ``array_digest`` named ``images``, or ``prior``, over the arrays' own digests, as uint64, sorted
+    by array name.
     """
-    digests = [array_digest(store_id, name, block, None, arrays[name]) for name in sorted(arrays)]
-    return array_digest(store_id, "images", block, None, np.array(digests, dtype="<u8"))
+    digests = [array_digest(store_id, part, block, None, arrays[part]) for part in sorted(arrays)]
+    return array_digest(store_id, name, block, None, np.array(digests, dtype="<u8"))
 
 
 class Backend(Protocol):

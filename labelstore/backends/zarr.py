@@ -19,7 +19,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from labelstore import files
-from labelstore.backends.base import image_arrays, view_arrays
+from labelstore.backends.base import commit_columns, image_arrays, prior_arrays, view_arrays
 from labelstore.errors import CorruptError, FormatError, NotFoundError, StoreError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class ZarrBackend:
         _create(store, TARGETS, "<i4", (manifest.num_images,), (rows,), None, ("image",), -2)[:] = (
             np.asarray(targets, dtype=np.int32)
         )
-        columns = 1 + len(view_arrays(manifest)) * manifest.num_groups
+        columns = commit_columns(manifest)
         _create(
             store,
             COMMITS,
@@ -127,7 +127,7 @@ class ZarrBackend:
             ("block", "part"),
             0,
         )
-        for spec in (*image_arrays(manifest), *view_arrays(manifest)):
+        for spec in _specs(manifest):
             shape, shards, chunks = _layout(spec, manifest)
             _create(store, spec.name, spec.dtype, shape, chunks, shards, spec.axes, spec.fill)
         group.attrs.put({ATTRIBUTE: manifest.to_json()})
@@ -166,11 +166,11 @@ class ZarrBackend:
 
     def _open(self, store: LocalStore, manifest: Manifest) -> None:
         self._arrays = {name: self._open_array(store, name) for name in (KEYS, TARGETS, COMMITS)}
-        columns = 1 + len(view_arrays(manifest)) * manifest.num_groups
+        columns = commit_columns(manifest)
         self._expect(KEYS, (manifest.num_images,))
         self._expect(TARGETS, (manifest.num_images,), np.dtype("<i4"))
         self._expect(COMMITS, (manifest.num_blocks, columns), np.dtype("<u8"))
-        for spec in (*image_arrays(manifest), *view_arrays(manifest)):
+        for spec in _specs(manifest):
             self._arrays[spec.name] = self._open_array(store, spec.name)
             shape, shards, chunks = _layout(spec, manifest)
             self._expect(spec.name, shape, spec.dtype, shards, chunks)
@@ -210,6 +210,10 @@ class ZarrBackend:
                 f"{self.path}/{name} cannot be read at {_place(selection)} ({_line(error)}): the "
                 "store is damaged there; make these blocks again."
             ) from error
+
+
+def _specs(manifest: Manifest) -> tuple[ArraySpec, ...]:
+    return (*image_arrays(manifest), *prior_arrays(manifest), *view_arrays(manifest))
 
 
 def _layout(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["decode", "encode"]
 
+_RUN = 1 << 14
+
 
 def encode(classes: npt.ArrayLike, lists: npt.ArrayLike, num_classes: int) -> Int32Array:
     """Codes of class ids.
@@ -53,35 +55,56 @@ def encode(classes: npt.ArrayLike, lists: npt.ArrayLike, num_classes: int) -> In
     return codes
 
 
-def decode(codes: npt.NDArray[Any], lists: npt.ArrayLike) -> Int32Array:
+def decode(
+    codes: npt.NDArray[Any], lists: npt.ArrayLike, rows: npt.NDArray[np.int64]
+) -> Int32Array:
     """Class ids of codes.
 
     Args:
-        codes: (n, ..., k) integers as ``encode`` gives them.
-        lists: (n, m) class ids of each label's image.
+        codes: (n, k) integers as ``encode`` gives them.
+        lists: (images, m) class ids of images; -1 for an empty place.
+        rows: (n,) the image of each label, as a row of ``lists``.
 
     Returns:
-        (n, ..., k) int32 class ids; -1 where a code names an empty place of its list.
+        (n, k) int32 class ids; -1 where a code names an empty place of its list.
     """
-    values = np.asarray(codes).astype(np.int32)
     listed = np.asarray(lists, dtype=np.int32)
     size = listed.shape[1]
     if not size:
-        return values
-    inside = values < size
-    # A rank beyond every list, for codes that use up none of its places.
-    ranks = np.where(inside, values, 2 * size)
-    for place in range(1, values.shape[-1]):
-        # The rank is the code plus the earlier ranks up to it: a fixed point that as many steps
-        # reach as there are earlier ranks.
-        start = values[..., place]
-        rank = start
-        for _ in range(place):
-            rank = start + (ranks[..., :place] <= rank[..., None]).sum(axis=-1, dtype=np.int32)
-        ranks[..., place] = np.where(inside[..., place], rank, 2 * size)
-    rows = listed.reshape(len(listed), *[1] * (values.ndim - 2), size)
-    found = np.take_along_axis(
-        np.broadcast_to(rows, (*values.shape[:-1], size)), np.minimum(ranks, size - 1), axis=-1
-    )
-    found = np.where(ranks < size, found, -1)
-    return np.where(inside, found, values - size).astype(np.int32)
+        return codes.astype(np.int32)
+    out = np.empty(codes.shape, dtype=np.int32)
+    # Columns of small integers in runs that stay in the cache.
+    small = np.int16 if 2 * size < np.iinfo(np.int16).max else np.int32
+    flat = listed.reshape(-1)
+    for start in range(0, len(codes), _RUN):
+        run = slice(start, start + _RUN)
+        offsets = rows[run] * size
+        ranks: list[npt.NDArray[Any]] = []
+        for place in range(codes.shape[1]):
+            code = codes[run, place]
+            inside = code < size
+            # A rank beyond every list, for codes that use up none of its places.
+            first = np.where(inside, code, 2 * size).astype(small)
+            rank = _unused(first, ranks)
+            ranks.append(np.where(inside, rank, small(2 * size)))
+            found = flat[offsets + np.minimum(rank, size - 1)]
+            outside = code.astype(np.int32) - size
+            out[run, place] = np.where(inside, np.where(rank < size, found, -1), outside)
+    return out
+
+
+def _unused(first: npt.NDArray[Any], earlier: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """The rank that is number ``first`` among those that stand not in ``earlier``.
+
+    It is ``first`` plus the earlier ranks up to it: a fixed point that as many steps reach as
+    there are earlier ranks.
+    """
+    rank = first
+    for _ in earlier:
+        moved = first.copy()
+        for used in earlier:
+            moved += used <= rank
+        if np.array_equal(moved, rank):
+            break
+        rank = moved
+    return rank

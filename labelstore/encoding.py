@@ -1,0 +1,86 @@
+"""Labels <-> the codes that lie in a store's arrays: where quantizers and prior lists meet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore import codecs, prior
+from labelstore.codecs import ranks
+from labelstore.prior import ImagePrior
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+    from labelstore.manifest import Manifest
+
+    Codes = dict[str, npt.NDArray[Any]]
+
+__all__ = ["decode_confidence", "decode_labels", "decode_prior", "encode_labels"]
+
+
+def encode_labels(
+    indices: npt.NDArray[Any],
+    probs: npt.NDArray[Any],
+    lists: npt.NDArray[np.int32],
+    manifest: Manifest,
+) -> Codes:
+    """Codes of a block's labels.
+
+    Args:
+        indices: (n, V, k) class ids; probs: (n, V, k) probabilities, largest first.
+        lists: (n, m) the images' prior lists, -1 for an empty place; m may be 0.
+        manifest: says how.
+    """
+    quantizer = codecs.get(manifest.quantizer)
+    if manifest.top_p is not None:
+        # A class is kept while what stands before it has not reached the mass.
+        before = np.cumsum(probs, axis=-1, dtype=np.float64) - probs
+        probs = np.where(before < manifest.top_p, probs, 0.0)
+    top, rest = quantizer.encode(probs)
+    values = quantizer.decode(top, rest if manifest.k > 1 else None)
+    # Class ids of places that hold nothing say nothing: one value for all.
+    stored = values > 0
+    stored[..., 0] = True
+    classes = np.where(stored, ranks.encode(indices, lists, manifest.num_classes), 0)
+    return {"labels/top_prob": top, "labels/classes": classes, "labels/rest_probs": rest}
+
+
+def decode_labels(
+    codes: Mapping[str, npt.NDArray[Any]],
+    lists: npt.NDArray[np.int32],
+    rows: npt.NDArray[np.int64],
+    manifest: Manifest,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Class ids (n, k) and probabilities (n, k) of the codes of n labels.
+
+    Args:
+        codes: by array name, each (n, ...).
+        lists: (images, m) prior lists; rows: (n,) each label's image in them.
+        manifest: says how.
+    """
+    top, rest = codes["labels/top_prob"], codes.get("labels/rest_probs")
+    values = codecs.get(manifest.quantizer).decode(top, rest)
+    classes = ranks.decode(codes["labels/classes"], lists, rows)
+    if manifest.prior_size:
+        classes[:, 1:] = np.where(values[:, 1:] > 0, classes[:, 1:], 0)
+    return classes, values
+
+
+def decode_confidence(top: npt.NDArray[Any], manifest: Manifest) -> npt.NDArray[np.float32]:
+    """The largest probabilities of codes of ``labels/top_prob``, of any shape."""
+    return codecs.get(manifest.quantizer).top.decode(top)
+
+
+def decode_prior(codes: Mapping[str, npt.NDArray[Any]]) -> ImagePrior:
+    """The prior lists of a block's images from their codes."""
+    classes = codes["images/prior_classes"]
+    empty = np.iinfo(classes.dtype).max
+    return ImagePrior(
+        classes=np.where(classes == empty, -1, classes.astype(np.int64)).astype(np.int32),
+        probs=prior.decode_probs(codes["images/prior_probs"]),
+        power=(codes["images/prior_power"] / 100.0).astype(np.float32),
+    )
