@@ -1,0 +1,111 @@
+"""What the tests of stores share: labels with known statistics, and small stores."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+import labelstore
+from labelstore.manifest import Manifest, fingerprint
+from labelstore.prior import fit
+from labelstore.views import ViewLaw
+from labelstore.writer import BlockData, StoreWriter
+
+
+def distributions(images, views, classes, seed=0):
+    """(images, views, classes) probabilities: the views of an image are alike."""
+    rng = np.random.default_rng(seed)
+    z = 2.5 * rng.normal(size=(images, 1, classes)) + rng.normal(size=(images, views, classes))
+    p = np.exp(z)
+    return p / p.sum(-1, keepdims=True)
+
+
+def top_of(p, k):
+    """The k largest classes and probabilities."""
+    order = np.argsort(-p, axis=-1, kind="stable")[..., :k]
+    return order, np.take_along_axis(p, order, -1).astype(np.float32)
+
+
+def written(path, images=20, views=6, k=3, classes=30, seed=0, **options):
+    """A store of ``labelstore.write`` and the labels in it."""
+    indices, probs = top_of(distributions(images, views, classes, seed), k)
+    options.setdefault("block_images", 8)
+    options.setdefault("law", ViewLaw(seed=1))
+    if options["law"] is not None:
+        options.setdefault("widths", np.arange(images) + 40)
+        options.setdefault("heights", np.arange(images) + 30)
+    options.setdefault("targets", np.arange(images) % classes)
+    options.setdefault("keys", [f"c/{number:03}.jpg" for number in range(images)])
+    return labelstore.write(path, indices, probs, classes, **options), indices, probs
+
+
+def planned(images=20, views=6, k=3, classes=30, prior_size=8, **options):
+    """A manifest with a prior, its keys and targets, and the data of each of its blocks."""
+    p = distributions(images, views, classes)
+    indices, probs = top_of(p, k)
+    keys = [f"c/{number:03}.jpg" for number in range(images)]
+    targets = (np.arange(images) % classes).astype(np.int32)
+    settings = {"block_images": 8, "group_views": 4, "quantizer": "ratio16", **options}
+    manifest = Manifest(
+        images,
+        views,
+        classes,
+        k,
+        fingerprint(keys, targets),
+        ViewLaw(seed=1),
+        prior_size=prior_size,
+        **settings,
+    )
+    fitted = [fit(p[i].mean(0), indices[i], probs[i], prior_size) for i in range(images)]
+
+    def data(block):
+        rows = manifest.block_slice(block)
+        return BlockData(
+            indices[rows],
+            probs[rows],
+            widths=np.arange(images)[rows] + 40,
+            heights=np.arange(images)[rows] + 30,
+            digests=np.arange(images)[rows] + 1,
+            prior_classes=np.stack([entry[0] for entry in fitted[rows]]),
+            prior_probs=np.stack([entry[1] for entry in fitted[rows]]),
+            prior_power=np.array([entry[2] for entry in fitted[rows]], dtype=np.uint8),
+        )
+
+    return manifest, keys, targets, data, p
+
+
+def make_planned(path, blocks=None, **options):
+    """Write the planned store, or some of its blocks."""
+    manifest, keys, targets, data, p = planned(**options)
+    with StoreWriter(path, manifest, keys, targets) as writer:
+        for block in writer.pending_blocks():
+            if blocks is None or block in blocks:
+                writer.write_block(block, data(block))
+    return labelstore.open(path), p
+
+
+def read_everything(path):
+    """All that a store says, as bytes; raises what reading it raises."""
+    store = labelstore.open(path)
+    topk = store.read(np.arange(store.num_images)[:, None], np.arange(store.num_views))
+    parts = [topk.indices, topk.probs, store.confidence(), store.targets]
+    parts += [np.stack(store.sizes(np.arange(store.num_images))), store.labelled()]
+    parts.append(store.image_digests(np.arange(store.num_images)))
+    if topk.prior is not None:
+        parts += [topk.prior.classes, topk.prior.probs, topk.prior.power]
+    if store.law is not None:
+        views = store.views(np.arange(store.num_images)[:, None], np.arange(store.num_views))
+        parts += [views.box, views.flip]
+    return b"".join(np.ascontiguousarray(part).tobytes() for part in parts) + repr(
+        (store.keys, store.manifest.to_json(), store.missing_blocks())
+    ).encode()
+
+
+def files_of(path):
+    """Digest of every file of a store, by name."""
+    return {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
