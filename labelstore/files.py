@@ -22,6 +22,7 @@ __all__ = [
     "delete_file",
     "delete_tree",
     "exclusive_lock",
+    "explained",
     "make_directory",
     "remove_partials",
     "write_durably",
@@ -43,47 +44,60 @@ def write_durably(path: Path, data: bytes | bytearray | memoryview) -> None:
         StoreError: the system refuses, for example because the disk is full.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
-    try:
+    with explained(path):
         make_directory(path.parent)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         _sync_directory(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; free space or mend its rights, then "
-            "run the same command again: what was committed is untouched."
-        ) from error
 
 
 def make_directory(path: Path) -> None:
-    """Make a folder and its parents, each synced into its parent."""
+    """Make a folder and its parents, each synced into its parent; StoreError when refused."""
     if path.is_dir():
         return
     make_directory(path.parent)
-    path.mkdir(exist_ok=True)
-    _sync_directory(path.parent)
+    with explained(path):
+        path.mkdir(exist_ok=True)
+        _sync_directory(path.parent)
 
 
 def delete_file(path: Path) -> None:
-    """Delete a file if it is there."""
-    path.unlink(missing_ok=True)
+    """Delete a file if it is there; StoreError when refused."""
+    with explained(path):
+        path.unlink(missing_ok=True)
 
 
 def delete_tree(path: Path) -> None:
-    """Delete a folder and all in it."""
-    shutil.rmtree(path)
+    """Delete a folder and all in it; StoreError when refused."""
+    with explained(path):
+        shutil.rmtree(path)
 
 
 def remove_partials(root: Path) -> int:
     """Delete the temporary files that killed writers left below ``root``; returns how many."""
     found = list(root.rglob(f"*{PARTIAL}"))
     for path in found:
-        path.unlink(missing_ok=True)
+        delete_file(path)
     return len(found)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the system refuses into a StoreError with the mend."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}; free space or mend its rights, then "
+            "run the same command again: what was committed is untouched."
+        ) from error
 
 
 @contextmanager
@@ -99,7 +113,9 @@ def exclusive_lock(root: Path) -> Iterator[None]:
         yield
         return
     make_directory(root)
-    with (root / LOCK_NAME).open("ab") as file:
+    with explained(root):
+        file = (root / LOCK_NAME).open("ab")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

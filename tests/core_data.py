@@ -97,9 +97,10 @@ def read_everything(path):
     if store.law is not None:
         views = store.views(np.arange(store.num_images)[:, None], np.arange(store.num_views))
         parts += [views.box, views.flip]
-    return b"".join(np.ascontiguousarray(part).tobytes() for part in parts) + repr(
-        (store.keys, store.manifest.to_json(), store.missing_blocks())
-    ).encode()
+    return (
+        b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+        + repr((store.keys, store.manifest.to_json(), store.missing_blocks())).encode()
+    )
 
 
 def files_of(path):

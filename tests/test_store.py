@@ -132,7 +132,7 @@ def test_an_unfinished_store_reads_what_is_committed_and_refuses_the_rest(tmp_pa
     assert store.missing_blocks() == [1]
     assert not store.complete
     assert np.array_equal(store.read(16, 0).indices, top_of(p, 3)[0][16, 0])
-    with pytest.raises(IncompleteError, match="block 1 .images 8 to 15. has no labels yet"):
+    with pytest.raises(IncompleteError, match=r"block 1 .images 8 to 15. has no labels yet"):
         store.read([0, 8], 0)
     with pytest.raises(IncompleteError):
         store.confidence()
@@ -166,7 +166,7 @@ def test_resuming_gives_the_same_files_and_never_touches_a_committed_block(tmp_p
 def test_other_settings_are_refused_by_name(tmp_path):
     make_planned(tmp_path / "s.zarr", blocks={0})
     before = files_of(tmp_path / "s.zarr")
-    with pytest.raises(MismatchError, match="labels.prior_size: stored 8, asked for 4"):
+    with pytest.raises(MismatchError, match=r"labels\.prior_size: stored 8, asked for 4"):
         make_planned(tmp_path / "s.zarr", prior_size=4)
     with pytest.raises(MismatchError, match="another data set"):
         make_planned(tmp_path / "s.zarr", images=21)

@@ -42,9 +42,7 @@ def slow_box(law, key_hash, view, width, height):
     return ((height - h) // 2, (width - w) // 2, h, w)
 
 
-@pytest.mark.parametrize(
-    "law", [ViewLaw(seed=5), ViewLaw(2**64 - 1, (0.3, 0.9), (0.2, 6.0), 0.2)]
-)
+@pytest.mark.parametrize("law", [ViewLaw(seed=5), ViewLaw(2**64 - 1, (0.3, 0.9), (0.2, 6.0), 0.2)])
 def test_boxes_equal_the_slow_definition(law):
     sizes = [(500, 375), (375, 500), (33, 900), (900, 31), (1, 1), (1, 500), (4000, 3000)]
     for number, (width, height) in enumerate(sizes):

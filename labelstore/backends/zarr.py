@@ -20,7 +20,7 @@ from zarr.storage import LocalStore
 
 from labelstore import files
 from labelstore.backends.base import commit_columns, image_arrays, prior_arrays, view_arrays
-from labelstore.errors import CorruptError, FormatError, NotFoundError, StoreError
+from labelstore.errors import CorruptError, FormatError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,6 +106,10 @@ class ZarrBackend:
         return np.asarray(self._get(name, images if views is None else (images, views)))
 
     def create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
+        with files.explained(self.path):
+            self._create(manifest, keys, targets)
+
+    def _create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
         store = DurableStore(self.path)
         opening = {"format": "labelstore", "state": "creating"}
         group = zarr.create_group(store, attributes={ATTRIBUTE: opening})
@@ -142,13 +146,12 @@ class ZarrBackend:
             # zarr would read and merge an old shard, and fail on one that was torn.
             files.delete_file(self._object(name, block))
             size = (array.shards or array.chunks)[0]
-            try:
+            with files.explained(self.path / name):
                 array[block * size : block * size + len(codes)] = codes
-            except OSError as error:
-                raise StoreError(f"cannot write {self.path}/{name}: {error}.") from error
 
     def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> None:
-        self._arrays[COMMITS][block] = row
+        with files.explained(self.path / COMMITS):
+            self._arrays[COMMITS][block] = row
 
     def bytes_by_part(self) -> dict[str, int]:
         parts: dict[str, int] = defaultdict(int)

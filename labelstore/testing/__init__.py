@@ -1,0 +1,1 @@
+"""Fault injection for tests of stores and of back ends."""

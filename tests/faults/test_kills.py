@@ -1,0 +1,115 @@
+"""Kills and full disks: at every step of a writer, the store resumes to the same bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from core_data import files_of, make_planned
+
+import labelstore
+from labelstore.errors import LabelStoreError, StoreError
+from labelstore.testing.faults import trip
+
+SETTINGS = {"images": 6, "views": 3, "classes": 12, "k": 2, "prior_size": 4, "block_images": 3}
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"),
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The finished store's files, and how many steps making it takes."""
+    path = tmp_path_factory.mktemp("whole") / "s.zarr"
+    with trip() as steps:
+        make_planned(path, **SETTINGS)
+    return files_of(path), steps.taken
+
+
+def die_at(path, step, fault):
+    """Make the store in a child that dies at a step; False when it finished."""
+    child = os.fork()
+    if not child:
+        try:
+            with trip(step, fault):
+                make_planned(path, **SETTINGS)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def check_resumes(path, expected):
+    """What a dead writer left is readable block by block or refused; then it is finished."""
+    if path.exists():
+        try:
+            store = labelstore.open(path)
+        except LabelStoreError:
+            pass
+        else:
+            for block in set(range(2)) - set(store.missing_blocks()):
+                store.read(range(3 * block, 3 * block + 3), 1)
+    make_planned(path, **SETTINGS)
+    assert files_of(path) == expected
+
+
+def killed_at(steps, tmp_path, undisturbed, fault):
+    """Die at each of some steps, and resume; how many deaths there were."""
+    deaths = 0
+    for step in steps:
+        path = tmp_path / f"{step}.zarr"
+        # Threads share the making of folders, so that the last steps may not be reached.
+        deaths += die_at(path, step, fault)
+        check_resumes(path, undisturbed[0])
+        shutil.rmtree(path)
+    return deaths
+
+
+@pytest.mark.parametrize("fault", ["die-before", "die-after"])
+def test_killed_at_steps(undisturbed, tmp_path, fault):
+    steps = range(1, undisturbed[1] + 1, 11)
+    assert killed_at(steps, tmp_path, undisturbed, fault) > 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["die-before", "die-after"])
+def test_killed_at_every_step(undisturbed, tmp_path, fault, capsys):
+    deaths = killed_at(range(1, undisturbed[1] + 1), tmp_path, undisturbed, fault)
+    with capsys.disabled():
+        print(f"\n{deaths} deaths, {fault}")
+    assert deaths > 300
+
+
+def test_killed_again_and_again(undisturbed, tmp_path):
+    expected, _ = undisturbed
+    path = tmp_path / "s.zarr"
+    deaths = 0
+    while die_at(path, 31, "die-before"):
+        deaths += 1
+        assert deaths < 50
+        if deaths == 4:
+            break
+    assert deaths
+    check_resumes(path, expected)
+
+
+def test_a_full_disk_at_steps(undisturbed, tmp_path):
+    expected, steps = undisturbed
+    refusals = []
+    for step in range(1, steps + 1, 3):
+        path = tmp_path / f"{step}.zarr"
+        with trip(step, "no-space"):
+            try:
+                make_planned(path, **SETTINGS)
+            except StoreError as error:
+                refusals.append(str(error))
+        check_resumes(path, expected)
+        shutil.rmtree(path)
+    assert len(refusals) > steps / 6
+    assert all("No space left" in words for words in refusals)
