@@ -21,7 +21,8 @@ import numpy as np
 from benchmarks.common import alternate, ratio, summary, write_result
 from labelstore.demo import place_photos
 from labelstore.generate import Recipe, generate
-from labelstore.images import FolderSource, resolve_targets
+from labelstore.images import FolderSource
+from labelstore.targets import resolve_targets
 from labelstore.teachers import load_teacher, top_k
 
 

@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8192)
     parser.add_argument("--views", type=int, default=128)
     parser.add_argument("--top-k", type=int, default=5)
+    parser.add_argument("--block-images", type=int, default=1024, help="as in a large data set")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -47,7 +48,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Make both stores, check that they agree, time both."""
     ids, probs = synthetic_labels(options.images, options.views, options.top_k, 1000)
     path = folder / "store.zarr"
-    labelstore.write(path, ids, probs, num_classes=1000)
+    labelstore.write(path, ids, probs, num_classes=1000, block_images=options.block_images)
     files = write_files(folder / "files", ids, probs)
     batches = epoch(options.images, options.views, seed=0)
     anywhere = scattered(options.images, options.views, len(batches))
@@ -57,7 +58,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     if not np.array_equal(mine[0], theirs[0]) or np.abs(mine[1] - theirs[1]).max() > 0.02:
         raise SystemExit("the two readers disagree: the benchmark would be worth nothing")
 
-    def run(read: Callable[..., object], source: Callable[[], object], work: list) -> object:
+    def run(read: Any, source: Any, work: list[Any]) -> Callable[[], object]:
         def task() -> None:
             opened = source()
             for images, views in work:
@@ -74,7 +75,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "random_cold": run(read_store, lambda: labelstore.open(path), anywhere[:1]),
         "files": run(read_files, lambda: files, batches[:part]),
     }
-    seconds = alternate(tasks, options.rounds)  # type: ignore[arg-type]
+    seconds = alternate(tasks, options.rounds)
     counts = {"scheduled": len(batches), "random_warm": part, "random_cold": 1, "files": part}
     per_batch = {name: [s / counts[name] for s in times] for name, times in seconds.items()}
     crops = options.images * options.views
@@ -83,6 +84,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             "images": options.images,
             "views": options.views,
             "k": options.top_k,
+            "block_images": options.block_images,
             "batch": f"{BATCH} images x {SHOWN} views",
             "labels": "synthetic, seed 0",
         },

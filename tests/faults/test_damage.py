@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 from core_data import make_planned, read_everything, written
 
 from labelstore.errors import LabelStoreError
