@@ -128,16 +128,19 @@ def read_store(store: Any, images: np.ndarray, views: np.ndarray) -> tuple[Any, 
     return topk.indices, topk.probs
 
 
-def write_files(folder: Path, ids: np.ndarray, probs: np.ndarray) -> list[Path]:
-    """One file an image, of all its views."""
+def write_files(
+    folder: Path, ids: np.ndarray, probs: np.ndarray, kind: Any = np.float32
+) -> list[Path]:
+    """One file an image, of all its views, with floats of a kind."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     paths = []
     for image in range(len(ids)):
         views = ids.shape[1]
-        boxes = torch.from_numpy(rng.random((views, 4), dtype=np.float32))
+        boxes = torch.from_numpy(rng.random((views, 4)).astype(kind))
         flips = torch.from_numpy(rng.random(views) < 0.5)
-        labels = torch.from_numpy(np.stack([ids[image].astype(np.float32), probs[image]], axis=1))
+        stacked = np.stack([ids[image].astype(kind), probs[image].astype(kind)], axis=1)
+        labels = torch.from_numpy(stacked)
         paths.append(folder / f"{image}.tar")
         torch.save([boxes, flips, labels], paths[-1])
     return paths

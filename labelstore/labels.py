@@ -223,17 +223,16 @@ class TopK:
             return self._scaled(probs, stored)
         if tail == "uniform" or self.prior is None:
             others = self.num_classes - stored.sum(axis=-1, keepdims=True)
-            if not others.all():
-                return self._scaled(probs, stored)
-            base = residual / others
+            base = np.where(others > 0, residual / np.maximum(others, 1), 0.0)
+            probs = np.where(others > 0, probs, _to_sum_one(probs))
             return self._labels(base, self.indices, np.where(stored, probs - base, 0.0))
         return self._like_prior(self.prior, probs, residual, stored)
 
     def _scaled(self, probs: Float64Array, stored: npt.NDArray[np.bool_]) -> SoftLabels:
-        total = probs.sum(axis=-1, keepdims=True)
-        # A label without any stored mass says nothing: every place alike.
-        probs = np.where(total > 0, probs / np.where(total > 0, total, 1.0), 1.0 / self.k)
-        return self._labels(np.zeros_like(total), self.indices, np.where(stored, probs, 0.0))
+        # A label without any stored mass says nothing: every class alike.
+        empty = ~stored.any(axis=-1, keepdims=True)
+        base = np.where(empty, 1.0 / self.num_classes, 0.0)
+        return self._labels(base, self.indices, np.where(stored, _to_sum_one(probs), 0.0))
 
     def _like_prior(
         self,
@@ -249,10 +248,10 @@ class TopK:
         listed = (prior.classes >= 0).sum(axis=-1)
         strangers = (stored & ~same.any(axis=-1)).sum(axis=-1)
         others = np.maximum(self.num_classes - listed - strangers, 0)
-        spread = weights.sum(axis=-1) + outside * others
-        if not (spread > 0).all():
-            return self._scaled(probs, stored)
-        scale = residual / spread[..., None]
+        spread = (weights.sum(axis=-1) + outside * others)[..., None]
+        # Where every class is stored there is nothing to spread the residual over.
+        probs = np.where(spread > 0, probs, _to_sum_one(probs))
+        scale = np.where(spread > 0, residual / np.where(spread > 0, spread, 1.0), 0.0)
         base = scale * outside[..., None]
         extra = np.where((prior.classes >= 0) & ~taken, scale * weights - base, 0.0)
         return self._labels(
@@ -287,6 +286,12 @@ class TopK:
             f"label type is {label_type!r}, expected one of {', '.join(get_args(LabelType))}: "
             "choose one."
         )
+
+
+def _to_sum_one(probs: Float64Array) -> Float64Array:
+    """Rows scaled to sum 1; rows of zeros stay."""
+    total = probs.sum(axis=-1, keepdims=True)
+    return np.asarray(probs / np.where(total > 0, total, 1.0))
 
 
 def hard(classes: npt.ArrayLike, num_classes: int) -> SoftLabels:
