@@ -1,10 +1,11 @@
 """Bytes a crop against distance to the teacher: labelstore's settings and FKD's files.
 
 The teacher is EfficientNet-Lite0 with its real weights over the 20 photos of the package foolbox,
-its full softmax of every view kept as the truth. Bytes are those of all label and prior files on
-disk; the store's fixed part (its manifest and the description of each array, about 30 kB whatever
-its size) is given apart, since it vanishes in a store of more than 20 photos. FKD's files are
-written and weighed as they are on disk; their tail is FKD's own, even one.
+its full softmax of every view kept as the truth. Bytes are those of all label, prior and commit
+files on disk. A chunk of these stores holds 4,000 crops, about as many as one of a large data set
+(1,024 images x 4 views), though of fewer images. The store's fixed part (its manifest and the
+description of each array, about 10 kB whatever its size) is given apart. FKD's files are written
+and weighed as they are on disk; their tail is FKD's own, even one.
 
     python -m benchmarks.rate_distortion
 """
@@ -140,7 +141,7 @@ def make(
         fingerprint(keys, targets),
         None,
         block_images=images,
-        group_views=4,
+        group_views=max(4, 4000 // images),
         quantizer=quantizer,
         prior_size=size,
     )

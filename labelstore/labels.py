@@ -248,12 +248,14 @@ class TopK:
         listed = (prior.classes >= 0).sum(axis=-1)
         strangers = (stored & ~same.any(axis=-1)).sum(axis=-1)
         others = np.maximum(self.num_classes - listed - strangers, 0)
-        spread = (weights.sum(axis=-1) + outside * others)[..., None]
         # Where every class is stored there is nothing to spread the residual over.
-        probs = np.where(spread > 0, probs, _to_sum_one(probs))
-        scale = np.where(spread > 0, residual / np.where(spread > 0, spread, 1.0), 0.0)
-        base = scale * outside[..., None]
-        extra = np.where((prior.classes >= 0) & ~taken, scale * weights - base, 0.0)
+        room = (weights.sum(axis=-1) + outside * others)[..., None] > 0
+        probs = np.where(room, probs, _to_sum_one(probs))
+        residual = np.where(room, residual, 0.0)
+        least = np.where(stored, probs, np.inf).min(axis=-1, keepdims=True)
+        spread, base = _spread(weights, (outside * others)[..., None], residual, least)
+        base = np.where(others > 0, base * outside, 0.0)[..., None]
+        extra = np.where((prior.classes >= 0) & ~taken, spread - base, 0.0)
         return self._labels(
             base,
             np.concatenate([self.indices, np.maximum(prior.classes, 0)], axis=-1),
@@ -286,6 +288,36 @@ class TopK:
             f"label type is {label_type!r}, expected one of {', '.join(get_args(LabelType))}: "
             "choose one."
         )
+
+
+def _spread(
+    weights: Float64Array, outside: Float64Array, mass: Float64Array, limit: Float64Array
+) -> tuple[Float64Array, Float64Array]:
+    """Spread a mass in proportion to weights, none of the listed above a limit where possible.
+
+    A class that is not stored is no likelier than the least likely that is: what the image says on
+    average must not overrule what was seen in this view.
+
+    Args:
+        weights: (..., m) of the listed classes; outside: (..., 1) of all others together.
+        mass: (..., 1) to be spread; limit: (..., 1).
+
+    Returns:
+        (..., m) the listed classes' shares, and (...) the factor of the weights outside.
+    """
+    capped = np.zeros(weights.shape, dtype=bool)
+    scale = np.zeros_like(mass)
+    for _ in range(weights.shape[-1] + 1):
+        free = np.where(capped, 0.0, weights).sum(axis=-1, keepdims=True) + outside
+        left = np.maximum(mass - capped.sum(axis=-1, keepdims=True) * limit, 0.0)
+        scale = np.where(free > 0, left / np.where(free > 0, free, 1.0), 0.0)
+        over = ~capped & (scale * weights > limit)
+        # Capping the last class that is free would leave mass over.
+        over &= (np.where(capped | over, 0.0, weights).sum(-1, keepdims=True) + outside) > 0
+        if not over.any():
+            break
+        capped |= over
+    return np.where(capped, limit, scale * weights), scale[..., 0]
 
 
 def _to_sum_one(probs: Float64Array) -> Float64Array:

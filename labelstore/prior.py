@@ -85,7 +85,8 @@ def fit(
 
     Returns:
         (m,) int32 class ids, (m,) uint8 codes of their probabilities, and the power in hundredths
-        with which the recovered labels come nearest to the teacher's, in mean KL divergence.
+        with which the recovered labels come nearest to the teacher's, in mean KL divergence (but
+        for the limit that recovery sets to each class, which is left out).
     """
     order = np.lexsort((np.arange(len(mean)), -mean))[:size]
     codes = encode_probs(mean[order])

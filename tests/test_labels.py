@@ -93,12 +93,18 @@ def test_image_tail_spreads_the_residual_like_the_prior():
         spread = np.array(
             [0.0 if c in stored else listed.get(c, rest) ** (power / 100) for c in range(40)]
         )
-        expected = (1 - topk.probs[row].astype(float).sum()) * spread / spread.sum()
+        mass = 1 - topk.probs[row].astype(float).sum()
+        # No class that is not stored gets more than the least that is: pour what is over on.
+        least, expected = float(topk.probs[row].min()), mass * spread / spread.sum()
+        while (over := (expected > least * (1 + 1e-12)) & (spread > 0)).any():
+            fixed = over | (expected >= least * (1 - 1e-12)) & (spread > 0)
+            free = np.where(fixed, 0.0, spread)
+            expected = np.where(fixed, least, (mass - least * fixed.sum()) * free / free.sum())
         expected[stored] = topk.probs[row]
         np.testing.assert_allclose(dense[row], expected, atol=3e-7)
 
 
-def test_the_fitted_power_is_the_best_of_those_tried():
+def test_the_fitted_power_is_about_the_best_of_those_tried():
     rng = np.random.default_rng(4)
     centre = rng.normal(size=60) * 3
     z = centre + rng.normal(size=(200, 60))
@@ -117,7 +123,8 @@ def test_the_fitted_power_is_the_best_of_those_tried():
         return float((p * np.log(p / q)).sum(-1).mean())
 
     costs = {hundredths: divergence(hundredths) for hundredths in range(20, 131, 5)}
-    assert costs[power] == pytest.approx(min(costs.values()), rel=1e-3)
+    # The fit leaves out that no class gets more than the least stored one: about a hundredth.
+    assert costs[power] == pytest.approx(min(costs.values()), rel=0.02)
     uniform = TopK(order, probs, 60).recover().dense()
     assert costs[power] < 0.6 * float((p * np.log(p / uniform)).sum(-1).mean())
 
