@@ -17,7 +17,7 @@ LAYERS = [
     {"cli", "__main__"},
     {"demo"},
     {"torch"},
-    {"generate", "inspect", "passing"},
+    {"generate", "inspect", "passing", "testing"},
     {"pipeline"},
     {"teachers", "inference", "weights"},
     {"ensembles", "writer", "schedule"},
@@ -26,7 +26,7 @@ LAYERS = [
     {"encoding", "calibrate", "images", "targets"},
     {"manifest"},
     {"labels", "codecs", "views"},
-    {"prior", "philox", "files", "schemas", "testing"},
+    {"prior", "philox", "files", "schemas"},
     {"errors"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

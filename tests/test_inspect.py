@@ -200,8 +200,12 @@ def test_ferkd_by_the_ground_truth_counts_as_its_apply_does(tmp_path):
     assert low + high == (action == Action.DISCARDED).sum()
     truth = [
         next(
-            (float(p) for c, p in zip(label.indices, label.probs, strict=True) if c == target),
-            (1.0 - float(label.probs.sum())) / (CLASSES - K),
+            (
+                float(p)
+                for c, p in zip(label.indices, label.probs, strict=True)
+                if c == target and p > 0
+            ),
+            (1.0 - float(label.probs.sum())) / (CLASSES - int((label.probs > 0).sum())),
         )
         for image, _, label in every_crop(store)
         for target in [store.targets[image]]
