@@ -218,7 +218,12 @@ class StoreWriter:
 
 
 def _holds_nothing(path: Path) -> bool:
-    return path.is_dir() and all(entry.name == files.LOCK_NAME for entry in path.iterdir())
+    """Whether a folder is empty but for what a writer leaves that died before its first object."""
+    return path.is_dir() and all(
+        entry.name == files.LOCK_NAME
+        or (entry.name.startswith("zarr.json.") and entry.suffix == files.PARTIAL)
+        for entry in path.iterdir()
+    )
 
 
 def _image_codes(data: BlockData, manifest: Manifest, block: int) -> _Codes:

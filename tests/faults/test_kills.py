@@ -69,8 +69,9 @@ def killed_at(steps, tmp_path, undisturbed, fault):
 
 @pytest.mark.parametrize("fault", ["die-before", "die-after"])
 def test_killed_at_steps(undisturbed, tmp_path, fault):
-    steps = range(1, undisturbed[1] + 1, 11)
-    assert killed_at(steps, tmp_path, undisturbed, fault) > 25
+    # Every step of the first objects, then one in thirteen.
+    steps = [*range(1, 12), *range(12, undisturbed[1] + 1, 13)]
+    assert killed_at(steps, tmp_path, undisturbed, fault) > 30
 
 
 @pytest.mark.slow
