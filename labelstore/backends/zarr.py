@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import warnings
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +21,7 @@ from zarr.storage import LocalStore
 
 from labelstore import files
 from labelstore.backends.base import commit_columns, image_arrays, prior_arrays, view_arrays
-from labelstore.errors import CorruptError, FormatError, NotFoundError
+from labelstore.errors import CorruptError, FormatError, NotFoundError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,19 +43,34 @@ _TABLE_CHUNK = 65536
 
 
 class DurableStore(LocalStore):
-    """A local store whose objects are synced to the disk before a write returns."""
+    """A local store whose objects are synced to the disk before a write returns.
+
+    After one write was refused, all are: zarr starts several at once and reports the first failure
+    while the others still wait for their turn, and none of them may come after the caller has heard
+    of it and mended what is there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._turn = threading.Lock()
+        self._refused = False
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write one object durably."""
-        self._check_writable()
-        await asyncio.to_thread(
-            files.write_durably, self.root / key, value.as_numpy_array().tobytes()
-        )
+        await asyncio.to_thread(self.set_sync, key, value)
 
     def set_sync(self, key: str, value: Buffer) -> None:
         """Write one object durably, for zarr's synchronous path."""
         self._check_writable()
-        files.write_durably(self.root / key, value.as_numpy_array().tobytes())
+        with self._turn:
+            if self._refused:
+                raise StoreError(
+                    f"{self.root} had a write refused before: run the same command again; what was "
+                    "committed is untouched."
+                )
+            self._refused = True
+            files.write_durably(self.root / key, value.as_numpy_array().tobytes())
+            self._refused = False
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Write one object durably unless it is there; a store has one writer at a time."""
