@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
     Codes = dict[str, npt.NDArray[Any]]
 
-__all__ = ["decode_confidence", "decode_labels", "decode_prior", "encode_labels"]
+__all__ = [
+    "decode_confidence",
+    "decode_labels",
+    "decode_prior",
+    "encode_labels",
+    "encode_prior_probs",
+]
 
 
 def encode_labels(
@@ -45,7 +51,11 @@ def encode_labels(
     # Class ids of places that hold nothing say nothing: one value for all.
     stored = values > 0
     stored[..., 0] = True
-    classes = np.where(stored, ranks.encode(indices, lists, manifest.num_classes), 0)
+    if manifest.encoding == "plain":
+        top, rest = values[..., 0], values[..., 1:]
+        classes = np.where(stored, indices, 0)
+    else:
+        classes = np.where(stored, ranks.encode(indices, lists, manifest.num_classes), 0)
     return {"labels/top_prob": top, "labels/classes": classes, "labels/rest_probs": rest}
 
 
@@ -63,6 +73,10 @@ def decode_labels(
         manifest: says how.
     """
     top, rest = codes["labels/top_prob"], codes.get("labels/rest_probs")
+    if manifest.encoding == "plain":
+        ids = codes["labels/classes"].astype(np.int32)
+        parts = [top[:, None]] if rest is None else [top[:, None], rest]
+        return ids, np.concatenate(parts, axis=1)
     values = codecs.get(manifest.quantizer).decode(top, rest)
     classes = ranks.decode(codes["labels/classes"], lists, rows)
     if manifest.prior_size:
@@ -72,15 +86,22 @@ def decode_labels(
 
 def decode_confidence(top: npt.NDArray[Any], manifest: Manifest) -> npt.NDArray[np.float32]:
     """The largest probabilities of codes of ``labels/top_prob``, of any shape."""
+    if manifest.encoding == "plain":
+        return top.astype(np.float32)
     return codecs.get(manifest.quantizer).top.decode(top)
+
+
+def encode_prior_probs(codes: npt.NDArray[np.uint8], manifest: Manifest) -> npt.NDArray[Any]:
+    """What is stored of ``labelstore.prior``'s codes of mean probabilities: they, or the values."""
+    return prior.decode_probs(codes) if manifest.encoding == "plain" else codes
 
 
 def decode_prior(codes: Mapping[str, npt.NDArray[Any]]) -> ImagePrior:
     """The prior lists of a block's images from their codes."""
-    classes = codes["images/prior_classes"]
+    classes, probs = codes["images/prior_classes"], codes["images/prior_probs"]
     empty = np.iinfo(classes.dtype).max
     return ImagePrior(
         classes=np.where(classes == empty, -1, classes.astype(np.int64)).astype(np.int32),
-        probs=prior.decode_probs(codes["images/prior_probs"]),
+        probs=prior.decode_probs(probs) if probs.dtype == np.uint8 else probs,
         power=(codes["images/prior_power"] / 100.0).astype(np.float32),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import labelstore
+from labelstore.blocks import check_table, default_block_images
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
 from labelstore.images import content_digest, cut, decode, pixel_digest
 from labelstore.manifest import Manifest, fingerprint
@@ -16,7 +17,7 @@ from labelstore.philox import hash_keys
 from labelstore.pipeline import Labeller
 from labelstore.store import Store
 from labelstore.views import ViewLaw
-from labelstore.writer import StoreWriter, check_table, default_block_images
+from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:
     import os

@@ -10,7 +10,7 @@ import functools
 import json
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import xxhash
 
@@ -26,7 +26,18 @@ if TYPE_CHECKING:
 
     from labelstore.labels import LabelType
 
-__all__ = ["EXPLICIT", "FORMAT_VERSION", "Manifest", "differences", "fingerprint"]
+__all__ = [
+    "EXPLICIT",
+    "FORMAT_VERSION",
+    "Encoding",
+    "Manifest",
+    "differences",
+    "fingerprint",
+]
+
+Encoding = Literal["codes", "plain"]
+"""What lies in a store's arrays: the quantizer's and the lists' compact codes, or class ids and
+the probabilities that those codes stand for."""
 
 FORMAT_VERSION = 1
 """The version that this library writes, and the newest that it reads."""
@@ -63,6 +74,7 @@ class Manifest:
     group_views: int
     """Views of a group, the unit that is read."""
     quantizer: str = codecs.DEFAULT
+    encoding: Encoding = "codes"
     prior_size: int = 0
     """Classes in each image's prior list; 0 for a store without."""
     top_p: float | None = None
@@ -77,6 +89,9 @@ class Manifest:
     """Digests of a few views' pixels: ``{"key", "view", "digest"}`` each."""
     producer: Mapping[str, str] = field(default_factory=dict)
     """Versions of the libraries that decide pixels and labels."""
+    origin: Mapping[str, Any] | None = None
+    """How the labels came from those of other stores: ``{"operation", "stores", "settings"}``; None
+    for a producer's own."""
 
     def __post_init__(self) -> None:
         for name in ("num_images", "num_views", "num_classes", "block_images", "group_views"):
@@ -104,6 +119,10 @@ class Manifest:
             raise UsageError(
                 f"{len(self.class_names)} class names were given for {self.num_classes} classes: "
                 "give one each, or none."
+            )
+        if self.encoding not in get_args(Encoding):
+            raise UsageError(
+                f"encoding is {self.encoding!r}, expected one of {', '.join(get_args(Encoding))}."
             )
         codecs.get(self.quantizer)
 
@@ -161,6 +180,7 @@ class Manifest:
                 "class_names": None if self.class_names is None else list(self.class_names),
                 "temperature": self.temperature,
                 "quantizer": self.quantizer,
+                "encoding": self.encoding,
                 "prior_size": self.prior_size,
                 "top_p": self.top_p,
             },
@@ -168,6 +188,7 @@ class Manifest:
             "layout": {"block_images": self.block_images, "group_views": self.group_views},
             "probe": [dict(entry) for entry in self.probe],
             "producer": dict(self.producer),
+            "origin": None if self.origin is None else dict(self.origin),
         }
 
     @classmethod
@@ -198,6 +219,7 @@ class Manifest:
             block_images=body["layout"]["block_images"],
             group_views=body["layout"]["group_views"],
             quantizer=labels["quantizer"],
+            encoding=labels["encoding"],
             prior_size=labels["prior_size"],
             top_p=labels["top_p"],
             label_type=labels["label_type"],
@@ -206,6 +228,7 @@ class Manifest:
             teacher=body["teacher"],
             probe=tuple(body["probe"]),
             producer=body["producer"],
+            origin=body["origin"],
         )
 
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from labelstore import prior
+from labelstore.blocks import BlockData
 from labelstore.errors import SourceError, UsageError
 from labelstore.images import content_digest, cut, decode
 from labelstore.inference import sums_of_runs, top_k
 from labelstore.philox import hash_keys
 from labelstore.views import ViewLaw
-from labelstore.writer import BlockData
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -66,9 +66,11 @@ def open(path: str | os.PathLike[str], *, cache_bytes: int = CACHE_BYTES) -> Sto
 
 
 def backend_of(path: Path) -> Backend:
-    """The backend for a path, by its name."""
+    """The backend for a path: Parquet for names that end in ``.parquet``, else Zarr."""
     if path.suffix == ".parquet":
-        raise UsageError(f"{path}: this labelstore has no Parquet stores: use a name like x.zarr.")
+        from labelstore.backends.parquet import ParquetBackend
+
+        return ParquetBackend(path)
     from labelstore.backends.zarr import ZarrBackend
 
     return ZarrBackend(path)

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from labelstore import codecs, files
-from labelstore.backends.base import array_digest, images_digest, prior_arrays, view_arrays
-from labelstore.encoding import encode_labels
+from labelstore.blocks import BlockData, block_codes, check_table, default_block_images
 from labelstore.errors import FormatError, LabelError, MismatchError, StoreError, UsageError
 from labelstore.manifest import EXPLICIT, Manifest, differences, fingerprint
-from labelstore.philox import hash_keys
-from labelstore.store import LABELLED, UNREADABLE, Store, backend_of
+from labelstore.store import Store, backend_of
 
 if TYPE_CHECKING:
     import os
@@ -27,46 +25,10 @@ if TYPE_CHECKING:
     from labelstore.labels import LabelType
     from labelstore.views import ViewLaw
 
-    _Codes = dict[str, npt.NDArray[Any]]
+__all__ = ["StoreWriter", "write"]
 
-__all__ = ["BlockData", "StoreWriter", "default_block_images", "write"]
-
-# Sums of half-precision top-k probabilities exceed 1 by rounding, about 2**-10 at the worst.
-_SUM_TOLERANCE = 2e-3
-
-
-def default_block_images(num_images: int) -> int:
-    """Images of a block: about a 64th of the data set, a power of two from 16 to 1,024."""
-    return min(1024, max(16, 1 << max(0, (num_images // 64).bit_length())), num_images)
-
-
-@dataclasses.dataclass(frozen=True)
-class BlockData:
-    """What a producer hands over for one block of n images with V views."""
-
-    indices: npt.NDArray[Any]
-    """(n, V, k) class ids, different within a row."""
-    probs: npt.NDArray[Any]
-    """(n, V, k) probabilities, falling along a row, sum at most 1 to within rounding."""
-    widths: npt.NDArray[Any] | None = None
-    """(n,) pixels of the decoded upright images; None or -1 where unknown."""
-    heights: npt.NDArray[Any] | None = None
-    """(n,) as widths."""
-    digests: npt.NDArray[Any] | None = None
-    """(n,) uint64 digests of the encoded images; None or 0 where unknown."""
-    readable: npt.NDArray[np.bool_] | None = None
-    """(n,) bool: False for an image that could not be decoded; its labels are ignored."""
-    prior_classes: npt.NDArray[Any] | None = None
-    """(n, m) class ids of the images' prior lists, -1 for an empty place; where the store has a
-    prior."""
-    prior_probs: npt.NDArray[np.uint8] | None = None
-    """(n, m) codes of ``labelstore.prior``."""
-    prior_power: npt.NDArray[np.uint8] | None = None
-    """(n,) hundredths."""
-    boxes: npt.NDArray[Any] | None = None
-    """(n, V, 4) top, left, height, width in pixels, for a store with explicit views."""
-    flips: npt.NDArray[Any] | None = None
-    """(n, V) bool, for a store with explicit views."""
+_FIRST_OBJECTS = ("zarr.json.", "manifest.json.")
+"""What a backend's first object is called while it is written."""
 
 
 class StoreWriter:
@@ -89,12 +51,12 @@ class StoreWriter:
         allow_version_drift: bool = False,
     ) -> None:
         self.path = Path(path)
-        self.manifest = manifest
+        self._backend = backend_of(self.path)
+        self.manifest = dataclasses.replace(manifest, encoding=self._backend.encoding)
         self._keys = keys
         self._targets = targets
         self._overwrite = overwrite
         self._allow_version_drift = allow_version_drift
-        self._backend = backend_of(self.path)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> StoreWriter:
@@ -178,170 +140,28 @@ class StoreWriter:
         """
         if self._committed[block]:
             raise StoreError(f"{self.path}: block {block} is committed and is never written again.")
-        images, priors, views = self._codes(block, data)
-        self._backend.write_block(block, {**images, **priors, **views})
-        self._backend.write_commit(block, self._commit_row(block, images, priors, views))
+        codes = block_codes(data, self.manifest, block)
+        self._backend.write_block(block, codes.arrays)
+        self._backend.write_commit(block, codes.commit_row(self.manifest, block))
         self._committed[block] = True
 
     def check_block(self, block: int, data: BlockData) -> None:
         """Check that a committed block holds these very labels; MismatchError otherwise."""
-        row = self._commit_row(block, *self._codes(block, data))
+        row = block_codes(data, self.manifest, block).commit_row(self.manifest, block)
         if not np.array_equal(row, self._backend.read_commits()[block]):
             raise MismatchError(
                 f"{self.path} exists and block {block} in it holds other labels than those given: "
                 "choose another name, or overwrite it."
             )
 
-    def _codes(self, block: int, data: BlockData) -> tuple[_Codes, _Codes, _Codes]:
-        return (
-            _image_codes(data, self.manifest, block),
-            _prior_codes(data, self.manifest, block),
-            _view_codes(data, self.manifest, block),
-        )
-
-    def _commit_row(
-        self, block: int, images: _Codes, priors: _Codes, views: _Codes
-    ) -> npt.NDArray[np.uint64]:
-        manifest, store_id = self.manifest, self.manifest.id
-        row = [images_digest(store_id, block, images)]
-        for spec in view_arrays(manifest):
-            codes = views[spec.name]
-            row += [
-                array_digest(
-                    store_id, spec.name, block, group, codes[:, manifest.group_slice(group)]
-                )
-                for group in range(manifest.num_groups)
-            ]
-        if priors:
-            row.append(images_digest(store_id, block, priors, "prior"))
-        return np.array(row, dtype="<u8")
-
 
 def _holds_nothing(path: Path) -> bool:
     """Whether a folder is empty but for what a writer leaves that died before its first object."""
     return path.is_dir() and all(
         entry.name == files.LOCK_NAME
-        or (entry.name.startswith("zarr.json.") and entry.suffix == files.PARTIAL)
+        or (entry.name.startswith(_FIRST_OBJECTS) and entry.suffix == files.PARTIAL)
         for entry in path.iterdir()
     )
-
-
-def _image_codes(data: BlockData, manifest: Manifest, block: int) -> _Codes:
-    rows = manifest.block_slice(block)
-    count = rows.stop - rows.start
-    unknown = np.full(count, -1)
-    size = np.stack(
-        [unknown if side is None else np.asarray(side) for side in (data.widths, data.heights)],
-        axis=-1,
-    )
-    digests = np.zeros(count) if data.digests is None else data.digests
-    status = np.full(count, LABELLED)
-    if data.readable is not None:
-        status[~data.readable] = UNREADABLE
-    return {
-        "images/size": size.astype("<i4"),
-        "images/digest": np.asarray(digests).astype("<u8"),
-        "images/status": status.astype("|u1"),
-    }
-
-
-def _view_codes(data: BlockData, manifest: Manifest, block: int) -> _Codes:
-    rows = manifest.block_slice(block)
-    shape = (rows.stop - rows.start, manifest.num_views, manifest.k)
-    readable = np.ones(shape[0], dtype=bool) if data.readable is None else data.readable
-    _check_labels(data, shape, readable, manifest.num_classes, block)
-    lists = np.empty((shape[0], 0), dtype=np.int32)
-    if manifest.prior_size and data.prior_classes is not None:
-        lists = np.where(readable[:, None], data.prior_classes, -1).astype(np.int32)
-    codes: dict[str, Any] = dict(
-        encode_labels(
-            np.where(readable[:, None, None], data.indices, 0),
-            np.where(readable[:, None, None], data.probs, 0.0),
-            lists,
-            manifest,
-        )
-    )
-    codes["views/box"] = None if data.boxes is None else np.asarray(data.boxes)
-    codes["views/flip"] = None if data.flips is None else np.asarray(data.flips)
-    chosen: dict[str, npt.NDArray[Any]] = {}
-    for spec in view_arrays(manifest):
-        array = codes[spec.name]
-        if array is None or array.shape != (shape[0], *spec.shape[1:]):
-            raise LabelError(
-                f"block {block} has {spec.name} of shape {None if array is None else array.shape}, "
-                f"expected {(shape[0], *spec.shape[1:])}: a store of explicit views needs boxes "
-                "and flips of every view."
-            )
-        array = array.astype(spec.dtype)
-        array[~readable] = spec.fill
-        chosen[spec.name] = array
-    return chosen
-
-
-def _prior_codes(data: BlockData, manifest: Manifest, block: int) -> _Codes:
-    rows = manifest.block_slice(block)
-    given = {
-        "images/prior_classes": data.prior_classes,
-        "images/prior_power": data.prior_power,
-        "images/prior_probs": data.prior_probs,
-    }
-    codes: _Codes = {}
-    for spec in prior_arrays(manifest):
-        array, shape = given[spec.name], (rows.stop - rows.start, *spec.shape[1:])
-        if array is None or array.shape != shape:
-            raise LabelError(
-                f"block {block} has {spec.name} of shape {None if array is None else array.shape}, "
-                f"expected {shape}: a store with a prior needs each image's."
-            )
-        # -1, an empty place, becomes the fill.
-        values = np.where(array < 0, spec.fill, array)
-        if data.readable is not None:
-            values[~data.readable] = spec.fill
-        codes[spec.name] = values.astype(spec.dtype)
-    return codes
-
-
-def _check_labels(
-    data: BlockData,
-    shape: tuple[int, ...],
-    readable: npt.NDArray[np.bool_],
-    num_classes: int,
-    block: int,
-) -> None:
-    indices, probs = np.asarray(data.indices), np.asarray(data.probs)
-    if indices.shape != shape or probs.shape != shape:
-        raise LabelError(
-            f"block {block} has indices {indices.shape} and probs {probs.shape}, expected "
-            f"{shape}: (images, views, k)."
-        )
-    indices, probs = indices[readable], probs[readable].astype(np.float64)
-    if not indices.size:
-        return
-    if indices.dtype.kind not in "iu":
-        raise LabelError(f"class ids have type {indices.dtype}, expected integers.")
-    if int(indices.min()) < 0 or int(indices.max()) >= num_classes:
-        raise LabelError(
-            f"class ids run from {indices.min()} to {indices.max()} in block {block}, expected 0 "
-            f"to {num_classes - 1}: give num_classes of the teacher that made them."
-        )
-    if not np.isfinite(probs).all() or probs.min() < 0 or probs.max() > 1 + _SUM_TOLERANCE:
-        raise LabelError(
-            f"probabilities run from {probs.min()} to {probs.max()} in block {block}, expected 0 "
-            "to 1: give softmax outputs, not logits."
-        )
-    if (np.diff(probs, axis=-1) > 0).any():
-        raise LabelError(
-            f"probabilities rise along a row in block {block}: sort each label's classes, largest "
-            "probability first."
-        )
-    if probs.sum(axis=-1).max() > 1 + _SUM_TOLERANCE:
-        raise LabelError(
-            f"a label of block {block} sums to {probs.sum(axis=-1).max():.4f}, expected at most "
-            "1: give probabilities of one softmax over all classes."
-        )
-    ordered = np.sort(indices, axis=-1)
-    if (ordered[..., 1:] == ordered[..., :-1]).any():
-        raise LabelError(f"a label of block {block} names a class twice: class ids must differ.")
 
 
 def write(
@@ -435,28 +255,6 @@ def write(
             data = BlockData(ids[rows], values[rows], **extra)
             (writer.write_block if block in pending else writer.check_block)(block, data)
     return Store(path)
-
-
-def check_table(
-    keys: Sequence[str], targets: npt.NDArray[Any], num_images: int, num_classes: int
-) -> None:
-    """Check an image table: as many unique keys and targets as images; UsageError otherwise."""
-    if len(keys) != num_images or targets.shape != (num_images,):
-        raise UsageError(
-            f"{len(keys)} keys and {targets.shape} targets were given for {num_images} images: "
-            "give one each."
-        )
-    if len(set(keys)) != len(keys) or any("\0" in key for key in keys):
-        raise UsageError("two images have the same key, or a key has a NUL: keys must be unique.")
-    if np.unique(hash_keys(keys)).size != len(keys):
-        raise UsageError(
-            "two different keys have the same 64-bit hash: rename one of these images."
-        )
-    if targets.dtype.kind not in "iu" or targets.min() < -1 or targets.max() >= num_classes:
-        raise UsageError(
-            f"targets run from {targets.min()} to {targets.max()} as {targets.dtype}, expected "
-            f"integers from -1 (unknown) to {num_classes - 1}."
-        )
 
 
 def _array_like(value: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -7,10 +7,11 @@ import hashlib
 import numpy as np
 
 import labelstore
+from labelstore.blocks import BlockData
 from labelstore.manifest import Manifest, fingerprint
 from labelstore.prior import fit
 from labelstore.views import ViewLaw
-from labelstore.writer import BlockData, StoreWriter
+from labelstore.writer import StoreWriter
 
 
 def distributions(images, views, classes, seed=0):

@@ -21,6 +21,7 @@ LAYERS = [
     {"pipeline"},
     {"teachers", "inference", "weights"},
     {"ensembles", "writer", "schedule"},
+    {"blocks"},
     {"store"},
     {"backends"},
     {"encoding", "calibrate", "images", "targets"},

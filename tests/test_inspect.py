@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import labelstore
+from labelstore.blocks import BlockData
 from labelstore.calibrate import Action, FerKD
 from labelstore.errors import CorruptError, LabelError, UsageError
 from labelstore.inspect import report
 from labelstore.manifest import Manifest, fingerprint
 from labelstore.views import ViewLaw
-from labelstore.writer import BlockData, StoreWriter
+from labelstore.writer import StoreWriter
 
 IMAGES, VIEWS, K, CLASSES = 37, 7, 6, 23
 

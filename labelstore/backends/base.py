@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.manifest import Manifest
+    from labelstore.manifest import Encoding, Manifest
 
 __all__ = [
     "ArraySpec",
@@ -56,9 +56,11 @@ class ArraySpec:
 def view_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
     """The arrays with one entry a view, in the order of their commit digests."""
     images, views, k = manifest.num_images, manifest.num_views, manifest.k
-    quantizer = codecs.get(manifest.quantizer)
+    top, rest = codecs.get(manifest.quantizer).top, codecs.get(manifest.quantizer).rest
     class_code = codecs.class_id_dtype(manifest.num_classes + manifest.prior_size)
-    top, rest = quantizer.top, quantizer.rest
+    if manifest.encoding == "plain":
+        top = rest = codecs.get("fp32").top
+        class_code = codecs.class_id_dtype(manifest.num_classes)
     ranked: tuple[Axis, ...] = ("image", "view", "rank")
     arrays = [
         ArraySpec("labels/top_prob", top.dtype, (images, views), ("image", "view"), top.fill),
@@ -91,10 +93,11 @@ def prior_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
         return ()
     class_id = codecs.class_id_dtype(manifest.num_classes)
     empty = float(np.iinfo(class_id).max)
+    probs = np.dtype("<f4" if manifest.encoding == "plain" else "|u1")
     return (
         ArraySpec("images/prior_classes", class_id, (images, size), ("image", "rank"), empty),
         ArraySpec("images/prior_power", np.dtype("|u1"), (images,), ("image",), 0),
-        ArraySpec("images/prior_probs", np.dtype("|u1"), (images, size), ("image", "rank"), 0),
+        ArraySpec("images/prior_probs", probs, (images, size), ("image", "rank"), 0),
     )
 
 
@@ -145,6 +148,8 @@ class Backend(Protocol):
     """Reads and writes one store. Errors are those of ``labelstore.errors``."""
 
     path: Path
+    encoding: Encoding
+    """What its arrays hold."""
 
     def read_manifest(self) -> Any:
         """The manifest's JSON document, unchecked."""

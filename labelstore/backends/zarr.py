@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
 
     from labelstore.backends.base import ArraySpec
-    from labelstore.manifest import Manifest
+    from labelstore.manifest import Encoding, Manifest
 
 __all__ = ["ZarrBackend"]
 
@@ -80,6 +80,8 @@ class DurableStore(LocalStore):
 
 class ZarrBackend:
     """One store in a local folder; see ``Backend`` for the methods' contracts."""
+
+    encoding: Encoding = "codes"
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -43,7 +43,7 @@ def main() -> None:
         flips=flips,
     )
     known = {}
-    for path in sorted(GOLDEN.glob("*.zarr")):
+    for path in sorted(path for path in GOLDEN.iterdir() if path.is_dir()):
         (path / ".lock").unlink()
         topk = labelstore.open(path).read(np.arange(5)[:, None], np.arange(3))
         known[path.name] = {"classes": topk.indices.tolist(), "probs": topk.probs.tolist()}

@@ -11,11 +11,12 @@ from training_data import NUM_VIEWS, make_store
 
 import labelstore
 from labelstore import Action, FerKD
+from labelstore.blocks import BlockData
 from labelstore.errors import IncompleteError, MismatchError, NotFoundError, UsageError
 from labelstore.images import FolderSource
 from labelstore.manifest import Manifest, fingerprint
 from labelstore.torch import Show, SoftLabelDataset, ViewSampler
-from labelstore.writer import BlockData, StoreWriter
+from labelstore.writer import StoreWriter
 
 
 def epoch_of(sampler, epoch):

@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 import labelstore
+from labelstore.blocks import BlockData
 from labelstore.images import pixel_digest
 from labelstore.manifest import Manifest, fingerprint
 from labelstore.philox import hash_keys
 from labelstore.views import ViewLaw
-from labelstore.writer import BlockData, StoreWriter
+from labelstore.writer import StoreWriter
 
 NUM_VIEWS, NUM_CLASSES, TOP_K = 10, 20, 3
 SIZE = (24, 20)

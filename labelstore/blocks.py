@@ -1,0 +1,250 @@
+"""What a producer hands over for a block, checked, and the codes that a store keeps of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore.backends.base import (
+    array_digest,
+    images_digest,
+    prior_arrays,
+    view_arrays,
+)
+from labelstore.encoding import encode_labels, encode_prior_probs
+from labelstore.errors import LabelError, UsageError
+from labelstore.philox import hash_keys
+from labelstore.store import LABELLED, UNREADABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from labelstore.manifest import Manifest
+
+    Codes = dict[str, npt.NDArray[Any]]
+
+__all__ = ["BlockCodes", "BlockData", "block_codes", "check_table", "default_block_images"]
+
+# Sums of half-precision top-k probabilities exceed 1 by rounding, about 2**-10 at the worst.
+_SUM_TOLERANCE = 2e-3
+
+
+def default_block_images(num_images: int) -> int:
+    """Images of a block: about a 64th of the data set, a power of two from 16 to 1,024."""
+    return min(1024, max(16, 1 << max(0, (num_images // 64).bit_length())), num_images)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockData:
+    """What a producer hands over for one block of n images with V views."""
+
+    indices: npt.NDArray[Any]
+    """(n, V, k) class ids, different within a row."""
+    probs: npt.NDArray[Any]
+    """(n, V, k) probabilities, falling along a row, sum at most 1 to within rounding."""
+    widths: npt.NDArray[Any] | None = None
+    """(n,) pixels of the decoded upright images; None or -1 where unknown."""
+    heights: npt.NDArray[Any] | None = None
+    """(n,) as widths."""
+    digests: npt.NDArray[Any] | None = None
+    """(n,) uint64 digests of the encoded images; None or 0 where unknown."""
+    readable: npt.NDArray[np.bool_] | None = None
+    """(n,) bool: False for an image that could not be decoded; its labels are ignored."""
+    prior_classes: npt.NDArray[Any] | None = None
+    """(n, m) class ids of the images' prior lists, -1 for an empty place; where the store has a
+    prior."""
+    prior_probs: npt.NDArray[np.uint8] | None = None
+    """(n, m) codes of ``labelstore.prior``."""
+    prior_power: npt.NDArray[np.uint8] | None = None
+    """(n,) hundredths."""
+    boxes: npt.NDArray[Any] | None = None
+    """(n, V, 4) top, left, height, width in pixels, for a store with explicit views."""
+    flips: npt.NDArray[Any] | None = None
+    """(n, V) bool, for a store with explicit views."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockCodes:
+    """The codes of a block, by array name."""
+
+    images: Codes
+    priors: Codes
+    """Empty for a store without."""
+    views: Codes
+
+    @property
+    def arrays(self) -> Codes:
+        """All of them."""
+        return {**self.images, **self.priors, **self.views}
+
+    def commit_row(self, manifest: Manifest, block: int) -> npt.NDArray[np.uint64]:
+        """(columns,) uint64: the digests by which readers know that this is what was committed."""
+        row = [images_digest(manifest.id, block, self.images)]
+        for spec in view_arrays(manifest):
+            codes = self.views[spec.name]
+            row += [
+                array_digest(
+                    manifest.id, spec.name, block, group, codes[:, manifest.group_slice(group)]
+                )
+                for group in range(manifest.num_groups)
+            ]
+        if self.priors:
+            row.append(images_digest(manifest.id, block, self.priors, "prior"))
+        return np.array(row, dtype="<u8")
+
+
+def block_codes(data: BlockData, manifest: Manifest, block: int) -> BlockCodes:
+    """Check a block's data and encode it; LabelError says what is no label of this block."""
+    return BlockCodes(
+        _image_codes(data, manifest, block),
+        _prior_codes(data, manifest, block),
+        _view_codes(data, manifest, block),
+    )
+
+
+def _image_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
+    rows = manifest.block_slice(block)
+    count = rows.stop - rows.start
+    unknown = np.full(count, -1)
+    size = np.stack(
+        [unknown if side is None else np.asarray(side) for side in (data.widths, data.heights)],
+        axis=-1,
+    )
+    digests = np.zeros(count) if data.digests is None else data.digests
+    status = np.full(count, LABELLED)
+    if data.readable is not None:
+        status[~data.readable] = UNREADABLE
+    return {
+        "images/size": size.astype("<i4"),
+        "images/digest": np.asarray(digests).astype("<u8"),
+        "images/status": status.astype("|u1"),
+    }
+
+
+def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
+    rows = manifest.block_slice(block)
+    shape = (rows.stop - rows.start, manifest.num_views, manifest.k)
+    readable = np.ones(shape[0], dtype=bool) if data.readable is None else data.readable
+    _check_labels(data, shape, readable, manifest.num_classes, block)
+    lists = np.empty((shape[0], 0), dtype=np.int32)
+    if manifest.prior_size and data.prior_classes is not None:
+        lists = np.where(readable[:, None], data.prior_classes, -1).astype(np.int32)
+    codes: dict[str, Any] = dict(
+        encode_labels(
+            np.where(readable[:, None, None], data.indices, 0),
+            np.where(readable[:, None, None], data.probs, 0.0),
+            lists,
+            manifest,
+        )
+    )
+    codes["views/box"] = None if data.boxes is None else np.asarray(data.boxes)
+    codes["views/flip"] = None if data.flips is None else np.asarray(data.flips)
+    chosen: dict[str, npt.NDArray[Any]] = {}
+    for spec in view_arrays(manifest):
+        array = codes[spec.name]
+        if array is None or array.shape != (shape[0], *spec.shape[1:]):
+            raise LabelError(
+                f"block {block} has {spec.name} of shape {None if array is None else array.shape}, "
+                f"expected {(shape[0], *spec.shape[1:])}: a store of explicit views needs boxes "
+                "and flips of every view."
+            )
+        array = array.astype(spec.dtype)
+        array[~readable] = spec.fill
+        chosen[spec.name] = array
+    return chosen
+
+
+def _prior_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
+    rows = manifest.block_slice(block)
+    given = {
+        "images/prior_classes": data.prior_classes,
+        "images/prior_power": data.prior_power,
+        "images/prior_probs": (
+            None
+            if data.prior_probs is None
+            else encode_prior_probs(np.asarray(data.prior_probs), manifest)
+        ),
+    }
+    codes: Codes = {}
+    for spec in prior_arrays(manifest):
+        array, shape = given[spec.name], (rows.stop - rows.start, *spec.shape[1:])
+        if array is None or array.shape != shape:
+            raise LabelError(
+                f"block {block} has {spec.name} of shape {None if array is None else array.shape}, "
+                f"expected {shape}: a store with a prior needs each image's."
+            )
+        # -1, an empty place, becomes the fill.
+        values = np.where(array < 0, spec.fill, array)
+        if data.readable is not None:
+            values[~data.readable] = spec.fill
+        codes[spec.name] = values.astype(spec.dtype)
+    return codes
+
+
+def _check_labels(
+    data: BlockData,
+    shape: tuple[int, ...],
+    readable: npt.NDArray[np.bool_],
+    num_classes: int,
+    block: int,
+) -> None:
+    indices, probs = np.asarray(data.indices), np.asarray(data.probs)
+    if indices.shape != shape or probs.shape != shape:
+        raise LabelError(
+            f"block {block} has indices {indices.shape} and probs {probs.shape}, expected "
+            f"{shape}: (images, views, k)."
+        )
+    indices, probs = indices[readable], probs[readable].astype(np.float64)
+    if not indices.size:
+        return
+    if indices.dtype.kind not in "iu":
+        raise LabelError(f"class ids have type {indices.dtype}, expected integers.")
+    if int(indices.min()) < 0 or int(indices.max()) >= num_classes:
+        raise LabelError(
+            f"class ids run from {indices.min()} to {indices.max()} in block {block}, expected 0 "
+            f"to {num_classes - 1}: give num_classes of the teacher that made them."
+        )
+    if not np.isfinite(probs).all() or probs.min() < 0 or probs.max() > 1 + _SUM_TOLERANCE:
+        raise LabelError(
+            f"probabilities run from {probs.min()} to {probs.max()} in block {block}, expected 0 "
+            "to 1: give softmax outputs, not logits."
+        )
+    if (np.diff(probs, axis=-1) > 0).any():
+        raise LabelError(
+            f"probabilities rise along a row in block {block}: sort each label's classes, largest "
+            "probability first."
+        )
+    if probs.sum(axis=-1).max() > 1 + _SUM_TOLERANCE:
+        raise LabelError(
+            f"a label of block {block} sums to {probs.sum(axis=-1).max():.4f}, expected at most "
+            "1: give probabilities of one softmax over all classes."
+        )
+    ordered = np.sort(indices, axis=-1)
+    if (ordered[..., 1:] == ordered[..., :-1]).any():
+        raise LabelError(f"a label of block {block} names a class twice: class ids must differ.")
+
+
+def check_table(
+    keys: Sequence[str], targets: npt.NDArray[Any], num_images: int, num_classes: int
+) -> None:
+    """Check an image table: as many unique keys and targets as images; UsageError otherwise."""
+    if len(keys) != num_images or targets.shape != (num_images,):
+        raise UsageError(
+            f"{len(keys)} keys and {targets.shape} targets were given for {num_images} images: "
+            "give one each."
+        )
+    if len(set(keys)) != len(keys) or any("\0" in key for key in keys):
+        raise UsageError("two images have the same key, or a key has a NUL: keys must be unique.")
+    if np.unique(hash_keys(keys)).size != len(keys):
+        raise UsageError(
+            "two different keys have the same 64-bit hash: rename one of these images."
+        )
+    if targets.dtype.kind not in "iu" or targets.min() < -1 or targets.max() >= num_classes:
+        raise UsageError(
+            f"targets run from {targets.min()} to {targets.max()} as {targets.dtype}, expected "
+            f"integers from -1 (unknown) to {num_classes - 1}."
+        )
