@@ -61,11 +61,7 @@ made with other settings is refused by naming what differs.
     type=click.IntRange(min=0),
     help="Classes in each image's list of likely classes, by which the tail is spread; 0: no list.",
 )
-@click.option(
-    "--quantizer",
-    type=click.Choice(["ratio16", "ratio32", "u8", "u16", "fp16", "fp32"]),
-    help="How probabilities are stored.",
-)
+@options.quantizer_option
 @click.option(
     "--top-p",
     type=float,

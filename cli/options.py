@@ -2,14 +2,15 @@
 
 | flag | value | commands |
 |---|---|---|
-| `STORE` | path of a store | inspect |
-| `-o`, `--output` | path of the new store | generate |
+| `STORE` | path of a store | inspect, recode |
+| `-o`, `--output` | path of the new store | generate, recode |
 | `--device` | auto, cpu, cuda, mps | generate, demo |
 | `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | inspect |
 | `--confidence` | max, target: what FerKD's thresholds look at | inspect |
-| `--overwrite` | replace what is there | generate |
-| `--json` | one JSON document on stdout, errors included | generate, inspect |
-| `-q`, `--quiet` | errors alone | generate |
+| `--quantizer` | ratio16, ratio32, u8, u16, fp16, fp32 | generate, recode |
+| `--overwrite` | replace what is there | generate, recode |
+| `--json` | one JSON document on stdout, errors included | generate, inspect, recode |
+| `-q`, `--quiet` | errors alone | generate, recode |
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = [
     "json_option",
     "output_option",
     "overwrite_option",
+    "quantizer_option",
     "quiet_option",
     "store_argument",
 ]
@@ -55,7 +57,7 @@ output_option = click.option(
     required=True,
     metavar="STORE",
     type=click.Path(),
-    help="Where the new store goes: a folder, by habit named *.zarr.",
+    help="Where the new store goes: a folder; *.parquet is made of Parquet files, else Zarr.",
 )
 """``output``: str, the path of the store to be made."""
 
@@ -67,6 +69,13 @@ device_option = click.option(
     help="Where the teacher runs; auto takes the first there is of cuda, mps, cpu.",
 )
 """``device``: str."""
+
+quantizer_option = click.option(
+    "--quantizer",
+    type=click.Choice(["ratio16", "ratio32", "u8", "u16", "fp16", "fp32"]),
+    help="How probabilities are stored.",
+)
+"""``quantizer``: str or None."""
 
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace a store that is there: its labels are deleted."

@@ -43,7 +43,7 @@ class BlockData:
     """What a producer hands over for one block of n images with V views."""
 
     indices: npt.NDArray[Any]
-    """(n, V, k) class ids, different within a row."""
+    """(n, V, k) class ids, different within a row but for those of probability 0."""
     probs: npt.NDArray[Any]
     """(n, V, k) probabilities, falling along a row, sum at most 1 to within rounding."""
     widths: npt.NDArray[Any] | None = None
@@ -223,7 +223,9 @@ def _check_labels(
             f"a label of block {block} sums to {probs.sum(axis=-1).max():.4f}, expected at most "
             "1: give probabilities of one softmax over all classes."
         )
-    ordered = np.sort(indices, axis=-1)
+    # Places of probability 0 hold no class: their ids say nothing, and count as different ones.
+    nothing = -1 - np.arange(indices.shape[-1])
+    ordered = np.sort(np.where(probs > 0, indices, nothing), axis=-1)
     if (ordered[..., 1:] == ordered[..., :-1]).any():
         raise LabelError(f"a label of block {block} names a class twice: class ids must differ.")
 

@@ -105,7 +105,8 @@ def fit(
     costs = []
     for power in POWERS / 100.0:
         weights, outside = tail_weights(prior, num_classes, power)
-        taken = np.where(ranks >= 0, weights[np.maximum(ranks, 0)], outside).sum(axis=-1)
+        taken = np.where(ranks >= 0, weights[np.maximum(ranks, 0)], outside)
+        taken = np.where(probs > 0, taken, 0.0).sum(axis=-1)
         others = num_classes - int((classes >= 0).sum())
         total = np.maximum(weights.sum() + outside * others - taken, 1e-300)
         # Cross-entropy of the tails with the spread, less what does not depend on the power.

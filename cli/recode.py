@@ -1,0 +1,87 @@
+"""``labelstore recode``: write a finished store anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options, output
+
+if TYPE_CHECKING:
+    from labelstore.recode import RecodeReport
+
+HELP = """Write a finished store anew: as Parquet or Zarr, smaller, or with another prior list.
+
+\b
+  labelstore recode teacher.zarr -o teacher.parquet            # for SQL; every label the same
+  labelstore recode teacher.parquet -o again.zarr              # and back
+  labelstore recode teacher.zarr --top-k 1 -o small.zarr       # fewer classes a view
+  labelstore recode converted.zarr --prior-size 64 -o new.zarr # a list for a store without one
+
+What is not given stays as it is. With another --top-k or --prior-size each image's list of likely
+classes is made anew from the stored labels. How far the new labels are from the old ones is
+measured over a sample and told. labelstore plan STORE shows what the settings would give.
+"""
+
+
+@click.command(help=HELP, short_help="Write a store anew: backend, size, prior list.")
+@options.store_argument
+@options.output_option
+@click.option("--top-k", type=click.IntRange(min=1), help="Classes of each label, at most.")
+@click.option(
+    "--prior-size",
+    type=click.IntRange(min=0),
+    help="Classes in each image's list of likely classes; 0 drops the list.",
+)
+@options.quantizer_option
+@click.option(
+    "--top-p", type=float, metavar="MASS", help="Keep only as many classes as this mass needs."
+)
+@click.option("--block-images", type=click.IntRange(min=1), help="Images of a block.")
+@click.option("--group-views", type=click.IntRange(min=1), help="Views of a group.")
+@options.overwrite_option
+@options.json_option
+@options.quiet_option
+def command(**given: Any) -> None:
+    """Recode a store."""
+    import labelstore
+    from labelstore.recode import recode
+
+    store = labelstore.open(given["store"])
+    quiet = given["quiet"] or given["json"]
+    with output.progress(store.num_images, store.num_views, quiet=quiet, brief=True) as progress:
+        report = recode(
+            store,
+            given["output"],
+            k=given["top_k"],
+            quantizer=given["quantizer"],
+            prior_size=given["prior_size"],
+            top_p=given["top_p"],
+            block_images=given["block_images"],
+            group_views=given["group_views"],
+            overwrite=given["overwrite"],
+            tell=progress.update,
+        )
+    if given["json"]:
+        output.emit_json(report.to_json())
+    elif not given["quiet"]:
+        _tell(report)
+
+
+def _tell(report: RecodeReport) -> None:
+    crops = report.num_images * report.num_views
+    output.note(
+        f"{report.path}: {report.bytes_before:,} bytes -> {report.bytes_after:,} "
+        f"({report.bytes_after / crops:.2f} a crop)"
+    )
+    if report.distances is None:
+        output.note("every label is the same")
+        return
+    found = report.distances
+    output.note(f"changed: {'; '.join(report.changed)}")
+    output.note(
+        f"new labels against the old, {found.labels:,} of them: KL {found.kl_nats:.4f} nats, total "
+        f"variation {found.total_variation:.4f}, largest class the same in "
+        f"{found.top1_kept:.2%}"
+    )
