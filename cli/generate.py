@@ -31,20 +31,7 @@ made with other settings is refused by naming what differs.
 
 @click.command(help=HELP, short_help="Run a teacher over the views of every image.")
 @click.argument("source", type=click.Path(path_type=str))
-@click.option(
-    "--teacher",
-    "spec",
-    required=True,
-    metavar="SPEC",
-    help="timm:NAME, or python:package.module:factory for any torch module (the factory returns "
-    "the module and its preprocessing).",
-)
-@click.option(
-    "--checkpoint",
-    metavar="FILE|none",
-    help="Weights for timm:NAME: a safetensors or torch file, or none for untrained weights "
-    "(speed tests). Default: timm's pretrained weights.",
-)
+@options.teacher_options()
 @click.option("--views", type=click.IntRange(min=1), required=True, help="Views of each image.")
 @click.option(
     "--fidelity",
@@ -77,41 +64,7 @@ made with other settings is refused by naming what differs.
     help="What labels are recovered to: their classes with a tail, the largest class, or the "
     "largest class with its probability and the rest spread evenly.",
 )
-@click.option(
-    "--scale",
-    type=float,
-    nargs=2,
-    default=(0.08, 1.0),
-    show_default=True,
-    metavar="LOW HIGH",
-    help="Range of a crop's area, as a share of the image's.",
-)
-@click.option(
-    "--ratio",
-    type=float,
-    nargs=2,
-    default=(3 / 4, 4 / 3),
-    show_default="0.75 1.3333",
-    metavar="LOW HIGH",
-    help="Range of a crop's width / height.",
-)
-@click.option(
-    "--flip", type=float, default=0.5, show_default=True, help="Probability of mirroring."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the views.")
-@click.option(
-    "--temperature",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="The logits are divided by it before softmax.",
-)
-@click.option(
-    "--size",
-    type=click.IntRange(min=1),
-    metavar="PIXELS",
-    help="Side of the teacher's input. Default: what the teacher was trained with.",
-)
+@options.law_options
 @click.option(
     "--targets",
     type=click.Choice(["folders", "none"]),
@@ -130,14 +83,6 @@ made with other settings is refused by naming what differs.
     default="stop",
     show_default=True,
     help="What to do about an image that cannot be decoded.",
-)
-@options.device_option
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="Of the teacher's forward; softmax is always fp32.",
 )
 @click.option(
     "--batch-size",
@@ -174,9 +119,7 @@ def command(**given: Any) -> None:
     """Parse, and hand over to ``labelstore.generate``."""
     from pathlib import Path
 
-    from labelstore.views import ViewLaw
-
-    law = ViewLaw(given["seed"], given["scale"], given["ratio"], given["flip"])
+    law = options.law_from(given)
     path = Path(given["output"])
     report = _run(given, law, path)
     if given["json"]:
@@ -190,17 +133,10 @@ def _run(given: dict[str, Any], law: Any, path: Path) -> Report:
 
     from labelstore.generate import Recipe, generate
     from labelstore.images import FolderSource, read_class_map, resolve_targets
-    from labelstore.teachers import load_teacher
 
     source = FolderSource(given["source"])
     class_map = read_class_map(given["class_map"]) if given["class_map"] else None
-    teacher = load_teacher(
-        given["spec"],
-        checkpoint=given["checkpoint"],
-        device=given["device"],
-        precision=given["precision"],
-        size=given["size"],
-    )
+    teacher = options.teacher_from(given)
     targets = resolve_targets(
         source,
         num_classes=teacher.num_classes,

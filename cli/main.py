@@ -21,6 +21,7 @@ __all__ = ["COMMANDS", "LazyGroup", "main"]
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "generate": (".generate", "Run a teacher over the views of every image."),
     "inspect": (".inspect", "Show what a store holds: statistics, plot, extremes, bytes."),
+    "plan": (".plan", "Show what settings would cost and keep, before GPU time is spent."),
     "recode": (".recode", "Write a store anew: backend, size, prior list."),
     "demo": (".demo", "Try it all on twenty photos: two teachers, one student."),
 }

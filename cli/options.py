@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from labelstore.calibrate import FerKD
+    from labelstore.teachers import Teacher
+    from labelstore.views import ViewLaw
 
 __all__ = [
     "JSON_META",
@@ -30,11 +32,15 @@ __all__ = [
     "ferkd_from",
     "ferkd_options",
     "json_option",
+    "law_from",
+    "law_options",
     "output_option",
     "overwrite_option",
     "quantizer_option",
     "quiet_option",
     "store_argument",
+    "teacher_from",
+    "teacher_options",
 ]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any] | click.Command")
@@ -95,6 +101,60 @@ json_option = click.option(
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 """``quiet``: bool."""
 
+_TEACHER = (
+    click.option(
+        "--checkpoint",
+        metavar="FILE|none",
+        help="Weights for timm:NAME: a safetensors or torch file, or none for untrained weights "
+        "(speed tests). Default: timm's pretrained weights.",
+    ),
+    click.option(
+        "--temperature",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="The logits are divided by it before softmax.",
+    ),
+    click.option(
+        "--size",
+        type=click.IntRange(min=1),
+        metavar="PIXELS",
+        help="Side of the teacher's input. Default: what the teacher was trained with.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "bf16", "fp16"]),
+        default="fp32",
+        show_default=True,
+        help="Of the teacher's forward; softmax is always fp32.",
+    ),
+)
+
+_LAW = (
+    click.option(
+        "--scale",
+        type=float,
+        nargs=2,
+        default=(0.08, 1.0),
+        show_default=True,
+        metavar="LOW HIGH",
+        help="Range of a crop's area, as a share of the image's.",
+    ),
+    click.option(
+        "--ratio",
+        type=float,
+        nargs=2,
+        default=(3 / 4, 4 / 3),
+        show_default="0.75 1.3333",
+        metavar="LOW HIGH",
+        help="Range of a crop's width / height.",
+    ),
+    click.option(
+        "--flip", type=float, default=0.5, show_default=True, help="Probability of mirroring."
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the views."),
+)
+
 _FERKD = (
     click.option(
         "--low",
@@ -125,6 +185,52 @@ _FERKD = (
         help="FerKD: compare the largest probability, or that of the ground truth.",
     ),
 )
+
+
+def teacher_options(required: bool = True) -> Callable[[_Command], _Command]:
+    """Add ``spec``, ``checkpoint``, ``size``, ``temperature``, ``device`` and ``precision``."""
+    spec = click.option(
+        "--teacher",
+        "spec",
+        required=required,
+        metavar="SPEC",
+        help="timm:NAME, or python:package.module:factory for any torch module (the factory "
+        "returns the module and its preprocessing).",
+    )
+
+    def add(command: _Command) -> _Command:
+        for option in reversed((spec, *_TEACHER, device_option)):
+            command = option(command)
+        return command
+
+    return add
+
+
+def teacher_from(given: dict[str, Any]) -> Teacher:
+    """The teacher that ``teacher_options`` were given for."""
+    from labelstore.teachers import load_teacher
+
+    return load_teacher(
+        given["spec"],
+        checkpoint=given["checkpoint"],
+        device=given["device"],
+        precision=given["precision"],
+        size=given["size"],
+    )
+
+
+def law_options(command: _Command) -> _Command:
+    """Add ``scale``, ``ratio`` (two floats), ``flip`` (float) and ``seed`` (int)."""
+    for option in reversed(_LAW):
+        command = option(command)
+    return command
+
+
+def law_from(given: dict[str, Any]) -> ViewLaw:
+    """The view law that ``law_options`` were given for."""
+    from labelstore.views import ViewLaw
+
+    return ViewLaw(given["seed"], given["scale"], given["ratio"], given["flip"])
 
 
 def ferkd_options(command: _Command) -> _Command:

@@ -26,6 +26,7 @@ __all__ = [
     "checked_device",
     "normalize",
     "one_line",
+    "softmax",
     "sums_of_runs",
     "top_k",
 ]
@@ -286,6 +287,14 @@ def top_k(
     best = keys.topk(k, dim=-1).values
     indices = classes - 1 - (best & 0xFFFFFFFF)
     return indices.cpu().numpy(), (best >> 32).to(torch.int32).view(torch.float32).cpu().numpy()
+
+
+def softmax(logits: torch.Tensor, temperature: float) -> npt.NDArray[np.float32]:
+    """(B, C) float32 ``softmax(logits / temperature)`` of (B, C) logits on any device."""
+    import torch
+
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    return np.asarray(probabilities.cpu().numpy(), dtype=np.float32)
 
 
 def sums_of_runs(

@@ -13,7 +13,6 @@ from labelstore import prior
 from labelstore.blocks import BlockData
 from labelstore.errors import IncompleteError, UsageError
 from labelstore.fidelity import Distances, distances
-from labelstore.labels import TopK
 from labelstore.manifest import EXPLICIT
 from labelstore.store import Store
 from labelstore.writer import StoreWriter
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.labels import TopK
     from labelstore.manifest import Manifest
 
 __all__ = ["RecodeReport", "recode"]
@@ -72,9 +72,10 @@ def recode(
     """Write a store's labels to another store; what is None stays as it is.
 
     With neither k, quantizer, prior_size nor top_p, every label stays the same to the last bit,
-    also from Zarr to Parquet and back. With another k or prior size, each image's prior list is made
-    anew from its views' recovered labels: what smaller k drops goes into it. A list that is made so
-    from a store without one knows the dropped classes alone, not the teacher's full distribution.
+    also from Zarr to Parquet and back. With another k or prior size, each image's prior list is
+    made anew from its views' recovered labels: what a smaller k drops goes into it. A list that is
+    made so from a store without one knows the stored classes alone, not the teacher's full
+    distributions.
 
     Args:
         store: a finished store.
@@ -99,7 +100,7 @@ def recode(
     old = store.manifest
     if k is not None and k > old.k:
         raise UsageError(f"k is {k}, expected at most {old.k}, what {store.path} holds.")
-    given = {
+    given: dict[str, Any] = {
         "k": k,
         "quantizer": quantizer,
         "prior_size": prior_size,

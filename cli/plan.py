@@ -1,0 +1,161 @@
+"""``labelstore plan``: what settings would cost and keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options, output
+
+if TYPE_CHECKING:
+    from labelstore.plan import Row, Setting
+
+HELP = """Show, for a sample of real labels, what each way to store them costs and keeps.
+
+SOURCE is a folder of photos, with the --teacher that would label them (its full distributions are
+the truth), or a finished store (what it holds is the truth).
+
+\b
+  labelstore plan photos --teacher timm:resnet50 --views 500
+  labelstore plan teacher.zarr
+  labelstore plan photos --teacher timm:resnet50 --views 200 --setting 7:ratio32:64
+
+KL is the mean divergence of the recovered labels from the truth in nats, TV the total variation
+distance, top-1 the share whose largest class is kept, confidence the largest error of the stored
+largest probability, speed what one thread reads, verifies and decodes.
+"""
+
+
+def _settings(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> list[Setting]:
+    """``K:QUANTIZER:PRIOR_SIZE[:TOP_P]`` each."""
+    from labelstore import codecs
+    from labelstore.plan import Setting
+
+    found = []
+    for value in values:
+        parts = value.split(":")
+        try:
+            k, name, size = int(parts[0]), parts[1], int(parts[2])
+            top_p = float(parts[3]) if len(parts) == 4 else None
+            if len(parts) > 4 or k < 1 or size < 0 or not 0 < (top_p or 1) <= 1:
+                raise ValueError(value)
+        except (IndexError, ValueError):
+            raise click.BadParameter(
+                f"{value!r} is not K:QUANTIZER:PRIOR_SIZE[:TOP_P]: write for example 7:ratio32:64."
+            ) from None
+        codecs.get(name)
+        found.append(Setting("asked for", k, name, size, top_p))
+    return found
+
+
+@click.command(help=HELP, short_help="Show what settings would cost and keep.")
+@click.argument("source", type=click.Path())
+@options.teacher_options(required=False)
+@click.option("--views", type=click.IntRange(min=1), help="Views that the store will have.")
+@options.law_options
+@click.option(
+    "--setting",
+    "settings",
+    multiple=True,
+    metavar="K:QUANTIZER:LIST[:MASS]",
+    callback=_settings,
+    help="Also try this one: classes, quantizer, size of the images' lists, --top-p.",
+)
+@click.option(
+    "--sample-images", type=click.IntRange(min=1), default=32, show_default=True, help="Images."
+)
+@click.option(
+    "--sample-views",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Views of each.",
+)
+@options.json_option
+@options.quiet_option
+def command(**given: Any) -> None:
+    """Measure each setting."""
+    from labelstore.plan import SETTINGS, measure
+
+    truth, num_views, most = _sample(given)
+    settings = [
+        setting for setting in (*SETTINGS, *given["settings"]) if most is None or setting.k <= most
+    ]
+    with output.progress(len(settings), 1, given["quiet"] or given["json"], brief=True) as progress:
+        rows = []
+        for setting in settings:
+            rows.append(measure(truth, setting, num_views))
+            progress.update(1, 1)
+    sample = {"images": truth.shape[0], "views": truth.shape[1], "planned_views": num_views}
+    if given["json"]:
+        output.emit_json({"sample": sample, "rows": [row.to_json() for row in rows]})
+    else:
+        _show(rows, sample)
+
+
+def _sample(given: dict[str, Any]) -> tuple[Any, int, int | None]:
+    """The true distributions, the planned number of views, and the largest k that makes sense."""
+    import labelstore
+    from labelstore.errors import UsageError
+    from labelstore.plan import sample_of_store, sample_of_teacher
+
+    images, views = given["sample_images"], given["sample_views"]
+    quiet = given["quiet"] or given["json"]
+    if given["spec"] is None:
+        if not any((Path(given["source"]) / name).is_file() for name in STORE_FILES):
+            raise UsageError(
+                f"{given['source']} is no store: give a store, or --teacher for a folder of photos."
+            )
+        store = labelstore.open(given["source"])
+        truth = sample_of_store(store, images=images, views=views)
+        return truth, given["views"] or store.num_views, store.k
+    from labelstore.images import FolderSource
+
+    if given["views"] is None:
+        raise UsageError("--views is missing: say how many views the store will have.")
+    source, teacher = FolderSource(given["source"]), options.teacher_from(given)
+    with output.progress(min(images, len(source)), views, quiet) as progress:
+        truth = sample_of_teacher(
+            source,
+            teacher,
+            options.law_from(given),
+            temperature=given["temperature"],
+            images=images,
+            views=views,
+            batch_size=16,
+            tell=progress.update,
+        )
+    return truth, given["views"], None
+
+
+STORE_FILES = ("zarr.json", "manifest.json")
+
+
+def _show(rows: list[Row], sample: dict[str, int]) -> None:
+    lines = []
+    for row in rows:
+        setting, found = row.setting, row.distances
+        lines.append(
+            (
+                setting.name,
+                str(setting.k) + (f", mass {setting.top_p}" if setting.top_p else ""),
+                setting.quantizer,
+                str(setting.prior_size) if setting.prior_size else "none",
+                f"{row.bytes_per_crop:.2f}",
+                f"{found.kl_nats:.4f}",
+                f"{found.total_variation:.4f}",
+                f"{found.top1_kept:.2%}",
+                f"{row.confidence_error:.1g}",
+                f"{row.crops_per_second / 1e6:.2f} M/s",
+            )
+        )
+    columns = ("", "k", "quantizer", "list", "B/crop", "KL", "TV", "top-1", "confidence", "speed")
+    output.console().print(output.table(columns, lines, numeric=range(4, len(columns))))
+    output.note(
+        f"measured on {sample['images']} images x {sample['views']} views; bytes for "
+        f"{sample['planned_views']} views an image, in chunks of about 4,096 crops"
+    )

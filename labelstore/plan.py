@@ -1,0 +1,226 @@
+"""What settings would cost and keep, measured on a sample of real labels before GPU time is spent.
+
+The sample's full distributions are stored under each setting in a temporary store, weighed on the
+disk, read back, timed, and compared.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore import prior
+from labelstore.blocks import BlockData
+from labelstore.errors import SourceError, UsageError
+from labelstore.fidelity import Distances, distances
+from labelstore.generate import FIDELITIES
+from labelstore.images import cut, decode
+from labelstore.inference import softmax
+from labelstore.manifest import Manifest, fingerprint
+from labelstore.philox import hash_keys
+from labelstore.store import Store
+from labelstore.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from labelstore.images import FolderSource
+    from labelstore.inference import Teacher
+    from labelstore.views import ViewLaw
+
+    Float32Array = npt.NDArray[np.float32]
+
+__all__ = [
+    "SETTINGS",
+    "Row",
+    "Setting",
+    "measure",
+    "sample_of_store",
+    "sample_of_teacher",
+]
+
+_CHUNK_CROPS = 4096
+"""Crops of a chunk, as a large store has them: 1,024 images x 4 views."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to store labels."""
+
+    name: str
+    k: int
+    quantizer: str
+    prior_size: int
+    top_p: float | None = None
+
+
+SETTINGS = (
+    Setting("small", **FIDELITIES["small"]),
+    Setting("", 2, "ratio16", 64),
+    Setting("", 3, "ratio16", 64),
+    Setting("balanced", **FIDELITIES["balanced"]),
+    Setting("", 6, "ratio16", 64),
+    Setting("", 10, "ratio32", 64),
+    Setting("fast", **FIDELITIES["fast"]),
+    Setting("", 10, "u16", 0),
+)
+"""What is tried when nothing else is asked for: the fidelities by name, and others between."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a setting gave."""
+
+    setting: Setting
+    bytes_per_crop: float
+    """Labels, commits and the image's share of its prior list, for the planned number of views."""
+    label_bytes_per_crop: float
+    prior_bytes_per_image: float
+    confidence_error: float
+    """Largest error of a stored largest probability."""
+    crops_per_second: float
+    """Read, verified and decoded by one thread, from files that the system has in memory."""
+    distances: Distances
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "setting": asdict(self.setting),
+            "bytes_per_crop": round(self.bytes_per_crop, 3),
+            "label_bytes_per_crop": round(self.label_bytes_per_crop, 3),
+            "prior_bytes_per_image": round(self.prior_bytes_per_image, 1),
+            "confidence_error": round(self.confidence_error, 6),
+            "crops_per_second": round(self.crops_per_second),
+            **self.distances.to_json(),
+        }
+
+
+def sample_of_teacher(
+    source: FolderSource,
+    teacher: Teacher,
+    law: ViewLaw,
+    *,
+    temperature: float,
+    images: int,
+    views: int,
+    batch_size: int,
+    tell: Callable[[int, int], None] | None = None,
+) -> Float32Array:
+    """(n, views, C) full distributions of a teacher for images all through a source.
+
+    Images that cannot be decoded are left out; SourceError when none is left.
+    """
+    size, filter = teacher.preprocessing.input_size, teacher.preprocessing.interpolation
+    chosen = np.linspace(0, len(source) - 1, min(images, len(source))).round().astype(int)
+    hashes, rows = hash_keys(source.keys), []
+    for image in np.unique(chosen):
+        try:
+            photo = decode(source.read(image), str(source.path_of(image)))
+        except SourceError:
+            continue
+        geometry = law(hashes[image], np.arange(views), photo.width, photo.height)
+        parts = []
+        for start in range(0, views, batch_size):
+            run = slice(start, start + batch_size)
+            pixels = [
+                cut(photo, box.tolist(), bool(flip), size, filter)
+                for box, flip in zip(geometry.box[run], geometry.flip[run], strict=True)
+            ]
+            parts.append(softmax(teacher.logits(np.stack(pixels)), temperature))
+            if tell is not None:
+                tell(int(start + batch_size >= views), len(pixels))
+        rows.append(np.concatenate(parts))
+    if not rows:
+        raise SourceError("none of the sampled images could be decoded: check the source.")
+    return np.stack(rows)
+
+
+def sample_of_store(store: Store, *, images: int, views: int) -> Float32Array:
+    """(n, views, C) recovered distributions of labelled images all through a store."""
+    labelled = np.flatnonzero(store.labelled())
+    if not len(labelled):
+        raise UsageError(f"{store.path} has no labels yet: wait for its first block.")
+    places = np.linspace(0, len(labelled) - 1, min(images, len(labelled))).round().astype(int)
+    columns = np.arange(min(views, store.num_views))
+    return np.stack(
+        [store.read(image, columns).recover().dense() for image in labelled[np.unique(places)]]
+    )
+
+
+def measure(truth: Float32Array, setting: Setting, num_views: int) -> Row:
+    """Store a sample under a setting, weigh it and read it back.
+
+    Args:
+        truth: (n, V, C) full distributions.
+        setting: k and the prior size are cut to C.
+        num_views: how many views the store will have: what an image's list is shared by.
+    """
+    images, views, classes = truth.shape
+    k, size = min(setting.k, classes), min(setting.prior_size, classes)
+    order = np.argsort(-truth, axis=-1, kind="stable")[..., :k]
+    probs = np.take_along_axis(truth, order, axis=-1)
+    keys, targets = [str(image) for image in range(images)], np.full(images, -1, dtype=np.int32)
+    manifest = Manifest(
+        images,
+        views,
+        classes,
+        k,
+        fingerprint(keys, targets),
+        None,
+        block_images=images,
+        group_views=min(views, max(1, _CHUNK_CROPS // images)),
+        quantizer=setting.quantizer,
+        prior_size=size,
+        top_p=setting.top_p,
+    )
+    priors: dict[str, Any] = {}
+    if size:
+        means = truth.mean(axis=1, dtype=np.float64)
+        fitted = [prior.fit(means[i], order[i], probs[i], size) for i in range(images)]
+        lists, codes, powers = zip(*fitted, strict=True)
+        priors = {
+            "prior_classes": np.stack(lists),
+            "prior_probs": np.stack(codes),
+            "prior_power": np.array(powers, dtype=np.uint8),
+        }
+    with tempfile.TemporaryDirectory(prefix="labelstore-plan-") as folder:
+        path = Path(folder) / "sample.zarr"
+        with StoreWriter(path, manifest, keys, targets) as writer:
+            writer.write_block(0, BlockData(order, probs, **priors))
+        store = Store(path)
+        label_bytes, prior_bytes = _bytes(path)
+        started = time.perf_counter()
+        topk = store.read(np.arange(images)[:, None], np.arange(views))
+        seconds = time.perf_counter() - started
+        found = distances((truth[image], topk[image].recover()) for image in range(images))
+    per_crop, per_image = label_bytes / (images * views), prior_bytes / images
+    return Row(
+        setting=setting,
+        bytes_per_crop=per_crop + per_image / num_views,
+        label_bytes_per_crop=per_crop,
+        prior_bytes_per_image=per_image,
+        confidence_error=float(np.abs(topk.confidence - probs[..., 0]).max()),
+        crops_per_second=images * views / seconds,
+        distances=found,
+    )
+
+
+def _bytes(path: Path) -> tuple[int, int]:
+    """Bytes of a store's chunks: of labels and commits, and of the images' prior lists."""
+    labels = priors = 0
+    for file in path.rglob("c/**/*"):
+        if not file.is_file():
+            continue
+        name = file.relative_to(path).as_posix()
+        if name.startswith(("labels/", "commits/")):
+            labels += file.stat().st_size
+        elif name.startswith("images/prior"):
+            priors += file.stat().st_size
+    return labels, priors
