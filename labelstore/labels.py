@@ -40,6 +40,11 @@ LabelType = Literal["top-k", "hard", "smoothing"]
 alone; its largest class with the rest of the mass spread evenly over the others."""
 
 
+MOST_UNSEEN = 0.75
+"""What a class that is not stored may get in the image tail, as a share of the least stored
+probability, at most: it is known to be less likely, but not by how much."""
+
+
 @dataclass(frozen=True)
 class SoftLabels:
     """Distributions over classes as ``base + sparse``; leading axes are free, (B,) as a rule.
@@ -253,7 +258,8 @@ class TopK:
         probs = np.where(room, probs, _to_sum_one(probs))
         residual = np.where(room, residual, 0.0)
         least = np.where(stored, probs, np.inf).min(axis=-1, keepdims=True)
-        spread, base = _spread(weights, (outside * others)[..., None], residual, least)
+        limit = MOST_UNSEEN * least
+        spread, base = _spread(weights, (outside * others)[..., None], residual, limit)
         base = np.where(others > 0, base * outside, 0.0)[..., None]
         extra = np.where((prior.classes >= 0) & ~taken, spread - base, 0.0)
         return self._labels(
@@ -295,8 +301,7 @@ def _spread(
 ) -> tuple[Float64Array, Float64Array]:
     """Spread a mass in proportion to weights, none of the listed above a limit where possible.
 
-    A class that is not stored is no likelier than the least likely that is: what the image says on
-    average must not overrule what was seen in this view.
+    What the image says on average must not overrule what was seen in this view.
 
     Args:
         weights: (..., m) of the listed classes; outside: (..., 1) of all others together.
