@@ -109,7 +109,7 @@ def test_image_tail_spreads_the_residual_like_the_prior(k):
             limited += 1
         expected[stored] = topk.probs[row]
         np.testing.assert_allclose(dense[row], expected, atol=3e-7)
-    assert limited > 5
+    assert limited > 2
 
 
 def test_the_fitted_power_is_about_the_best_of_those_tried():
