@@ -103,9 +103,7 @@ made with other settings is refused by naming what differs.
 @click.option(
     "--group-views",
     type=click.IntRange(min=1),
-    default=4,
-    show_default=True,
-    help="Views of a group, the unit that a training epoch reads.",
+    help="Views of a group, the unit that a training epoch reads. Default: 4, in Parquet 16.",
 )
 @click.option(
     "--allow-version-drift",

@@ -13,7 +13,7 @@ from labelstore.backends.base import (
     prior_arrays,
     view_arrays,
 )
-from labelstore.encoding import encode_labels, encode_prior_probs
+from labelstore.encoding import cut_at_mass, encode_labels, encode_prior_probs
 from labelstore.errors import LabelError, UsageError
 from labelstore.philox import hash_keys
 from labelstore.store import LABELLED, UNREADABLE
@@ -65,6 +65,8 @@ class BlockData:
     """(n, V, 4) top, left, height, width in pixels, for a store with explicit views."""
     flips: npt.NDArray[Any] | None = None
     """(n, V) bool, for a store with explicit views."""
+    cut: bool = False
+    """Whether the labels end already where the store's ``top_p`` says, with 0 after that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +135,13 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
     lists = np.empty((shape[0], 0), dtype=np.int32)
     if manifest.prior_size and data.prior_classes is not None:
         lists = np.where(readable[:, None], data.prior_classes, -1).astype(np.int32)
+    probs = np.where(readable[:, None, None], data.probs, 0.0)
+    if manifest.top_p is not None and not data.cut:
+        probs = cut_at_mass(probs, manifest.top_p)
     codes: dict[str, Any] = dict(
         encode_labels(
             np.where(readable[:, None, None], data.indices, 0),
-            np.where(readable[:, None, None], data.probs, 0.0),
+            probs,
             lists,
             manifest,
         )

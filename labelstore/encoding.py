@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Codes = dict[str, npt.NDArray[Any]]
 
 __all__ = [
+    "cut_at_mass",
     "decode_confidence",
     "decode_labels",
     "decode_prior",
@@ -34,7 +35,7 @@ def encode_labels(
     lists: npt.NDArray[np.int32],
     manifest: Manifest,
 ) -> Codes:
-    """Codes of a block's labels.
+    """Codes of a block's labels; ``manifest.top_p`` must have been applied to them.
 
     Args:
         indices: (n, V, k) class ids; probs: (n, V, k) probabilities, largest first.
@@ -42,10 +43,6 @@ def encode_labels(
         manifest: says how.
     """
     quantizer = codecs.get(manifest.quantizer)
-    if manifest.top_p is not None:
-        # A class is kept while what stands before it has not reached the mass.
-        before = np.cumsum(probs, axis=-1, dtype=np.float64) - probs
-        probs = np.where(before < manifest.top_p, probs, 0.0)
     top, rest = quantizer.encode(probs)
     values = quantizer.decode(top, rest if manifest.k > 1 else None)
     # Class ids of places that hold nothing say nothing: one value for all.
@@ -57,6 +54,12 @@ def encode_labels(
     else:
         classes = np.where(stored, ranks.encode(indices, lists, manifest.num_classes), 0)
     return {"labels/top_prob": top, "labels/classes": classes, "labels/rest_probs": rest}
+
+
+def cut_at_mass(probs: npt.NDArray[Any], top_p: float) -> npt.NDArray[Any]:
+    """Probabilities (..., k) with 0 for classes before which a mass has been reached already."""
+    before = np.cumsum(probs, axis=-1, dtype=np.float64) - probs
+    return np.where(before < top_p, probs, 0.0)
 
 
 def decode_labels(

@@ -15,7 +15,7 @@ from labelstore.images import content_digest, cut, decode, pixel_digest
 from labelstore.manifest import Manifest, fingerprint
 from labelstore.philox import hash_keys
 from labelstore.pipeline import Labeller
-from labelstore.store import Store
+from labelstore.store import Store, backend_of
 from labelstore.views import ViewLaw
 from labelstore.writer import StoreWriter
 
@@ -61,7 +61,8 @@ class Recipe:
     """Keep only as many of the k classes as this probability mass needs."""
     block_images: int | None = None
     """Images of a block; by the number of images when None."""
-    group_views: int = 4
+    group_views: int | None = None
+    """Views of a group; by the backend when None."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ def generate(
         )
     path = Path(path)
     check_table(source.keys, targets, len(source), teacher.num_classes)
-    manifest = _plan(source, targets, teacher, recipe)
+    group_views = recipe.group_views or backend_of(path).group_views
+    manifest = _plan(source, targets, teacher, recipe, group_views)
     stored = None if overwrite else _stored_manifest(path)
     probe = stored.probe if stored else _probe(source, teacher, recipe)
     manifest = Manifest(**{**_fields(manifest), "probe": probe})
@@ -200,7 +202,11 @@ def replay_probe(
 
 
 def _plan(
-    source: FolderSource, targets: npt.NDArray[np.int32], teacher: Teacher, recipe: Recipe
+    source: FolderSource,
+    targets: npt.NDArray[np.int32],
+    teacher: Teacher,
+    recipe: Recipe,
+    group_views: int,
 ) -> Manifest:
     versions = {"labelstore": labelstore.__version__}
     for name in ("Pillow", "torch", "timm"):
@@ -213,7 +219,7 @@ def _plan(
         fingerprint=fingerprint(source.keys, targets),
         law=recipe.law,
         block_images=recipe.block_images or default_block_images(len(source)),
-        group_views=min(recipe.group_views, recipe.num_views),
+        group_views=min(group_views, recipe.num_views),
         quantizer=recipe.quantizer,
         prior_size=min(recipe.prior_size, teacher.num_classes),
         top_p=recipe.top_p,

@@ -14,7 +14,7 @@ from labelstore.blocks import BlockData
 from labelstore.errors import IncompleteError, UsageError
 from labelstore.fidelity import Distances, distances
 from labelstore.manifest import EXPLICIT
-from labelstore.store import Store
+from labelstore.store import Store, backend_of
 from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def recode(
         "prior_size": prior_size,
         "top_p": top_p,
         "block_images": block_images,
-        "group_views": None if group_views is None else min(group_views, old.num_views),
+        "group_views": _group_views(store, Path(path), group_views),
     }
     new = dataclasses.replace(
         old, **{name: value for name, value in given.items() if value is not None}
@@ -138,6 +138,14 @@ def recode(
         bytes_after=sum(made.bytes_by_part().values()),
         distances=_compare(store, made) if changed else None,
     )
+
+
+def _group_views(store: Store, path: Path, asked: int | None) -> int:
+    """As asked for; else as stored, or for another backend as it is best read there."""
+    backend = backend_of(path)
+    if asked is None and backend.encoding == store.manifest.encoding:
+        return store.manifest.group_views
+    return min(asked or backend.group_views, store.num_views)
 
 
 def _block(store: Store, new: Manifest, rows: slice) -> BlockData:
@@ -175,6 +183,8 @@ def _block(store: Store, new: Manifest, rows: slice) -> BlockData:
         prior_classes=lists if new.prior_size else None,
         prior_probs=list_probs if new.prior_size else None,
         prior_power=powers if new.prior_size else None,
+        # Quantized probabilities may reach the mass a class earlier than the exact ones did.
+        cut=new.top_p == store.manifest.top_p,
         **explicit,
     )
 

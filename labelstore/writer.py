@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from labelstore import codecs, files
+from labelstore import codecs, files, prior
 from labelstore.blocks import BlockData, block_codes, check_table, default_block_images
 from labelstore.errors import FormatError, LabelError, MismatchError, StoreError, UsageError
 from labelstore.manifest import EXPLICIT, Manifest, differences, fingerprint
@@ -177,13 +177,15 @@ def write(
     law: ViewLaw | None = None,
     boxes: npt.ArrayLike | None = None,
     flips: npt.ArrayLike | None = None,
+    means: npt.ArrayLike | None = None,
+    prior_size: int = 64,
     quantizer: str = codecs.DEFAULT,
     label_type: LabelType = "top-k",
     temperature: float | None = None,
     class_names: Sequence[str] | None = None,
     teacher: Mapping[str, Any] | None = None,
     block_images: int | None = None,
-    group_views: int = 4,
+    group_views: int | None = None,
     overwrite: bool = False,
 ) -> Store:
     """Make a store of labels from any producer.
@@ -201,6 +203,9 @@ def write(
         law: the view law that the labelled crops follow, or
         boxes, flips: (images, views, 4) and (images, views), explicit crops. With neither, labels
             can be read but a data set cannot replay their views.
+        means: (images, num_classes), the mean of each image's views' full distributions. With it
+            each image keeps a list of its ``prior_size`` likeliest classes, and the tail of its
+            labels is spread like that.
         quantizer: a name from ``labelstore.codecs``.
         label_type, temperature, class_names, teacher: for the manifest.
         block_images, group_views: layout; the defaults suit.
@@ -238,8 +243,9 @@ def write(
         fingerprint=fingerprint(names, truth.astype(np.int32)),
         law=kind,
         block_images=block_images or default_block_images(num_images),
-        group_views=min(group_views, num_views),
+        group_views=min(group_views or backend_of(Path(path)).group_views, num_views),
         quantizer=quantizer,
+        prior_size=0 if means is None else min(prior_size, num_classes),
         label_type=label_type,
         temperature=temperature,
         class_names=None if class_names is None else tuple(class_names),
@@ -247,14 +253,38 @@ def write(
     )
     optional = {"widths": widths, "heights": heights, "boxes": boxes, "flips": flips}
     given = {name: _array_like(value) for name, value in optional.items() if value is not None}
+    averages = None if means is None else _array_like(means)
+    if averages is not None and averages.shape != (num_images, num_classes):
+        raise LabelError(
+            f"means have shape {averages.shape}, expected {(num_images, num_classes)}: the mean "
+            "distribution of each image."
+        )
     with StoreWriter(path, manifest, names, truth.astype(np.int32), overwrite=overwrite) as writer:
         pending = set(writer.pending_blocks())
         for block in range(manifest.num_blocks):
             rows = manifest.block_slice(block)
             extra = {name: np.asarray(value[rows]) for name, value in given.items()}
+            if averages is not None:
+                extra |= _priors(averages[rows], ids[rows], values[rows], manifest.prior_size)
             data = BlockData(ids[rows], values[rows], **extra)
             (writer.write_block if block in pending else writer.check_block)(block, data)
     return Store(path)
+
+
+def _priors(
+    means: npt.NDArray[Any], ids: npt.NDArray[Any], probs: npt.NDArray[Any], size: int
+) -> dict[str, npt.NDArray[Any]]:
+    """The prior lists of a block's images, as ``BlockData`` has them."""
+    fitted = [
+        prior.fit(np.asarray(mean, dtype=np.float64), one, values, size)
+        for mean, one, values in zip(means, ids, probs, strict=True)
+    ]
+    classes, codes, powers = zip(*fitted, strict=True)
+    return {
+        "prior_classes": np.stack(classes),
+        "prior_probs": np.stack(codes),
+        "prior_power": np.array(powers, dtype=np.uint8),
+    }
 
 
 def _array_like(value: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -262,7 +262,7 @@ def test_pickles_and_threads(tmp_path, suffix):
 
 
 def test_the_cache_is_bounded(tmp_path, suffix):
-    _, indices, _ = written(tmp_path / f"s.{suffix}", images=64, views=16)
+    _, indices, _ = written(tmp_path / f"s.{suffix}", images=64, views=16, group_views=4)
     store = labelstore.open(tmp_path / f"s.{suffix}", cache_bytes=2000)
     for view in range(16):
         assert np.array_equal(store.read(np.arange(64), view).indices, indices[:, view])

@@ -150,6 +150,8 @@ class Backend(Protocol):
     path: Path
     encoding: Encoding
     """What its arrays hold."""
+    group_views: int
+    """Views of a group unless a user says otherwise: what one read costs beside its bytes."""
 
     def read_manifest(self) -> Any:
         """The manifest's JSON document, unchecked."""

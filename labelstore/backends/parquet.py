@@ -78,6 +78,8 @@ class ParquetBackend:
     """One store in a local folder; see ``Backend`` for the methods' contracts."""
 
     encoding: Encoding = "plain"
+    # A row group is described in about 1,500 bytes.
+    group_views = 16
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -82,6 +82,7 @@ class ZarrBackend:
     """One store in a local folder; see ``Backend`` for the methods' contracts."""
 
     encoding: Encoding = "codes"
+    group_views = 4
 
     def __init__(self, path: Path) -> None:
         self.path = path
