@@ -263,7 +263,7 @@ def write(
         pending = set(writer.pending_blocks())
         for block in range(manifest.num_blocks):
             rows = manifest.block_slice(block)
-            extra = {name: np.asarray(value[rows]) for name, value in given.items()}
+            extra: dict[str, Any] = {name: np.asarray(value[rows]) for name, value in given.items()}
             if averages is not None:
                 extra |= _priors(averages[rows], ids[rows], values[rows], manifest.prior_size)
             data = BlockData(ids[rows], values[rows], **extra)
