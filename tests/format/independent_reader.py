@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import xxhash
 import zarr
 
@@ -36,10 +37,88 @@ def digest(store_id, name, block, group, codes):
     return xxhash.xxh3_64_intdigest(place + np.ascontiguousarray(codes).tobytes()) or 1
 
 
+def padded(lists, width, empty, missing, dtype):
+    """(rows, width) of lists that may be shorter (``empty``) or null (``missing``)."""
+    rows = [
+        [missing] * width if row is None else [*row, *[empty] * (width - len(row))] for row in lists
+    ]
+    return np.array(rows, dtype=dtype).reshape(len(rows), width)
+
+
+def parquet_arrays(path, manifest):
+    """The arrays of section 3, whole, from the files of section 7."""
+    labels, layout = manifest["labels"], manifest["layout"]
+    images, views = manifest["images"]["count"], manifest["views"]["count"]
+    k, m, step = labels["k"], labels["prior_size"], layout["group_views"]
+    kind = np.dtype("<u2" if labels["num_classes"] <= 65535 else "<u4")
+    none = np.iinfo(kind).max
+    table = pq.read_table(path / "images.parquet", page_checksum_verification=True)
+    assert table["image"].to_pylist() == list(range(images))
+    arrays = {
+        "images/key": np.array(table["key"].to_pylist(), dtype=object),
+        "images/target": table["target"].to_numpy(),
+    }
+    parts = {}
+    blocks = range(-(-images // layout["block_images"]))
+    for block in blocks:
+        measured = pq.read_table(path / "measured" / f"{block:06}.parquet").to_pydict()
+        rows = {
+            "images/size": np.stack([measured["width"], measured["height"]], -1).astype("<i4"),
+            "images/digest": np.array(measured["digest"], dtype="<u8"),
+            "images/status": np.array(measured["status"], dtype="u1"),
+        }
+        if m:
+            rows["images/prior_classes"] = padded(measured["prior_classes"], m, none, none, kind)
+            rows["images/prior_probs"] = padded(measured["prior_probs"], m, 0, 0, "<f4")
+            rows["images/prior_power"] = np.array(measured["prior_power"], dtype="u1")
+        count = len(measured["image"])
+        file = pq.ParquetFile(path / "labels" / f"{block:06}.parquet")
+        groups = {}
+        for number in range(file.metadata.num_row_groups):
+            found = file.read_row_group(number).to_pydict()
+            first = number * step
+            columns = range(first, min(first + step, views))
+            places = [(image, view) for image in measured["image"] for view in columns]
+            assert list(zip(found["image"], found["view"], strict=True)) == places
+            top = [none if value is None else value for value in found["top_class"]]
+            classes = np.array(top, dtype=kind)[:, None]
+            one = {
+                "labels/top_prob": np.array(
+                    [np.nan if value is None else value for value in found["top_prob"]], "<f4"
+                )
+            }
+            if k > 1:
+                rest = padded(found["rest_classes"], k - 1, 0, none, kind)
+                classes = np.concatenate([classes, rest], 1)
+                one["labels/rest_probs"] = padded(found["rest_probs"], k - 1, 0, np.nan, "<f4")
+            one["labels/classes"] = classes
+            if "flip" in found:
+                edges = [found[edge] for edge in ("top", "left", "height", "width")]
+                one["views/box"] = np.stack(edges, -1).astype("<i4")
+                flips = [255 if value is None else int(value) for value in found["flip"]]
+                one["views/flip"] = np.array(flips, dtype="u1")
+            for name, codes in one.items():
+                groups.setdefault(name, []).append(
+                    codes.reshape(count, len(columns), *codes.shape[1:])
+                )
+        rows |= {name: np.concatenate(codes, 1) for name, codes in groups.items()}
+        for name, codes in rows.items():
+            parts.setdefault(name, []).append(codes)
+    arrays |= {name: np.concatenate(codes) for name, codes in parts.items()}
+    arrays["commits"] = np.stack(
+        [np.load(path / "commits" / f"{block:06}.npy") for block in blocks]
+    )
+    return arrays
+
+
 def read(path):
     """Class ids (N, V, k), -1 for an empty place, and probabilities, after checking all digests."""
-    group = zarr.open_group(path, mode="r")
-    manifest = dict(group.attrs["labelstore"])
+    if path.suffix == ".parquet":
+        manifest = json.loads((path / "manifest.json").read_text())
+        group = parquet_arrays(path, manifest)
+    else:
+        group = zarr.open_group(path, mode="r")
+        manifest = dict(group.attrs["labelstore"])
     store_id = manifest.pop("id")
     canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert xxhash.xxh3_128_hexdigest(canonical.encode()) == store_id
@@ -64,6 +143,13 @@ def read(path):
         if m:
             expected.append(digest_of_parts(group, store_id, block, rows, "prior", PRIOR_ARRAYS))
         assert row.tolist() == expected
+    if labels["encoding"] == "plain":
+        probs = group["labels/top_prob"][..., None]
+        if k > 1:
+            probs = np.concatenate([probs, group["labels/rest_probs"]], -1)
+        classes = group["labels/classes"].astype(int)
+        classes[..., 1:][probs[..., 1:] == 0] = -1
+        return classes, probs
     probs = [top_values(name, group["labels/top_prob"][:]).astype(np.float32)]
     for rank in range(k - 1):
         left = 1 - sum(value.astype(np.float64) for value in probs)

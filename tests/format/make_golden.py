@@ -31,6 +31,9 @@ def main() -> None:
     for quantizer in ("u8", "u16", "fp32"):
         written(GOLDEN / f"law-{quantizer}.zarr", **SIZE, k=3, quantizer=quantizer)
     written(GOLDEN / "one-class.zarr", **SIZE, k=1, quantizer="ratio16")
+    make_planned(GOLDEN / "prior-ratio16.parquet", **SIZE, k=3, prior_size=4, group_views=2)
+    make_planned(GOLDEN / "top-p-u8.parquet", **SIZE, k=4, prior_size=4, quantizer="u8", top_p=0.7)
+    written(GOLDEN / "one-class.parquet", **SIZE, k=1, quantizer="ratio16")
     boxes = np.arange(5 * 3 * 4).reshape(5, 3, 4)
     flips = np.arange(15).reshape(5, 3) % 2 == 1
     written(
@@ -38,6 +41,15 @@ def main() -> None:
         **SIZE,
         k=2,
         quantizer="fp16",
+        law=None,
+        boxes=boxes,
+        flips=flips,
+    )
+    written(
+        GOLDEN / "boxes-fp32.parquet",
+        **SIZE,
+        k=2,
+        quantizer="fp32",
         law=None,
         boxes=boxes,
         flips=flips,
