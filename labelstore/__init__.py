@@ -22,16 +22,19 @@ _HOMES = {
     "Ensemble": "ensembles",
     "FerKD": "calibrate",
     "LabelStoreError": "errors",
+    "Recipe": "recipes",
     "SoftLabels": "labels",
     "Store": "store",
     "TopK": "labels",
     "ViewLaw": "views",
     "Views": "views",
+    "at_temperature": "temperature",
     "ensemble": "ensembles",
     "open": "store",
+    "recipe": "recipes",
     "write": "writer",
 }
-_SUBMODULES = ("errors", "labels", "torch", "views")
+_SUBMODULES = ("errors", "labels", "mixing", "recipes", "temperature", "torch", "views")
 
 __all__ = [
     "Action",
@@ -39,14 +42,17 @@ __all__ = [
     "Ensemble",
     "FerKD",
     "LabelStoreError",
+    "Recipe",
     "SoftLabels",
     "Store",
     "TopK",
     "ViewLaw",
     "Views",
     "__version__",
+    "at_temperature",
     "ensemble",
     "open",
+    "recipe",
     "write",
 ]
 
@@ -55,7 +61,9 @@ if TYPE_CHECKING:
     from labelstore.ensembles import Ensemble, ensemble
     from labelstore.errors import LabelStoreError
     from labelstore.labels import SoftLabels, TopK
+    from labelstore.recipes import Recipe, recipe
     from labelstore.store import Store, open
+    from labelstore.temperature import at_temperature
     from labelstore.views import ViewLaw, Views
     from labelstore.writer import write
 

@@ -14,15 +14,35 @@ from __future__ import annotations
 from labelstore.teachers import normalize
 from labelstore.torch.collate import TorchSoftLabels, collate_views
 from labelstore.torch.dataset import Show, SoftLabelDataset
-from labelstore.torch.loss import soft_cross_entropy
+from labelstore.torch.loss import (
+    ferkd_loss,
+    fkd_loss,
+    label_entropy,
+    soft_cross_entropy,
+    soft_kl_divergence,
+    vanilla_kd_loss,
+)
+from labelstore.torch.mixing import CutMix, InTurn, Mixed, MixUp, OneOf, SelfMix, mix_batch
 from labelstore.torch.sampler import ViewSampler
 
 __all__ = [
+    "CutMix",
+    "InTurn",
+    "MixUp",
+    "Mixed",
+    "OneOf",
+    "SelfMix",
     "Show",
     "SoftLabelDataset",
     "TorchSoftLabels",
     "ViewSampler",
     "collate_views",
+    "ferkd_loss",
+    "fkd_loss",
+    "label_entropy",
+    "mix_batch",
     "normalize",
     "soft_cross_entropy",
+    "soft_kl_divergence",
+    "vanilla_kd_loss",
 ]

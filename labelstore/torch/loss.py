@@ -1,7 +1,19 @@
-"""Cross-entropy against soft labels that are never made dense."""
+"""Losses against soft labels that are never made dense.
+
+p are a label's probabilities, z the student's logits, tau the student's temperature and
+``q = softmax(z / tau)``:
+
+    soft_cross_entropy   -sum_c p[c] log q[c]
+    soft_kl_divergence   sum_c p[c] (log p[c] - log q[c]), cross-entropy less the label's entropy
+    vanilla_kd_loss      equation 1 of the FerKD paper: hard labels and the teacher's, weighed
+    fkd_loss             equation 2: cross-entropy with the teacher's labels alone
+    ferkd_loss           equation 3: cross-entropy with calibrated labels
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -11,19 +23,33 @@ from labelstore.errors import LabelError, UsageError
 if TYPE_CHECKING:
     from labelstore.torch.collate import TorchSoftLabels
 
-__all__ = ["Reduction", "soft_cross_entropy"]
+__all__ = [
+    "Reduction",
+    "ferkd_loss",
+    "fkd_loss",
+    "label_entropy",
+    "soft_cross_entropy",
+    "soft_kl_divergence",
+    "vanilla_kd_loss",
+]
 
 Reduction = Literal["mean", "sum", "none"]
 
 
 def soft_cross_entropy(
-    logits: torch.Tensor, target: TorchSoftLabels, reduction: Reduction = "mean"
+    logits: torch.Tensor,
+    target: TorchSoftLabels,
+    reduction: Reduction = "mean",
+    *,
+    temperature: float = 1.0,
+    temperature_squared: bool = False,
 ) -> torch.Tensor:
-    """``-sum_c p[c] * log_softmax(logits)[c]`` for every row, in nats.
+    """``-sum_c p[c] * log_softmax(logits / temperature)[c]`` for every row, in nats.
 
     Computed in float32, also under autocast and for half-precision logits (in float64 for float64
-    logits); the gradient has the logits' type. Beyond one array of the logits' shape at a time it
-    needs memory for the stored classes alone. First derivatives only.
+    logits); the gradient has the logits' type. Beyond one array of the logits' shape at a time (two
+    at another temperature than 1) it needs memory for the stored classes alone. First derivatives
+    only.
 
     Args:
         logits: (B, num_classes) floating point.
@@ -32,14 +58,190 @@ def soft_cross_entropy(
         reduction: ``mean`` over the rows, weighted by ``target.weight`` where present (the sum
             divided by the sum of the weights; 0, with gradient 0, when all weights are 0);
             ``sum``; or ``none``.
+        temperature: tau, positive: what the student's logits are divided by. The labels are taken
+            as they are: store them at that temperature, or see ``labelstore.at_temperature``.
+        temperature_squared: multiply by tau ** 2, which keeps the size of the gradients about the
+            same at any temperature (Hinton et al. 2015, section 2.1).
 
     Returns:
         () for ``mean`` and ``sum``, (B,) for ``none``; float32 or float64.
 
     Raises:
-        LabelError: the logits do not fit the labels. UsageError: another reduction, or logits on
-            another device.
+        LabelError: the logits do not fit the labels. UsageError: another reduction, logits on
+            another device, or a temperature that is not positive.
     """
+    _check(logits, target, reduction, temperature)
+    losses: torch.Tensor = _SoftCrossEntropy.apply(
+        logits, target.base, target.indices, target.weights, float(temperature)
+    )
+    if temperature_squared:
+        losses = losses * temperature**2
+    return _reduced(losses, target.weight, reduction)
+
+
+def soft_kl_divergence(
+    logits: torch.Tensor,
+    target: TorchSoftLabels,
+    reduction: Reduction = "mean",
+    *,
+    temperature: float = 1.0,
+    temperature_squared: bool = False,
+) -> torch.Tensor:
+    """``sum_c p[c] * (log p[c] - log_softmax(logits / temperature)[c])`` for every row, in nats.
+
+    ``soft_cross_entropy`` less ``label_entropy``: the same gradient, but 0 where the student says
+    what the label says. The arguments, result and errors are those of ``soft_cross_entropy``. (The
+    ``mean`` is over the rows, as ``batchmean`` of ``torch.nn.functional.kl_div``.)
+    """
+    losses = _divergence(logits, target, reduction, temperature, temperature_squared)
+    return _reduced(losses, target.weight, reduction)
+
+
+def vanilla_kd_loss(
+    logits: torch.Tensor,
+    target: TorchSoftLabels,
+    alpha: float,
+    reduction: Reduction = "mean",
+    *,
+    hard: TorchSoftLabels | None = None,
+    temperature: float = 1.0,
+    temperature_squared: bool = False,
+) -> torch.Tensor:
+    """Equation 1 of the FerKD paper: ``alpha * CE(hard label) + (1 - alpha) * KL(soft label)``.
+
+    The cross-entropy is at temperature 1, the KL divergence at ``temperature``.
+
+    Args:
+        logits, target, reduction, temperature, temperature_squared: as for ``soft_cross_entropy``.
+            ``temperature_squared`` multiplies the KL divergence alone.
+        alpha: 0..1, the share of the hard labels.
+        hard: B labels for the first term: of images that were mixed, the ground truth mixed by the
+            same rule at the same step. When None: the one-hot ground truth of ``target.target``.
+
+    Raises:
+        LabelError: alpha is above 0 and a ground truth is unknown. The others are those of
+            ``soft_cross_entropy``; UsageError also for alpha.
+    """
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"alpha is {alpha}, expected 0 to 1, the share of the hard labels.")
+    losses = _divergence(logits, target, reduction, temperature, temperature_squared)
+    if alpha > 0:
+        hard = _one_hot(target) if hard is None else hard
+        _check(logits, hard, reduction, 1.0)
+        truth: torch.Tensor = _SoftCrossEntropy.apply(
+            logits, hard.base, hard.indices, hard.weights, 1.0
+        )
+        losses = alpha * truth + (1 - alpha) * losses
+    return _reduced(losses, target.weight, reduction)
+
+
+def fkd_loss(
+    logits: torch.Tensor,
+    target: TorchSoftLabels,
+    reduction: Reduction = "mean",
+    *,
+    temperature: float = 1.0,
+    temperature_squared: bool = False,
+) -> torch.Tensor:
+    """Equation 2 of the FerKD paper (FKD's): ``soft_cross_entropy`` with the teacher's labels."""
+    return soft_cross_entropy(
+        logits,
+        target,
+        reduction,
+        temperature=temperature,
+        temperature_squared=temperature_squared,
+    )
+
+
+def ferkd_loss(
+    logits: torch.Tensor,
+    target: TorchSoftLabels,
+    reduction: Reduction = "mean",
+    *,
+    temperature: float = 1.0,
+    temperature_squared: bool = False,
+) -> torch.Tensor:
+    """Equation 3 of the FerKD paper: ``soft_cross_entropy`` with calibrated labels.
+
+    One term: each label is the teacher's or the smoothed ground truth, as calibration decided.
+
+    Raises:
+        LabelError: the labels were not calibrated. The others are those of ``soft_cross_entropy``.
+    """
+    if target.action is None:
+        raise LabelError(
+            "FerKD's loss was given labels that no FerKD rule has calibrated, expected calibrated "
+            "ones: make the data set with ferkd=FerKD(), or use fkd_loss."
+        )
+    return soft_cross_entropy(
+        logits,
+        target,
+        reduction,
+        temperature=temperature,
+        temperature_squared=temperature_squared,
+    )
+
+
+def label_entropy(target: TorchSoftLabels) -> torch.Tensor:
+    """(B,) float64: ``-sum_c p[c] log p[c]`` of each label in nats, exact for the label as it is.
+
+    The torch twin of ``labelstore.temperature.entropy``: O(B K) memory. A class that stands more
+    than once in the sparse part is summed up first. No gradient.
+    """
+    with torch.no_grad():
+        base = target.base.double()
+        classes, order = target.indices.sort(dim=1, stable=True)
+        weights = target.weights.double().gather(1, order)
+        slot = torch.zeros_like(classes)
+        slot[:, 1:] = (classes[:, 1:] != classes[:, :-1]).cumsum(dim=1)
+        added = torch.zeros_like(weights).scatter_add_(1, slot, weights)
+        count = slot[:, -1] + 1 if slot.shape[1] else torch.zeros_like(base, dtype=torch.int64)
+        present = torch.arange(slot.shape[1], device=slot.device) < count[:, None]
+        # Sums of rounded terms may end a unit in the last place below zero.
+        probs = torch.where(present, (base[:, None] + added).clamp(min=0), 0.0)
+        others: torch.Tensor = (target.num_classes - count) * torch.special.entr(base.clamp(min=0))
+        listed: torch.Tensor = torch.special.entr(probs).sum(dim=1)
+        return listed + others
+
+
+def _divergence(
+    logits: torch.Tensor,
+    target: TorchSoftLabels,
+    reduction: Reduction,
+    temperature: float,
+    temperature_squared: bool,
+) -> torch.Tensor:
+    """(B,) KL divergences, without the rows' weights."""
+    _check(logits, target, reduction, temperature)
+    losses: torch.Tensor = _SoftCrossEntropy.apply(
+        logits, target.base, target.indices, target.weights, float(temperature)
+    )
+    losses = losses - label_entropy(target).to(losses.dtype)
+    return losses * temperature**2 if temperature_squared else losses
+
+
+def _one_hot(target: TorchSoftLabels) -> TorchSoftLabels:
+    """The ground truth of each row."""
+    truth = target.target
+    unknown = len(target) if truth is None else int((truth < 0).sum())
+    if truth is None or unknown:
+        raise LabelError(
+            f"the hard-label part of vanilla_kd_loss (alpha > 0) needs the ground truth and "
+            f"{unknown} of {len(target)} views have none: make the store with class folders or "
+            "--class-map; of images mixed across classes pass hard=, the mixed ground truth; or "
+            "use alpha=0."
+        )
+    return dataclasses.replace(
+        target,
+        base=torch.zeros_like(target.base),
+        indices=truth[:, None],
+        weights=torch.ones_like(target.base)[:, None],
+    )
+
+
+def _check(
+    logits: torch.Tensor, target: TorchSoftLabels, reduction: Reduction, temperature: float
+) -> None:
     if reduction not in get_args(Reduction):
         raise UsageError(
             f"reduction is {reduction!r}, expected one of {', '.join(get_args(Reduction))}: "
@@ -57,20 +259,25 @@ def soft_cross_entropy(
             f"logits are on {logits.device} and labels on {target.base.device}, expected one "
             "device: move the labels with target.to(device)."
         )
-    losses: torch.Tensor = _SoftCrossEntropy.apply(
-        logits, target.base, target.indices, target.weights
-    )
-    if target.weight is not None:
-        losses = losses * target.weight
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise UsageError(f"temperature is {temperature}, expected a positive number.")
+
+
+def _reduced(
+    losses: torch.Tensor, weight: torch.Tensor | None, reduction: Reduction
+) -> torch.Tensor:
+    """Losses (B,) times the rows' weights, reduced."""
+    if weight is not None:
+        losses = losses * weight
     if reduction == "none":
         return losses
-    if reduction == "mean" and target.weight is None:
+    if reduction == "mean" and weight is None:
         return losses.mean()
     total = losses.sum()
-    if reduction == "sum" or target.weight is None:
+    if reduction == "sum" or weight is None:
         return total
-    weight = target.weight.sum()
-    return total / torch.where(weight > 0, weight, torch.ones_like(weight))
+    mass = weight.sum()
+    return total / torch.where(mass > 0, mass, torch.ones_like(mass))
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
@@ -86,25 +293,32 @@ class _SoftCrossEntropy(torch.autograd.Function):
         base: torch.Tensor,
         indices: torch.Tensor,
         weights: torch.Tensor,
+        temperature: float,
     ) -> torch.Tensor:
         ctx.save_for_backward(logits, base, indices, weights)
+        ctx.temperature = temperature
         # log_softmax, not logsumexp less the logits: large logits would cancel.
-        logs = torch.log_softmax(logits, dim=1, dtype=_precision(logits))
+        logs = torch.log_softmax(_divided(logits, temperature), dim=1, dtype=_precision(logits))
         return -(base * logs.sum(dim=1) + (weights * logs.gather(1, indices)).sum(dim=1))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         logits, base, indices, weights = ctx.saved_tensors
-        above = upstream[0][:, None]
-        gradient = torch.softmax(logits, dim=1, dtype=_precision(logits))
+        above = upstream[0][:, None] / ctx.temperature
+        gradient = torch.softmax(_divided(logits, ctx.temperature), dim=1, dtype=_precision(logits))
         base = base.to(gradient.dtype)[:, None]
         weights = weights.to(gradient.dtype)
         total = base * logits.shape[1] + weights.sum(dim=1, keepdim=True)
         torch.addcmul(-base * above, gradient, total * above, out=gradient)
         gradient.scatter_add_(1, indices, -weights * above)
-        return gradient.to(logits.dtype), None, None, None
+        return gradient.to(logits.dtype), None, None, None, None
 
 
 def _precision(logits: torch.Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def _divided(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Logits over the temperature, in the precision of the loss; as they are at temperature 1."""
+    return logits if temperature == 1 else logits.to(_precision(logits)) / temperature

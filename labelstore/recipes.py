@@ -1,0 +1,331 @@
+"""Published ways to distil, as short configurations that say what they set and where it is from.
+
+    ferkd = labelstore.recipe("ferkd")
+    print(ferkd.describe())
+    data = SoftLabelDataset(photos, store, **ferkd.dataset_arguments())
+    sampler = ViewSampler(data, **ferkd.sampler_arguments())
+    mixing, loss = ferkd.build_mixing(), ferkd.build_loss()
+    for step, (images, target) in enumerate(loader):
+        if mixing is not None:
+            images, target, alone = mixing(images, target, step=step)
+        loss(model(images), target).backward()
+
+"Paper" is Shen, "FerKD: Surgical Label Adaptation for Efficient Distillation" (ICCV 2023). What it
+does not state is None, or a default whose source says so; its optimiser settings are in an appendix
+that is not at hand, so no recipe sets an optimiser, a learning rate or a batch size. Building a
+recipe needs torch; looking at one does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+from labelstore.calibrate import FerKD
+from labelstore.errors import UsageError
+from labelstore.mixing import MixUp, OneOf, SelfMix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+
+    from labelstore.labels import LabelType, SoftLabels, Tail, TopK
+    from labelstore.mixing import Mixing
+    from labelstore.torch.collate import TorchSoftLabels
+    from labelstore.torch.mixing import MixingOfTensors
+
+    LossFunction = Callable[[torch.Tensor, TorchSoftLabels], torch.Tensor]
+
+__all__ = ["LABEL_TYPES", "RECIPES", "NamedLabelType", "Recipe", "recipe", "recover_as"]
+
+Loss = Literal["vanilla-kd", "fkd", "ferkd", "kl-divergence"]
+"""Equations 1, 2 and 3 of the paper; the KL divergence from the label to the student alone."""
+
+
+class NamedLabelType(NamedTuple):
+    """What a label type of the literature is called here."""
+
+    label_type: LabelType
+    tail: Tail | None
+    meaning: str
+
+
+LABEL_TYPES: dict[str, NamedLabelType] = {
+    "hard": NamedLabelType("hard", None, "the teacher's largest class, with probability 1"),
+    "label-smoothing": NamedLabelType(
+        "smoothing", None, "the largest probability, the rest evenly over all other classes"
+    ),
+    "marginal-smoothing": NamedLabelType(
+        "top-k", "uniform", "the k largest, the rest evenly over the others"
+    ),
+    "marginal-re-norm": NamedLabelType("top-k", "none", "the k largest, scaled to sum 1"),
+    "image-tail": NamedLabelType(
+        "top-k", "image", "the k largest, the rest like the mean of the image's views"
+    ),
+}
+"""FKD's four quantized label types by name, and labelstore's own."""
+
+
+def recover_as(topk: TopK, name: str) -> SoftLabels:
+    """Stored labels (...) recovered as a label type of ``LABEL_TYPES``.
+
+    Raises:
+        UsageError: another name. Warns (FallbackWarning) as ``TopK.recover``.
+    """
+    chosen = _label_type(name)
+    return topk.as_type(chosen.label_type, chosen.tail)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to distil. Change a value with ``recipe(name, value=...)`` or ``dataclasses.replace``.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    name: str
+    """What ``recipe`` knows it by."""
+    summary: str
+    """One line."""
+    views_per_image: int | None = None
+    """Views of an image side by side in a batch."""
+    label_type: str = "marginal-smoothing"
+    """A name from ``LABEL_TYPES``."""
+    ferkd: FerKD | None = None
+    """The calibration, or None."""
+    mixing: Mixing | None = None
+    """A rule of ``labelstore.mixing``, or None."""
+    loss: Loss = "fkd"
+    """Which loss of ``labelstore.torch``."""
+    hard_weight: float | None = None
+    """Alpha of equation 1, the hard labels' share; of ``loss="vanilla-kd"`` alone."""
+    temperature: float = 1.0
+    """What the student's logits are divided by; the store's labels must be of the same."""
+    temperature_squared: bool = False
+    """Whether the soft-label loss is multiplied by temperature ** 2."""
+    epochs: int | None = None
+    """Training budget, in epochs as the paper counts them."""
+    start: Literal["scratch", "fine-tuning"] = "scratch"
+    """Whether the student begins untrained or from pre-trained weights, all of them trained."""
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Where each value is from; a value that was changed has none."""
+
+    def __post_init__(self) -> None:
+        _label_type(self.label_type)
+        for name, choices in (("loss", Loss), ("start", Literal["scratch", "fine-tuning"])):
+            if getattr(self, name) not in get_args(choices):
+                raise UsageError(
+                    f"{name} is {getattr(self, name)!r}, expected one of "
+                    f"{', '.join(get_args(choices))}: choose one."
+                )
+        if self.hard_weight is not None and not 0 <= self.hard_weight <= 1:
+            raise UsageError(f"hard_weight is {self.hard_weight}, expected 0 to 1.")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise UsageError(f"temperature is {self.temperature}, expected a positive number.")
+        if self.views_per_image is not None and self.views_per_image < 1:
+            raise UsageError(f"views_per_image is {self.views_per_image}, expected at least 1.")
+        calibrated = self.ferkd is not None
+        if calibrated and LABEL_TYPES[self.label_type].label_type != "top-k":
+            raise UsageError(
+                f"FerKD calibrates recovered top-k labels and label_type is {self.label_type!r}: "
+                "choose marginal-smoothing, marginal-re-norm or image-tail, or leave ferkd out."
+            )
+        if self.loss == "ferkd" and not calibrated:
+            raise UsageError(
+                'loss is "ferkd", which needs calibrated labels, and ferkd is None: pass '
+                'ferkd=FerKD(), or loss="fkd".'
+            )
+
+    def describe(self) -> str:
+        """A line for each value, with where it is from."""
+        lines = [f"{self.name}: {self.summary}"]
+        for item in dataclasses.fields(self):
+            if item.name not in ("name", "summary", "sources"):
+                value = getattr(self, item.name)
+                source = self.sources.get(item.name, "not stated; labelstore's default")
+                # What a recipe neither sets nor says anything about is no part of it.
+                if value is not None or item.name in self.sources:
+                    lines.append(f"  {item.name} = {value!r}  ({source})")
+        return "\n".join(lines)
+
+    def dataset_arguments(self) -> dict[str, Any]:
+        """Keyword arguments for ``SoftLabelDataset``: label_type, tail and ferkd."""
+        chosen = LABEL_TYPES[self.label_type]
+        tail = {} if chosen.tail is None else {"tail": chosen.tail}
+        return {"label_type": chosen.label_type, "ferkd": self.ferkd, **tail}
+
+    def sampler_arguments(self) -> dict[str, Any]:
+        """Keyword arguments for ``ViewSampler``: views_per_image and ferkd."""
+        views = {} if self.views_per_image is None else {"views_per_image": self.views_per_image}
+        return {**views, "ferkd": self.ferkd}
+
+    def build_mixing(self) -> MixingOfTensors | None:
+        """The mixing rule as a callable on (images, target, step=...); None where nothing is
+        mixed."""
+        from labelstore.torch.mixing import on_tensors
+
+        return None if self.mixing is None else on_tensors(self.mixing)
+
+    def build_loss(self) -> LossFunction:
+        """The loss as a function of (logits, target), its mean over the batch.
+
+        Raises:
+            UsageError: ``hard_weight`` is needed and not set.
+        """
+        from labelstore.torch import loss
+
+        softened: dict[str, Any] = {
+            "temperature": self.temperature,
+            "temperature_squared": self.temperature_squared,
+        }
+        if self.loss == "vanilla-kd":
+            if self.hard_weight is None:
+                raise UsageError(
+                    f"hard_weight of recipe {self.name!r} is None, expected 0 to 1: the paper does "
+                    f"not state alpha of equation 1, choose it with recipe({self.name!r}, "
+                    "hard_weight=0.5) or another."
+                )
+            return functools.partial(loss.vanilla_kd_loss, alpha=self.hard_weight, **softened)
+        chosen: dict[str, Callable[..., torch.Tensor]] = {
+            "fkd": loss.fkd_loss,
+            "ferkd": loss.ferkd_loss,
+            "kl-divergence": loss.soft_kl_divergence,
+        }
+        return functools.partial(chosen[self.loss], **softened)
+
+
+def recipe(name: str, **changes: Any) -> Recipe:
+    """A recipe by name, with some of its values changed.
+
+    Args:
+        name: ``ferkd``, ``fkd``, ``funmatch``, ``meal-v2`` or ``kd``.
+        changes: fields of ``Recipe``.
+
+    Raises:
+        UsageError: no such recipe or field, or a value out of range.
+    """
+    if name not in RECIPES:
+        raise UsageError(
+            f"recipe is {name!r}, expected one of {', '.join(sorted(RECIPES))}: choose one."
+        )
+    known = {item.name for item in dataclasses.fields(Recipe)} - {"name", "summary", "sources"}
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        raise UsageError(
+            f"a recipe has no {', '.join(unknown)}, expected some of {', '.join(sorted(known))}."
+        )
+    chosen = RECIPES[name]
+    sources = {key: value for key, value in chosen.sources.items() if key not in changes}
+    sources |= dict.fromkeys(changes, "changed")
+    return dataclasses.replace(chosen, sources=sources, **changes)
+
+
+def _label_type(name: str) -> NamedLabelType:
+    if name not in LABEL_TYPES:
+        raise UsageError(
+            f"label type is {name!r}, expected one of {', '.join(LABEL_TYPES)}: choose one."
+        )
+    return LABEL_TYPES[name]
+
+
+_TEMPERATURE = "paper, section 4: 1.0 for teacher and student"
+_BUDGET = "paper, section 4 and table 8"
+_QUANTIZED = "not stated; FKD's documentation advises marginal smoothing of the top 5"
+_FOUR_VIEWS = "not stated; the default of FKD's code"
+_RANDOM = "paper, section 4: regions are sampled at random"
+_NO_SQUARE = "not stated; no difference at temperature 1"
+
+RECIPES: dict[str, Recipe] = {
+    "ferkd": Recipe(
+        name="ferkd",
+        summary="calibrated labels, SelfMix, one cross-entropy term; ResNet-50's settings",
+        views_per_image=4,
+        ferkd=FerKD(),
+        mixing=OneOf((SelfMix("mixup", alpha=0.8), SelfMix("cutmix", alpha=1.0))),
+        loss="ferkd",
+        epochs=300,
+        sources={
+            "views_per_image": _FOUR_VIEWS,
+            "label_type": _QUANTIZED,
+            "ferkd": "thresholds: paper, section 4.2; epsilon and what replaces a discarded view: "
+            "not stated",
+            "mixing": "SelfMix: paper, section 3.4, for ResNet and fine-tuning; its kind and "
+            "alpha: not stated, those of MixUp and CutMix in FKD's code. Table 2: ViT gains from "
+            "combining more kinds",
+            "loss": "paper, equation 3",
+            "temperature": _TEMPERATURE,
+            "temperature_squared": _NO_SQUARE,
+            "epochs": f"{_BUDGET} (600 gave 0.2 points more); 150 when fine-tuning, table 9",
+            "start": "paper, table 8; table 9 fine-tunes",
+        },
+    ),
+    "fkd": Recipe(
+        name="fkd",
+        summary="the teacher's labels as they are, cross-entropy; ResNet-50's settings",
+        views_per_image=4,
+        loss="fkd",
+        epochs=300,
+        sources={
+            "views_per_image": _FOUR_VIEWS,
+            "label_type": _QUANTIZED,
+            "ferkd": _RANDOM,
+            "mixing": "paper, table 8 names none for ResNet-50; section 2: FKD used CutMix; its "
+            "code has both, CutMix(alpha=1.0) and MixUp(alpha=0.8), even odds",
+            "loss": "paper, equation 2",
+            "temperature": _TEMPERATURE,
+            "temperature_squared": _NO_SQUARE,
+            "epochs": f"{_BUDGET}; 150 when fine-tuning, table 9",
+            "start": "paper, table 8; table 9 fine-tunes",
+        },
+    ),
+    "funmatch": Recipe(
+        name="funmatch",
+        summary="MixUp and the teacher's labels alone (Beyer et al., CVPR 2022), from stored views",
+        mixing=MixUp(alpha=1.0),
+        loss="kl-divergence",
+        epochs=300,
+        sources={
+            "ferkd": _RANDOM,
+            "mixing": "MixUp: paper, section 2 and table 8; alpha: not stated. FunMatch's teacher "
+            "sees the mixed image; stored labels are mixed instead",
+            "loss": "not stated in the paper; the KL divergence of Beyer et al.",
+            "temperature": _TEMPERATURE,
+            "temperature_squared": _NO_SQUARE,
+            "epochs": _BUDGET,
+            "start": "paper, table 8",
+        },
+    ),
+    "meal-v2": Recipe(
+        name="meal-v2",
+        summary="fine-tuning all weights on soft labels alone (Shen & Savvides, 2020)",
+        loss="kl-divergence",
+        epochs=180,
+        start="fine-tuning",
+        sources={
+            "mixing": "paper, table 8: none, or CutMix for 0.3 points more; its alpha: not stated",
+            "loss": "soft labels: paper, table 8; the KL divergence, and a discriminator that is "
+            "not built here: not stated in the paper, of Shen & Savvides",
+            "temperature": "not stated; section 4: fine-tuning settings follow their own designs",
+            "temperature_squared": _NO_SQUARE,
+            "epochs": "paper, table 8: 180, after the 300 of the weights it starts from",
+            "start": "paper, section 4.4: the entire network from pre-trained weights",
+        },
+    ),
+    "kd": Recipe(
+        name="kd",
+        summary="hard labels and the teacher's, weighed (Hinton et al., 2015)",
+        loss="vanilla-kd",
+        sources={
+            "loss": "paper, equation 1",
+            "hard_weight": "not stated: has to be chosen",
+            "temperature": _TEMPERATURE,
+            "epochs": "not stated",
+        },
+    ),
+}
+"""The recipes by name."""
