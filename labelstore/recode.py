@@ -11,6 +11,8 @@ import numpy as np
 
 from labelstore import prior
 from labelstore.blocks import BlockData
+from labelstore.distinct import mean_distribution
+from labelstore.encoding import cut_at_mass
 from labelstore.errors import IncompleteError, UsageError
 from labelstore.fidelity import Distances, distances
 from labelstore.manifest import EXPLICIT
@@ -20,8 +22,6 @@ from labelstore.writer import StoreWriter
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
-
-    import numpy.typing as npt
 
     from labelstore.labels import TopK
     from labelstore.manifest import Manifest
@@ -198,19 +198,11 @@ def _priors(topk: TopK, old: Manifest, new: Manifest) -> tuple[Any, Any, Any]:
     for image in range(len(topk)):
         one = topk[image]
         ids, probs = one.indices[:, : new.k], one.probs[:, : new.k]
-        fitted.append(prior.fit(_mean(one), ids, probs, new.prior_size))
+        if new.top_p != old.top_p:
+            probs = cut_at_mass(probs, new.top_p)
+        fitted.append(prior.fit(mean_distribution(one.recover()), ids, probs, new.prior_size))
     classes, codes, powers = zip(*fitted, strict=True)
     return np.stack(classes), np.stack(codes), np.array(powers, dtype=np.uint8)
-
-
-def _mean(topk: TopK) -> npt.NDArray[np.float64]:
-    """(C,) the mean of labels' recovered distributions."""
-    labels = topk.recover()
-    added = np.bincount(
-        labels.indices.reshape(-1), labels.weights.reshape(-1), minlength=labels.num_classes
-    )
-    mean = (labels.base.sum(dtype=np.float64) + added) / max(len(labels), 1)
-    return np.asarray(np.maximum(mean, 0.0))
 
 
 def _compare(before: Store, after: Store) -> Distances | None:

@@ -1,60 +1,20 @@
-"""What needs each class of a soft label once: entropy, and another temperature. NumPy only.
-
-Labels stay ``base + sparse``: a class that stands more than once in the sparse part (as it may
-after mixing) is summed up first, every class outside it has the probability ``base``.
-"""
+"""Stored labels at another temperature. NumPy only."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labelstore.distinct import distinct
 from labelstore.errors import UsageError
 from labelstore.labels import SoftLabels, TopK
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from labelstore.labels import Tail
 
-    Float64Array = npt.NDArray[np.float64]
-
-__all__ = ["at_temperature", "distinct", "entropy"]
-
-
-def distinct(labels: SoftLabels) -> tuple[npt.NDArray[np.int32], Float64Array, npt.NDArray[Any]]:
-    """Each class of the sparse part once, with its probability.
-
-    Returns:
-        (..., K) int32 class ids, rising along a row and then repeating its first; (..., K) float64
-        their probabilities, not negative; (..., K) bool, True where a class stands.
-    """
-    shape, width = labels.indices.shape, labels.indices.shape[-1]
-    flat = labels.indices.reshape(labels.base.size, width)
-    rows = np.arange(len(flat))[:, None]
-    order = np.argsort(flat, axis=1, kind="stable")
-    ranked = flat[rows, order]
-    slot = np.zeros(flat.shape, dtype=np.int64)
-    np.cumsum(ranked[:, 1:] != ranked[:, :-1], axis=1, out=slot[:, 1:])
-    weights = labels.weights.reshape(flat.shape)[rows, order].astype(np.float64)
-    added = np.bincount((rows * width + slot).reshape(-1), weights.reshape(-1), flat.size)
-    classes = np.repeat(ranked[:, :1], width, axis=1)
-    classes[rows, slot] = ranked
-    present = np.arange(width) <= slot[:, -1:] if width else np.zeros(flat.shape, dtype=bool)
-    base = labels.base.reshape(-1, 1).astype(np.float64)
-    # Sums of rounded terms may end a unit in the last place below zero.
-    probs = np.where(present, np.maximum(base + added.reshape(flat.shape), 0.0), 0.0)
-    return classes.reshape(shape), probs.reshape(shape), present.reshape(shape)
-
-
-def entropy(labels: SoftLabels) -> Float64Array:
-    """(...) float64: ``-sum_c p[c] log p[c]`` in nats, exact for the label as it stands."""
-    _, probs, present = distinct(labels)
-    others = labels.num_classes - present.sum(axis=-1)
-    base = np.maximum(labels.base.astype(np.float64), 0.0)
-    return np.asarray(-_x_log_x(probs).sum(axis=-1) - others * _x_log_x(base))
+__all__ = ["at_temperature"]
 
 
 def at_temperature(
@@ -123,7 +83,3 @@ def at_temperature(
         weights=weights.astype(np.float32),
         num_classes=labels.num_classes,
     )
-
-
-def _x_log_x(x: Float64Array) -> Float64Array:
-    return np.asarray(x * np.log(np.where(x > 0, x, 1.0)))

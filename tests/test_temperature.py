@@ -11,7 +11,8 @@ import labelstore
 from labelstore.errors import UsageError
 from labelstore.labels import SoftLabels, TopK, hard, mix, smooth
 from labelstore.prior import ImagePrior
-from labelstore.temperature import at_temperature, distinct, entropy
+from labelstore.distinct import distinct, entropy
+from labelstore.temperature import at_temperature
 from labelstore.testing.strategies import soft_labels
 
 

@@ -185,7 +185,7 @@ def ferkd_loss(
 def label_entropy(target: TorchSoftLabels) -> torch.Tensor:
     """(B,) float64: ``-sum_c p[c] log p[c]`` of each label in nats, exact for the label as it is.
 
-    The torch twin of ``labelstore.temperature.entropy``: O(B K) memory. A class that stands more
+    The torch twin of ``labelstore.distinct.entropy``: O(B K) memory. A class that stands more
     than once in the sparse part is summed up first. No gradient.
     """
     with torch.no_grad():

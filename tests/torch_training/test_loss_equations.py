@@ -11,7 +11,7 @@ from labelstore.calibrate import FerKD
 from labelstore.errors import LabelError, UsageError
 from labelstore.labels import SoftLabels, mix, smooth
 from labelstore.recipes import LABEL_TYPES, recover_as
-from labelstore.temperature import entropy
+from labelstore.distinct import entropy
 from labelstore.torch import (
     TorchSoftLabels,
     ferkd_loss,
