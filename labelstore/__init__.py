@@ -20,6 +20,7 @@ _HOMES = {
     "Action": "calibrate",
     "Calibrated": "calibrate",
     "Ensemble": "ensembles",
+    "EnsembleFerKD": "calibrate",
     "FerKD": "calibrate",
     "LabelStoreError": "errors",
     "Recipe": "recipes",
@@ -40,6 +41,7 @@ __all__ = [
     "Action",
     "Calibrated",
     "Ensemble",
+    "EnsembleFerKD",
     "FerKD",
     "LabelStoreError",
     "Recipe",
@@ -57,7 +59,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from labelstore.calibrate import Action, Calibrated, FerKD
+    from labelstore.calibrate import Action, Calibrated, EnsembleFerKD, FerKD
     from labelstore.ensembles import Ensemble, ensemble
     from labelstore.errors import LabelStoreError
     from labelstore.labels import SoftLabels, TopK

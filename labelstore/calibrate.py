@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from labelstore.ensembles import EnsembleTopK
     from labelstore.labels import Tail, TopK
 
-__all__ = ["Action", "Calibrated", "FerKD"]
+__all__ = ["Action", "Calibrated", "EnsembleFerKD", "FerKD"]
 
 Confidence = Literal["max", "target"]
 Discard = Literal["replace", "mask", "keep"]
@@ -118,7 +118,12 @@ class FerKD:
             return self._calibrate(topk.recover(tail), topk, targets, tail)  # type: ignore[arg-type]
         if self.ensemble == "mean":
             return self._calibrate(topk.recover(tail), None, targets, tail)
-        return self._combine([self.apply(m, targets, tail) for m in members], topk.weights)  # type: ignore[union-attr]
+        done = [self.apply(member, targets, tail) for member in members]
+        return _combine(done, topk.weights, self.ensemble, self.discard)  # type: ignore[union-attr]
+
+    def rules_for(self, count: int) -> tuple[FerKD, ...]:
+        """The rule of each of ``count`` teachers: this one."""
+        return (self,) * count
 
     def confidence_of(
         self, labels: SoftLabels, topk: TopK | None, targets: npt.ArrayLike | None
@@ -155,31 +160,120 @@ class FerKD:
             weights[hard_region] = 0.0
             weights[hard_region, 0] = truth.weights[:, 0]
             labels = SoftLabels(base, indices, weights, labels.num_classes)
-        return Calibrated(labels=labels, action=action, weight=self._weight(action))
+        return Calibrated(labels=labels, action=action, weight=_weight(action, self.discard))
 
-    def _combine(self, members: list[Calibrated], weights: npt.NDArray[np.float64]) -> Calibrated:
-        actions = np.stack([member.action for member in members])
-        dropped = actions == Action.DISCARDED
-        discarded = dropped.all(axis=0) if self.ensemble == "all" else dropped.any(axis=0)
-        # A view that every teacher discards keeps their plain mean: it is shown, if at all, as is.
-        voices = np.where(dropped & ~dropped.all(axis=0), 0.0, 1.0)
-        voices *= weights.reshape(-1, *[1] * (actions.ndim - 1))
-        silent = voices.sum(axis=0) <= 0
-        voices = np.where(silent, 1.0, voices)
-        voices /= voices.sum(axis=0)
-        calibrated = (actions == Action.CALIBRATED).any(axis=0)
-        action = np.where(calibrated, Action.CALIBRATED, Action.KEPT).astype(np.uint8)
-        action[discarded] = Action.DISCARDED
-        return Calibrated(
-            labels=mix([member.labels for member in members], voices),
-            action=action,
-            weight=self._weight(action),
-        )
 
-    def _weight(self, action: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        if self.discard != "mask":
-            return np.ones(action.shape, dtype=np.float32)
-        return np.asarray(action != Action.DISCARDED, dtype=np.float32)
+@dataclass(frozen=True)
+class EnsembleFerKD:
+    """A rule for each teacher of an ensemble: one teacher's 0.9 may be another's 0.6.
+
+    Raises:
+        UsageError: no rules, or rules that differ in more than thresholds and smoothing.
+    """
+
+    rules: tuple[FerKD, ...]
+    """One for each member, in the members' order. Their ``confidence``, ``discard`` and
+    ``ensemble`` are those of the ensemble and so the same in all; ``ensemble`` is ``"all"`` or
+    ``"any"``, since the mean label has no teacher."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", tuple(self.rules))
+        if not self.rules:
+            raise UsageError("rules are empty, expected one FerKD for each teacher: give them.")
+        for name in ("confidence", "discard", "ensemble"):
+            found = [getattr(rule, name) for rule in self.rules]
+            if len(set(found)) > 1:
+                raise UsageError(
+                    f"the rules' {name} are {', '.join(found)}, expected one for all teachers: "
+                    "let them differ in thresholds and smoothing alone."
+                )
+        if self.ensemble == "mean":
+            raise UsageError(
+                'ensemble is "mean" and several rules were given, expected "all" or "any": for the '
+                "mean label give a single FerKD."
+            )
+
+    @property
+    def confidence(self) -> Confidence:
+        """What all rules look at."""
+        return self.rules[0].confidence
+
+    @property
+    def discard(self) -> Discard:
+        """What is done about a discarded view."""
+        return self.rules[0].discard
+
+    @property
+    def ensemble(self) -> Combine:
+        """How the teachers' decisions combine."""
+        return self.rules[0].ensemble
+
+    def rules_for(self, count: int) -> tuple[FerKD, ...]:
+        """The rule of each of ``count`` teachers; UsageError when there are not as many."""
+        if len(self.rules) != count:
+            raise UsageError(
+                f"{len(self.rules)} rules were given for {count} teachers, expected one for each "
+                "member of the ensemble: give as many."
+            )
+        return self.rules
+
+    def apply(
+        self,
+        topk: TopK | EnsembleTopK,
+        targets: npt.ArrayLike | None = None,
+        tail: Tail | None = None,
+    ) -> Calibrated:
+        """Recover and calibrate each teacher's labels by its own rule, then combine them.
+
+        The arguments and errors are ``FerKD.apply``'s; also UsageError for labels of another
+        number of teachers.
+        """
+        members: tuple[TopK, ...] | None = getattr(topk, "members", None)
+        if members is None:
+            return self.rules_for(1)[0].apply(topk, targets, tail)
+        done = [
+            rule.apply(member, targets, tail)
+            for rule, member in zip(self.rules_for(len(members)), members, strict=True)
+        ]
+        return _combine(done, topk.weights, self.ensemble, self.discard)  # type: ignore[union-attr]
+
+    def confidence_of(
+        self, labels: SoftLabels, topk: TopK | None, targets: npt.ArrayLike | None
+    ) -> npt.NDArray[Any]:
+        """(...) the probability that the rules look at; as ``FerKD.confidence_of``."""
+        return self.rules[0].confidence_of(labels, topk, targets)
+
+
+def _combine(
+    members: list[Calibrated],
+    weights: npt.NDArray[np.float64],
+    ensemble: Combine,
+    discard: Discard,
+) -> Calibrated:
+    """The mean over the teachers that keep a view, and what becomes of the view."""
+    actions = np.stack([member.action for member in members])
+    dropped = actions == Action.DISCARDED
+    discarded = dropped.all(axis=0) if ensemble == "all" else dropped.any(axis=0)
+    # A view that every teacher discards keeps their plain mean: it is shown, if at all, as is.
+    voices = np.where(dropped & ~dropped.all(axis=0), 0.0, 1.0)
+    voices *= weights.reshape(-1, *[1] * (actions.ndim - 1))
+    silent = voices.sum(axis=0) <= 0
+    voices = np.where(silent, 1.0, voices)
+    voices /= voices.sum(axis=0)
+    calibrated = (actions == Action.CALIBRATED).any(axis=0)
+    action = np.where(calibrated, Action.CALIBRATED, Action.KEPT).astype(np.uint8)
+    action[discarded] = Action.DISCARDED
+    return Calibrated(
+        labels=mix([member.labels for member in members], voices),
+        action=action,
+        weight=_weight(action, discard),
+    )
+
+
+def _weight(action: npt.NDArray[np.uint8], discard: Discard) -> npt.NDArray[np.float32]:
+    if discard != "mask":
+        return np.ones(action.shape, dtype=np.float32)
+    return np.asarray(action != Action.DISCARDED, dtype=np.float32)
 
 
 def _check_choice(name: str, value: str, choices: object) -> None:

@@ -1,17 +1,17 @@
-"""Which views pass FerKD's rule, at one bit a view: what a surgical schedule looks at.
+"""What FerKD's rule says about every view of a store, from its confidences alone.
 
-Made once for each set of thresholds by streaming a store: 80 MB for 1.28 M images x 500 views.
+Which views pass, at one bit a view, is what a surgical schedule looks at: made once for each set of
+thresholds by streaming a store, 80 MB for 1.28 M images x 500 views.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.calibrate import Action
+from labelstore.calibrate import Action, FerKD
 from labelstore.ensembles import Ensemble
 from labelstore.labels import TopK
 from labelstore.schedule import most_confident
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.calibrate import FerKD
+    from labelstore.calibrate import EnsembleFerKD
     from labelstore.labels import Tail
     from labelstore.store import Store
 
+    BoolArray = npt.NDArray[np.bool_]
+    Bits = npt.NDArray[np.uint8]
     Planes = Iterator[tuple[slice, npt.NDArray[Any]]]
 
-__all__ = ["Passing", "passing"]
+__all__ = ["Decisions", "Passing", "confidence_planes", "decisions", "passing"]
 
 _RUN_IMAGES = 256
 """Images without a passing view whose confidences are read at a time."""
@@ -45,7 +47,7 @@ class Passing:
     best: npt.NDArray[np.int64]
     """(h, count) int64: their most confident views, falling."""
 
-    def passes(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def passes(self, images: npt.NDArray[np.int64]) -> BoolArray:
         """(n, num_views) bool, for images by position."""
         return np.unpackbits(self.bits[images], axis=1, count=self.num_views).view(bool)
 
@@ -59,7 +61,40 @@ class Passing:
         return out
 
 
-def passing(reader: Store | Ensemble, ferkd: FerKD, count: int, tail: Tail = "uniform") -> Passing:
+@dataclass(frozen=True)
+class Decisions:
+    """What a rule does with every view: of a store, of one member of an ensemble, or of all."""
+
+    passes: npt.NDArray[np.uint8]
+    """(num_images, ceil(num_views / 8)) uint8, a bit a view: labelled, and not discarded."""
+    calibrated: npt.NDArray[np.uint8]
+    """Likewise: calibrated, by any of the teachers."""
+    counts: tuple[Counts, ...]
+    """What each teacher's own rule says; of the mean label alone for ``ensemble="mean"``."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many views fall under which part of a rule."""
+
+    source: str
+    """Path of the teacher's store, or ``"mean label"``."""
+    discarded_low: int
+    """Confidence at or below ``low``."""
+    calibrated: int
+    """In (low, middle]."""
+    kept: int
+    """In (middle, top]."""
+    discarded_high: int
+    """Above ``top``."""
+
+
+def passing(
+    reader: Store | Ensemble,
+    ferkd: FerKD | EnsembleFerKD,
+    count: int,
+    tail: Tail = "uniform",
+) -> Passing:
     """Apply a rule to the confidence of every view.
 
     Args:
@@ -71,64 +106,125 @@ def passing(reader: Store | Ensemble, ferkd: FerKD, count: int, tail: Tail = "un
     Raises:
         LabelError: ``confidence="target"`` and an image without ground truth.
         StoreError: labels are missing or damaged.
+        UsageError: rules for another number of teachers.
     """
-    if isinstance(reader, Ensemble) and ferkd.ensemble != "mean":
-        bits = _combined(reader, ferkd, tail)
-    else:
-        bits = _bits(reader, ferkd, tail, np.asarray(reader.targets))
+    bits = decisions(reader, ferkd, tail).passes
     hopeless = np.flatnonzero(~bits.any(axis=1) & reader.labelled())
     best = np.empty((len(hopeless), count), dtype=np.int64)
+    targets = np.asarray(reader.targets)
     for start in range(0, len(hopeless), _RUN_IMAGES):
         run = slice(start, start + _RUN_IMAGES)
-        best[run] = most_confident(_confidence(reader, hopeless[run], ferkd, tail), count)
+        confidence = _confidence(reader, hopeless[run], ferkd, tail, targets, reader.num_views)
+        best[run] = most_confident(confidence, count)
     return Passing(bits, reader.num_views, hopeless, best)
 
 
-def _combined(reader: Ensemble, ferkd: FerKD, tail: Tail) -> npt.NDArray[np.uint8]:
-    """The members' bits, each read in its own order of images, combined image by image."""
-    combine = np.bitwise_or if ferkd.ensemble == "all" else np.bitwise_and
+def decisions(
+    reader: Store | Ensemble, ferkd: FerKD | EnsembleFerKD, tail: Tail = "uniform"
+) -> Decisions:
+    """What a rule does with every labelled view; the arguments and errors are ``passing``'s."""
+    targets = np.asarray(reader.targets)
+    if not isinstance(reader, Ensemble):
+        (rule,) = ferkd.rules_for(1)
+        return _decide(reader, rule, tail, targets, reader.labelled(), reader.num_views)
+    if ferkd.ensemble == "mean":
+        (rule,) = ferkd.rules_for(1)
+        return _decide(reader, rule, tail, targets, reader.labelled(), reader.num_views)
+    return _combined(reader, ferkd, tail)
 
-    def aligned(member: Store) -> npt.NDArray[np.uint8]:
-        rows = member.index_of(reader.keys)
-        targets = np.empty(member.num_images, dtype=np.int32)
-        targets[rows] = reader.targets
-        return _bits(member, ferkd, tail, targets, reader.num_views)[rows]
 
-    return functools.reduce(combine, (aligned(member) for member in reader.members))
-
-
-def _bits(
+def confidence_planes(
     reader: Store | Ensemble,
-    ferkd: FerKD,
+    ferkd: FerKD | EnsembleFerKD | None = None,
+    tail: Tail = "uniform",
+) -> Planes:
+    """Runs of images, as slices, and their confidences (n, num_views) floats, NaN without labels.
+
+    The largest probabilities of a store are an array of their own; for anything else whole labels
+    are read.
+
+    Args:
+        reader: a store or an ensemble; its confidence is that of the mean label.
+        ferkd: whose ``confidence`` says which probability counts; the largest when None.
+        tail: how the residual mass is spread, where the confidence is that of recovered labels.
+    """
+    rule = FerKD() if ferkd is None else ferkd
+    targets = np.asarray(reader.targets)
+    return _planes(reader, rule, tail, targets, reader.labelled(), reader.num_views)
+
+
+def _combined(reader: Ensemble, ferkd: FerKD | EnsembleFerKD, tail: Tail) -> Decisions:
+    """The members' decisions, each read in its own order of images, combined image by image."""
+    passes = calibrated = np.zeros((1, 1), dtype=np.uint8)
+    counts: list[Counts] = []
+    labelled = reader.labelled()
+    rules = ferkd.rules_for(len(reader.members))
+    for number, (member, rule) in enumerate(zip(reader.members, rules, strict=True)):
+        rows = reader.member_rows(number)
+        # Images that other members lack are looked at by nobody, and may lack ground truth.
+        wanted = np.zeros(member.num_images, dtype=bool)
+        wanted[rows] = labelled
+        targets = np.full(member.num_images, -1, dtype=np.int32)
+        targets[rows] = reader.targets
+        found = _decide(member, rule, tail, targets, wanted, reader.num_views)
+        counts += found.counts
+        mine, changed = found.passes[rows], found.calibrated[rows]
+        if not number:
+            passes, calibrated = mine, changed
+            continue
+        passes = passes | mine if ferkd.ensemble == "all" else passes & mine
+        calibrated = calibrated | changed
+    return Decisions(passes, calibrated & passes, tuple(counts))
+
+
+def _decide(
+    reader: Store | Ensemble,
+    rule: FerKD,
     tail: Tail,
     targets: npt.NDArray[np.int32],
-    num_views: int | None = None,
-) -> npt.NDArray[np.uint8]:
-    views = num_views or reader.num_views
-    bits = np.zeros((reader.num_images, -(-views // 8)), dtype=np.uint8)
-    planes: Planes
-    if ferkd.confidence == "max" and not isinstance(reader, Ensemble):
-        planes = reader.iter_confidence()
-    else:
-        planes = _read_planes(reader, ferkd, tail, targets)
-    for rows, plane in planes:
-        known = plane[:, :views]
+    wanted: BoolArray,
+    num_views: int,
+) -> Decisions:
+    """One rule over the first ``num_views`` views of the wanted images."""
+    passes = np.zeros((reader.num_images, -(-num_views // 8)), dtype=np.uint8)
+    calibrated = np.zeros_like(passes)
+    low = changed = kept = high = 0
+    for rows, plane in _planes(reader, rule, tail, targets, wanted, num_views):
         # An unreadable image has no confidence (NaN), and no bit.
-        passed = (ferkd.decide(known) != Action.DISCARDED) & ~np.isnan(known)
-        bits[rows] = np.packbits(passed, axis=1)
-    return bits
+        known = ~np.isnan(plane)
+        action = rule.decide(plane)
+        dropped = known & (action == Action.DISCARDED)
+        below = int((dropped & (plane <= rule.low)).sum())
+        low, high = low + below, high + int(dropped.sum()) - below
+        passes[rows] = np.packbits(known & ~dropped, axis=1)
+        softened = known & (action == Action.CALIBRATED)
+        calibrated[rows] = np.packbits(softened, axis=1)
+        changed += int(softened.sum())
+        kept += int((known & (action == Action.KEPT)).sum())
+    source = "mean label" if isinstance(reader, Ensemble) else str(reader.path)
+    return Decisions(passes, calibrated, (Counts(source, low, changed, kept, high),))
 
 
-def _read_planes(
-    reader: Store | Ensemble, ferkd: FerKD, tail: Tail, targets: npt.NDArray[np.int32]
+def _planes(
+    reader: Store | Ensemble,
+    rule: FerKD | EnsembleFerKD,
+    tail: Tail,
+    targets: npt.NDArray[np.int32],
+    wanted: BoolArray,
+    num_views: int,
 ) -> Planes:
-    """Confidence planes from whole labels, where the largest probability alone does not tell."""
-    labelled = reader.labelled()
+    """Confidence planes of the first views; NaN for images that are not wanted."""
+    if rule.confidence == "max" and not isinstance(reader, Ensemble):
+        for rows, plane in reader.iter_confidence():
+            yield rows, np.where(wanted[rows, None], plane[:, :num_views], np.float32(np.nan))
+        return
     for block in range(reader.manifest.num_blocks):
         rows = reader.manifest.block_slice(block)
-        images = np.arange(rows.start, rows.stop)[labelled[rows]]
-        found = _confidence(reader, images, ferkd, tail, targets)
-        plane = np.full((rows.stop - rows.start, reader.num_views), np.nan, dtype=found.dtype)
+        images = rows.start + np.flatnonzero(wanted[rows])
+        if not images.size:
+            continue
+        found = _confidence(reader, images, rule, tail, targets, num_views)
+        plane = np.full((rows.stop - rows.start, num_views), np.nan, dtype=found.dtype)
         plane[images - rows.start] = found
         yield rows, plane
 
@@ -136,19 +232,20 @@ def _read_planes(
 def _confidence(
     reader: Store | Ensemble,
     images: npt.NDArray[np.int64],
-    ferkd: FerKD,
+    rule: FerKD | EnsembleFerKD,
     tail: Tail,
-    targets: npt.NDArray[np.int32] | None = None,
+    targets: npt.NDArray[np.int32],
+    num_views: int,
 ) -> npt.NDArray[Any]:
     """(n, num_views) floats from labels as stored; of the mean label for an ensemble.
 
     The rule's own precision is kept, since a threshold may meet a confidence exactly.
     """
-    known = (np.asarray(reader.targets) if targets is None else targets)[images][:, None]
+    known = targets[images][:, None]
     parts = []
-    for group in range(reader.manifest.num_groups):
-        columns = np.arange(reader.num_views)[reader.manifest.group_slice(group)]
+    for group in range(-(-num_views // reader.manifest.group_views)):
+        columns = np.arange(num_views)[reader.manifest.group_slice(group)]
         topk = reader.read(images[:, None], columns)
         stored = topk if isinstance(topk, TopK) else None
-        parts.append(ferkd.confidence_of(topk.recover(tail), stored, known))
+        parts.append(rule.confidence_of(topk.recover(tail), stored, known))
     return np.concatenate(parts, axis=1)

@@ -16,12 +16,14 @@ meets another or that of the view law:
     groups       (position of the group, 0, cycle, 0)
     order        (hash low, hash high, cycle, view // 4), output word view % 4
     replacement  (hash low, hash high, epoch, view // 4), output word view % 4
+    budget       (position of the image, 0, cycle of the budget, 0)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xxhash
@@ -35,7 +37,19 @@ if TYPE_CHECKING:
     BoolArray = npt.NDArray[np.bool_]
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["groups_of_epoch", "mixed_seed", "most_confident", "random_views", "surgical_views"]
+__all__ = [
+    "Schedule",
+    "budget_images",
+    "budget_share",
+    "groups_of_epoch",
+    "mixed_seed",
+    "most_confident",
+    "random_views",
+    "surgical_views",
+]
+
+Schedule = Literal["random", "surgical", "easy-to-hard", "hard-to-easy"]
+"""Which views an image shows: drawn; drawn, with discarded ones replaced; or by confidence."""
 
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
@@ -154,6 +168,64 @@ def surgical_views(
     rows = np.flatnonzero(vacant.any(axis=1))
     shown[rows] = _repeat(shown[rows], vacant[rows], last_resort[rows])
     return shown
+
+
+def budget_share(budget: float, count: int) -> Fraction:
+    """A budget as a fraction p / q, so that whole numbers of epochs show each image.
+
+    Args:
+        budget: share of the images that an epoch shows, in (0, 1].
+        count: how many images there are.
+
+    Returns:
+        the nearest fraction with a denominator of at most 100.
+
+    Raises:
+        UsageError: out of range, or so small that epochs would show no image.
+    """
+    share = Fraction(budget).limit_denominator(100) if 0 < budget <= 1 else Fraction(0)
+    if not share:
+        raise UsageError(f"budget is {budget}, expected a share of the images from 0.01 to 1.")
+    if share * count < 1:
+        raise UsageError(
+            f"a budget of {budget} of {count} images leaves epochs without any, expected at least "
+            f"one image: choose at least {1 / count:.3g}."
+        )
+    return share
+
+
+def budget_images(count: int, epoch: int, share: tuple[int, int], seed: int) -> Int64Array:
+    """Which of ``count`` images an epoch shows when only a share of them is to be shown.
+
+    For a share p / q, a cycle is q epochs. The images stand on a ring in an order drawn from
+    (seed, cycle), and epoch e of the cycle takes the places from ``floor(e count p / q)`` to
+    ``floor((e + 1) count p / q) - 1``, going round p times in all: every image is shown in exactly
+    p epochs of the cycle and never twice in one.
+
+    Args:
+        count: how many images there are, at least 1.
+        epoch: 0..2**32-1.
+        share: p and q with 1 <= p <= q.
+        seed: any integer.
+
+    Returns:
+        (n,) int64, rising, n being ``count p / q`` rounded down or up, the same for any ranks.
+
+    Raises:
+        UsageError: numbers out of range.
+    """
+    p, q = share
+    if not 0 <= epoch < 2**32:
+        raise UsageError(f"epoch is {epoch}, expected 0 to 2**32-1.")
+    if count < 1 or not 1 <= p <= q:
+        raise UsageError(
+            f"a share of {p} / {q} of {count} images was asked for, expected at least one image "
+            "and a share above 0 and up to 1."
+        )
+    cycle, step = divmod(epoch, q)
+    ring = permutation(count, mixed_seed("budget", seed), (cycle, 0))
+    places = np.arange(step * count * p // q, (step + 1) * count * p // q) % count
+    return np.sort(ring[places])
 
 
 def most_confident(confidence: npt.ArrayLike, count: int) -> Int64Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from labelstore.calibrate import Action, FerKD
+from labelstore.calibrate import Action, EnsembleFerKD, FerKD
 from labelstore.ensembles import EnsembleTopK
 from labelstore.errors import LabelError, UsageError
 from labelstore.labels import TopK
@@ -126,3 +126,139 @@ def test_a_teacher_without_weight_has_no_voice():
 def test_wrong_parameters_are_refused(wrong):
     with pytest.raises(UsageError):
         FerKD(**wrong)
+
+
+@pytest.mark.parametrize("confidence", ["max", "target"])
+def test_a_confidence_exactly_at_a_threshold(confidence):
+    # Powers of two are the same number in every precision.
+    rule = FerKD(0.125, 0.25, 0.5, confidence=confidence)
+    values = [0.125, 0.25, 0.5]
+    found = rule.apply(labels_of(values), [2, 2, 2])
+    assert found.action.tolist() == [Action.DISCARDED, Action.CALIBRATED, Action.KEPT]
+    above = np.nextafter(np.float32(values), np.float32(1))
+    found = rule.apply(labels_of(above), [2, 2, 2])
+    assert found.action.tolist() == [Action.CALIBRATED, Action.KEPT, Action.DISCARDED]
+
+
+def test_equal_thresholds_leave_nothing_between_them():
+    rule = FerKD(0.25, 0.25, 0.25)
+    assert rule.decide([0.0, 0.25, 0.5, 1.0]).tolist() == [Action.DISCARDED] * 4
+    assert FerKD(0, 0, 1).decide([0.0, 1e-30, 1.0]).tolist() == [
+        Action.DISCARDED,
+        Action.KEPT,
+        Action.KEPT,
+    ]
+
+
+@pytest.mark.parametrize("tail", ["uniform", "none"])
+def test_one_stored_class(tail):
+    topk = TopK([[1]] * 3, [[0.25], [0.5], [0.99]], C)
+    done = FerKD().apply(topk, [3, 3, 3], tail)
+    assert done.action.tolist() == [Action.CALIBRATED, Action.KEPT, Action.DISCARDED]
+    dense = done.labels.dense()
+    np.testing.assert_allclose(dense[0], [0.02, 0.02, 0.02, 0.9, 0.02, 0.02], atol=1e-7)
+    soft = [0.1, 0.5, 0.1, 0.1, 0.1, 0.1] if tail == "uniform" else [0, 1, 0, 0, 0, 0]
+    np.testing.assert_allclose(dense[1], soft, atol=1e-7)
+    # The ground truth is not stored: its confidence is what the tail gives it.
+    by_target = FerKD(0.05, 0.125, confidence="target").apply(topk[1:2], [3], tail)
+    given = Action.CALIBRATED if tail == "uniform" else Action.DISCARDED
+    assert by_target.action.tolist() == [given]
+
+
+@pytest.mark.parametrize("k", [1, 2, C])
+def test_no_residual_mass(k):
+    probs = np.zeros((2, k))
+    probs[:, 0] = 1.0
+    if k > 1:
+        probs[1, :2] = 0.75, 0.25
+    topk = TopK(np.tile(np.arange(k), (2, 1)), probs, C)
+    for rule in (FerKD(), FerKD(confidence="target")):
+        done = rule.apply(topk, [0, 0])
+        assert done.action[0] == Action.DISCARDED
+        np.testing.assert_allclose(done.labels.dense()[0], [1, 0, 0, 0, 0, 0], atol=0)
+        if k > 1:
+            assert done.action[1] == Action.KEPT
+            np.testing.assert_allclose(done.labels.dense()[1], [0.75, 0.25, 0, 0, 0, 0], atol=0)
+    # A ground truth without any probability is as far from the label as can be.
+    assert FerKD(confidence="target").apply(topk, [C - 1, C - 1]).action.tolist() == [2, 2]
+
+
+def test_smoothing_at_its_bounds():
+    for epsilon, expected in ((0.0, [0, 1, 0, 0, 0, 0]), (1.0, [0.2, 0, 0.2, 0.2, 0.2, 0.2])):
+        done = FerKD(smoothing=epsilon).apply(labels_of([0.25]), [1])
+        np.testing.assert_allclose(done.labels.dense()[0], expected, atol=1e-7)
+
+
+def slow_ensemble(members, rules, targets, weights, combine):
+    """One view at a time: each teacher's rule, then the mean over those that keep the view."""
+    dense = [member.recover("uniform").dense().astype(np.float64) for member in members]
+    actions, labels = [], []
+    for view, target in enumerate(targets):
+        said = [
+            slow_rule(float(member.confidence[view]), soft[view], target, rule)
+            for member, soft, rule in zip(members, dense, rules, strict=True)
+        ]
+        dropped = [action == Action.DISCARDED for action, _ in said]
+        voices = [
+            0.0 if gone and not all(dropped) else weight
+            for gone, weight in zip(dropped, weights, strict=True)
+        ]
+        labels.append(sum(v * label for v, (_, label) in zip(voices, said, strict=True)))
+        labels[-1] = labels[-1] / sum(voices)
+        if all(dropped) if combine == "all" else any(dropped):
+            actions.append(Action.DISCARDED)
+        elif any(action == Action.CALIBRATED for action, _ in said):
+            actions.append(Action.CALIBRATED)
+        else:
+            actions.append(Action.KEPT)
+    return actions, np.array(labels)
+
+
+@pytest.mark.parametrize("combine", ["all", "any"])
+@pytest.mark.parametrize("discard", ["replace", "mask"])
+def test_a_rule_for_each_teacher(combine, discard):
+    rng = np.random.default_rng(5)
+    members = tuple(labels_of(rng.uniform(0.02, 1, size=400)) for _ in range(3))
+    weights = np.array([0.5, 0.3, 0.2])
+    thresholds = [(0.1, 0.2, 0.9, 0.1), (0.3, 0.5, 0.7, 0.2), (0.25, 0.25, 0.8, 0.0)]
+    rules = [
+        FerKD(low, middle, top, smoothing, discard=discard, ensemble=combine)
+        for low, middle, top, smoothing in thresholds
+    ]
+    targets = rng.integers(0, C, size=400)
+    done = EnsembleFerKD(tuple(rules)).apply(EnsembleTopK(members, weights), targets)
+    actions, labels = slow_ensemble(members, rules, targets, weights, combine)
+    assert {0, 1, 2} == set(actions)
+    assert done.action.tolist() == actions
+    np.testing.assert_allclose(done.labels.dense(), labels, atol=1e-6)
+    dropped = np.array(actions) == Action.DISCARDED
+    assert (done.weight == (0 if discard == "mask" else 1))[dropped].all()
+    assert (done.weight[~dropped] == 1).all()
+
+
+def test_equal_rules_are_one_rule():
+    rng = np.random.default_rng(1)
+    topk = EnsembleTopK(
+        tuple(labels_of(rng.uniform(0.02, 1, size=50)) for _ in range(2)), np.array([0.5, 0.5])
+    )
+    targets = np.arange(50) % C
+    one, each = FerKD().apply(topk, targets), EnsembleFerKD((FerKD(),) * 2).apply(topk, targets)
+    assert one.action.tolist() == each.action.tolist()
+    assert (one.labels.dense() == each.labels.dense()).all()
+    single = EnsembleFerKD([FerKD()]).apply(topk.members[0], targets)
+    assert (single.labels.dense() == FerKD().apply(topk.members[0], targets).labels.dense()).all()
+
+
+def test_rules_that_do_not_fit_each_other_or_the_teachers_are_refused():
+    for change in ({"confidence": "target"}, {"discard": "mask"}, {"ensemble": "any"}):
+        with pytest.raises(UsageError, match=next(iter(change))):
+            EnsembleFerKD((FerKD(), FerKD(**change)))
+    with pytest.raises(UsageError, match="for the mean label give a single FerKD"):
+        EnsembleFerKD((FerKD(ensemble="mean"),))
+    with pytest.raises(UsageError, match="rules are empty"):
+        EnsembleFerKD(())
+    rules = EnsembleFerKD((FerKD(), FerKD()))
+    with pytest.raises(UsageError, match="2 rules were given for 1 teachers"):
+        rules.apply(labels_of([0.5]))
+    with pytest.raises(UsageError, match="2 rules were given for 3 teachers"):
+        rules.apply(EnsembleTopK((labels_of([0.5]),) * 3, np.full(3, 1 / 3)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
-from core_data import written
+from core_data import make_planned, written
 
 import labelstore
-from labelstore.errors import MismatchError, UsageError
+from labelstore.errors import MismatchError, NotFoundError, UsageError
+from labelstore.passing import passing
 from labelstore.views import ViewLaw
 
 
@@ -63,7 +66,7 @@ def test_stores_that_do_not_fit_are_refused(tmp_path, other, words):
 def test_other_keys_and_other_boxes_are_refused(tmp_path):
     first, _, _ = written(tmp_path / "a.zarr")
     second, _, _ = written(tmp_path / "b.zarr", keys=[f"d/{n}.jpg" for n in range(20)])
-    with pytest.raises(labelstore.LabelStoreError, match="no image with key"):
+    with pytest.raises(MismatchError, match=r"only .*a\.zarr has 'c/000\.jpg'"):
         labelstore.ensemble([first, second])
     boxes, flips = np.ones((20, 6, 4), dtype=int), np.zeros((20, 6), dtype=bool)
     one, _, _ = written(tmp_path / "c.zarr", law=None, boxes=boxes, flips=flips)
@@ -85,3 +88,189 @@ def test_weights(tmp_path):
             labelstore.ensemble([store, store], weights)
     with pytest.raises(UsageError, match="no stores"):
         labelstore.ensemble([])
+    with pytest.raises(UsageError, match="images is 'union', expected one of strict, intersection"):
+        labelstore.ensemble([store], images="union")
+
+
+def part(path, rows, seed, targets=None, **options):
+    """A store of some of twenty images, in a given order."""
+    rows = np.asarray(rows)
+    return written(
+        path,
+        images=len(rows),
+        seed=seed,
+        keys=[f"c/{row:03}.jpg" for row in rows],
+        widths=rows + 40,
+        heights=rows + 30,
+        targets=rows if targets is None else targets,
+        **options,
+    )[0]
+
+
+@pytest.fixture
+def parts(tmp_path, suffix):
+    """Three teachers' stores of other images in other orders; nine images are in all."""
+    rng = np.random.default_rng(3)
+    rows = [rng.permutation(20)[:count] for count in (17, 15, 14)]
+    stores = [
+        part(tmp_path / f"{name}.{suffix}", chosen, seed, views=views, block_images=size)
+        for name, chosen, seed, views, size in zip(
+            "abc", rows, (0, 1, 2), (7, 6, 9), (4, 8, 5), strict=True
+        )
+    ]
+    return stores, [row for row in rows[0].tolist() if row in rows[1] and row in rows[2]]
+
+
+def test_strict_names_the_first_key_that_only_one_has(tmp_path):
+    whole = part(tmp_path / "a.zarr", range(20), 0)
+    less = part(tmp_path / "b.zarr", [row for row in range(20) if row not in (5, 9)], 1)
+    with pytest.raises(MismatchError, match=r"20 and 18 images.*only .*a\.zarr has 'c/005\.jpg'"):
+        labelstore.ensemble([whole, less])
+    with pytest.raises(MismatchError, match=r"18 and 20 images.*only .*a\.zarr has 'c/005\.jpg'"):
+        labelstore.ensemble([less, whole], images="strict")
+
+
+def test_shared_images_are_read_from_every_member(parts):
+    stores, common = parts
+    both = labelstore.ensemble(stores, [1, 2, 5], images="intersection")
+    keys = [f"c/{row:03}.jpg" for row in common]
+    assert 3 < len(common) < 14
+    assert list(both.keys) == keys
+    assert (both.num_images, both.num_views) == (len(common), 6)
+    assert both.targets.tolist() == common
+    assert both.complete
+    assert both.labelled().tolist() == [True] * len(common)
+    width, height = both.sizes(np.arange(len(common)))
+    assert (width.tolist(), height.tolist()) == (
+        [row + 40 for row in common],
+        [row + 30 for row in common],
+    )
+    assert both.index_of(list(reversed(keys))).tolist() == list(range(len(common)))[::-1]
+    assert both.positions([[keys[2]], [keys[0]]]).tolist() == [[2], [0]]
+    numbers, views = np.arange(len(common))[:, None], np.arange(6)
+    expected = sum(
+        weight * store.read(np.array(keys)[:, None], views).recover().dense()
+        for weight, store in zip((1 / 8, 2 / 8, 5 / 8), stores, strict=True)
+    )
+    np.testing.assert_allclose(both.read(numbers, views).recover().dense(), expected, atol=1e-6)
+    geometry = both.views(numbers, views)
+    for store in stores:
+        theirs = store.views(np.array(keys)[:, None], views)
+        assert np.array_equal(geometry.box, theirs.box)
+        assert np.array_equal(geometry.flip, theirs.flip)
+    assert both.key_hashes.tolist() == stores[1].key_hashes[stores[1].index_of(keys)].tolist()
+    again = pickle.loads(pickle.dumps(both))
+    assert again.keys == both.keys
+    np.testing.assert_allclose(again.read(0, 3).recover().dense(), expected[0, 3], atol=1e-6)
+
+
+def test_what_is_not_shared_is_not_there(parts):
+    stores, common = parts
+    both = labelstore.ensemble(stores, images="intersection")
+    alone = next(key for key in stores[0].keys if key not in both.keys)
+    with pytest.raises(NotFoundError, match="not of every member"):
+        both.read([alone], 0)
+    with pytest.raises(NotFoundError, match="no image with key 'z'"):
+        both.index_of(["z"])
+    for image in (len(common), -1):
+        with pytest.raises(NotFoundError, match=f"image {image} was asked for"):
+            both.read(image, 0)
+        with pytest.raises(NotFoundError, match=f"image {image} was asked for"):
+            both.sizes([image])
+    for call in (both.read, both.views):
+        with pytest.raises(NotFoundError, match=r"view 6 was asked for, the ensemble has 6"):
+            call(0, 6)
+    with pytest.raises(UsageError, match="expected integers or keys"):
+        both.read(0.5, 0)
+
+
+def test_no_shared_image_is_an_error(tmp_path):
+    one, two = part(tmp_path / "a.zarr", range(9), 0), part(tmp_path / "b.zarr", range(9, 20), 1)
+    with pytest.raises(MismatchError, match=r"share no image .*'c/000\.jpg', 'c/009\.jpg'"):
+        labelstore.ensemble([one, two], images="intersection")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"law": ViewLaw(seed=2)}, "different views"),
+        ({"classes": 31}, "30 and 31 classes"),
+        ({"targets": np.full(10, 7)}, "ground truth of 9 images, first 'c/005.jpg'"),
+    ],
+)
+def test_shared_images_still_have_to_fit(tmp_path, other, words):
+    one = part(tmp_path / "a.zarr", range(15), 0)
+    two = part(tmp_path / "b.zarr", range(5, 15), 1)
+    assert labelstore.ensemble([one, two], images="intersection").num_images == 10
+    with pytest.raises(MismatchError, match=words):
+        labelstore.ensemble(
+            [one, part(tmp_path / "c.zarr", range(5, 15), 1, **{"targets": None, **other})],
+            images="intersection",
+        )
+
+
+def test_a_ground_truth_that_any_member_knows_is_known(tmp_path):
+    rows = np.arange(12)
+    first = part(tmp_path / "a.zarr", rows, 0, targets=np.where(rows % 3 == 0, rows, -1))
+    order = rows[::-1].copy()
+    second = part(tmp_path / "b.zarr", order, 1, targets=np.where(order % 3 == 1, order, -1))
+    both = labelstore.ensemble([first, second])
+    assert both.targets.tolist() == [row if row % 3 < 2 else -1 for row in rows]
+    # The first member does not know image 4's; the others may still contradict each other.
+    wrong = part(tmp_path / "c.zarr", rows, 2, targets=np.where(rows == 4, 5, -1))
+    with pytest.raises(MismatchError, match=r"b\.zarr and .*c\.zarr .* of 1 images, first 'c/004"):
+        labelstore.ensemble([first, second, wrong])
+    rule = labelstore.FerKD(low=0.0, middle=1.0, top=1.0)
+    known = np.flatnonzero(both.targets >= 0)
+    done = rule.apply(both.read(known, 0), both.targets[known])
+    assert done.labels.dense().argmax(-1).tolist() == both.targets[known].tolist()
+
+
+def test_a_photo_size_that_any_member_knows_is_known(tmp_path):
+    boxes, flips = np.ones((6, 4, 4), dtype=int), np.zeros((6, 4), dtype=bool)
+    explicit = {"images": 6, "views": 4, "law": None, "boxes": boxes, "flips": flips}
+    plain, _, _ = written(tmp_path / "a.zarr", **explicit)
+    sized, _, _ = written(
+        tmp_path / "b.zarr", **explicit, seed=1, widths=np.arange(6) + 9, heights=np.full(6, 5)
+    )
+    assert plain.sizes(0)[0] == -1
+    width, height = labelstore.ensemble([plain, sized]).sizes([2, 4])
+    assert (width.tolist(), height.tolist()) == ([11, 13], [5, 5])
+
+
+def test_blocks_are_runs_of_the_ensembles_images(tmp_path):
+    # Of 20 images in blocks of 8, the second store lacks 8 to 15.
+    whole, _ = make_planned(tmp_path / "a.zarr")
+    partial, _ = make_planned(tmp_path / "b.zarr", blocks=(0, 2))
+    both = labelstore.ensemble([whole, partial])
+    assert both.missing_blocks() == [1]
+    assert not both.complete
+    assert both.labelled().tolist() == [row < 8 or row > 15 for row in range(20)]
+    rows = [3, 5, 16, 17, 18]
+    few = part(tmp_path / "c.zarr", rows, 1)
+    # None of the images that lack labels is used.
+    assert labelstore.ensemble([partial, few], images="intersection").complete
+    some = part(tmp_path / "d.zarr", [0, 1, 2, 3, 4, 5, 6, 16, 17, 9], 1)
+    used = labelstore.ensemble([partial, some], images="intersection")
+    assert used.keys[7] == "c/009.jpg"
+    assert used.missing_blocks() == [0]
+    assert used.manifest.num_blocks == 2
+    assert used.manifest.block_slice(1) == slice(8, 10)
+
+
+@pytest.mark.parametrize("combine", ["all", "any", "mean"])
+def test_a_rule_by_the_ground_truth_takes_it_from_whoever_knows_it(tmp_path, combine):
+    rows = np.arange(12)
+    # Image 11 is the first store's alone and nobody knows what it shows.
+    first = part(tmp_path / "a.zarr", rows, 0, targets=np.where(rows < 6, rows, -1))
+    order = rows[10::-1].copy()
+    second = part(tmp_path / "b.zarr", order, 1, targets=np.where(order >= 6, order, -1))
+    both = labelstore.ensemble([first, second], images="intersection")
+    assert both.targets.tolist() == list(range(11))
+    rule = labelstore.FerKD(0.005, 0.01, 0.5, confidence="target", ensemble=combine)
+    topk = both.read(np.arange(11)[:, None], np.arange(6))
+    action = rule.apply(topk, both.targets[:, None], "uniform").action
+    found = passing(both, rule, 1)
+    expected = action != labelstore.Action.DISCARDED
+    assert 0 < expected.sum() < expected.size
+    assert (found.passes(np.arange(11)) == expected).all()

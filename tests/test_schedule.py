@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from labelstore.errors import UsageError
 from labelstore.philox import hash_keys
 from labelstore.schedule import (
+    budget_images,
     groups_of_epoch,
     mixed_seed,
     most_confident,
@@ -22,6 +23,9 @@ HASHES = hash_keys([f"class/{number}.jpg" for number in range(40)])
 KNOWN = [[[2, 3], [2, 1], [3, 2]], [[1, 0], [0, 3], [0, 1]], [[2, 1], [3, 0], [0, 3]]]
 KNOWN_SURGICAL = [[3, 0], [2, 8], [7, 1]]
 """Of three images: epochs 0, 1 and 7 of 10 views in groups of 4, two shown; epoch 1 surgical."""
+
+KNOWN_BUDGET = [[1, 2, 5, 6, 7], [0, 2, 3, 4, 5], [0, 1, 3, 4, 6, 7], [2, 3, 4, 6, 7]]
+"""Of eight images: epochs 0 to 3 of a budget of 2 / 3."""
 
 
 def epochs(count, **sizes):
@@ -201,3 +205,44 @@ def test_arrays_that_do_not_fit_are_refused():
             views_per_image=1,
             seed=0,
         )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    count=st.integers(1, 60),
+    share=st.integers(1, 12).flatmap(lambda q: st.tuples(st.integers(1, q), st.just(q))),
+    cycle=st.integers(0, 4),
+    seed=st.integers(0, 3),
+)
+def test_a_budget_shows_every_image_equally_often(count, share, cycle, seed):
+    p, q = share
+    epochs = [budget_images(count, cycle * q + step, share, seed) for step in range(q)]
+    for shown in epochs:
+        assert len(set(shown.tolist())) == len(shown)
+        assert (np.diff(shown) > 0).all()
+        assert count * p // q <= len(shown) <= -(-count * p // q)
+    assert np.bincount(np.concatenate(epochs), minlength=count).tolist() == [p] * count
+
+
+def test_a_budget_groups_other_images_in_every_cycle_and_seed():
+    def groups(cycle, seed):
+        return {tuple(budget_images(90, 3 * cycle + step, (1, 3), seed)) for step in range(3)}
+
+    drawn = [groups(0, 0), groups(1, 0), groups(2, 0), groups(0, 1)]
+    assert len(set.union(*drawn)) == 12
+    assert groups(1, 0) == drawn[1]
+    # Neighbours in the data set are not neighbours in an epoch.
+    assert all(3 < np.mean(np.array(epoch) < 45) * 30 < 27 for epoch in drawn[0])
+
+
+def test_budgets_never_change_between_releases():
+    assert [budget_images(8, epoch, (2, 3), 0).tolist() for epoch in range(4)] == KNOWN_BUDGET
+
+
+@pytest.mark.parametrize(
+    ("count", "epoch", "share"),
+    [(0, 0, (1, 2)), (5, -1, (1, 2)), (5, 2**32, (1, 2)), (5, 0, (0, 2)), (5, 0, (3, 2))],
+)
+def test_impossible_budgets_are_refused(count, epoch, share):
+    with pytest.raises(UsageError, match="expected"):
+        budget_images(count, epoch, share, 0)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
 import xxhash
 
+from labelstore.curriculum import MOST_EPOCHS, Direction, confidence_order, curriculum_views
 from labelstore.ensembles import Ensemble
 from labelstore.errors import IncompleteError, MismatchError, NotFoundError, UsageError
 from labelstore.passing import passing
 from labelstore.philox import permutation
-from labelstore.schedule import mixed_seed, random_views, surgical_views
+from labelstore.schedule import (
+    Schedule,
+    budget_images,
+    budget_share,
+    mixed_seed,
+    random_views,
+    surgical_views,
+)
 from labelstore.torch.dataset import Show, SoftLabelDataset
 
 if TYPE_CHECKING:
@@ -21,7 +29,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.calibrate import FerKD
+    from labelstore.calibrate import EnsembleFerKD, FerKD
+    from labelstore.labels import Tail
     from labelstore.store import Store
 
 __all__ = ["ViewSampler"]
@@ -44,7 +53,10 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         *,
         shuffle: bool = True,
         seed: int = 0,
-        ferkd: FerKD | None = None,
+        ferkd: FerKD | EnsembleFerKD | None = None,
+        schedule: Schedule | None = None,
+        epochs: int | None = None,
+        budget: float = 1.0,
         num_replicas: int | None = None,
         rank: int | None = None,
         drop_last: bool = False,
@@ -57,8 +69,19 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             views_per_image: how many views of an image stand side by side, 1..num_views.
             shuffle: whether images come in a random order; by number otherwise.
             seed: of the order of the images and of their views.
-            ferkd: with ``discard="replace"``, views that its rule discards are replaced by views
-                that pass; the data set's when None.
+            ferkd: with ``discard="replace"``, views that its rule discards are not shown while an
+                image has others; the data set's when None. For an ensemble also a rule for each
+                teacher (``EnsembleFerKD``).
+            schedule: which views an image shows: ``"random"``: drawn, each once before any comes
+                again; ``"surgical"``: likewise, views that are discarded being replaced by others
+                that pass; ``"easy-to-hard"`` or ``"hard-to-easy"``: by falling or rising confidence
+                over all ``epochs`` (``labelstore.curriculum``), without those that are discarded.
+                When None: surgical where a ferkd replaces views, else random.
+            epochs: how many epochs the whole training has; the two curricula need it.
+            budget: share of the images that an epoch shows, 0.01 to 1, to the nearest fraction with
+                a denominator of at most 100: p / q. Every image is shown in p of q epochs, other
+                images together in every q epochs. The paper reduces its budget (figure 6) by
+                training for fewer epochs; this keeps their number and makes them shorter.
             num_replicas, rank: how many processes share an epoch, and which this is; as
                 torch.distributed says when None.
             drop_last: leave out the end of the order that does not fill all ranks; otherwise its
@@ -90,24 +113,34 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 "views that are stored of each image: choose a number in that range."
             )
         self._images = _chosen(self.store, images)
-        self._hashes = _first(self.store).key_hashes
-        self._passing = None
-        if self.ferkd is not None and self.ferkd.discard == "replace":
-            tail = "uniform" if data is None else data.tail
-            self._passing = passing(self.store, self.ferkd, views_per_image, tail)
+        self._hashes = self.store.key_hashes
+        replaces = self.ferkd is not None and self.ferkd.discard == "replace"
+        self.schedule: Schedule = schedule or ("surgical" if replaces else "random")
+        _check_schedule(self.schedule, epochs, replaces)
+        self.epochs = epochs if self.schedule in get_args(Direction) else None
+        self.budget = budget_share(budget, len(self._images))
+        tail: Tail = "uniform" if data is None else data.tail
+        self._passing = self._order = None
+        if replaces and self.schedule != "random":
+            self._passing = passing(self.store, self.ferkd, views_per_image, tail)  # type: ignore[arg-type]
+        if self.epochs is not None:
+            self._order = confidence_order(
+                self.store, self.ferkd, tail=tail, passing=self._passing, least=views_per_image
+            )
         self.epoch = 0
+        self._present = self._images_of(0)
         self._position = 0
         self._yielded = 0
 
     def __len__(self) -> int:
         """How many images this rank has (left, after ``load_state_dict``) in this epoch."""
-        left = max(len(self._images) - self._position, 0)
+        left = max(len(self._present) - self._position, 0)
         return left // self.num_replicas if self.drop_last else -(-left // self.num_replicas)
 
     def __iter__(self) -> Iterator[Show]:
         """Images of this rank in order. Without another epoch set, the same ones again."""
         epoch, first, count = self.epoch, self._position + self.rank, len(self)
-        order = self._images
+        order = self._present
         if self.shuffle:
             stream = (epoch, 0)
             order = order[permutation(len(order), mixed_seed("images", self.seed), stream)]
@@ -122,11 +155,21 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 yield Show(image, tuple(row))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, 0..2**32-1; the position in the present one is kept if it is that."""
+        """Choose the epoch, 0..2**32-1; the position in the present one is kept if it is that.
+
+        Raises:
+            UsageError: out of range; a curriculum has no epoch after its last.
+        """
         if not 0 <= epoch < 2**32:
             raise UsageError(f"epoch is {epoch}, expected 0 to 2**32-1.")
+        if self.epochs is not None and epoch >= self.epochs:
+            raise UsageError(
+                f"epoch is {epoch}, expected 0 to {self.epochs - 1}: this {self.schedule} schedule "
+                f"is planned for {self.epochs} epochs; make the sampler with more."
+            )
         if epoch != self.epoch:
             self.epoch, self._position, self._yielded = epoch, 0, 0
+            self._present = self._images_of(epoch)
 
     def state_dict(self, seen: int | None = None) -> dict[str, Any]:
         """Where training stands, to go on from with any number of ranks. JSON-ready.
@@ -145,7 +188,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 f"seen is {count}, expected 0 to {len(self)}, this rank's images of the epoch: "
                 "count images, not views."
             )
-        position = min(self._position + count * self.num_replicas, len(self._images))
+        position = min(self._position + count * self.num_replicas, len(self._present))
         return {"epoch": self.epoch, "position": position, "settings": self._settings()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -166,19 +209,50 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             )
         self.epoch, self._position = int(state["epoch"]), int(state["position"])
         self._yielded = 0
+        self._present = self._images_of(self.epoch)
 
     def _settings(self) -> dict[str, Any]:
         """What decides an epoch's content besides its number."""
         return {
-            "store": self.store.manifest.id,
+            "store": self.store.id if isinstance(self.store, Ensemble) else self.store.manifest.id,
             "images": str(xxhash.xxh3_64_hexdigest(self._images.tobytes())),
             "views_per_image": self.views_per_image,
             "shuffle": self.shuffle,
             "seed": self.seed,
-            "ferkd": None if self._passing is None else dataclasses.asdict(self.ferkd),  # type: ignore[arg-type]
+            "schedule": self.schedule,
+            "epochs": self.epochs,
+            "budget": str(self.budget),
+            "ferkd": self._rule(),
         }
 
+    def _rule(self) -> dict[str, Any] | None:
+        """The rule's parameters where it has a say in the views, JSON-ready."""
+        if self.ferkd is None or (self._passing is None and self._order is None):
+            return None
+        fields = dataclasses.asdict(self.ferkd)
+        # A tuple would come back from JSON as a list, and differ.
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in fields.items()
+        }
+
+    def _images_of(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The images that an epoch shows, by number, rising."""
+        if self.budget == 1:
+            return self._images
+        share = self.budget.numerator, self.budget.denominator
+        return self._images[budget_images(len(self._images), epoch, share, self.seed)]
+
     def _views(self, images: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.int64]:
+        if self._order is not None:
+            return curriculum_views(
+                self._order.views[images],
+                epoch,
+                self.epochs,  # type: ignore[arg-type]
+                self.views_per_image,
+                self.schedule,  # type: ignore[arg-type]
+                self._order.counts[images],
+            )
         hashes = self._hashes[images]
         sizes = {
             "group_views": self.store.manifest.group_views,
@@ -207,9 +281,22 @@ def _replicas(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
     return num_replicas, rank
 
 
-def _first(store: Store | Ensemble) -> Store:
-    """The store whose order of images counts."""
-    return store.members[0] if isinstance(store, Ensemble) else store
+def _check_schedule(schedule: str, epochs: int | None, replaces: bool) -> None:
+    if schedule not in get_args(Schedule):
+        raise UsageError(
+            f"schedule is {schedule!r}, expected one of {', '.join(get_args(Schedule))}: choose "
+            "one."
+        )
+    if schedule == "surgical" and not replaces:
+        raise UsageError(
+            "a surgical schedule replaces views that a rule discards and no such rule was given: "
+            'pass ferkd=FerKD() (its discard being "replace"), or schedule="random".'
+        )
+    if schedule in get_args(Direction) and (epochs is None or not 1 <= epochs <= MOST_EPOCHS):
+        raise UsageError(
+            f"epochs is {epochs}, expected 1 to {MOST_EPOCHS} for the schedule {schedule}, which "
+            "spreads an image's views over the whole training: pass epochs=, their number."
+        )
 
 
 def _chosen(store: Store | Ensemble, images: Any) -> npt.NDArray[np.int64]:
@@ -217,7 +304,7 @@ def _chosen(store: Store | Ensemble, images: Any) -> npt.NDArray[np.int64]:
     labelled = store.labelled()
     if images is not None:
         wanted = np.zeros(store.num_images, dtype=bool)
-        wanted[_first(store).positions(images)] = True
+        wanted[store.positions(images)] = True
         labelled = labelled & wanted
     found = np.flatnonzero(labelled)
     if not found.size:

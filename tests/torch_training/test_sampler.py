@@ -7,11 +7,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from training_data import NUM_VIEWS, make_store
 
 import labelstore
-from labelstore import Action, FerKD
+from labelstore import Action, EnsembleFerKD, FerKD
 from labelstore.blocks import BlockData
+from labelstore.curriculum import curriculum_views
 from labelstore.errors import IncompleteError, MismatchError, NotFoundError, UsageError
 from labelstore.images import FolderSource
 from labelstore.manifest import Manifest, fingerprint
@@ -177,7 +179,15 @@ def test_a_padded_end_is_padded_alike_after_going_on(store):
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"shuffle": False}, {"views_per_image": 2}, {"images": [1, 2, 3]}]
+    "change",
+    [
+        {"seed": 1},
+        {"shuffle": False},
+        {"views_per_image": 2},
+        {"images": [1, 2, 3]},
+        {"budget": 0.5},
+        {"schedule": "easy-to-hard", "epochs": 3},
+    ],
 )
 def test_a_state_of_other_settings_is_refused(store, change):
     state = ViewSampler(store).state_dict()
@@ -315,3 +325,298 @@ def check_ensemble(both, combine, confidence):
     assert not (shown & ~passes).any()
     # A cycle shows every passing view: none is discarded by mistake.
     assert (shown == passes)[passes.any(axis=1)].all()
+
+
+CURRICULA = ["easy-to-hard", "hard-to-easy"]
+
+
+@pytest.mark.parametrize("direction", CURRICULA)
+def test_a_curriculum_moves_through_the_confidences(store, direction):
+    confidence = store.confidence()
+    sampler = ViewSampler(store, 2, schedule=direction, epochs=5)
+    order = np.argsort(-confidence, axis=1, kind="stable")
+    seen = {image: [] for image in range(14)}
+    for epoch in range(5):
+        expected = curriculum_views(order, epoch, 5, 2, direction)
+        for show in epoch_of(sampler, epoch):
+            assert list(show.views) == expected[show.image].tolist()
+            seen[show.image] += [confidence[show.image, view] for view in show.views]
+    # Ten views in five epochs of two: every one once, by falling or rising confidence.
+    for values in seen.values():
+        assert len(values) == NUM_VIEWS
+        assert values == sorted(values, reverse=direction == "easy-to-hard")
+
+
+@pytest.mark.parametrize("direction", CURRICULA)
+def test_a_curriculum_leaves_discarded_views_out(store, photos, direction):
+    rule = RULES["max"]
+    confidence = store.confidence()
+    passes = rule.decide(confidence) != Action.DISCARDED
+    data = SoftLabelDataset(photos, store, ferkd=rule)
+    sampler = ViewSampler(data, 1, schedule=direction, epochs=12)
+    shown = np.zeros_like(passes)
+    for epoch in range(12):
+        for show in epoch_of(sampler, epoch):
+            shown[show.image, list(show.views)] = True
+    some = passes.any(axis=1)
+    assert (shown[some] == passes[some]).all()
+    hopeless = FerKD(low=1, middle=1, top=1)
+    for show in ViewSampler(store, 2, ferkd=hopeless, schedule=direction, epochs=4):
+        best = np.sort(confidence[show.image])[::-1][:2]
+        assert sorted(confidence[show.image, list(show.views)], reverse=True) == best.tolist()
+
+
+def test_the_schedule_follows_from_the_rule_unless_it_is_named(store):
+    rule = RULES["max"]
+    assert ViewSampler(store).schedule == "random"
+    assert ViewSampler(store, ferkd=rule).schedule == "surgical"
+    assert list(ViewSampler(store, ferkd=rule, schedule="surgical")) == list(
+        ViewSampler(store, ferkd=rule)
+    )
+    assert list(ViewSampler(store, ferkd=rule, schedule="random")) == list(ViewSampler(store))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"schedule": "easy-to-hard"}, "pass epochs="),
+        ({"schedule": "hard-to-easy", "epochs": 0}, "epochs is 0, expected 1 to"),
+        ({"schedule": "easy"}, "expected one of random, surgical, easy-to-hard, hard-to-easy"),
+        ({"schedule": "surgical"}, "pass ferkd=FerKD"),
+        ({"schedule": "surgical", "ferkd": FerKD(discard="mask")}, 'its discard being "replace"'),
+        ({"budget": 0}, "budget is 0, expected a share of the images from 0.01 to 1"),
+        ({"budget": 1.01}, "budget is 1.01"),
+        ({"budget": -0.5}, "budget is -0.5"),
+        ({"budget": float("nan")}, "budget is nan"),
+        ({"budget": 0.001}, "budget is 0.001"),
+        ({"budget": 0.05}, "of 14 images leaves epochs without any"),
+        ({"ferkd": EnsembleFerKD((FerKD(), FerKD()))}, "2 rules were given for 1 teachers"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(store, options, words):
+    with pytest.raises(UsageError, match=words):
+        ViewSampler(store, **options)
+
+
+def test_a_curriculum_ends(store):
+    sampler = ViewSampler(store, schedule="easy-to-hard", epochs=3)
+    sampler.set_epoch(2)
+    with pytest.raises(UsageError, match="epoch is 3, expected 0 to 2: this easy-to-hard"):
+        sampler.set_epoch(3)
+
+
+@pytest.mark.parametrize(
+    ("budget", "p", "q"), [(0.5, 1, 2), (1 / 3, 1, 3), (2 / 3, 2, 3), (0.75, 3, 4), (0.37, 37, 100)]
+)
+def test_a_budget_shows_a_share_of_the_images(store, budget, p, q):
+    sampler = ViewSampler(store, 2, budget=budget)
+    whole = ViewSampler(store, 2)
+    times = np.zeros(14, dtype=int)
+    for epoch in range(q):
+        shows = epoch_of(sampler, epoch)
+        assert len(shows) == len(sampler)
+        assert 14 * p // q <= len(shows) <= -(-14 * p // q)
+        images = [show.image for show in shows]
+        assert len(set(images)) == len(images)
+        times[images] += 1
+        # Which views an image shows does not depend on who else is shown.
+        assert set(shows) <= set(epoch_of(whole, epoch))
+    assert times.tolist() == [p] * 14
+    assert list(ViewSampler(store, 2, budget=1)) == list(ViewSampler(store, 2))
+
+
+def test_a_budget_of_some_images(store):
+    some = [1, 4, 6, 9, 11]
+    sampler = ViewSampler(store, images=some, budget=0.4)
+    shown = [show.image for epoch in range(5) for show in epoch_of(sampler, epoch)]
+    assert np.bincount(shown, minlength=14)[some].tolist() == [2] * 5
+
+
+PLANS = {
+    "curriculum": {"schedule": "easy-to-hard", "epochs": 9},
+    "surgical curriculum": {"schedule": "hard-to-easy", "epochs": 9, "ferkd": RULES["max"]},
+    "budget": {"budget": 2 / 3},
+    "all": {"schedule": "hard-to-easy", "epochs": 9, "ferkd": RULES["max"], "budget": 0.6},
+}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (3, 2)])
+def test_any_plan_goes_on_in_the_middle_with_any_number_of_ranks(store, plan, before, after):
+    options = {"views_per_image": 2, "seed": 4, **PLANS[plan]}
+    whole = epoch_of(ViewSampler(store, **options), 7)
+    old = ranks(store, before, **options)
+    first = interleaved([list(itertools.islice(sampler_at(s, 7), 2)) for s in old])
+    states = [json.loads(json.dumps(sampler.state_dict(2))) for sampler in old]
+    assert all(state == states[0] for state in states)
+    new = ranks(store, after, **options)
+    for sampler in new:
+        sampler.load_state_dict(states[0])
+        sampler.set_epoch(sampler.epoch)
+    joined = first + interleaved([list(sampler) for sampler in new])
+    assert joined[: len(whole)] == whole
+    assert joined[len(whole) :] == whole[: len(joined) - len(whole)]
+    following = epoch_of(ViewSampler(store, **options), 8)
+    assert interleaved([epoch_of(s, 8) for s in new])[: len(following)] == following
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_workers_show_what_one_process_shows(store, photos, plan):
+    def collected(workers):
+        data = SoftLabelDataset(photos, store, ferkd=PLANS[plan].get("ferkd"))
+        sampler = ViewSampler(data, 2, **PLANS[plan])
+        sampler.set_epoch(3)
+        loader = torch.utils.data.DataLoader(
+            data, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=list
+        )
+        rows = [labels for batch in loader for _, labels in batch]
+        return [list(zip(row.image.tolist(), row.view.tolist(), strict=True)) for row in rows]
+
+    expected = [[(show.image, view) for view in show.views] for show in at(store, plan)]
+    assert collected(0) == collected(2) == expected
+
+
+def at(store, plan):
+    return epoch_of(ViewSampler(store, 2, **PLANS[plan]), 3)
+
+
+def test_a_state_names_the_curriculum_and_the_budget(store):
+    options = {"schedule": "easy-to-hard", "epochs": 3, "ferkd": FerKD()}
+    state = json.loads(json.dumps(ViewSampler(store, **options).state_dict()))
+    ViewSampler(store, **options).load_state_dict(state)
+    for change in ({"epochs": 4}, {"schedule": "hard-to-easy"}, {"ferkd": FerKD(low=0.1)}):
+        with pytest.raises(MismatchError, match=next(iter(change))):
+            ViewSampler(store, **{**options, **change}).load_state_dict(state)
+    state = ViewSampler(store, budget=0.5).state_dict()
+    assert state["settings"]["budget"] == "1/2"
+    ViewSampler(store, budget=0.5).load_state_dict(json.loads(json.dumps(state)))
+
+
+@pytest.fixture
+def three(work, store, tmp_path):
+    """Three teachers' stores: the same images, other images and orders."""
+    keys = sorted(store.keys)
+    b = make_store(tmp_path / "b.zarr", work.photos, keys[5:] + keys[:5], seed=8)
+    c = make_store(tmp_path / "c.zarr", work.photos, keys[3:], seed=9)
+    return store, b, c
+
+
+@pytest.mark.parametrize("combine", ["all", "any"])
+@pytest.mark.parametrize("confidence", ["max", "target"])
+def test_each_teacher_of_an_ensemble_may_have_its_own_rule(three, combine, confidence):
+    both = labelstore.ensemble(three[:2])
+    lows = (0.01, 0.03) if confidence == "target" else (0.3, 0.5)
+    rules = [
+        FerKD(low, low, top, ensemble=combine, confidence=confidence)
+        for low, top in zip(lows, (0.9, 0.7), strict=True)
+    ]
+    ferkd = EnsembleFerKD(tuple(rules))
+    images, views = np.arange(14)[:, None], np.arange(NUM_VIEWS)
+    discards = []
+    for member, rule in zip(both.members, rules, strict=True):
+        rows = member.index_of(both.keys)
+        done = rule.apply(member.read(rows[:, None], views), both.targets[:, None], "uniform")
+        discards.append((done.action == Action.DISCARDED).tolist())
+    gone = all if combine == "all" else any
+    passes = np.array(
+        [
+            [not gone(per_teacher) for per_teacher in zip(*rows, strict=True)]
+            for rows in zip(*discards, strict=True)
+        ]
+    )
+    applied = ferkd.apply(both.read(images, views), both.targets[:, None], "uniform")
+    assert ((applied.action != Action.DISCARDED) == passes).all()
+    sampler = ViewSampler(both, 2, ferkd=ferkd)
+    shown = np.zeros_like(passes)
+    for epoch in range(5):
+        for show in epoch_of(sampler, epoch):
+            if passes[show.image].any():
+                shown[show.image, list(show.views)] = True
+    some = passes.any(axis=1)
+    assert (shown == passes)[some].all()
+    state = json.loads(json.dumps(sampler.state_dict()))
+    ViewSampler(both, 2, ferkd=ferkd).load_state_dict(state)
+    swapped = EnsembleFerKD(tuple(reversed(rules)))
+    with pytest.raises(MismatchError, match="ferkd"):
+        ViewSampler(both, 2, ferkd=swapped).load_state_dict(state)
+    with pytest.raises(UsageError, match="2 rules were given for 3 teachers"):
+        ViewSampler(labelstore.ensemble([*three[:2], three[0]]), ferkd=ferkd)
+
+
+@pytest.mark.parametrize("combine", ["all", "any", "mean"])
+@pytest.mark.parametrize("confidence", ["max", "target"])
+def test_an_ensemble_of_shared_images_is_scheduled(three, combine, confidence):
+    shared = labelstore.ensemble(three, [3, 2, 1], images="intersection")
+    assert shared.num_images == 11
+    low = 0.01 if confidence == "target" else 0.4
+    ferkd = FerKD(low, low, 0.8, ensemble=combine, confidence=confidence)
+    topk = shared.read(np.arange(11)[:, None], np.arange(NUM_VIEWS))
+    passes = ferkd.apply(topk, shared.targets[:, None], "uniform").action != Action.DISCARDED
+    for schedule in ("surgical", *CURRICULA):
+        sampler = ViewSampler(shared, 2, ferkd=ferkd, schedule=schedule, epochs=10)
+        shown = np.zeros_like(passes)
+        for epoch in range(10):
+            shows = epoch_of(sampler, epoch)
+            assert sorted(show.image for show in shows) == list(range(11))
+            for show in shows:
+                shown[show.image, list(show.views)] = True
+        some = passes.any(axis=1)
+        assert some.any()
+        assert (shown == passes)[some].all()
+
+
+def test_a_state_of_other_members_or_weights_is_refused(three):
+    state = ViewSampler(labelstore.ensemble(three[:2])).state_dict()
+    ViewSampler(labelstore.ensemble(three[:2])).load_state_dict(state)
+    others = labelstore.ensemble(three[:2], [1, 2])
+    with pytest.raises(MismatchError, match="store"):
+        ViewSampler(others).load_state_dict(state)
+
+
+def test_photos_of_shared_images_alone_are_enough(three, photos):
+    shared = labelstore.ensemble(three, images="intersection")
+    data = SoftLabelDataset(photos, shared)
+    sampler = ViewSampler(data, images=[shared.keys[4]])
+    (show,) = sampler
+    assert show.image == 4
+    pixels, labels = data[show]
+    assert len(pixels) == 1
+    assert labels.image.tolist() == [4]
+    key = shared.keys[4]
+    expected = [member.read([key], show.views).recover("uniform").dense() for member in three]
+    got = shared.read([key], show.views).recover("uniform").dense()
+    np.testing.assert_allclose(got, np.mean(expected, axis=0), atol=1e-6)
+
+
+def test_probes_of_images_that_are_not_shared_are_left_out(work, store, photos, tmp_path):
+    keys = list(store.keys)
+    # The probed images are the first two of the store, which holds its keys in reverse.
+    probed = make_store(
+        tmp_path / "p.zarr", work.photos, keys[::-1], seed=4, probe=lambda digest: digest
+    )
+    assert [entry["key"] for entry in probed.manifest.probe] == keys[:2]
+    fewer = make_store(tmp_path / "q.zarr", work.photos, keys[1:], seed=5)
+    shared = labelstore.ensemble([probed, fewer], images="intersection")
+    assert [entry["key"] for entry in shared.manifest.probe] == keys[1:2]
+    data = SoftLabelDataset(photos, shared, check_pixels="raise")
+    assert len(data) == 13
+
+
+def test_a_finished_epoch_of_a_budget_is_finished(store):
+    old = ranks(store, 3, budget=0.5)
+    state = old[0].state_dict(seen=3)
+    assert state["position"] == 7
+    for sampler in ranks(store, 2, budget=0.5):
+        sampler.load_state_dict(state)
+        assert len(sampler) == 0
+        assert list(sampler) == []
+
+
+def test_a_state_names_what_a_curriculum_is_sorted_by(store):
+    options = {"schedule": "easy-to-hard", "epochs": 3}
+    by_max, by_target = (FerKD(discard="keep", confidence=name) for name in ("max", "target"))
+    state = ViewSampler(store, ferkd=by_max, **options).state_dict()
+    with pytest.raises(MismatchError, match="ferkd"):
+        ViewSampler(store, ferkd=by_target, **options).load_state_dict(state)
+    other = ViewSampler(store, ferkd=by_target, **options)
+    assert list(other) != list(ViewSampler(store, ferkd=by_max, **options))
