@@ -128,6 +128,9 @@ def _pairs(rows: list[tuple[str, str]]) -> RenderableType:
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    # A long path goes on in the next line; nothing is cut off.
+    grid.add_column(overflow="fold")
     for name, value in rows:
         grid.add_row(name, value)
     return grid
@@ -145,7 +148,7 @@ def _summary(store: dict[str, Any]) -> RenderableType:
             f"top {store['k']} of {store['classes']:,} classes, type {store['label_type']}, "
             f"temperature {_or_unknown(store['temperature'])}, quantizer {store['quantizer']}",
         ),
-        ("teacher", _teacher(store["teacher"])),
+        *_teachers(store["teachers"], store["operation"]),
         ("views", _law(store["law"])),
     ]
     if store["unreadable_images"]:
@@ -162,14 +165,17 @@ def _summary(store: dict[str, Any]) -> RenderableType:
     return _pairs(rows)
 
 
-def _teacher(teacher: dict[str, Any] | None) -> str:
-    if teacher is None:
-        return "unknown"
-    height, width = teacher["input_size"]
-    untrained = ", UNTRAINED" if teacher["untrained"] else ""
-    return (
-        f"{teacher['spec']}, weights {teacher['checkpoint']}, input {height} x {width}{untrained}"
-    )
+def _teachers(teachers: list[dict[str, Any]], operation: str | None) -> list[tuple[str, str]]:
+    """A row for each teacher."""
+    rows = []
+    for teacher in teachers:
+        height, width = teacher["input_size"]
+        untrained = ", UNTRAINED" if teacher["untrained"] else ""
+        told = f"{teacher['spec']}, weights {teacher['checkpoint']}, input {height} x {width}"
+        rows.append(("teacher", told + untrained))
+    if operation == "merge":
+        rows.append(("merged", "the mean of several teachers' labels"))
+    return rows or [("teacher", "unknown")]
 
 
 def _law(law: dict[str, Any] | str | None) -> str:

@@ -3,14 +3,14 @@
 | flag | value | commands |
 |---|---|---|
 | `STORE` | path of a store | inspect, recode |
-| `-o`, `--output` | path of the new store | generate, recode |
+| `-o`, `--output` | path of the new store | generate, merge, recode |
 | `--device` | auto, cpu, cuda, mps | generate, demo |
-| `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | inspect |
-| `--confidence` | max, target: what FerKD's thresholds look at | inspect |
-| `--quantizer` | ratio16, ratio32, u8, u16, fp16, fp32 | generate, recode |
-| `--overwrite` | replace what is there | generate, recode |
-| `--json` | one JSON document on stdout, errors included | generate, inspect, recode |
-| `-q`, `--quiet` | errors alone | generate, recode |
+| `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | inspect, merge |
+| `--confidence` | max, target: what FerKD's thresholds look at | inspect, merge |
+| `--quantizer` | ratio16, ratio32, u8, u16, fp16, fp32 | generate, merge, recode |
+| `--overwrite` | replace what is there | generate, merge, recode |
+| `--json` | one JSON document on stdout, errors included | generate, inspect, merge, recode |
+| `-q`, `--quiet` | errors alone | generate, merge, recode |
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from labelstore.calibrate import FerKD
+    from labelstore.calibrate import Combine, FerKD
     from labelstore.teachers import Teacher
     from labelstore.views import ViewLaw
 
@@ -240,7 +240,7 @@ def ferkd_options(command: _Command) -> _Command:
     return command
 
 
-def ferkd_from(given: dict[str, Any]) -> FerKD:
+def ferkd_from(given: dict[str, Any], smoothing: float = 0.1, ensemble: Combine = "all") -> FerKD:
     """The rule that ``ferkd_options`` were given for; UsageError for thresholds out of order."""
     from labelstore.calibrate import FerKD
 
@@ -249,4 +249,6 @@ def ferkd_from(given: dict[str, Any]) -> FerKD:
         middle=given["middle"],
         top=given["top"],
         confidence=given["confidence"],
+        smoothing=smoothing,
+        ensemble=ensemble,
     )

@@ -62,8 +62,9 @@ def report(
           ``crops`` (images x views), ``labelled_images``, ``labelled_crops``,
           ``unreadable_images``, ``blocks``, ``missing_blocks``, ``missing_images`` (of those
           blocks), ``k``, ``classes``, ``label_type``, ``temperature``, ``quantizer``, ``law`` (its
-          description, "explicit", or None) and ``teacher`` (None, or its ``spec``, ``checkpoint``,
-          ``input_size`` [height, width] and ``untrained``);
+          description, "explicit", or None), ``teachers`` (a list: ``spec``, ``checkpoint``,
+          ``input_size`` [height, width] and ``untrained`` of each) and ``operation`` (None, or
+          "merge" or "recode", by which the labels came from those of other stores);
         - ``histogram``: Figure 2; a list of 20 dicts ``low``, ``high``, ``count``, ``ratio`` of the
           crops whose largest probability is in [low, high), the last closed above;
         - ``table``: Table 1; a list of 12 such dicts with ``aggregated_ratio`` as well: the share
@@ -295,10 +296,7 @@ def _describe(store: Store) -> dict[str, Any]:
     labelled = int(store.labelled().sum())
     missing = store.missing_blocks()
     runs = [manifest.block_slice(block) for block in missing]
-    teacher = None
-    if manifest.teacher is not None:
-        names = ("spec", "checkpoint", "input_size", "untrained")
-        teacher = {name: manifest.teacher[name] for name in names}
+    names = ("spec", "checkpoint", "input_size", "untrained")
     return {
         "path": str(store.path),
         "id": manifest.id,
@@ -318,7 +316,8 @@ def _describe(store: Store) -> dict[str, Any]:
         "temperature": manifest.temperature,
         "quantizer": manifest.quantizer,
         "law": manifest.law.to_json() if isinstance(manifest.law, ViewLaw) else manifest.law,
-        "teacher": teacher,
+        "teachers": [{name: made_by[name] for name in names} for made_by in manifest.teachers],
+        "operation": None if manifest.origin is None else manifest.origin["operation"],
     }
 
 

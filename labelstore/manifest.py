@@ -141,6 +141,14 @@ class Manifest:
         """32 hexadecimal digits: xxh3_128 of the canonical JSON of all the rest."""
         return _digest(self._body())
 
+    @property
+    def teachers(self) -> tuple[Mapping[str, Any], ...]:
+        """What made the labels: the teacher; of merged stores those of all; () where unknown."""
+        if self.teacher is not None:
+            return (self.teacher,)
+        settings = {} if self.origin is None else self.origin["settings"]
+        return tuple(settings.get("teachers", ()))
+
     def block_slice(self, block: int) -> slice:
         """The images of a block."""
         start = block * self.block_images

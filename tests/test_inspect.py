@@ -97,7 +97,8 @@ def test_the_report_fits_its_schema_and_the_manifest(store):
     assert (told["blocks"], told["missing_blocks"], told["missing_images"]) == (5, 0, 0)
     assert told["complete"]
     assert told["unreadable_images"] == 0
-    assert told["teacher"] is None
+    assert told["teachers"] == []
+    assert told["operation"] is None
     assert told["law"] is None
 
 
@@ -297,12 +298,14 @@ def test_law_and_teacher_are_told(tmp_path):
     found = report(store)
     validate(found)
     assert found["store"]["law"] == law.to_json()
-    assert found["store"]["teacher"] == {
-        "spec": "timm:resnet18",
-        "checkpoint": "mine.safetensors",
-        "input_size": [160, 192],
-        "untrained": False,
-    }
+    assert found["store"]["teachers"] == [
+        {
+            "spec": "timm:resnet18",
+            "checkpoint": "mine.safetensors",
+            "input_size": [160, 192],
+            "untrained": False,
+        }
+    ]
 
 
 def make_partial_store(path, blocks):

@@ -251,10 +251,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
     def _replay_probe(self, strict: bool) -> None:
         """Cut the views whose digests the producer kept, and tell when any differs."""
         manifest = self.store.manifest
-        if not manifest.probe or manifest.teacher is None:
+        if not manifest.probe or not manifest.teachers:
             return
-        height, width = manifest.teacher["input_size"]
-        filter_name = str(manifest.teacher["interpolation"])
+        height, width = manifest.teachers[0]["input_size"]
+        filter_name = str(manifest.teachers[0]["interpolation"])
         differing = 0
         photos: dict[int, Image.Image] = {}
         for entry in manifest.probe:
@@ -320,13 +320,13 @@ def _align(store: Store | Ensemble, keys: Sequence[str]) -> npt.NDArray[np.int64
 
 
 def _teacher(store: Store | Ensemble, name: str, mend: str) -> Any:
-    """A value of the store's teacher; UsageError where the store does not say."""
-    teacher = store.manifest.teacher
-    if teacher is None or name not in teacher:
+    """A value of the store's (first) teacher; UsageError where the store does not say."""
+    made_by = store.manifest.teachers
+    if not made_by or name not in made_by[0]:
         raise UsageError(
             f"{store.path} does not tell its teacher's {name.replace('_', ' ')}: {mend}."
         )
-    return teacher[name]
+    return made_by[0][name]
 
 
 def _size(store: Store | Ensemble, size: int | tuple[int, int] | None) -> tuple[int, int]:
