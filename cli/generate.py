@@ -38,11 +38,16 @@ made with other settings is refused by naming what differs.
     type=click.Choice(["small", "balanced", "fast"]),
     default="balanced",
     show_default=True,
-    help="How labels are stored. small: one class a view; balanced: four; both with a list of each "
-    "image's likely classes. fast: five plain classes, no list. The three options below change "
-    "single settings; labelstore.generate.FIDELITIES has them.",
+    help="How labels are stored. small: one class a view; balanced: as many as 95 % of the mass "
+    "needs, at most four; both with a list of each image's likely classes. fast: five plain "
+    "classes, no list. The four options below change single settings; "
+    "labelstore.generate.FIDELITIES has them.",
 )
-@click.option("--top-k", type=click.IntRange(min=1), help="Classes stored of each label, at most.")
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    help="Classes stored of each label; all of them, unless --top-p is given too.",
+)
 @click.option(
     "--prior-size",
     type=click.IntRange(min=0),
@@ -147,7 +152,6 @@ def _run(given: dict[str, Any], law: Any, path: Path) -> Report:
         law=law,
         temperature=given["temperature"],
         label_type=given["label_type"],
-        top_p=given["top_p"],
         block_images=given["block_images"],
         group_views=given["group_views"],
         **_fidelity(given),
@@ -184,7 +188,15 @@ def _fidelity(given: dict[str, Any]) -> dict[str, Any]:
     if given["label_type"] != "top-k":
         # One class with an even tail, or none, is all that these labels are.
         settings |= {"k": 1, "prior_size": 0}
-    chosen = {"k": "top_k", "prior_size": "prior_size", "quantizer": "quantizer"}
+    if given["top_k"] is not None or settings["k"] == 1:
+        # A fidelity's mass goes with its own number of classes.
+        settings["top_p"] = None
+    chosen = {
+        "k": "top_k",
+        "prior_size": "prior_size",
+        "quantizer": "quantizer",
+        "top_p": "top_p",
+    }
     for name, option in chosen.items():
         if given[option] is not None:
             settings[name] = given[option]

@@ -136,7 +136,7 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
     if manifest.prior_size and data.prior_classes is not None:
         lists = np.where(readable[:, None], data.prior_classes, -1).astype(np.int32)
     probs = np.where(readable[:, None, None], data.probs, 0.0)
-    if manifest.top_p is not None and not data.cut:
+    if not data.cut:
         probs = cut_at_mass(probs, manifest.top_p)
     codes: dict[str, Any] = dict(
         encode_labels(

@@ -56,8 +56,13 @@ def encode_labels(
     return {"labels/top_prob": top, "labels/classes": classes, "labels/rest_probs": rest}
 
 
-def cut_at_mass(probs: npt.NDArray[Any], top_p: float) -> npt.NDArray[Any]:
-    """Probabilities (..., k) with 0 for classes before which a mass has been reached already."""
+def cut_at_mass(probs: npt.NDArray[Any], top_p: float | None) -> npt.NDArray[Any]:
+    """Probabilities (..., k) with 0 for classes before which a mass has been reached already.
+
+    As they are for None. What was cut once stays the same.
+    """
+    if top_p is None:
+        return probs
     before = np.cumsum(probs, axis=-1, dtype=np.float64) - probs
     return np.where(before < top_p, probs, 0.0)
 

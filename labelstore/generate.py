@@ -34,7 +34,7 @@ __all__ = ["FIDELITIES", "Recipe", "Report", "generate", "replay_probe"]
 
 FIDELITIES: dict[str, dict[str, Any]] = {
     "small": {"k": 1, "quantizer": "ratio16", "prior_size": 64},
-    "balanced": {"k": 4, "quantizer": "ratio16", "prior_size": 64},
+    "balanced": {"k": 4, "quantizer": "ratio16", "prior_size": 64, "top_p": 0.95},
     "fast": {"k": 5, "quantizer": "u8", "prior_size": 0},
 }
 """Settings of ``Recipe`` by the name of what they are good at."""

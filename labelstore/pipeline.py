@@ -17,6 +17,7 @@ import numpy as np
 
 from labelstore import prior
 from labelstore.blocks import BlockData
+from labelstore.encoding import cut_at_mass
 from labelstore.errors import SourceError, UsageError
 from labelstore.images import content_digest, cut, decode
 from labelstore.inference import sums_of_runs, top_k
@@ -127,7 +128,7 @@ class _Block:
         self._lists[row], self._list_probs[row], self._powers[row] = prior.fit(
             self._sums.pop(row) / self._manifest.num_views,
             self._indices[row],
-            self._probs[row],
+            cut_at_mass(self._probs[row], self._manifest.top_p),
             self._manifest.prior_size,
         )
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from labelstore import prior
 from labelstore.blocks import BlockData
+from labelstore.encoding import cut_at_mass
 from labelstore.errors import SourceError, UsageError
 from labelstore.fidelity import Distances, distances
 from labelstore.generate import FIDELITIES
@@ -66,7 +67,9 @@ SETTINGS = (
     Setting("", 2, "ratio16", 64),
     Setting("", 3, "ratio16", 64),
     Setting("balanced", **FIDELITIES["balanced"]),
-    Setting("", 6, "ratio16", 64),
+    Setting("", 4, "ratio16", 64),
+    Setting("", 6, "ratio16", 64, 0.95),
+    Setting("", 10, "ratio32", 64, 0.995),
     Setting("", 10, "ratio32", 64),
     Setting("fast", **FIDELITIES["fast"]),
     Setting("", 10, "u16", 0),
@@ -183,7 +186,8 @@ def measure(truth: Float32Array, setting: Setting, num_views: int) -> Row:
     priors: dict[str, Any] = {}
     if size:
         means = truth.mean(axis=1, dtype=np.float64)
-        fitted = [prior.fit(means[i], order[i], probs[i], size) for i in range(images)]
+        held = cut_at_mass(probs, setting.top_p)
+        fitted = [prior.fit(means[i], order[i], held[i], size) for i in range(images)]
         lists, codes, powers = zip(*fitted, strict=True)
         priors = {
             "prior_classes": np.stack(lists),
