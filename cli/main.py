@@ -22,6 +22,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "generate": (".generate", "Run a teacher over the views of every image."),
     "inspect": (".inspect", "Show what a store holds: statistics, plot, extremes, bytes."),
     "plan": (".plan", "Show what settings would cost and keep, before GPU time is spent."),
+    "schedule": (".schedule", "Try out a schedule without training: what is left and read."),
+    "merge": (".merge", "Write the mean of several teachers' stores."),
     "recode": (".recode", "Write a store anew: backend, size, prior list."),
     "demo": (".demo", "Try it all on twenty photos: two teachers, one student."),
 }
@@ -83,7 +85,7 @@ class LazyGroup(click.Group):
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             going_on = ""
-            if ctx.invoked_subcommand == "generate":
+            if ctx.invoked_subcommand in ("generate", "merge", "recode"):
                 going_on = ": what was committed is kept, and the same command goes on from there"
             click.echo(f"Interrupted{going_on}.", err=True)
             ctx.exit(INTERRUPTED)
