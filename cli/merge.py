@@ -88,7 +88,7 @@ def _weights(
     help="FerKD: what the ground truth leaves the other classes.",
 )
 @click.option(
-    "--calibrate-by",
+    "--ensemble",
     type=click.Choice(["all", "any", "mean"]),
     default="all",
     show_default=True,
@@ -105,7 +105,7 @@ def command(**given: Any) -> None:
 
     rule = None
     if given["calibrate"]:
-        rule = options.ferkd_from(given, given["smoothing"], given["calibrate_by"])
+        rule = options.ferkd_from(given, given["smoothing"], given["ensemble"])
     stores = [labelstore.open(path) for path in given["stores"]]
     quiet = given["quiet"] or given["json"]
     first = stores[0]

@@ -109,7 +109,7 @@ def confidence_order(
     reader: Store | Ensemble,
     ferkd: FerKD | EnsembleFerKD | None = None,
     *,
-    tail: Tail = "uniform",
+    tail: Tail | None = None,
     passing: Passing | None = None,
     least: int = 1,
 ) -> ConfidenceOrder:
@@ -122,7 +122,8 @@ def confidence_order(
     Args:
         reader: a store or an ensemble.
         ferkd: whose ``confidence`` says which probability counts; the largest when None.
-        tail: how the residual mass is spread, where the confidence is that of recovered labels.
+        tail: how the residual mass is spread, where the confidence is that of recovered labels;
+            as for ``TopK.recover``.
         passing: when given, views that are discarded take no part.
         least: how many views of an image take part of which none passes, its most confident ones,
             1..num_views.

@@ -52,7 +52,7 @@ def dry_run(
     epochs: int | None = None,
     budget: float = 1.0,
     seed: int = 0,
-    tail: Tail = "uniform",
+    tail: Tail | None = None,
 ) -> dict[str, Any]:
     """What a schedule would show, ready for JSON.
 
@@ -67,7 +67,8 @@ def dry_run(
         epochs: how many epochs the training has; None: not said, for the curricula an error.
         budget: share of the images that an epoch shows, as for ``ViewSampler``.
         seed: of the schedule.
-        tail: how the residual mass is spread, where the confidence is that of recovered labels.
+        tail: how the residual mass is spread, where the confidence is that of recovered labels;
+            as for ``TopK.recover``.
 
     Returns:
         a dict of

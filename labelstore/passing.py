@@ -93,7 +93,7 @@ def passing(
     reader: Store | Ensemble,
     ferkd: FerKD | EnsembleFerKD,
     count: int,
-    tail: Tail = "uniform",
+    tail: Tail | None = None,
 ) -> Passing:
     """Apply a rule to the confidence of every view.
 
@@ -101,7 +101,8 @@ def passing(
         reader: a store or an ensemble, complete.
         ferkd: the rule; for an ensemble its ``ensemble`` says how the teachers combine.
         count: how many views to keep of an image that has no passing one, 1..num_views.
-        tail: how the residual mass is spread, where the confidence is that of recovered labels.
+        tail: how the residual mass is spread, where the confidence is that of recovered labels;
+            as for ``TopK.recover``.
 
     Raises:
         LabelError: ``confidence="target"`` and an image without ground truth.
@@ -120,7 +121,7 @@ def passing(
 
 
 def decisions(
-    reader: Store | Ensemble, ferkd: FerKD | EnsembleFerKD, tail: Tail = "uniform"
+    reader: Store | Ensemble, ferkd: FerKD | EnsembleFerKD, tail: Tail | None = None
 ) -> Decisions:
     """What a rule does with every labelled view; the arguments and errors are ``passing``'s."""
     targets = np.asarray(reader.targets)
@@ -136,7 +137,7 @@ def decisions(
 def confidence_planes(
     reader: Store | Ensemble,
     ferkd: FerKD | EnsembleFerKD | None = None,
-    tail: Tail = "uniform",
+    tail: Tail | None = None,
 ) -> Planes:
     """Runs of images, as slices, and their confidences (n, num_views) floats, NaN without labels.
 
@@ -146,14 +147,15 @@ def confidence_planes(
     Args:
         reader: a store or an ensemble; its confidence is that of the mean label.
         ferkd: whose ``confidence`` says which probability counts; the largest when None.
-        tail: how the residual mass is spread, where the confidence is that of recovered labels.
+        tail: how the residual mass is spread, where the confidence is that of recovered labels;
+            as for ``TopK.recover``.
     """
     rule = FerKD() if ferkd is None else ferkd
     targets = np.asarray(reader.targets)
     return _planes(reader, rule, tail, targets, reader.labelled(), reader.num_views)
 
 
-def _combined(reader: Ensemble, ferkd: FerKD | EnsembleFerKD, tail: Tail) -> Decisions:
+def _combined(reader: Ensemble, ferkd: FerKD | EnsembleFerKD, tail: Tail | None) -> Decisions:
     """The members' decisions, each read in its own order of images, combined image by image."""
     passes = calibrated = np.zeros((1, 1), dtype=np.uint8)
     counts: list[Counts] = []
@@ -180,7 +182,7 @@ def _combined(reader: Ensemble, ferkd: FerKD | EnsembleFerKD, tail: Tail) -> Dec
 def _decide(
     reader: Store | Ensemble,
     rule: FerKD,
-    tail: Tail,
+    tail: Tail | None,
     targets: npt.NDArray[np.int32],
     wanted: BoolArray,
     num_views: int,
@@ -208,7 +210,7 @@ def _decide(
 def _planes(
     reader: Store | Ensemble,
     rule: FerKD | EnsembleFerKD,
-    tail: Tail,
+    tail: Tail | None,
     targets: npt.NDArray[np.int32],
     wanted: BoolArray,
     num_views: int,
@@ -233,7 +235,7 @@ def _confidence(
     reader: Store | Ensemble,
     images: npt.NDArray[np.int64],
     rule: FerKD | EnsembleFerKD,
-    tail: Tail,
+    tail: Tail | None,
     targets: npt.NDArray[np.int32],
     num_views: int,
 ) -> npt.NDArray[Any]:

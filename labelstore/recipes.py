@@ -66,6 +66,9 @@ LABEL_TYPES: dict[str, NamedLabelType] = {
     "image-tail": NamedLabelType(
         "top-k", "image", "the k largest, the rest like the mean of the image's views"
     ),
+    "top-k": NamedLabelType(
+        "top-k", None, "image-tail where the store has lists, else marginal-smoothing"
+    ),
 }
 """FKD's four quantized label types by name, and labelstore's own."""
 
@@ -94,7 +97,7 @@ class Recipe:
     """One line."""
     views_per_image: int | None = None
     """Views of an image side by side in a batch."""
-    label_type: str = "marginal-smoothing"
+    label_type: str = "top-k"
     """A name from ``LABEL_TYPES``."""
     ferkd: FerKD | None = None
     """The calibration, or None."""
@@ -133,7 +136,7 @@ class Recipe:
         if calibrated and LABEL_TYPES[self.label_type].label_type != "top-k":
             raise UsageError(
                 f"FerKD calibrates recovered top-k labels and label_type is {self.label_type!r}: "
-                "choose marginal-smoothing, marginal-re-norm or image-tail, or leave ferkd out."
+                "choose another than hard and label-smoothing, or leave ferkd out."
             )
         if self.loss == "ferkd" and not calibrated:
             raise UsageError(
@@ -235,7 +238,10 @@ def _label_type(name: str) -> NamedLabelType:
 
 _TEMPERATURE = "paper, section 4: 1.0 for teacher and student"
 _BUDGET = "paper, section 4 and table 8"
-_QUANTIZED = "not stated; FKD's documentation advises marginal smoothing of the top 5"
+_QUANTIZED = (
+    "not stated; FKD's documentation advises marginal-smoothing of the top 5; an image's list of "
+    "likely classes is nearer to the teacher"
+)
 _FOUR_VIEWS = "not stated; the default of FKD's code"
 _RANDOM = "paper, section 4: regions are sampled at random"
 _NO_SQUARE = "not stated; no difference at temperature 1"

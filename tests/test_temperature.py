@@ -8,10 +8,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import labelstore
+from labelstore.distinct import distinct, entropy
 from labelstore.errors import UsageError
 from labelstore.labels import SoftLabels, TopK, hard, mix, smooth
 from labelstore.prior import ImagePrior
-from labelstore.distinct import distinct, entropy
 from labelstore.temperature import at_temperature
 from labelstore.testing.strategies import soft_labels
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -12,7 +13,10 @@ import torch
 from PIL import Image
 
 from labelstore import images, teachers
+from labelstore.ensembles import Ensemble, EnsembleTopK
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
+from labelstore.labels import mix
+from labelstore.temperature import at_temperature
 from labelstore.torch.collate import TorchSoftLabels
 
 if TYPE_CHECKING:
@@ -20,8 +24,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.calibrate import FerKD
-    from labelstore.ensembles import Ensemble
+    from labelstore.calibrate import EnsembleFerKD, FerKD
     from labelstore.labels import LabelType, Tail
     from labelstore.store import Store
 
@@ -62,9 +65,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         interpolation: str | None = None,
         normalize: Literal["teacher"] | tuple[Channels, Channels] | None = "teacher",
         transform: Callable[[Image.Image], torch.Tensor] | None = None,
-        tail: Tail = "uniform",
+        tail: Tail | None = None,
         label_type: LabelType | None = None,
-        ferkd: FerKD | None = None,
+        ferkd: FerKD | EnsembleFerKD | None = None,
+        temperature: float | None = None,
         check_pixels: bool | Literal["raise"] = True,
     ) -> None:
         """Align photos with a store's labels.
@@ -84,11 +88,16 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 0..1; None: uint8 pixels as they are.
             transform: applied to each view as a PIL image instead of ``normalize``; returns a
                 tensor of the same shape for every view.
-            tail: how the residual mass is spread.
+            tail: how the residual mass is spread; like the image's list of likely classes when None
+                and the store has lists, else evenly.
             label_type: what labels are recovered to; the store's when None.
             ferkd: calibrates the labels. With ``discard="mask"`` they have a ``weight``, 0 for
                 discarded views; with ``"replace"`` give it a ``ViewSampler`` of this data set,
                 which shows a discarded view only where an image has no other.
+            temperature: gives labels as if the teacher's logits had been divided by it, whatever
+                the store's temperature: approximate, see ``labelstore.at_temperature``. The
+                store's own when None. Not together with ferkd, whose thresholds are about labels
+                as they are stored.
             check_pixels: whether to compare a few views with what the store's producer saw: True
                 warns (``ReplayWarning``), ``"raise"`` raises, False skips it.
 
@@ -98,13 +107,20 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         """
         self.store = store
         self.ferkd = ferkd
-        self.tail: Tail = tail
+        self.tail: Tail | None = tail
         self.transform = transform
         self.label_type: LabelType = label_type or store.manifest.label_type
         if ferkd is not None and self.label_type != "top-k":
             raise UsageError(
                 f"FerKD calibrates recovered top-k labels and the label type is "
                 f'{self.label_type!r}: pass label_type="top-k", or leave ferkd out.'
+            )
+        self._factors = None if temperature is None else _factors(store, temperature)
+        if self._factors and (ferkd is not None or self.label_type != "top-k"):
+            raise UsageError(
+                f"labels at temperature {temperature} were asked for with "
+                f"{'ferkd' if ferkd is not None else 'label_type ' + repr(self.label_type)}, "
+                "expected top-k labels without calibration: leave one of the two out."
             )
         if store.law is None:
             raise MismatchError(
@@ -171,7 +187,12 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         topk = self.store.read(numbers, views)
         target = self.store.targets[numbers]
         action = weight = None
-        if self.ferkd is None:
+        if self._factors:
+            members = topk.members if isinstance(topk, EnsembleTopK) else (topk,)
+            weights = topk.weights if isinstance(topk, EnsembleTopK) else (1.0,)
+            parts = zip(members, self._factors, strict=True)
+            labels = mix([at_temperature(part, by, self.tail) for part, by in parts], weights)
+        elif self.ferkd is None:
             labels = topk.as_type(self.label_type, self.tail)
         else:
             done = self.ferkd.apply(topk, target, self.tail)
@@ -317,6 +338,22 @@ def _align(store: Store | Ensemble, keys: Sequence[str]) -> npt.NDArray[np.int64
             "): give the folder that the store was made from, or keys= as the store has them."
         )
     return rows
+
+
+def _factors(store: Store | Ensemble, temperature: float) -> tuple[float, ...]:
+    """What each teacher's temperature is to be multiplied by; UsageError where it is unknown."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise UsageError(f"temperature is {temperature}, expected a positive number.")
+    members = store.members if isinstance(store, Ensemble) else (store,)
+    factors = []
+    for member in members:
+        if member.manifest.temperature is None:
+            raise UsageError(
+                f"{member.path} does not tell the temperature of its labels, so they cannot be "
+                f"brought to {temperature}: leave temperature out."
+            )
+        factors.append(temperature / member.manifest.temperature)
+    return tuple(factors)
 
 
 def _teacher(store: Store | Ensemble, name: str, mend: str) -> Any:

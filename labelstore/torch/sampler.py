@@ -119,7 +119,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         _check_schedule(self.schedule, epochs, replaces)
         self.epochs = epochs if self.schedule in get_args(Direction) else None
         self.budget = budget_share(budget, len(self._images))
-        tail: Tail = "uniform" if data is None else data.tail
+        tail: Tail | None = None if data is None else data.tail
         self._passing = self._order = None
         if replaces and self.schedule != "random":
             self._passing = passing(self.store, self.ferkd, views_per_image, tail)  # type: ignore[arg-type]

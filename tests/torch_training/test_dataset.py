@@ -25,6 +25,7 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.images import FolderSource
+from labelstore.recode import recode
 from labelstore.torch import Show, SoftLabelDataset, ViewSampler, collate_views, normalize
 
 SHOWS = [Show(0, (0, 9)), Show(11, (4,)), Show(5, (3, 1, 2)), Show(13, (7, 8)), Show(8, (0,))]
@@ -125,6 +126,45 @@ def test_labels_are_the_ones_that_were_written(work, store, photos):
         np.testing.assert_allclose(rest, (1 - probs[9, view].sum()) / len(rest), atol=0.001)
 
 
+def test_a_list_of_likely_classes_is_used_unless_told_otherwise(store, photos, tmp_path):
+    recode(store, tmp_path / "listed.zarr", prior_size=8)
+    listed = labelstore.open(tmp_path / "listed.zarr")
+    topk = listed.read(3, np.arange(NUM_VIEWS))
+    show = Show(3, tuple(range(NUM_VIEWS)))
+    found = {
+        tail: SoftLabelDataset(photos, listed, tail=tail)[show][1] for tail in (None, "uniform")
+    }
+    np.testing.assert_array_equal(found[None].dense(), topk.recover("image").dense())
+    np.testing.assert_array_equal(found["uniform"].dense(), topk.recover("uniform").dense())
+    assert float((found[None].dense() - found["uniform"].dense()).abs().max()) > 1e-3
+    rule = FerKD(low=0.3, middle=0.6, top=0.9, discard="mask")
+    target = SoftLabelDataset(photos, listed, ferkd=rule)[show][1]
+    done = rule.apply(topk, np.full(NUM_VIEWS, listed.targets[3]), "image")
+    np.testing.assert_array_equal(target.dense(), done.labels.dense())
+
+
+def test_labels_at_another_temperature(work, store, photos, tmp_path):
+    """Of one teacher, and of two whose stores have different temperatures."""
+    _, target = SoftLabelDataset(photos, store, temperature=3.0)[SHOWS[2]]
+    views = np.array(SHOWS[2].views)
+    p = store.read(5, views).recover().dense().astype(np.float64)
+    np.testing.assert_allclose(target.dense(), tempered(p, 3.0), atol=1e-6)
+    other = make_store(
+        tmp_path / "b.zarr", work.photos, list(FolderSource(work.photos).keys), temperature=2.0
+    )
+    both = labelstore.ensemble([store, other], weights=[1, 3])
+    _, target = SoftLabelDataset(photos, both, temperature=3.0)[SHOWS[2]]
+    q = other.read(other.index_of([store.keys[5]])[0], views).recover().dense().astype(np.float64)
+    mean = tempered(p, 3.0) / 4 + tempered(q, 1.5) * 0.75
+    np.testing.assert_allclose(target.dense(), mean, atol=1e-6)
+
+
+def tempered(p, factor):
+    """``p ** (1 / factor)`` over its sum."""
+    raised = p ** (1 / factor)
+    return raised / raised.sum(-1, keepdims=True)
+
+
 @pytest.mark.parametrize("discard", ["mask", "keep", "replace"])
 def test_ferkd_calibrates_and_masks(store, photos, discard):
     rule = FerKD(low=0.3, middle=0.6, top=0.9, discard=discard)
@@ -223,6 +263,9 @@ def test_a_larger_data_set_in_another_order_is_aligned_by_key(work, store, photo
         ({"normalize": "imagenet"}, UsageError, "normalize is 'imagenet'"),
         ({"normalize": ((0.5,), (0.5,))}, UsageError, "three channels each"),
         ({"check_pixels": "warn"}, UsageError, "check_pixels is 'warn'"),
+        ({"temperature": 0.0}, UsageError, "temperature is 0.0"),
+        ({"temperature": 2.0, "ferkd": FerKD()}, UsageError, "with ferkd"),
+        ({"temperature": 2.0, "label_type": "hard"}, UsageError, "with label_type 'hard'"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(store, photos, change, error, words):

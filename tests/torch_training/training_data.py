@@ -85,7 +85,14 @@ def labels(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_store(
-    path: Path, folder: Path, keys: list[str], *, seed: int = 0, broken: int = -1, probe=None
+    path: Path,
+    folder: Path,
+    keys: list[str],
+    *,
+    seed: int = 0,
+    broken: int = -1,
+    probe=None,
+    temperature=1.0,
 ):
     """A store over photos; image number ``broken`` is marked unreadable; ``probe`` spoils digests.
 
@@ -115,6 +122,7 @@ def make_store(
         teacher=TEACHER,
         probe=tuple(entries),
         producer={"Pillow": "1.2.3"},
+        temperature=temperature,
     )
     indices, probs = labels(len(keys), seed)
     readable = np.arange(len(keys)) != broken
