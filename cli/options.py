@@ -5,11 +5,11 @@
 | `STORE` | path of a store | inspect, recode |
 | `-o`, `--output` | path of the new store | generate, merge, recode |
 | `--device` | auto, cpu, cuda, mps | generate, demo |
-| `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | inspect, merge |
-| `--confidence` | max, target: what FerKD's thresholds look at | inspect, merge |
+| `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | inspect, merge, schedule |
+| `--confidence` | max, target: what FerKD's thresholds look at | inspect, merge, schedule |
 | `--quantizer` | ratio16, ratio32, u8, u16, fp16, fp32 | generate, merge, recode |
 | `--overwrite` | replace what is there | generate, merge, recode |
-| `--json` | one JSON document on stdout, errors included | generate, inspect, merge, recode |
+| `--json` | one JSON document on stdout, errors included | generate, inspect, merge, plan, recode, schedule |
 | `-q`, `--quiet` | errors alone | generate, merge, recode |
 """
 
