@@ -1,178 +1,261 @@
-"""Bytes a crop against distance to the teacher: labelstore's settings and FKD's files.
+"""Bytes a crop against distance to the teacher: labelstore's settings and other projects' files.
 
-The teacher is EfficientNet-Lite0 with its real weights over the 20 photos of the package foolbox,
-its full softmax of every view kept as the truth. Bytes are those of all label, prior and commit
-files on disk. A chunk of these stores holds 4,000 crops, about as many as one of a large data set
-(1,024 images x 4 views), though of fewer images. The store's fixed part (its manifest and the
-description of each array, about 10 kB whatever its size) is given apart. FKD's files are written
-and weighed as they are on disk; their tail is FKD's own, even one.
+Teachers are EfficientNet-Lite 0, 1 and 2 with their real weights, photos those of foolbox
+(ImageNet), of scikit-image and scikit-learn, foods, and cut-outs; the teachers' full softmax of
+every view is the truth, and KL(teacher || recovered) is its mean over views, in nats. Bytes are
+those of all label, prior, commit and image-table files on disk. A chunk of these stores holds as
+many crops as one of a large data set, though of fewer images. A store's fixed part (its manifest
+and the description of each array, about 10 kB whatever its size) is given apart. Peers' files are
+written, weighed and read back, with the recovery of each project (``benchmarks.peers``).
 
-    python -m benchmarks.rate_distortion
+    python -m benchmarks.rate_distortion           # everything that can be had
+    python -m benchmarks.rate_distortion --small   # under a minute; needs no network
+
+Writes JSON, and beside it a Markdown table and a plot. Logits and photos are kept in a cache
+folder, so that a second run makes the tables alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import labelstore
+from benchmarks import rate_report
 from benchmarks.common import write_result
-from benchmarks.read_labels import size_of, write_files
-from labelstore.demo import place_photos, place_teacher
-from labelstore.images import FolderSource, cut, decode
-from labelstore.labels import TopK
-from labelstore.manifest import Manifest, fingerprint
+from benchmarks.peers import PEERS, Labels, Peer
+from benchmarks.photos import (
+    SETS,
+    TEACHERS,
+    default_cache,
+    log_probs,
+    photo_folder,
+    teacher_weights,
+)
+from benchmarks.rate_store import (
+    SETTINGS,
+    SHORT,
+    Setting,
+    coding,
+    confidence,
+    make,
+    read_all,
+    speed,
+    weigh,
+)
+from benchmarks.read_labels import size_of
+from labelstore.fidelity import distances
+from labelstore.labels import SoftLabels
 from labelstore.philox import hash_keys
-from labelstore.prior import fit
-from labelstore.teachers import load_teacher
 from labelstore.views import ViewLaw
-from labelstore.writer import BlockData, StoreWriter
 
-SETTINGS = [
-    ("small: ratio16, k=1, list of 64", 1, "ratio16", 64),
-    ("ratio16, k=2, list of 64", 2, "ratio16", 64),
-    ("ratio16, k=3, list of 64", 3, "ratio16", 64),
-    ("balanced: ratio16, k=4, list of 64", 4, "ratio16", 64),
-    ("ratio32, k=5, list of 64", 5, "ratio32", 64),
-    ("ratio32, k=10, list of 64", 10, "ratio32", 64),
-    ("fast: u8, k=5, no list", 5, "u8", 0),
-    ("u16, k=10, no list", 10, "u16", 0),
-]
+SIZE = (375, 500)
+"""Height and width of the images whose boxes the peers' files hold: ImageNet's most frequent."""
+
+CODED = (SETTINGS[0], SETTINGS[2], SETTINGS[4], SETTINGS[5])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A teacher's output for some photos."""
+
+    teacher: str
+    photos: str
+    logs: np.ndarray
+    """(N, V, C) float32 logarithms of probabilities at temperature 1."""
+    views: tuple[int, ...]
+    """How many of the views are stored: the first ones."""
+    full: bool
+    """Whether all settings and peers are measured, or the short list and FKD's files alone."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, default=default_cache())
+    parser.add_argument("--images", type=int, default=10, help="of each set but foolbox")
     parser.add_argument("--views", type=int, default=500)
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 0.5])
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--small", action="store_true", help="8 photos x 64 views, few settings")
+    parser.add_argument("--out", type=Path, help="where the JSON goes; the others lie beside it")
     options = parser.parse_args()
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    out = options.out
+    if options.small:
+        cases, rounds, images = small_cases(options.cache), 3, 256
+        out = out or options.cache / "rate_distortion_small.json"
+    else:
+        cases, rounds, images = all_cases(options), 7, 1024
+    if not cases:
+        raise SystemExit("no photos or no teacher could be had: install labelstore[demo]")
     with tempfile.TemporaryDirectory() as folder:
-        logits = teacher_logits(Path(folder), options.views)
-        rows = [
-            row
-            for temperature in options.temperatures
-            for row in measure(Path(folder), logits, temperature)
+        result = measure(Path(folder), cases, options.temperatures, rounds, images)
+    write_result("rate_distortion", result, out)
+    rate_report.write(result, out or rate_report.RESULT)
+
+
+def all_cases(options: argparse.Namespace) -> list[Case]:
+    """Lite0 with all photos and views, the others with fewer; what cannot be had is left out."""
+    cases = []
+    few = min(128, options.views)
+    for teacher in TEACHERS:
+        weights = teacher_weights(teacher, options.cache)
+        if weights is None:
+            continue
+        first = teacher == next(iter(TEACHERS))
+        views = options.views if first else few
+        sizes = dict.fromkeys(SETS, options.images) | {"foolbox": 20 if first else options.images}
+        logs: dict[str, list[np.ndarray]] = {}
+        for name, count in sizes.items():
+            if not first and name not in ("foolbox", "scikit"):
+                continue
+            folder = photo_folder(name, options.cache, count)
+            if folder is not None:
+                group = "foolbox" if name == "foolbox" else "others"
+                found = log_probs(teacher, folder, weights, views, options.cache)
+                logs.setdefault(group if first else "foolbox, others", []).append(found)
+        cases += [
+            Case(
+                teacher,
+                group,
+                np.concatenate(parts),
+                (views, few) if views > few else (views,),
+                first and group == "foolbox",
+            )
+            for group, parts in logs.items()
         ]
-    setting = {"images": len(logits), "views": options.views, "teacher": "tf_efficientnet_lite0"}
-    write_result("rate_distortion", {"setting": setting, "rows": rows}, options.out)
+    return cases
 
 
-def teacher_logits(folder: Path, views: int) -> np.ndarray:
-    """(images, views, classes) float32 logits of the real teacher."""
-    place_photos(folder / "photos")
-    place_teacher("tf_efficientnet_lite0", folder / "teacher.safetensors")
-    teacher = load_teacher(
-        "timm:tf_efficientnet_lite0", checkpoint=str(folder / "teacher.safetensors")
-    )
-    source = FolderSource(folder / "photos")
-    size, interpolation = teacher.preprocessing.input_size, teacher.preprocessing.interpolation
-    hashes, out = hash_keys(source.keys), []
-    for image in range(len(source)):
-        photo = decode(source.read(image), source.keys[image])
-        geometry = ViewLaw()(hashes[image], np.arange(views), photo.width, photo.height)
-        parts = []
-        for start in range(0, views, 16):
-            run = slice(start, start + 16)
-            pixels = [
-                cut(photo, box.tolist(), bool(flip), size, interpolation)
-                for box, flip in zip(geometry.box[run], geometry.flip[run], strict=True)
-            ]
-            parts.append(teacher.logits(np.stack(pixels)).cpu().numpy())
-        out.append(np.concatenate(parts))
-    return np.stack(out)
+def small_cases(cache: Path) -> list[Case]:
+    """The first teacher with 8 photos and 64 views."""
+    teacher = next(iter(TEACHERS))
+    folder, weights = photo_folder("foolbox", cache, 8), teacher_weights(teacher, cache)
+    if folder is None or weights is None:
+        return []
+    return [Case(teacher, "foolbox", log_probs(teacher, folder, weights, 64, cache), (64,), False)]
 
 
-def measure(folder: Path, logits: np.ndarray, temperature: float) -> list[dict[str, Any]]:
-    """One row for each setting and peer at a temperature."""
-    scaled = torch.from_numpy(logits).double() / temperature
-    truth = torch.softmax(scaled, -1).numpy()
-    order = np.argsort(-truth, axis=-1, kind="stable")[..., :10]
-    probs = np.take_along_axis(truth, order, -1)
+def measure(
+    folder: Path, cases: list[Case], temperatures: list[float], rounds: int, images: int
+) -> dict[str, Any]:
+    """Everything, as it goes into the JSON."""
+    tables, coded = [], []
+    for case in cases:
+        for temperature in temperatures:
+            for views in case.views:
+                place = folder / f"{len(tables)}"
+                place.mkdir()
+                truth, order = truth_of(case.logs[:, :views], temperature)
+                table = {
+                    "teacher": case.teacher,
+                    "photos": case.photos,
+                    "images": len(truth),
+                    "views": views,
+                    "temperature": temperature,
+                    "full": case.full,
+                }
+                print(", ".join(f"{key} {value}" for key, value in table.items()), flush=True)
+                table["labelstore"] = stores(place, truth, order, SETTINGS if case.full else SHORT)
+                table["peers"] = peers(place, truth, order, case.full)
+                tables.append(table)
+                if case is cases[0] and views == case.views[0]:
+                    coded += [
+                        {
+                            "temperature": temperature,
+                            **coding(truth, order, setting, place / f"coded-{number}.zarr"),
+                        }
+                        for number, setting in enumerate(CODED)
+                    ]
+    tops = [
+        np.sort(truth_of(case.logs, temperature)[0].reshape(-1, case.logs.shape[-1]), axis=-1)
+        for case in cases
+        for temperature in temperatures
+    ]
+    probs = np.concatenate([top[:, :-3:-1] for top in tops])
+    return {
+        "tables": tables,
+        "targets": rate_report.targets(tables),
+        "against_peers": rate_report.against_peers(tables),
+        "coding": coded,
+        "confidence": confidence(probs),
+        "speed": speed(folder, images, 64, rounds),
+    }
+
+
+def truth_of(logs: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """(N, V, C) float32 distributions at a temperature, and their 100 likeliest classes in order."""
+    scaled = logs.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    np.exp(scaled, out=scaled)
+    truth = (scaled / scaled.sum(axis=-1, keepdims=True)).astype(np.float32)
+    order = np.argsort(-truth, axis=-1, kind="stable")[..., :100]
+    return truth, order
+
+
+def stores(
+    folder: Path, truth: np.ndarray, order: np.ndarray, settings: tuple[Setting, ...]
+) -> list[dict[str, Any]]:
+    """A row for each setting: its bytes in both backends, and its distances, which are the same."""
     rows = []
-    for name, k, quantizer, size in SETTINGS:
-        path = folder / f"{temperature}-{k}-{quantizer}.zarr"
-        store = make(path, truth, order[..., :k], probs[..., :k], quantizer, size)
-        crops = truth.shape[0] * truth.shape[1]
-        topk = store.read(np.arange(len(truth))[:, None], np.arange(truth.shape[1]))
-        chunks = [file for file in path.rglob("*") if "c" in file.relative_to(path).parts]
-        data = sum(file.stat().st_size for file in chunks if file.is_file())
+    for number, setting in enumerate(settings):
+        store = make(folder / f"{number}.zarr", truth, order, setting)
+        other = make(folder / f"{number}.parquet", truth, order, setting)
+        topk = read_all(store)
+        if not np.array_equal(topk.probs, read_all(other).probs):
+            raise SystemExit("the two backends differ: the benchmark would be worth nothing")
+        found = distances((truth[i], topk[i].recover()) for i in range(len(truth)))
         rows.append(
             {
-                "what": name,
-                "temperature": temperature,
-                "bytes_per_crop": round(data / crops, 3),
-                "fixed_bytes": size_of(path) - data,
-                **distances(truth, topk),
+                "setting": setting.name,
+                "k": setting.k,
+                **weigh(store),
+                "parquet": weigh(other),
+                "classes_per_crop": round(float((topk.probs > 0).sum(axis=-1).mean()), 2),
+                **found.to_json(),
             }
         )
-    for k in (5, 10):
-        for kind in (np.float32, np.float16):
-            stored = TopK(order[..., :k], probs[..., :k].astype(kind), truth.shape[-1])
-            name = f"FKD's files, top-{k}, {np.dtype(kind).name}"
-            files = folder / f"{temperature}-{k}-{np.dtype(kind).name}"
-            write_files(files, order[..., :k], probs[..., :k], kind)
-            rows.append(
-                {
-                    "what": name,
-                    "temperature": temperature,
-                    "bytes_per_crop": round(size_of(files) / truth.shape[0] / truth.shape[1], 3),
-                    **distances(truth, stored),
-                }
-            )
     return rows
 
 
-def make(
-    path: Path, truth: np.ndarray, order: np.ndarray, probs: np.ndarray, quantizer: str, size: int
-) -> labelstore.Store:
-    """A store of these labels, in one block, with priors from the full distributions."""
+def peers(folder: Path, truth: np.ndarray, order: np.ndarray, full: bool) -> list[dict[str, Any]]:
+    """A row for each peer: bytes of its files and the distances of what it recovers."""
     images, views, classes = truth.shape
-    keys, targets = [str(image) for image in range(images)], np.full(images, -1, dtype=np.int32)
-    manifest = Manifest(
-        images,
-        views,
-        classes,
-        order.shape[-1],
-        fingerprint(keys, targets),
-        None,
-        block_images=images,
-        group_views=max(4, 4000 // images),
-        quantizer=quantizer,
-        prior_size=size,
-    )
-    priors = {}
-    if size:
-        fitted = [fit(truth[i].mean(0), order[i], probs[i], size) for i in range(images)]
-        priors = {
-            "prior_classes": np.stack([entry[0] for entry in fitted]),
-            "prior_probs": np.stack([entry[1] for entry in fitted]),
-            "prior_power": np.array([entry[2] for entry in fitted], dtype=np.uint8),
-        }
-    with StoreWriter(path, manifest, keys, targets) as writer:
-        writer.write_block(0, BlockData(order, probs.astype(np.float32), **priors))
-    return labelstore.open(path)
+    hashes = hash_keys([str(image) for image in range(images)])
+    law = ViewLaw()(hashes[:, None], np.arange(views), SIZE[1], SIZE[0])
+    probs = np.take_along_axis(truth, order, axis=-1)
+    labels = Labels(order, probs, law.box, law.flip, SIZE, classes)
+    rows = []
+    for number, peer in enumerate(PEERS):
+        if not full and not peer.name.startswith("FKD"):
+            continue
+        place = folder / f"peer-{number}"
+        place.mkdir()
+        peer.write(place, labels)
+        size = size_of(place)
+        soft = recovered(peer, place, labels)
+        found = distances((truth[i], soft[i]) for i in range(images))
+        rows.append(
+            {
+                "peer": peer.name,
+                "bytes_per_crop": round(size / images / views, 3),
+                "negative_share": round(float((soft.base < 0).mean()), 4),
+                **found.to_json(),
+            }
+        )
+    return rows
 
 
-def distances(truth: np.ndarray, topk: TopK) -> dict[str, float]:
-    """Mean KL(teacher || recovered) in nats, total variation, and the share of kept top-1."""
-    divergence, variation, kept = [], [], []
-    for image in range(len(truth)):
-        recovered = np.maximum(topk[image].recover().dense().astype(np.float64), 1e-12)
-        exact = truth[image]
-        ratio = np.log(np.maximum(exact, 1e-300) / recovered)
-        divergence.append((exact * ratio).sum(-1).mean())
-        variation.append(np.abs(exact - recovered).sum(-1).mean() / 2)
-        kept.append((recovered.argmax(-1) == exact.argmax(-1)).mean())
-    return {
-        "kl_nats": round(float(np.mean(divergence)), 4),
-        "total_variation": round(float(np.mean(variation)), 4),
-        "top1_kept": round(float(np.mean(kept)), 4),
-    }
+def recovered(peer: Peer, folder: Path, labels: Labels) -> SoftLabels:
+    """What a peer makes of its files, after a check that they hold the labels' classes."""
+    found = peer.read(folder, labels)
+    if not np.array_equal(found[0], labels.top(peer.k)[0]):
+        raise SystemExit(f"{peer.name}: other classes came back than were written")
+    return peer.recover(found, labels.num_classes)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@
 | `--confidence` | max, target: what FerKD's thresholds look at | inspect, merge, schedule |
 | `--quantizer` | ratio16, ratio32, u8, u16, fp16, fp32 | generate, merge, recode |
 | `--overwrite` | replace what is there | generate, merge, recode |
-| `--json` | one JSON document on stdout, errors included | generate, inspect, merge, plan, recode, schedule |
+| `--json` | one JSON document on stdout, errors included | all but demo |
 | `-q`, `--quiet` | errors alone | generate, merge, recode |
 """
 
