@@ -21,7 +21,7 @@ import argparse
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -50,9 +50,11 @@ from benchmarks.rate_store import (
 )
 from benchmarks.read_labels import size_of
 from labelstore.fidelity import distances
-from labelstore.labels import SoftLabels
 from labelstore.philox import hash_keys
 from labelstore.views import ViewLaw
+
+if TYPE_CHECKING:
+    from labelstore.labels import SoftLabels
 
 SIZE = (375, 500)
 """Height and width of the images whose boxes the peers' files hold: ImageNet's most frequent."""
@@ -188,7 +190,7 @@ def measure(
 
 
 def truth_of(logs: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
-    """(N, V, C) float32 distributions at a temperature, and their 100 likeliest classes in order."""
+    """(N, V, C) float32 distributions at a temperature, and the 100 likeliest classes in order."""
     scaled = logs.astype(np.float64) / temperature
     scaled -= scaled.max(axis=-1, keepdims=True)
     np.exp(scaled, out=scaled)

@@ -17,7 +17,7 @@ from labelstore.encoding import cut_at_mass
 from labelstore.ensembles import Ensemble, ensemble
 from labelstore.errors import IncompleteError, MismatchError, UsageError
 from labelstore.fidelity import Distances, distances
-from labelstore.manifest import EXPLICIT, Manifest, fingerprint
+from labelstore.manifest import EXPLICIT, Manifest
 from labelstore.store import Store, backend_of
 from labelstore.writer import StoreWriter
 
@@ -194,7 +194,7 @@ class _Means(NamedTuple):
 
 
 def _manifest(both: Ensemble, path: Path, given: dict[str, Any], calibrated: bool) -> Manifest:
-    first = both.members[0].manifest
+    first = both.manifest
     manifests = [member.manifest for member in both.members]
     for name in ("temperature", "label_type"):
         found = [getattr(manifest, name) for manifest in manifests]
@@ -224,18 +224,12 @@ def _manifest(both: Ensemble, path: Path, given: dict[str, Any], calibrated: boo
         "block_images": min(first.block_images, both.num_images),
         "group_views": min(group_views, both.num_views),
     }
-    keys = set(both.keys)
-    probe = [e for e in first.probe if e["view"] < both.num_views and e["key"] in keys]
     return dataclasses.replace(
         first,
-        num_images=both.num_images,
-        num_views=both.num_views,
-        fingerprint=fingerprint(both.keys, both.targets),
         label_type="top-k",
         temperature=first.temperature if alike else None,
         top_p=None,
         teacher=None,
-        probe=tuple(probe),
         **{**defaults, **wished},
     )
 
