@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "LazyGroup", "main"]
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "evaluate": (".evaluate", "Measure a teacher's accuracy on plain central crops."),
     "generate": (".generate", "Run a teacher over the views of every image."),
     "inspect": (".inspect", "Show what a store holds: statistics, plot, extremes, bytes."),
     "plan": (".plan", "Show what settings would cost and keep, before GPU time is spent."),

@@ -54,6 +54,9 @@ class Preprocessing:
     """Of the same; positive; divided by."""
     interpolation: str
     """The resize filter, one of `labelstore.images.INTERPOLATIONS`."""
+    crop_share: float = 0.875
+    """Share of an image's side that the central crop of a plain evaluation has, above 0 to 1;
+    views do not depend on it."""
 
     def __post_init__(self) -> None:
         try:
@@ -71,6 +74,8 @@ class Preprocessing:
             raise UsageError(f"mean is {mean}, expected three finite numbers, one for a channel.")
         if len(std) != 3 or not all(0 < value < float("inf") for value in std):
             raise UsageError(f"std is {std}, expected three positive numbers, one for a channel.")
+        if not 0 < self.crop_share <= 1:
+            raise UsageError(f"crop_share is {self.crop_share}, expected above 0, up to 1.")
         if self.interpolation not in INTERPOLATIONS:
             raise UsageError(
                 f"interpolation is {self.interpolation!r}, expected one of "

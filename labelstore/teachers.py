@@ -245,6 +245,7 @@ def _timm_preprocessing(name: str, model: torch.nn.Module, size: int | None) -> 
         mean=config["mean"],
         std=config["std"],
         interpolation=config["interpolation"],
+        crop_share=config["crop_pct"],
     )
 
 

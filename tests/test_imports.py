@@ -19,7 +19,7 @@ LAYERS = [
     {"recipes"},
     {"torch"},
     {"curriculum", "dry_run"},
-    {"generate", "inspect", "merge", "passing", "plan", "recode", "testing"},
+    {"evaluate", "generate", "inspect", "merge", "passing", "plan", "recode", "testing"},
     {"pipeline"},
     {"teachers", "inference", "weights"},
     {"mixing"},

@@ -1,0 +1,199 @@
+"""A teacher's plain accuracy: whether it sees what it was trained to see, before GPU time is spent.
+
+The evaluation of ImageNet's literature: one central crop of each image, ``crop_share`` of the sides
+of the largest rectangle of the input's shape that fits into it, resized to the input's size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore.errors import SourceError, UsageError
+from labelstore.images import cut, decode
+from labelstore.inference import top_k
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from labelstore.images import FolderSource
+    from labelstore.inference import Teacher
+
+__all__ = ["EvaluationReport", "central_box", "evaluate", "wilson_interval"]
+
+_NORMAL_95 = 1.959964
+"""The standard normal distribution's 97.5th percentile."""
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What a teacher made of a source's images."""
+
+    teacher: dict[str, Any]
+    """As ``Teacher.describe`` tells."""
+    crop_share: float
+    images: int
+    """Evaluated: with ground truth, and readable."""
+    unknown: int
+    """Images without ground truth, left out."""
+    unreadable: tuple[str, ...]
+    """Keys of images that could not be decoded."""
+    classes: int
+    top1: float
+    """Share of the images whose largest logit is the ground truth."""
+    top1_interval: tuple[float, float]
+    """Within which the teacher's true accuracy lies with 95 % confidence."""
+    top_n: float
+    """Share whose n largest logits have the ground truth."""
+    n: int
+    """5, or the number of classes where there are fewer."""
+    confidence: float
+    """Mean of the largest probability. Far from ``top1``: the teacher is over- or under-confident,
+    and another --temperature may be wanted."""
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            **asdict(self),
+            "unreadable": list(self.unreadable),
+            "top1_interval": list(self.top1_interval),
+        }
+
+
+def central_box(
+    width: int, height: int, size: tuple[int, int], share: float
+) -> tuple[int, int, int, int]:
+    """Top, left, height, width in pixels of the central crop.
+
+    Args:
+        width, height: of the image. size: (height, width) of the input, whose shape the crop has.
+        share: of the largest such rectangle's sides, above 0 to 1.
+    """
+    scale = share * min(height / size[0], width / size[1])
+    tall = min(max(round(size[0] * scale), 1), height)
+    wide = min(max(round(size[1] * scale), 1), width)
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of ``count`` independent trials (Wilson, JASA 1927)."""
+    z2 = _NORMAL_95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    spread = math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    return max(centre - _NORMAL_95 * spread, 0.0), min(centre + _NORMAL_95 * spread, 1.0)
+
+
+def evaluate(
+    source: FolderSource,
+    targets: npt.NDArray[np.int32],
+    teacher: Teacher,
+    *,
+    crop_share: float | None = None,
+    images: int | None = None,
+    batch_size: int = 64,
+    workers: int = 1,
+    tell: Callable[[int, int], None] | None = None,
+) -> EvaluationReport:
+    """Run a teacher over one central crop of every image whose ground truth is known.
+
+    Args:
+        source: the images, as a rule a validation set.
+        targets: (N,) ground-truth class ids, -1 where unknown.
+        crop_share: of ``central_box``; the teacher's own when None.
+        images: how many to look at, spread evenly over the source; all when None.
+        batch_size: images in one forward. workers: threads that decode.
+        tell: called with 1 image and 1 view after each.
+
+    Raises:
+        UsageError: no image's ground truth is known, or a number out of range. SourceError: none
+            of the images can be decoded. TeacherError: the network fails.
+    """
+    share = teacher.preprocessing.crop_share if crop_share is None else crop_share
+    if not 0 < share <= 1:
+        raise UsageError(f"the crop's share is {share}, expected above 0, up to 1.")
+    chosen = np.flatnonzero(targets >= 0)
+    unknown = len(targets) - len(chosen)
+    if not len(chosen):
+        raise UsageError(
+            f"none of the {len(targets)} images of {source.path} has a ground truth, and accuracy "
+            "is measured against it: give class folders, or --class-map FILE."
+        )
+    if images is not None and images < len(chosen):
+        places = np.linspace(0, len(chosen) - 1, max(images, 1)).round().astype(int)
+        chosen = chosen[places]
+    started = time.perf_counter()
+    n = min(5, teacher.num_classes)
+    right = among = 0
+    confidence, unreadable, done = 0.0, [], 0
+    with ThreadPoolExecutor(workers) as pool:
+        crops = _crops(pool, source, teacher, share, chosen.tolist(), 2 * workers + batch_size)
+        while batch := list(itertools.islice(crops, batch_size)):
+            unreadable += [source.keys[image] for image, pixels in batch if pixels is None]
+            seen = [(image, pixels) for image, pixels in batch if pixels is not None]
+            if seen:
+                logits = teacher.logits(np.stack([pixels for _, pixels in seen]))
+                ids, probs = top_k(logits, n, 1.0)
+                hits = ids == targets[[image for image, _ in seen]][:, None]
+                right, among = right + int(hits[:, 0].sum()), among + int(hits.any(axis=1).sum())
+                confidence += float(probs[:, 0].sum())
+                done += len(seen)
+            if tell is not None:
+                tell(len(batch), len(batch))
+    if not done:
+        raise SourceError(
+            f"none of the {len(unreadable)} images of {source.path} could be decoded, first "
+            f"{unreadable[0]!r}: give a folder of images."
+        )
+    return EvaluationReport(
+        teacher=teacher.describe(),
+        crop_share=share,
+        images=done,
+        unknown=unknown,
+        unreadable=tuple(unreadable),
+        classes=teacher.num_classes,
+        top1=right / done,
+        top1_interval=wilson_interval(right / done, done),
+        top_n=among / done,
+        n=n,
+        confidence=confidence / done,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _crops(
+    pool: ThreadPoolExecutor,
+    source: FolderSource,
+    teacher: Teacher,
+    share: float,
+    images: Sequence[int],
+    ahead: int,
+) -> Iterator[tuple[int, npt.NDArray[np.uint8] | None]]:
+    """Images in order with their pixels, None for one that cannot be decoded."""
+
+    def load(image: int) -> npt.NDArray[np.uint8] | None:
+        try:
+            photo = decode(source.read(image), str(source.path_of(image)))
+        except SourceError:
+            return None
+        size = teacher.preprocessing.input_size
+        box = central_box(photo.width, photo.height, size, share)
+        return cut(photo, box, False, size, teacher.preprocessing.interpolation)
+
+    waiting: deque[tuple[int, Future[npt.NDArray[np.uint8] | None]]] = deque()
+    for image in images:
+        waiting.append((image, pool.submit(load, image)))
+        if len(waiting) > ahead:
+            number, future = waiting.popleft()
+            yield number, future.result()
+    for number, future in waiting:
+        yield number, future.result()
