@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.backends.base import (
-    array_digest,
-    image_arrays,
-    images_digest,
-    prior_arrays,
-    view_arrays,
-)
-from labelstore.encoding import decode_confidence, decode_labels, decode_prior
-from labelstore.errors import (
-    CorruptError,
-    IncompleteError,
-    MismatchError,
-    NotFoundError,
-    UsageError,
-)
+from labelstore.backends.base import image_arrays, view_arrays
+from labelstore.encoding import decode_confidence, decode_labels
+from labelstore.errors import CorruptError, MismatchError, NotFoundError, UsageError
 from labelstore.labels import TopK
 from labelstore.manifest import EXPLICIT, Manifest, fingerprint
 from labelstore.philox import hash_keys
 from labelstore.prior import ImagePrior
+from labelstore.reading import LABELLED, NO_LIST, UNREADABLE, BlockReader
 from labelstore.views import ViewLaw, Views
 
 if TYPE_CHECKING:
@@ -37,15 +25,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.backends.base import Backend
+    from labelstore.errors import StoreError
 
     Codes = dict[str, npt.NDArray[Any]]
 
 __all__ = ["LABELLED", "UNREADABLE", "Store", "backend_of", "open"]
-
-LABELLED, UNREADABLE = 1, 2
-"""Values of ``images/status`` in a committed block."""
-
-_NO_LIST = np.empty((0, 0), dtype=np.int32)
 
 CACHE_BYTES = 256 * 2**20
 """How many bytes of verified codes a store keeps by default."""
@@ -90,9 +74,7 @@ class Store:
         self.manifest = Manifest.from_json(self._backend.read_manifest(), str(self.path))
         self._backend.open_arrays(self.manifest)
         self._specs = view_arrays(self.manifest)
-        self._priors: dict[int, ImagePrior] = {}
-        self._cache: OrderedDict[tuple[int, int], Codes] = OrderedDict()
-        self._cached_bytes = 0
+        self._reader = BlockReader(self._backend, self.manifest, self.path, cache_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "cache_bytes": self.cache_bytes, "id": self.manifest.id}
@@ -197,13 +179,9 @@ class Store:
             return self.index_of([str(key) for key in given.reshape(-1)]).reshape(given.shape)
         return _in_range(given, self.num_images, "image", str(self.path))
 
-    @functools.cached_property
-    def _commits(self) -> npt.NDArray[np.uint64]:
-        return self._backend.read_commits()
-
     def missing_blocks(self) -> list[int]:
         """Blocks that are not committed (as of when the store was opened or refreshed)."""
-        return [int(block) for block in np.flatnonzero(self._commits[:, 0] == 0)]
+        return self._reader.missing_blocks()
 
     @property
     def complete(self) -> bool:
@@ -212,7 +190,7 @@ class Store:
 
     def refresh(self) -> None:
         """See what a writer has committed since the store was opened."""
-        self.__dict__.pop("_commits", None)
+        self._reader.refresh()
         self.__dict__.pop("_images", None)
 
     @functools.cached_property
@@ -220,16 +198,18 @@ class Store:
         """The measured image arrays of all committed blocks, verified."""
         specs = image_arrays(self.manifest)
         whole = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in specs}
-        for block in range(self.manifest.num_blocks):
-            if not self._commits[block, 0]:
-                continue
-            rows = self.manifest.block_slice(block)
-            found = {spec.name: self._backend.read(spec.name, rows, None) for spec in specs}
-            if images_digest(self.manifest.id, block, found) != self._commits[block, 0]:
-                raise self._corrupt("images", block, None)
-            for name, codes in found.items():
-                whole[name][rows] = codes
+        for block in self._reader.committed_blocks():
+            for name, codes in self._reader.images(block).items():
+                whole[name][self.manifest.block_slice(block)] = codes
         return whole
+
+    def check_block(self, block: int) -> list[StoreError]:
+        """Read everything of a block and check it; what is wrong, [] when all is right.
+
+        Besides the digests, values must be those of labels (classes in range and different,
+        probabilities falling, sum at most 1), which only a producer's fault can break.
+        """
+        return self._reader.check_block(block)
 
     def labelled(self) -> npt.NDArray[np.bool_]:
         """(num_images,) bool: whether the image's labels are committed and it was readable."""
@@ -306,9 +286,9 @@ class Store:
             )
         broken = np.zeros(len(rows), dtype=bool)
         for block, chosen, inner, codes in self._chunks(rows, columns):
-            lists = _NO_LIST
+            lists = NO_LIST
             if prior is not None:
-                found = self._prior(block)
+                found = self._reader.prior(block)
                 lists = found.classes
                 for name in ("classes", "probs", "power"):
                     getattr(prior, name)[chosen] = getattr(found, name)[inner[0]]
@@ -347,17 +327,12 @@ class Store:
 
     def iter_confidence(self) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
         """Runs of images and their confidence planes, over the committed blocks in order."""
-        for block in range(self.manifest.num_blocks):
-            if self._commits[block, 0]:
-                yield self._confidence_block(block)
+        for block in self._reader.committed_blocks():
+            yield self._confidence_block(block)
 
     def _confidence_block(self, block: int) -> tuple[slice, npt.NDArray[np.float32]]:
-        self._require_committed(block)
+        plane = decode_confidence(self._reader.top_probs(block), self.manifest)
         rows = self.manifest.block_slice(block)
-        codes = self._backend.read("labels/top_prob", rows, slice(0, self.num_views))
-        for group in range(self.manifest.num_groups):
-            self._check("labels/top_prob", block, group, codes[:, self.manifest.group_slice(group)])
-        plane = decode_confidence(codes, self.manifest)
         plane[~self.labelled()[rows]] = np.nan
         return rows, plane
 
@@ -389,69 +364,7 @@ class Store:
             chosen = order[start:stop]
             block, group = divmod(int(chunk[chosen[0]]), self.manifest.num_groups)
             inner = (rows[chosen] - block * size, columns[chosen] - group * group_size)
-            yield block, chosen, inner, self._chunk(block, group)
-
-    def _prior(self, block: int) -> ImagePrior:
-        """The prior lists of a block's images, verified and kept."""
-        if block not in self._priors:
-            self._require_committed(block)
-            rows = self.manifest.block_slice(block)
-            specs = prior_arrays(self.manifest)
-            codes = {spec.name: self._backend.read(spec.name, rows, None) for spec in specs}
-            found = images_digest(self.manifest.id, block, codes, "prior")
-            if found != self._commits[block, -1]:
-                raise self._corrupt("images/prior_classes", block, None)
-            self._priors[block] = decode_prior(codes)
-        return self._priors[block]
-
-    def _chunk(self, block: int, group: int) -> Codes:
-        """All codes of one block and group of views: verified, and cached within the bound."""
-        place = (block, group)
-        if place in self._cache:
-            self._cache.move_to_end(place)
-            return self._cache[place]
-        self._require_committed(block)
-        rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
-        codes: Codes = {}
-        for spec in self._specs:
-            found = self._backend.read(spec.name, rows, columns)
-            self._check(spec.name, block, group, found)
-            codes[spec.name] = found
-        self._cache[place] = codes
-        self._cached_bytes += sum(array.nbytes for array in codes.values())
-        while self._cached_bytes > self.cache_bytes and len(self._cache) > 1:
-            _, dropped = self._cache.popitem(last=False)
-            self._cached_bytes -= sum(array.nbytes for array in dropped.values())
-        return codes
-
-    def _check(self, name: str, block: int, group: int, codes: npt.NDArray[Any]) -> None:
-        part = next(place for place, spec in enumerate(self._specs) if spec.name == name)
-        column = 1 + part * self.manifest.num_groups + group
-        found = array_digest(self.manifest.id, name, block, group, codes)
-        if found != self._commits[block, column]:
-            raise self._corrupt(name, block, group)
-
-    def _require_committed(self, block: int) -> None:
-        if not self._commits[block, 0]:
-            rows = self.manifest.block_slice(block)
-            missing = len(self.missing_blocks())
-            raise IncompleteError(
-                f"{self.path}: block {block} (images {rows.start} to {rows.stop - 1}) has no "
-                f"labels yet, {missing} of {self.manifest.num_blocks} blocks are missing: run the "
-                "command that made the store again, it goes on where it stopped."
-            )
-
-    def _corrupt(self, name: str, block: int, group: int | None) -> CorruptError:
-        rows = self.manifest.block_slice(block)
-        views = ""
-        if group is not None:
-            columns = self.manifest.group_slice(group)
-            views = f", views {columns.start} to {columns.stop - 1}"
-        return CorruptError(
-            f"{self.path}/{name}: block {block} (images {rows.start} to {rows.stop - 1}{views}) is "
-            "not what was committed: its files were changed, damaged or exchanged; make this block "
-            "again or restore it from a copy."
-        )
+            yield block, chosen, inner, self._reader.chunk(block, group)
 
 
 def _in_range(

@@ -266,7 +266,7 @@ def test_the_cache_is_bounded(tmp_path, suffix):
     store = labelstore.open(tmp_path / f"s.{suffix}", cache_bytes=2000)
     for view in range(16):
         assert np.array_equal(store.read(np.arange(64), view).indices, indices[:, view])
-        assert store._cached_bytes <= 2000
+        assert store._reader.cached_bytes <= 2000
 
 
 def test_explicit_boxes_and_no_views_at_all(tmp_path, suffix):
