@@ -115,7 +115,8 @@ def _tell(report: VerifyReport, replayed: Replay | None) -> None:
     output.note(
         f"replayed {replayed.views:,} views of {replayed.images:,} images: largest probabilities "
         f"differ by {replayed.mean_difference:.5f} on average and "
-        f"{replayed.largest_difference:.5f} at most, the largest class is the same in {replayed.same_top1:.2%}"
+        f"{replayed.largest_difference:.5f} at most, the largest class is the same in "
+        f"{replayed.same_top1:.2%}"
     )
     if replayed.changed:
         output.note(
