@@ -32,7 +32,7 @@ made with other settings is refused by naming what differs.
 @click.command(help=HELP, short_help="Run a teacher over the views of every image.")
 @click.argument("source", type=click.Path(path_type=str))
 @options.teacher_options()
-@click.option("--views", type=click.IntRange(min=1), required=True, help="Views of each image.")
+@click.option("--views", type=click.IntRange(min=1), help="Views of each image.")
 @click.option(
     "--fidelity",
     type=click.Choice(["small", "balanced", "fast"]),
@@ -111,6 +111,19 @@ made with other settings is refused by naming what differs.
     help="Views of a group, the unit that a training epoch reads. Default: 4, in Parquet 16.",
 )
 @click.option(
+    "--views-from",
+    metavar="STORE",
+    type=click.Path(),
+    help="Label the very views of this store with another teacher: its --seed, --scale, --ratio "
+    "and --flip, and its number of views unless --views is less.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Label a sample, tell what the whole would take in bytes and time and what FerKD would "
+    "do, and write nothing. Exit code 1 where the disk has no room for it.",
+)
+@click.option(
     "--allow-version-drift",
     is_flag=True,
     help="Go on with a store that other library versions began.",
@@ -122,16 +135,51 @@ def command(**given: Any) -> None:
     """Parse, and hand over to ``labelstore.generate``."""
     from pathlib import Path
 
-    law = options.law_from(given)
+    if given["views_from"]:
+        law = _views_of(given, click.get_current_context())
+    elif given["views"] is None:
+        raise click.UsageError("--views is missing: say how many views of each image to label.")
+    else:
+        law = options.law_from(given)
     path = Path(given["output"])
     report = _run(given, law, path)
+    if report is None:
+        return
     if given["json"]:
         output.emit_json(report.to_json())
     elif not given["quiet"]:
         _tell(report)
 
 
-def _run(given: dict[str, Any], law: Any, path: Path) -> Report:
+def _views_of(given: dict[str, Any], context: click.Context) -> Any:
+    """The view law of ``--views-from``; it also sets ``views`` where that is not given."""
+    import labelstore
+    from labelstore.errors import MismatchError, UsageError
+    from labelstore.views import ViewLaw
+
+    store = labelstore.open(given["views_from"])
+    if not isinstance(store.law, ViewLaw):
+        raise MismatchError(
+            f"{store.path} has no view law that another teacher's views could follow: give "
+            "--seed, --scale, --ratio and --flip."
+        )
+    for name in ("seed", "scale", "ratio", "flip"):
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            raise UsageError(
+                f"--{name} and --views-from were both given: leave --{name} out, it comes from "
+                "the store."
+            )
+    if given["views"] is None:
+        given["views"] = store.num_views
+    if given["views"] > store.num_views:
+        raise UsageError(
+            f"--views is {given['views']} and {store.path} has {store.num_views} views of each "
+            "image: give at most that, or leave --views out."
+        )
+    return store.law
+
+
+def _run(given: dict[str, Any], law: Any, path: Path) -> Report | None:
     import os
 
     from labelstore.generate import Recipe, generate
@@ -156,6 +204,10 @@ def _run(given: dict[str, Any], law: Any, path: Path) -> Report:
         group_views=given["group_views"],
         **_fidelity(given),
     )
+    workers = given["workers"] or os.cpu_count() or 1
+    if given["dry_run"]:
+        _dry_run(given, source, teacher, path, recipe, workers)
+        return None
     if not given["quiet"]:
         ignored = f", {source.ignored} other files passed over" if source.ignored else ""
         output.note(
@@ -172,12 +224,71 @@ def _run(given: dict[str, Any], law: Any, path: Path) -> Report:
             path,
             recipe,
             batch_size=given["batch_size"],
-            workers=given["workers"] or os.cpu_count() or 1,
+            workers=workers,
             on_error=given["on_error"],
             overwrite=given["overwrite"],
             allow_version_drift=given["allow_version_drift"],
             progress=progress,
         )
+
+
+def _dry_run(
+    given: dict[str, Any], source: Any, teacher: Any, path: Path, recipe: Any, workers: int
+) -> None:
+    from labelstore.forecast import forecast
+    from labelstore.generate import BATCH_SIZES
+
+    found = forecast(
+        source,
+        teacher,
+        path,
+        recipe,
+        batch_size=given["batch_size"] or BATCH_SIZES[teacher.device],
+        workers=workers,
+    )
+    if given["json"]:
+        output.emit_json(found.to_json())
+    else:
+        shares = ", ".join(f"{share:.1%} {name}" for name, share in found.ferkd.items())
+        output.note(
+            f"{found.images:,} images x {found.views:,} views = {found.crops:,} crops; "
+            f"{teacher.spec} on {teacher.device}; measured on {found.sample_images} images x "
+            f"{found.sample_views} views, nothing was written"
+        )
+        output.note(
+            f"bytes: {_size(found.bytes)} ({found.bytes_per_crop:.2f} a crop); free: "
+            f"{_size(found.free_bytes)}"
+        )
+        output.note(
+            f"time: {_duration(found.seconds)} ({_duration(found.seconds_forward)} for the "
+            f"teacher, {_duration(found.seconds_pixels)} for decoding and cutting on {workers} "
+            f"workers; the bottleneck: {found.bottleneck})"
+        )
+        output.note(f"KL(teacher || stored): {found.kl_nats:.4f} nats")
+        output.note(f"FerKD would have {shares}")
+    if not found.fits:
+        from labelstore.errors import StoreError
+
+        raise StoreError(
+            f"{path} would take about {_size(found.bytes)} and {_size(found.free_bytes)} are free: "
+            "make room, or choose --fidelity small or fewer --views."
+        )
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 def _fidelity(given: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ __all__ = [
     "delete_tree",
     "exclusive_lock",
     "explained",
+    "free_bytes",
     "make_directory",
     "remove_partials",
     "write_durably",
@@ -133,3 +134,11 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that are free where a path lies, or will lie once it is made."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

@@ -42,7 +42,7 @@ FIDELITIES: dict[str, dict[str, Any]] = {
 PROBE_IMAGES, PROBE_VIEWS = 4, 2
 """How many images, and views of each, the manifest's pixel probe holds."""
 
-_BATCH_SIZES = {"cpu": 16, "cuda": 256, "mps": 64}
+BATCH_SIZES = {"cpu": 16, "cuda": 256, "mps": 64}
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def generate(
         UsageError, SourceError, TeacherError, MismatchError, StoreError: see their classes.
     """
     if batch_size is None:
-        batch_size = _BATCH_SIZES[teacher.device]
+        batch_size = BATCH_SIZES[teacher.device]
     for name, value in (("batch size", batch_size), ("workers", workers)):
         if value < 1:
             raise UsageError(f"{name} is {value}, expected at least 1.")

@@ -157,13 +157,14 @@ def sample_of_store(store: Store, *, images: int, views: int) -> Float32Array:
     )
 
 
-def measure(truth: Float32Array, setting: Setting, num_views: int) -> Row:
+def measure(truth: Float32Array, setting: Setting, num_views: int, suffix: str = ".zarr") -> Row:
     """Store a sample under a setting, weigh it and read it back.
 
     Args:
         truth: (n, V, C) full distributions.
         setting: k and the prior size are cut to C.
         num_views: how many views the store will have: what an image's list is shared by.
+        suffix: of the store's name: ``".parquet"``, or any other for Zarr.
     """
     images, views, classes = truth.shape
     k, size = min(setting.k, classes), min(setting.prior_size, classes)
@@ -195,7 +196,7 @@ def measure(truth: Float32Array, setting: Setting, num_views: int) -> Row:
             "prior_power": np.array(powers, dtype=np.uint8),
         }
     with tempfile.TemporaryDirectory(prefix="labelstore-plan-") as folder:
-        path = Path(folder) / "sample.zarr"
+        path = Path(folder) / f"sample{suffix}"
         with StoreWriter(path, manifest, keys, targets) as writer:
             writer.write_block(0, BlockData(order, probs, **priors))
         store = Store(path)
@@ -219,12 +220,12 @@ def measure(truth: Float32Array, setting: Setting, num_views: int) -> Row:
 def _bytes(path: Path) -> tuple[int, int]:
     """Bytes of a store's chunks: of labels and commits, and of the images' prior lists."""
     labels = priors = 0
-    for file in path.rglob("c/**/*"):
-        if not file.is_file():
-            continue
+    for file in path.rglob("*"):
         name = file.relative_to(path).as_posix()
+        if not file.is_file() or file.name == "zarr.json":
+            continue
         if name.startswith(("labels/", "commits/")):
             labels += file.stat().st_size
-        elif name.startswith("images/prior"):
+        elif name.startswith(("images/prior", "measured/")):
             priors += file.stat().st_size
     return labels, priors

@@ -263,12 +263,12 @@ def _create(
     if name == COMMITS:
         compressors: tuple[Any, ...] = (Crc32cCodec(),)
     elif dtype == "str":
-        compressors = (BloscCodec(cname="zstd", clevel=5, shuffle="noshuffle"), Crc32cCodec())
+        compressors = (BloscCodec(cname="zstd", clevel=9, shuffle="noshuffle"), Crc32cCodec())
     else:
         size = np.dtype(dtype).itemsize
         shuffle: Literal["shuffle", "noshuffle"] = "shuffle" if size > 1 else "noshuffle"
         compressors = (
-            BloscCodec(cname="zstd", clevel=5, typesize=size, shuffle=shuffle),
+            BloscCodec(cname="zstd", clevel=9, typesize=size, shuffle=shuffle),
             Crc32cCodec(),
         )
     with warnings.catch_warnings():
