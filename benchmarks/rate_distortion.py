@@ -80,9 +80,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=default_cache())
     parser.add_argument("--images", type=int, default=10, help="of each set but foolbox")
-    parser.add_argument("--views", type=int, default=500)
+    parser.add_argument("--views", type=int, default=500, help="of foolbox's photos")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 0.5])
-    parser.add_argument("--small", action="store_true", help="8 photos x 64 views, few settings")
+    parser.add_argument("--small", action="store_true", help="8 photos x 32 views, few settings")
     parser.add_argument("--out", type=Path, help="where the JSON goes; the others lie beside it")
     options = parser.parse_args()
     torch.set_num_threads(min(2, torch.get_num_threads()))
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def all_cases(options: argparse.Namespace) -> list[Case]:
-    """Lite0 with all photos and views, the others with fewer; what cannot be had is left out."""
+    """All views of foolbox's photos with Lite0, 128 of others; what cannot be had is left out."""
     cases = []
     few = min(128, options.views)
     for teacher in TEACHERS:
@@ -109,7 +109,6 @@ def all_cases(options: argparse.Namespace) -> list[Case]:
         if weights is None:
             continue
         first = teacher == next(iter(TEACHERS))
-        views = options.views if first else few
         sizes = dict.fromkeys(SETS, options.images) | {"foolbox": 20 if first else options.images}
         logs: dict[str, list[np.ndarray]] = {}
         for name, count in sizes.items():
@@ -117,29 +116,26 @@ def all_cases(options: argparse.Namespace) -> list[Case]:
                 continue
             folder = photo_folder(name, options.cache, count)
             if folder is not None:
-                group = "foolbox" if name == "foolbox" else "others"
+                main = first and name == "foolbox"
+                group = name if main else "scikit, food, stamps" if first else "foolbox, scikit"
+                views = options.views if main else few
                 found = log_probs(teacher, folder, weights, views, options.cache)
-                logs.setdefault(group if first else "foolbox, others", []).append(found)
-        cases += [
-            Case(
-                teacher,
-                group,
-                np.concatenate(parts),
-                (views, few) if views > few else (views,),
-                first and group == "foolbox",
-            )
-            for group, parts in logs.items()
-        ]
+                logs.setdefault(group, []).append(found)
+        for group, parts in logs.items():
+            views = parts[0].shape[1]
+            counts = (views, few) if views > few else (views,)
+            full = first and group == "foolbox"
+            cases.append(Case(teacher, group, np.concatenate(parts), counts, full))
     return cases
 
 
 def small_cases(cache: Path) -> list[Case]:
-    """The first teacher with 8 photos and 64 views."""
+    """The first teacher with 8 photos and 32 views."""
     teacher = next(iter(TEACHERS))
     folder, weights = photo_folder("foolbox", cache, 8), teacher_weights(teacher, cache)
     if folder is None or weights is None:
         return []
-    return [Case(teacher, "foolbox", log_probs(teacher, folder, weights, 64, cache), (64,), False)]
+    return [Case(teacher, "foolbox", log_probs(teacher, folder, weights, 32, cache), (32,), False)]
 
 
 def measure(
