@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "generate": (".generate", "Run a teacher over the views of every image."),
     "inspect": (".inspect", "Show what a store holds: statistics, plot, extremes, bytes."),
     "verify": (".verify", "Check that a store is whole and right."),
+    "repair": (".repair", "Make damaged blocks anew."),
     "plan": (".plan", "Show what settings would cost and keep, before GPU time is spent."),
     "schedule": (".schedule", "Try out a schedule without training: what is left and read."),
     "merge": (".merge", "Write the mean of several teachers' stores."),

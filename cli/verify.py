@@ -105,6 +105,8 @@ def _tell(report: VerifyReport, replayed: Replay | None) -> None:
         output.note(f"{problem.kind}: {problem.message} (images {first!r} to {last!r})")
     if len(report.problems) > _SHOWN:
         output.note(f"and {len(report.problems) - _SHOWN} more; --json has all")
+    if not report.whole:
+        output.note("labelstore repair makes these blocks anew; all others can be read")
     if report.whole:
         unreadable = (
             f", {report.unreadable_images:,} unreadable" if report.unreadable_images else ""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "delete_durably",
     "delete_file",
     "delete_tree",
     "exclusive_lock",
@@ -73,6 +74,13 @@ def delete_file(path: Path) -> None:
     """Delete a file if it is there; StoreError when refused."""
     with explained(path):
         path.unlink(missing_ok=True)
+
+
+def delete_durably(path: Path) -> None:
+    """Delete a file, if it is there, for good before this returns; StoreError when refused."""
+    with explained(path):
+        path.unlink(missing_ok=True)
+        _sync_directory(path.parent)
 
 
 def delete_tree(path: Path) -> None:

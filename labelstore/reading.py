@@ -205,5 +205,5 @@ class BlockReader:
         return CorruptError(
             f"{self.path}/{name}: block {block} (images {rows.start} to {rows.stop - 1}{views}) is "
             "not what was committed: its files were changed, damaged or exchanged; make this block "
-            "again or restore it from a copy."
+            "again (labelstore repair) or restore it from a copy."
         )

@@ -145,6 +145,11 @@ class StoreWriter:
         self._backend.write_commit(block, codes.commit_row(self.manifest, block))
         self._committed[block] = True
 
+    def withdraw(self, block: int) -> None:
+        """Withdraw a block's commit: its labels are gone, and the block may be written again."""
+        self._backend.withdraw_commit(block)
+        self._committed[block] = False
+
     def check_block(self, block: int, data: BlockData) -> None:
         """Check that a committed block holds these very labels; MismatchError otherwise."""
         row = block_codes(data, self.manifest, block).commit_row(self.manifest, block)

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from core_data import make_planned, planned
+from core_data import files_of, make_planned, planned
 from PIL import Image
 
 import labelstore
@@ -198,3 +198,73 @@ def test_another_temperature_is_replayed_at_that_temperature(made, monkeypatch):
     store.manifest = dataclasses.replace(store.manifest, temperature=1.0)
     found = replay(store, FolderSource("photos"), load_teacher("python:mine:colours"), 1.0)
     assert len(found.differing) > 6
+
+
+def damage(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 255
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "parquet"])
+def test_repair_makes_damaged_blocks_anew_and_touches_no_other(made, suffix):
+    out = made / f"r.{suffix}"
+    arguments = ("--teacher", "python:mine:colours")
+    done = run(
+        *("generate", "photos", *arguments, "--views", 6, "--targets", "none"),
+        *("--prior-size", 4, "--block-images", 4, "-o", out, "--quiet"),
+        cwd=made,
+    )
+    assert done.returncode == 0, done.stderr
+    before = files_of(out)
+    untouched = label_file(out, 0).stat().st_mtime_ns
+    done = run("repair", out, "photos", *arguments, cwd=made)
+    assert done.returncode == 0, done.stderr
+    assert "every block is there" in done.stderr
+    assert files_of(out) == before
+    damage(label_file(out, 1))
+    (out / "commits" / ("000002.npy" if suffix == "parquet" else "c/2/0")).unlink()
+    assert run("verify", out, cwd=made).returncode == 1
+    done = run("repair", out, "photos", *arguments, "--json", cwd=made)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert {problem["block"] for problem in told["found"]["problems"]} == {1, 2}
+    assert told["made"]["blocks_made"] == 2
+    assert files_of(out) == before
+    assert label_file(out, 0).stat().st_mtime_ns == untouched
+
+
+def test_repair_refuses_what_would_not_be_the_same_labels(made):
+    damage(label_file(made / "a.zarr", 0))
+    before = files_of(made / "a.zarr")
+    shutil.copytree(made / "photos", made / "fewer")
+    (made / "fewer" / "a" / "00.png").unlink()
+    done = run("merge", "a.zarr", "-o", "merged.zarr", cwd=made)
+    assert done.returncode == 1, "a damaged store was merged"
+    for arguments, words in (
+        (("a.zarr", "photos", "--teacher", "python:mine:others"), "spec is python:mine:others"),
+        (("a.zarr", "photos", "--teacher", "python:mine:colours", "--size", 8), "input size"),
+        (("a.zarr", "fewer", "--teacher", "python:mine:colours"), "other images"),
+    ):
+        done = run("repair", *arguments, cwd=made)
+        assert done.returncode == 1, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+    assert files_of(made / "a.zarr") == before
+
+
+def test_a_repair_that_was_stopped_is_gone_on_with(made):
+    """Stopped by a photo that cannot be decoded: its block is missing then, and never wrong."""
+    before = files_of(made / "a.zarr")
+    damage(label_file(made / "a.zarr", 0))
+    photo = made / "photos" / "b" / "04.png"
+    whole = photo.read_bytes()
+    photo.write_bytes(b"no picture")
+    arguments = ("repair", "a.zarr", "photos", "--teacher", "python:mine:colours")
+    done = run(*arguments, cwd=made)
+    assert done.returncode == 1
+    assert labelstore.open(made / "a.zarr").missing_blocks() == [0]
+    photo.write_bytes(whole)
+    done = run(*arguments, cwd=made)
+    assert done.returncode == 0, done.stderr
+    assert files_of(made / "a.zarr") == before

@@ -183,5 +183,8 @@ class Backend(Protocol):
     def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> None:
         """Commit a block whose arrays are on the disk."""
 
+    def withdraw_commit(self, block: int) -> None:
+        """Make a committed block uncommitted, for good before this returns."""
+
     def bytes_by_part(self) -> dict[str, int]:
         """Bytes on disk of each array, with ``manifest`` for what is left."""

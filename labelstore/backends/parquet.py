@@ -190,6 +190,9 @@ class ParquetBackend:
         np.save(buffer, row.astype("<u8"), allow_pickle=False)
         files.write_durably(self._block_file(COMMITS, block), buffer.getvalue())
 
+    def withdraw_commit(self, block: int) -> None:
+        files.delete_durably(self._block_file(COMMITS, block))
+
     def bytes_by_part(self) -> dict[str, int]:
         parts: dict[str, int] = defaultdict(int)
         for file in self.path.rglob("*"):

@@ -172,6 +172,9 @@ class ZarrBackend:
         with files.explained(self.path / COMMITS):
             self._arrays[COMMITS][block] = row
 
+    def withdraw_commit(self, block: int) -> None:
+        files.delete_durably(self._object(COMMITS, block))
+
     def bytes_by_part(self) -> dict[str, int]:
         parts: dict[str, int] = defaultdict(int)
         known = sorted(self._arrays, key=len, reverse=True)
