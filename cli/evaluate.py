@@ -55,10 +55,10 @@ def command(**given: Any) -> None:
     import os
 
     from labelstore.evaluate import evaluate
-    from labelstore.images import FolderSource
+    from labelstore.sources import open_source
     from labelstore.targets import read_class_map, resolve_targets
 
-    source = FolderSource(given["source"])
+    source = open_source(given["source"])
     class_map = read_class_map(given["class_map"]) if given["class_map"] else None
     teacher = options.teacher_from(given)
     targets = resolve_targets(

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 HELP = """Run a teacher once over many random crops of every image and store its top-k soft labels.
 
-SOURCE is a folder of images: one folder a class, or flat (then give --targets none).
+SOURCE is a folder of images: one folder a class, or flat (then give --targets none); or WebDataset
+shards (.tar), or Parquet files in Hugging Face's layout (a column image, by choice a column label),
+one file or a folder of them.
 
 \b
   labelstore generate photos --teacher timm:vit_base_patch16_224 --views 200 -o vit.zarr
@@ -183,9 +185,10 @@ def _run(given: dict[str, Any], law: Any, path: Path) -> Report | None:
     import os
 
     from labelstore.generate import Recipe, generate
-    from labelstore.images import FolderSource, read_class_map, resolve_targets
+    from labelstore.images import read_class_map, resolve_targets
+    from labelstore.sources import open_source
 
-    source = FolderSource(given["source"])
+    source = open_source(given["source"])
     class_map = read_class_map(given["class_map"]) if given["class_map"] else None
     teacher = options.teacher_from(given)
     targets = resolve_targets(

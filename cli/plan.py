@@ -113,11 +113,11 @@ def _sample(given: dict[str, Any]) -> tuple[Any, int, int | None]:
         store = labelstore.open(given["source"])
         truth = sample_of_store(store, images=images, views=views)
         return truth, given["views"] or store.num_views, store.k
-    from labelstore.images import FolderSource
+    from labelstore.sources import open_source
 
     if given["views"] is None:
         raise UsageError("--views is missing: say how many views the store will have.")
-    source, teacher = FolderSource(given["source"]), options.teacher_from(given)
+    source, teacher = open_source(given["source"]), options.teacher_from(given)
     with output.progress(min(images, len(source)), views, quiet) as progress:
         truth = sample_of_teacher(
             source,

@@ -44,15 +44,15 @@ def command(**given: Any) -> None:
     import os
 
     import labelstore
-    from labelstore.images import FolderSource
     from labelstore.repair import repair
+    from labelstore.sources import open_source
 
     store = labelstore.open(given["store"])
     quiet = given["quiet"] or given["json"]
     with output.progress(store.num_images, store.num_views, quiet=quiet, brief=True) as progress:
         found, made = repair(
             store,
-            FolderSource(given["source"]),
+            open_source(given["source"]),
             options.teacher_from(given),
             batch_size=given["batch_size"],
             workers=given["workers"] or os.cpu_count() or 1,

@@ -80,10 +80,10 @@ def command(context: click.Context, **given: Any) -> None:
 
 
 def _replayed(given: dict[str, Any], store: Any, quiet: bool) -> Replay:
-    from labelstore.images import FolderSource
+    from labelstore.sources import open_source
     from labelstore.verify import replay
 
-    source, teacher = FolderSource(given["photos"]), options.teacher_from(given)
+    source, teacher = open_source(given["photos"]), options.teacher_from(given)
     views = round(given["replay"] * store.num_images * store.num_views)
     with output.progress(max(1, views), 1, quiet=quiet, brief=True) as progress:
         return replay(

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.images import FolderSource
     from labelstore.inference import Teacher
+    from labelstore.sources import ImageSource
 
 __all__ = ["EvaluationReport", "central_box", "evaluate", "wilson_interval"]
 
@@ -94,7 +94,7 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 
 
 def evaluate(
-    source: FolderSource,
+    source: ImageSource,
     targets: npt.NDArray[np.int32],
     teacher: Teacher,
     *,
@@ -172,7 +172,7 @@ def evaluate(
 
 def _crops(
     pool: ThreadPoolExecutor,
-    source: FolderSource,
+    source: ImageSource,
     teacher: Teacher,
     share: float,
     images: Sequence[int],

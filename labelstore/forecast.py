@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.generate import Recipe
-    from labelstore.images import FolderSource
     from labelstore.inference import Teacher
+    from labelstore.sources import ImageSource
 
 __all__ = ["Forecast", "forecast"]
 
@@ -72,7 +72,7 @@ class Forecast:
 
 
 def forecast(
-    source: FolderSource,
+    source: ImageSource,
     teacher: Teacher,
     path: str | os.PathLike[str],
     recipe: Recipe,

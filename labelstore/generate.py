@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from labelstore.images import FolderSource
     from labelstore.labels import LabelType
     from labelstore.pipeline import Progress
+    from labelstore.sources import ImageSource
     from labelstore.teachers import Teacher
 
 __all__ = ["FIDELITIES", "Recipe", "Report", "generate", "replay_probe"]
@@ -96,7 +96,7 @@ class _Silent:
 
 
 def generate(
-    source: FolderSource,
+    source: ImageSource,
     targets: npt.NDArray[np.int32],
     teacher: Teacher,
     path: str | os.PathLike[str],
@@ -181,7 +181,7 @@ def generate(
 
 
 def replay_probe(
-    probe: tuple[Any, ...], source: FolderSource, law: ViewLaw, size: tuple[int, int], filter: str
+    probe: tuple[Any, ...], source: ImageSource, law: ViewLaw, size: tuple[int, int], filter: str
 ) -> list[str]:
     """Keys of the probe's images whose pixels come out differently on this machine.
 
@@ -202,7 +202,7 @@ def replay_probe(
 
 
 def _plan(
-    source: FolderSource,
+    source: ImageSource,
     targets: npt.NDArray[np.int32],
     teacher: Teacher,
     recipe: Recipe,
@@ -248,7 +248,7 @@ def _stored_manifest(path: Path) -> Manifest | None:
         return None
 
 
-def _probe(source: FolderSource, teacher: Teacher, recipe: Recipe) -> tuple[dict[str, Any], ...]:
+def _probe(source: ImageSource, teacher: Teacher, recipe: Recipe) -> tuple[dict[str, Any], ...]:
     """Digests of a few views of the first readable images."""
     preprocessing = teacher.preprocessing
     entries: list[dict[str, Any]] = []
@@ -278,7 +278,7 @@ def _probe(source: FolderSource, teacher: Teacher, recipe: Recipe) -> tuple[dict
 
 
 def _view_digest(
-    source: FolderSource, image: int, view: int, law: ViewLaw, size: tuple[int, int], filter: str
+    source: ImageSource, image: int, view: int, law: ViewLaw, size: tuple[int, int], filter: str
 ) -> str:
     upright = decode(source.read(image), str(source.path_of(image)))
     hashes = hash_keys([source.keys[image]])
@@ -287,9 +287,7 @@ def _view_digest(
     return pixel_digest(cut(upright, box, bool(geometry.flip[0]), size, filter))
 
 
-def _check_resumable(
-    source: FolderSource, teacher: Teacher, manifest: Manifest, path: Path
-) -> None:
+def _check_resumable(source: ImageSource, teacher: Teacher, manifest: Manifest, path: Path) -> None:
     """Refuse to go on when the photos or the pixels are not those that the store began with."""
     preprocessing = teacher.preprocessing
     if isinstance(manifest.law, ViewLaw):

@@ -96,6 +96,7 @@ class FolderSource:
         classes: sorted distinct first path components when every image lies in a subfolder, else
             None.
         mixed: whether images lie both directly in the folder and in subfolders.
+        numbers: None; sources of other kinds may give class ids.
         ignored: number of files passed over since their suffix is no image's. Hidden files and
             folders are not counted.
 
@@ -109,6 +110,7 @@ class FolderSource:
     keys: tuple[str, ...]
     classes: tuple[str, ...] | None
     mixed: bool
+    numbers: None = None
     ignored: int
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

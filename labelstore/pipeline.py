@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from labelstore.images import FolderSource
     from labelstore.manifest import Manifest
+    from labelstore.sources import ImageSource
     from labelstore.teachers import Teacher
 
 __all__ = ["Labeller", "Progress"]
@@ -152,7 +152,7 @@ class Labeller:
 
     def __init__(
         self,
-        source: FolderSource,
+        source: ImageSource,
         teacher: Teacher,
         manifest: Manifest,
         batch_size: int,

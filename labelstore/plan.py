@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.images import FolderSource
     from labelstore.inference import Teacher
+    from labelstore.sources import ImageSource
     from labelstore.views import ViewLaw
 
     Float32Array = npt.NDArray[np.float32]
@@ -106,7 +106,7 @@ class Row:
 
 
 def sample_of_teacher(
-    source: FolderSource,
+    source: ImageSource,
     teacher: Teacher,
     law: ViewLaw,
     *,

@@ -11,9 +11,9 @@ from labelstore.views import ViewLaw
 from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:
-    from labelstore.images import FolderSource
     from labelstore.inference import Teacher
     from labelstore.pipeline import Progress
+    from labelstore.sources import ImageSource
     from labelstore.store import Store
 
 __all__ = ["repair"]
@@ -21,7 +21,7 @@ __all__ = ["repair"]
 
 def repair(
     store: Store,
-    source: FolderSource,
+    source: ImageSource,
     teacher: Teacher,
     *,
     batch_size: int | None = None,

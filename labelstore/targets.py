@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.images import FolderSource
+    from labelstore.sources import ImageSource
 
 __all__ = ["read_class_map", "resolve_targets"]
 
@@ -112,7 +112,7 @@ def _from_columns(text: str, path: Path) -> dict[str, int]:
 
 
 def resolve_targets(
-    source: FolderSource,
+    source: ImageSource,
     *,
     num_classes: int,
     class_names: Sequence[str] | None,
@@ -123,7 +123,9 @@ def resolve_targets(
 
     With a class map, that decides. Without, folders that all bear names of the teacher's classes
     are those classes (any subset of them); where the teacher's names are unknown, as many folders
-    as classes are taken in sorted order. Nothing else is guessed.
+    as classes are taken in sorted order. Numbers that a source of another kind gives (``.cls``
+    members, a column ``label``) are the teacher's class ids if they can be. Nothing else is
+    guessed.
 
     Args:
         source: the images.
@@ -155,6 +157,8 @@ def resolve_targets(
             f"{loose!r}): move those into class folders, or give --targets none to go without "
             "ground truth."
         )
+    if source.numbers is not None and class_map is None and not _bears(source, class_names):
+        return _numbered(source, source.numbers, num_classes)
     if source.classes is None:
         raise MismatchError(
             f"{source.path} holds its images in no class folders, so nothing tells their classes: "
@@ -172,8 +176,27 @@ def resolve_targets(
             f"{source.path} has {len(source.classes)} class folders and the teacher {num_classes} "
             f"classes without names: {_MEND}."
         )
-    folders = (key.partition("/")[0] for key in source.keys)
-    return np.fromiter((classes[name] for name in folders), dtype=np.int32, count=len(source))
+    found = (classes[str(source.class_name(index))] for index in range(len(source)))
+    return np.fromiter(found, dtype=np.int32, count=len(source))
+
+
+def _bears(source: ImageSource, class_names: Sequence[str] | None) -> bool:
+    """Whether all the source's classes are called as classes of the teacher are."""
+    return class_names is not None and set(source.classes or ("",)) <= set(class_names)
+
+
+def _numbered(
+    source: ImageSource, numbers: npt.NDArray[np.int64], num_classes: int
+) -> npt.NDArray[np.int32]:
+    """Class ids as the source gives them, if they can be the teacher's."""
+    named = getattr(source, "label_names", None)
+    if numbers.min() < 0 or numbers.max() >= num_classes or (named and len(named) != num_classes):
+        raise MismatchError(
+            f"{source.path} has labels from {numbers.min()} to {numbers.max()}"
+            f"{f' of {len(named)} classes' if named else ''} and the teacher {num_classes} "
+            f"classes, so they are not the teacher's: {_MEND}."
+        )
+    return numbers.astype(np.int32)
 
 
 def _mapped(

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.images import FolderSource
     from labelstore.inference import Teacher
+    from labelstore.sources import ImageSource
     from labelstore.store import Store
 
 __all__ = ["Problem", "Replay", "VerifyReport", "replay", "verify"]
@@ -136,7 +136,7 @@ def verify(store: Store, tell: Callable[[int, int], None] | None = None) -> Veri
 
 def replay(
     store: Store,
-    source: FolderSource,
+    source: ImageSource,
     teacher: Teacher,
     share: float,
     *,

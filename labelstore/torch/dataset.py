@@ -16,6 +16,7 @@ from labelstore import images, teachers
 from labelstore.ensembles import Ensemble, EnsembleTopK
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
 from labelstore.labels import mix
+from labelstore.sources import ImageSource
 from labelstore.temperature import at_temperature
 from labelstore.torch.collate import TorchSoftLabels
 
@@ -74,12 +75,13 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         """Align photos with a store's labels.
 
         Args:
-            dataset: a ``labelstore.images.FolderSource``, or any map-style data set whose items
-                are photos or start with one: a PIL image, a uint8 tensor (3 or 1, H, W) or (H, W),
-                or encoded bytes. In any order, and possibly with more images than the store.
+            dataset: a source of ``labelstore.sources.open_source``, or any map-style data set
+                whose items are photos or start with one: a PIL image, a uint8 tensor (3 or 1, H,
+                W) or (H, W), or encoded bytes. In any order, and possibly with more images than
+                the store.
             store: where the labels are; a store, or an ensemble, whose first member is "the
                 teacher" below.
-            keys: the store's key of each item. When None: those of a FolderSource, or the paths
+            keys: the store's key of each item. When None: those of a source, or the paths
                 relative to ``root`` of an ImageFolder or DatasetFolder.
             size: side, or (height, width), of the views in pixels; the teacher's when None.
             interpolation: a name from ``labelstore.images.INTERPOLATIONS``; the teacher's when
@@ -210,7 +212,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         row = int(self._rows[image])
         if row < 0:
             raise MismatchError(f"the data set has no image {key!r}: it has no stored labels.")
-        if isinstance(self._dataset, images.FolderSource):
+        if isinstance(self._dataset, ImageSource):
             photo = images.decode(self._dataset.read(row), str(self._dataset.path_of(row)))
         else:
             photo = _as_photo(self._dataset[row], key)
@@ -302,7 +304,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
 
 def _keys_of(dataset: Any, keys: Sequence[str] | None) -> Sequence[str]:
     """The key of each item of a data set."""
-    if keys is None and isinstance(dataset, images.FolderSource):
+    if keys is None and isinstance(dataset, ImageSource):
         return dataset.keys
     if keys is None:
         samples, root = getattr(dataset, "samples", None), getattr(dataset, "root", None)
