@@ -119,10 +119,11 @@ class ParquetBackend:
         self.open_arrays(manifest)
 
     def read_keys(self) -> tuple[str, ...]:
-        return tuple(self._table("key").to_pylist())
+        return tuple(self._table("key", pa.string()).to_pylist())
 
     def read_targets(self) -> npt.NDArray[np.int32]:
-        return np.asarray(self._table("target").to_numpy(zero_copy_only=False), dtype=np.int32)
+        found = self._table("target", pa.int32()).to_numpy(zero_copy_only=False)
+        return np.asarray(found, dtype=np.int32)
 
     def read_commits(self) -> npt.NDArray[np.uint64]:
         manifest = self._manifest
@@ -216,9 +217,17 @@ class ParquetBackend:
         suffix = "npy" if folder == COMMITS else "parquet"
         return self.path / folder / f"{block:06d}.{suffix}"
 
-    def _table(self, column: str) -> pa.ChunkedArray:
+    def _table(self, column: str, kind: pa.DataType) -> pa.ChunkedArray:
+        """A column of the image table; CorruptError where it is of another type or has nulls."""
         file = self.path / TABLE
-        return _readable(file, lambda: _open(file).read([column], use_threads=False)[column])
+
+        def read() -> pa.ChunkedArray:
+            found = _open(file).read([column], use_threads=False)[column].cast(kind)
+            if found.null_count:
+                raise ValueError(f"{found.null_count} nulls in {column}")
+            return found
+
+        return _readable(file, read)
 
     def _group(self, name: str, block: int, group: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         """The codes of an array of a block in one group of views: one row group."""
