@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the JSON; the table and plot go beside it")
     options = parser.parse_args()
     if options.small:
-        options.images, options.views, options.epochs = 1000, 16, 4
+        options.images, options.views, options.epochs = 2000, 32, 8
         options.seeds, options.teacher_epochs = 1, 1
         options.cache = options.cache / "small"
     options.cache = options.cache.resolve()
