@@ -21,6 +21,7 @@ from zarr.storage import LocalStore
 
 from labelstore import files
 from labelstore.backends.base import commit_columns, image_arrays, prior_arrays, view_arrays
+from labelstore.backends.shards import is_direct, read_chunk
 from labelstore.errors import CorruptError, FormatError, NotFoundError, StoreError
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class ZarrBackend:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._arrays: dict[str, Any] = {}
+        self._direct: set[str] = set()
         self._specs: dict[str, ArraySpec] = {}
 
     def read_manifest(self) -> Any:
@@ -122,7 +124,39 @@ class ZarrBackend:
         return np.asarray(self._get(COMMITS, ...), dtype=np.uint64)
 
     def read(self, name: str, images: slice, views: slice | None) -> npt.NDArray[Any]:
-        return np.asarray(self._get(name, images if views is None else (images, views)))
+        if views is None:
+            return np.asarray(self._get(name, images))
+        if name not in self._direct:
+            return np.asarray(self._get(name, (images, views)))
+        try:
+            return self._read_groups(name, images, views)
+        except Exception as error:
+            raise self._damaged(name, (images, views), error) from error
+
+    def _read_groups(self, name: str, images: slice, views: slice) -> npt.NDArray[Any]:
+        """Codes of one block of images and a run of views, chunk by chunk."""
+        array = self._arrays[name]
+        rows, columns, *rest = array.chunks
+        block = images.start // rows
+        if images.stop > (block + 1) * rows:
+            return np.asarray(self._get(name, (images, views)))
+        count = array.shards[1] // columns
+        first, last = views.start // columns, -(-views.stop // columns)
+        parts = [
+            read_chunk(
+                self._object(name, block),
+                group,
+                count,
+                (rows, columns, *rest),
+                array.dtype,
+                array.fill_value,
+            )
+            for group in range(first, last)
+        ]
+        codes = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        start = views.start - first * columns
+        inner = slice(images.start - block * rows, images.stop - block * rows)
+        return codes[inner, start : start + views.stop - views.start]
 
     def create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
         with files.explained(self.path):
@@ -197,8 +231,11 @@ class ZarrBackend:
         self._expect(COMMITS, (manifest.num_blocks, columns), np.dtype("<u8"))
         for spec in _specs(manifest):
             self._arrays[spec.name] = self._open_array(store, spec.name)
-            shape, shards, chunks = _layout(spec, manifest)
-            self._expect(spec.name, shape, spec.dtype, shards, chunks)
+            shape, sharded, chunks = _layout(spec, manifest)
+            self._expect(spec.name, shape, spec.dtype, sharded, chunks)
+        self._direct = {
+            name for name, array in self._arrays.items() if array.shards and is_direct(array)
+        }
 
     def _open_array(self, store: LocalStore, name: str) -> Any:
         # zarr raises what its parsers and codecs raise: any of it means that the file is damaged.
@@ -231,10 +268,13 @@ class ZarrBackend:
         try:
             return self._arrays[name][selection]
         except Exception as error:
-            raise CorruptError(
-                f"{self.path}/{name} cannot be read at {_place(selection)} ({_line(error)}): the "
-                "store is damaged there; make these blocks again."
-            ) from error
+            raise self._damaged(name, selection, error) from error
+
+    def _damaged(self, name: str, selection: Any, error: Exception) -> CorruptError:
+        return CorruptError(
+            f"{self.path}/{name} cannot be read at {_place(selection)} ({_line(error)}): the "
+            "store is damaged there; make these blocks again."
+        )
 
 
 def _specs(manifest: Manifest) -> tuple[ArraySpec, ...]:
