@@ -1,10 +1,13 @@
 """Reading the labels of training batches: labelstore against one ``torch.load`` a photo.
 
-The same labels lie in a store and in one file an image, as FKD keeps them: a pickled list of
-float32 boxes, flips, and the class ids stacked with the probabilities as float32, of all views
-together. A batch is 256 images x 4 views, as (1024, k) ids and probabilities. ``scheduled``: an
+The same labels lie in a store and in one file an image, as FKD keeps them (``files``: a pickled
+list of float32 boxes, flips, and the class ids stacked with the probabilities as float32, of all
+views together) and as ml-dr does (``ml_dr``: a pickled list of parameters, probabilities and class
+ids a view). A batch is 256 images x 4 views, as (1024, k) ids and probabilities. ``scheduled``: an
 epoch's images in random order with the views that the schedule shows; the time of first reading
-each chunk is part of it. ``random``: any images, any views, with the reader's cache warm and cold.
+each chunk is part of it. ``slab``: likewise, the epoch's slab being made first. ``random``: any
+images, any views, with the reader's cache warm and cold. ``materialized``: the same from a decoded
+copy, every label of which has been read before; ``materialized_cold``: newly opened.
 
     python -m benchmarks.read_labels
 """
@@ -21,6 +24,7 @@ import torch
 
 import labelstore
 from benchmarks.common import alternate, ratio, summary, synthetic_labels, write_result
+from labelstore.materialize import materialize
 from labelstore.philox import hash_keys
 from labelstore.schedule import random_views
 
@@ -50,9 +54,11 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     path = folder / "store.zarr"
     labelstore.write(path, ids, probs, num_classes=1000, block_images=options.block_images)
     files = write_files(folder / "files", ids, probs)
+    pickles = write_pickles(folder / "pickles", ids[:512], probs[:512])
+    materialize(labelstore.open(path), folder / "copy")
     batches = epoch(options.images, options.views, seed=0)
     anywhere = scattered(options.images, options.views, len(batches))
-    store = labelstore.open(path)
+    store, copy = labelstore.open(path), labelstore.open(folder / "copy")
 
     mine, theirs = read_store(store, *batches[0]), read_files(files, *batches[0])
     if not np.array_equal(mine[0], theirs[0]) or np.abs(mine[1] - theirs[1]).max() > 0.02:
@@ -69,14 +75,34 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     part = max(1, len(batches) // 8)
     for images, views in anywhere:
         store.read(images[:, None], views)
+    copy.read(np.arange(options.images)[:, None], np.arange(0, options.views, 4))
+    few = [(images % 512, views) for images, views in batches[:part]]
+
+    def slab() -> Any:
+        opened = labelstore.open(path)
+        opened.slab(int(batches[0][1].min()) // 4)
+        return opened
+
     tasks = {
         "scheduled": run(read_store, lambda: labelstore.open(path), batches),
         "random_warm": run(read_store, lambda: store, anywhere[:part]),
         "random_cold": run(read_store, lambda: labelstore.open(path), anywhere[:1]),
+        "slab": run(read_store, slab, batches),
+        "materialized": run(read_store, lambda: copy, anywhere),
+        "materialized_cold": run(
+            read_store, lambda: labelstore.open(folder / "copy"), anywhere[:1]
+        ),
         "files": run(read_files, lambda: files, batches[:part]),
+        "ml_dr": run(read_pickles, lambda: pickles, few[:1]),
     }
     seconds = alternate(tasks, options.rounds)
-    counts = {"scheduled": len(batches), "random_warm": part, "random_cold": 1, "files": part}
+    counts = dict.fromkeys(tasks, 1) | {
+        "scheduled": len(batches),
+        "slab": len(batches),
+        "materialized": len(anywhere),
+        "random_warm": part,
+        "files": part,
+    }
     per_batch = {name: [s / counts[name] for s in times] for name, times in seconds.items()}
     crops = options.images * options.views
     return {
@@ -91,11 +117,18 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "per_batch": {name: summary(times) for name, times in per_batch.items()},
         "times_faster_than_files": {
             name: round(ratio(per_batch["files"], per_batch[name]), 1)
-            for name in ("scheduled", "random_warm", "random_cold")
+            for name in tasks
+            if name not in ("files", "ml_dr")
+        },
+        "times_faster_than_ml_dr": {
+            name: round(ratio(per_batch["ml_dr"], per_batch[name]), 1)
+            for name in tasks
+            if name not in ("files", "ml_dr")
         },
         "bytes_per_crop": {
             "store": size_of(path) / crops,
             "files": size_of(folder / "files") / crops,
+            "materialized": size_of(folder / "copy") / crops,
         },
     }
 
@@ -155,6 +188,31 @@ def read_files(paths: list[Path], images: np.ndarray, views: np.ndarray) -> tupl
         ]
     )
     return labels[:, :, 0].astype(np.int64), labels[:, :, 1]
+
+
+def write_pickles(folder: Path, ids: np.ndarray, probs: np.ndarray) -> list[Path]:
+    """One file an image, of Python lists of all its views."""
+    folder.mkdir()
+    paths = []
+    for image in range(len(ids)):
+        samples = [
+            {"params": [(0, 0, 224, 224), (False,)], "prob": (values, classes)}
+            for values, classes in zip(probs[image].tolist(), ids[image].tolist(), strict=True)
+        ]
+        paths.append(folder / f"{image}.pth.tar")
+        torch.save((image, samples), paths[-1], pickle_protocol=4)
+    return paths
+
+
+def read_pickles(paths: list[Path], images: np.ndarray, views: np.ndarray) -> tuple[Any, Any]:
+    """A batch from the pickles."""
+    ids, probs = [], []
+    for image, row in zip(images, views, strict=True):
+        # These files were just written here.
+        samples = torch.load(paths[image], weights_only=False)[1]
+        probs.append([samples[view]["prob"][0] for view in row])
+        ids.append([samples[view]["prob"][1] for view in row])
+    return np.array(ids), np.array(probs, dtype=np.float32)
 
 
 def size_of(path: Path) -> int:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
+import time
 import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from labelstore.errors import BusyError, StoreError
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "LOCK_NAMES",
+    "Claim",
+    "claim",
+    "creation_lock",
     "delete_durably",
     "delete_file",
     "delete_tree",
@@ -26,7 +32,11 @@ __all__ = [
     "explained",
     "free_bytes",
     "make_directory",
+    "private_directory",
+    "publish",
     "remove_partials",
+    "shared_lock",
+    "total_bytes",
     "write_durably",
 ]
 
@@ -35,6 +45,15 @@ PARTIAL = ".partial"
 
 LOCK_NAME = ".lock"
 """Name of the file inside a store that its writer holds locked."""
+
+CREATION_NAME, CLAIMS_NAME = ".create", ".claims"
+"""Of the file that is locked while one of several writers makes an empty store, and of the folder
+with a file for each block that one of them has claimed."""
+
+LOCK_NAMES = (LOCK_NAME, CREATION_NAME, CLAIMS_NAME)
+"""What a store's folder holds besides the store while it is written."""
+
+_SHARED_TRIES, _TRY_SECONDS = 20, 0.1
 
 
 def write_durably(path: Path, data: bytes | bytearray | memoryview) -> None:
@@ -134,6 +153,99 @@ def exclusive_lock(root: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def shared_lock(root: Path) -> Iterator[None]:
+    """Hold one of several writers' locks of the store at ``root``.
+
+    The last one to leave removes what the writers' locks and deaths have left behind.
+
+    Raises:
+        BusyError: a single writer holds it. StoreError: the system has no locks.
+    """
+    fcntl = _locks(root)
+    make_directory(root)
+    with explained(root):
+        file = (root / LOCK_NAME).open("ab")
+    with file:
+        # One that leaves last holds it alone for a moment.
+        for _ in range(_SHARED_TRIES):
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_TRY_SECONDS)
+        else:
+            raise BusyError(
+                f"{root} is being written by a single process: wait for it to end, or stop it."
+            )
+        try:
+            yield
+        finally:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            remove_partials(root)
+            (root / CREATION_NAME).unlink(missing_ok=True)
+            shutil.rmtree(root / CLAIMS_NAME, ignore_errors=True)
+
+
+@contextmanager
+def creation_lock(root: Path) -> Iterator[None]:
+    """Hold the right to make the empty store at ``root``; waits for who has it."""
+    fcntl = _locks(root)
+    with explained(root):
+        file = (root / CREATION_NAME).open("ab")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Claim:
+    """A writer's right to a number; the system drops it if the process dies."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file = file
+        self._path = path
+
+    def release(self, finished: bool) -> None:
+        """Give it up; ``finished``: nobody will ask for this number again."""
+        if finished:
+            self._path.unlink(missing_ok=True)
+        self._file.close()
+
+
+def claim(root: Path, number: int) -> Claim | None:
+    """Claim a number among the writers of the store at ``root``; None where another one has it.
+
+    Whoever claims a number after another has finished with it gets it, too: look, once it is
+    claimed, whether there is anything left to do.
+    """
+    fcntl = _locks(root)
+    path = root / CLAIMS_NAME / str(number)
+    make_directory(path.parent)
+    with explained(path):
+        file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return Claim(file, path)
+
+
+def _locks(root: Path) -> Any:
+    """The module fcntl; StoreError where there is none."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise StoreError(
+            f"{root} cannot be written by several processes here, this system has no file locks: "
+            "write it with one."
+        ) from error
+    return fcntl
+
+
 def _sync_directory(path: Path) -> None:
     if os.name == "nt":  # Windows cannot open a folder to sync it.
         return
@@ -150,3 +262,25 @@ def free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
+
+
+def total_bytes(path: Path) -> int:
+    """Bytes of the file system of a folder, 0 where it is not there."""
+    return shutil.disk_usage(path).total if path.is_dir() else 0
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Give a file that is whole its name, in place of what has it; StoreError when refused."""
+    with explained(path):
+        partial.replace(path)
+
+
+def private_directory(path: Path) -> None:
+    """Make a folder that only this user may enter, or find it; StoreError when it is another's."""
+    with explained(path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()
+    if os.name != "nt" and (found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode)):
+        raise StoreError(
+            f"{path} belongs to another user or is no folder: name a folder of your own."
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from labelstore.ensembles import Ensemble, ensemble
 from labelstore.errors import IncompleteError, MismatchError, UsageError
 from labelstore.fidelity import Distances, distances
 from labelstore.manifest import EXPLICIT, Manifest
+from labelstore.objects import same_place
 from labelstore.store import Store, backend_of
 from labelstore.writer import StoreWriter
 
@@ -122,7 +122,7 @@ def merge(
                 f"{store.path} lacks {len(store.missing_blocks())} of {store.manifest.num_blocks} "
                 "blocks: run the command that made it again to finish it first."
             )
-        if Path(path).resolve() == store.path.resolve():
+        if same_place(path, store.path):
             raise UsageError(f"{path} is a store that is read: choose another name.")
     both = ensemble(stores, weights, images=images)
     given: dict[str, Any] = {
@@ -133,7 +133,7 @@ def merge(
         "prior_size": prior_size,
         "top_p": top_p,
     }
-    new = _manifest(both, Path(path), given, ferkd is not None)
+    new = _manifest(both, path, given, ferkd is not None)
     settings: dict[str, Any] = {
         "weights": [float(weight) for weight in both.weights],
         "ferkd": None if ferkd is None else asdict(ferkd),
@@ -193,7 +193,9 @@ class _Means(NamedTuple):
         return done.labels, done.action
 
 
-def _manifest(both: Ensemble, path: Path, given: dict[str, Any], calibrated: bool) -> Manifest:
+def _manifest(
+    both: Ensemble, path: str | os.PathLike[str], given: dict[str, Any], calibrated: bool
+) -> Manifest:
     first = both.manifest
     manifests = [member.manifest for member in both.members]
     for name in ("temperature", "label_type"):

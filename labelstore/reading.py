@@ -6,10 +6,13 @@ A chunk is one block's group of views: what lies together on disk.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xxhash
 
 from labelstore.backends.base import (
     array_digest,
@@ -18,15 +21,18 @@ from labelstore.backends.base import (
     prior_arrays,
     view_arrays,
 )
+from labelstore.backends.mapped import MappedBackend
 from labelstore.encoding import decode_labels, decode_prior
 from labelstore.errors import CorruptError, IncompleteError, StoreError
+from labelstore.pool import ChunkPool, flat_take
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
 
-    from labelstore.backends.base import Backend
+    from labelstore.backends.base import ArraySpec, Backend
     from labelstore.manifest import Manifest
     from labelstore.prior import ImagePrior
 
@@ -43,6 +49,9 @@ NO_LIST = np.empty((0, 0), dtype=np.int32)
 _ROUNDING = 1e-6
 """By how much a sum of float32 probabilities may exceed 1."""
 
+_MOST_THREADS = 8
+"""Threads that read and decompress chunks, at most."""
+
 
 class BlockReader:
     """Reads a store's blocks; keeps prior lists, and chunks within a bound.
@@ -51,16 +60,43 @@ class BlockReader:
     CorruptError for what is not as it was committed.
     """
 
-    def __init__(self, backend: Backend, manifest: Manifest, path: Path, cache_bytes: int) -> None:
+    def __init__(
+        self, backend: Backend, manifest: Manifest, path: Path | str, cache_bytes: int
+    ) -> None:
         """``path`` is for messages; ``cache_bytes`` of codes are kept, but at least one chunk."""
         self.manifest = manifest
         self.path = path
-        self.cache_bytes = cache_bytes
-        self.cached_bytes = 0
         self._backend = backend
         self._specs = view_arrays(manifest)
-        self._priors: dict[int, ImagePrior] = {}
-        self._cache: OrderedDict[tuple[int, int], Codes] = OrderedDict()
+        self._part_of = {spec.name: part for part, spec in enumerate(self._specs)}
+        num_chunks = manifest.num_blocks * manifest.num_groups
+        chunk_shape = (manifest.block_images, manifest.group_views)
+        self._pool = ChunkPool(self._specs, chunk_shape, num_chunks, cache_bytes)
+        # A materialized copy lies in memory as it is: its chunks are compared with their digests
+        # when they are met first, and then read where they are.
+        self._mapped: Codes = backend.mapped if isinstance(backend, MappedBackend) else {}
+        self._checked = np.zeros(num_chunks if self._mapped else 0, dtype=bool)
+        self.use_lists(None)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the labels lie in mapped files as they are, so that slabs would be of no use."""
+        return bool(self._mapped)
+
+    @property
+    def threads(self) -> int:
+        """How many threads read and decompress chunks at a time."""
+        # Processes that were started to share the work have one each. Parquet's open files are
+        # shared and must be used by one thread at a time; a remote backend has threads of its own.
+        alone = self.manifest.encoding != "codes" or isinstance(self.path, str)
+        if alone or multiprocessing.parent_process() is not None:
+            return 1
+        return min(os.cpu_count() or 1, _MOST_THREADS)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of the chunks that are kept."""
+        return self._pool.used_bytes
 
     @functools.cached_property
     def _commits(self) -> npt.NDArray[np.uint64]:
@@ -75,87 +111,184 @@ class BlockReader:
         return [int(block) for block in np.flatnonzero(self._commits[:, 0])]
 
     def refresh(self) -> None:
-        """Look again at what is committed."""
+        """Look again at what is committed, and at all that is kept of it."""
         self.__dict__.pop("_commits", None)
+        self._pool.clear()
+        self._checked[:] = False
+        self.use_lists(None)
+
+    def commits_digest(self) -> str:
+        """32 hexadecimal digits of all commit rows: other ones where any label is another."""
+        return str(xxhash.xxh3_128_hexdigest(np.ascontiguousarray(self._commits).tobytes()))
+
+    def commits(self, block_stop: int, group: int | None) -> npt.NDArray[np.uint64]:
+        """(block_stop, parts) commit digests of the first blocks' chunks of one group of views.
+
+        Of the prior lists for None; 0 where a block is not committed.
+        """
+        columns = [self._commits.shape[1] - 1]
+        if group is not None:
+            columns = [self._column(spec.name, group) for spec in self._specs]
+        return self._commits[:block_stop, columns]
 
     def images(self, block: int) -> Codes:
         """The measured image arrays of a block."""
-        self._require_committed(block)
-        rows = self.manifest.block_slice(block)
-        specs = image_arrays(self.manifest)
-        found = {spec.name: self._backend.read(spec.name, rows, None) for spec in specs}
-        if images_digest(self.manifest.id, block, found) != self._commits[block, 0]:
-            raise self._corrupt("images", block, None)
-        return found
+        return next(self.images_of([block]))
 
-    def prior(self, block: int) -> ImagePrior:
-        """The prior lists of a block's images; they are kept."""
-        if block not in self._priors:
+    def images_of(self, blocks: Sequence[int]) -> Iterator[Codes]:
+        """The measured image arrays of some blocks, in order."""
+        for block, found in self._blocks_of(blocks, image_arrays(self.manifest)):
+            if images_digest(self.manifest.id, block, found) != self._commits[block, 0]:
+                raise self._corrupt("images", block, None)
+            yield found
+
+    def _blocks_of(
+        self, blocks: Sequence[int], specs: Sequence[ArraySpec]
+    ) -> Iterator[tuple[int, Codes]]:
+        """Blocks and their codes of arrays without views, not compared with anything."""
+        runs: list[tuple[str, slice, slice | None]] = []
+        for block in blocks:
             self._require_committed(block)
             rows = self.manifest.block_slice(block)
-            specs = prior_arrays(self.manifest)
-            codes = {spec.name: self._backend.read(spec.name, rows, None) for spec in specs}
-            found = images_digest(self.manifest.id, block, codes, "prior")
-            if found != self._commits[block, -1]:
+            runs += [(spec.name, rows, None) for spec in specs]
+        found = self._backend.read_many(runs)
+        for block in blocks:
+            yield block, {spec.name: next(found) for spec in specs}
+
+    def prior_codes(self, block: int) -> Codes:
+        """Codes of the prior lists of a block's images; not kept."""
+        return next(self.prior_codes_of([block]))
+
+    def prior_codes_of(self, blocks: Sequence[int]) -> Iterator[Codes]:
+        """Codes of the prior lists of some blocks' images, in order; not kept."""
+        for block, codes in self._blocks_of(blocks, prior_arrays(self.manifest)):
+            if images_digest(self.manifest.id, block, codes, "prior") != self._commits[block, -1]:
                 raise self._corrupt("images/prior_classes", block, None)
-            self._priors[block] = decode_prior(codes)
-        return self._priors[block]
+            yield codes
 
-    def top_probs(self, block: int) -> npt.NDArray[Any]:
-        """(n, V) codes of the largest probabilities of a block, all views; not kept."""
+    def use_lists(self, lists: Codes | None) -> None:
+        """Take the prior lists of all images from arrays that were made of ``prior_codes``; from
+        the store, as they are asked for, when None."""
+        read = np.full(self.manifest.num_blocks, lists is not None)
+        if lists is None:
+            # Memory is taken as blocks are read.
+            specs = prior_arrays(self.manifest)
+            lists = {spec.name: np.empty(spec.shape, spec.dtype) for spec in specs}
+        self._lists = lists, read
+
+    def lists(self, images: npt.NDArray[np.int64]) -> ImagePrior:
+        """The prior lists of images (n,); the codes of their blocks' are kept."""
+        lists, read = self._lists
+        blocks = images // self.manifest.block_images
+        if not read[blocks].all():
+            missing = np.unique(blocks[~read[blocks]]).tolist()
+            for block, found in zip(missing, self.prior_codes_of(missing), strict=True):
+                rows = self.manifest.block_slice(block)
+                for name, codes in found.items():
+                    lists[name][rows] = codes
+                read[block] = True
+        return decode_prior({name: codes[images] for name, codes in lists.items()})
+
+    def top_probs_of(self, blocks: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
+        """(n, V) codes of the largest probabilities of some blocks, all views; not kept."""
+        name, runs, columns = "labels/top_prob", [], slice(0, self.manifest.num_views)
+        for block in blocks:
+            self._require_committed(block)
+            runs.append((name, self.manifest.block_slice(block), columns))
+        found = self._backend.read_many(runs)
+        for block, codes in zip(blocks, found, strict=True):
+            for group in range(self.manifest.num_groups):
+                self._check(name, block, group, codes[:, self.manifest.group_slice(group)])
+            yield codes
+
+    def block_codes(self, block: int, num_views: int) -> tuple[Codes, Codes, Codes]:
+        """All codes of a block's first views: measured, prior lists', views'; not kept."""
         self._require_committed(block)
+        if num_views == self.manifest.num_views:
+            self._backend.fetch_block(block)
+        images = self.images(block)
+        priors = self.prior_codes(block) if self.manifest.prior_size else {}
+        # Groups are verified whole.
+        groups = range(-(-num_views // self.manifest.group_views))
+        columns = slice(0, self.manifest.group_slice(groups[-1]).stop)
         rows = self.manifest.block_slice(block)
-        codes = self._backend.read("labels/top_prob", rows, slice(0, self.manifest.num_views))
-        for group in range(self.manifest.num_groups):
-            self._check("labels/top_prob", block, group, codes[:, self.manifest.group_slice(group)])
-        return codes
+        found = self._backend.read_many([(spec.name, rows, columns) for spec in self._specs])
+        views: Codes = {}
+        for spec, codes in zip(self._specs, found, strict=True):
+            for group in groups:
+                part = codes[:, self.manifest.group_slice(group)]
+                self._check(spec.name, block, group, part)
+            views[spec.name] = codes[:, :num_views]
+        return images, priors, views
 
-    def chunk(self, block: int, group: int) -> Codes:
-        """All codes of one block and group of views."""
-        place = (block, group)
-        if place in self._cache:
-            self._cache.move_to_end(place)
-            return self._cache[place]
-        codes = self._read_chunk(block, group)
-        self._cache[place] = codes
-        self.cached_bytes += sum(array.nbytes for array in codes.values())
-        while self.cached_bytes > self.cache_bytes and len(self._cache) > 1:
-            _, dropped = self._cache.popitem(last=False)
-            self.cached_bytes -= sum(array.nbytes for array in dropped.values())
-        return codes
+    def gather(self, images: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Codes:
+        """Codes (n, ...) of views, by array name; both arguments are (n,)."""
+        manifest = self.manifest
+        blocks, rows = np.divmod(images, manifest.block_images)
+        groups, columns = np.divmod(views, manifest.group_views)
+        chunks = blocks * manifest.num_groups + groups
+        if not isinstance(self._backend, MappedBackend):
+            return self._pool.take(chunks, rows, columns, self._load)
+        self._backend.check_unchanged()
+        if not self._checked[chunks].all():
+            unseen = np.unique(chunks[~self._checked[chunks]])
+            self._load(unseen.tolist())
+            self._checked[unseen] = True
+        places = images * manifest.num_views + views
+        return {name: flat_take(array, places, 2) for name, array in self._mapped.items()}
+
+    def read_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
+        """All codes of some (block, group), in order; not kept."""
+        runs = []
+        for block, group in places:
+            self._require_committed(block)
+            rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
+            runs += [(spec.name, rows, columns) for spec in self._specs]
+        found = self._backend.read_many(runs)
+        for block, group in places:
+            codes: Codes = {}
+            for spec in self._specs:
+                codes[spec.name] = next(found)
+                self._check(spec.name, block, group, codes[spec.name])
+            yield codes
+
+    def _load(self, chunks: list[int]) -> list[Codes]:
+        places = [divmod(chunk, self.manifest.num_groups) for chunk in chunks]
+        threads = self.threads
+        if threads == 1 or len(places) < 2 * threads:
+            return list(self.read_chunks(places))
+        # Reading, decompressing and hashing let other threads run.
+        size = -(-len(places) // threads)
+        parts = [places[start : start + size] for start in range(0, len(places), size)]
+        with ThreadPoolExecutor(threads) as pool:
+            return [codes for part in pool.map(self._list_of, parts) for codes in part]
+
+    def _list_of(self, places: list[tuple[int, int]]) -> list[Codes]:
+        return list(self.read_chunks(places))
 
     def check_block(self, block: int) -> list[StoreError]:
         """What ``Store.check_block`` tells; nothing is taken from the caches."""
         found: list[StoreError] = []
         try:
+            self._require_committed(block)
+            self._backend.fetch_block(block)
             readable = self.images(block)["images/status"] == LABELLED
             lists = NO_LIST
             if self.manifest.prior_size:
-                self._priors.pop(block, None)
-                lists = self.prior(block).classes
+                lists = decode_prior(self.prior_codes(block)).classes
         except IncompleteError as error:
             return [error]
         except StoreError as error:
             found.append(error)
         for group in range(self.manifest.num_groups):
             try:
-                codes = self._read_chunk(block, group)
+                (codes,) = self.read_chunks([(block, group)])
             except StoreError as error:
                 found.append(error)
                 continue
             if not found and not self._holds_labels(codes, lists, readable):
                 found.append(self._corrupt("labels", block, group))
         return found
-
-    def _read_chunk(self, block: int, group: int) -> Codes:
-        self._require_committed(block)
-        rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
-        codes: Codes = {}
-        for spec in self._specs:
-            found = self._backend.read(spec.name, rows, columns)
-            self._check(spec.name, block, group, found)
-            codes[spec.name] = found
-        return codes
 
     def _holds_labels(
         self, codes: Codes, lists: npt.NDArray[np.int32], readable: npt.NDArray[np.bool_]
@@ -180,11 +313,13 @@ class BlockReader:
         )
 
     def _check(self, name: str, block: int, group: int, codes: npt.NDArray[Any]) -> None:
-        part = next(place for place, spec in enumerate(self._specs) if spec.name == name)
-        column = 1 + part * self.manifest.num_groups + group
         found = array_digest(self.manifest.id, name, block, group, codes)
-        if found != self._commits[block, column]:
+        if found != self._commits[block, self._column(name, group)]:
             raise self._corrupt(name, block, group)
+
+    def _column(self, name: str, group: int) -> int:
+        """The column of a commit row that holds the digest of an array's group."""
+        return 1 + self._part_of[name] * self.manifest.num_groups + group
 
     def _require_committed(self, block: int) -> None:
         if not self._commits[block, 0]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from labelstore.encoding import cut_at_mass
 from labelstore.errors import IncompleteError, UsageError
 from labelstore.fidelity import Distances, distances
 from labelstore.manifest import EXPLICIT
+from labelstore.objects import same_place
 from labelstore.store import Store, backend_of
 from labelstore.writer import StoreWriter
 
@@ -95,7 +95,7 @@ def recode(
             f"{store.path} lacks {len(store.missing_blocks())} of {store.manifest.num_blocks} "
             "blocks: run the command that made it again to finish it first."
         )
-    if Path(path).resolve() == store.path.resolve():
+    if same_place(path, store.path):
         raise UsageError(f"{path} is the store that is read: choose another name for the new one.")
     old = store.manifest
     if k is not None and k > old.k:
@@ -106,7 +106,7 @@ def recode(
         "prior_size": prior_size,
         "top_p": top_p,
         "block_images": block_images,
-        "group_views": _group_views(store, Path(path), group_views),
+        "group_views": _group_views(store, path, group_views),
     }
     new = dataclasses.replace(
         old, **{name: value for name, value in given.items() if value is not None}
@@ -140,7 +140,7 @@ def recode(
     )
 
 
-def _group_views(store: Store, path: Path, asked: int | None) -> int:
+def _group_views(store: Store, path: str | os.PathLike[str], asked: int | None) -> int:
     """As asked for; else as stored, or for another backend as it is best read there."""
     backend = backend_of(path)
     if asked is None and backend.encoding == store.manifest.encoding:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.backends.base import image_arrays, view_arrays
+from labelstore.backends.base import image_arrays
+from labelstore.backends.mapped import MATERIALIZED, MappedBackend
 from labelstore.encoding import decode_confidence, decode_labels
 from labelstore.errors import CorruptError, MismatchError, NotFoundError, UsageError
 from labelstore.labels import TopK
 from labelstore.manifest import EXPLICIT, Manifest, fingerprint
+from labelstore.objects import place_of, suffix_of
 from labelstore.philox import hash_keys
-from labelstore.prior import ImagePrior
 from labelstore.reading import LABELLED, NO_LIST, UNREADABLE, BlockReader
+from labelstore.slabs import Slabs
 from labelstore.views import ViewLaw, Views
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import numpy.typing as npt
 
     from labelstore.backends.base import Backend
     from labelstore.errors import StoreError
+    from labelstore.slabs import Slab
 
     Codes = dict[str, npt.NDArray[Any]]
 
@@ -35,22 +38,35 @@ CACHE_BYTES = 256 * 2**20
 """How many bytes of verified codes a store keeps by default."""
 
 
-def open(path: str | os.PathLike[str], *, cache_bytes: int = CACHE_BYTES) -> Store:
+def open(
+    path: str | os.PathLike[str], *, cache_bytes: int = CACHE_BYTES, slab_bytes: int = 0
+) -> Store:
     """Open a store for reading.
 
     Args:
-        path: the store's folder.
-        cache_bytes: how many bytes of decoded codes may be kept, at most.
+        path: the store's folder, or the URL of a store: ``s3://``, ``gs://``, ``https://``,
+            ``hf://datasets/OWNER/REPO/PATH`` (with the extra ``remote``) or ``file://``.
+        cache_bytes: how many bytes of decoded codes this process may keep, at most.
+        slab_bytes: how many bytes of slabs the machine may hold for this store, at most; 0 for
+            none (``labelstore.slabs``). A ``ViewSampler`` sets it.
 
     Raises:
-        NotFoundError: nothing is there. FormatError: it is no store of a known version.
-        CorruptError: its manifest or an array's description is damaged.
+        NotFoundError: nothing is there, or access is denied. UsageError: a URL of another kind, or
+            the extra is not installed. StoreError: a server does not answer.
+        FormatError: it is no store of a known version. CorruptError: its manifest or an array's
+            description is damaged.
     """
-    return Store(path, cache_bytes=cache_bytes)
+    return Store(path, cache_bytes=cache_bytes, slab_bytes=slab_bytes)
 
 
-def backend_of(path: Path) -> Backend:
-    """The backend for a path: Parquet for names that end in ``.parquet``, else Zarr."""
+def backend_of(path: str | os.PathLike[str]) -> Backend:
+    """The backend for a path: Parquet for names that end in ``.parquet``, a materialized copy for
+    folders that hold one, else Zarr."""
+    path = place_of(path)
+    if isinstance(path, str):
+        return _remote_backend(path)
+    if (path / MATERIALIZED).is_file():
+        return MappedBackend(path)
     if path.suffix == ".parquet":
         from labelstore.backends.parquet import ParquetBackend
 
@@ -60,6 +76,16 @@ def backend_of(path: Path) -> Backend:
     return ZarrBackend(path)
 
 
+def _remote_backend(url: str) -> Backend:
+    if suffix_of(url) == ".parquet":
+        from labelstore.backends.remote_parquet import RemoteParquetBackend
+
+        return RemoteParquetBackend(url)
+    from labelstore.backends.remote import RemoteZarrBackend
+
+    return RemoteZarrBackend(url)
+
+
 class Store:
     """A store of soft labels, open for reading. It may be pickled and used after a fork.
 
@@ -67,20 +93,35 @@ class Store:
     anything else is an IncompleteError.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, cache_bytes: int = CACHE_BYTES) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        slab_bytes: int = 0,
+    ) -> None:
+        self.path: Path | str = place_of(path)
+        """Where it lies; a URL is a str."""
         self.cache_bytes = cache_bytes
         self._backend = backend_of(self.path)
         self.manifest = Manifest.from_json(self._backend.read_manifest(), str(self.path))
         self._backend.open_arrays(self.manifest)
-        self._specs = view_arrays(self.manifest)
         self._reader = BlockReader(self._backend, self.manifest, self.path, cache_bytes)
+        self.slabs = Slabs(self._reader, self._labels, slab_bytes)
+        """The groups of views that are in memory, and read ahead."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "cache_bytes": self.cache_bytes, "id": self.manifest.id}
+        return {
+            "path": self.path,
+            "cache_bytes": self.cache_bytes,
+            "slab_bytes": self.slabs.slab_bytes,
+            "id": self.manifest.id,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        Store.__init__(self, state["path"], cache_bytes=state["cache_bytes"])
+        Store.__init__(
+            self, state["path"], cache_bytes=state["cache_bytes"], slab_bytes=state["slab_bytes"]
+        )
         if self.manifest.id != state["id"]:
             raise MismatchError(
                 f"{self.path} was replaced by another store (id {self.manifest.id}, expected "
@@ -118,6 +159,11 @@ class Store:
     def law(self) -> ViewLaw | str | None:
         """The view law; ``"explicit"`` for stored boxes; None where views cannot be replayed."""
         return self.manifest.law
+
+    @property
+    def reader(self) -> BlockReader:
+        """The blocks as they were committed, for operations on whole stores."""
+        return self._reader
 
     # The image table
 
@@ -190,6 +236,7 @@ class Store:
 
     def refresh(self) -> None:
         """See what a writer has committed since the store was opened."""
+        self.slabs.close()
         self._reader.refresh()
         self.__dict__.pop("_images", None)
 
@@ -198,8 +245,9 @@ class Store:
         """The measured image arrays of all committed blocks, verified."""
         specs = image_arrays(self.manifest)
         whole = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in specs}
-        for block in self._reader.committed_blocks():
-            for name, codes in self._reader.images(block).items():
+        blocks = self._reader.committed_blocks()
+        for block, found in zip(blocks, self._reader.images_of(blocks), strict=True):
+            for name, codes in found.items():
                 whole[name][self.manifest.block_slice(block)] = codes
         return whole
 
@@ -210,6 +258,20 @@ class Store:
         probabilities falling, sum at most 1), which only a producer's fault can break.
         """
         return self._reader.check_block(block)
+
+    def block_codes(self, block: int, num_views: int | None = None) -> tuple[Codes, Codes, Codes]:
+        """A block's codes as they are stored, verified, by array name.
+
+        Args:
+            block: its number, 0..num_blocks-1. num_views: its first views alone; all when None.
+
+        Returns:
+            those with one entry an image, those of prior lists, those with one entry a view.
+
+        Raises:
+            IncompleteError: it is not committed. CorruptError: it is not as it was committed.
+        """
+        return self._reader.block_codes(block, num_views or self.num_views)
 
     def labelled(self) -> npt.NDArray[np.bool_]:
         """(num_images,) bool: whether the image's labels are committed and it was readable."""
@@ -249,8 +311,12 @@ class Store:
             width, height = self.sizes(rows)
             return self.law(self.key_hashes[rows], columns, width, height)
         if self.law == EXPLICIT:
-            codes = self._gather(rows, columns, ("views/box", "views/flip"))
-            return Views(box=codes["views/box"], flip=codes["views/flip"].astype(bool))
+            shape = np.broadcast_shapes(rows.shape, columns.shape)
+            rows = np.broadcast_to(rows, shape).reshape(-1)
+            columns = np.broadcast_to(columns, shape).reshape(-1)
+            codes = self._gather(rows, columns)
+            flip = codes["views/flip"].reshape(shape).astype(bool)
+            return Views(box=codes["views/box"].reshape((*shape, 4)), flip=flip)
         raise MismatchError(
             f"{self.path} does not say which crops its labels belong to: make it with a view law "
             "or with boxes and flips."
@@ -275,40 +341,47 @@ class Store:
         shape = np.broadcast_shapes(rows.shape, columns.shape)
         rows = np.broadcast_to(rows, shape).reshape(-1)
         columns = np.broadcast_to(columns, shape).reshape(-1)
-        size, prior = self.manifest.prior_size, None
-        classes = np.empty((len(rows), self.k), dtype=np.int32)
-        probs = np.empty((len(rows), self.k), dtype=np.float32)
-        if size:
-            prior = ImagePrior(
-                classes=np.empty((len(rows), size), dtype=np.int32),
-                probs=np.empty((len(rows), size), dtype=np.float32),
-                power=np.empty(len(rows), dtype=np.float32),
-            )
-        broken = np.zeros(len(rows), dtype=bool)
-        for block, chosen, inner, codes in self._chunks(rows, columns):
-            lists = NO_LIST
-            if prior is not None:
-                found = self._reader.prior(block)
-                lists = found.classes
-                for name in ("classes", "probs", "power"):
-                    getattr(prior, name)[chosen] = getattr(found, name)[inner[0]]
-            ids = codes["labels/classes"][inner]
-            broken[chosen] = ids[:, 0] == np.iinfo(ids.dtype).max
-            labels = {name: codes[name][inner] for name in codes if name.startswith("labels/")}
-            classes[chosen], probs[chosen] = decode_labels(labels, lists, inner[0], self.manifest)
+        return self._labels(rows, columns, shape, self._gather(rows, columns))
+
+    def _labels(
+        self,
+        rows: npt.NDArray[np.int64],
+        columns: npt.NDArray[np.int64],
+        shape: tuple[int, ...],
+        codes: Codes,
+    ) -> TopK:
+        """Labels (*shape, k) of the codes of views (n,)."""
+        ids = codes["labels/classes"][:, 0]
+        broken = ids == np.iinfo(ids.dtype).max
         if broken.any():
             raise NotFoundError(
                 f"{self.path} has no labels of {self.keys[int(rows[broken][0])]!r}: the image "
                 "could not be decoded when the store was made; leave it out (store.labelled())."
             )
-        if prior is not None:
-            prior = ImagePrior(
-                prior.classes.reshape((*shape, size)),
-                prior.probs.reshape((*shape, size)),
-                prior.power.reshape(shape),
-            )
-        whole = (*shape, self.k)
+        prior, whole = None, (*shape, self.k)
+        if not self.manifest.prior_size:
+            classes, probs = decode_labels(codes, NO_LIST, rows, self.manifest)
+            return TopK(classes.reshape(whole), probs.reshape(whole), self.num_classes)
+        # The views of an image share its list, which is decoded once.
+        images, place = np.unique(rows, return_inverse=True)
+        lists = self._reader.lists(images)
+        classes, probs = decode_labels(codes, lists.classes, place, self.manifest)
+        prior = lists[place.reshape(shape)]
         return TopK(classes.reshape(whole), probs.reshape(whole), self.num_classes, prior)
+
+    def slab(self, group: int) -> Slab:
+        """Bring a group of views of all images into memory, once for all processes of the machine.
+
+        ``read`` then takes the group's labels from there, until ``Slab.close``; other processes
+        that read this store with ``slab_bytes`` do likewise. An epoch's slabs are made by
+        ``ViewSampler``, ahead of it.
+
+        Raises:
+            NotFoundError: no such group. IncompleteError, CorruptError: as ``read``. OSError,
+            StoreError: there is no room for it.
+        """
+        (number,) = _in_range(np.array([group]), self.manifest.num_groups, "group", str(self.path))
+        return self.slabs.get(int(number))
 
     def confidence(self, images: slice | None = None) -> npt.NDArray[np.float32]:
         """(n, num_views) float32: the largest probability of every view; NaN without labels.
@@ -319,52 +392,33 @@ class Store:
         start, stop, _ = (images or slice(None)).indices(self.num_images)
         out = np.full((max(stop - start, 0), self.num_views), np.nan, dtype=np.float32)
         size = self.manifest.block_images
-        for block in range(start // size, -(-stop // size) if stop > start else 0):
-            rows, plane = self._confidence_block(block)
+        blocks = range(start // size, -(-stop // size) if stop > start else 0)
+        for rows, plane in self._confidence_blocks(blocks):
             low, high = max(rows.start, start), min(rows.stop, stop)
             out[low - start : high - start] = plane[low - rows.start : high - rows.start]
         return out
 
     def iter_confidence(self) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
         """Runs of images and their confidence planes, over the committed blocks in order."""
-        for block in self._reader.committed_blocks():
-            yield self._confidence_block(block)
+        return self._confidence_blocks(self._reader.committed_blocks())
 
-    def _confidence_block(self, block: int) -> tuple[slice, npt.NDArray[np.float32]]:
-        plane = decode_confidence(self._reader.top_probs(block), self.manifest)
+    def _confidence_blocks(
+        self, blocks: Sequence[int]
+    ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+        for block, codes in zip(blocks, self._reader.top_probs_of(blocks), strict=True):
+            yield self._confidence_block(block, codes)
+
+    def _confidence_block(
+        self, block: int, codes: npt.NDArray[Any]
+    ) -> tuple[slice, npt.NDArray[np.float32]]:
+        plane = decode_confidence(codes, self.manifest)
         rows = self.manifest.block_slice(block)
         plane[~self.labelled()[rows]] = np.nan
         return rows, plane
 
-    def _gather(
-        self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], names: tuple[str, ...]
-    ) -> Codes:
-        """Codes of some arrays for views (...)."""
-        shape = np.broadcast_shapes(rows.shape, columns.shape)
-        rows = np.broadcast_to(rows, shape).reshape(-1)
-        columns = np.broadcast_to(columns, shape).reshape(-1)
-        specs = {spec.name: spec for spec in self._specs if spec.name in names}
-        out = {
-            name: np.empty((len(rows), *spec.shape[2:]), spec.dtype) for name, spec in specs.items()
-        }
-        for _, chosen, inner, codes in self._chunks(rows, columns):
-            for name in out:
-                out[name][chosen] = codes[name][inner]
-        return {name: codes.reshape((*shape, *codes.shape[1:])) for name, codes in out.items()}
-
-    def _chunks(
-        self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
-    ) -> Iterator[tuple[int, npt.NDArray[np.int64], tuple[Any, Any], Codes]]:
-        """The chunks that views (n,) lie in, each once: block, which views, their places, codes."""
-        size, group_size = self.manifest.block_images, self.manifest.group_views
-        chunk = (rows // size) * self.manifest.num_groups + columns // group_size
-        order = np.argsort(chunk, kind="stable")
-        starts = np.flatnonzero(np.diff(chunk[order], prepend=-1))
-        for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
-            chosen = order[start:stop]
-            block, group = divmod(int(chunk[chosen[0]]), self.manifest.num_groups)
-            inner = (rows[chosen] - block * size, columns[chosen] - group * group_size)
-            yield block, chosen, inner, self._reader.chunk(block, group)
+    def _gather(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> Codes:
+        """Codes of views (n,), by array name."""
+        return self.slabs.gather(rows, columns)
 
 
 def _in_range(

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from labelstore import codecs, files, prior
+from labelstore.backends.mapped import MappedBackend
 from labelstore.blocks import BlockData, block_codes, check_table, default_block_images
-from labelstore.errors import FormatError, LabelError, MismatchError, StoreError, UsageError
+from labelstore.errors import (
+    FormatError,
+    LabelError,
+    MismatchError,
+    NotFoundError,
+    StoreError,
+    UsageError,
+)
 from labelstore.manifest import EXPLICIT, Manifest, differences, fingerprint
+from labelstore.objects import place_of
 from labelstore.store import Store, backend_of
 
 if TYPE_CHECKING:
@@ -22,17 +32,36 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.backends.base import RemoteBackend
+    from labelstore.blocks import BlockCodes
     from labelstore.labels import LabelType
     from labelstore.views import ViewLaw
 
-__all__ = ["StoreWriter", "write"]
+__all__ = ["Share", "StoreWriter", "write"]
+
+CREATION_SECONDS, LOOK_SECONDS = 600.0, 1.0
+"""How long a process waits for another one to make an empty store, and how often it looks."""
 
 _FIRST_OBJECTS = ("zarr.json.", "manifest.json.")
 """What a backend's first object is called while it is written."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """One of several processes that write a store together."""
+
+    rank: int
+    """0..world-1."""
+    world: int
+    """How many there are."""
+
+
 class StoreWriter:
-    """The one writer of a store; a context manager that holds the store's lock.
+    """A writer of a store; a context manager that holds the store's lock.
+
+    Alone, unless a ``share`` is given: then processes that share nothing but the store make its
+    blocks together. Each claims a block before it makes it, and a dead one's claims lapse, so that
+    the number of processes may be any and may change.
 
     Raises, on entering:
         MismatchError: the store at the path was made with other settings, or is finished and was
@@ -49,30 +78,36 @@ class StoreWriter:
         *,
         overwrite: bool = False,
         allow_version_drift: bool = False,
+        share: Share | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = place_of(path)
         self._backend = backend_of(self.path)
+        if isinstance(self._backend, MappedBackend):
+            self._backend.refuse()
         self.manifest = dataclasses.replace(manifest, encoding=self._backend.encoding)
         self._keys = keys
         self._targets = targets
         self._overwrite = overwrite
         self._allow_version_drift = allow_version_drift
+        self._share = share
+        self._claims: dict[int, files.Claim] = {}
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> StoreWriter:
         self.manifest.to_json()  # before anything is written
         self.resumed = self._check_path()
         with contextlib.ExitStack() as stack:
-            stack.enter_context(files.exclusive_lock(self.path))
-            # Another writer may have finished between the look and the lock.
-            self.resumed = self._check_path()
-            if not self.resumed:
-                for entry in self.path.iterdir():
-                    if entry.name != files.LOCK_NAME:
-                        (files.delete_tree if entry.is_dir() else files.delete_file)(entry)
-                self._backend.create(self.manifest, self._keys, self._targets)
+            if isinstance(self.path, str):
+                # No object store has locks: two writers there are the user's to avoid.
+                self._wait_for_first()
+                self._begin()
+            elif self._share is None:
+                stack.enter_context(files.exclusive_lock(self.path))
+                self._begin()
             else:
-                files.remove_partials(self.path)
+                stack.enter_context(files.shared_lock(self.path))
+                with files.creation_lock(self.path):
+                    self._begin()
             self._backend.open_for_writing(self.manifest)
             self._committed = self._backend.read_commits()[:, 0] != 0
             self._stack = stack.pop_all()
@@ -84,17 +119,62 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for claim in self._claims.values():
+            claim.release(finished=False)
+        self._claims.clear()
         self._stack.close()
+
+    def _begin(self) -> None:
+        """Make the empty store, or take up what another writer has left."""
+        # Another writer may have finished, or begun, between the look and the lock.
+        self.resumed = self._check_path()
+        if not self.resumed:
+            if isinstance(self.path, str):
+                self._remote.clear()
+            else:
+                for entry in self.path.iterdir():
+                    if entry.name not in files.LOCK_NAMES:
+                        (files.delete_tree if entry.is_dir() else files.delete_file)(entry)
+            self._backend.create(self.manifest, self._keys, self._targets)
+        elif self._share is None and isinstance(self.path, Path):
+            files.remove_partials(self.path)
+
+    def _wait_for_first(self) -> None:
+        """On an object store the first process makes the empty store; the others wait for it."""
+        if self._share is None or self._share.rank == 0:
+            return
+        for _ in range(int(CREATION_SECONDS / LOOK_SECONDS)):
+            if self._check_path():
+                return
+            time.sleep(LOOK_SECONDS)
+        raise StoreError(
+            f"{self.path} was not begun by process 0 within {CREATION_SECONDS:.0f} s: look at what "
+            "became of it, then run all of them again."
+        )
+
+    @property
+    def takes_over(self) -> bool:
+        """Whether blocks of processes that die are made by the others: not where there are no
+        locks, as on object stores; there each process has its own blocks, by their number."""
+        return self._share is not None and not isinstance(self.path, str)
+
+    @property
+    def _remote(self) -> RemoteBackend:
+        return cast("RemoteBackend", self._backend)
 
     def _check_path(self) -> bool:
         """Whether a store of these very settings is there to go on with."""
-        if not self.path.exists() or _holds_nothing(self.path):
+        if isinstance(self.path, str):
+            self._remote.check_writable()
+            if self._remote.is_empty():
+                return False
+        elif not self.path.exists() or _holds_nothing(self.path):
             return False
-        if not self.path.is_dir():
+        elif not self.path.is_dir():
             raise FormatError(f"{self.path} is a file: choose another name for the store.")
         try:
             document = self._backend.read_manifest()
-        except FormatError:
+        except (FormatError, NotFoundError):
             raise FormatError(
                 f"{self.path} exists and is not a labelstore store: choose another name, nothing "
                 "in it was touched."
@@ -107,6 +187,11 @@ class StoreWriter:
                 "in it was touched."
             )
         if self._overwrite:
+            if self._share is not None:
+                raise UsageError(
+                    f"{self.path} is there, and one of several processes cannot overwrite it under "
+                    "the others: delete it first, then leave --overwrite out."
+                )
             return False
         stored = Manifest.from_json(document, str(self.path))
         asked = self.manifest
@@ -131,6 +216,29 @@ class StoreWriter:
         """Blocks that have to be made, in order: known before any image is decoded."""
         return [int(block) for block in np.flatnonzero(~self._committed)]
 
+    def claim(self, block: int) -> bool:
+        """Take a block on; False where it is committed or another process is at it."""
+        if self._committed[block]:
+            return False
+        if self._share is None:
+            return True
+        if isinstance(self.path, str):
+            return block % self._share.world == self._share.rank
+        held = files.claim(self.path, block)
+        if held is None:
+            return False
+        # Another process may have committed it since the last look.
+        self._committed[block] = self._backend.read_commit(block)[0] != 0
+        if self._committed[block]:
+            held.release(finished=True)
+            return False
+        self._claims[block] = held
+        return True
+
+    def refresh(self) -> None:
+        """Look again at what is committed, by others too."""
+        self._committed = self._backend.read_commits()[:, 0] != 0
+
     def write_block(self, block: int, data: BlockData) -> None:
         """Encode, write and commit a block.
 
@@ -138,12 +246,21 @@ class StoreWriter:
             LabelError: the arrays are no labels of this block.
             StoreError: the block is committed already, or the disk refuses.
         """
+        self.write_codes(block, block_codes(data, self.manifest, block))
+
+    def write_codes(self, block: int, codes: BlockCodes) -> None:
+        """Write and commit a block whose codes are those of the manifest's encoding.
+
+        Raises:
+            StoreError: the block is committed already, or the disk refuses.
+        """
         if self._committed[block]:
             raise StoreError(f"{self.path}: block {block} is committed and is never written again.")
-        codes = block_codes(data, self.manifest, block)
         self._backend.write_block(block, codes.arrays)
         self._backend.write_commit(block, codes.commit_row(self.manifest, block))
         self._committed[block] = True
+        if block in self._claims:
+            self._claims.pop(block).release(finished=True)
 
     def withdraw(self, block: int) -> None:
         """Withdraw a block's commit: its labels are gone, and the block may be written again."""
@@ -163,7 +280,7 @@ class StoreWriter:
 def _holds_nothing(path: Path) -> bool:
     """Whether a folder is empty but for what a writer leaves that died before its first object."""
     return path.is_dir() and all(
-        entry.name == files.LOCK_NAME
+        entry.name in files.LOCK_NAMES
         or (entry.name.startswith(_FIRST_OBJECTS) and entry.suffix == files.PARTIAL)
         for entry in path.iterdir()
     )
@@ -248,7 +365,7 @@ def write(
         fingerprint=fingerprint(names, truth.astype(np.int32)),
         law=kind,
         block_images=block_images or default_block_images(num_images),
-        group_views=min(group_views or backend_of(Path(path)).group_views, num_views),
+        group_views=min(group_views or backend_of(path).group_views, num_views),
         quantizer=quantizer,
         prior_size=0 if means is None else min(prior_size, num_classes),
         label_type=label_type,

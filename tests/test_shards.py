@@ -8,7 +8,7 @@ import zarr
 from core_data import make_planned, written
 from zarr.codecs import ZstdCodec
 
-from labelstore.backends.shards import is_direct, read_chunk
+from labelstore.backends.shards import is_direct, read_chunks
 from labelstore.backends.zarr import ZarrBackend
 from labelstore.errors import CorruptError
 
@@ -70,7 +70,7 @@ def test_damage_is_an_error_wherever_it_is(store):
         failed = 0
         for group in range(2):
             try:
-                read_chunk(file, group, 2, shape, dtype, 0)
+                read_chunks(file, [group], 2, shape, dtype, 0)
             except ValueError:
                 failed += 1
         assert failed, place

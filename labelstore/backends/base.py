@@ -16,7 +16,7 @@ from labelstore import codecs
 from labelstore.manifest import EXPLICIT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArraySpec",
     "Backend",
+    "RemoteBackend",
     "array_digest",
     "commit_columns",
     "image_arrays",
@@ -147,11 +148,14 @@ def images_digest(
 class Backend(Protocol):
     """Reads and writes one store. Errors are those of ``labelstore.errors``."""
 
-    path: Path
     encoding: Encoding
     """What its arrays hold."""
     group_views: int
     """Views of a group unless a user says otherwise: what one read costs beside its bytes."""
+
+    @property
+    def path(self) -> Path | str:
+        """A local path, or a URL."""
 
     def read_manifest(self) -> Any:
         """The manifest's JSON document, unchecked."""
@@ -168,8 +172,19 @@ class Backend(Protocol):
     def read_commits(self) -> npt.NDArray[np.uint64]:
         """(num_blocks, columns) commit rows; a row of zeros is a block that is not committed."""
 
+    def read_commit(self, block: int) -> npt.NDArray[np.uint64]:
+        """(columns,) commit row of one block, as it is now."""
+
     def read(self, name: str, images: slice, views: slice | None) -> npt.NDArray[Any]:
         """Codes of an array for a run of images and, for labels, a run of views."""
+
+    def read_many(
+        self, runs: Iterable[tuple[str, slice, slice | None]]
+    ) -> Iterator[npt.NDArray[Any]]:
+        """What ``read`` gives for many runs, in order; of a remote store several at once."""
+
+    def fetch_block(self, block: int) -> None:
+        """Say that all of a block is read next: a remote store gets it in a few requests."""
 
     def create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
         """Make an empty store; the manifest becomes readable last."""
@@ -188,3 +203,16 @@ class Backend(Protocol):
 
     def bytes_by_part(self) -> dict[str, int]:
         """Bytes on disk of each array, with ``manifest`` for what is left."""
+
+
+class RemoteBackend(Backend, Protocol):
+    """What a writer needs besides where it has no folder to look into."""
+
+    def check_writable(self) -> None:
+        """UsageError for a URL that can only be read."""
+
+    def is_empty(self) -> bool:
+        """Whether nothing is there."""
+
+    def clear(self) -> None:
+        """Delete all that is there."""

@@ -7,10 +7,10 @@ image that could not be read has rows of nulls.
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 from collections import OrderedDict, defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -19,18 +19,27 @@ import pyarrow.parquet as pq
 
 from labelstore import files
 from labelstore.backends.base import commit_columns, image_arrays, prior_arrays, view_arrays
-from labelstore.errors import CorruptError, FormatError, NotFoundError
+from labelstore.backends.parquet_tables import EDGES, file_of, label_table, measured_table
+from labelstore.errors import CorruptError, FormatError, LabelStoreError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
     from labelstore.backends.base import ArraySpec
     from labelstore.manifest import Encoding, Manifest
 
-__all__ = ["ParquetBackend"]
+__all__ = [
+    "COMMITS",
+    "LABELS",
+    "MANIFEST",
+    "MEASURED",
+    "TABLE",
+    "ParquetBackend",
+    "block_file",
+    "readable_file",
+]
 
 T = TypeVar("T")
 
@@ -38,8 +47,12 @@ MANIFEST, TABLE = "manifest.json", "images.parquet"
 LABELS, MEASURED, COMMITS = "labels", "measured", "commits"
 
 _OPEN_FILES = 16
-_EDGES = ("top", "left", "height", "width")
 
+_READING: dict[str, Any] = {
+    "page_checksum_verification": True,
+    "memory_map": False,
+    "pre_buffer": False,
+}
 _COLUMNS = {
     "images/size": ["width", "height"],
     "images/digest": ["digest"],
@@ -50,7 +63,7 @@ _COLUMNS = {
     "labels/top_prob": ["top_prob"],
     "labels/classes": ["top_class", "rest_classes"],
     "labels/rest_probs": ["rest_probs"],
-    "views/box": list(_EDGES),
+    "views/box": list(EDGES),
     "views/flip": ["flip"],
 }
 """The columns that hold each array."""
@@ -67,12 +80,6 @@ _PART_OF_FOLDER = {
     LABELS: "labels/footers",
 }
 
-_ELEMENTS = {
-    name: f"{name}.list.element"
-    for name in ("rest_classes", "rest_probs", "prior_classes", "prior_probs")
-}
-"""Columns of lists, and Parquet's paths of their values."""
-
 
 class ParquetBackend:
     """One store in a local folder; see ``Backend`` for the methods' contracts."""
@@ -81,27 +88,30 @@ class ParquetBackend:
     # A row group is described in about 1,500 bytes.
     group_views = 16
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | str) -> None:
+        self.path: Path | str = path
         self._manifest: Manifest
         self._specs: dict[str, ArraySpec]
         self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
 
     def read_manifest(self) -> Any:
-        file = self.path / MANIFEST
-        if not self.path.exists():
+        file = Path(self.path, MANIFEST)
+        if not file.parent.exists():
             raise NotFoundError(f"there is no store at {self.path}: check the path.")
         if not file.is_file():
             raise FormatError(
                 f"{self.path} is not a labelstore store (it has no {MANIFEST}): name a folder that "
                 "labelstore made."
             )
+        return self._parse_manifest(file.read_bytes())
+
+    def _parse_manifest(self, data: bytes) -> Any:
         try:
-            return json.loads(file.read_bytes())
+            return json.loads(data)
         except ValueError as error:
             raise CorruptError(
-                f"{file} cannot be read as JSON ({error}): it was changed or damaged; restore it "
-                "from a copy."
+                f"{self.path}/{MANIFEST} cannot be read as JSON ({error}): it was changed or "
+                "damaged; restore it from a copy."
             ) from error
 
     def open_arrays(self, manifest: Manifest) -> None:
@@ -126,32 +136,34 @@ class ParquetBackend:
         return np.asarray(found, dtype=np.int32)
 
     def read_commits(self) -> npt.NDArray[np.uint64]:
-        manifest = self._manifest
-        columns = commit_columns(manifest)
-        rows = np.zeros((manifest.num_blocks, columns), dtype=np.uint64)
-        for block in range(manifest.num_blocks):
-            file = self._block_file(COMMITS, block)
-            if not file.exists():
-                continue
-            row = _readable(file, functools.partial(np.load, file, allow_pickle=False))
-            if row.shape != (columns,) or row.dtype != np.dtype("<u8"):
-                raise CorruptError(
-                    f"{file} holds {row.dtype} of shape {row.shape}, expected uint64 of shape "
-                    f"({columns},): it was changed or damaged; make that block again."
-                )
-            rows[block] = row
-        return rows
+        return np.stack([self.read_commit(block) for block in range(self._manifest.num_blocks)])
+
+    def read_commit(self, block: int) -> npt.NDArray[np.uint64]:
+        columns = commit_columns(self._manifest)
+        name = block_file(COMMITS, block)
+        file = self._where(name)
+        data = self._bytes(name)
+        if data is None:
+            return np.zeros(columns, dtype=np.uint64)
+        row = readable_file(file, lambda: np.load(io.BytesIO(data), allow_pickle=False))
+        if row.shape != (columns,) or row.dtype != np.dtype("<u8"):
+            raise CorruptError(
+                f"{file} holds {row.dtype} of shape {row.shape}, expected uint64 of shape "
+                f"({columns},): it was changed or damaged; make that block again."
+            )
+        return np.asarray(row)
 
     def read(self, name: str, images: slice, views: slice | None) -> npt.NDArray[Any]:
         manifest = self._manifest
         block = images.start // manifest.block_images
         if views is None:
-            file = self._block_file(MEASURED, block)
-            table = _readable(
-                file, lambda: _open(file).read(self._columns(name), use_threads=False)
+            part = block_file(MEASURED, block)
+            file = self._where(part)
+            table = readable_file(
+                file, lambda: self._open(part).read(self._columns(name), use_threads=False)
             )
             shape: tuple[int, ...] = (images.stop - images.start,)
-            return _readable(file, lambda: self._codes(name, table, shape))
+            return readable_file(file, lambda: self._codes(name, table, shape))
         size, parts = manifest.group_views, []
         for group in range(views.start // size, -(-views.stop // size)):
             columns = manifest.group_slice(group)
@@ -159,9 +171,17 @@ class ParquetBackend:
             parts.append(self._group(name, block, group, shape))
         return np.concatenate(parts, axis=1)
 
+    def read_many(
+        self, runs: Iterable[tuple[str, slice, slice | None]]
+    ) -> Iterator[npt.NDArray[Any]]:
+        return (self.read(*run) for run in runs)
+
+    def fetch_block(self, block: int) -> None:
+        """Nothing to do: the block is here."""
+
     def create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
         opening = {"format": "labelstore", "state": "creating"}
-        files.write_durably(self.path / MANIFEST, json.dumps(opening).encode())
+        self._write(MANIFEST, json.dumps(opening).encode())
         table = pa.table(
             {
                 "image": pa.array(np.arange(manifest.num_images, dtype=np.int32)),
@@ -169,39 +189,37 @@ class ParquetBackend:
                 "target": pa.array(np.asarray(targets, dtype=np.int32)),
             }
         )
-        files.write_durably(self.path / TABLE, _file_of([table]))
+        self._write(TABLE, file_of([table]))
         text = json.dumps(manifest.to_json(), indent=2, ensure_ascii=False)
-        files.write_durably(self.path / MANIFEST, text.encode())
+        self._write(MANIFEST, text.encode())
 
     def write_block(self, block: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         manifest = self._manifest
         rows = manifest.block_slice(block)
         for folder in (MEASURED, LABELS):
-            files.delete_file(self._block_file(folder, block))
-        measured = _measured_table(arrays, rows)
-        files.write_durably(self._block_file(MEASURED, block), _file_of([measured]))
+            self._delete(block_file(folder, block))
+        measured = measured_table(arrays, rows)
+        self._write(block_file(MEASURED, block), file_of([measured]))
         groups = [
-            _label_table(arrays, rows, manifest.group_slice(group))
+            label_table(arrays, rows, manifest.group_slice(group))
             for group in range(manifest.num_groups)
         ]
-        files.write_durably(self._block_file(LABELS, block), _file_of(groups))
+        self._write(block_file(LABELS, block), file_of(groups))
 
     def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> None:
         buffer = io.BytesIO()
         np.save(buffer, row.astype("<u8"), allow_pickle=False)
-        files.write_durably(self._block_file(COMMITS, block), buffer.getvalue())
+        self._write(block_file(COMMITS, block), buffer.getvalue())
 
     def withdraw_commit(self, block: int) -> None:
-        files.delete_durably(self._block_file(COMMITS, block))
+        files.delete_durably(Path(self.path, block_file(COMMITS, block)))
 
     def bytes_by_part(self) -> dict[str, int]:
         parts: dict[str, int] = defaultdict(int)
-        for file in self.path.rglob("*"):
-            if not file.is_file() or file.suffix == files.PARTIAL:
-                continue
-            folder, size = file.relative_to(self.path).parts[0], file.stat().st_size
+        for name, size in self._sizes().items():
+            folder = name.split("/")[0]
             if folder == LABELS:
-                for part, count in _bytes_by_column(file).items():
+                for part, count in self._bytes_by_column(name).items():
                     parts[part] += count
                     size -= count
             known = {
@@ -213,31 +231,65 @@ class ParquetBackend:
             parts[known.get(folder, "manifest")] += size
         return dict(parts)
 
-    def _block_file(self, folder: str, block: int) -> Path:
-        suffix = "npy" if folder == COMMITS else "parquet"
-        return self.path / folder / f"{block:06d}.{suffix}"
+    # What depends on where the store lies
+
+    def _where(self, name: str) -> str:
+        """A file's name in messages."""
+        return f"{self.path}/{name}"
+
+    def _bytes(self, name: str) -> bytes | None:
+        """A file's bytes; None when it is not there."""
+        file = Path(self.path, name)
+        return file.read_bytes() if file.exists() else None
+
+    def _open(self, name: str) -> pq.ParquetFile:
+        return pq.ParquetFile(Path(self.path, name), **_READING)
+
+    def _labels(self, block: int) -> pq.ParquetFile:
+        """The open file of a block's labels; the last few are kept."""
+        name = block_file(LABELS, block)
+        opened = self._files.pop(block, None) or readable_file(
+            self._where(name), lambda: self._open(name)
+        )
+        self._files[block] = opened
+        while len(self._files) > _OPEN_FILES:
+            self._files.popitem(last=False)[1].close()
+        return opened
+
+    def _write(self, name: str, data: bytes | memoryview) -> None:
+        files.write_durably(Path(self.path, name), data)
+
+    def _delete(self, name: str) -> None:
+        files.delete_file(Path(self.path, name))
+
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of each of the store's files."""
+        root = Path(self.path)
+        return {
+            file.relative_to(root).as_posix(): file.stat().st_size
+            for file in root.rglob("*")
+            if file.is_file() and file.suffix != files.PARTIAL
+        }
+
+    def _bytes_by_column(self, name: str) -> dict[str, int]:
+        return _bytes_by_column(readable_file(self._where(name), lambda: self._open(name).metadata))
 
     def _table(self, column: str, kind: pa.DataType) -> pa.ChunkedArray:
         """A column of the image table; CorruptError where it is of another type or has nulls."""
-        file = self.path / TABLE
 
         def read() -> pa.ChunkedArray:
-            found = _open(file).read([column], use_threads=False)[column].cast(kind)
+            found = self._open(TABLE).read([column], use_threads=False)[column].cast(kind)
             if found.null_count:
                 raise ValueError(f"{found.null_count} nulls in {column}")
             return found
 
-        return _readable(file, read)
+        return readable_file(self._where(TABLE), read)
 
     def _group(self, name: str, block: int, group: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         """The codes of an array of a block in one group of views: one row group."""
-        file = self._block_file(LABELS, block)
-        opened = self._files.pop(block, None) or _readable(file, lambda: _open(file))
-        self._files[block] = opened
-        while len(self._files) > _OPEN_FILES:
-            self._files.popitem(last=False)[1].close()
-        return _readable(
-            file,
+        opened = self._labels(block)
+        return readable_file(
+            self._where(block_file(LABELS, block)),
             lambda: self._codes(
                 name,
                 opened.read_row_group(group, self._columns(name), use_threads=False),
@@ -277,91 +329,17 @@ def _place_lists(codes: npt.NDArray[Any], column: pa.ListArray, name: str) -> No
     codes[np.arange(codes.shape[1]) < lengths[:, None]] = column.flatten().to_numpy()
 
 
-def _lists(values: npt.NDArray[Any], held: npt.NDArray[np.bool_], valid: Any = None) -> pa.Array:
-    """Rows (n, places) as lists of the values that are held; null where not valid."""
-    ends = np.cumsum(held.sum(axis=1))
-    offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
-    mask = None if valid is None else pa.array(~valid)
-    return pa.ListArray.from_arrays(offsets, pa.array(values[held]), mask=mask)
+def block_file(folder: str, block: int) -> str:
+    """The name of one of a block's files."""
+    return f"{folder}/{block:06d}.{'npy' if folder == COMMITS else 'parquet'}"
 
 
-def _measured_table(arrays: Mapping[str, npt.NDArray[Any]], rows: slice) -> pa.Table:
-    columns: dict[str, Any] = {
-        "image": np.arange(rows.start, rows.stop, dtype=np.int32),
-        "width": arrays["images/size"][:, 0],
-        "height": arrays["images/size"][:, 1],
-        "digest": arrays["images/digest"],
-        "status": arrays["images/status"],
-    }
-    if "images/prior_classes" in arrays:
-        classes = arrays["images/prior_classes"]
-        held = classes != np.iinfo(classes.dtype).max
-        columns["prior_classes"] = _lists(classes, held)
-        columns["prior_probs"] = _lists(arrays["images/prior_probs"], held)
-        columns["prior_power"] = arrays["images/prior_power"]
-    return pa.table(columns)
-
-
-def _label_table(arrays: Mapping[str, npt.NDArray[Any]], rows: slice, views: slice) -> pa.Table:
-    """Rows (image, view), the views of an image beside each other."""
-    count, width = rows.stop - rows.start, views.stop - views.start
-    parts = {
-        name: codes[:, views].reshape(count * width, *codes.shape[2:])
-        for name, codes in arrays.items()
-        if not name.startswith("images/")
-    }
-    classes = parts["labels/classes"]
-    valid = classes[:, 0] != np.iinfo(classes.dtype).max
-    image = np.repeat(np.arange(rows.start, rows.stop, dtype=np.int32), width)
-    columns: dict[str, Any] = {
-        "image": image,
-        "view": np.tile(np.arange(views.start, views.stop, dtype=np.int32), count),
-        "top_class": pa.array(classes[:, 0], mask=~valid),
-        "top_prob": pa.array(parts["labels/top_prob"], mask=~valid),
-    }
-    if "labels/rest_probs" in parts:
-        probs = parts["labels/rest_probs"]
-        held = probs > 0
-        columns["rest_classes"] = _lists(classes[:, 1:], held, valid)
-        columns["rest_probs"] = _lists(probs, held, valid)
-    if "views/box" in parts:
-        columns |= {edge: parts["views/box"][:, place] for place, edge in enumerate(_EDGES)}
-        columns["flip"] = pa.array(parts["views/flip"] == 1, mask=~valid)
-    return pa.table(columns)
-
-
-def _file_of(groups: Sequence[pa.Table]) -> memoryview:
-    """A Parquet file with one row group for each table."""
-    buffer = pa.BufferOutputStream()
-    names = groups[0].column_names
-    packed = [name for name in ("image", "view") if name in names and len(names) > 3]
-    split = [_ELEMENTS.get(name, name) for name in ("rest_probs",) if name in names]
-    encoded = {*packed, "rest_probs"}
-    with pq.ParquetWriter(
-        buffer,
-        groups[0].schema,
-        compression="zstd",
-        compression_level=5,
-        write_page_checksum=True,
-        use_dictionary=[_ELEMENTS.get(name, name) for name in names if name not in encoded],
-        # Products of shares have many values: their bytes are alike where the numbers are not.
-        use_byte_stream_split=split,
-        column_encoding=dict.fromkeys(packed, "DELTA_BINARY_PACKED"),
-        write_statistics=[name for name in names if name not in _ELEMENTS],
-    ) as writer:
-        for table in groups:
-            writer.write_table(table, row_group_size=max(table.num_rows, 1))
-    return memoryview(buffer.getvalue())
-
-
-def _open(file: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(file, page_checksum_verification=True, memory_map=False, pre_buffer=False)
-
-
-def _readable(file: Path, call: Callable[[], T]) -> T:
+def readable_file(file: str, call: Callable[[], T]) -> T:
     # pyarrow and NumPy raise what their parsers raise: any of it means that the file is damaged.
     try:
         return call()
+    except LabelStoreError:
+        raise
     except Exception as error:
         text = " ".join(str(error).split())[:160] or type(error).__name__
         raise CorruptError(
@@ -370,8 +348,7 @@ def _readable(file: Path, call: Callable[[], T]) -> T:
         ) from error
 
 
-def _bytes_by_column(file: Path) -> dict[str, int]:
-    metadata = _readable(file, lambda: pq.read_metadata(file))
+def _bytes_by_column(metadata: Any) -> dict[str, int]:
     parts: dict[str, int] = defaultdict(int)
     for group in range(metadata.num_row_groups):
         for column in range(metadata.num_columns):

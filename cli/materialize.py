@@ -1,0 +1,65 @@
+"""``labelstore materialize``: a decoded local copy of a store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options, output
+
+if TYPE_CHECKING:
+    from labelstore.materialize import MaterializeReport
+
+HELP = """Make a decoded copy of a finished store, for reading any labels at the speed of memory.
+
+\b
+  labelstore materialize teacher.zarr /dev/shm/teacher     # in memory
+  labelstore materialize teacher.zarr /scratch/teacher     # on a local disk
+  labelstore.open("/scratch/teacher").read(images, views)  # reads as any store does
+
+DIR is made of plain NumPy arrays (numpy.load opens them). A label of k classes takes 6 k bytes, 8 k
+where there are more than 65,000 classes, and an image's list of m classes 6 m: ImageNet with 500
+views of 4 classes takes 15 GB. It is told before anything is written, and refused where there is
+no room.
+
+Training that follows a schedule (ViewSampler) needs no copy: it has each epoch's labels in memory
+already. Use one where labels are read at random. The copy is read only, whole or absent, and
+compared with its digests when it is first read. Given again, the command does nothing; of a store
+that was changed since it makes no other copy unless --overwrite is given.
+"""
+
+
+@click.command(help=HELP, short_help="Make a decoded copy for reading at random.")
+@options.store_argument
+@click.argument("directory", metavar="DIR", type=click.Path())
+@click.option("--overwrite", is_flag=True, help="Replace a copy that is there.")
+@options.json_option
+@options.quiet_option
+def command(**given: Any) -> None:
+    """Materialize a store."""
+    import labelstore
+    from labelstore.materialize import materialize, materialized_bytes
+
+    store = labelstore.open(given["store"])
+    quiet = given["quiet"] or given["json"]
+    if not quiet:
+        output.note(f"{given['directory']} takes {materialized_bytes(store):,} bytes")
+    with output.progress(store.num_images, store.num_views, quiet=quiet, brief=True) as progress:
+        report = materialize(
+            store, given["directory"], overwrite=given["overwrite"], tell=progress.update
+        )
+    if given["json"]:
+        output.emit_json(report.to_json())
+    elif not given["quiet"]:
+        _tell(report)
+
+
+def _tell(report: MaterializeReport) -> None:
+    if report.already_there:
+        output.note(f"{report.path} is a copy of this store already: nothing was done")
+        return
+    output.note(
+        f"{report.path}: {report.num_images:,} images x {report.num_views} views, "
+        f"{report.bytes:,} bytes ({report.bytes_per_label:.1f} a label)"
+    )

@@ -1,0 +1,198 @@
+"""A materialized copy of a store: decoded labels as plain ``.npy`` files, mapped into memory.
+
+A folder of arrays in NumPy's own format, little-endian, which ``numpy.load`` opens as they are:
+
+    materialized.json              the manifest, and which store it is a copy of
+    commits.npy                    (blocks, parts) uint64 commit digests, as in any store
+    images/key.npy, target.npy     keys as fixed-width text, ground truth
+    images/*.npy, labels/*.npy     the arrays of ``labelstore.backends.base``, encoding ``plain``
+
+It is made whole by ``labelstore.materialize`` and read only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from labelstore.backends.base import (
+    commit_columns,
+    image_arrays,
+    prior_arrays,
+    view_arrays,
+)
+from labelstore.errors import CorruptError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from labelstore.manifest import Encoding, Manifest
+
+__all__ = ["COMMITS", "KEYS", "MATERIALIZED", "TARGETS", "MappedBackend", "array_file"]
+
+MATERIALIZED = "materialized.json"
+"""The file that makes a folder a materialized copy; written last."""
+
+COMMITS, KEYS, TARGETS = "commits", "images/key", "images/target"
+
+
+def array_file(root: Path, name: str) -> Path:
+    """Where an array of a copy lies."""
+    return root / f"{name}.npy"
+
+
+class MappedBackend:
+    """One materialized copy; see ``Backend`` for the methods' contracts."""
+
+    encoding: Encoding = "plain"
+    group_views = 4
+
+    def __init__(self, path: Path | str) -> None:
+        self.path: Path | str = path
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        self.mapped: dict[str, npt.NDArray[Any]] = {}
+        """The arrays with views, whole: unverified bytes of the files."""
+        self._states: dict[str, tuple[int, int, int] | None] = {}
+
+    def read_manifest(self) -> Any:
+        return self.description()["manifest"]
+
+    def description(self) -> dict[str, Any]:
+        """What ``materialized.json`` says: ``manifest``, and ``source`` with its path, id and the
+        digest of its commits.
+
+        Raises:
+            CorruptError: it says nothing that can be read.
+        """
+        file = Path(self.path, MATERIALIZED)
+        try:
+            document = json.loads(file.read_bytes())
+            found: dict[str, Any] = {name: document[name] for name in ("manifest", "source")}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CorruptError(
+                f"{file} cannot be read ({error!r}): it was changed or damaged; materialize the "
+                "store again."
+            ) from error
+        return found
+
+    def open_arrays(self, manifest: Manifest) -> None:
+        labels = view_arrays(manifest)
+        columns = commit_columns(manifest)
+        specs = (*labels, *image_arrays(manifest), *prior_arrays(manifest))
+        shapes: list[tuple[str, tuple[int, ...], np.dtype[Any] | None]] = [
+            (spec.name, spec.shape, spec.dtype) for spec in specs
+        ]
+        shapes.append((COMMITS, (manifest.num_blocks, columns), np.dtype("<u8")))
+        shapes.append((TARGETS, (manifest.num_images,), np.dtype("<i4")))
+        shapes.append((KEYS, (manifest.num_images,), None))
+        for name, shape, dtype in shapes:
+            array = self._open(name)
+            kind_fits = array.dtype.kind == "U" if dtype is None else array.dtype == dtype
+            if array.shape != shape or not kind_fits or not array.flags.c_contiguous:
+                raise CorruptError(
+                    f"{array_file(Path(self.path), name)} has shape {array.shape} and type "
+                    f"{array.dtype}, the manifest implies {shape} and {dtype or 'text'}: it was "
+                    "changed; materialize the store again."
+                )
+            self._arrays[name] = array
+        self.mapped = {spec.name: self._arrays[spec.name] for spec in labels}
+        self._states = {
+            file: _state(file)
+            for file in (str(array_file(Path(self.path), name)) for name in self.mapped)
+        }
+
+    def check_unchanged(self) -> None:
+        """CorruptError when a file of labels was changed or taken away since the copy was opened.
+
+        What was compared with its digest once is not compared again; this is what keeps it true.
+        """
+        for file, state in self._states.items():
+            if _state(file) != state:
+                raise CorruptError(
+                    f"{file} was changed, or taken away, while it was open: materialize the store "
+                    "again, or open the copy anew if that has been done."
+                )
+
+    def _open(self, name: str) -> npt.NDArray[Any]:
+        file = array_file(Path(self.path), name)
+        try:
+            # A view as a plain array: indexing a memmap makes memmaps, which is slow.
+            return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+        # NumPy parses the header as Python source, and raises whatever that raises.
+        except Exception as error:
+            raise CorruptError(
+                f"{file} cannot be mapped ({error}): it is missing or damaged; materialize the "
+                "store again."
+            ) from error
+
+    def read_keys(self) -> tuple[str, ...]:
+        return tuple(self._arrays[KEYS].tolist())
+
+    def read_targets(self) -> npt.NDArray[np.int32]:
+        return np.array(self._arrays[TARGETS], dtype=np.int32)
+
+    def read_commits(self) -> npt.NDArray[np.uint64]:
+        return np.array(self._arrays[COMMITS], dtype=np.uint64)
+
+    def read_commit(self, block: int) -> npt.NDArray[np.uint64]:
+        return np.array(self._arrays[COMMITS][block], dtype=np.uint64)
+
+    def read(self, name: str, images: slice, views: slice | None) -> npt.NDArray[Any]:
+        array = self._arrays[name]
+        return array[images] if views is None else array[images, views]
+
+    def read_many(
+        self, runs: Iterable[tuple[str, slice, slice | None]]
+    ) -> Iterator[npt.NDArray[Any]]:
+        return (self.read(*run) for run in runs)
+
+    def fetch_block(self, block: int) -> None:
+        """Nothing to do: the block is here."""
+
+    def bytes_by_part(self) -> dict[str, int]:
+        parts: dict[str, int] = defaultdict(int)
+        root = Path(self.path)
+        for file in root.rglob("*"):
+            if file.is_file():
+                name = file.relative_to(root).with_suffix("").as_posix()
+                parts[name if name in self._arrays else "manifest"] += file.stat().st_size
+        return dict(parts)
+
+    def create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
+        self.refuse()
+
+    def open_for_writing(self, manifest: Manifest) -> None:
+        """Refused."""
+        self.refuse()
+
+    def write_block(self, block: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        self.refuse()
+
+    def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> None:
+        self.refuse()
+
+    def withdraw_commit(self, block: int) -> None:
+        self.refuse()
+
+    def refuse(self) -> NoReturn:
+        """Raise the UsageError of every attempt to write."""
+        raise UsageError(
+            f"{self.path} is a materialized copy, which is read only: write to the store that it "
+            "was made from and materialize that again, or choose another name."
+        )
+
+
+def _state(file: str) -> tuple[int, int, int] | None:
+    """What differs when a file is another or another's content; None for one that is not there."""
+    try:
+        found = os.stat(file)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,268 @@
+"""The Zarr backend behind a URL: the same store, read in few requests and several at a time.
+
+A request takes tens of milliseconds whatever it brings. So the index of a shard is asked for once
+and kept, a group of views is then one range of each shard, and the ranges that a read needs are
+under way together. Objects are written whole or not at all, which a PUT is by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import zarr
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+
+from labelstore.backends.shards import decode, entry, index_bytes, is_plain, parse_index
+from labelstore.backends.zarr import ATTRIBUTE, COMMITS, KEYS, TARGETS, ZarrBackend
+from labelstore.remote import THREADS, RemoteObjects, Threads
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+    from labelstore.objects import Objects
+
+__all__ = ["ObjectsStore", "RemoteZarrBackend"]
+
+T = TypeVar("T")
+
+_MANIFEST = "zarr.json"
+
+
+class ObjectsStore(Store):
+    """What zarr needs of a store, over ``Objects``: one place makes requests and explains errors.
+
+    It does not list: this library asks zarr for arrays by their names.
+    """
+
+    supports_writes = True
+    supports_deletes = True
+    supports_listing = False
+
+    def __init__(self, objects: Objects, *, read_only: bool) -> None:
+        super().__init__(read_only=read_only)
+        self._objects = objects
+        # Threads of its own: those of ``Objects.together`` may wait for zarr.
+        self._threads = Threads(THREADS)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ObjectsStore) and self._objects is other._objects
+
+    async def _run(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        future = self._threads.submit(functools.partial(call, *arguments))
+        return await asyncio.wrap_future(future)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """An object or a range of it; None when it is not there."""
+        try:
+            data = await self._run(self._get, key, byte_range)
+        except FileNotFoundError:
+            return None
+        return prototype.buffer.from_bytes(data)
+
+    def _get(self, key: str, part: ByteRequest | None) -> bytes:
+        if isinstance(part, RangeByteRequest):
+            return self._objects.get_range(key, part.start, part.end - part.start)
+        if isinstance(part, SuffixByteRequest):
+            return self._objects.get_suffix(key, part.suffix)[0]
+        data = self._objects.get(key)
+        return data[part.offset :] if isinstance(part, OffsetByteRequest) else data
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Several ranges."""
+        asked = (self.get(key, prototype, part) for key, part in key_ranges)
+        return list(await asyncio.gather(*asked))
+
+    async def exists(self, key: str) -> bool:
+        """Whether an object is there."""
+        try:
+            await self._run(self._objects.get_suffix, key, 1)
+        except FileNotFoundError:
+            return False
+        return True
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write one object."""
+        self._check_writable()
+        await self._run(self._objects.put, key, value.as_numpy_array().tobytes())
+
+    async def delete(self, key: str) -> None:
+        """Delete one object."""
+        self._check_writable()
+        await self._run(self._objects.delete, key)
+
+    async def list(self) -> AsyncIterator[str]:
+        """Not supported."""
+        raise NotImplementedError
+        yield ""
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Not supported."""
+        raise NotImplementedError
+        yield prefix
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Not supported."""
+        raise NotImplementedError
+        yield prefix
+
+
+class RemoteZarrBackend(ZarrBackend):
+    """One store behind a URL; see ``Backend`` for the methods' contracts."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._objects = RemoteObjects(url)
+        self._plain: set[str] = set()
+        self._indexes: dict[str, tuple[npt.NDArray[np.uint64], int]] = {}
+        self._held: dict[str, bytes] = {}
+
+    def read_manifest(self) -> Any:
+        return self._parse_manifest(self._objects.get_first(_MANIFEST))
+
+    def _storage(self, read_only: bool) -> Store:
+        return ObjectsStore(self._objects, read_only=read_only)
+
+    def _open_arrays(self, store: Store, names: Sequence[str]) -> dict[str, Any]:
+        calls = [functools.partial(self._open_array, store, name) for name in names]
+        arrays = dict(zip(names, self._objects.together(calls), strict=True))
+        tables = {KEYS, TARGETS, COMMITS}
+        self._plain = {name for name in arrays if name not in tables and is_plain(arrays[name])}
+        return arrays
+
+    def read_commits(self) -> npt.NDArray[np.uint64]:
+        # What is committed is looked at anew, and blocks may have been made again.
+        self._indexes.clear()
+        self._held.clear()
+        return super().read_commits()
+
+    def _get(self, name: str, selection: Any) -> Any:
+        with zarr.config.set({"async.concurrency": THREADS}):
+            return super()._get(name, selection)
+
+    def read(self, name: str, images: slice, views: slice | None) -> npt.NDArray[Any]:
+        array = self._arrays[name]
+        block = images.start // array.chunks[0]
+        start, stop = block * array.chunks[0], (block + 1) * array.chunks[0]
+        if views is not None or name not in self._plain or images.stop > stop:
+            return super().read(name, images, views)
+        wanted = self._object_name(name, block)
+        try:
+            data = self._held.get(wanted) or self._objects.get(wanted)
+            codes = decode(data, array.chunks, array.dtype)
+        except FileNotFoundError:
+            codes = np.full(array.chunks, array.fill_value, array.dtype)
+        except ValueError as error:
+            raise self._damaged(name, images, error) from error
+        return codes[images.start - start : images.stop - start]
+
+    def _together(self, calls: Sequence[Callable[[], T]]) -> Iterator[T]:
+        return self._objects.together(calls)
+
+    def fetch_block(self, block: int) -> None:
+        names = [self._object_name(name, block) for name in self._direct | self._plain]
+        found = self._objects.together(functools.partial(self._whole, name) for name in names)
+        held = zip(names, found, strict=True)
+        self._held = {name: data for name, data in held if data is not None}
+
+    def _whole(self, name: str) -> bytes | None:
+        try:
+            return self._objects.get(name)
+        except FileNotFoundError:
+            return None
+
+    def _read_chunks(
+        self, name: str, block: int, groups: Sequence[int], count: int
+    ) -> list[npt.NDArray[Any]]:
+        array, shard = self._arrays[name], self._object_name(name, block)
+        try:
+            parts = self._ranges(shard, groups, count)
+        except FileNotFoundError:
+            parts = [None] * len(groups)
+        return [
+            np.full(array.chunks, array.fill_value, array.dtype)
+            if data is None
+            else decode(data, array.chunks, array.dtype)
+            for data in parts
+        ]
+
+    def _ranges(self, shard: str, groups: Sequence[int], count: int) -> list[bytes | None]:
+        """The bytes of some chunks of a shard; None for one that is not there."""
+        whole = self._held.get(shard)
+        if whole is None and len(set(groups)) == count > 1:
+            whole = self._objects.get(shard)
+        index, start = self._index(shard, count, whole)
+        places = [entry(index, group, start) for group in groups]
+        if whole is not None:
+            return [place and whole[place[0] : sum(place)] for place in places]
+        there = sorted({place for place in places if place is not None})
+        runs: list[list[tuple[int, int]]] = []
+        for place in there:
+            # Chunks that lie side by side are one request.
+            if runs and place[0] == sum(runs[-1][-1]):
+                runs[-1].append(place)
+            else:
+                runs.append([place])
+        asked = [(run[0][0], sum(run[-1]) - run[0][0]) for run in runs]
+        data: dict[tuple[int, int], bytes] = {}
+        for run, found in zip(runs, self._objects.get_ranges(shard, asked), strict=True):
+            first = run[0][0]
+            data |= {place: found[place[0] - first : sum(place) - first] for place in run}
+        return [place and data[place] for place in places]
+
+    def _index(
+        self, shard: str, count: int, whole: bytes | None
+    ) -> tuple[npt.NDArray[np.uint64], int]:
+        """A shard's index and the byte at which it starts."""
+        if whole is None and shard in self._indexes:
+            return self._indexes[shard]
+        length = index_bytes(count)
+        data, end = (
+            self._objects.get_suffix(shard, length)
+            if whole is None
+            else (whole[-length:], len(whole))
+        )
+        if len(data) != length:
+            raise ValueError(f"{end} bytes, expected an index of {length}")
+        found = parse_index(data), end - length
+        self._indexes[shard] = found
+        return found
+
+    def clear(self) -> None:
+        """Delete all that is there; while this goes on, it is a store whose making was stopped."""
+        opening = {ATTRIBUTE: {"format": "labelstore", "state": "creating"}}
+        document = {"zarr_format": 3, "node_type": "group", "attributes": opening}
+        self._objects.clear(_MANIFEST, json.dumps(document).encode())
+
+    def is_empty(self) -> bool:
+        """Whether nothing is there."""
+        return not self._objects.sizes([])
+
+    def check_writable(self) -> None:
+        """UsageError for a URL that can only be read."""
+        self._objects.check_writable()
+
+    def _delete_object(self, name: str, block: int) -> None:
+        self._objects.delete(self._object_name(name, block))
+
+    def withdraw_commit(self, block: int) -> None:
+        self._objects.delete(self._object_name(COMMITS, block))
+
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of each object; where a server cannot list them, of those that a store has."""
+        names = [_MANIFEST, *(f"{name}/{_MANIFEST}" for name in self._arrays)]
+        for name, array in self._arrays.items():
+            rows = (array.shards or array.chunks)[0]
+            names += [self._object_name(name, n) for n in range(-(-array.shape[0] // rows))]
+        return self._objects.sizes(names)

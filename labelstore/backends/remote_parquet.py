@@ -1,0 +1,169 @@
+"""The Parquet backend behind a URL: footers are kept, and of row groups the columns are asked for.
+
+A file's footer describes its row groups in some tens of kilobytes, and is asked for once.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from labelstore.backends.parquet import (
+    COMMITS,
+    LABELS,
+    MANIFEST,
+    MEASURED,
+    TABLE,
+    ParquetBackend,
+    block_file,
+    readable_file,
+)
+from labelstore.remote import RemoteObjects
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy.typing as npt
+
+__all__ = ["RemoteParquetBackend"]
+
+_TAIL = 2**16
+"""Bytes of a file's end that are asked for at first: pyarrow looks for the footer there."""
+
+_FOOTERS = 256
+"""Files whose footers are kept, at most."""
+
+
+class _RangeFile(io.RawIOBase):
+    """An object as a file: what is read is a range of it, but for the end, which is kept."""
+
+    def __init__(self, objects: RemoteObjects, name: str, size: int, tail: bytes) -> None:
+        super().__init__()
+        self._objects, self._name = objects, name
+        self._size, self._tail, self._place = size, tail, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = start + offset
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        stop = self._size if size < 0 else min(self._place + size, self._size)
+        start, self._place = self._place, max(stop, self._place)
+        if stop <= start:
+            return b""
+        kept = self._size - len(self._tail)
+        if start >= kept:
+            return self._tail[start - kept : stop - kept]
+        return self._objects.get_range(self._name, start, stop - start)
+
+
+class RemoteParquetBackend(ParquetBackend):
+    """One store behind a URL; see ``Backend`` for the methods' contracts."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._objects = RemoteObjects(url)
+        self._footers: dict[str, tuple[Any, int]] = {}
+        self._held: dict[str, bytes] = {}
+
+    def read_manifest(self) -> Any:
+        return self._parse_manifest(self._objects.get_first(MANIFEST))
+
+    def read_commits(self) -> npt.NDArray[np.uint64]:
+        # What is committed is looked at anew, and blocks may have been made again.
+        self._footers.clear()
+        self._held = {}
+        blocks = range(self._manifest.num_blocks)
+        calls = (functools.partial(self.read_commit, block) for block in blocks)
+        return np.stack(list(self._objects.together(calls)))
+
+    def read_many(
+        self, runs: Iterable[tuple[str, slice, slice | None]]
+    ) -> Iterator[npt.NDArray[Any]]:
+        return self._objects.together(functools.partial(self.read, *run) for run in runs)
+
+    def fetch_block(self, block: int) -> None:
+        names = [block_file(folder, block) for folder in (MEASURED, LABELS)]
+        found = self._objects.together(functools.partial(self._bytes, name) for name in names)
+        held = zip(names, found, strict=True)
+        self._held = {name: data for name, data in held if data is not None}
+
+    def _bytes(self, name: str) -> bytes | None:
+        try:
+            return self._objects.get(name)
+        except FileNotFoundError:
+            return None
+
+    def _open(self, name: str) -> pq.ParquetFile:
+        """A file of this read alone: pyarrow's are for one thread at a time."""
+        if name in self._held:
+            return pq.ParquetFile(
+                pa.BufferReader(self._held[name]), page_checksum_verification=True
+            )
+        known = self._footers.get(name)
+        tail = b""
+        if known is None:
+            tail, size = self._objects.get_suffix(name, _TAIL)
+        else:
+            size = known[1]
+        source = pa.PythonFile(_RangeFile(self._objects, name, size, tail), mode="r")
+        opened = pq.ParquetFile(
+            source,
+            metadata=None if known is None else known[0],
+            page_checksum_verification=True,
+            pre_buffer=True,
+        )
+        if known is None:
+            if len(self._footers) >= _FOOTERS:
+                self._footers.clear()
+            self._footers[name] = opened.metadata, size
+        return opened
+
+    def _labels(self, block: int) -> pq.ParquetFile:
+        name = block_file(LABELS, block)
+        return readable_file(self._where(name), lambda: self._open(name))
+
+    def is_empty(self) -> bool:
+        """Whether nothing is there."""
+        return not self._objects.sizes([])
+
+    def check_writable(self) -> None:
+        """UsageError for a URL that can only be read."""
+        self._objects.check_writable()
+
+    def clear(self) -> None:
+        """Delete all that is there; while this goes on, it is a store whose making was stopped."""
+        opening = {"format": "labelstore", "state": "creating"}
+        self._objects.clear(MANIFEST, json.dumps(opening).encode())
+
+    def _write(self, name: str, data: bytes | memoryview) -> None:
+        self._objects.put(name, bytes(data))
+
+    def _delete(self, name: str) -> None:
+        self._objects.delete(name)
+
+    def withdraw_commit(self, block: int) -> None:
+        self._objects.delete(block_file(COMMITS, block))
+
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of each file; where a server cannot list them, of those that a store has."""
+        blocks = range(self._manifest.num_blocks)
+        folders = (COMMITS, MEASURED, LABELS)
+        names = [block_file(folder, block) for folder in folders for block in blocks]
+        return self._objects.sizes([MANIFEST, TABLE, *names])

@@ -1,0 +1,105 @@
+"""Where a store lies: a local folder, or a URL; and what a backend needs of either.
+
+An object is a file of a store: bytes under a name such as ``labels/classes/c/0/0/0``, relative to
+the store, with ``/`` between its parts.
+"""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+import urllib.request
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from labelstore.errors import UsageError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+__all__ = ["REMOTE_SCHEMES", "Objects", "is_remote", "place_of", "same_place", "suffix_of"]
+
+T = TypeVar("T")
+
+REMOTE_SCHEMES = ("s3", "gs", "https", "http", "hf")
+"""What URLs of stores begin with; ``file`` is the folder that it names."""
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+
+
+class Objects(Protocol):
+    """The objects of one remote store.
+
+    Where an object is not there, FileNotFoundError; any other failure, after the retries that its
+    library makes, is a StoreError, or a NotFoundError where access is denied, that names the
+    object.
+    """
+
+    where: str
+    """The store's URL, for messages."""
+
+    def check_writable(self) -> None:
+        """UsageError for a store that can only be read."""
+
+    def get(self, name: str) -> bytes:
+        """A whole object."""
+
+    def get_range(self, name: str, start: int, length: int) -> bytes:
+        """``length`` bytes of an object from byte ``start``; StoreError when there are fewer."""
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """As ``get_range``, of several (start, length) of an object, under way together."""
+
+    def get_suffix(self, name: str, length: int) -> tuple[bytes, int]:
+        """The last bytes of an object, up to ``length``, and the size of the whole."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write an object: whole under its name before this returns, or not at all."""
+
+    def delete(self, name: str) -> None:
+        """Delete an object if it is there."""
+
+    def sizes(self, names: Iterable[str]) -> dict[str, int]:
+        """Bytes of the store's objects: of all, or of those ``names`` where none can be listed."""
+
+    def together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
+        """What calls return, in order, several being under way at once; what a call raises."""
+
+
+def place_of(path: str | os.PathLike[str]) -> Path | str:
+    """A local path as ``Path``, a remote store's URL as ``str`` without a slash at its end.
+
+    Raises:
+        UsageError: a URL of a kind that this library does not read.
+    """
+    found = _URL.match(path) if isinstance(path, str) else None
+    if found is None:
+        return Path(path)
+    url, scheme = str(path), found[1].lower()
+    if scheme == "file":
+        return Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+    if scheme not in REMOTE_SCHEMES:
+        raise UsageError(
+            f"{url} begins with {scheme}://, expected one of "
+            f"{', '.join(f'{name}://' for name in (*REMOTE_SCHEMES, 'file'))} or a local path."
+        )
+    return f"{scheme}{url[len(scheme) :]}".rstrip("/")
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a remote store's URL."""
+    return isinstance(place_of(path), str)
+
+
+def suffix_of(place: Path | str) -> str:
+    """What follows the last dot of a store's name, dot included; ``""`` without one."""
+    name = place.as_posix() if isinstance(place, Path) else urllib.parse.urlsplit(place).path
+    return PurePosixPath(name).suffix
+
+
+def same_place(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether two paths or URLs name the same store."""
+    places = place_of(one), place_of(other)
+    first, second = (place.resolve() if isinstance(place, Path) else place for place in places)
+    return first == second

@@ -1,0 +1,149 @@
+"""A bounded cache of chunks' codes from which a batch is taken with one index an array.
+
+All chunks of a store have one shape, but for the last ones, which are smaller: so they lie in slots
+of a few large arrays, and a batch that touches hundreds of them costs no more Python than one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from labelstore.backends.base import ArraySpec
+
+    Codes = dict[str, npt.NDArray[Any]]
+    Int64Array = npt.NDArray[np.int64]
+
+__all__ = ["ChunkPool", "flat_take"]
+
+
+class ChunkPool:
+    """Slots for chunks, the one used longest ago given up first. Safe to use from threads.
+
+    Memory is touched, and so taken, as slots are filled.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ArraySpec],
+        chunk_shape: tuple[int, int],
+        num_chunks: int,
+        cache_bytes: int,
+    ) -> None:
+        """Plan slots.
+
+        Args:
+            specs: the arrays with views.
+            chunk_shape: images and views of a chunk.
+            num_chunks: how many chunks there are.
+            cache_bytes: of all slots together, but at least one slot is had.
+        """
+        self._specs = specs
+        self._shape = chunk_shape
+        self._num_chunks = num_chunks
+        entry = sum(math.prod(spec.shape[2:]) * spec.dtype.itemsize for spec in specs)
+        self._slot_bytes = math.prod(chunk_shape) * entry
+        self.capacity = int(min(max(cache_bytes // self._slot_bytes, 1), num_chunks))
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._lock, self._process = threading.Lock(), os.getpid()
+        self._arrays: Codes = {}
+        self._slot_of = np.full(self._num_chunks, -1, dtype=np.int32)
+        self._chunk_in = np.full(self.capacity, -1, dtype=np.int64)
+        self._last_use = np.zeros(self.capacity, dtype=np.int64)
+        self._turn = 0
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the slots that are filled."""
+        return int((self._chunk_in >= 0).sum()) * self._slot_bytes
+
+    def take(
+        self,
+        chunks: Int64Array,
+        images: Int64Array,
+        views: Int64Array,
+        load: Callable[[list[int]], Sequence[Codes]],
+    ) -> Codes:
+        """Codes (n, ...) of entries, by array name.
+
+        Args:
+            chunks: (n,) each entry's chunk; images, views: (n,) its place in the chunk.
+            load: gives the codes of chunks that are not here.
+        """
+        if os.getpid() != self._process:
+            # A thread of the parent may have held the lock, in the middle of a change.
+            if self._lock.locked():
+                self.clear()
+            self._lock, self._process = threading.Lock(), os.getpid()
+        with self._lock:
+            slots = self._slot_of[chunks]
+            if (slots >= 0).all():
+                return self._taken(slots, images, views)
+            wanted = np.unique(chunks)
+            if len(wanted) <= self.capacity:
+                return self._taken(self._filled(wanted, load)[chunks], images, views)
+            out: Codes = {
+                spec.name: np.empty((len(chunks), *spec.shape[2:]), spec.dtype)
+                for spec in self._specs
+            }
+            for start in range(0, len(wanted), self.capacity):
+                part = wanted[start : start + self.capacity]
+                rows = np.flatnonzero((chunks >= part[0]) & (chunks <= part[-1]))
+                slots = self._filled(part, load)[chunks[rows]]
+                for name, codes in self._taken(slots, images[rows], views[rows]).items():
+                    out[name][rows] = codes
+            return out
+
+    def _taken(self, slots: npt.NDArray[Any], images: Int64Array, views: Int64Array) -> Codes:
+        self._turn += 1
+        self._last_use[slots] = self._turn
+        places = (slots * self._shape[0] + images) * self._shape[1] + views
+        return {name: flat_take(array, places, 3) for name, array in self._arrays.items()}
+
+    def _filled(
+        self, wanted: Int64Array, load: Callable[[list[int]], Sequence[Codes]]
+    ) -> npt.NDArray[np.int32]:
+        """The table of slots, once chunks (rising, at most ``capacity``) are all in some slot."""
+        slots = self._slot_of[wanted]
+        self._turn += 1
+        self._last_use[slots[slots >= 0]] = self._turn
+        missing = wanted[slots < 0]
+        if not self._arrays:
+            self._arrays = {
+                spec.name: np.empty((self.capacity, *self._shape, *spec.shape[2:]), spec.dtype)
+                for spec in self._specs
+            }
+        # In parts, so that what was read and not yet put into its slot stays small.
+        for start in range(0, len(missing), 64):
+            part = missing[start : start + 64]
+            found = load(part.tolist())
+            freed = np.argpartition(self._last_use, len(part) - 1)[: len(part)]
+            freed.sort()
+            for chunk, slot, codes in zip(part.tolist(), freed.tolist(), found, strict=True):
+                before = self._chunk_in[slot]
+                if before >= 0:
+                    self._slot_of[before] = -1
+                self._chunk_in[slot] = -1
+                for name, array in codes.items():
+                    self._arrays[name][slot, : array.shape[0], : array.shape[1]] = array
+                self._chunk_in[slot] = chunk
+                self._slot_of[chunk] = slot
+            self._last_use[freed] = self._turn
+        return self._slot_of
+
+
+def flat_take(array: npt.NDArray[Any], places: Int64Array, leading: int) -> npt.NDArray[Any]:
+    """Entries (n, ...) of an array whose first ``leading`` axes are counted through."""
+    return array.reshape(-1, *array.shape[leading:]).take(places, axis=0)

@@ -1,0 +1,354 @@
+"""Arrays that all processes of a machine read and one of them makes: mapped files under locks.
+
+A file is written under a partial name by the process that holds its lock, and gets its own name
+when it is whole; its name and its header follow from what it holds and from this start of the
+machine, so nothing else is ever taken for it. Every process that maps one holds a shared lock on
+it, which the system drops when the process dies, however it dies: a file that nobody has locked is
+needed by nobody, and the last to close it, or the next to make one, deletes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import math
+import mmap
+import os
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from multiprocessing import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from labelstore import files
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: nothing is shared there.
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy.typing as npt
+
+__all__ = ["Layout", "SharedArrays", "Writer", "default_folder", "find", "make", "sweep", "used"]
+
+SUFFIX = ".slab"
+
+_PAGE = 4096
+_WAIT_SECONDS = 0.005
+_making: set[int] = set()
+"""Descriptors of files that threads of this process are filling."""
+
+_SPARE = 1.05
+"""Room that must be free, as a multiple of what is to be written."""
+
+
+def default_folder(nbytes: int) -> Path:
+    """Where files of so many bytes in all are shared.
+
+    The folder of the variable LABELSTORE_SLABS; else one in memory (``/dev/shm``), where the system
+    has it and it is large enough as a whole; else one among the temporary files, which stay in
+    memory as long as the system has room for them.
+    """
+    named = os.environ.get("LABELSTORE_SLABS")
+    if named:
+        return Path(named)
+    memory = Path("/dev/shm")
+    root = Path(tempfile.gettempdir())
+    if os.access(memory, os.W_OK) and files.total_bytes(memory) >= nbytes:
+        root = memory
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    return root / f"labelstore-{user}"
+
+
+@functools.cache
+def _boot() -> str:
+    """What names this start of the machine: files that an earlier one left may be torn."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        # Not known: nothing is shared but with processes that were forked from this one.
+        return uuid.uuid4().hex
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a file holds, and so what it is called."""
+
+    prefix: str
+    """First part of the name: files with one prefix share a bound."""
+    identity: Mapping[str, Any]
+    """JSON-ready: all that decides the content."""
+    arrays: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]
+    """Name, type and shape of each array."""
+
+    @functools.cached_property
+    def header(self) -> bytes:
+        """What the file begins with, padded to whole pages."""
+        held = [[name, dtype.str, list(shape)] for name, dtype, shape in self.arrays]
+        text = json.dumps(
+            {"labelstore slab": 1, "boot": _boot(), **self.identity, "arrays": held},
+            sort_keys=True,
+        ).encode()
+        return text.ljust(_pages(len(text)), b"\n")
+
+    @functools.cached_property
+    def name(self) -> str:
+        """The file's name."""
+        return f"{self.prefix}-{xxhash.xxh3_128_hexdigest(self.header)}{SUFFIX}"
+
+    @functools.cached_property
+    def offsets(self) -> dict[str, int]:
+        """The first byte of each array."""
+        found, end = {}, len(self.header)
+        for name, dtype, shape in self.arrays:
+            found[name] = end
+            end += _pages(math.prod(shape) * dtype.itemsize)
+        return found
+
+    @functools.cached_property
+    def nbytes(self) -> int:
+        """The file's size."""
+        sizes = (_pages(math.prod(shape) * dtype.itemsize) for _, dtype, shape in self.arrays)
+        return len(self.header) + sum(sizes)
+
+
+class SharedArrays:
+    """A whole file, mapped for reading. Close it when it is no longer needed."""
+
+    def __init__(self, path: Path, descriptor: int, layout: Layout) -> None:
+        """Take over a descriptor that holds the shared lock."""
+        self.path = path
+        self.nbytes = layout.nbytes
+        self._descriptor, self._process = descriptor, os.getpid()
+        # A mapping keeps its descriptor open: one of its own, so that the lock can be given up.
+        other = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if not os.path.sameopenfile(descriptor, other):
+                raise FileNotFoundError(errno.ENOENT, "replaced while it was opened", str(path))
+            mapped = mmap.mmap(other, layout.nbytes, prot=mmap.PROT_READ)
+        finally:
+            os.close(other)
+        self.arrays: dict[str, npt.NDArray[Any]] = {
+            name: np.frombuffer(mapped, dtype, math.prod(shape), layout.offsets[name]).reshape(
+                shape
+            )
+            for name, dtype, shape in layout.arrays
+        }
+        # At the end of a process this comes after its worker processes have been ended.
+        self._release = util.Finalize(self, _release, (path, descriptor), exitpriority=-10)
+
+    def close(self) -> None:
+        """Give it up; the last process to do so deletes the file. What still holds the arrays may
+        read them: their memory is freed with them."""
+        if os.getpid() == self._process:
+            self._release()
+        elif self._descriptor >= 0:
+            # Inherited by a fork: the finalizer is the parent's.
+            descriptor, self._descriptor = self._descriptor, -1
+            _release(self.path, descriptor)
+
+
+class Writer:
+    """Fills a file that is being made; may be used by several threads."""
+
+    def __init__(self, descriptor: int, layout: Layout) -> None:
+        self._descriptor = descriptor
+        self._layout = layout
+        self._row_bytes = {
+            name: math.prod(shape[1:]) * dtype.itemsize for name, dtype, shape in layout.arrays
+        }
+
+    def put(self, name: str, row: int, values: npt.NDArray[Any]) -> None:
+        """Write rows of an array, from ``row`` on."""
+        data = np.ascontiguousarray(values).data.cast("B")
+        place = self._layout.offsets[name] + row * self._row_bytes[name]
+        _write(self._descriptor, data, place)
+
+
+def find(folder: Path, layout: Layout) -> SharedArrays | None:
+    """Map a file that is there and whole; None when there is none."""
+    path = folder / layout.name
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        state = os.fstat(descriptor)
+        if (
+            state.st_nlink
+            and state.st_uid == os.getuid()
+            and state.st_size == layout.nbytes
+            and os.pread(descriptor, len(layout.header), 0) == layout.header
+        ):
+            found = SharedArrays(path, descriptor, layout)
+            descriptor = -1
+            return found
+    except OSError:
+        return None
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return None
+
+
+def make(folder: Path, layout: Layout, fill: Callable[[Writer], None]) -> SharedArrays:
+    """Map a file, made by this process when it is not there; one that another makes is awaited.
+
+    Args:
+        folder: where it lies; made when it is not there.
+        layout: what it holds.
+        fill: writes the arrays; what it raises leaves nothing behind.
+
+    Raises:
+        OSError, StoreError: the system refuses: no room, no rights, no locks.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOTSUP, "this system has no file locks")
+    files.private_directory(folder)
+    sweep(folder)
+    partial = folder / f"{layout.name}{files.PARTIAL}"
+    while True:
+        found = find(folder, layout)
+        if found is not None:
+            return found
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(partial, flags, 0o600)
+        try:
+            if not _locked(descriptor):
+                time.sleep(_WAIT_SECONDS)
+                continue
+            # Who holds the lock of the file under this name is its only writer; it may have been
+            # finished, or swept away, between the opening and the lock.
+            if not _is_at(descriptor, partial):
+                continue
+            found = find(folder, layout)
+            if found is not None:
+                files.delete_file(partial)
+                return found
+            made = _make(folder, layout, partial, descriptor, fill)
+            descriptor = -1
+            return made
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _make(
+    folder: Path,
+    layout: Layout,
+    partial: Path,
+    descriptor: int,
+    fill: Callable[[Writer], None],
+) -> SharedArrays:
+    try:
+        room = os.statvfs(folder)
+        if room.f_bavail * room.f_frsize < layout.nbytes * _SPARE:
+            raise OSError(
+                errno.ENOSPC, f"{layout.nbytes} bytes are needed and less is free", str(folder)
+            )
+        _making.add(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.ftruncate(descriptor, layout.nbytes)
+        fill(Writer(descriptor, layout))
+        _write(descriptor, memoryview(layout.header), 0)
+        files.publish(partial, folder / layout.name)
+    except BaseException:
+        files.delete_file(partial)
+        raise
+    finally:
+        _making.discard(descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return SharedArrays(folder / layout.name, descriptor, layout)
+
+
+def used(folder: Path, prefix: str, besides: str) -> int:
+    """Bytes of all files of a prefix but one, those that are being made included."""
+    total = 0
+    for path in folder.glob(f"{prefix}-*"):
+        if path.name.startswith(besides):
+            continue
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def sweep(folder: Path) -> int:
+    """Delete the files that no process has open: what killed processes left. How many it were."""
+    paths = [*folder.glob(f"*{SUFFIX}"), *folder.glob(f"*{SUFFIX}{files.PARTIAL}")]
+    return sum(_delete_if_unused(path) for path in paths)
+
+
+def _release(path: Path, descriptor: int) -> None:
+    os.close(descriptor)
+    _delete_if_unused(path)
+
+
+def _delete_if_unused(path: Path) -> bool:
+    """Delete a file that nobody holds a lock on."""
+    try:
+        # Opened anew: a lock belongs to an opening, which forked processes have in common.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        if not _locked(descriptor) or not _is_at(descriptor, path):
+            return False
+        files.delete_file(path)
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    """Whether the only lock of a file could be had at once."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file still is the one of a name."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    mine = os.fstat(descriptor)
+    return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+
+
+def _write(descriptor: int, data: memoryview, place: int) -> None:
+    # By calls and not through a mapping: a full disk is then an error and not a signal.
+    while data:
+        count = os.pwrite(descriptor, data, place)
+        data, place = data[count:], place + count
+
+
+def _pages(count: int) -> int:
+    return -(-count // _PAGE) * _PAGE
+
+
+def _forget_unfinished() -> None:
+    """In a forked process: do not hold the locks of what the parent's threads are filling."""
+    for descriptor in _making:
+        os.close(descriptor)
+    _making.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_unfinished)

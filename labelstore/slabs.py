@@ -1,0 +1,469 @@
+"""Slabs: what an epoch reads, verified once, in memory once a machine, and read ahead.
+
+A slab is one group of views of all images (or of the first blocks of them, where the bound leaves
+no room for more), as the codes of the store's arrays: ``1 + 2 k + (k - 1)`` bytes a label for
+class ids of two bytes and probabilities of one, two more for a finer largest probability. They are
+decoded as a batch is read, which takes less time than reading decoded ones would. The prior lists
+of all images, which every epoch needs, are shared in the same way.
+
+A slab is a file of ``labelstore.shared``, by default in ``/dev/shm``. What it is called follows
+from the store's id and the commit digests of its chunks, so that one made of a store that was
+changed since is never met; it is filled with chunks that were compared with those very digests.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from labelstore import shared
+from labelstore.backends.base import prior_arrays, view_arrays
+from labelstore.errors import (
+    CorruptError,
+    FallbackWarning,
+    IncompleteError,
+    LabelStoreError,
+    NotFoundError,
+)
+from labelstore.pool import flat_take
+from labelstore.shared import Layout, SharedArrays, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from labelstore.labels import TopK
+    from labelstore.reading import BlockReader
+
+    Codes = dict[str, npt.NDArray[Any]]
+    Int64Array = npt.NDArray[np.int64]
+    Decode = Callable[[Int64Array, Int64Array, tuple[int, ...], Codes], TopK]
+
+__all__ = ["SLAB_BYTES", "Slab", "Slabs"]
+
+SLAB_BYTES = 2 * 2**30
+"""Bytes of all slabs of a store on a machine, by default at most."""
+
+_BATCH = 16
+"""Chunks that a thread reads at a time."""
+
+_IDLE_READS = 32
+"""A worker gives up a slab that so many reads in a row had no use for."""
+
+_LOOK_SECONDS = 0.25
+"""How long a slab that was not there is not looked for again."""
+
+_PATIENCE_SECONDS = 0.5
+"""How long training waits for a slab that others, who still read an old one, leave no room for."""
+
+_LOOK_AGAIN_SECONDS = 0.02
+"""How often it is looked whether there is room."""
+
+
+class Slab:
+    """One group of views of the images 0..num_images-1, mapped."""
+
+    def __init__(self, held: SharedArrays, views: slice, num_images: int, labels: Decode) -> None:
+        self._held = held
+        self._labels = labels
+        self.views = views
+        """The views of the group."""
+        self.num_images = num_images
+        """How many images, from the first on: all, or as many as the bound had room for."""
+        self.nbytes = held.nbytes
+        """Bytes of memory, of all processes together."""
+        self.path = held.path
+        """Its file."""
+        self.closed = False
+        """Whether it was given up."""
+
+    @property
+    def bytes_per_label(self) -> float:
+        """Bytes of memory for each label."""
+        labels = self.num_images * len(range(self.views.start, self.views.stop))
+        return self.nbytes / labels
+
+    def covers(self, images: Int64Array, views: Int64Array) -> npt.NDArray[np.bool_]:
+        """(n,) bool: which views (n,) of images (n,) it holds."""
+        inside = (views >= self.views.start) & (views < self.views.stop)
+        return np.asarray(inside & (images < self.num_images))
+
+    def read(self, images: npt.ArrayLike, views: npt.ArrayLike) -> TopK:
+        """As ``Store.read``, of views that it holds; images by position.
+
+        Raises:
+            NotFoundError: another image or view.
+        """
+        rows, columns = np.broadcast_arrays(np.asarray(images), np.asarray(views))
+        shape = rows.shape
+        rows, columns = rows.reshape(-1).astype(np.int64), columns.reshape(-1).astype(np.int64)
+        outside = ~self.covers(rows, columns) | (rows < 0)
+        if outside.any():
+            place = int(np.argmax(outside))
+            raise NotFoundError(
+                f"view {columns[place]} of image {rows[place]} was asked for, this slab has views "
+                f"{self.views.start} to {self.views.stop - 1} of images 0 to "
+                f"{self.num_images - 1}: read it from the store."
+            )
+        return self._labels(rows, columns, shape, self.gather(rows, columns))
+
+    def gather(self, images: Int64Array, views: Int64Array) -> Codes:
+        """Codes (n, ...) of views that it holds, by array name."""
+        width = self.views.stop - self.views.start
+        places = images * width + (views - self.views.start)
+        return {name: flat_take(array, places, 2) for name, array in self._held.arrays.items()}
+
+    def close(self) -> None:
+        """Stop using it, here and in the store; the last process to do so frees the memory."""
+        self.closed = True
+        self._held.close()
+
+
+class Slabs:
+    """The slabs of one store that this process uses, and those it reads ahead.
+
+    A process that calls ``read_ahead`` makes them; others (workers) use those that are there. Where
+    a slab is missing, for whatever reason, labels are read from the store, chunk by chunk.
+    """
+
+    def __init__(
+        self,
+        reader: BlockReader,
+        labels: Decode,
+        slab_bytes: int,
+        folder: Path | None = None,
+    ) -> None:
+        """Plan for a store.
+
+        Args:
+            reader: reads and verifies chunks.
+            labels: makes labels of a given shape of the codes of views (n,) of images (n,).
+            slab_bytes: of all slabs of the store on this machine together; 0 for none.
+            folder: where slabs lie; ``labelstore.shared.default_folder`` when None.
+        """
+        self.slab_bytes = slab_bytes
+        self._folder = folder
+        self._reader = reader
+        self._labels = labels
+        self._manifest = reader.manifest
+        self._slabs: dict[int, Slab] = {}
+        self._lists: SharedArrays | None = None
+        self._last_use: dict[int, int] = {}
+        self._looked: dict[int | None, float] = {}
+        self._reads = 0
+        self._owner: int | None = None
+        self._asked: set[int] = set()
+        self._plan: list[int] = []
+        self._pending: set[int] = set()
+        self._crowded = False
+        self._problems: list[str] = []
+        self._layouts: dict[tuple[int | None, int], Layout] = {}
+        self._state = threading.Condition()
+
+    @property
+    def folder(self) -> Path:
+        """Where slabs lie."""
+        return self._folder or shared.default_folder(self.slab_bytes)
+
+    # Reading
+
+    def gather(self, images: Int64Array, views: Int64Array) -> Codes:
+        """Codes (n, ...) of views, from slabs where they are there, else from the store."""
+        if not len(views) or not (self.slab_bytes or self._slabs):
+            return self._reader.gather(images, views)
+        groups = views // self._manifest.group_views
+        self._reads += 1
+        self._share_lists()
+        if (groups == groups[0]).all():
+            slab = self._slab_of(int(groups[0]))
+            if slab is not None and int(images.max()) < slab.num_images:
+                self._drop_idle()
+                return slab.gather(images, views)
+        out: Codes = {}
+        left = np.ones(len(views), dtype=bool)
+        for group in np.unique(groups).tolist():
+            slab = self._slab_of(group)
+            if slab is not None:
+                rows = np.flatnonzero((groups == group) & (images < slab.num_images))
+                _put(out, slab.gather(images[rows], views[rows]), rows, len(views))
+                left[rows] = False
+        self._drop_idle()
+        rows = np.flatnonzero(left)
+        if len(rows):
+            _put(out, self._reader.gather(images[rows], views[rows]), rows, len(views))
+        return out
+
+    def _slab_of(self, group: int) -> Slab | None:
+        """A slab in use, or one that another process has made."""
+        slab = self._open_slab(group)
+        if slab is None and self.slab_bytes and not self._is_owner():
+            slab = self._found(group)
+        if slab is not None:
+            self._last_use[group] = self._reads
+        return slab
+
+    def _open_slab(self, group: int) -> Slab | None:
+        slab = self._slabs.get(group)
+        if slab is not None and slab.closed:
+            # Its holder gave it up: the memory goes with the last reference.
+            self._slabs.pop(group, None)
+            return None
+        return slab
+
+    def _found(self, group: int) -> Slab | None:
+        now = time.monotonic()
+        if now < self._looked.get(group, 0.0):
+            return None
+        blocks = self._blocks(group)
+        held = shared.find(self.folder, self._layout(group, blocks)) if blocks else None
+        if held is None:
+            self._looked[group] = now + _LOOK_SECONDS
+            return None
+        self._slabs[group] = slab = self._slab(held, group, blocks)
+        return slab
+
+    def _share_lists(self) -> None:
+        """Use the prior lists that another process has made."""
+        if self._lists is not None or not self._manifest.prior_size or self._is_owner():
+            return
+        if not self.slab_bytes:
+            return
+        now = time.monotonic()
+        if now < self._looked.get(None, 0.0):
+            return
+        self._looked[None] = now + _LOOK_SECONDS
+        if self._lists_fit():
+            self._adopt(shared.find(self.folder, self._layout(None, self._manifest.num_blocks)))
+
+    def _adopt(self, held: SharedArrays | None) -> None:
+        if held is not None:
+            self._lists = held
+            self._reader.use_lists(held.arrays)
+
+    def _drop_idle(self) -> None:
+        """In a worker: give up slabs of the epochs before."""
+        if self._is_owner():
+            return
+        for group in [group for group in self._slabs if group not in self._asked]:
+            if self._reads - self._last_use.get(group, self._reads) > _IDLE_READS:
+                self._slabs.pop(group).close()
+            else:
+                self._last_use.setdefault(group, self._reads)
+
+    def _is_owner(self) -> bool:
+        return self._owner == os.getpid()
+
+    # Making
+
+    def get(self, group: int) -> Slab:
+        """The slab of a group, made now where it is not there.
+
+        Raises:
+            OSError, StoreError: it cannot be made; IncompleteError, CorruptError: the store lacks
+            labels.
+        """
+        slab = self._open_slab(group)
+        if slab is None:
+            blocks = self._blocks(group) if self.slab_bytes else self._manifest.num_blocks
+            slab = self._slab(self._made(group, blocks), group, blocks)
+            self._slabs[group] = slab
+        self._asked.add(group)
+        return slab
+
+    def read_ahead(self, groups: Sequence[int]) -> None:
+        """Make the slabs of groups in the background, in this order, and give up all others.
+
+        What does not fit into ``slab_bytes`` waits until other processes have given up the slabs of
+        the epoch before. What cannot be made is left out; ``wait`` warns of it.
+        """
+        plan = list(groups)
+        if not self.slab_bytes or (self._is_owner() and plan == self._plan):
+            return
+        if not self._is_owner():
+            # A forked process has its parent's slabs, but not the parent's thread.
+            self._owner, self._state = os.getpid(), threading.Condition()
+        with self._state:
+            self._crowded = False
+            self._plan, self._pending = plan, {group for group in plan if group not in self._slabs}
+            for group in [group for group in self._slabs if group not in plan]:
+                self._slabs.pop(group).close()
+        threading.Thread(target=self._work, args=(plan,), daemon=True).start()
+
+    def wait(self, groups: Sequence[int]) -> None:
+        """Until the slabs of groups that are being read ahead are there or cannot be made.
+
+        Not for long where other processes hold the room that they need. Warns (FallbackWarning) of
+        what could not be made.
+        """
+        with self._state:
+            self._state.wait_for(lambda: self._crowded or not self._pending.intersection(groups))
+            problems, self._problems = self._problems, []
+        for problem in problems:
+            warnings.warn(problem, FallbackWarning, stacklevel=2)
+
+    def close(self) -> None:
+        """Give up all slabs."""
+        if not self._is_owner():
+            # In a forked process the parent's thread may have held the lock.
+            self._state = threading.Condition()
+        with self._state:
+            self._plan, self._pending = [], set()
+            for slab in self._slabs.values():
+                slab.close()
+            self._slabs, self._asked, self._looked, self._layouts = {}, set(), {}, {}
+            if self._lists is not None:
+                self._reader.use_lists(None)
+                self._lists.close()
+                self._lists = None
+            self._state.notify_all()
+
+    def _work(self, plan: list[int]) -> None:
+        """The background thread: one slab after the other, while the plan is the present one."""
+        wanted: list[int | None] = [*plan]
+        if self._manifest.prior_size and self._lists is None and self._lists_fit():
+            wanted.insert(0, None)
+        for group in wanted:
+            if group in self._slabs:
+                continue
+            blocks = self._manifest.num_blocks if group is None else self._blocks(group)
+            held = problem = None
+            try:
+                if self._has_room(group, blocks, plan):
+                    held = self._made(group, blocks)
+            except (CorruptError, IncompleteError):
+                held = None  # The reads of the labels that it concerns tell of it.
+            except (OSError, LabelStoreError) as error:
+                what = "the lists of likely classes" if group is None else f"group {group} of views"
+                problem = (
+                    f"{self._reader.path}: {what} cannot be read ahead ({error}); labels are read "
+                    "chunk by chunk instead."
+                )
+            with self._state:
+                if self._plan is not plan:
+                    if held is not None:
+                        held.close()
+                    return
+                if problem is not None:
+                    self._problems.append(problem)
+                if held is not None and group is None:
+                    self._adopt(held)
+                elif held is not None and group is not None:
+                    self._slabs[group] = self._slab(held, group, blocks)
+                self._pending.discard(group)
+                self._state.notify_all()
+
+    def _has_room(self, group: int | None, blocks: int, plan: list[int]) -> bool:
+        """Wait until a slab fits into the bound; False where it never does, or the plan is old."""
+        layout = self._layout(group, blocks)
+        if not blocks or layout.nbytes > self.slab_bytes:
+            return False
+        patience = time.monotonic() + _PATIENCE_SECONDS
+        while self._plan is plan:
+            held = shared.used(self.folder, layout.prefix, besides=layout.name)
+            if held + layout.nbytes <= self.slab_bytes:
+                self._crowded = False
+                return True
+            if time.monotonic() > patience and not self._crowded:
+                with self._state:
+                    self._crowded = True
+                    self._state.notify_all()
+            time.sleep(_LOOK_AGAIN_SECONDS)
+        return False
+
+    def _made(self, group: int | None, blocks: int) -> SharedArrays:
+        """A slab's file, or that of the lists, made here or by another process."""
+
+        def fill(writer: Writer) -> None:
+            starts = range(0, blocks, _BATCH)
+            parts = [range(start, min(start + _BATCH, blocks)) for start in starts]
+            threads = self._reader.threads
+            if threads == 1 or len(parts) == 1:
+                for part in parts:
+                    self._fill(writer, group, part)
+                return
+            with ThreadPoolExecutor(threads) as pool:
+                for _ in pool.map(lambda part: self._fill(writer, group, part), parts):
+                    pass
+
+        return shared.make(self.folder, self._layout(group, blocks), fill)
+
+    def _fill(self, writer: Writer, group: int | None, blocks: range) -> None:
+        found: Iterator[Codes]
+        if group is None:
+            found = self._reader.prior_codes_of(blocks)
+        else:
+            found = self._reader.read_chunks([(block, group) for block in blocks])
+        for block, codes in zip(blocks, found, strict=True):
+            for name, values in codes.items():
+                writer.put(name, block * self._manifest.block_images, values)
+
+    def _slab(self, held: SharedArrays, group: int, blocks: int) -> Slab:
+        views = self._manifest.group_slice(group)
+        return Slab(held, views, self._images(blocks), self._labels)
+
+    # Sizes
+
+    def _images(self, blocks: int) -> int:
+        return min(blocks * self._manifest.block_images, self._manifest.num_images)
+
+    def _layout(self, group: int | None, blocks: int) -> Layout:
+        """The file of the first blocks' group of views; of all prior lists for None."""
+        known = self._layouts.get((group, blocks))
+        if known is not None:
+            return known
+        digests = self._reader.commits(blocks, group)
+        images = self._images(blocks)
+        if group is None:
+            shapes = [(spec, spec.shape) for spec in prior_arrays(self._manifest)]
+        else:
+            views = self._manifest.group_slice(group)
+            width = views.stop - views.start
+            shapes = [
+                (spec, (images, width, *spec.shape[2:])) for spec in view_arrays(self._manifest)
+            ]
+        layout = Layout(
+            prefix=self._manifest.id,
+            identity={
+                "store": self._manifest.id,
+                "group": group,
+                "images": images,
+                "commits": xxhash.xxh3_128_hexdigest(np.ascontiguousarray(digests).tobytes()),
+            },
+            arrays=[(spec.name, spec.dtype, shape) for spec, shape in shapes],
+        )
+        self._layouts[group, blocks] = layout
+        return layout
+
+    def _lists_fit(self) -> bool:
+        """Whether the prior lists may be shared: with them there is room for half a slab."""
+        lists = self._layout(None, self._manifest.num_blocks).nbytes
+        return lists + self._layout(0, self._manifest.num_blocks).nbytes / 2 <= self.slab_bytes
+
+    def _blocks(self, group: int) -> int:
+        """How many blocks a slab has: all where the bound has room for them."""
+        every = self._manifest.num_blocks
+        room = self.slab_bytes
+        if self._manifest.prior_size and self._lists_fit():
+            room -= self._layout(None, every).nbytes
+        size = self._layout(group, every).nbytes
+        if size <= room:
+            return every
+        # The files' headers and padding are a few pages.
+        return max(int((room - 65536) * every // size), 0)
+
+
+def _put(out: Codes, found: Codes, rows: Int64Array, count: int) -> None:
+    """Place codes of some of ``count`` entries."""
+    for name, codes in found.items():
+        if name not in out:
+            out[name] = np.empty((count, *codes.shape[1:]), codes.dtype)
+        out[name][rows] = codes

@@ -1,0 +1,144 @@
+"""Copies of stores: the same labels to the last bit, whole or of the first views."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import obstore
+import pytest
+from core_data import files_of, make_planned, read_everything, written
+from remote_data import bucket_of, send
+
+import labelstore
+from labelstore.errors import CorruptError, IncompleteError, UsageError
+from labelstore.pull import pull
+
+
+@pytest.fixture
+def source(s3, tmp_path):
+    store, _ = make_planned(tmp_path / "source.zarr", images=20, views=10, prior_size=8)
+    send(store.path, bucket_of(s3, s3.bucket), "a.zarr")
+    return store, labelstore.open(f"s3://{s3.bucket}/a.zarr")
+
+
+def test_a_whole_copy_is_the_source(source, tmp_path):
+    store, remote = source
+    report = pull(remote, tmp_path / "copy.zarr")
+    assert (report.blocks_copied, report.num_views) == (3, 10)
+    assert labelstore.open(tmp_path / "copy.zarr").manifest.id == store.manifest.id
+    assert read_everything(tmp_path / "copy.zarr") == read_everything(store.path)
+    assert (
+        files_of(tmp_path / "copy.zarr").items()
+        >= {
+            name: digest for name, digest in files_of(store.path).items() if name != ".lock"
+        }.items()
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 9, 10])
+def test_the_first_views(source, tmp_path, count):
+    store, remote = source
+    pull(remote, tmp_path / "copy.zarr", views=range(count))
+    copy = labelstore.open(tmp_path / "copy.zarr")
+    assert copy.num_views == count
+    images, views = np.arange(20)[:, None], np.arange(count)
+    found, truth = copy.read(images, views), store.read(images, views)
+    assert np.array_equal(found.indices, truth.indices)
+    assert np.array_equal(found.probs, truth.probs)
+    assert np.array_equal(found.prior.probs, truth.prior.probs)
+    assert np.array_equal(copy.views(images, views).box, store.views(images, views).box)
+    assert copy.keys == store.keys
+    assert [copy.check_block(block) for block in range(3)] == [[], [], []]
+    if count < 10:
+        assert copy.manifest.id != store.manifest.id
+        assert copy.manifest.origin["stores"] == [store.manifest.id]
+
+
+def test_only_what_covers_the_views_is_read(source, proxy, tmp_path):
+    store, _ = source
+    remote = labelstore.open(f"s3://{proxy.bucket}/a.zarr")
+    assert remote.complete
+    proxy.requests.clear()
+    pull(remote, tmp_path / "copy.zarr", views=range(4))
+    labels = [r for r in proxy.requests if "/labels/" in r.path]
+    whole = sum(
+        file.stat().st_size
+        for file in (store.path / "labels").rglob("*")
+        if file.is_file() and file.name != "zarr.json"
+    )
+    assert len(labels) == 2 * 3 * 3
+    assert sum(r.body_bytes for r in labels) < 0.6 * whole
+
+
+def test_explicit_boxes_and_unreadable_images(tmp_path):
+    boxes = np.arange(20 * 7 * 4).reshape(20, 7, 4)
+    flips = np.arange(140).reshape(20, 7) % 3 == 1
+    store, _, _ = written(tmp_path / "a.zarr", views=7, law=None, boxes=boxes, flips=flips)
+    pull(store, tmp_path / "b.zarr", views=range(5))
+    views = labelstore.open(tmp_path / "b.zarr").views(np.arange(20)[:, None], np.arange(5))
+    assert np.array_equal(views.box, boxes[:, :5])
+    assert np.array_equal(views.flip, flips[:, :5])
+
+
+def test_parquet_to_parquet(tmp_path):
+    store, _ = make_planned(tmp_path / "a.parquet", views=6)
+    pull(store, tmp_path / "b.parquet")
+    assert read_everything(tmp_path / "b.parquet") == read_everything(tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match="of another format"):
+        pull(store, tmp_path / "b.zarr")
+
+
+def test_a_copy_to_a_bucket(s3, tmp_path):
+    store, _ = make_planned(tmp_path / "a.zarr")
+    pull(store, f"s3://{s3.bucket}/copy.zarr")
+    assert read_everything(f"s3://{s3.bucket}/copy.zarr") == read_everything(store.path)
+
+
+def test_gone_on_with_after_damage(source, s3, tmp_path):
+    store, remote = source
+    bucket, name = bucket_of(s3, s3.bucket), "a.zarr/labels/classes/c/1/0/0"
+    whole = obstore.get(bucket, name).bytes().to_bytes()
+    obstore.put(bucket, name, whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
+    with pytest.raises(CorruptError, match=r"s3://.*labels/classes"):
+        pull(remote, tmp_path / "copy.zarr")
+    assert labelstore.open(tmp_path / "copy.zarr").missing_blocks() == [1, 2]
+    obstore.put(bucket, name, whole)
+    remote = labelstore.open(str(remote.path))
+    assert pull(remote, tmp_path / "copy.zarr").blocks_copied == 2
+    assert read_everything(tmp_path / "copy.zarr") == read_everything(store.path)
+
+
+def test_what_is_refused(tmp_path):
+    store, _ = make_planned(tmp_path / "a.zarr", views=6)
+    with pytest.raises(UsageError, match="a view's number names its crop"):
+        pull(store, tmp_path / "b.zarr", views=range(2, 4))
+    with pytest.raises(UsageError, match=r"7 views were asked for, .* has 6"):
+        pull(store, tmp_path / "b.zarr", views=range(7))
+    with pytest.raises(UsageError, match="is the store that is read"):
+        pull(store, tmp_path / "a.zarr")
+    partly, _ = make_planned(tmp_path / "c.zarr", blocks=[0])
+    with pytest.raises(IncompleteError, match="lacks 2 of 3 blocks"):
+        pull(partly, tmp_path / "b.zarr")
+    assert not (tmp_path / "b.zarr").exists()
+
+
+def test_the_command(source, tmp_path):
+    _, remote = source
+    command = [sys.executable, "-m", "labelstore", "pull", str(remote.path)]
+    done = subprocess.run(
+        [*command, str(tmp_path / "b.zarr"), "--views", "0:4", "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["num_views"] == 4
+    assert labelstore.open(tmp_path / "b.zarr").num_views == 4
+    for views, code in (("2:4", 2), ("four", 2)):
+        done = subprocess.run(
+            [*command, "x.zarr", "--views", views], capture_output=True, text=True
+        )
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,100 @@
+"""The cache of chunks: what is taken from it is what was loaded, within its bound."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from labelstore.backends.base import ArraySpec
+from labelstore.pool import ChunkPool
+
+IMAGES, VIEWS, CHUNKS = 3, 2, 7
+SPECS = (
+    ArraySpec("a", np.dtype("<u2"), (IMAGES * CHUNKS, VIEWS), ("image", "view"), 0),
+    ArraySpec("b", np.dtype("|u1"), (IMAGES * CHUNKS, VIEWS, 4), ("image", "view", "rank"), 0),
+)
+SLOT_BYTES = IMAGES * VIEWS * (2 + 4)
+
+
+def chunk_codes(chunk):
+    """Codes that say where they are from; the last chunk is smaller."""
+    images = IMAGES - (chunk == CHUNKS - 1)
+    places = np.arange(images * VIEWS).reshape(images, VIEWS)
+    return {
+        "a": (1000 * chunk + places).astype("<u2"),
+        "b": (10 * chunk + places[..., None] + np.arange(4)).astype("|u1"),
+    }
+
+
+def entries(count, seed):
+    rng = np.random.default_rng(seed)
+    chunks = rng.integers(0, CHUNKS, count)
+    images = rng.integers(0, IMAGES - (chunks == CHUNKS - 1))
+    return chunks, images, rng.integers(0, VIEWS, count)
+
+
+def expected(chunks, images, views):
+    found = [chunk_codes(chunk) for chunk in chunks]
+    places = list(zip(found, images, views, strict=True))
+    return {name: np.array([codes[name][i, v] for codes, i, v in places]) for name in "ab"}
+
+
+@settings(deadline=None)
+@given(
+    cache_bytes=st.integers(0, SLOT_BYTES * (CHUNKS + 2)),
+    batches=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 1000)), min_size=1, max_size=8),
+)
+def test_every_entry_is_its_own_whatever_was_given_up(cache_bytes, batches):
+    pool = ChunkPool(SPECS, (IMAGES, VIEWS), CHUNKS, cache_bytes)
+    asked = []
+
+    def load(chunks):
+        asked.extend(chunks)
+        return [chunk_codes(chunk) for chunk in chunks]
+
+    for count, seed in batches:
+        where = entries(count, seed)
+        asked.clear()
+        found, right = pool.take(*where, load), expected(*where)
+        assert all(np.array_equal(found[name], right[name]) for name in "ab")
+        assert len(asked) == len(set(asked))
+        assert pool.used_bytes <= max(cache_bytes, SLOT_BYTES)
+        # What fits is kept: asking again loads nothing.
+        if len(set(where[0])) <= pool.capacity:
+            asked.clear()
+            pool.take(*where, load)
+            assert not asked
+
+
+def test_a_load_that_fails_leaves_no_chunk_behind():
+    pool = ChunkPool(SPECS, (IMAGES, VIEWS), CHUNKS, SLOT_BYTES * 3)
+    where = (np.array([0, 1, 2]), np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64))
+
+    def broken(chunks):
+        raise ValueError("damaged")
+
+    def half(chunks):
+        yield chunk_codes(chunks[0])
+        raise ValueError("damaged")
+
+    for failing in (broken, half):
+        with pytest.raises(ValueError, match="damaged"):
+            pool.take(*where, failing)
+    found = pool.take(*where, lambda chunks: [chunk_codes(chunk) for chunk in chunks])
+    assert np.array_equal(found["a"], expected(*where)["a"])
+
+
+def test_threads_may_share_it():
+    pool = ChunkPool(SPECS, (IMAGES, VIEWS), CHUNKS, SLOT_BYTES * 3)
+
+    def work(seed):
+        where = entries(30, seed)
+        found = pool.take(*where, lambda chunks: [chunk_codes(chunk) for chunk in chunks])
+        return all(np.array_equal(found[name], expected(*where)[name]) for name in "ab")
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(work, range(200)))
