@@ -18,6 +18,8 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it; resolved on first use (PEP 562).
 _HOMES = {
     "Action": "calibrate",
+    "Batch": "batching",
+    "Batches": "batching",
     "Calibrated": "calibrate",
     "Ensemble": "ensembles",
     "EnsembleFerKD": "calibrate",
@@ -39,6 +41,8 @@ _SUBMODULES = ("errors", "labels", "mixing", "recipes", "temperature", "torch", 
 
 __all__ = [
     "Action",
+    "Batch",
+    "Batches",
     "Calibrated",
     "Ensemble",
     "EnsembleFerKD",
@@ -59,6 +63,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from labelstore.batching import Batch, Batches
     from labelstore.calibrate import Action, Calibrated, EnsembleFerKD, FerKD
     from labelstore.ensembles import Ensemble, ensemble
     from labelstore.errors import LabelStoreError

@@ -14,6 +14,7 @@ from __future__ import annotations
 from labelstore.teachers import normalize
 from labelstore.torch.collate import TorchSoftLabels, collate_views
 from labelstore.torch.dataset import Show, SoftLabelDataset
+from labelstore.torch.join import HuggingFaceViews, ViewJoin, WebDatasetViews
 from labelstore.torch.loss import (
     ferkd_loss,
     fkd_loss,
@@ -27,6 +28,7 @@ from labelstore.torch.sampler import ViewSampler
 
 __all__ = [
     "CutMix",
+    "HuggingFaceViews",
     "InTurn",
     "MixUp",
     "Mixed",
@@ -35,7 +37,9 @@ __all__ = [
     "Show",
     "SoftLabelDataset",
     "TorchSoftLabels",
+    "ViewJoin",
     "ViewSampler",
+    "WebDatasetViews",
     "collate_views",
     "ferkd_loss",
     "fkd_loss",

@@ -127,12 +127,13 @@ _OPTIONAL = {
 
 
 def collate_views(
-    samples: Sequence[tuple[torch.Tensor, TorchSoftLabels]],
+    samples: Sequence[tuple[torch.Tensor, TorchSoftLabels] | dict[str, Any]],
 ) -> tuple[torch.Tensor, TorchSoftLabels]:
     """A batch of samples of a ``SoftLabelDataset``: give it to DataLoader as ``collate_fn``.
 
     Args:
-        samples: n pairs of pixels (m, 3, S, S) and m labels.
+        samples: n pairs of pixels (m, 3, S, S) and m labels, or dicts ``{"pixels", "labels"}`` of
+            such (``HuggingFaceViews``).
 
     Returns:
         pixels (n * m, 3, S, S) and n * m labels, all views of an image side by side.
@@ -142,8 +143,12 @@ def collate_views(
     """
     if not samples:
         raise UsageError("a batch of no samples was to be collated: choose a larger batch size.")
-    pixels = torch.cat([sample[0] for sample in samples])
-    labels = [sample[1] for sample in samples]
+    pairs = [
+        (sample["pixels"], sample["labels"]) if isinstance(sample, dict) else sample
+        for sample in samples
+    ]
+    pixels = torch.cat([pair[0] for pair in pairs])
+    labels = [pair[1] for pair in pairs]
     joined: dict[str, Any] = {
         field.name: torch.cat([getattr(label, field.name) for label in labels])
         for field in dataclasses.fields(TorchSoftLabels)

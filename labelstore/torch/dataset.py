@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -13,19 +12,18 @@ import torch
 from PIL import Image
 
 from labelstore import images, teachers
-from labelstore.ensembles import Ensemble, EnsembleTopK
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
-from labelstore.labels import mix
+from labelstore.recovery import Recovery
 from labelstore.sources import ImageSource
-from labelstore.temperature import at_temperature
 from labelstore.torch.collate import TorchSoftLabels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy.typing as npt
 
     from labelstore.calibrate import EnsembleFerKD, FerKD
+    from labelstore.ensembles import Ensemble
     from labelstore.labels import LabelType, Tail
     from labelstore.store import Store
 
@@ -78,7 +76,8 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             dataset: a source of ``labelstore.sources.open_source``, or any map-style data set
                 whose items are photos or start with one: a PIL image, a uint8 tensor (3 or 1, H,
                 W) or (H, W), or encoded bytes. In any order, and possibly with more images than
-                the store.
+                the store. None where photos are read elsewhere (``views_of``); nothing is then
+                probed.
             store: where the labels are; a store, or an ensemble, whose first member is "the
                 teacher" below.
             keys: the store's key of each item. When None: those of a source, or the paths
@@ -111,26 +110,17 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         self.ferkd = ferkd
         self.tail: Tail | None = tail
         self.transform = transform
-        self.label_type: LabelType = label_type or store.manifest.label_type
-        if ferkd is not None and self.label_type != "top-k":
-            raise UsageError(
-                f"FerKD calibrates recovered top-k labels and the label type is "
-                f'{self.label_type!r}: pass label_type="top-k", or leave ferkd out.'
-            )
-        self._factors = None if temperature is None else _factors(store, temperature)
-        if self._factors and (ferkd is not None or self.label_type != "top-k"):
-            raise UsageError(
-                f"labels at temperature {temperature} were asked for with "
-                f"{'ferkd' if ferkd is not None else 'label_type ' + repr(self.label_type)}, "
-                "expected top-k labels without calibration: leave one of the two out."
-            )
+        self.recovery = Recovery.of(
+            store, tail=tail, label_type=label_type, ferkd=ferkd, temperature=temperature
+        )
+        self.label_type: LabelType = self.recovery.label_type
         if store.law is None:
             raise MismatchError(
                 f"{store.path} does not say which crops its labels belong to: make it with a view "
                 "law or with boxes and flips."
             )
         self._dataset = dataset
-        self._rows = _align(store, _keys_of(dataset, keys))
+        self._rows = None if dataset is None else _align(store, _keys_of(dataset, keys))
         self.size = _size(store, size)
         self.interpolation = str(
             interpolation or _teacher(store, "interpolation", 'pass interpolation="bilinear"')
@@ -145,7 +135,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             raise UsageError(
                 f'check_pixels is {check_pixels!r}, expected True, False or "raise": choose one.'
             )
-        if check_pixels:
+        if check_pixels and dataset is not None:
             self._replay_probe(strict=check_pixels == "raise")
 
     def __len__(self) -> int:
@@ -170,6 +160,19 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                     f"a SoftLabelDataset was indexed with {show!r}, expected a Show (an image and "
                     "its views): give DataLoader sampler=ViewSampler(dataset)."
                 )
+        return self.views_of(shows, (self._photo(show.image) for show in shows))
+
+    def views_of(self, shows: Sequence[Show], photos: Iterable[Image.Image]) -> list[Sample]:
+        """Samples of photos that were read elsewhere, their labels read together.
+
+        Args:
+            shows: images by number, and the views of each.
+            photos: the upright RGB photo of each (``as_photo``).
+
+        Raises:
+            MismatchError: a photo has another size than the one that was labelled. StoreError,
+                NotFoundError: as ``Store.read``.
+        """
         counts = [len(show.views) for show in shows]
         numbers = np.repeat(np.array([show.image for show in shows], dtype=np.int64), counts)
         views = np.array([view for show in shows for view in show.views], dtype=np.int64)
@@ -177,31 +180,17 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         geometry = self.store.views(numbers, views)
         samples: list[Sample] = []
         start = 0
-        for show, count in zip(shows, counts, strict=True):
+        for show, count, photo in zip(shows, counts, photos, strict=True):
             rows = slice(start, start + count)
-            photo = self._photo(show.image)
+            self._check_size(photo, show.image)
             pixels = self._pixels(photo, geometry.box[rows], geometry.flip[rows], show.image)
             samples.append((pixels, labels[rows]))
             start += count
         return samples
 
     def _labels(self, numbers: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Any:
-        topk = self.store.read(numbers, views)
         target = self.store.targets[numbers]
-        action = weight = None
-        if self._factors:
-            members = topk.members if isinstance(topk, EnsembleTopK) else (topk,)
-            weights = topk.weights if isinstance(topk, EnsembleTopK) else (1.0,)
-            parts = zip(members, self._factors, strict=True)
-            labels = mix([at_temperature(part, by, self.tail) for part, by in parts], weights)
-        elif self.ferkd is None:
-            labels = topk.as_type(self.label_type, self.tail)
-        else:
-            done = self.ferkd.apply(topk, target, self.tail)
-            labels, action = done.labels, done.action
-            # With "replace" a discarded view is shown only where an image has none that passes,
-            # and then it counts.
-            weight = done.weight if self.ferkd.discard == "mask" else None
+        labels, weight, action = self.recovery(self.store.read(numbers, views), target)
         return TorchSoftLabels.from_numpy(
             labels, weight=weight, target=target, action=action, image=numbers, view=views
         )
@@ -209,21 +198,26 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
     def _photo(self, image: int) -> Image.Image:
         """The upright RGB photo of an image, of the size that was labelled."""
         key = self.store.keys[image]
+        if self._rows is None:
+            raise UsageError(
+                "a SoftLabelDataset without photos was asked for one, expected views_of: make it "
+                "with a data set of photos."
+            )
         row = int(self._rows[image])
         if row < 0:
             raise MismatchError(f"the data set has no image {key!r}: it has no stored labels.")
         if isinstance(self._dataset, ImageSource):
-            photo = images.decode(self._dataset.read(row), str(self._dataset.path_of(row)))
-        else:
-            photo = _as_photo(self._dataset[row], key)
+            return images.decode(self._dataset.read(row), str(self._dataset.path_of(row)))
+        return as_photo(self._dataset[row], key)
+
+    def _check_size(self, photo: Image.Image, image: int) -> None:
         width, height = (int(side) for side in self.store.sizes(image))
         if width > 0 and (photo.width, photo.height) != (width, height):
             raise MismatchError(
-                f"the photo {key!r} is {photo.width} x {photo.height} pixels and {width} x "
-                f"{height} was labelled: give the data set the teacher's own files, without a "
-                "transform that resizes or crops."
+                f"the photo {self.store.keys[image]!r} is {photo.width} x {photo.height} pixels "
+                f"and {width} x {height} was labelled: give the data set the teacher's own files, "
+                "without a transform that resizes or crops."
             )
-        return photo
 
     def _pixels(
         self,
@@ -271,35 +265,48 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             )
         return made
 
-    def _replay_probe(self, strict: bool) -> None:
-        """Cut the views whose digests the producer kept, and tell when any differs."""
+    def probed(self) -> set[int]:
+        """The images of which the producer kept digests of views."""
         manifest = self.store.manifest
         if not manifest.probe or not manifest.teachers:
-            return
+            return set()
+        return set(self.store.index_of([entry["key"] for entry in manifest.probe]).tolist())
+
+    def differing(self, photo: Image.Image, image: int) -> tuple[int, int]:
+        """Of how many views of a photo the pixels differ from what the teacher saw, and of how many
+        the producer kept a digest."""
+        manifest = self.store.manifest
         height, width = manifest.teachers[0]["input_size"]
         filter_name = str(manifest.teachers[0]["interpolation"])
+        self._check_size(photo, image)
+        entries = [entry for entry in manifest.probe if entry["key"] == self.store.keys[image]]
         differing = 0
-        photos: dict[int, Image.Image] = {}
-        for entry in manifest.probe:
-            image = int(self.store.index_of([entry["key"]])[0])
-            if image not in photos:
-                photos[image] = self._photo(image)
+        for entry in entries:
             view = self.store.views(image, entry["view"])
             cut = self._cut(
-                photos[image], view.box, np.bool_(view.flip), image, (height, width), filter_name
+                photo, view.box, np.bool_(view.flip), image, (height, width), filter_name
             )
             differing += images.pixel_digest(cut) != entry["digest"]
+        return differing, len(entries)
+
+    def tell(self, differing: int, count: int, strict: bool, stacklevel: int = 2) -> None:
+        """Warn (ReplayWarning), or raise (MismatchError), when any of the probed views differ."""
         if not differing:
             return
         message = (
-            f"{differing} of {len(manifest.probe)} probed views of {self.store.path} have other "
+            f"{differing} of {count} probed views of {self.store.path} have other "
             f"pixels here than the teacher saw (its producer had Pillow "
-            f"{manifest.producer.get('Pillow', 'unknown')}, here is {PIL.__version__}): use the "
-            "same photos and that Pillow, or check_pixels=False to train all the same."
+            f"{self.store.manifest.producer.get('Pillow', 'unknown')}, here is {PIL.__version__}): "
+            "use the same photos and that Pillow, or check_pixels=False to train all the same."
         )
         if strict:
             raise MismatchError(message)
-        warnings.warn(message, ReplayWarning, stacklevel=3)
+        warnings.warn(message, ReplayWarning, stacklevel=stacklevel + 1)
+
+    def _replay_probe(self, strict: bool) -> None:
+        """Cut the views whose digests the producer kept, and tell when any differs."""
+        found = [self.differing(self._photo(image), image) for image in sorted(self.probed())]
+        self.tell(sum(row[0] for row in found), sum(row[1] for row in found), strict, 3)
 
 
 def _keys_of(dataset: Any, keys: Sequence[str] | None) -> Sequence[str]:
@@ -342,22 +349,6 @@ def _align(store: Store | Ensemble, keys: Sequence[str]) -> npt.NDArray[np.int64
     return rows
 
 
-def _factors(store: Store | Ensemble, temperature: float) -> tuple[float, ...]:
-    """What each teacher's temperature is to be multiplied by; UsageError where it is unknown."""
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise UsageError(f"temperature is {temperature}, expected a positive number.")
-    members = store.members if isinstance(store, Ensemble) else (store,)
-    factors = []
-    for member in members:
-        if member.manifest.temperature is None:
-            raise UsageError(
-                f"{member.path} does not tell the temperature of its labels, so they cannot be "
-                f"brought to {temperature}: leave temperature out."
-            )
-        factors.append(temperature / member.manifest.temperature)
-    return tuple(factors)
-
-
 def _teacher(store: Store | Ensemble, name: str, mend: str) -> Any:
     """A value of the store's (first) teacher; UsageError where the store does not say."""
     made_by = store.manifest.teachers
@@ -398,8 +389,17 @@ def _channels(
     return mean, std
 
 
-def _as_photo(item: Any, key: str) -> Image.Image:
-    """An item of a data set as an upright RGB photo."""
+def as_photo(item: Any, key: str) -> Image.Image:
+    """An item of a data set as an upright RGB photo.
+
+    Args:
+        item: a PIL image, encoded bytes, or a uint8 tensor (3 or 1, H, W) or (H, W); or a tuple or
+            list that starts with one.
+        key: what errors call the photo.
+
+    Raises:
+        SourceError: it cannot be decoded. UsageError: it is none of these.
+    """
     photo = item[0] if isinstance(item, (tuple, list)) and len(item) else item
     if isinstance(photo, bytes):
         return images.decode(photo, key)

@@ -453,3 +453,25 @@ def test_a_batch_keeps_the_views_of_an_image_side_by_side(store, photos):
         assert torch.equal(target.dense()[row], label.dense()[0])
     with pytest.raises(UsageError, match="no samples"):
         collate_views([])
+
+
+def test_a_photo_is_decoded_once_for_all_its_views_of_a_batch(store, photos):
+    class Counted:
+        root, samples = photos.root, photos.samples
+
+        def __init__(self):
+            self.decoded = []
+
+        def __len__(self):
+            return len(photos)
+
+        def __getitem__(self, row):
+            self.decoded.append(row)
+            return photos[row]
+
+    counted = Counted()
+    data = SoftLabelDataset(counted, store, check_pixels=False)
+    sampler = ViewSampler(data, views_per_image=5)
+    loader = DataLoader(data, batch_size=4, sampler=sampler, collate_fn=collate_views)
+    assert sum(len(target) for _, target in loader) == 14 * 5
+    assert sorted(counted.decoded) == list(range(14))

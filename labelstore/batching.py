@@ -1,0 +1,174 @@
+"""Batches of labels without torch: for loops in NumPy, JAX or any other library.
+
+    batches = labelstore.Batches(store, batch_size=64, views_per_image=4, seed=0)
+    for epoch in range(300):
+        for batch in batches.epoch(epoch):
+            batch.images, batch.views, batch.box, batch.flip   # what to show
+            batch.labels                                       # SoftLabels of these views
+
+The order is that of ``labelstore.torch.ViewSampler`` with the same arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from labelstore.epochs import EpochOrder
+from labelstore.errors import UsageError
+from labelstore.recovery import Recovery
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from labelstore.calibrate import EnsembleFerKD, FerKD
+    from labelstore.ensembles import Ensemble
+    from labelstore.labels import LabelType, SoftLabels, Tail
+    from labelstore.schedule import Schedule
+    from labelstore.store import Store
+
+__all__ = ["Batch", "Batches"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B views and their labels; the views of an image stand side by side."""
+
+    images: npt.NDArray[np.int64]
+    """(B,): each view's image, its number in the store (``store.keys`` has its key)."""
+    views: npt.NDArray[np.int64]
+    """(B,): view numbers."""
+    box: npt.NDArray[np.int32] | None
+    """(B, 4): top, left, height, width of each crop in pixels of the upright photo; None where the
+    store does not say which crops its labels belong to."""
+    flip: npt.NDArray[np.bool_] | None
+    """(B,): whether the crop is mirrored left to right, after it was resized."""
+    labels: SoftLabels
+    """B labels as ``base + sparse``: ``base``, ``indices``, ``weights``."""
+    targets: npt.NDArray[np.int32]
+    """(B,): ground-truth class ids, -1 where unknown."""
+    weight: npt.NDArray[np.float32] | None = None
+    """(B,): what each label's loss is multiplied by (0 for views that FerKD masks), or None."""
+    action: npt.NDArray[np.uint8] | None = None
+    """(B,): what FerKD's rule does with each view, values of ``labelstore.Action``, or None."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Batches:
+    """The batches of every epoch of a training."""
+
+    def __init__(
+        self,
+        store: Store | Ensemble,
+        batch_size: int,
+        views_per_image: int = 1,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        tail: Tail | None = None,
+        label_type: LabelType | None = None,
+        ferkd: FerKD | EnsembleFerKD | None = None,
+        temperature: float | None = None,
+        schedule: Schedule | None = None,
+        epochs: int | None = None,
+        budget: float = 1.0,
+        images: Sequence[int] | Sequence[str] | npt.NDArray[np.int64] | None = None,
+        num_replicas: int = 1,
+        rank: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        """Plan epochs over the labelled images of a store.
+
+        Args:
+            store: a store or an ensemble, complete.
+            batch_size: images of a batch, at least 1: it has ``batch_size * views_per_image``
+                views.
+            views_per_image: how many views of an image stand side by side, 1..num_views.
+            shuffle, seed, schedule, epochs, budget, images: as for ``EpochOrder``.
+            tail, label_type, ferkd, temperature: as for ``Recovery.of``.
+            num_replicas, rank: how many processes share an epoch, and which this is.
+            drop_last: leave out what does not fill all ranks and a whole batch, so that all batches
+                are of one shape. Otherwise the order's beginning is shown again to fill the ranks,
+                and the last batch may be smaller.
+
+        Raises:
+            IncompleteError: labels are missing. NotFoundError: no such image, or none labelled.
+            UsageError: numbers out of range, or wishes that do not fit the store.
+        """
+        if batch_size < 1:
+            raise UsageError(f"the batch size is {batch_size}, expected at least 1 image.")
+        if not 0 <= rank < num_replicas:
+            raise UsageError(
+                f"rank is {rank} of {num_replicas}, expected 0 to {num_replicas - 1}: give both."
+            )
+        self.store = store
+        self.batch_size, self.drop_last = batch_size, drop_last
+        self.num_replicas, self.rank = num_replicas, rank
+        self.recovery = Recovery.of(
+            store, tail=tail, label_type=label_type, ferkd=ferkd, temperature=temperature
+        )
+        self.order = EpochOrder(
+            store,
+            views_per_image,
+            shuffle=shuffle,
+            seed=seed,
+            ferkd=ferkd,
+            schedule=schedule,
+            epochs=epochs,
+            budget=budget,
+            tail=tail,
+            images=images,
+        )
+
+    def count(self, epoch: int) -> int:
+        """How many batches this rank has in an epoch."""
+        own = self._own(len(self.order.present(epoch)))
+        return own // self.batch_size if self.drop_last else -(-own // self.batch_size)
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, in order.
+
+        Args:
+            epoch: 0..2**32-1; of a curriculum, one of its epochs.
+            first: the batch to begin with, to go on in the middle of an epoch.
+
+        Raises:
+            UsageError: no such epoch, or fewer batches. StoreError: as ``Store.read``.
+        """
+        self.order.check(epoch)
+        count = self.count(epoch)
+        if not 0 <= first <= count:
+            raise UsageError(
+                f"the first batch is {first}, expected 0 to {count}: they count from 0."
+            )
+        return self._batches(epoch, first, count)
+
+    def _batches(self, epoch: int, first: int, count: int) -> Iterator[Batch]:
+        order = self.order.order(epoch)
+        own = self._own(len(order))
+        for number in range(first, count):
+            start = number * self.batch_size
+            turns = np.arange(start, min(start + self.batch_size, own))
+            # Places past the end are padding: the order's beginning again.
+            images = order[(self.rank + turns * self.num_replicas) % len(order)]
+            yield self._batch(images, self.order.views(images, epoch))
+
+    def _own(self, count: int) -> int:
+        """How many of the epoch's images are this rank's."""
+        return count // self.num_replicas if self.drop_last else -(-count // self.num_replicas)
+
+    def _batch(self, images: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Batch:
+        images, views = np.repeat(images, views.shape[1]), views.reshape(-1)
+        targets = self.store.targets[images]
+        labels, weight, action = self.recovery(self.store.read(images, views), targets)
+        box = flip = None
+        if self.store.law is not None:
+            geometry = self.store.views(images, views)
+            box, flip = geometry.box, geometry.flip
+        return Batch(images, views, box, flip, labels, targets, weight, action)

@@ -1,0 +1,238 @@
+"""Which images an epoch shows, in which order and with which views. NumPy only.
+
+What a torch sampler and a plain NumPy loop have in common: with the same arguments both show the
+same views of the same images in the same order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import xxhash
+
+from labelstore.curriculum import MOST_EPOCHS, Direction, confidence_order, curriculum_views
+from labelstore.ensembles import Ensemble
+from labelstore.errors import IncompleteError, NotFoundError, UsageError
+from labelstore.passing import passing
+from labelstore.philox import permutation
+from labelstore.schedule import (
+    Schedule,
+    budget_images,
+    budget_share,
+    mixed_seed,
+    random_views,
+    surgical_views,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from labelstore.calibrate import EnsembleFerKD, FerKD
+    from labelstore.labels import Tail
+    from labelstore.store import Store
+
+__all__ = ["EpochOrder"]
+
+
+class EpochOrder:
+    """The epochs of a training, as pure functions of their number."""
+
+    def __init__(
+        self,
+        store: Store | Ensemble,
+        views_per_image: int = 1,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        ferkd: FerKD | EnsembleFerKD | None = None,
+        schedule: Schedule | None = None,
+        epochs: int | None = None,
+        budget: float = 1.0,
+        tail: Tail | None = None,
+        images: Sequence[int] | Sequence[str] | npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """Plan epochs over the labelled images of a store.
+
+        Args:
+            store: a store or an ensemble, complete.
+            views_per_image: how many views of an image stand side by side, 1..num_views.
+            shuffle: whether images come in a random order; by number otherwise.
+            seed: of the order of the images and of their views.
+            ferkd: with ``discard="replace"``, views that its rule discards are not shown while an
+                image has others. For an ensemble also a rule for each teacher (``EnsembleFerKD``).
+            schedule: which views an image shows: ``"random"``: drawn, each once before any comes
+                again; ``"surgical"``: likewise, views that are discarded being replaced by others
+                that pass; ``"easy-to-hard"`` or ``"hard-to-easy"``: by falling or rising confidence
+                over all ``epochs`` (``labelstore.curriculum``), without those that are discarded.
+                When None: surgical where a ferkd replaces views, else random.
+            epochs: how many epochs the whole training has; the two curricula need it.
+            budget: share of the images that an epoch shows, 0.01 to 1, to the nearest fraction with
+                a denominator of at most 100.
+            tail: how the residual mass is spread, where the rule looks at recovered labels; as for
+                ``TopK.recover``.
+            images: the images to use, by number or by key; all when None. Images without labels
+                (unreadable ones) are left out.
+
+        Raises:
+            IncompleteError: labels are missing. NotFoundError: no such image, or none labelled.
+            UsageError: numbers out of range.
+        """
+        self.store = store
+        self.ferkd = ferkd
+        self.views_per_image = views_per_image
+        self.shuffle = shuffle
+        self.seed = seed
+        self.tail = tail
+        missing = store.missing_blocks()
+        if missing:
+            raise IncompleteError(
+                f"{store.path} lacks {len(missing)} of {store.manifest.num_blocks} "
+                "blocks: run the command that makes it again, it goes on where it stopped."
+            )
+        if not 1 <= views_per_image <= store.num_views:
+            raise UsageError(
+                f"views per image is {views_per_image}, expected 1 to {store.num_views}, the "
+                "views that are stored of each image: choose a number in that range."
+            )
+        self.images = _chosen(store, images)
+        self._hashes = store.key_hashes
+        replaces = ferkd is not None and ferkd.discard == "replace"
+        self.schedule: Schedule = schedule or ("surgical" if replaces else "random")
+        _check_schedule(self.schedule, epochs, replaces)
+        self.epochs = epochs if self.schedule in get_args(Direction) else None
+        self.budget = budget_share(budget, len(self.images))
+        self._passing = self._order = None
+        if replaces and self.schedule != "random":
+            self._passing = passing(store, ferkd, views_per_image, tail)  # type: ignore[arg-type]
+        if self.epochs is not None:
+            self._order = confidence_order(
+                store, ferkd, tail=tail, passing=self._passing, least=views_per_image
+            )
+
+    def check(self, epoch: int) -> None:
+        """UsageError unless it is 0..2**32-1 and, of a curriculum, one of its epochs."""
+        if not 0 <= epoch < 2**32:
+            raise UsageError(f"epoch is {epoch}, expected 0 to 2**32-1.")
+        if self.epochs is not None and epoch >= self.epochs:
+            raise UsageError(
+                f"epoch is {epoch}, expected 0 to {self.epochs - 1}: this {self.schedule} schedule "
+                f"is planned for {self.epochs} epochs; make it with more."
+            )
+
+    def present(self, epoch: int) -> npt.NDArray[np.int64]:
+        """(n,) int64: the images that an epoch shows, by number, rising."""
+        if self.budget == 1:
+            return self.images
+        share = self.budget.numerator, self.budget.denominator
+        return self.images[budget_images(len(self.images), epoch, share, self.seed)]
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """(n,) int64: the images that an epoch shows, in its order."""
+        images = self.present(epoch)
+        if not self.shuffle:
+            return images
+        return images[permutation(len(images), mixed_seed("images", self.seed), (epoch, 0))]
+
+    def views(self, images: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.int64]:
+        """(n, views_per_image) int64: the views that images (n,) by number show in an epoch."""
+        if self._order is not None:
+            return curriculum_views(
+                self._order.views[images],
+                epoch,
+                self.epochs,  # type: ignore[arg-type]
+                self.views_per_image,
+                self.schedule,  # type: ignore[arg-type]
+                self._order.counts[images],
+            )
+        hashes = self._hashes[images]
+        sizes = {
+            "group_views": self.store.manifest.group_views,
+            "views_per_image": self.views_per_image,
+        }
+        if self._passing is None:
+            return random_views(
+                hashes, epoch, num_views=self.store.num_views, seed=self.seed, **sizes
+            )
+        passes, fallback = self._passing.passes(images), self._passing.fallback(images)
+        return surgical_views(hashes, epoch, passes, fallback, seed=self.seed, **sizes)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides an epoch's content besides its number; JSON-ready."""
+        store = self.store
+        return {
+            "store": store.id if isinstance(store, Ensemble) else store.manifest.id,
+            "images": str(xxhash.xxh3_64_hexdigest(self.images.tobytes())),
+            "views_per_image": self.views_per_image,
+            "shuffle": self.shuffle,
+            "seed": self.seed,
+            "schedule": self.schedule,
+            "epochs": self.epochs,
+            "budget": str(self.budget),
+            "ferkd": self._rule(),
+            "tail": self._tail(),
+        }
+
+    def _rule(self) -> dict[str, Any] | None:
+        """The rule's parameters where it has a say in the views."""
+        if self.ferkd is None or (self._passing is None and self._order is None):
+            return None
+        fields = dataclasses.asdict(self.ferkd)
+        # A tuple would come back from JSON as a list, and differ.
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in fields.items()
+        }
+
+    def _tail(self) -> str | None:
+        """The tail where views are chosen by a recovered probability, None where it is stored."""
+        if self._passing is None and self._order is None:
+            return None
+        mean = isinstance(self.store, Ensemble) and (
+            self._order is not None or (self.ferkd is not None and self.ferkd.ensemble == "mean")
+        )
+        target = self.ferkd is not None and self.ferkd.confidence == "target"
+        if not (mean or target):
+            return None
+        if self.tail is not None:
+            return self.tail
+        members = self.store.members if isinstance(self.store, Ensemble) else (self.store,)
+        own = {"image" if member.manifest.prior_size else "uniform" for member in members}
+        return own.pop() if len(own) == 1 else "each teacher's own"
+
+
+def _check_schedule(schedule: str, epochs: int | None, replaces: bool) -> None:
+    if schedule not in get_args(Schedule):
+        raise UsageError(
+            f"schedule is {schedule!r}, expected one of {', '.join(get_args(Schedule))}: choose "
+            "one."
+        )
+    if schedule == "surgical" and not replaces:
+        raise UsageError(
+            "a surgical schedule replaces views that a rule discards and no such rule was given: "
+            'pass ferkd=FerKD() (its discard being "replace"), or schedule="random".'
+        )
+    if schedule in get_args(Direction) and (epochs is None or not 1 <= epochs <= MOST_EPOCHS):
+        raise UsageError(
+            f"epochs is {epochs}, expected 1 to {MOST_EPOCHS} for the schedule {schedule}, which "
+            "spreads an image's views over the whole training: pass epochs=, their number."
+        )
+
+
+def _chosen(store: Store | Ensemble, images: Any) -> npt.NDArray[np.int64]:
+    """The labelled ones of the asked-for images, by number, rising."""
+    labelled = store.labelled()
+    if images is not None:
+        wanted = np.zeros(store.num_images, dtype=bool)
+        wanted[store.positions(images)] = True
+        labelled = labelled & wanted
+    found = np.flatnonzero(labelled)
+    if not found.size:
+        raise NotFoundError(
+            f"{store.path} has no labels of any of the images asked for: they could not be decoded "
+            "when it was made, or none was named."
+        )
+    return found

@@ -1,0 +1,125 @@
+"""From stored labels to the labels that a student is trained with. NumPy only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from labelstore.ensembles import Ensemble, EnsembleTopK
+from labelstore.errors import UsageError
+from labelstore.labels import mix
+from labelstore.temperature import at_temperature
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from labelstore.calibrate import EnsembleFerKD, FerKD
+    from labelstore.labels import LabelType, SoftLabels, Tail, TopK
+    from labelstore.store import Store
+
+__all__ = ["Recovered", "Recovery"]
+
+
+class Recovered(NamedTuple):
+    """Labels of n views."""
+
+    labels: SoftLabels
+    """Labels (n,) as ``base + sparse``."""
+    weight: npt.NDArray[np.float32] | None
+    """(n,): what each label's loss is multiplied by; None where all count the same."""
+    action: npt.NDArray[np.uint8] | None
+    """(n,): what FerKD's rule does with each view, values of ``labelstore.Action``; None without a
+    rule."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How stored labels are recovered: ``Recovery.of`` a store, then called on what was read."""
+
+    tail: Tail | None
+    label_type: LabelType
+    ferkd: FerKD | EnsembleFerKD | None
+    factors: tuple[float, ...] | None
+    """What each teacher's temperature is multiplied by; None for labels as they are stored."""
+
+    @classmethod
+    def of(
+        cls,
+        store: Store | Ensemble,
+        *,
+        tail: Tail | None = None,
+        label_type: LabelType | None = None,
+        ferkd: FerKD | EnsembleFerKD | None = None,
+        temperature: float | None = None,
+    ) -> Recovery:
+        """Check that the wishes fit the store and each other.
+
+        Args:
+            store: a store or an ensemble.
+            tail: how the residual mass is spread; like the image's list of likely classes when None
+                and the store has lists, else evenly.
+            label_type: what labels are recovered to; the store's when None.
+            ferkd: calibrates the labels.
+            temperature: gives labels as if the teacher's logits had been divided by it:
+                approximate, see ``labelstore.at_temperature``. The store's own when None.
+
+        Raises:
+            UsageError: FerKD of labels that are not top-k, a temperature of such labels or together
+                with FerKD, or of a store that does not tell its own.
+        """
+        kind: LabelType = label_type or store.manifest.label_type
+        if ferkd is not None and kind != "top-k":
+            raise UsageError(
+                f"FerKD calibrates recovered top-k labels and the label type is "
+                f'{kind!r}: pass label_type="top-k", or leave ferkd out.'
+            )
+        factors = None if temperature is None else _factors(store, temperature)
+        if factors and (ferkd is not None or kind != "top-k"):
+            raise UsageError(
+                f"labels at temperature {temperature} were asked for with "
+                f"{'ferkd' if ferkd is not None else 'label_type ' + repr(kind)}, "
+                "expected top-k labels without calibration: leave one of the two out."
+            )
+        return cls(tail, kind, ferkd, factors)
+
+    def __call__(self, topk: TopK | EnsembleTopK, targets: npt.NDArray[np.int32]) -> Recovered:
+        """Recover labels.
+
+        Args:
+            topk: n stored labels.
+            targets: (n,) ground-truth class ids, -1 where unknown.
+
+        Raises:
+            LabelError: the rule needs a ground truth that is unknown.
+        """
+        if self.factors:
+            members = topk.members if isinstance(topk, EnsembleTopK) else (topk,)
+            weights = topk.weights if isinstance(topk, EnsembleTopK) else (1.0,)
+            parts = zip(members, self.factors, strict=True)
+            cooled = [at_temperature(part, by, self.tail) for part, by in parts]
+            return Recovered(mix(cooled, weights), None, None)
+        if self.ferkd is None:
+            return Recovered(topk.as_type(self.label_type, self.tail), None, None)
+        done = self.ferkd.apply(topk, targets, self.tail)
+        # With "replace" a discarded view is shown only where an image has none that passes, and
+        # then it counts.
+        weight = done.weight if self.ferkd.discard == "mask" else None
+        return Recovered(done.labels, weight, done.action)
+
+
+def _factors(store: Store | Ensemble, temperature: float) -> tuple[float, ...]:
+    """What each teacher's temperature is to be multiplied by; UsageError where it is unknown."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise UsageError(f"temperature is {temperature}, expected a positive number.")
+    members = store.members if isinstance(store, Ensemble) else (store,)
+    factors = []
+    for member in members:
+        if member.manifest.temperature is None:
+            raise UsageError(
+                f"{member.path} does not tell the temperature of its labels, so they cannot be "
+                f"brought to {temperature}: leave temperature out."
+            )
+        factors.append(temperature / member.manifest.temperature)
+    return tuple(factors)

@@ -1,0 +1,310 @@
+"""Labels joined by key to photos that come from a pipeline of another library.
+
+    views = WebDatasetViews(store, views_per_image=4)
+    data = webdataset.WebDataset("shards/{000..099}.tar", shardshuffle=100).shuffle(1000).map(views)
+    loader = DataLoader(data, batch_size=64, collate_fn=collate_views, num_workers=8)
+    for epoch in range(300):
+        views.set_epoch(epoch)
+
+There the pipeline decides which photo comes when, and the join what the photo shows: the views that
+``ViewSampler`` with the same arguments would show in that epoch.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from labelstore.epochs import EpochOrder
+from labelstore.errors import NotFoundError, UsageError
+from labelstore.images import IMAGE_SUFFIXES
+from labelstore.torch.dataset import Show, SoftLabelDataset, as_photo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from labelstore.ensembles import Ensemble
+    from labelstore.schedule import Schedule
+    from labelstore.store import Store
+    from labelstore.torch.collate import TorchSoftLabels
+
+    Sample = tuple[torch.Tensor, TorchSoftLabels]
+
+__all__ = ["HuggingFaceViews", "ViewJoin", "WebDatasetViews"]
+
+Unknown = Literal["raise", "skip"]
+
+
+class ViewJoin:
+    """Photos with their keys -> the views that they show in the present epoch, with labels.
+
+    The epoch is held in shared memory, so that DataLoader's workers see it change.
+    """
+
+    def __init__(
+        self,
+        store: Store | Ensemble,
+        views_per_image: int = 1,
+        *,
+        seed: int = 0,
+        schedule: Schedule | None = None,
+        epochs: int | None = None,
+        budget: float = 1.0,
+        check_pixels: bool | Literal["raise"] = True,
+        **options: Any,
+    ) -> None:
+        """Plan epochs over a store.
+
+        Args:
+            store: a store or an ensemble, complete.
+            views_per_image, seed, schedule, epochs, budget: as for ``ViewSampler``.
+            check_pixels: as for ``SoftLabelDataset``; each view is compared when its photo comes.
+            options: ``size``, ``interpolation``, ``normalize``, ``transform``, ``tail``,
+                ``label_type``, ``ferkd`` and ``temperature`` of ``SoftLabelDataset``.
+
+        Raises:
+            UsageError, MismatchError, IncompleteError: as ``SoftLabelDataset`` and ``ViewSampler``.
+        """
+        self.data = SoftLabelDataset(None, store, check_pixels=check_pixels, **options)
+        self.order = EpochOrder(
+            store,
+            views_per_image,
+            seed=seed,
+            ferkd=self.data.ferkd,
+            schedule=schedule,
+            epochs=epochs,
+            budget=budget,
+            tail=self.data.tail,
+        )
+        self._strict = check_pixels == "raise"
+        self._to_probe = self.data.probed() if check_pixels else set()
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._shown: tuple[int, npt.NDArray[np.bool_]] = (-1, np.zeros(0, dtype=bool))
+
+    @property
+    def epoch(self) -> int:
+        """The present epoch."""
+        return int(self._epoch[0])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, 0..2**32-1; UsageError for another, or one that a curriculum lacks."""
+        self.order.check(epoch)
+        self._epoch[0] = epoch
+
+    def image_of(self, *keys: str) -> int:
+        """The number of the image with the first of these keys that the store has.
+
+        Raises:
+            NotFoundError: it has none of them.
+        """
+        for key in keys[:-1]:
+            try:
+                return int(self.data.store.index_of([key])[0])
+            except NotFoundError:
+                continue
+        return int(self.data.store.index_of([keys[-1]])[0])
+
+    def shown(self, image: int) -> bool:
+        """Whether an image has labels and is shown in the present epoch."""
+        epoch = self.epoch
+        if self._shown[0] != epoch:
+            mask = np.zeros(self.data.store.num_images, dtype=bool)
+            mask[self.order.present(epoch)] = True
+            self._shown = (epoch, mask)
+        return bool(self._shown[1][image])
+
+    def join(self, images: Sequence[int], photos: Sequence[Any]) -> list[Sample]:
+        """Pixels and labels of the views that photos show in the present epoch.
+
+        Args:
+            images: (n,) numbers in the store.
+            photos: n PIL images, encoded bytes or uint8 tensors.
+
+        Returns:
+            n pairs of pixels (m, 3, height, width) and m labels, as a ``SoftLabelDataset`` gives.
+
+        Raises:
+            MismatchError: a photo has another size than the one that was labelled. SourceError: it
+                cannot be decoded. NotFoundError: an image has no labels. UsageError: no photo.
+        """
+        views = self.order.views(np.asarray(images, dtype=np.int64), self.epoch).tolist()
+        shows = [Show(image, tuple(row)) for image, row in zip(images, views, strict=True)]
+        return self.data.views_of(
+            shows, (self._upright(*pair) for pair in zip(images, photos, strict=True))
+        )
+
+    def _upright(self, image: int, photo: Any) -> Any:
+        upright = as_photo(photo, self.data.store.keys[image])
+        if image in self._to_probe:
+            self._to_probe.discard(image)
+            self.data.tell(*self.data.differing(upright, image), self._strict)
+        return upright
+
+
+class WebDatasetViews(ViewJoin):
+    """A function for ``webdataset``'s ``.map``: a sample -> pixels and labels of its views.
+
+    The sample is joined by its ``__key__``: that of a store which was made from such shards, or
+    from the folder that the shards were packed from (the key with the image's suffix). Leave images
+    encoded, or decode them with ``.decode("pil")``. For images without labels and those that a
+    budget leaves out it gives None, which webdataset passes over.
+    """
+
+    def __init__(
+        self,
+        store: Store | Ensemble,
+        views_per_image: int = 1,
+        *,
+        field: str | None = None,
+        unknown: Unknown = "raise",
+        **options: Any,
+    ) -> None:
+        """Plan epochs over a store.
+
+        Args:
+            store, views_per_image, options: as for ``ViewJoin``.
+            field: the image's field of a sample, such as ``"jpg"``; the one that is named like an
+                image when None.
+            unknown: what becomes of samples that the store does not have: an error, or skipped.
+
+        Raises:
+            UsageError, MismatchError, IncompleteError: as ``ViewJoin``.
+        """
+        super().__init__(store, views_per_image, **options)
+        if unknown not in ("raise", "skip"):
+            raise UsageError(f'unknown is {unknown!r}, expected "raise" or "skip": choose one.')
+        self.field, self.unknown = field, unknown
+
+    def __call__(self, sample: Mapping[str, Any]) -> Sample | None:
+        """Pixels (m, 3, height, width) and m labels, or None.
+
+        Raises:
+            NotFoundError: the store has no such image. UsageError: the sample has no image. Others
+            as ``join``.
+        """
+        key = str(sample["__key__"]).removeprefix("./")
+        field = self._field(sample, key)
+        keys = (f"{key}.{field}", f"{key}.{field.upper()}", key)
+        try:
+            image = self.image_of(*keys)
+        except NotFoundError:
+            if self.unknown == "skip":
+                return None
+            raise
+        return self.join([image], [sample[field]])[0] if self.shown(image) else None
+
+    def _field(self, sample: Mapping[str, Any], key: str) -> str:
+        named = [name for name in sample if f".{name}".lower() in IMAGE_SUFFIXES]
+        fields = named if self.field is None else [self.field]
+        if len(fields) != 1 or fields[0] not in sample:
+            raise UsageError(
+                f"the sample {key!r} has the fields {', '.join(map(str, sample))}, expected one "
+                f"image{'' if self.field is None else f' called {self.field!r}'}: say which it is "
+                "with field=."
+            )
+        return fields[0]
+
+
+class HuggingFaceViews(ViewJoin):
+    """A transform for ``set_transform`` of Hugging Face's ``datasets``.
+
+    ``dataset[i]`` becomes ``{"pixels": (m, 3, height, width), "labels": TorchSoftLabels}``;
+    ``collate_views`` makes batches of these. Every row must have labels: ``select`` the rows whose
+    keys are in ``labelstore.open(path).keys``.
+    """
+
+    def __init__(
+        self,
+        store: Store | Ensemble,
+        views_per_image: int = 1,
+        *,
+        key_column: str | None = None,
+        image_column: str = "image",
+        root: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Plan epochs over a store.
+
+        Args:
+            store, views_per_image, options: as for ``ViewJoin``, but for ``budget``: choose rows
+                with ``select`` instead.
+            key_column: the column with the images' keys. When None: the ``path`` of images that are
+                not decoded (``cast_column("image", datasets.Image(decode=False))``).
+            image_column: images, decoded or not.
+            root: a folder that keys are relative to, as with local files (``imagefolder``).
+
+        Raises:
+            UsageError, MismatchError, IncompleteError: as ``ViewJoin``.
+        """
+        if "budget" in options:
+            raise UsageError(
+                "a budget was asked for and a transform cannot leave rows out: choose rows with "
+                "dataset.select."
+            )
+        super().__init__(store, views_per_image, **options)
+        self.key_column, self.image_column, self.root = key_column, image_column, root
+
+    def __call__(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """Columns ``pixels`` and ``labels`` of rows.
+
+        Raises:
+            NotFoundError: the store has no such image. UsageError: a column is missing, or the keys
+            are unknown. Others as ``join``.
+        """
+        for column in (self.image_column, self.key_column):
+            if column is not None and column not in rows:
+                raise UsageError(
+                    f"the rows have the columns {', '.join(rows)} and no {column!r}: give "
+                    "image_column= and key_column=."
+                )
+        photos = [_encoded(item) for item in rows[self.image_column]]
+        numbers = [self.image_of(key) for key in self._keys(rows)]
+        samples = self.join(numbers, photos)
+        return {
+            "pixels": [pixels for pixels, _ in samples],
+            "labels": [labels for _, labels in samples],
+        }
+
+    def _keys(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
+        if self.key_column is not None:
+            keys = [str(key) for key in rows[self.key_column]]
+        else:
+            items = rows[self.image_column]
+            found = [item.get("path") if isinstance(item, dict) else None for item in items]
+            if None in found:
+                raise UsageError(
+                    f"the images of column {self.image_column!r} come without their paths, "
+                    "expected a path or a key for each: give key_column=, or cast the column to "
+                    "datasets.Image(decode=False)."
+                )
+            keys = [str(path) for path in found]
+        if self.root is None:
+            return keys
+        try:
+            return [PurePath(key).relative_to(self.root).as_posix() for key in keys]
+        except ValueError as error:
+            raise UsageError(
+                f"a key lies outside the folder {self.root} ({error}): give root= as the folder "
+                "that the store was made from."
+            ) from error
+
+
+def _encoded(item: Any) -> Any:
+    """An image of Hugging Face's: the bytes of one that is not decoded, else as it is."""
+    if not isinstance(item, dict):
+        return item
+    if item.get("bytes") is not None:
+        return item["bytes"]
+    return _file(item.get("path"))
+
+
+def _file(path: Any) -> bytes:
+    if path is None:
+        raise UsageError("a row has an image without bytes and without a path: leave it out.")
+    with open(path, "rb") as file:
+        return file.read()

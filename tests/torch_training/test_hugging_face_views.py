@@ -1,0 +1,92 @@
+"""Hugging Face's datasets: rows become views and labels by set_transform."""
+
+from __future__ import annotations
+
+import datasets
+import pytest
+import torch
+
+from labelstore.errors import NotFoundError, UsageError
+from labelstore.torch import HuggingFaceViews, SoftLabelDataset, ViewSampler, collate_views
+
+
+@pytest.fixture(scope="module")
+def table(work, tmp_path_factory):
+    """The photos as a data set of encoded images, in an order of its own, with their keys."""
+    files = sorted(work.photos.rglob("*.jpg"), key=lambda path: path.name)
+    keys = [file.relative_to(work.photos).as_posix() for file in files]
+    features = datasets.Features({"image": datasets.Image(), "key": datasets.Value("string")})
+    images = [
+        {"bytes": file.read_bytes(), "path": key} for file, key in zip(files, keys, strict=True)
+    ]
+    return datasets.Dataset.from_dict({"image": images, "key": keys}, features=features)
+
+
+def check(data, views, store, photos, epoch, workers=0):
+    """Every photo shows what the sampler would show of it."""
+    views.set_epoch(epoch)
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=5, shuffle=True, collate_fn=collate_views, num_workers=workers
+    )
+    found = {}
+    for pixels, target in loader:
+        for row in range(0, len(target), 2):
+            part = slice(row, row + 2)
+            found[int(target.image[row])] = (
+                target.view[part].tolist(),
+                pixels[part],
+                target.dense()[part],
+            )
+    assert len(found) == len(data)
+    sampler = ViewSampler(store, views_per_image=2, seed=3)
+    sampler.set_epoch(epoch)
+    direct = SoftLabelDataset(photos, store)
+    for show in sampler:
+        if show.image in found:
+            numbers, pixels, labels = found[show.image]
+            expected, target = direct[show]
+            assert numbers == list(show.views)
+            assert (pixels == expected).all()
+            assert (labels == target.dense()).all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_decoded_images_with_a_key_column(table, store, photos, workers):
+    views = HuggingFaceViews(store, views_per_image=2, seed=3, key_column="key")
+    data = table.with_transform(views)
+    for epoch in (0, 3):
+        check(data, views, store, photos, epoch, workers)
+
+
+def test_encoded_images_are_found_by_their_path(table, store, photos):
+    views = HuggingFaceViews(store, views_per_image=2, seed=3)
+    data = table.cast_column("image", datasets.Image(decode=False)).select(range(9))
+    data.set_transform(views)
+    check(data, views, store, photos, 1)
+    row = data[4]
+    assert row["pixels"].shape == (2, 3, 24, 20)
+    assert len(row["labels"]) == 2
+
+
+def test_local_files(work, store, photos):
+    files = [str(path) for path in sorted(work.photos.rglob("*.jpg"))]
+    data = datasets.Dataset.from_dict({"image": files})
+    data = data.cast_column("image", datasets.Image(decode=False))
+    views = HuggingFaceViews(store, views_per_image=2, seed=3, root=str(work.photos))
+    check(data.with_transform(views), views, store, photos, 2)
+    other = HuggingFaceViews(store, root="/elsewhere")
+    with pytest.raises(UsageError, match="lies outside the folder /elsewhere"):
+        data.with_transform(other)[0]
+
+
+def test_rows_that_cannot_be_joined_are_refused(table, store):
+    with pytest.raises(UsageError, match="come without their paths"):
+        table.with_transform(HuggingFaceViews(store))[0]
+    with pytest.raises(UsageError, match="no 'photo'"):
+        table.with_transform(HuggingFaceViews(store, image_column="photo"))[0]
+    keyed = HuggingFaceViews(store, key_column="key")
+    renamed = table.map(lambda row: {"key": "x" + row["key"]}, new_fingerprint="x")
+    with pytest.raises(NotFoundError, match="no image with key 'x"):
+        renamed.with_transform(keyed)[0]
+    with pytest.raises(UsageError, match="a transform cannot leave rows out"):
+        HuggingFaceViews(store, budget=0.5)

@@ -1,0 +1,142 @@
+"""Training with slabs: the same samples with any workers, memory given back, deaths survived."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from core_data import written
+
+import labelstore
+from labelstore import shared
+from labelstore.epochs import EpochOrder
+from labelstore.prefetch import Prefetcher
+from labelstore.torch import ViewSampler
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder of the test's own for slabs."""
+    monkeypatch.setenv("LABELSTORE_SLABS", str(tmp_path / "slabs"))
+    yield tmp_path / "slabs"
+    shared.sweep(tmp_path / "slabs")
+
+
+class Labels(torch.utils.data.Dataset):
+    """What is shown, with its labels; no photos."""
+
+    def __init__(self, store):
+        self.store = store
+
+    def __len__(self):
+        return self.store.num_images
+
+    def __getitem__(self, show):
+        topk = self.store.read(show.image, np.array(show.views))
+        return show.image, show.views, topk.indices, topk.probs
+
+
+def epoch_of(loader):
+    return [(i, v, ids.tolist(), probs.tolist()) for i, v, ids, probs in loader]
+
+
+def loader_of(path, slab_bytes, workers, method="fork", **options):
+    store = labelstore.open(path)
+    sampler = ViewSampler(store, 2, slab_bytes=slab_bytes)
+    loader = torch.utils.data.DataLoader(
+        Labels(store),
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        multiprocessing_context=method if workers else None,
+        **options,
+    )
+    return store, sampler, loader
+
+
+@pytest.mark.parametrize(
+    ("workers", "method", "persistent"),
+    [(0, "fork", False), (2, "fork", False), (2, "fork", True), (2, "spawn", True)],
+)
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_epochs_are_the_same_with_and_without(tmp_path, workers, method, persistent, folder):
+    written(tmp_path / "s.zarr", images=60, views=8, group_views=4)
+    _, plain_sampler, plain = loader_of(tmp_path / "s.zarr", 0, 0)
+    size = labelstore.open(tmp_path / "s.zarr").slabs._layout(0, 8).nbytes
+    store, sampler, loader = loader_of(
+        tmp_path / "s.zarr", 2 * size, workers, method, persistent_workers=persistent
+    )
+    assert not folder.exists()
+    for epoch in range(6):
+        sampler.set_epoch(epoch)
+        plain_sampler.set_epoch(epoch)
+        assert epoch_of(loader) == epoch_of(plain)
+        assert sum(path.stat().st_size for path in folder.glob("*")) <= 2 * size
+    assert list(folder.glob("*.slab"))
+    del loader
+    store.slabs.close()
+    assert list(folder.glob("*")) == []
+
+
+KILL_A_WORKER = """
+import os, signal, sys, warnings
+sys.path[:0] = sys.argv[2:]
+warnings.simplefilter("ignore")
+from test_read_ahead import epoch_of, loader_of
+_, plain_sampler, plain = loader_of(sys.argv[1], 0, 0)
+store, sampler, loader = loader_of(sys.argv[1], 2**26, 2)
+batches, seen = iter(loader), []
+try:
+    for sample in batches:
+        seen.append(sample)
+        if len(seen) == 5:
+            os.kill(batches._workers[0].pid, signal.SIGKILL)
+except RuntimeError as error:
+    print("worker" in str(error))
+del batches
+print(epoch_of(seen) == epoch_of(plain)[: len(seen)], len(seen) < 200)
+for epoch in (0, 1):
+    sampler.set_epoch(epoch)
+    plain_sampler.set_epoch(epoch)
+    print(epoch_of(loader) == epoch_of(plain))
+"""
+
+
+def test_a_worker_that_dies_ends_the_epoch_and_the_next_one_is_right(tmp_path, folder):
+    """In a process of its own: torch raises from a signal handler, wherever the process is."""
+    written(tmp_path / "s.zarr", images=200, views=8)
+    here = Path(__file__).parent
+    arguments = [str(tmp_path / "s.zarr"), str(here), str(here.parent)]
+    done = subprocess.run(
+        [sys.executable, "-c", KILL_A_WORKER, *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True"] * 5
+    assert list(folder.glob("*")) == []
+
+
+def test_few_images_and_curricula_are_not_read_ahead(tmp_path, folder):
+    store, _, _ = written(tmp_path / "s.zarr", images=60, views=8)
+    assert Prefetcher(EpochOrder(store), 1000).slab_bytes == 1000
+    assert Prefetcher(EpochOrder(store, images=[1, 2]), 1000).slab_bytes == 0
+    easy = EpochOrder(store, schedule="easy-to-hard", epochs=4)
+    assert Prefetcher(easy, 1000).slab_bytes == 0
+    assert store.slabs.slab_bytes == 0
+
+
+def test_an_ensemble_has_slabs_of_every_member(tmp_path, folder):
+    one, _, _ = written(tmp_path / "a.zarr", views=8)
+    two, _, _ = written(tmp_path / "b.zarr", views=8, seed=3)
+    both = labelstore.ensemble([one, two])
+    sampler = ViewSampler(both, 4, slab_bytes=2**26)
+    list(sampler)
+    one.slabs.wait([0, 1])
+    two.slabs.wait([0, 1])
+    assert len(list(folder.glob("*.slab"))) == 4
+    one.slabs.close()
+    two.slabs.close()
+    assert list(folder.glob("*")) == []

@@ -1,0 +1,112 @@
+"""torchdata's StatefulDataLoader: stopped anywhere, it goes on with the same views."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+import labelstore
+from labelstore import FerKD
+from labelstore.errors import MismatchError
+from labelstore.torch import SoftLabelDataset, ViewSampler, collate_views
+
+# torchdata calls what this version of torch calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+
+EPOCHS = 3
+
+
+def loader_of(work, photos, workers, **options):
+    data = SoftLabelDataset(photos, labelstore.open(work.store))
+    sampler = ViewSampler(data, views_per_image=2, seed=5, **options)
+    loader = StatefulDataLoader(
+        data, batch_size=3, sampler=sampler, collate_fn=collate_views, num_workers=workers
+    )
+    return sampler, loader
+
+
+def content(batch):
+    """The views of a batch and their labels."""
+    target = batch[1]
+    columns = (target.image, target.view, target.indices, target.weights)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(work):
+    """Each epoch's batches, from torch's own loader."""
+    from torchvision.datasets import ImageFolder
+
+    data = SoftLabelDataset(ImageFolder(work.photos), labelstore.open(work.store))
+    sampler = ViewSampler(data, views_per_image=2, seed=5)
+    loader = DataLoader(data, batch_size=3, sampler=sampler, collate_fn=collate_views)
+    epochs = []
+    for epoch in range(EPOCHS):
+        sampler.set_epoch(epoch)
+        epochs.append([content(batch) for batch in loader])
+    assert len({str(epoch) for epoch in epochs}) == EPOCHS
+    return epochs
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("epoch", "batches"), [(0, 1), (1, 3)])
+def test_a_run_goes_on_in_mid_epoch(work, photos, undisturbed, workers, epoch, batches):
+    sampler, loader = loader_of(work, photos, workers)
+    sampler.set_epoch(epoch)
+    running = iter(loader)
+    seen = [content(next(running)) for _ in range(batches)]
+    state = json.loads(json.dumps(loader.state_dict()))
+    del running
+
+    sampler, loader = loader_of(work, photos, workers)
+    loader.load_state_dict(state)
+    for later in range(epoch, EPOCHS):
+        sampler.set_epoch(later)
+        shown = [content(batch) for batch in loader]
+        assert (seen if later == epoch else []) + shown == undisturbed[later]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_goes_on_after_a_whole_epoch(work, photos, undisturbed, workers):
+    sampler, loader = loader_of(work, photos, workers)
+    assert [content(batch) for batch in loader] == undisturbed[0]
+    state = json.loads(json.dumps(loader.state_dict()))
+
+    sampler, loader = loader_of(work, photos, workers)
+    loader.load_state_dict(state)
+    for later in range(1, EPOCHS):
+        sampler.set_epoch(later)
+        assert [content(batch) for batch in loader] == undisturbed[later]
+
+
+def test_going_back_in_the_same_process(work, photos, undisturbed):
+    sampler, loader = loader_of(work, photos, 0)
+    running = iter(loader)
+    for _ in range(2):
+        next(running)
+    state = loader.state_dict()
+    list(running)
+    loader.load_state_dict(state)
+    assert [content(batch) for batch in loader] == undisturbed[0][2:]
+    sampler.set_epoch(1)
+    assert [content(batch) for batch in loader] == undisturbed[1]
+
+
+def sampler_with(store, photos, tail, confidence):
+    rule = FerKD(low=0.0, middle=0.1, top=0.9, confidence=confidence)
+    return ViewSampler(SoftLabelDataset(photos, store, ferkd=rule, tail=tail))
+
+
+def test_another_tail_is_refused_where_it_chooses_views(store, photos):
+    state = sampler_with(store, photos, "none", "target").state_dict()
+    with pytest.raises(MismatchError, match="tail: none there, uniform here"):
+        sampler_with(store, photos, None, "target").load_state_dict(state)
+    # The largest probability is stored: no tail changes which views pass.
+    state = sampler_with(store, photos, "none", "max").state_dict()
+    sampler_with(store, photos, None, "max").load_state_dict(state)
+    # What is spread when nothing is said may as well be said.
+    state = sampler_with(store, photos, None, "target").state_dict()
+    sampler_with(store, photos, "uniform", "target").load_state_dict(state)
