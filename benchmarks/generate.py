@@ -2,7 +2,7 @@
 
 The teacher is a timm network with untrained weights, the photos are the 20 of the package foolbox.
 ``bare``: the forward of ready batches of the same size, softmax and top-k included. ``generate``:
-the whole run, from files to a committed store.
+the whole run, from files to a committed store. ``fkd``: the same crops by FKD's way of generating.
 
     python -m benchmarks.generate
 """
@@ -10,20 +10,27 @@ the whole run, from files to a committed store.
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import shutil
+import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+import labelstore
 from benchmarks.common import alternate, ratio, summary, write_result
 from labelstore.demo import place_photos
-from labelstore.generate import Recipe, generate
-from labelstore.images import FolderSource
+from labelstore.forward import Forward
+from labelstore.generate import FIDELITIES, Recipe, generate
+from labelstore.images import FolderSource, cut, decode
+from labelstore.philox import hash_keys
 from labelstore.targets import resolve_targets
-from labelstore.teachers import load_teacher, top_k
+from labelstore.teachers import Teacher, load_teacher, top_k
 
 
 def main() -> None:
@@ -34,6 +41,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--views", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--resize", choices=["workers", "device"], default="workers")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -43,7 +51,7 @@ def main() -> None:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Both ways over the same number of views, in turns."""
+    """All ways over the same number of views, in turns."""
     photos = folder / "photos"
     place_photos(photos)
     source = FolderSource(photos)
@@ -56,15 +64,17 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     targets = resolve_targets(
         source, num_classes=teacher.num_classes, class_names=None, targets="none"
     )
-    recipe = Recipe(num_views=options.views)
+    recipe = Recipe(num_views=options.views, **FIDELITIES["balanced"])
     views = len(source) * options.views
     rng = np.random.default_rng(0)
     size = (options.batch_size, *teacher.preprocessing.input_size, 3)
-    batch = rng.integers(0, 256, size, dtype=np.uint8)
+    batch = torch.from_numpy(rng.integers(0, 256, size, dtype=np.uint8))
 
     def bare() -> None:
         for start in range(0, views, options.batch_size):
-            top_k(teacher.logits(batch[: views - start]), recipe.k, recipe.temperature)
+            forward = Forward(teacher, batch[: views - start], recipe.k, recipe.temperature, None)
+        # On a GPU the last one is done when all are.
+        forward.result()
 
     def whole() -> None:
         store = folder / "store.zarr"
@@ -77,10 +87,17 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             recipe,
             batch_size=options.batch_size,
             workers=options.workers,
+            resize=options.resize,
         )
 
+    def like_fkd() -> None:
+        generate_like_fkd(source, teacher, recipe, folder / "fkd")
+
     start = time.perf_counter()
-    seconds = alternate({"bare": bare, "generate": whole}, options.rounds)
+    seconds = alternate({"bare": bare, "generate": whole, "fkd": like_fkd}, options.rounds)
+    stages = measure_stages(source, teacher, recipe, batch, folder)
+    least = statistics.median(seconds["bare"])
+    pixels = (stages["decode"] + stages["cut"]) / min(options.workers, os.cpu_count() or 1)
     return {
         "setting": {
             "model": options.model,
@@ -88,17 +105,119 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             "precision": options.precision,
             "batch_size": options.batch_size,
             "workers": options.workers,
+            "resize": options.resize,
             "images": len(source),
             "views": options.views,
         },
         "bare": summary(seconds["bare"]),
         "generate": summary(seconds["generate"]),
+        "fkd": summary(seconds["fkd"]),
         "views_per_second": {
             name: round(views / summary(times)["median_s"], 1) for name, times in seconds.items()
         },
         "share_of_bare_throughput": round(ratio(seconds["bare"], seconds["generate"]), 3),
+        "times_as_fast_as_fkd": round(ratio(seconds["fkd"], seconds["generate"]), 3),
+        "stages_s": {name: round(value, 3) for name, value in stages.items()},
+        "bottleneck": max(
+            {"teacher": least, "pixels": pixels, "writing": stages["encode and write"]}.items(),
+            key=lambda item: item[1],
+        )[0],
+        # On a CPU teacher and pixels share the cores: no pipeline can hide the pixels there.
+        "share_possible": round(least / (least + pixels) if teacher.device == "cpu" else 1.0, 3),
+        "cores_for_95_percent": math.ceil(0.95 * (stages["decode"] + stages["cut"]) / least),
         "measured_for_s": round(time.perf_counter() - start, 1),
     }
+
+
+def measure_stages(
+    source: FolderSource, teacher: Teacher, recipe: Recipe, batch: torch.Tensor, folder: Path
+) -> dict[str, float]:
+    """Seconds of each stage of the same work alone, in one thread but for the teacher."""
+    hashes = hash_keys(source.keys)
+    size = teacher.preprocessing.input_size
+    seconds = dict.fromkeys(
+        ("decode", "cut", "teacher", "softmax, top-k, sums", "encode and write"), 0.0
+    )
+    for image in range(len(source)):
+        start = time.perf_counter()
+        photo = decode(source.read(image), source.keys[image])
+        decoded = time.perf_counter()
+        geometry = recipe.law(hashes[image], np.arange(recipe.num_views), photo.width, photo.height)
+        for box, flip in zip(geometry.box.tolist(), geometry.flip.tolist(), strict=True):
+            cut(photo, box, flip, size, teacher.preprocessing.interpolation)
+        seconds["decode"] += decoded - start
+        seconds["cut"] += time.perf_counter() - decoded
+    views = len(source) * recipe.num_views
+    for first in range(0, views, len(batch)):
+        part = batch[: views - first]
+        start = time.perf_counter()
+        logits = teacher.outputs(part)
+        synchronize(teacher.device)
+        done = time.perf_counter()
+        probabilities = torch.softmax(logits, dim=-1)
+        top_k(logits, recipe.k, 1.0)
+        probabilities.sum(dim=0).cpu()
+        seconds["teacher"] += done - start
+        seconds["softmax, top-k, sums"] += time.perf_counter() - done
+    store = labelstore.open(folder / "store.zarr")
+    images = np.arange(store.num_images)
+    labels = store.read(images[:, None], np.arange(store.num_views))
+    width, height = store.sizes(images)
+    start = time.perf_counter()
+    labelstore.write(
+        folder / "again.zarr",
+        labels.indices,
+        labels.probs,
+        store.num_classes,
+        store.keys,
+        store.targets,
+        widths=width,
+        heights=height,
+        law=recipe.law,
+        prior_size=0,
+        overwrite=True,
+    )
+    seconds["encode and write"] = time.perf_counter() - start
+    return seconds
+
+
+def generate_like_fkd(
+    source: FolderSource, teacher: Teacher, recipe: Recipe, folder: Path, segment: int = 50
+) -> None:
+    """What FKD's script does: all crops of an image as float tensors, a forward for each 50 of
+    them, an argsort in Python for each crop, a pickled file for each image."""
+    folder.mkdir(exist_ok=True)
+    size, mean = teacher.preprocessing.input_size, teacher.preprocessing.mean
+    centre = torch.tensor(mean).view(3, 1, 1)
+    spread = torch.tensor(teacher.preprocessing.std).view(3, 1, 1)
+    hashes = hash_keys(source.keys)
+    for image in range(len(source)):
+        photo = decode(source.read(image), source.keys[image])
+        geometry = recipe.law(hashes[image], np.arange(recipe.num_views), photo.width, photo.height)
+        crops = []
+        for box, flip in zip(geometry.box.tolist(), geometry.flip.tolist(), strict=True):
+            pixels = cut(photo, box, flip, size, teacher.preprocessing.interpolation)
+            values = torch.from_numpy(pixels).permute(2, 0, 1).float().div(255)
+            crops.append(values.sub(centre).div(spread))
+        stacked = torch.stack(crops)
+        kept = []
+        for start in range(0, len(stacked), segment):
+            probabilities = torch.softmax(
+                teacher.network(stacked[start : start + segment].to(teacher.device)), dim=-1
+            ).cpu()
+            for row in probabilities:
+                order = torch.argsort(row, descending=True)[:5]
+                kept.append((order.tolist(), row[order].tolist()))
+        torch.save(
+            [torch.from_numpy(geometry.box.astype(np.float32)), geometry.flip, kept],
+            folder / f"{image}.tar",
+        )
+
+
+def synchronize(device: str) -> None:
+    """Wait for the GPU."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

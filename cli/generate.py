@@ -9,8 +9,6 @@ import click
 from . import options, output
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from labelstore.generate import Report
 
 HELP = """Run a teacher once over many random crops of every image and store its top-k soft labels.
@@ -26,14 +24,27 @@ one file or a folder of them.
 
 Which crop is view number v of an image depends on --seed, --scale, --ratio, --flip and the image's
 path alone: two teachers' stores that were made with the same four line up, and
-labelstore.ensemble averages them. The same command again goes on where it stopped; a store that was
+labelstore.ensemble averages them. Several teachers in one pass decode each photo once:
+
+\b
+  labelstore generate photos --teacher timm:resnet50 --teacher timm:vit_base_patch16_224 \\
+      --views 200 -o resnet.zarr -o vit.zarr
+
+Several GPUs or machines that see the same folder make one store together, each process claiming
+blocks; processes may die or join at any time:
+
+\b
+  torchrun --nproc-per-node 8 -m labelstore generate photos --teacher ... -o vit.zarr
+  srun --ntasks-per-node 8 labelstore generate photos --teacher ... -o vit.zarr
+
+The same command again goes on where it stopped; a store that was
 made with other settings is refused by naming what differs.
 """
 
 
 @click.command(help=HELP, short_help="Run a teacher over the views of every image.")
 @click.argument("source", type=click.Path(path_type=str))
-@options.teacher_options()
+@options.teachers_options
 @click.option("--views", type=click.IntRange(min=1), help="Views of each image.")
 @click.option(
     "--fidelity",
@@ -62,7 +73,16 @@ made with other settings is refused by naming what differs.
     metavar="MASS",
     help="Store only as many of the --top-k classes as this probability mass needs.",
 )
-@options.output_option
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    multiple=True,
+    metavar="STORE",
+    type=click.Path(),
+    help="Where the new store goes: a folder or a URL such as s3://bucket/name.zarr; *.parquet is "
+    "made of Parquet files, else Zarr. One for each --teacher.",
+)
 @click.option(
     "--label-type",
     type=click.Choice(["top-k", "hard", "smoothing"]),
@@ -85,6 +105,20 @@ made with other settings is refused by naming what differs.
     help="JSON object or two-column CSV: folder name to class id of the teacher.",
 )
 @click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="ray: blocks are tasks on a Ray cluster's GPUs (RAY_ADDRESS, or this machine); needs "
+    "labelstore[ray]. Stores of either engine are gone on with by the other.",
+)
+@click.option(
+    "--actors",
+    type=click.IntRange(min=1),
+    help="With --engine ray: how many teachers run at once. Default: one a GPU of the cluster, "
+    "also of nodes that join later.",
+)
+@click.option(
     "--on-error",
     type=click.Choice(["stop", "skip"]),
     default="stop",
@@ -94,7 +128,21 @@ made with other settings is refused by naming what differs.
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help="Views in one forward. Default: 16 on a CPU, 256 on CUDA, 64 on MPS.",
+    help="Views in one forward. Default: 16 on a CPU, 64 on MPS, on CUDA as many as fit, to 512.",
+)
+@click.option(
+    "--resize",
+    type=click.Choice(["workers", "device"]),
+    default="workers",
+    show_default=True,
+    help="Where crops are resized: by Pillow in the workers, or on the teacher's device, to the "
+    "same pixels (checked before the run): for GPUs that a few cores cannot keep busy.",
+)
+@click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Run the teacher through torch.compile; its last bits may differ, the manifest says so.",
 )
 @click.option(
     "--workers",
@@ -130,27 +178,29 @@ made with other settings is refused by naming what differs.
     is_flag=True,
     help="Go on with a store that other library versions began.",
 )
+@click.option(
+    "--log-json",
+    is_flag=True,
+    help="Progress as a JSON object a line, on stderr, every ten seconds.",
+)
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
 def command(**given: Any) -> None:
     """Parse, and hand over to ``labelstore.generate``."""
-    from pathlib import Path
-
     if given["views_from"]:
         law = _views_of(given, click.get_current_context())
     elif given["views"] is None:
         raise click.UsageError("--views is missing: say how many views of each image to label.")
     else:
         law = options.law_from(given)
-    path = Path(given["output"])
-    report = _run(given, law, path)
-    if report is None:
-        return
-    if given["json"]:
-        output.emit_json(report.to_json())
+    reports = _run(given, law)
+    if given["json"] and reports:
+        documents = [report.to_json() for report in reports]
+        output.emit_json(documents if len(given["spec"]) > 1 else documents[0])
     elif not given["quiet"]:
-        _tell(report)
+        for report in reports:
+            _tell(report)
 
 
 def _views_of(given: dict[str, Any], context: click.Context) -> Any:
@@ -181,71 +231,125 @@ def _views_of(given: dict[str, Any], context: click.Context) -> Any:
     return store.law
 
 
-def _run(given: dict[str, Any], law: Any, path: Path) -> Report | None:
+def _run(given: dict[str, Any], law: Any) -> list[Report]:
+    """Do what was asked for; the reports that are to be printed."""
     import os
 
-    from labelstore.generate import Recipe, generate
+    from labelstore.errors import UsageError
+    from labelstore.generate import Output, Recipe, generate_together
     from labelstore.images import read_class_map, resolve_targets
+    from labelstore.launch import launched, take_gpu
     from labelstore.sources import open_source
+    from labelstore.writer import Share
 
+    launch = launched()
+    each = options.teachers_from(given)
     source = open_source(given["source"])
     class_map = read_class_map(given["class_map"]) if given["class_map"] else None
-    teacher = options.teacher_from(given)
-    targets = resolve_targets(
-        source,
-        num_classes=teacher.num_classes,
-        class_names=teacher.class_names,
-        class_map=class_map,
-        targets=given["targets"],
-    )
-    recipe = Recipe(
-        num_views=given["views"],
-        law=law,
-        temperature=given["temperature"],
-        label_type=given["label_type"],
-        block_images=given["block_images"],
-        group_views=given["group_views"],
-        **_fidelity(given),
-    )
+    if launch is not None:
+        take_gpu(launch)
     workers = given["workers"] or os.cpu_count() or 1
+    engine = _ray_engine(given, each, workers) if given["engine"] == "ray" else None
+    teachers: list[Any] = engine.teachers if engine else [options.teacher_from(o) for o in each]
+    outputs = []
+    for one, teacher in zip(each, teachers, strict=True):
+        targets = resolve_targets(
+            source,
+            num_classes=teacher.num_classes,
+            class_names=teacher.class_names,
+            class_map=class_map,
+            targets=given["targets"],
+        )
+        recipe = Recipe(
+            num_views=given["views"],
+            law=law,
+            temperature=one["temperature"],
+            label_type=given["label_type"],
+            block_images=given["block_images"],
+            group_views=given["group_views"],
+            **_fidelity(given),
+        )
+        outputs.append(Output(teacher, targets, one["output"], recipe))
+    first = launch is None or launch.rank == 0
     if given["dry_run"]:
-        _dry_run(given, source, teacher, path, recipe, workers)
-        return None
-    if not given["quiet"]:
+        if len(outputs) > 1:
+            raise UsageError("--dry-run was given for several teachers: try them one by one.")
+        if first:
+            _dry_run(given, source, outputs[0], workers)
+        return []
+    quiet = given["quiet"] or not first
+    recipe, teacher = outputs[0].recipe, outputs[0].teacher
+    if not quiet and not given["log_json"]:
         ignored = f", {source.ignored} other files passed over" if source.ignored else ""
+        names = " and ".join(made.teacher.spec for made in outputs)
+        together = "" if launch is None else f"; one of {launch.world} processes"
         output.note(
             f"{len(source)} images{ignored}; {recipe.num_views} views each; top {recipe.k} of "
-            f"{teacher.num_classes} classes; {teacher.spec} on {teacher.device}"
+            f"{teacher.num_classes} classes; {names} on {teacher.device}{together}"
         )
     with output.progress(
-        total_images=len(source), views_per_image=recipe.num_views, quiet=given["quiet"]
+        total_images=len(source),
+        views_per_image=recipe.num_views,
+        quiet=quiet,
+        as_json=given["log_json"],
+        device=teacher.device,
     ) as progress:
-        return generate(
+        reports = generate_together(
             source,
-            targets,
-            teacher,
-            path,
-            recipe,
+            outputs,
             batch_size=given["batch_size"],
             workers=workers,
+            resize=given["resize"],
+            compiled=given["compiled"],
             on_error=given["on_error"],
             overwrite=given["overwrite"],
             allow_version_drift=given["allow_version_drift"],
+            engine=engine,
+            share=None if launch is None else Share(launch.rank, launch.world),
             progress=progress,
         )
+    return reports if first else []
 
 
-def _dry_run(
-    given: dict[str, Any], source: Any, teacher: Any, path: Path, recipe: Any, workers: int
-) -> None:
+def _load(path: str, each: list[dict[str, Any]]) -> Any:
+    """The source and the teachers, on whatever machine this runs."""
+    from labelstore.sources import open_source
+
+    return open_source(path), [options.teacher_from(one) for one in each]
+
+
+def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int) -> Any:
+    import functools
+
+    from labelstore.errors import UsageError
+    from labelstore.launch import launched
+    from labelstore.ray_engine import RayEngine
+
+    if launched() is not None or given["dry_run"]:
+        raise UsageError(
+            "--engine ray runs once, on one machine of the cluster: leave out torchrun or srun, "
+            "and --dry-run."
+        )
+    return RayEngine(
+        functools.partial(_load, given["source"], each),
+        actors=given["actors"],
+        device=given["device"],
+        workers=workers,
+        compiled=given["compiled"],
+        batch_size=given["batch_size"],
+    )
+
+
+def _dry_run(given: dict[str, Any], source: Any, made: Any, workers: int) -> None:
     from labelstore.forecast import forecast
-    from labelstore.generate import BATCH_SIZES
+    from labelstore.pipeline import BATCH_SIZES
 
+    teacher = made.teacher
     found = forecast(
         source,
         teacher,
-        path,
-        recipe,
+        made.path,
+        made.recipe,
         batch_size=given["batch_size"] or BATCH_SIZES[teacher.device],
         workers=workers,
     )
@@ -260,7 +364,7 @@ def _dry_run(
         )
         output.note(
             f"bytes: {_size(found.bytes)} ({found.bytes_per_crop:.2f} a crop); free: "
-            f"{_size(found.free_bytes)}"
+            f"{'unknown' if found.free_bytes is None else _size(found.free_bytes)}"
         )
         output.note(
             f"time: {_duration(found.seconds)} ({_duration(found.seconds_forward)} for the "
@@ -269,12 +373,12 @@ def _dry_run(
         )
         output.note(f"KL(teacher || stored): {found.kl_nats:.4f} nats")
         output.note(f"FerKD would have {shares}")
-    if not found.fits:
+    if found.free_bytes is not None and not found.fits:
         from labelstore.errors import StoreError
 
         raise StoreError(
-            f"{path} would take about {_size(found.bytes)} and {_size(found.free_bytes)} are free: "
-            "make room, or choose --fidelity small or fewer --views."
+            f"{made.path} would take about {_size(found.bytes)} and {_size(found.free_bytes)} are "
+            "free: make room, or choose --fidelity small or fewer --views."
         )
 
 
@@ -320,11 +424,22 @@ def _fidelity(given: dict[str, Any]) -> dict[str, Any]:
 def _tell(report: Report) -> None:
     if report.blocks_made:
         speed = f", {report.views_per_second:,.0f} a second" if report.views_per_second else ""
+        waiting = ""
+        if report.waiting_share is not None and report.waiting_share >= 0.05:
+            waiting = f"; the teacher waited for pixels {report.waiting_share:.0%} of the time"
         output.note(
-            f"{report.path}: {report.views_made:,} views labelled in {report.seconds:,.0f} s{speed}"
+            f"{report.path}: {report.views_made:,} views labelled in {report.seconds:,.0f} s"
+            f"{speed}{waiting}"
         )
-    else:
+    elif not report.blocks_elsewhere:
         output.note(f"{report.path} is finished already: nothing was done")
+    if report.blocks_elsewhere:
+        output.note(f"{report.blocks_elsewhere} blocks were made by other processes")
+    if report.blocks_missing:
+        output.note(
+            f"{report.blocks_missing} blocks are not there yet: other processes are at them; give "
+            "the same command again if one of them died"
+        )
     if report.unreadable:
         shown = ", ".join(report.unreadable[:20])
         more = f" and {len(report.unreadable) - 20} more" if len(report.unreadable) > 20 else ""

@@ -24,10 +24,12 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "inspect": (".inspect", "Show what a store holds: statistics, plot, extremes, bytes."),
     "verify": (".verify", "Check that a store is whole and right."),
     "repair": (".repair", "Make damaged blocks anew."),
-    "plan": (".plan", "Show what settings would cost and keep, before GPU time is spent."),
+    "plan": (".plan", "Show what settings cost and keep, before GPU time."),
     "schedule": (".schedule", "Try out a schedule without training: what is left and read."),
+    "pull": (".pull", "Copy a store here, all of it or its first views."),
     "merge": (".merge", "Write the mean of several teachers' stores."),
     "recode": (".recode", "Write a store anew: backend, size, prior list."),
+    "materialize": (".materialize", "Make a decoded copy for reading at random."),
     "demo": (".demo", "Try it all on twenty photos: two teachers, one student."),
 }
 """Name of each command -> the module of its ``command``, and its line in ``--help``."""
@@ -88,7 +90,7 @@ class LazyGroup(click.Group):
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             going_on = ""
-            if ctx.invoked_subcommand in ("generate", "merge", "recode"):
+            if ctx.invoked_subcommand in ("generate", "merge", "pull", "recode"):
                 going_on = ": what was committed is kept, and the same command goes on from there"
             click.echo(f"Interrupted{going_on}.", err=True)
             ctx.exit(INTERRUPTED)

@@ -2,15 +2,15 @@
 
 | flag | value | commands |
 |---|---|---|
-| `STORE` | path of a store | inspect, recode |
+| `STORE` | path or URL of a store | inspect, pull, recode |
 | `-o`, `--output` | path of the new store | generate, merge, recode |
 | `--device` | auto, cpu, cuda, mps | generate, demo |
 | `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | inspect, merge, schedule |
 | `--confidence` | max, target: what FerKD's thresholds look at | inspect, merge, schedule |
 | `--quantizer` | ratio16, ratio32, u8, u16, fp16, fp32 | generate, merge, recode |
-| `--overwrite` | replace what is there | generate, merge, recode |
+| `--overwrite` | replace what is there | generate, merge, pull, recode |
 | `--json` | one JSON document on stdout, errors included | all but demo |
-| `-q`, `--quiet` | errors alone | generate, merge, recode |
+| `-q`, `--quiet` | errors alone | generate, merge, pull, recode |
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ __all__ = [
     "store_argument",
     "teacher_from",
     "teacher_options",
+    "teachers_from",
+    "teachers_options",
 ]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any] | click.Command")
@@ -55,7 +57,7 @@ def _remember_json(context: click.Context, _parameter: click.Parameter, value: b
 
 
 store_argument = click.argument("store", metavar="STORE", type=click.Path())
-"""``store``: str, the path of a store."""
+"""``store``: str, the path or URL of a store."""
 
 output_option = click.option(
     "-o",
@@ -63,7 +65,8 @@ output_option = click.option(
     required=True,
     metavar="STORE",
     type=click.Path(),
-    help="Where the new store goes: a folder; *.parquet is made of Parquet files, else Zarr.",
+    help="Where the new store goes: a folder (*.parquet is made of Parquet files, else Zarr), or a "
+    "URL, s3:// or gs://.",
 )
 """``output``: str, the path of the store to be made."""
 
@@ -185,6 +188,84 @@ _FERKD = (
         help="FerKD: compare the largest probability, or that of the ground truth.",
     ),
 )
+
+
+def teachers_options(command: _Command) -> _Command:
+    """As ``teacher_options``, for one teacher or several: the first four are tuples.
+
+    ``teachers_from`` makes of them what ``teacher_from`` takes, once for each teacher.
+    """
+    several = (
+        click.option(
+            "--teacher",
+            "spec",
+            required=True,
+            multiple=True,
+            metavar="SPEC",
+            help="timm:NAME, or python:package.module:factory for any torch module (the factory "
+            "returns the module and its preprocessing). Given several times, with as many "
+            "--output, all of them label the views in one pass.",
+        ),
+        click.option(
+            "--checkpoint",
+            multiple=True,
+            metavar="FILE|none",
+            help="Weights for timm:NAME: a safetensors or torch file, or none for untrained "
+            "weights (speed tests). Default: timm's pretrained weights. Of several teachers: one "
+            "each, or one none for all.",
+        ),
+        click.option(
+            "--temperature",
+            type=float,
+            multiple=True,
+            help="The logits are divided by it before softmax. Once for all teachers, or one each. "
+            "[default: 1.0]",
+        ),
+        click.option(
+            "--size",
+            type=click.IntRange(min=1),
+            multiple=True,
+            metavar="PIXELS",
+            help="Side of the teacher's input. Once for all teachers, or one each. Default: what "
+            "each was trained with.",
+        ),
+        _TEACHER[-1],
+        device_option,
+    )
+    for option in reversed(several):
+        command = option(command)
+    return command
+
+
+def teachers_from(given: dict[str, Any]) -> list[dict[str, Any]]:
+    """The options of each teacher, ``output`` among them, for commands that take several."""
+    from labelstore.errors import UsageError
+
+    count = len(given["spec"])
+    defaults = {"checkpoint": None, "temperature": 1.0, "size": None}
+    each: dict[str, tuple[Any, ...]] = {"spec": given["spec"], "output": given["output"]}
+    for name, default in defaults.items():
+        values = given[name] or (default,)
+        if (
+            name == "checkpoint"
+            and len(values) == 1
+            and count > 1
+            and values[0] not in (None, "none")
+        ):
+            raise UsageError(
+                f"--checkpoint {values[0]} was given once for {count} teachers: give one for each, "
+                "in the same order."
+            )
+        each[name] = values * count if len(values) == 1 else values
+    for name, values in each.items():
+        if len(values) != count:
+            raise UsageError(
+                f"--{name} was given {len(values)} times for {count} --teacher: give one for each, "
+                "in the same order."
+            )
+    return [
+        given | {name: values[number] for name, values in each.items()} for number in range(count)
+    ]
 
 
 def teacher_options(required: bool = True) -> Callable[[_Command], _Command]:

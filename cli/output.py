@@ -23,6 +23,9 @@ __all__ = ["ProgressMeter", "console", "emit_json", "note", "progress", "table"]
 PLAIN_SECONDS = 30.0
 """Where stderr is no terminal, progress is a line at most this often."""
 
+JSON_SECONDS = 10.0
+"""For machines more often."""
+
 RATE_SECONDS = 60.0
 """Rates are means over about this long, so that they follow a machine that slows down."""
 
@@ -92,6 +95,8 @@ class ProgressMeter:
         self._clock = clock
         self._started = clock()
         self._worked = (0, 0)
+        self.waited_seconds = 0.0
+        """How long the teacher has waited for pixels."""
         self._samples: deque[tuple[float, int, int]] = deque([(self._started, 0, 0)])
 
     def resumed(self, images: int) -> None:
@@ -113,6 +118,10 @@ class ProgressMeter:
                 self._samples.popleft()
         self._show(self)
 
+    def waited(self, seconds: float) -> None:
+        """The teacher has waited for pixels so long, in all of this run."""
+        self.waited_seconds = seconds
+
     @property
     def elapsed(self) -> float:
         """Seconds since the start."""
@@ -133,14 +142,47 @@ class ProgressMeter:
         rate = self.rates[1]
         return max(self.total_views - self.views, 0) / rate if rate > 0 else None
 
+    @property
+    def waiting_share(self) -> float:
+        """Share of the time in which the teacher had no pixels to work on, 0 to 1."""
+        return min(self.waited_seconds / self.elapsed, 1.0) if self.elapsed > 0 else 0.0
+
+    def to_json(self, device: str = "cpu") -> dict[str, Any]:
+        """All of it as a JSON object.
+
+        Args:
+            device: of the teacher, whose utilisation is asked for.
+        """
+        images, views = self.rates
+        document = {
+            "images": self.images,
+            "total_images": self.total_images,
+            "views": self.views,
+            "total_views": self.total_views,
+            "images_per_second": round(images, 3),
+            "views_per_second": round(views, 3),
+            "elapsed_seconds": round(self.elapsed, 3),
+            "seconds_left": None if self.left is None else round(self.left, 1),
+            "waiting_share": round(self.waiting_share, 4),
+        }
+        if device != "cpu":
+            from labelstore.inference import utilisation
+
+            document["device_utilisation"] = utilisation(device)
+        return document
+
     def short(self) -> str:
         """All of it in few words, for beside a bar."""
         images, views = self.rates
         left = "?" if self.left is None else _duration(self.left)
         return (
             f"{self.images:,}/{self.total_images:,} images, {images:,.1f}/s, {views:,.0f} views/s, "
-            f"{_duration(self.elapsed)}, {left} left"
+            f"{_duration(self.elapsed)}, {left} left{self._waiting()}"
         )
+
+    def _waiting(self) -> str:
+        """A word on waiting where it is worth one."""
+        return f", waits {self.waiting_share:.0%}" if self.waiting_share >= 0.05 else ""
 
     def line(self) -> str:
         """All of it in one line."""
@@ -149,6 +191,7 @@ class ProgressMeter:
         return (
             f"{self.images:,} of {self.total_images:,} images, {images:,.1f} images/s, "
             f"{views:,.0f} views/s, {_duration(self.elapsed)} elapsed, {left} left"
+            f"{self._waiting()}"
         )
 
 
@@ -159,6 +202,8 @@ def progress(
     quiet: bool = False,
     done_images: int = 0,
     brief: bool = False,
+    as_json: bool = False,
+    device: str = "cpu",
 ) -> Iterator[ProgressMeter]:
     """Show the progress of a command on stderr.
 
@@ -168,6 +213,8 @@ def progress(
 
     Args:
         total_images: of the whole store; views_per_image: of each.
+        as_json: a JSON object a line, every ten seconds and at the end; device: of the teacher,
+            whose utilisation is told then.
         done_images: finished by an earlier run (``resumed`` tells it later on).
 
     Yields:
@@ -176,9 +223,11 @@ def progress(
     if quiet:
         yield ProgressMeter(total_images, views_per_image)
         return
-    on_terminal = sys.stderr.isatty()
+    on_terminal = sys.stderr.isatty() and not as_json
     total_views = total_images * views_per_image
-    with _bar(total_views, brief) if on_terminal else _lines(brief) as show:
+    tell = (lambda meter: json.dumps(meter.to_json(device))) if as_json else ProgressMeter.line
+    seconds = JSON_SECONDS if as_json else PLAIN_SECONDS
+    with _bar(total_views, brief) if on_terminal else _lines(brief, tell, seconds) as show:
         meter = ProgressMeter(total_images, views_per_image, show)
         if done_images:
             meter.resumed(done_images)
@@ -187,7 +236,10 @@ def progress(
 
 @contextlib.contextmanager
 def _lines(
-    brief: bool, clock: Callable[[], float] = time.monotonic
+    brief: bool,
+    tell: Callable[[ProgressMeter], str],
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[[ProgressMeter], None]]:
     last: list[ProgressMeter] = []
     told = clock()
@@ -195,16 +247,16 @@ def _lines(
     def show(meter: ProgressMeter) -> None:
         nonlocal told
         last[:] = [meter]
-        if clock() - told >= PLAIN_SECONDS:
+        if clock() - told >= seconds:
             told = clock()
-            note(meter.line())
+            note(tell(meter))
 
     try:
         yield show
     finally:
         # Also after an error: how far it came is worth a line.
         if last and not brief:
-            note(last[0].line())
+            note(tell(last[0]))
 
 
 @contextlib.contextmanager

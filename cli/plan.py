@@ -101,12 +101,15 @@ def _sample(given: dict[str, Any]) -> tuple[Any, int, int | None]:
     """The true distributions, the planned number of views, and the largest k that makes sense."""
     import labelstore
     from labelstore.errors import UsageError
+    from labelstore.objects import is_remote
     from labelstore.plan import sample_of_store, sample_of_teacher
 
     images, views = given["sample_images"], given["sample_views"]
     quiet = given["quiet"] or given["json"]
     if given["spec"] is None:
-        if not any((Path(given["source"]) / name).is_file() for name in STORE_FILES):
+        if not is_remote(given["source"]) and not any(
+            (Path(given["source"]) / name).is_file() for name in STORE_FILES
+        ):
             raise UsageError(
                 f"{given['source']} is no store: give a store, or --teacher for a folder of photos."
             )

@@ -18,7 +18,7 @@ import numpy as np
 
 from labelstore.errors import SourceError, UsageError
 from labelstore.images import cut, decode
-from labelstore.inference import top_k
+from labelstore.topk import top_k
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -13,9 +13,10 @@ from labelstore.calibrate import Action, FerKD
 from labelstore.errors import SourceError
 from labelstore.files import free_bytes
 from labelstore.images import cut, decode
-from labelstore.inference import softmax
+from labelstore.objects import place_of, suffix_of
 from labelstore.philox import hash_keys
 from labelstore.plan import Setting, measure
+from labelstore.topk import softmax
 
 if TYPE_CHECKING:
     import os
@@ -45,8 +46,8 @@ class Forecast:
     bytes: int
     """Of the store."""
     bytes_per_crop: float
-    free_bytes: int
-    """On the file system where the store goes."""
+    free_bytes: int | None
+    """On the file system where the store goes; None behind a URL, which does not tell."""
     seconds: float
     """Of the whole run on this machine, the sample's pace held."""
     seconds_forward: float
@@ -63,8 +64,8 @@ class Forecast:
 
     @property
     def fits(self) -> bool:
-        """Whether the disk has room."""
-        return self.bytes <= self.free_bytes
+        """Whether the disk has room, as far as is known."""
+        return self.free_bytes is None or self.bytes <= self.free_bytes
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -129,7 +130,8 @@ def forecast(
         raise SourceError("none of the sampled images could be decoded: check the source.")
     labels = np.stack(truth)
     setting = Setting("", recipe.k, recipe.quantizer, recipe.prior_size, recipe.top_p)
-    row = measure(labels, setting, recipe.num_views, Path(path).suffix)
+    place = place_of(path)
+    row = measure(labels, setting, recipe.num_views, suffix_of(place))
     crops = len(source) * recipe.num_views
     timed = max(len(labels) - 1, 1)
     teachers = forward / timed / views * crops
@@ -143,7 +145,7 @@ def forecast(
         sample_views=views,
         bytes=round(row.bytes_per_crop * crops) + FIXED_BYTES_AN_IMAGE * len(source),
         bytes_per_crop=round(row.bytes_per_crop, 3),
-        free_bytes=free_bytes(Path(path)),
+        free_bytes=free_bytes(place) if isinstance(place, Path) else None,
         seconds=teachers + pixels_s if teacher.device == "cpu" else max(teachers, pixels_s),
         seconds_forward=teachers,
         seconds_pixels=pixels_s,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -10,27 +10,31 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import labelstore
 from labelstore.blocks import check_table, default_block_images
-from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
-from labelstore.images import content_digest, cut, decode, pixel_digest
+from labelstore.cutting import RESIZES
+from labelstore.errors import LabelStoreError, UsageError
 from labelstore.manifest import Manifest, fingerprint
-from labelstore.philox import hash_keys
-from labelstore.pipeline import Labeller
+from labelstore.probes import check_resumable, make_probe
+from labelstore.running import LocalEngine, Run
 from labelstore.store import Store, backend_of
 from labelstore.views import ViewLaw
 from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     import numpy as np
     import numpy.typing as npt
 
+    from labelstore.cutting import Resize
+    from labelstore.inference import Teacher
     from labelstore.labels import LabelType
     from labelstore.pipeline import Progress
+    from labelstore.ray_engine import Described, RayEngine
     from labelstore.sources import ImageSource
-    from labelstore.teachers import Teacher
+    from labelstore.writer import Share
 
-__all__ = ["FIDELITIES", "Recipe", "Report", "generate", "replay_probe"]
+__all__ = ["FIDELITIES", "Output", "Recipe", "Report", "generate", "generate_together"]
 
 FIDELITIES: dict[str, dict[str, Any]] = {
     "small": {"k": 1, "quantizer": "ratio16", "prior_size": 64},
@@ -38,11 +42,6 @@ FIDELITIES: dict[str, dict[str, Any]] = {
     "fast": {"k": 5, "quantizer": "u8", "prior_size": 0},
 }
 """Settings of ``Recipe`` by the name of what they are good at."""
-
-PROBE_IMAGES, PROBE_VIEWS = 4, 2
-"""How many images, and views of each, the manifest's pixel probe holds."""
-
-BATCH_SIZES = {"cpu": 16, "cuda": 256, "mps": 64}
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,18 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Output:
+    """One store of a run that makes several."""
+
+    teacher: Teacher | Described
+    targets: npt.NDArray[np.int32]
+    """(num_images,) ground truth in the teacher's classes, -1 unknown."""
+    path: str | os.PathLike[str]
+    recipe: Recipe
+    """Its law, number of views and block size are those of the run's other stores."""
+
+
+@dataclass(frozen=True)
 class Report:
     """What a run of ``generate`` did."""
 
@@ -81,6 +92,12 @@ class Report:
     seconds: float
     """From the first decoded image to the last commit of this run."""
     views_per_second: float | None
+    waiting_share: float | None
+    """Share of these seconds in which the teacher had no pixels to work on."""
+    blocks_elsewhere: int = 0
+    """Blocks that other processes made meanwhile."""
+    blocks_missing: int = 0
+    """Blocks that are not there yet: other processes have them, or died over them."""
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -94,6 +111,9 @@ class _Silent:
     def update(self, images: int, views: int) -> None:
         pass
 
+    def waited(self, seconds: float) -> None:
+        pass
+
 
 def generate(
     source: ImageSource,
@@ -104,9 +124,12 @@ def generate(
     *,
     batch_size: int | None = None,
     workers: int = 2,
+    resize: Resize = "workers",
+    compiled: bool = False,
     on_error: Literal["stop", "skip"] = "stop",
     overwrite: bool = False,
     allow_version_drift: bool = False,
+    share: Share | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Label every view of every image with a teacher; resumes by itself.
@@ -117,96 +140,189 @@ def generate(
         teacher: the teacher.
         path: the store's folder; one that the same call was interrupted in is gone on with.
         recipe: what labels.
-        batch_size: views in one forward; by the device when None.
+        batch_size: views in one forward; when None by the device, on a GPU by its free memory.
         workers: threads that decode and cut.
+        resize: where crops are resized, by Pillow in the ``workers`` or on the teacher's
+            ``device``; the pixels are the same.
+        compiled: run the network through torch.compile; the manifest says so.
         on_error: what to do about an image that cannot be decoded: ``stop``, or ``skip`` it (its
             place in the store stays, marked unreadable).
         overwrite: replace a store that is there.
         allow_version_drift: go on with a store that other library versions began.
+        share: which of several processes this is that make the same store. In a folder it returns
+            once all blocks are there, those of processes that died meanwhile among them; on an
+            object store, where there are no locks, once it has made its own.
         progress: told after each batch.
 
     Raises:
         UsageError, SourceError, TeacherError, MismatchError, StoreError: see their classes.
     """
-    if batch_size is None:
-        batch_size = BATCH_SIZES[teacher.device]
-    for name, value in (("batch size", batch_size), ("workers", workers)):
-        if value < 1:
-            raise UsageError(f"{name} is {value}, expected at least 1.")
-    if recipe.label_type != "top-k" and recipe.k != 1:
-        raise UsageError(
-            f"label type {recipe.label_type!r} stores one class a view and top-k is {recipe.k}: "
-            "leave --top-k out, or use --label-type top-k."
-        )
-    path = Path(path)
-    check_table(source.keys, targets, len(source), teacher.num_classes)
-    group_views = recipe.group_views or backend_of(path).group_views
-    manifest = _plan(source, targets, teacher, recipe, group_views)
-    stored = None if overwrite else _stored_manifest(path)
-    probe = stored.probe if stored else _probe(source, teacher, recipe)
-    manifest = Manifest(**{**_fields(manifest), "probe": probe})
-    with StoreWriter(
-        path,
-        manifest,
-        source.keys,
-        targets,
+    return generate_together(
+        source,
+        [Output(teacher, targets, path, recipe)],
+        batch_size=batch_size,
+        workers=workers,
+        resize=resize,
+        compiled=compiled,
+        on_error=on_error,
         overwrite=overwrite,
         allow_version_drift=allow_version_drift,
-    ) as writer:
-        pending = writer.pending_blocks()
-        found = manifest.num_blocks - len(pending)
-        if pending and writer.resumed:
-            _check_resumable(source, teacher, writer.manifest, path)
-        watcher = progress or _Silent()
-        todo = sum(_images_of(writer.manifest, block) for block in pending)
-        watcher.resumed(manifest.num_images - todo)
-        started = time.monotonic()
-        made = 0
-        labeller = Labeller(source, teacher, writer.manifest, batch_size, workers, on_error)
-        for block, data, views in labeller.blocks(pending, watcher):
-            writer.write_block(block, data)
-            made += views
-        seconds = time.monotonic() - started
+        share=share,
+        progress=progress,
+    )[0]
+
+
+def generate_together(
+    source: ImageSource,
+    outputs: Sequence[Output],
+    *,
+    batch_size: int | None = None,
+    workers: int = 2,
+    resize: Resize = "workers",
+    compiled: bool = False,
+    on_error: Literal["stop", "skip"] = "stop",
+    overwrite: bool = False,
+    allow_version_drift: bool = False,
+    share: Share | None = None,
+    engine: RayEngine | None = None,
+    progress: Progress | None = None,
+) -> list[Report]:
+    """Label every view of every image with several teachers, each photo decoded once for all.
+
+    Teachers with the same input size and interpolation share the crops, too. Each store is the one
+    that ``generate`` makes with its teacher alone, and each may be at another point: a block is
+    made for those that lack it.
+
+    Args:
+        outputs: the stores.
+        engine: runs the teachers on a cluster; then ``outputs`` have its ``teachers``, and whether
+            they are compiled was said to it.
+        The others as for ``generate``.
+
+    Returns:
+        a report for each output, in order.
+    """
+    _check(source, outputs, batch_size, workers, resize)
+    runner = engine or LocalEngine(
+        source, [output.teacher for output in outputs], batch_size, compiled
+    )
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                _writer(source, output, resize, overwrite, allow_version_drift, share)
+            )
+            for output in outputs
+        ]
+        run = Run(writers, progress or _Silent())
+        for writer, output in zip(writers, outputs, strict=True):
+            if writer.pending_blocks() and writer.resumed:
+                check_resumable(source, output.teacher, writer.manifest, writer.path)
+        if any(writer.pending_blocks() for writer in writers):
+            manifests = [writer.manifest for writer in writers]
+            path = str(outputs[0].path)
+            run.through(
+                runner.labeller(manifests, batch_size, workers, on_error, resize, path), share
+            )
+    return [
+        _report(run, number, output, writers[number].manifest)
+        for number, output in enumerate(outputs)
+    ]
+
+
+def _report(run: Run, number: int, output: Output, manifest: Manifest) -> Report:
+    """What was done of one store."""
+    views, seconds = run.views[number], run.seconds
+    store = Store(output.path)
+    there = manifest.num_blocks - len(store.missing_blocks())
     return Report(
-        path=str(path),
+        path=str(output.path),
         num_images=manifest.num_images,
         num_views=manifest.num_views,
-        unreadable=tuple(Store(path).unreadable()),
-        blocks_made=len(pending),
-        blocks_found=found,
-        views_made=made,
+        unreadable=tuple(store.unreadable()),
+        blocks_made=run.blocks[number],
+        blocks_found=run.found[number],
+        views_made=views,
         seconds=round(seconds, 3),
-        views_per_second=round(made / seconds, 2) if made else None,
+        views_per_second=round(views / seconds, 2) if views else None,
+        waiting_share=round(run.waited_seconds / seconds, 4) if views else None,
+        blocks_elsewhere=there - run.found[number] - run.blocks[number],
+        blocks_missing=manifest.num_blocks - there,
     )
 
 
-def replay_probe(
-    probe: tuple[Any, ...], source: ImageSource, law: ViewLaw, size: tuple[int, int], filter: str
-) -> list[str]:
-    """Keys of the probe's images whose pixels come out differently on this machine.
+def _check(
+    source: ImageSource,
+    outputs: Sequence[Output],
+    batch_size: int | None,
+    workers: int,
+    resize: str,
+) -> None:
+    """Refuse what cannot be made, before anything is written."""
+    if not outputs:
+        raise UsageError("there is no teacher: give at least one.")
+    for name, value in (("batch size", batch_size), ("workers", workers)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}, expected at least 1.")
+    if resize not in RESIZES:
+        raise UsageError(f"resize is {resize!r}, expected one of {', '.join(RESIZES)}.")
+    paths = [Path(output.path).absolute() for output in outputs]
+    if len(set(paths)) < len(paths):
+        raise UsageError("two teachers write to one path: give each a store of its own.")
+    first = outputs[0]
+    for output in outputs:
+        recipe, teacher = output.recipe, output.teacher
+        if recipe.label_type != "top-k" and recipe.k != 1:
+            raise UsageError(
+                f"label type {recipe.label_type!r} stores one class a view and top-k is "
+                f"{recipe.k}: leave --top-k out, or use --label-type top-k."
+            )
+        for name in ("law", "num_views", "block_images"):
+            if getattr(recipe, name) != getattr(first.recipe, name):
+                raise UsageError(
+                    f"{output.path} and {first.path} differ in {name.replace('_', ' ')}, and one "
+                    "run makes the same views for all its teachers: make them in two runs."
+                )
+        if teacher.device != first.teacher.device:
+            raise UsageError(
+                f"one teacher runs on {first.teacher.device} and another on {teacher.device}: put "
+                "them on one device, or make their stores in two runs."
+            )
+        check_table(source.keys, output.targets, len(source), teacher.num_classes)
 
-    Args:
-        probe: of a manifest.
-        source: the images.
-        law: the store's view law.
-        size: (height, width) of the teacher's input; filter: its interpolation.
-    """
-    rows = {key: row for row, key in enumerate(source.keys)}
-    return [
-        entry["key"]
-        for entry in probe
-        if entry["key"] not in rows
-        or _view_digest(source, rows[entry["key"]], entry["view"], law, size, filter)
-        != entry["digest"]
-    ]
+
+def _writer(
+    source: ImageSource,
+    output: Output,
+    resize: Resize,
+    overwrite: bool,
+    allow_version_drift: bool,
+    share: Share | None,
+) -> StoreWriter:
+    """The writer of an output, not entered yet."""
+    recipe, teacher = output.recipe, output.teacher
+    group_views = recipe.group_views or backend_of(output.path).group_views
+    manifest = _plan(source, output.targets, teacher, recipe, group_views, resize)
+    stored = None if overwrite else _stored_manifest(output.path)
+    probe = stored.probe if stored else make_probe(source, teacher, recipe.law, recipe.num_views)
+    manifest = Manifest(**{**_fields(manifest), "probe": probe})
+    return StoreWriter(
+        output.path,
+        manifest,
+        source.keys,
+        output.targets,
+        overwrite=overwrite,
+        allow_version_drift=allow_version_drift,
+        share=share,
+    )
 
 
 def _plan(
     source: ImageSource,
     targets: npt.NDArray[np.int32],
-    teacher: Teacher,
+    teacher: Teacher | Described,
     recipe: Recipe,
     group_views: int,
+    resize: Resize,
 ) -> Manifest:
     versions = {"labelstore": labelstore.__version__}
     for name in ("Pillow", "torch", "timm"):
@@ -226,92 +342,19 @@ def _plan(
         label_type=recipe.label_type,
         temperature=recipe.temperature,
         class_names=teacher.class_names,
-        teacher=teacher.describe(),
+        # Crops from the device are Pillow's, or refused; but that they came from there is said.
+        teacher=teacher.describe() | ({"resize": resize} if resize == "device" else {}),
         producer=versions,
     )
-
-
-def _images_of(manifest: Manifest, block: int) -> int:
-    rows = manifest.block_slice(block)
-    return int(rows.stop - rows.start)
 
 
 def _fields(manifest: Manifest) -> dict[str, Any]:
     return {name: getattr(manifest, name) for name in Manifest.__dataclass_fields__}
 
 
-def _stored_manifest(path: Path) -> Manifest | None:
+def _stored_manifest(path: str | os.PathLike[str]) -> Manifest | None:
     """The manifest of a store that may be gone on with; None where the writer has to decide."""
     try:
         return Store(path).manifest
     except LabelStoreError:
         return None
-
-
-def _probe(source: ImageSource, teacher: Teacher, recipe: Recipe) -> tuple[dict[str, Any], ...]:
-    """Digests of a few views of the first readable images."""
-    preprocessing = teacher.preprocessing
-    entries: list[dict[str, Any]] = []
-    # A source whose first hundred images are all broken has a problem that the run itself reports.
-    for image in range(min(len(source), 100)):
-        if len(entries) >= PROBE_IMAGES * min(PROBE_VIEWS, recipe.num_views):
-            break
-        try:
-            entries += [
-                {
-                    "key": source.keys[image],
-                    "view": view,
-                    "digest": _view_digest(
-                        source,
-                        image,
-                        view,
-                        recipe.law,
-                        preprocessing.input_size,
-                        preprocessing.interpolation,
-                    ),
-                }
-                for view in range(min(PROBE_VIEWS, recipe.num_views))
-            ]
-        except SourceError:
-            continue
-    return tuple(entries)
-
-
-def _view_digest(
-    source: ImageSource, image: int, view: int, law: ViewLaw, size: tuple[int, int], filter: str
-) -> str:
-    upright = decode(source.read(image), str(source.path_of(image)))
-    hashes = hash_keys([source.keys[image]])
-    geometry = law(hashes, view, upright.width, upright.height)
-    box = geometry.box[0].tolist()
-    return pixel_digest(cut(upright, box, bool(geometry.flip[0]), size, filter))
-
-
-def _check_resumable(source: ImageSource, teacher: Teacher, manifest: Manifest, path: Path) -> None:
-    """Refuse to go on when the photos or the pixels are not those that the store began with."""
-    preprocessing = teacher.preprocessing
-    if isinstance(manifest.law, ViewLaw):
-        other = replay_probe(
-            manifest.probe,
-            source,
-            manifest.law,
-            preprocessing.input_size,
-            preprocessing.interpolation,
-        )
-        if other:
-            raise MismatchError(
-                f"{path} was begun with other pixels: views of {other[0]!r} come out differently "
-                f"here (the store's producer had Pillow {manifest.producer.get('Pillow')}): go on "
-                "with the same photos and that Pillow, or make a new store."
-            )
-    store = Store(path)
-    committed = sorted(set(range(manifest.num_blocks)) - set(store.missing_blocks()))
-    # One image of each of a few blocks, by its file's digest: nothing is decoded.
-    for block in committed[:: max(1, len(committed) // 8)]:
-        image = manifest.block_slice(block).start
-        stored = int(store.image_digests(image))
-        if stored and content_digest(source.read(image)) != stored:
-            raise MismatchError(
-                f"{path} was begun with another file {source.keys[image]!r}: give the source that "
-                "it was begun with, or make a new store."
-            )

@@ -1,4 +1,4 @@
-"""Inference: pixels to a teacher's logits, and logits to their top-k probabilities."""
+"""Inference: pixels to a teacher's logits."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ __all__ = [
     "checked_device",
     "normalize",
     "one_line",
-    "softmax",
-    "sums_of_runs",
-    "top_k",
+    "place_photo",
+    "staging_buffer",
+    "utilisation",
 ]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16", "fp16")
+
+_PROBED_BATCHES = (8, 32)
+"""Sizes of the forwards by which ``Teacher.fitting_batch`` measures memory."""
 
 NETWORK_ERRORS = (AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 """What networks raise on options or an input size that they cannot take; they agree on no class."""
@@ -120,7 +123,8 @@ class Teacher:
         num_classes: its number of classes C.
         class_names: C names in order, or None when unknown.
         preprocessing: what it expects of its input.
-        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        device: ``"cpu"``, ``"cuda"`` or ``"mps"``; place: the same as a ``torch.device``, with the
+            number of the GPU that was the current one.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
 
     Raises:
@@ -146,14 +150,20 @@ class Teacher:
         self.spec = spec
         self.preprocessing = preprocessing
         self.device, self.precision = checked_device(device, precision)
+        # In other threads "cuda" may mean another GPU.
+        self.place = torch.device(self.device)
+        if self.device == "cuda":
+            self.place = torch.device("cuda", torch.cuda.current_device())
         self.class_names = None if class_names is None else tuple(class_names)
         self._checkpoint = checkpoint
         self._untrained = untrained
+        self._batch_size: int | None = None
+        """Of a compiled network."""
         self._digest = weights_digest(model.state_dict())
         self._dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         # Crops arrive with their channels last; convolutions on the CPU and on CUDA gain by it.
         layout = torch.preserve_format if self.device == "mps" else torch.channels_last
-        model = model.requires_grad_(False).eval().to(self.device)
+        model = model.requires_grad_(False).eval().to(self.place)
         self._model = model.to(memory_format=layout)
         self.num_classes = self._measured_classes()
         if not all(isinstance(name, str) for name in self.class_names or ()):
@@ -180,6 +190,7 @@ class Teacher:
             "interpolation": self.preprocessing.interpolation,
             "device": self.device,
             "precision": self.precision,
+            **({} if self._batch_size is None else {"compiled": True}),
         }
 
     def logits(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -203,50 +214,109 @@ class Teacher:
                 f"the pixels are {pixels.dtype} of shape {pixels.shape}, expected uint8 of shape "
                 f"(B, {', '.join(map(str, expected))}): cut them to the teacher's input size."
             )
-        try:
-            outputs = self._forward(pixels)
-        except torch.cuda.OutOfMemoryError as error:
-            raise TeacherError(
-                f"{self.spec} ran out of memory on {len(pixels)} crops at once: lower --batch-size."
-            ) from error
-        return self._checked(outputs, (len(pixels), self.num_classes))
+        logits = self.outputs(torch.from_numpy(np.require(pixels, requirements=["C", "W"])))
+        if not bool(torch.isfinite(logits).all()):
+            raise self.not_finite()
+        return logits
 
-    def _forward(self, pixels: npt.NDArray[np.uint8]) -> Any:
+    def outputs(self, pixels: torch.Tensor) -> torch.Tensor:
+        """As ``logits``, without waiting for the device and without a look at the values.
+
+        Args:
+            pixels: (B, H, W, 3) uint8 on the host, best in pinned memory, or on the device.
+        """
         import torch
 
-        batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(0, 3, 1, 2)
-        if self.device == "cuda":
-            batch = batch.pin_memory()
-        batch = batch.to(self.device, non_blocking=self.device == "cuda")
+        count = len(pixels)
+        try:
+            outputs = self._forward(self._padded(pixels))
+        except torch.cuda.OutOfMemoryError as error:
+            raise TeacherError(
+                f"{self.spec} ran out of memory on {count} crops at once: lower --batch-size."
+            ) from error
+        if not isinstance(outputs, torch.Tensor) or outputs.shape[1:] != (self.num_classes,):
+            raise self._misshaped(outputs, (count, self.num_classes))
+        return outputs[:count].float()
+
+    def network(self, values: torch.Tensor) -> Any:
+        """The network's outputs for normalized values (B, 3, H, W) float32 on its device."""
+        import torch
+
         with (
             torch.inference_mode(),
             torch.autocast(self.device, dtype=self._dtype, enabled=self._dtype is not None),
         ):
-            return self._model(normalize(batch, self.preprocessing.mean, self.preprocessing.std))
+            return self._model(values)
 
-    def _checked(self, outputs: Any, shape: tuple[int, int]) -> torch.Tensor:
+    def not_finite(self) -> TeacherError:
+        """The error of logits that are not finite."""
+        mend = "check its weights" if self.precision == "fp32" else "use --precision fp32"
+        return TeacherError(
+            f"{self.spec} returned logits that are not finite at precision {self.precision}: "
+            f"{mend}."
+        )
+
+    def fitting_batch(self, limit: int = 512) -> int:
+        """How many views fit into the GPU's free memory in one forward: a power of two.
+
+        Measured by two forwards; 16 where the teacher does not run on a GPU.
+
+        Args:
+            limit: of the answer; beyond it no network gains speed.
+        """
         import torch
 
-        if not isinstance(outputs, torch.Tensor) or outputs.shape != shape:
-            met = getattr(outputs, "shape", type(outputs).__name__)
-            met = tuple(met) if isinstance(met, torch.Size) else met
-            raise TeacherError(
-                f"{self.spec} returned {met}, expected a tensor of logits of shape {shape}: give a "
-                "network that returns one row of logits for each image."
-            )
-        logits = outputs.float()
-        if not bool(torch.isfinite(logits).all()):
-            mend = "check its weights" if self.precision == "fp32" else "use --precision fp32"
-            raise TeacherError(
-                f"{self.spec} returned logits that are not finite at precision {self.precision}: "
-                f"{mend}."
-            )
-        return logits
+        if self.device != "cuda":
+            return 16
+        peaks = []
+        for count in _PROBED_BATCHES:
+            torch.cuda.reset_peak_memory_stats()
+            start = torch.cuda.memory_allocated()
+            self.outputs(torch.zeros((count, *self.preprocessing.input_size, 3), dtype=torch.uint8))
+            peaks.append(torch.cuda.max_memory_allocated() - start)
+        torch.cuda.empty_cache()
+        return batch_that_fits(torch.cuda.mem_get_info()[0], peaks[0], peaks[1], limit)
+
+    def compile(self, batch_size: int) -> None:
+        """Compile the network with torch.compile, for batches of one size.
+
+        Smaller batches are filled up with black crops, so that nothing is compiled twice. What a
+        compiled network says may differ in the last bits: the manifest tells that it was.
+        """
+        import torch
+
+        self._batch_size = batch_size
+        self._model = torch.compile(self._model)  # type: ignore[assignment]
+
+    def _padded(self, pixels: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        missing = 0 if self._batch_size is None else self._batch_size - len(pixels)
+        if missing <= 0:
+            return pixels
+        return torch.cat([pixels, pixels.new_zeros((missing, *pixels.shape[1:]))])
+
+    def _forward(self, pixels: torch.Tensor) -> Any:
+        # From pageable memory the copy waits; from pinned memory it does not.
+        batch = pixels.to(self.place, non_blocking=True).permute(0, 3, 1, 2)
+        return self.network(normalize(batch, self.preprocessing.mean, self.preprocessing.std))
+
+    def _misshaped(self, outputs: Any, shape: tuple[int, int]) -> TeacherError:
+        import torch
+
+        met = getattr(outputs, "shape", type(outputs).__name__)
+        met = tuple(met) if isinstance(met, torch.Size) else met
+        return TeacherError(
+            f"{self.spec} returned {met}, expected a tensor of logits of shape {shape}: give a "
+            "network that returns one row of logits for each image."
+        )
 
     def _measured_classes(self) -> int:
+        import torch
+
         height, width = self.preprocessing.input_size
         try:
-            outputs = self._forward(np.zeros((1, height, width, 3), dtype=np.uint8))
+            outputs = self._forward(torch.zeros((1, height, width, 3), dtype=torch.uint8))
         except NETWORK_ERRORS as error:
             raise TeacherError(
                 f"{self.spec} fails on one image of {height} x {width} pixels "
@@ -254,73 +324,61 @@ class Teacher:
             ) from error
         shape: Sequence[int] = getattr(outputs, "shape", ())
         classes = int(shape[-1]) if shape else 1
-        self._checked(outputs, (1, classes))
+        if not isinstance(outputs, torch.Tensor) or tuple(shape) != (1, classes):
+            raise self._misshaped(outputs, (1, classes))
+        if not bool(torch.isfinite(outputs).all()):
+            raise self.not_finite()
         return classes
 
 
-def top_k(
-    logits: torch.Tensor, k: int, temperature: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The k largest of ``softmax(logits / temperature)``, largest first.
+def batch_that_fits(free: int, small: int, large: int, limit: int) -> int:
+    """The largest power of two, 1 to ``limit``, whose forward takes 7 tenths of what is free.
 
     Args:
-        logits: (B, C) on any device, finite.
-        k: 1..C.
-        temperature: positive.
+        free: bytes; small, large: bytes that forwards of ``_PROBED_BATCHES`` views took at most.
+    """
+    per_view = max((large - small) / (_PROBED_BATCHES[1] - _PROBED_BATCHES[0]), 1.0)
+    fixed = max(small - per_view * _PROBED_BATCHES[0], 0.0)
+    fitting = max((0.7 * free - fixed) / per_view, 1.0)
+    return int(min(2 ** int(np.log2(fitting)), limit))
 
-    Returns:
-        (B, k) int64 class ids and (B, k) float32 probabilities; of equal probabilities, that of
-        the smaller class id comes first.
 
-    Raises:
-        UsageError: k or the temperature is out of its range.
+def staging_buffer(parts: Sequence[npt.NDArray[np.uint8] | torch.Tensor], device: str) -> Any:
+    """Parts of a batch as one tensor, in memory that the device reads fast.
+
+    Args:
+        parts: (n, H, W, 3) uint8 each, all on the host or all on the device.
+        device: "cpu", "cuda" or "mps".
     """
     import torch
 
-    classes = logits.shape[-1]
-    if not 1 <= k <= classes:
-        raise UsageError(f"k is {k}, expected 1 to the {classes} classes: choose another --top-k.")
-    if not 0 < temperature < float("inf"):
-        raise UsageError(f"the temperature is {temperature}, expected a positive number.")
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    if probabilities.device.type == "mps":
-        probabilities = probabilities.cpu()
-    # Floats of one sign are ordered as their bits are; with the class id below them, no two keys
-    # are equal, so that the order never depends on the device's algorithm.
-    ranks = torch.arange(classes - 1, -1, -1, device=probabilities.device)
-    keys = (probabilities.view(torch.int32).to(torch.int64) << 32) | ranks
-    best = keys.topk(k, dim=-1).values
-    indices = classes - 1 - (best & 0xFFFFFFFF)
-    return indices.cpu().numpy(), (best >> 32).to(torch.int32).view(torch.float32).cpu().numpy()
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+    if tensors:
+        return torch.cat(tensors)
+    total = sum(len(part) for part in parts)
+    shape = (total, *parts[0].shape[1:])
+    buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=device == "cuda")
+    np.concatenate([np.asarray(part) for part in parts], out=buffer.numpy())
+    return buffer
 
 
-def softmax(logits: torch.Tensor, temperature: float) -> npt.NDArray[np.float32]:
-    """(B, C) float32 ``softmax(logits / temperature)`` of (B, C) logits on any device."""
+def place_photo(pixels: npt.NDArray[np.uint8], place: torch.device) -> Any:
+    """A decoded photo as a tensor on a device."""
     import torch
 
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    return np.asarray(probabilities.cpu().numpy(), dtype=np.float32)
+    return torch.from_numpy(pixels).to(place)
 
 
-def sums_of_runs(
-    logits: torch.Tensor, lengths: Sequence[int], temperature: float
-) -> npt.NDArray[np.float64]:
-    """Sums of ``softmax(logits / temperature)`` over runs of consecutive rows.
-
-    Args:
-        logits: (B, C) on any device, finite.
-        lengths: how many rows each run has; they sum to B.
-        temperature: positive.
-
-    Returns:
-        (runs, C) float64.
-    """
+def utilisation(device: str) -> int | None:
+    """How busy the GPU was in the last second or so, in percent; None where nobody can tell."""
     import torch
 
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    runs = torch.split(probabilities, list(lengths))
-    sums = torch.stack([run.sum(dim=0) for run in runs])
-    return sums.cpu().numpy().astype(np.float64)
+    if device != "cuda":
+        return None
+    try:
+        return int(torch.cuda.utilization())
+    except (ImportError, RuntimeError):  # torch asks NVIDIA's library, which may not be installed.
+        return None
 
 
 def checked_device(device: str, precision: str) -> tuple[str, str]:

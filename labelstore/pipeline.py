@@ -1,92 +1,90 @@
-"""The producer's pipeline: decode -> cut -> teacher -> the arrays of a block.
+"""The producer's pipeline: batches of pixels -> teachers -> the arrays of blocks.
 
-Worker threads decode and cut ahead of the teacher within a bounded window, in a fixed order: memory
-does not grow with the number of views, each photo is decoded once, and the teacher's batches are
-the same in a resumed run as in an undisturbed one.
+Pixels are made ahead (``labelstore.cutting``) and handed over by a bounded queue; on a GPU, a batch
+is begun before the results of the one before it have come back.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from labelstore import prior
+from labelstore.ahead import ahead
 from labelstore.blocks import BlockData
+from labelstore.cutting import Cutter, shape_of
 from labelstore.encoding import cut_at_mass
-from labelstore.errors import SourceError, UsageError
-from labelstore.images import content_digest, cut, decode
-from labelstore.inference import sums_of_runs, top_k
-from labelstore.philox import hash_keys
+from labelstore.errors import UsageError
+from labelstore.forward import Forward
 from labelstore.views import ViewLaw
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy.typing as npt
-    import torch
-    from PIL.Image import Image
 
+    from labelstore.cutting import Batch, Photo, Resize, Run
+    from labelstore.inference import Teacher
     from labelstore.manifest import Manifest
     from labelstore.sources import ImageSource
-    from labelstore.teachers import Teacher
 
-__all__ = ["Labeller", "Progress"]
+__all__ = ["BATCH_SIZES", "Labeller", "Made", "Progress", "default_batch_size"]
 
-RUN_VIEWS = 32
-"""Views that one worker task cuts: enough to outweigh the hand-over, few enough to keep workers
-evenly busy."""
+STAGED_BATCHES = 2
+"""Batches of pixels that wait for the teacher."""
+
+BATCHES_UNDER_WAY = {"cpu": 0, "cuda": 2, "mps": 1}
+"""Batches whose results are not waited for before the next one begins."""
+
+
+BATCH_SIZES = {"cpu": 16, "cuda": 256, "mps": 64}
+"""Views in one forward where nothing was measured."""
+
+
+def default_batch_size(teachers: Sequence[Teacher]) -> int:
+    """Views in one forward: on a GPU as many as fit, of all teachers the fewest."""
+    if teachers[0].device == "cuda":
+        return min(teacher.fitting_batch() for teacher in teachers)
+    return BATCH_SIZES[teachers[0].device]
 
 
 class Progress(Protocol):
     """What is told of the work as it goes on."""
 
     def resumed(self, images: int) -> None:
-        """So many images were finished by an earlier run."""
+        """So many images were finished by an earlier run, or by another process."""
 
     def update(self, images: int, views: int) -> None:
         """So many more images finished, and views labelled."""
 
-
-@dataclass(frozen=True)
-class Run:
-    """Consecutive views of one image."""
-
-    row: int
-    """The image's place in its block."""
-    image: int
-    views: range
+    def waited(self, seconds: float) -> None:
+        """The teacher has waited for pixels so long, in all of this run."""
 
 
 @dataclass(frozen=True)
-class Photo:
-    """A decoded photo, or why there is none."""
+class Made:
+    """A finished block of one teacher."""
 
-    key: str
-    image: Image | None
-    digest: int
-    width: int
-    height: int
-    error: str | None
-
-
-Cut = tuple[Run, Photo, "npt.NDArray[np.uint8] | None"]
+    block: int
+    teacher: int
+    data: BlockData
+    views: int
+    """How many views were labelled."""
 
 
 class _Block:
     """The arrays of a block as they fill."""
 
-    def __init__(self, manifest: Manifest, count: int) -> None:
+    def __init__(self, manifest: Manifest, block: int) -> None:
         self.views = 0
-        """How many views were labelled."""
         self._manifest = manifest
+        rows = manifest.block_slice(block)
+        count = rows.stop - rows.start
         self._indices = np.zeros((count, manifest.num_views, manifest.k), dtype=np.int32)
         self._probs = np.zeros(self._indices.shape, dtype=np.float32)
-        # What is kept of each photo; the photos themselves would fill the memory.
         self._sizes = np.zeros((count, 2), dtype=np.int64)
         self._digests = np.zeros(count, dtype=np.uint64)
         self._readable = np.zeros(count, dtype=bool)
@@ -100,13 +98,11 @@ class _Block:
         """Keep what is known of a photo."""
         self._sizes[run.row] = photo.width, photo.height
         self._digests[run.row] = photo.digest
-        self._readable[run.row] = photo.image is not None
+        self._readable[run.row] = photo.error is None
 
-    def label(self, runs: list[Run], logits: torch.Tensor) -> None:
-        """Take in the logits of runs of views, in order."""
-        manifest = self._manifest
-        temperature = manifest.temperature or 1.0
-        classes, values = top_k(logits, manifest.k, temperature)
+    def label(self, runs: list[Run], forward: Forward) -> None:
+        """Take in the results of runs of views, in order."""
+        classes, values, sums = forward.result()
         start = 0
         for run in runs:
             stop = start + len(run.views)
@@ -115,12 +111,11 @@ class _Block:
             self._probs[run.row, columns] = values[start:stop]
             start = stop
         self.views += start
-        if not manifest.prior_size:
+        if sums is None:
             return
-        sums = sums_of_runs(logits, [len(run.views) for run in runs], temperature)
         for run, total in zip(runs, sums, strict=True):
             self._sums[run.row] = self._sums.get(run.row, 0.0) + total
-            if run.views.stop == manifest.num_views:
+            if run.last_of_image:
                 self._finish(run.row)
 
     def _finish(self, row: int) -> None:
@@ -148,133 +143,107 @@ class _Block:
 
 
 class Labeller:
-    """Runs the teacher over blocks of images."""
+    """Runs teachers over blocks of images, each photo decoded once for all of them.
+
+    Args:
+        source: the images.
+        teachers: each with the manifest of its store; law, number of views, number of images and
+            block size are the same in all of them.
+        batch_size: views in one forward.
+        workers: threads that decode and cut.
+        on_error: "stop" or "skip", for images that cannot be decoded.
+        resize: where crops are resized.
+    """
 
     def __init__(
         self,
         source: ImageSource,
-        teacher: Teacher,
-        manifest: Manifest,
+        teachers: list[tuple[Teacher, Manifest]],
         batch_size: int,
         workers: int,
         on_error: str,
+        resize: Resize = "workers",
     ) -> None:
-        self._source = source
-        self._teacher = teacher
-        self._manifest = manifest
-        self._batch_size = batch_size
-        self._workers = workers
-        self._on_error = on_error
-        self._hashes = hash_keys(source.keys)
+        self._teachers = teachers
+        first, self._manifest = teachers[0]
+        if not isinstance(self._manifest.law, ViewLaw):
+            raise UsageError(
+                f"the view law is {self._manifest.law!r}, expected one that a producer can follow."
+            )
+        self._cutter = Cutter(
+            source,
+            self._manifest.law,
+            [shape_of(teacher.preprocessing) for teacher, _ in teachers],
+            first.place,
+            resize,
+            batch_size,
+            workers,
+            on_error,
+        )
+        self._under_way = BATCHES_UNDER_WAY[first.device]
 
     def blocks(
-        self, pending: list[int], progress: Progress
-    ) -> Iterator[tuple[int, BlockData, int]]:
-        """Finished blocks in order, each with the number of its labelled views."""
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="labelstore") as pool:
-            try:
-                stream = self._batches(pending, pool)
-                for block, batches in itertools.groupby(stream, key=lambda item: item[0]):
-                    yield self._block(block, (batch for _, batch in batches), progress)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        self, todo: Iterable[tuple[int, tuple[int, ...]]], progress: Progress
+    ) -> Iterator[Made]:
+        """Finished blocks in order.
 
-    def _block(
-        self, block: int, batches: Iterator[list[Cut]], progress: Progress
-    ) -> tuple[int, BlockData, int]:
-        manifest = self._manifest
-        rows = manifest.block_slice(block)
-        count = rows.stop - rows.start
-        made = _Block(manifest, count)
-        for batch in batches:
-            finished = 0
-            places, pixels = [], []
-            for run, photo, cuts in batch:
-                finished += run.views.stop == manifest.num_views
-                if photo.image is None and self._on_error == "stop":
-                    raise SourceError(
-                        f"{photo.error} Mend or remove the file, or give --on-error skip to leave "
-                        "such images out; what was committed is kept."
-                    )
-                made.note(run, photo)
-                if cuts is not None:
-                    places.append(run)
-                    pixels.append(cuts)
-            if pixels:
-                made.label(places, self._teacher.logits(np.concatenate(pixels)))
-            progress.update(finished, sum(len(run.views) for run in places))
-        return block, made.data(), made.views
+        Args:
+            todo: blocks, each with the numbers of the teachers that are to label it. It is asked
+                for the next block in another thread, as soon as there is room for its pixels.
+            progress: told after each batch; of images and views of the first teacher among several.
+        """
+        planned = ((block, self._manifest.block_slice(block), teachers) for block, teachers in todo)
+        waiting: deque[tuple[Batch, dict[int, Forward]]] = deque()
+        arrays: dict[int, _Block] = {}
+        with ahead(
+            self._cutter.batches(planned, self._manifest.num_views), STAGED_BATCHES
+        ) as batches:
+            for batch in batches:
+                waiting.append((batch, self._begin(batch)))
+                progress.waited(batches.waited)
+                while len(waiting) > self._under_way:
+                    yield from self._finish(*waiting.popleft(), arrays, progress)
+            while waiting:
+                yield from self._finish(*waiting.popleft(), arrays, progress)
 
-    def _batches(
-        self, pending: list[int], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[int, list[Cut]]]:
-        """Batches in order, cut ahead of time within a bounded window of views."""
-        window = 2 * self._batch_size + self._workers * RUN_VIEWS
-        ahead: deque[tuple[int, list[tuple[Run, Future[Cut]]]]] = deque()
-        waiting = 0
-        photo: tuple[int, Future[Photo]] | None = None
-        for block, runs in self._plan(pending):
-            futures = []
-            for run in runs:
-                if photo is None or photo[0] != run.image:
-                    photo = (run.image, pool.submit(self._load, run.image))
-                futures.append((run, pool.submit(self._cut, run, photo[1])))
-            ahead.append((block, futures))
-            waiting += sum(len(run.views) for run in runs)
-            while waiting > window:
-                waiting -= sum(len(run.views) for run, _ in ahead[0][1])
-                yield _collect(ahead.popleft())
-        while ahead:
-            yield _collect(ahead.popleft())
+    def _begin(self, batch: Batch) -> dict[int, Forward]:
+        """Hand a batch to its teachers."""
+        if not batch.readable:
+            return {}
+        forwards = {}
+        lengths = [len(run.views) for run in batch.readable]
+        for number in batch.readable[0].teachers:
+            teacher, manifest = self._teachers[number]
+            forwards[number] = Forward(
+                teacher,
+                batch.pixels[shape_of(teacher.preprocessing)],
+                manifest.k,
+                manifest.temperature or 1.0,
+                lengths if manifest.prior_size else None,
+            )
+        return forwards
 
-    def _plan(self, pending: list[int]) -> Iterator[tuple[int, list[Run]]]:
-        """The runs of each batch: batches never cross a block, so resuming changes none."""
-        views = self._manifest.num_views
-        for block in pending:
-            rows = self._manifest.block_slice(block)
-            total = (rows.stop - rows.start) * views
-            for first in range(0, total, self._batch_size):
-                runs, position = [], first
-                last = min(first + self._batch_size, total)
-                while position < last:
-                    row, view = divmod(position, views)
-                    length = min(views - view, last - position, RUN_VIEWS)
-                    runs.append(Run(row, rows.start + row, range(view, view + length)))
-                    position += length
-                yield block, runs
-
-    def _load(self, image: int) -> Photo:
-        key = self._source.keys[image]
-        digest = 0
-        try:
-            data = self._source.read(image)
-            digest = content_digest(data)
-            upright = decode(data, str(self._source.path_of(image)))
-        except SourceError as error:
-            return Photo(key, None, digest, -1, -1, str(error))
-        return Photo(key, upright, digest, upright.width, upright.height, None)
-
-    def _cut(self, run: Run, loading: Future[Photo]) -> Cut:
-        # The photo was submitted before this run, so a worker has it or had it: no deadlock.
-        photo = loading.result()
-        if photo.image is None:
-            return run, photo, None
-        law, preprocessing = self._manifest.law, self._teacher.preprocessing
-        if not isinstance(law, ViewLaw):
-            raise UsageError(f"the view law is {law!r}, expected one that a producer can follow.")
-        geometry = law(
-            self._hashes[run.image],
-            np.arange(run.views.start, run.views.stop),
-            photo.width,
-            photo.height,
+    def _finish(
+        self,
+        batch: Batch,
+        forwards: dict[int, Forward],
+        arrays: dict[int, _Block],
+        progress: Progress,
+    ) -> Iterator[Made]:
+        """Take in the results of a batch; the blocks that it ends."""
+        last = batch.runs[-1][0]
+        for number in last.teachers:
+            if number not in arrays:
+                arrays[number] = _Block(self._teachers[number][1], last.block)
+            for run, photo in batch.runs:
+                arrays[number].note(run, photo)
+            if number in forwards:
+                arrays[number].label(batch.readable, forwards[number])
+        progress.update(
+            sum(run.last_of_image for run, _ in batch.runs),
+            sum(len(run.views) for run in batch.readable),
         )
-        size, filter = preprocessing.input_size, preprocessing.interpolation
-        pixels = np.empty((len(run.views), *size, 3), dtype=np.uint8)
-        for place, (box, flip) in enumerate(zip(geometry.box, geometry.flip, strict=True)):
-            pixels[place] = cut(photo.image, box.tolist(), bool(flip), size, filter)
-        return run, photo, pixels
-
-
-def _collect(item: tuple[int, list[tuple[Run, Future[Cut]]]]) -> tuple[int, list[Cut]]:
-    block, futures = item
-    return block, [future.result() for _, future in futures]
+        if last.last_of_block:
+            for number in last.teachers:
+                made = arrays.pop(number)
+                yield Made(last.block, number, made.data(), made.views)

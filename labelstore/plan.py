@@ -21,10 +21,10 @@ from labelstore.errors import SourceError, UsageError
 from labelstore.fidelity import Distances, distances
 from labelstore.generate import FIDELITIES
 from labelstore.images import cut, decode
-from labelstore.inference import softmax
 from labelstore.manifest import Manifest, fingerprint
 from labelstore.philox import hash_keys
 from labelstore.store import Store
+from labelstore.topk import softmax
 from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:

@@ -62,8 +62,9 @@ def repair(
             "from."
         )
     made_by = teacher.describe()
+    how = {name: manifest.teacher.get(name) for name in ("resize", "compiled")}
     for name, value in manifest.teacher.items():
-        if made_by.get(name) != value:
+        if name not in how and made_by.get(name) != value:
             raise MismatchError(
                 f"the teacher's {name.replace('_', ' ')} is {made_by.get(name)}, {store.path} was "
                 f"made with {value}: give the same."
@@ -97,6 +98,8 @@ def repair(
         recipe,
         batch_size=batch_size,
         workers=workers,
+        resize="device" if how["resize"] == "device" else "workers",
+        compiled=bool(how["compiled"]),
         on_error=on_error,
         allow_version_drift=allow_version_drift,
         progress=progress,

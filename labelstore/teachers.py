@@ -26,8 +26,8 @@ from labelstore.inference import (
     checked_device,
     normalize,
     one_line,
-    top_k,
 )
+from labelstore.topk import top_k
 from labelstore.weights import check_hub, load_state_dict_by_name, load_state_dict_in_order
 
 if TYPE_CHECKING:

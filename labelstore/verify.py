@@ -13,9 +13,9 @@ import numpy as np
 
 from labelstore.errors import IncompleteError, MismatchError, SourceError, UsageError
 from labelstore.images import content_digest, cut, decode
-from labelstore.inference import top_k
 from labelstore.philox import permutation
 from labelstore.schedule import mixed_seed
+from labelstore.topk import top_k
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -164,6 +164,9 @@ def test_resuming_makes_the_same_bytes_and_a_finished_store_is_left_alone(small,
             if self.left < 0:
                 raise StopError
 
+        def waited(self, seconds):
+            assert seconds >= 0
+
     path = tmp_path / "part.zarr"
     with pytest.raises(StopError):
         make(small, path, progress=StopAfter(1))
@@ -219,6 +222,9 @@ class Interrupt:
         if self.images >= 2:
             raise UsageError("the test stops: it needs an image more")
 
+    def waited(self, seconds):
+        pass
+
 
 def test_unreadable_images_stop_the_run_or_are_skipped_and_listed(small, tmp_path):
     names = sorted(file.name for file in small.iterdir())
@@ -238,7 +244,7 @@ def test_unreadable_images_stop_the_run_or_are_skipped_and_listed(small, tmp_pat
 
 
 def test_each_photo_is_decoded_once(small, tmp_path, monkeypatch):
-    from labelstore import pipeline
+    from labelstore import cutting
 
     decoded = []
 
@@ -246,7 +252,7 @@ def test_each_photo_is_decoded_once(small, tmp_path, monkeypatch):
         decoded.append(name)
         return decode(data, name)
 
-    monkeypatch.setattr(pipeline, "decode", counting)
+    monkeypatch.setattr(cutting, "decode", counting)
     make(small, tmp_path / "s.zarr", recipe=Recipe(num_views=100, k=2), batch_size=7, workers=3)
     assert len(decoded) == len(set(decoded)) == 3
 

@@ -68,12 +68,17 @@ def test_from_folders_to_a_store(photos, tmp_path):
         (["--device", "cuda"], 2, "cuda"),
         (["--precision", "fp16"], 2, "fp16"),
         (["--views", "0"], 2, "--views"),
+        (["--teacher", "timm:test_vit"], 2, "--output was given 1 times for 2 --teacher"),
     ],
 )
 def test_mistakes_are_one_clear_sentence(photos, tmp_path, change, code, words):
     common = [photos, *TEACHER, "--views", 2, "--targets", "none", "-o", tmp_path / "s.zarr"]
     if change[0] == "--class-map":
         change = ["--targets", "folders", *change]
+    if change[0] in TEACHER and "times" not in words:
+        # Given twice, it would stand for two teachers.
+        place = common.index(change[0])
+        common[place : place + 2] = []
     done = run(*common, *change)
     assert done.returncode == code, done.stderr
     assert words in done.stderr

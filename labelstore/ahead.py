@@ -1,0 +1,84 @@
+"""An iterator that is run ahead of its reader, in a thread, within a bound."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Ahead", "ahead"]
+
+T = TypeVar("T")
+
+_END = object()
+_POLL_SECONDS = 0.1
+
+
+class Ahead(Generic[T]):
+    """What ``ahead`` gives: an iterator that knows how long its reader waited.
+
+    Attributes:
+        waited: seconds that the reader has waited so far.
+    """
+
+    def __init__(self, items: Iterable[T], depth: int) -> None:
+        self.waited = 0.0
+        self._items = items
+        self._queue: queue.Queue[object] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="labelstore-ahead", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            started = time.perf_counter()
+            item = self._queue.get()
+            self.waited += time.perf_counter() - started
+            if item is _END:
+                if self._error is not None:
+                    raise self._error
+                return
+            yield item  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Stop running ahead and wait for the thread to end."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(item):
+                    return
+        except BaseException as error:  # raised again in the reader
+            self._error = error
+        self._put(_END)
+
+    def _put(self, item: object) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+
+@contextmanager
+def ahead(items: Iterable[T], depth: int) -> Iterator[Ahead[T]]:
+    """Run an iterable in a thread, at most ``depth`` items ahead of the reader.
+
+    What it raises is raised in the reader, after the items before it. On leaving, the iterable is
+    not asked for another item.
+    """
+    running = Ahead(items, depth)
+    try:
+        yield running
+    finally:
+        running.close()

@@ -1,0 +1,303 @@
+"""From files to batches of pixels: photos are decoded and cut by threads, ahead of the teacher.
+
+The order is fixed, so that batches are the same in a resumed run as in an undisturbed one. A photo
+is decoded once for all its views and all teachers, and is let go when its last view is cut: memory
+does not grow with the number of views.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+
+from labelstore.device_resize import resize_boxes
+from labelstore.errors import SourceError
+from labelstore.images import content_digest, cut, decode
+from labelstore.inference import place_photo, staging_buffer
+from labelstore.philox import hash_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy.typing as npt
+    import torch
+    from PIL.Image import Image
+
+    from labelstore.inference import Preprocessing
+    from labelstore.sources import ImageSource
+    from labelstore.views import ViewLaw
+
+__all__ = ["RESIZES", "Batch", "Cutter", "Photo", "Resize", "Run", "Shape", "shape_of"]
+
+Resize = Literal["workers", "device"]
+RESIZES: tuple[Resize, ...] = ("workers", "device")
+"""Where crops are resized: by Pillow in the worker threads, or on the teacher's device."""
+
+Shape = tuple[tuple[int, int], str]
+"""(height, width) and interpolation of a teacher's input."""
+
+RUN_VIEWS = {"workers": 32, "device": 128}
+"""Views that are cut in one go: enough to outweigh the hand-over, few enough to keep workers evenly
+busy."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive views of one image."""
+
+    block: int
+    row: int
+    """The image's place in its block."""
+    image: int
+    views: range
+    teachers: tuple[int, ...]
+    """Numbers of the teachers that are to label them."""
+    last_of_image: bool
+    last_of_batch: bool
+    last_of_block: bool
+
+
+@dataclass(frozen=True)
+class Photo:
+    """What is kept of a photo, or why there is none."""
+
+    width: int
+    height: int
+    digest: int
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views that go through the teachers at once; all of one block."""
+
+    runs: list[tuple[Run, Photo]]
+    readable: list[Run]
+    """The runs that ``pixels`` hold, in order."""
+    pixels: dict[Shape, torch.Tensor]
+    """(B, H, W, 3) uint8 for each distinct input; empty where no photo could be decoded."""
+
+
+def shape_of(preprocessing: Preprocessing) -> Shape:
+    """The shape of a teacher's input."""
+    return preprocessing.input_size, preprocessing.interpolation
+
+
+class Cutter:
+    """Cuts batches of views out of a source's photos.
+
+    Args:
+        source: the images.
+        law: of the views.
+        shapes: of each teacher's input.
+        place: of the teachers.
+        resize: where crops are resized.
+        batch_size: views in one forward.
+        workers: threads that decode, and with ``resize="workers"`` cut.
+        on_error: "stop" or "skip".
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        law: ViewLaw,
+        shapes: list[Shape],
+        place: torch.device,
+        resize: Resize,
+        batch_size: int,
+        workers: int,
+        on_error: str,
+    ) -> None:
+        self._source = source
+        self._law = law
+        self._shapes = shapes
+        self._place = place
+        self._resize = resize
+        self._batch_size = batch_size
+        self._workers = workers
+        self._on_error = on_error
+        self._hashes = hash_keys(source.keys)
+
+    def batches(
+        self, blocks: Iterable[tuple[int, slice, tuple[int, ...]]], num_views: int
+    ) -> Iterator[Batch]:
+        """The batches of blocks, in order.
+
+        Args:
+            blocks: block, its images, and the numbers of the teachers that are to label them.
+            num_views: of each image.
+
+        Raises:
+            SourceError: a photo cannot be decoded and ``on_error`` is "stop".
+        """
+        runs = self._plan(blocks, num_views)
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="labelstore") as pool:
+            try:
+                if self._resize == "workers":
+                    yield from self._assemble(self._cut_by_workers(runs, pool))
+                else:
+                    yield from self._assemble(self._cut_on_device(runs, pool))
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _plan(
+        self, blocks: Iterable[tuple[int, slice, tuple[int, ...]]], num_views: int
+    ) -> Iterator[Run]:
+        """Runs in order: batches never cross a block, so resuming changes none."""
+        longest = RUN_VIEWS[self._resize]
+        for block, rows, teachers in blocks:
+            total = (rows.stop - rows.start) * num_views
+            position = 0
+            while position < total:
+                row, view = divmod(position, num_views)
+                room = self._batch_size - position % self._batch_size
+                length = min(num_views - view, room, longest)
+                position += length
+                yield Run(
+                    block=block,
+                    row=row,
+                    image=rows.start + row,
+                    views=range(view, view + length),
+                    teachers=teachers,
+                    last_of_image=view + length == num_views,
+                    last_of_batch=length == room or position == total,
+                    last_of_block=position == total,
+                )
+
+    def _cut_by_workers(
+        self, runs: Iterator[Run], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Run, Photo, dict[Shape, Any] | None]]:
+        window = 2 * self._batch_size + self._workers * RUN_VIEWS["workers"]
+        waiting: deque[tuple[Run, Future[tuple[Photo, dict[Shape, Any] | None]]]] = deque()
+        views = 0
+        loading: tuple[int, Future[tuple[Photo, Image | None]]] | None = None
+        for run in runs:
+            if loading is None or loading[0] != run.image:
+                loading = (run.image, pool.submit(self._load, run.image))
+            waiting.append((run, pool.submit(self._cut, run, loading[1])))
+            views += len(run.views)
+            if run.last_of_image:
+                loading = None
+            while views > window:
+                first, future = waiting.popleft()
+                views -= len(first.views)
+                yield (first, *future.result())
+        while waiting:
+            first, future = waiting.popleft()
+            yield (first, *future.result())
+
+    def _cut_on_device(
+        self, runs: Iterator[Run], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Run, Photo, dict[Shape, Any] | None]]:
+        # A decoded photo takes what hundreds of its crops do: few wait at a time.
+        window = self._workers + 2
+        waiting: deque[tuple[Run, Future[tuple[Photo, Any]]]] = deque()
+        loading: tuple[int, Future[tuple[Photo, Any]]] | None = None
+        placed: tuple[int, Any] | None = None
+        photos = 0
+
+        def resized(
+            run: Run, future: Future[tuple[Photo, Any]]
+        ) -> tuple[Run, Photo, dict[Shape, Any] | None]:
+            nonlocal placed
+            photo, pixels = future.result()
+            if pixels is None:
+                return run, photo, None
+            if placed is None or placed[0] != run.image:
+                placed = (run.image, place_photo(pixels, self._place))
+            geometry = self._views_of(run, photo)
+            return (
+                run,
+                photo,
+                {
+                    shape: resize_boxes(placed[1], geometry.box, geometry.flip, *shape)
+                    for shape in self._wanted(run)
+                },
+            )
+
+        for run in runs:
+            if loading is None or loading[0] != run.image:
+                loading = (run.image, pool.submit(self._load_array, run.image))
+                photos += 1
+            waiting.append((run, loading[1]))
+            while photos > window:
+                first, future = waiting.popleft()
+                photos -= first.last_of_image
+                yield resized(first, future)
+                del future
+        while waiting:
+            yield resized(*waiting.popleft())
+
+    def _assemble(
+        self, cuts: Iterator[tuple[Run, Photo, dict[Shape, Any] | None]]
+    ) -> Iterator[Batch]:
+        """Join runs to batches in memory that the device reads fast."""
+        runs: list[tuple[Run, Photo]] = []
+        readable: list[Run] = []
+        parts: list[dict[Shape, Any]] = []
+        for run, photo, pixels in cuts:
+            if photo.error is not None and self._on_error == "stop":
+                raise SourceError(
+                    f"{photo.error} Mend or remove the file, or give --on-error skip to leave "
+                    "such images out; what was committed is kept."
+                )
+            runs.append((run, photo))
+            if pixels is not None:
+                readable.append(run)
+                parts.append(pixels)
+            if run.last_of_batch:
+                shapes = list(parts[0]) if parts else []
+                joined = {
+                    shape: staging_buffer([part[shape] for part in parts], self._place.type)
+                    for shape in shapes
+                }
+                yield Batch(runs, readable, joined)
+                runs, readable, parts = [], [], []
+
+    def _wanted(self, run: Run) -> list[Shape]:
+        """The distinct shapes that a run's teachers take, in order."""
+        return list(dict.fromkeys(self._shapes[number] for number in run.teachers))
+
+    def _views_of(self, run: Run, photo: Photo) -> Any:
+        return self._law(
+            self._hashes[run.image],
+            np.arange(run.views.start, run.views.stop),
+            photo.width,
+            photo.height,
+        )
+
+    def _load(self, image: int) -> tuple[Photo, Image | None]:
+        digest = 0
+        try:
+            data = self._source.read(image)
+            digest = content_digest(data)
+            upright = decode(data, str(self._source.path_of(image)))
+        except SourceError as error:
+            return Photo(-1, -1, digest, str(error)), None
+        return Photo(upright.width, upright.height, digest, None), upright
+
+    def _load_array(self, image: int) -> tuple[Photo, npt.NDArray[np.uint8] | None]:
+        photo, upright = self._load(image)
+        return photo, None if upright is None else np.array(upright)
+
+    def _cut(
+        self, run: Run, loading: Future[tuple[Photo, Image | None]]
+    ) -> tuple[Photo, dict[Shape, Any] | None]:
+        # The photo was submitted before this run, so a worker has it or had it: no deadlock.
+        photo, image = loading.result()
+        if image is None:
+            return photo, None
+        geometry = self._views_of(run, photo)
+        cuts = {}
+        for size, interpolation in self._wanted(run):
+            pixels = np.empty((len(run.views), *size, 3), dtype=np.uint8)
+            for place, (box, flip) in enumerate(zip(geometry.box, geometry.flip, strict=True)):
+                pixels[place] = cut(image, box.tolist(), bool(flip), size, interpolation)
+            cuts[size, interpolation] = pixels
+        return photo, cuts

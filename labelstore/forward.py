@@ -1,0 +1,82 @@
+"""A batch on its way through a teacher: begun at once, its results waited for only when asked for.
+
+Softmax, top-k and the sums of distributions are taken on the teacher's device; a few numbers a view
+come back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore.topk import top_k_keys, unpack_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    import torch
+
+    from labelstore.inference import Teacher
+
+__all__ = ["Forward"]
+
+
+class Forward:
+    """One forward of a teacher.
+
+    Args:
+        teacher: the teacher.
+        pixels: (B, H, W, 3) uint8, on the host or on the teacher's device.
+        k: classes of each label; temperature: positive, the logits are divided by it.
+        lengths: how many views each run of consecutive rows has, where their summed distributions
+            are wanted; else None.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        pixels: torch.Tensor,
+        k: int,
+        temperature: float,
+        lengths: Sequence[int] | None,
+    ) -> None:
+        import torch
+
+        self._teacher = teacher
+        with torch.inference_mode():
+            logits = teacher.outputs(pixels)
+            probabilities = torch.softmax(logits / temperature, dim=-1)
+            parts = [torch.isfinite(logits).all(), top_k_keys(probabilities, k)]
+            if lengths is not None:
+                runs = torch.split(probabilities, list(lengths))
+                parts.append(torch.stack([run.sum(dim=0) for run in runs]))
+        self._num_classes = logits.shape[-1]
+        self._event: Any = None
+        if logits.device.type == "cuda":
+            # Pinned, or the copies would wait.
+            self._parts = [
+                torch.empty_like(part, device="cpu", pin_memory=True).copy_(part, non_blocking=True)
+                for part in parts
+            ]
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+        else:
+            self._parts = [part.cpu() for part in parts]
+
+    def result(
+        self,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float64] | None]:
+        """Class ids (B, k), probabilities (B, k) and the runs' sums (runs, C) or None.
+
+        Raises:
+            TeacherError: the logits are not finite.
+        """
+        if self._event is not None:
+            self._event.synchronize()
+        finite, keys, *sums = self._parts
+        if not bool(finite):
+            raise self._teacher.not_finite()
+        classes, values = unpack_keys(keys, self._num_classes)
+        return classes, values, sums[0].numpy().astype(np.float64) if sums else None
