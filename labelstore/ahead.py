@@ -1,15 +1,15 @@
-"""An iterator that is run ahead of its reader, in a thread, within a bound."""
+"""A generator that is run ahead of its reader, in a thread, within a bound."""
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterator
 
 __all__ = ["Ahead", "ahead"]
 
@@ -26,7 +26,7 @@ class Ahead(Generic[T]):
         waited: seconds that the reader has waited so far.
     """
 
-    def __init__(self, items: Iterable[T], depth: int) -> None:
+    def __init__(self, items: Generator[T, None, None], depth: int) -> None:
         self.waited = 0.0
         self._items = items
         self._queue: queue.Queue[object] = queue.Queue(depth)
@@ -53,9 +53,11 @@ class Ahead(Generic[T]):
 
     def _run(self) -> None:
         try:
-            for item in self._items:
-                if not self._put(item):
-                    return
+            # Closed here, so that what a generator holds is given back before ``close`` returns.
+            with contextlib.closing(self._items) as items:
+                for item in items:
+                    if not self._put(item):
+                        return
         except BaseException as error:  # raised again in the reader
             self._error = error
         self._put(_END)
@@ -70,12 +72,11 @@ class Ahead(Generic[T]):
         return False
 
 
-@contextmanager
-def ahead(items: Iterable[T], depth: int) -> Iterator[Ahead[T]]:
-    """Run an iterable in a thread, at most ``depth`` items ahead of the reader.
+@contextlib.contextmanager
+def ahead(items: Generator[T, None, None], depth: int) -> Iterator[Ahead[T]]:
+    """Run a generator in a thread, at most ``depth`` items ahead of the reader.
 
-    What it raises is raised in the reader, after the items before it. On leaving, the iterable is
-    not asked for another item.
+    What it raises is raised in the reader, after the items before it. On leaving, it is closed.
     """
     running = Ahead(items, depth)
     try:

@@ -21,7 +21,7 @@ from labelstore.inference import place_photo, staging_buffer
 from labelstore.philox import hash_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     import numpy.typing as npt
     import torch
@@ -126,7 +126,7 @@ class Cutter:
 
     def batches(
         self, blocks: Iterable[tuple[int, slice, tuple[int, ...]]], num_views: int
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """The batches of blocks, in order.
 
         Args:

@@ -49,8 +49,17 @@ def test_an_error_comes_after_the_items_before_it():
     assert seen == [1, 2]
 
 
-def test_leaving_early_ends_the_thread():
+def test_leaving_early_closes_the_generator_and_ends_the_thread():
     before = threading.active_count()
-    with ahead(iter(range(1000)), 2) as running:
+    closed = []
+
+    def counted():
+        try:
+            yield from range(1000)
+        finally:
+            closed.append(threading.current_thread().name)
+
+    with ahead(counted(), 2) as running:
         assert next(iter(running)) == 0
+    assert closed == ["labelstore-ahead"]
     assert threading.active_count() == before

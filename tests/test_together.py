@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 from core_data import files_of
+from PIL import Image
 
 import labelstore
 from labelstore.demo import place_photos
@@ -346,3 +347,41 @@ def quiet_share(photos, path, rank, world):
     source = FolderSource(photos)
     teacher = load_teacher("timm:test_vit", checkpoint="none", device="cpu", size=160)
     alone(source, teacher, path, share=Share(rank, world))
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+import torch
+from labelstore.generate import Recipe, generate
+from labelstore.images import FolderSource
+from labelstore.teachers import load_teacher
+
+torch.set_num_threads(1)
+source = FolderSource(sys.argv[1])
+teacher = load_teacher("timm:test_vit", checkpoint="none", device="cpu", size=160)
+generate(
+    source, np.full(len(source), -1, np.int32), teacher, sys.argv[2],
+    Recipe(num_views=int(sys.argv[3]), block_images=1), batch_size=16, workers=2,
+)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="kilobytes of memory as Linux counts them")
+def test_memory_does_not_grow_with_the_views_of_large_photos(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        small = Image.fromarray(rng.integers(0, 256, (75, 100, 3), dtype=np.uint8))
+        small.resize((4000, 3000)).save(tmp_path / "photos" / f"{number}.jpg")
+    mebibytes = []
+    for views in (100, 300):
+        command = [sys.executable, "-c", MEMORY, tmp_path / "photos", tmp_path / f"{views}.zarr"]
+        done = subprocess.run([*command, str(views)], check=True, capture_output=True, text=True)
+        mebibytes.append(float(done.stdout))
+    with capsys.disabled():
+        print(f" {mebibytes} MiB for 100 and 300 views of 4000x3000 photos")
+    # All crops of a photo as floats would take 59 MiB for 200 views at this input size.
+    assert abs(mebibytes[1] - mebibytes[0]) < 30

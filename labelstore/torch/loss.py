@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
 from labelstore.errors import LabelError, UsageError
+from labelstore.torch.cross_entropy import SoftCrossEntropy
 
 if TYPE_CHECKING:
     from labelstore.torch.collate import TorchSoftLabels
@@ -47,9 +48,10 @@ def soft_cross_entropy(
     """``-sum_c p[c] * log_softmax(logits / temperature)[c]`` for every row, in nats.
 
     Computed in float32, also under autocast and for half-precision logits (in float64 for float64
-    logits); the gradient has the logits' type. Beyond one array of the logits' shape at a time (two
-    at another temperature than 1) it needs memory for the stored classes alone. First derivatives
-    only.
+    logits); the gradient has the logits' type. On a CPU it makes nothing as wide as the classes but
+    the gradient, apart from room of fixed size; so it does on a GPU where Triton is installed (see
+    ``labelstore.torch.kernels``), and elsewhere one more such array at a time (two at another
+    temperature than 1). It compiles without a graph break and can be differentiated twice.
 
     Args:
         logits: (B, num_classes) floating point.
@@ -71,7 +73,7 @@ def soft_cross_entropy(
             another device, or a temperature that is not positive.
     """
     _check(logits, target, reduction, temperature)
-    losses: torch.Tensor = _SoftCrossEntropy.apply(
+    losses: torch.Tensor = SoftCrossEntropy.apply(
         logits, target.base, target.indices, target.weights, float(temperature)
     )
     if temperature_squared:
@@ -128,7 +130,7 @@ def vanilla_kd_loss(
     if alpha > 0:
         hard = _one_hot(target) if hard is None else hard
         _check(logits, hard, reduction, 1.0)
-        truth: torch.Tensor = _SoftCrossEntropy.apply(
+        truth: torch.Tensor = SoftCrossEntropy.apply(
             logits, hard.base, hard.indices, hard.weights, 1.0
         )
         losses = alpha * truth + (1 - alpha) * losses
@@ -213,7 +215,7 @@ def _divergence(
 ) -> torch.Tensor:
     """(B,) KL divergences, without the rows' weights."""
     _check(logits, target, reduction, temperature)
-    losses: torch.Tensor = _SoftCrossEntropy.apply(
+    losses: torch.Tensor = SoftCrossEntropy.apply(
         logits, target.base, target.indices, target.weights, float(temperature)
     )
     losses = losses - label_entropy(target).to(losses.dtype)
@@ -278,47 +280,3 @@ def _reduced(
         return total
     mass = weight.sum()
     return total / torch.where(mass > 0, mass, torch.ones_like(mass))
-
-
-class _SoftCrossEntropy(torch.autograd.Function):
-    """Each row's loss; saves what it was given and nothing else.
-
-    Going over the logits once more in the backward pass is faster than keeping their softmax.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: torch.Tensor,
-        base: torch.Tensor,
-        indices: torch.Tensor,
-        weights: torch.Tensor,
-        temperature: float,
-    ) -> torch.Tensor:
-        ctx.save_for_backward(logits, base, indices, weights)
-        ctx.temperature = temperature
-        # log_softmax, not logsumexp less the logits: large logits would cancel.
-        logs = torch.log_softmax(_divided(logits, temperature), dim=1, dtype=_precision(logits))
-        return -(base * logs.sum(dim=1) + (weights * logs.gather(1, indices)).sum(dim=1))
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        logits, base, indices, weights = ctx.saved_tensors
-        above = upstream[0][:, None] / ctx.temperature
-        gradient = torch.softmax(_divided(logits, ctx.temperature), dim=1, dtype=_precision(logits))
-        base = base.to(gradient.dtype)[:, None]
-        weights = weights.to(gradient.dtype)
-        total = base * logits.shape[1] + weights.sum(dim=1, keepdim=True)
-        torch.addcmul(-base * above, gradient, total * above, out=gradient)
-        gradient.scatter_add_(1, indices, -weights * above)
-        return gradient.to(logits.dtype), None, None, None, None
-
-
-def _precision(logits: torch.Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
-
-
-def _divided(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Logits over the temperature, in the precision of the loss; as they are at temperature 1."""
-    return logits if temperature == 1 else logits.to(_precision(logits)) / temperature

@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import labelstore
 from labelstore.errors import LabelError, UsageError
 from labelstore.labels import SoftLabels, mix, smooth
-from labelstore.torch import TorchSoftLabels, soft_cross_entropy
+from labelstore.torch import (
+    TorchSoftLabels,
+    cross_entropy,
+    soft_cross_entropy,
+    soft_kl_divergence,
+)
 
 
 def recovered(rows=6, classes=30, k=4, seed=0, tail="uniform"):
@@ -184,6 +191,126 @@ def test_nothing_as_wide_as_the_classes_is_kept_for_the_backward_pass():
     own = [tensor for tensor in kept if tensor.data_ptr() != logits.data_ptr()]
     assert len(own) < len(kept)
     assert sum(tensor.numel() for tensor in own) <= 8 * (2 * 4 + 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_rows_worked_on_in_parts_are_those_worked_on_at_once(monkeypatch, dtype, temperature):
+    labels = recovered(rows=11, classes=500, seed=3)
+    target = TorchSoftLabels.from_numpy(labels)
+    found = []
+    # Rows at once: all; four, with three left over; one, where a row is longer than a part.
+    for part in (11 * 500, 4 * 500, 100):
+        monkeypatch.setattr(cross_entropy, "PART", part // torch.get_num_threads())
+        logits = logits_for(labels, dtype=dtype).requires_grad_()
+        losses = soft_cross_entropy(logits, target, "none", temperature=temperature)
+        losses.backward(torch.linspace(-1.0, 2.0, 11, dtype=losses.dtype))
+        assert logits.grad.dtype == dtype
+        found.append((losses.detach(), logits.grad))
+    for losses, gradient in found[1:]:
+        torch.testing.assert_close(losses, found[0][0])
+        torch.testing.assert_close(gradient, found[0][1])
+
+
+class Storages(TorchDispatchMode):
+    """Bytes of every piece of memory that operations make, kept so that none is counted twice."""
+
+    def __init__(self, *given):
+        super().__init__()
+        self.given = {tensor.untyped_storage().data_ptr() for tensor in given}
+        self.kept, self.sizes = [], {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in self.given:
+                    self.kept.append(tensor)
+                    self.sizes[storage.data_ptr()] = storage.nbytes()
+        return out
+
+
+def test_a_large_batch_makes_nothing_as_wide_as_the_classes_but_its_gradient(monkeypatch):
+    monkeypatch.setattr(cross_entropy, "PART", 2**18 // torch.get_num_threads())
+    labels = recovered(rows=64, classes=40_000)
+    target = TorchSoftLabels.from_numpy(labels)
+    logits = torch.randn(64, 40_000, requires_grad=True)
+    with Storages(logits) as storages:
+        torch.autograd.grad(soft_cross_entropy(logits, target), logits)
+    sizes = sorted(storages.sizes.values())
+    room = 4 * cross_entropy.PART * torch.get_num_threads()
+    assert sizes[-1] == logits.nbytes
+    assert sum(sizes[:-1]) < 1.1 * room < logits.nbytes
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_the_loss_compiles_without_a_break(backend, reduction):
+    def loss(logits, target):
+        options = {"temperature": 2.0, "temperature_squared": True}
+        return (
+            soft_cross_entropy(logits, target, reduction)
+            + soft_kl_divergence(logits, target, reduction, **options)
+        ).sum()
+
+    target = TorchSoftLabels.from_numpy(doubled(), weight=np.linspace(0.0, 1.0, 6))
+    plain = logits_for(doubled(), dtype=torch.float32).requires_grad_()
+    compiled = plain.detach().clone().requires_grad_()
+    torch._dynamo.reset()
+    expected = loss(plain, target)
+    found = torch.compile(loss, fullgraph=True, backend=backend)(compiled, target)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    expected.backward()
+    torch.testing.assert_close(compiled.grad, plain.grad)
+
+
+@pytest.mark.parametrize("case", ["top-k", "mixed", "negative weights"])
+def test_the_second_derivative_passes_a_numerical_check(case):
+    labels = CASES[case]()
+    target = TorchSoftLabels.from_numpy(labels, weight=[1.0, 0.0, 0.5, 1.0, 0.0, 2.0])
+    logits = logits_for(labels, 1.0).requires_grad_()
+    assert torch.autograd.gradgradcheck(
+        lambda z: soft_cross_entropy(z, target, temperature=2.0), logits
+    )
+
+
+def test_a_gradient_penalty_is_that_of_dense_cross_entropy():
+    labels = recovered()
+    target = TorchSoftLabels.from_numpy(labels)
+    found = []
+    for loss in (
+        lambda z: soft_cross_entropy(z, target),
+        lambda z: F.cross_entropy(z, target.dense().double()),
+    ):
+        logits = logits_for(labels).requires_grad_()
+        value = loss(logits)
+        (slope,) = torch.autograd.grad(value, logits, create_graph=True)
+        (value + slope.square().sum()).backward()
+        found.append(logits.grad)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-9)
+
+
+def test_the_gradient_can_be_taken_again_from_a_kept_graph():
+    labels = recovered()
+    logits = logits_for(labels).requires_grad_()
+    loss = soft_cross_entropy(logits, TorchSoftLabels.from_numpy(labels))
+    (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, logits)
+    assert torch.equal(first, second)
+
+
+def test_labels_without_stored_classes():
+    target = TorchSoftLabels(
+        torch.full((3,), 1 / 30), torch.zeros(3, 0, dtype=torch.int64), torch.zeros(3, 0), 30
+    )
+    logits = torch.randn(3, 30, dtype=torch.float64, requires_grad=True)
+    expected = -torch.log_softmax(logits, 1).mean(1)
+    torch.testing.assert_close(
+        soft_cross_entropy(logits, target, "none"), expected, rtol=1e-6, atol=0
+    )
+    assert torch.autograd.gradcheck(lambda z: soft_cross_entropy(z, target, "none"), logits)
 
 
 def test_logits_that_do_not_fit_are_refused():
