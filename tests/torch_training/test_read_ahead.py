@@ -83,7 +83,7 @@ def test_epochs_are_the_same_with_and_without(tmp_path, workers, method, persist
 
 
 KILL_A_WORKER = """
-import os, signal, sys, warnings
+import os, signal, sys, time, warnings
 sys.path[:0] = sys.argv[2:]
 warnings.simplefilter("ignore")
 from test_read_ahead import epoch_of, loader_of
@@ -98,6 +98,10 @@ try:
 except (RuntimeError, OSError, EOFError) as error:
     # torch says that a worker died, or fails to get a tensor from the dead one.
     print("worker" in str(error) or not isinstance(error, RuntimeError))
+    try:
+        time.sleep(1)  # in which its handler may raise, too
+    except RuntimeError:
+        pass
 del batches
 print(epoch_of(seen) == epoch_of(plain)[: len(seen)], len(seen) < 200)
 for epoch in (0, 1):
