@@ -197,7 +197,7 @@ def generate_like_fkd(
         crops = []
         for box, flip in zip(geometry.box.tolist(), geometry.flip.tolist(), strict=True):
             pixels = cut(photo, box, flip, size, teacher.preprocessing.interpolation)
-            values = torch.from_numpy(pixels).permute(2, 0, 1).float().div(255)
+            values = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div(255)
             crops.append(values.sub(centre).div(spread))
         stacked = torch.stack(crops)
         kept = []

@@ -227,15 +227,16 @@ class Teacher:
         """
         import torch
 
-        count = len(pixels)
+        count, padded = len(pixels), self._padded(pixels)
         try:
-            outputs = self._forward(self._padded(pixels))
+            outputs = self._forward(padded)
         except torch.cuda.OutOfMemoryError as error:
             raise TeacherError(
                 f"{self.spec} ran out of memory on {count} crops at once: lower --batch-size."
             ) from error
-        if not isinstance(outputs, torch.Tensor) or outputs.shape[1:] != (self.num_classes,):
-            raise self._misshaped(outputs, (count, self.num_classes))
+        shape = (len(padded), self.num_classes)
+        if not isinstance(outputs, torch.Tensor) or outputs.shape != shape:
+            raise self._misshaped(outputs, shape)
         return outputs[:count].float()
 
     def network(self, values: torch.Tensor) -> Any:
