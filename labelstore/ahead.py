@@ -29,16 +29,18 @@ class Ahead(Generic[T]):
     def __init__(self, items: Generator[T, None, None], depth: int) -> None:
         self.waited = 0.0
         self._items = items
+        self._inline = depth == 0
         self._queue: queue.Queue[object] = queue.Queue(depth)
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="labelstore-ahead", daemon=True)
-        self._thread.start()
+        if not self._inline:
+            self._thread.start()
 
     def __iter__(self) -> Iterator[T]:
         while True:
             started = time.perf_counter()
-            item = self._queue.get()
+            item = next(self._items, _END) if self._inline else self._queue.get()
             self.waited += time.perf_counter() - started
             if item is _END:
                 if self._error is not None:
@@ -49,7 +51,10 @@ class Ahead(Generic[T]):
     def close(self) -> None:
         """Stop running ahead and wait for the thread to end."""
         self._stop.set()
-        self._thread.join()
+        if self._inline:
+            self._items.close()
+        else:
+            self._thread.join()
 
     def _run(self) -> None:
         try:
@@ -77,6 +82,7 @@ def ahead(items: Generator[T, None, None], depth: int) -> Iterator[Ahead[T]]:
     """Run a generator in a thread, at most ``depth`` items ahead of the reader.
 
     What it raises is raised in the reader, after the items before it. On leaving, it is closed.
+    With a ``depth`` of 0 there is no thread: items are made as they are asked for.
     """
     running = Ahead(items, depth)
     try:

@@ -44,6 +44,9 @@ RUN_VIEWS = {"workers": 32, "device": 128}
 """Views that are cut in one go: enough to outweigh the hand-over, few enough to keep workers evenly
 busy."""
 
+RUN_VIEWS_ON_CPU = 4
+"""The same where the teacher waits for the workers."""
+
 T = TypeVar("T")
 
 
@@ -151,6 +154,8 @@ class Cutter:
     ) -> Iterator[Run]:
         """Runs in order: batches never cross a block, so resuming changes none."""
         longest = RUN_VIEWS[self._resize]
+        if self._place.type == "cpu":
+            longest = RUN_VIEWS_ON_CPU
         for block, rows, teachers in blocks:
             total = (rows.stop - rows.start) * num_views
             position = 0
@@ -174,6 +179,7 @@ class Cutter:
         self, runs: Iterator[Run], pool: ThreadPoolExecutor
     ) -> Iterator[tuple[Run, Photo, dict[Shape, Any] | None]]:
         window = 2 * self._batch_size + self._workers * RUN_VIEWS["workers"]
+        takes_turns = self._place.type == "cpu"
         waiting: deque[tuple[Run, Future[tuple[Photo, dict[Shape, Any] | None]]]] = deque()
         views = 0
         loading: tuple[int, Future[tuple[Photo, Image | None]]] | None = None
@@ -184,7 +190,7 @@ class Cutter:
             views += len(run.views)
             if run.last_of_image:
                 loading = None
-            while views > window:
+            while (waiting and run.last_of_batch) if takes_turns else views > window:
                 first, future = waiting.popleft()
                 views -= len(first.views)
                 yield (first, *future.result())

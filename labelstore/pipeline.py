@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH_SIZES", "Labeller", "Made", "Progress", "default_batch_size"]
 
-STAGED_BATCHES = 2
-"""Batches of pixels that wait for the teacher."""
+STAGED_BATCHES = {"cpu": 0, "cuda": 2, "mps": 2}
+"""Batches of pixels that wait for the teacher. On a CPU pixels and teacher take turns: side by side
+they would slow each other down by more than they gain, for each pass of a network is as slow as the
+slowest of its cores."""
 
 BATCHES_UNDER_WAY = {"cpu": 0, "cuda": 2, "mps": 1}
 """Batches whose results are not waited for before the next one begins."""
@@ -180,6 +182,7 @@ class Labeller:
             workers,
             on_error,
         )
+        self._staged = STAGED_BATCHES[first.device]
         self._under_way = BATCHES_UNDER_WAY[first.device]
 
     def blocks(
@@ -196,7 +199,7 @@ class Labeller:
         waiting: deque[tuple[Batch, dict[int, Forward]]] = deque()
         arrays: dict[int, _Block] = {}
         with ahead(
-            self._cutter.batches(planned, self._manifest.num_views), STAGED_BATCHES
+            self._cutter.batches(planned, self._manifest.num_views), self._staged
         ) as batches:
             for batch in batches:
                 waiting.append((batch, self._begin(batch)))
