@@ -6,6 +6,7 @@ honour fsync, of the machine; what it had not returned from is either absent or 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -34,6 +35,7 @@ __all__ = [
     "make_directory",
     "private_directory",
     "publish",
+    "remove_claims",
     "remove_partials",
     "shared_lock",
     "total_bytes",
@@ -116,6 +118,12 @@ def remove_partials(root: Path) -> int:
     return len(found)
 
 
+def remove_claims(root: Path) -> None:
+    """Delete what writers that shared the store at ``root`` have left of their locks."""
+    (root / CREATION_NAME).unlink(missing_ok=True)
+    shutil.rmtree(root / CLAIMS_NAME, ignore_errors=True)
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn what the system refuses into a StoreError with the mend."""
@@ -181,13 +189,11 @@ def shared_lock(root: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            try:
+            # Others may still write; the last one finds nobody.
+            with contextlib.suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return
-            remove_partials(root)
-            (root / CREATION_NAME).unlink(missing_ok=True)
-            shutil.rmtree(root / CLAIMS_NAME, ignore_errors=True)
+                remove_partials(root)
+                remove_claims(root)
 
 
 @contextmanager

@@ -138,6 +138,7 @@ class StoreWriter:
             self._backend.create(self.manifest, self._keys, self._targets)
         elif self._share is None and isinstance(self.path, Path):
             files.remove_partials(self.path)
+            files.remove_claims(self.path)
 
     def _wait_for_first(self) -> None:
         """On an object store the first process makes the empty store; the others wait for it."""

@@ -265,6 +265,19 @@ def test_a_process_alone_and_processes_together_keep_out_of_each_others_way(
 
 
 @needs_locks
+def test_an_error_of_one_of_several_writers_is_not_lost(tmp_path):
+    from labelstore import files
+
+    with (
+        files.shared_lock(tmp_path),
+        pytest.raises(ZeroDivisionError),
+        files.shared_lock(tmp_path),
+    ):
+        raise ZeroDivisionError
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".lock"]
+
+
+@needs_locks
 def test_a_claim_is_one_processes_and_lapses(tmp_path):
     from labelstore import files
 
