@@ -153,7 +153,7 @@ def exclusive_lock(root: Path) -> Iterator[None]:
         file = (root / LOCK_NAME).open("ab")
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(file, root, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError(
                 f"{root} is being written by another process: wait for it to end, or stop it."
@@ -178,7 +178,7 @@ def shared_lock(root: Path) -> Iterator[None]:
         # One that leaves last holds it alone for a moment.
         for _ in range(_SHARED_TRIES):
             try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                _flock(file, root, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 time.sleep(_TRY_SECONDS)
@@ -191,7 +191,7 @@ def shared_lock(root: Path) -> Iterator[None]:
         finally:
             # Others may still write; the last one finds nobody.
             with contextlib.suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _flock(file, root, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 remove_partials(root)
                 remove_claims(root)
 
@@ -203,7 +203,7 @@ def creation_lock(root: Path) -> Iterator[None]:
     with explained(root):
         file = (root / CREATION_NAME).open("ab")
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _flock(file, root, fcntl.LOCK_EX)
         yield
 
 
@@ -233,11 +233,27 @@ def claim(root: Path, number: int) -> Claim | None:
     with explained(path):
         file = path.open("ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(file, root, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None
     return Claim(file, path)
+
+
+def _flock(file: IO[bytes], root: Path, how: int) -> None:
+    """Lock a file; BlockingIOError where another process has it."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"{root} lies on a file system without locks ({error.strerror or error}), and two "
+            "writers could spoil a store there: write it to a local disk and copy it, or mount "
+            "the file system with locks."
+        ) from error
 
 
 def _locks(root: Path) -> Any:

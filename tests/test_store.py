@@ -373,3 +373,15 @@ def test_unreadable_images_keep_their_place(tmp_path, suffix):
 def test_everything_read_twice_is_the_same(tmp_path, suffix):
     make_planned(tmp_path / f"s.{suffix}")
     assert read_everything(tmp_path / f"s.{suffix}") == read_everything(tmp_path / f"s.{suffix}")
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    import errno
+    import fcntl
+
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StoreError, match="without locks"), files.exclusive_lock(tmp_path):
+        pass
