@@ -15,7 +15,7 @@ HELP = """Run a teacher once over many random crops of every image and store its
 
 SOURCE is a folder of images: one folder a class, or flat (then give --targets none); or WebDataset
 shards (.tar), or Parquet files in Hugging Face's layout (a column image, by choice a column label),
-one file or a folder of them.
+one file or a folder of them; or the URL (s3://, gs://) of any of these.
 
 \b
   labelstore generate photos --teacher timm:vit_base_patch16_224 --views 200 -o vit.zarr

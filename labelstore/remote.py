@@ -145,6 +145,10 @@ class RemoteObjects:
                     f"{self.where} cannot be listed ({_line(error)}): make the bucket, or correct "
                     "the URL."
                 ) from error
+        return self.sizes_of(names)
+
+    def sizes_of(self, names: Iterable[str]) -> dict[str, int]:
+        """Bytes of those of some objects that are there."""
         wanted = list(names)
         counts = self.together(functools.partial(self._size, name) for name in wanted)
         return {

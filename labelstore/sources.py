@@ -7,24 +7,28 @@ takes whichever a path is. Keys carry identity: an image's key, not its place, n
 from __future__ import annotations
 
 import json
-import os
 import tarfile
 import threading
 from collections import OrderedDict
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from labelstore.errors import NotFoundError, SourceError
+from labelstore.errors import SourceError
 from labelstore.images import IMAGE_SUFFIXES, FolderSource
+from labelstore.objects import place_of
+from labelstore.source_files import RemoteFiles, files_at, remote_sizes
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
-__all__ = ["ImageSource", "ParquetSource", "TarSource", "open_source"]
+    from labelstore.source_files import SourceFiles
+
+__all__ = ["ImageSource", "ParquetSource", "RemoteFolderSource", "TarSource", "open_source"]
 
 _ROW_GROUPS = 4
 """Row groups of encoded images that a ``ParquetSource`` keeps."""
@@ -54,13 +58,14 @@ class TarSource:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.shards = _files(self.path, ".tar")
+        self.path = place_of(path)
+        self._files = files_at(path, ".tar")
         places: dict[str, _Place] = {}
         classes: dict[str, str] = {}
         self.ignored = 0
-        for number, shard in enumerate(self.shards):
-            for member in _members(shard):
+        for number in range(len(self._files)):
+            shard = self._files.place(number)
+            for member in _members(self._files, number):
                 folder, _, name = member.name.rpartition("/")
                 stem, dot, suffix = name.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
@@ -73,7 +78,7 @@ class TarSource:
                         )
                     places[key] = _Place(number, member.offset_data, member.size)
                 elif suffix == "cls":
-                    classes[key] = _text(shard, member)
+                    classes[key] = _text(self._files, number, member)
                 else:
                     self.ignored += 1
         if not places:
@@ -83,8 +88,6 @@ class TarSource:
         self.classes, self.mixed, self.numbers, self._names = _classes(
             self.keys, [classes.get(key) for key in self.keys]
         )
-        self._open: dict[int, int] = {}
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -92,23 +95,9 @@ class TarSource:
     def __repr__(self) -> str:
         return f"TarSource({str(self.path)!r})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without open files, for another process."""
-        state = dict(self.__dict__)
-        del state["_lock"]
-        return {**state, "_open": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
-
-    def __del__(self) -> None:
-        for descriptor in getattr(self, "_open", {}).values():
-            os.close(descriptor)
-
-    def path_of(self, index: int) -> Path:
+    def path_of(self, index: int) -> str:
         """A name of image number ``index`` for messages: its shard and its key."""
-        return self.shards[self._places[index].shard] / self.keys[index]
+        return f"{self._files.place(self._places[index].shard)}/{self.keys[index]}"
 
     def class_name(self, index: int) -> str | None:
         """What the class of image number ``index`` is called; None where that is unknown."""
@@ -117,12 +106,9 @@ class TarSource:
     def read(self, index: int) -> bytes:
         """The encoded file of image number ``index``; SourceError when it cannot be read."""
         place = self._places[index]
-        shard = self.shards[place.shard]
+        shard = self._files.place(place.shard)
         try:
-            with self._lock:
-                if place.shard not in self._open:
-                    self._open[place.shard] = os.open(shard, os.O_RDONLY)
-            data = os.pread(self._open[place.shard], place.size, place.offset)
+            data = self._files.read(place.shard, place.offset, place.size)
         except OSError as error:
             raise SourceError(
                 f"cannot read the shard {shard} ({error.strerror or error}): restore it."
@@ -147,17 +133,17 @@ class ParquetSource:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.files = _files(self.path, ".parquet")
+        self.path = place_of(path)
+        self._files = files_at(path, ".parquet")
         self.ignored = 0
         names, labels, places, fallback = [], [], [], []
         label_names: list[str] | None = None
-        for number, file in enumerate(self.files):
-            table, label_names = _columns(file)
+        for number in range(len(self._files)):
+            table, label_names = _columns(self._files, number)
             paths, found = table
             names += paths
             labels += found
-            fallback += [f"{file.name}:{row}" for row in range(len(paths))]
+            fallback += [f"{self._files.name(number)}:{row}" for row in range(len(paths))]
             places += [(number, row) for row in range(len(paths))]
         if not places:
             raise SourceError(f"{self.path} holds no rows: give files with images.")
@@ -194,10 +180,10 @@ class ParquetSource:
         self._groups = OrderedDict()
         self._lock = threading.Lock()
 
-    def path_of(self, index: int) -> Path:
+    def path_of(self, index: int) -> str:
         """A name of image number ``index`` for messages: its file and its row."""
         number, row = self._places[index]
-        return self.files[number] / str(row)
+        return f"{self._files.place(number)}/{row}"
 
     def class_name(self, index: int) -> str | None:
         """What the class of image number ``index`` is called; None where that is unknown."""
@@ -209,7 +195,9 @@ class ParquetSource:
         with self._lock:
             data = self._row(number, row)
         if not data:
-            raise SourceError(f"row {row} of {self.files[number]} has no image bytes: restore it.")
+            raise SourceError(
+                f"row {row} of {self._files.place(number)} has no image bytes: restore it."
+            )
         return data
 
     def _row(self, number: int, row: int) -> bytes | None:
@@ -217,7 +205,7 @@ class ParquetSource:
         import pyarrow.parquet as pq
 
         try:
-            file = pq.ParquetFile(self.files[number], memory_map=True)
+            file = pq.ParquetFile(self._files.open(number), memory_map=True)
             group, start = 0, 0
             while row >= start + file.metadata.row_group(group).num_rows:
                 start += file.metadata.row_group(group).num_rows
@@ -229,18 +217,62 @@ class ParquetSource:
                 while len(self._groups) > _ROW_GROUPS:
                     self._groups.popitem(last=False)
         except (OSError, pa.ArrowException) as error:
-            raise SourceError(f"cannot read {self.files[number]} ({error}): restore it.") from error
+            raise SourceError(
+                f"cannot read {self._files.place(number)} ({error}): restore it."
+            ) from error
         self._groups.move_to_end(place)
         value: bytes | None = self._groups[place][row - start].as_py()
         return value
 
 
-ImageSource = FolderSource | TarSource | ParquetSource
+class RemoteFolderSource:
+    """The images below a URL of a bucket: as ``FolderSource``, with names for paths.
+
+    Raises:
+        SourceError: there is no image. NotFoundError: there is nothing.
+    """
+
+    numbers = None
+
+    def __init__(self, url: str, sizes: dict[str, int] | None = None) -> None:
+        self.path = url
+        sizes = remote_sizes(url) if sizes is None else sizes
+        images = {name: size for name, size in sizes.items() if _is_image(name)}
+        if not images:
+            raise SourceError(
+                f"{url} holds no image ({len(sizes)} other objects), expected names ending in "
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}: give a prefix that holds some."
+            )
+        self.ignored = len(sizes) - len(images)
+        self._files = RemoteFiles(url, images)
+        self.keys = tuple(sorted(images))
+        self.classes, self.mixed, _, self._names = _classes(self.keys, [None] * len(self.keys))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __repr__(self) -> str:
+        return f"RemoteFolderSource({self.path!r})"
+
+    def path_of(self, index: int) -> str:
+        """URL of image number ``index``."""
+        return self._files.place(index)
+
+    def class_name(self, index: int) -> str | None:
+        """Class folder of image number ``index``; None where ``classes`` is None."""
+        return None if self._names is None else self._names[index]
+
+    def read(self, index: int) -> bytes:
+        """The encoded file of image number ``index``; SourceError when it cannot be read."""
+        return self._files.whole(index)
+
+
+ImageSource = FolderSource | RemoteFolderSource | TarSource | ParquetSource
 """Any source."""
 
 
 def open_source(path: str | os.PathLike[str]) -> ImageSource:
-    """The images at a path.
+    """The images at a path, or behind a URL (``s3://``, ``gs://``; of one file also ``https://``).
 
     A ``.tar`` or ``.parquet`` file, or a folder that holds such files and no images, is a
     ``TarSource`` or ``ParquetSource``; any other folder a ``FolderSource``.
@@ -248,7 +280,9 @@ def open_source(path: str | os.PathLike[str]) -> ImageSource:
     Raises:
         NotFoundError: nothing is there. SourceError: it holds no images.
     """
-    place = Path(path)
+    place = place_of(path)
+    if isinstance(place, str):
+        return _open_remote(place)
     if place.suffix == ".tar" and place.is_file():
         return TarSource(place)
     if place.suffix == ".parquet" and place.is_file():
@@ -264,15 +298,29 @@ def open_source(path: str | os.PathLike[str]) -> ImageSource:
     return FolderSource(place)
 
 
-def _files(path: Path, suffix: str) -> list[Path]:
-    if not path.exists():
-        raise NotFoundError(f"there is nothing at {path}: give a file or a folder of files.")
-    return [path] if path.is_file() else sorted(path.glob(f"*{suffix}"))
+def _open_remote(url: str) -> ImageSource:
+    if url.endswith(".tar"):
+        return TarSource(url)
+    if url.endswith(".parquet"):
+        return ParquetSource(url)
+    sizes = remote_sizes(url)
+    if not any(_is_image(name) for name in sizes):
+        suffixes = {PurePosixPath(name).suffix for name in sizes}
+        if ".tar" in suffixes:
+            return TarSource(url)
+        if ".parquet" in suffixes:
+            return ParquetSource(url)
+    return RemoteFolderSource(url, sizes)
 
 
-def _members(shard: Path) -> Iterable[tarfile.TarInfo]:
+def _is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _members(files: SourceFiles, number: int) -> Iterable[tarfile.TarInfo]:
+    shard = files.place(number)
     try:
-        with tarfile.open(shard, mode="r:") as archive:
+        with files.stream(number) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             yield from (member for member in archive if member.isfile())
     except (OSError, tarfile.TarError) as error:
         raise SourceError(
@@ -281,15 +329,18 @@ def _members(shard: Path) -> Iterable[tarfile.TarInfo]:
         ) from error
 
 
-def _text(shard: Path, member: tarfile.TarInfo) -> str:
-    with shard.open("rb") as file:
-        file.seek(member.offset_data)
-        data = file.read(member.size)
+def _text(files: SourceFiles, number: int, member: tarfile.TarInfo) -> str:
+    try:
+        data = files.read(number, member.offset_data, member.size)
+    except OSError as error:
+        raise SourceError(
+            f"cannot read the shard {files.place(number)} ({error}): restore it."
+        ) from error
     try:
         return data.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise SourceError(
-            f"{member.name} in {shard} is not text, expected a class: mend it."
+            f"{member.name} in {files.place(number)} is not text, expected a class: mend it."
         ) from error
 
 
@@ -311,13 +362,16 @@ def _classes(
     return tuple(sorted(set(names))), False, None, names
 
 
-def _columns(file: Path) -> tuple[tuple[list[Any], list[Any]], list[str] | None]:
+def _columns(
+    files: SourceFiles, number: int
+) -> tuple[tuple[list[Any], list[Any]], list[str] | None]:
     """Paths and labels of a file's rows, and the labels' names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    file = files.place(number)
     try:
-        opened = pq.ParquetFile(file, memory_map=True)
+        opened = pq.ParquetFile(files.open(number), memory_map=True)
         schema = opened.schema_arrow
         if "image" not in schema.names:
             raise SourceError(

@@ -48,6 +48,7 @@ LAYERS = [
     {"pool"},
     {"backends"},
     {"encoding", "calibrate", "sources"},
+    {"source_files"},
     {"images", "targets"},
     {"manifest"},
     {"temperature"},

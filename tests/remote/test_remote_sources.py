@@ -1,0 +1,125 @@
+"""Photos behind URLs: the keys, classes and bytes of the same photos on a disk."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import tarfile
+
+import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from remote_data import bucket_of, send
+
+from labelstore.demo import place_photos
+from labelstore.errors import NotFoundError, SourceError
+from labelstore.generate import Recipe, generate
+from labelstore.images import FolderSource
+from labelstore.sources import open_source
+from labelstore.targets import resolve_targets
+from labelstore.teachers import load_teacher
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    place_photos(folder)
+    for file in sorted(folder.glob("*/*"))[5:]:
+        file.unlink()
+    for child in list(folder.iterdir()):
+        if not list(child.iterdir()):
+            child.rmdir()
+    return folder
+
+
+def tar_of(photos, path):
+    with tarfile.open(path, "w") as archive:
+        for number, file in enumerate(sorted(photos.glob("*/*"))):
+            for name, data in (("jpg", file.read_bytes()), ("cls", b"%d" % (number % 2))):
+                member = tarfile.TarInfo(f"{number:04}.{name}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+
+def parquet_of(photos, path):
+    files = sorted(photos.glob("*/*"))
+    rows = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    table = pa.table({"image": rows, "label": [number % 2 for number in range(len(files))]})
+    pq.write_table(table, path, row_group_size=2)
+
+
+def same(remote, local):
+    assert remote.keys == local.keys
+    assert remote.classes == local.classes
+    assert [remote.class_name(row) for row in range(len(local))] == [
+        local.class_name(row) for row in range(len(local))
+    ]
+    again = pickle.loads(pickle.dumps(remote))
+    for row in range(len(local)):
+        assert remote.read(row) == local.read(row) == again.read(row)
+
+
+def test_a_folder_of_a_bucket(s3, photos):
+    send(photos, bucket_of(s3, s3.bucket), "photos")
+    source = open_source(f"s3://{s3.bucket}/photos")
+    same(source, FolderSource(photos))
+    assert source.path_of(0).startswith(f"s3://{s3.bucket}/photos/n0")
+    obstore.delete(bucket_of(s3, s3.bucket), f"photos/{source.keys[2]}")
+    with pytest.raises(SourceError, match=source.keys[2]):
+        source.read(2)
+
+
+@pytest.mark.parametrize(("suffix", "write"), [("tar", tar_of), ("parquet", parquet_of)])
+def test_shards_of_a_bucket(s3, photos, tmp_path, suffix, write):
+    (tmp_path / "shards").mkdir()
+    write(photos, tmp_path / "shards" / f"0.{suffix}")
+    send(tmp_path / "shards", bucket_of(s3, s3.bucket), "shards")
+    local = open_source(tmp_path / "shards")
+    same(open_source(f"s3://{s3.bucket}/shards"), local)
+    same(open_source(f"s3://{s3.bucket}/shards/0.{suffix}"), local)
+
+
+def test_a_network_that_breaks_gives_the_same_photos(s3, proxy, photos, tmp_path):
+    (tmp_path / "shards").mkdir()
+    tar_of(photos, tmp_path / "shards" / "0.tar")
+    send(tmp_path / "shards", bucket_of(s3, s3.bucket), "shards")
+    seen = []
+
+    def once(request):
+        """Break every third answer with bytes of the shard."""
+        if request.method != "GET" or ".tar" not in request.path:
+            return None
+        seen.append(request.path)
+        return 100 if len(seen) % 3 == 1 else None
+
+    proxy.cut = once
+    same(open_source(f"s3://{s3.bucket}/shards"), open_source(tmp_path / "shards"))
+    assert len(seen) > 10
+
+
+def test_labels_of_photos_in_a_bucket(s3, photos, tmp_path):
+    send(photos, bucket_of(s3, s3.bucket), "photos")
+    teacher = load_teacher("timm:test_vit", checkpoint="none", device="cpu", size=64)
+    reports = []
+    for place, path in ((photos, "here.zarr"), (f"s3://{s3.bucket}/photos", "there.zarr")):
+        source = open_source(place)
+        targets = resolve_targets(source, num_classes=1000, class_names=None, targets="none")
+        recipe = Recipe(num_views=3, k=2)
+        reports.append(generate(source, targets, teacher, tmp_path / path, recipe))
+    assert reports[0].views_made == reports[1].views_made == 15
+    one, other = (
+        json.loads((tmp_path / path / "zarr.json").read_text())["attributes"]["labelstore"]["id"]
+        for path in ("here.zarr", "there.zarr")
+    )
+    assert one == other
+
+
+def test_what_is_not_there_or_cannot_be_listed(s3):
+    with pytest.raises(NotFoundError, match="nothing at s3"):
+        open_source(f"s3://{s3.bucket}/none")
+    with pytest.raises(NotFoundError, match=r"none\.tar"):
+        open_source(f"s3://{s3.bucket}/none.tar")
+    with pytest.raises(SourceError, match="cannot be listed"):
+        open_source("https://example.org/photos")
