@@ -26,7 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "repair": (".repair", "Make damaged blocks anew."),
     "plan": (".plan", "Show what settings cost and keep, before GPU time."),
     "schedule": (".schedule", "Try out a schedule without training: what is left and read."),
-    "pull": (".pull", "Copy a store here, all of it or its first views."),
+    "pull": (".pull", "Copy a store here, all of it or a part."),
     "merge": (".merge", "Write the mean of several teachers' stores."),
     "recode": (".recode", "Write a store anew: backend, size, prior list."),
     "materialize": (".materialize", "Make a decoded copy for reading at random."),

@@ -1,14 +1,18 @@
-"""Copy a store, remote or local, block by block: all of it, or its first views."""
+"""Copy a store, remote or local: all of it, its first views, or some of its images."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from labelstore.blocks import BlockCodes
 from labelstore.errors import IncompleteError, UsageError
+from labelstore.manifest import fingerprint
 from labelstore.objects import same_place
 from labelstore.store import Store, backend_of
 from labelstore.writer import StoreWriter
@@ -17,7 +21,11 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    import numpy.typing as npt
+
     from labelstore.manifest import Manifest
+
+    Codes = dict[str, npt.NDArray[Any]]
 
 __all__ = ["PullReport", "pull"]
 
@@ -47,26 +55,30 @@ def pull(
     path: str | os.PathLike[str],
     *,
     views: range | None = None,
+    images: npt.ArrayLike | None = None,
     overwrite: bool = False,
     tell: Callable[[int, int], None] | None = None,
 ) -> PullReport:
     """Copy a store's codes as they are: every label of the copy is the source's to the last bit.
 
-    A whole copy has the source's manifest and id. One of fewer views is a store of its own, whose
-    ``origin`` names the source; of each block only the groups of views that cover them are read.
+    A whole copy has the source's manifest and id. One of fewer views or images is a store of its
+    own, whose ``origin`` names the source; only the blocks that hold these images are read, and of
+    each only the groups of views that cover the views.
 
     Args:
         store: a finished store.
         path: where the copy goes, in the source's format (``*.parquet`` for Parquet). One that the
             same call was interrupted in is gone on with.
         views: the views of the copy, from 0 on; all when None.
+        images: the images of the copy, by position or by key; all when None. They keep the order
+            that they have in the source.
         overwrite: replace a store that is at ``path``.
         tell: called with the images and views done since it was called last.
 
     Raises:
-        IncompleteError: the source is not finished. UsageError: views that cannot be copied, or a
-            path of another format. CorruptError: the source is damaged; what was copied before
-            is kept. MismatchError: another store is at ``path``.
+        NotFoundError: no such image. IncompleteError: the source is not finished. UsageError: views
+            that cannot be copied, or a path of another format. CorruptError: the source is damaged;
+            what was copied before is kept. MismatchError: another store is at ``path``.
     """
     if not store.complete:
         raise IncompleteError(
@@ -80,15 +92,20 @@ def pull(
             f"{path} is of another format than {store.path}, and a copy is of the same: give both "
             "names the same ending, or change the format with labelstore recode."
         )
-    manifest = _manifest(store, views)
+    chosen = _chosen(store, images)
+    manifest = _manifest(store, views, chosen)
+    keys = [store.keys[row] for row in chosen.tolist()]
+    targets = store.targets[chosen]
     started, copied = time.monotonic(), 0
-    with StoreWriter(path, manifest, store.keys, store.targets, overwrite=overwrite) as writer:
+    read = functools.lru_cache(maxsize=1)(
+        lambda block: store.block_codes(block, manifest.num_views)
+    )
+    with StoreWriter(path, manifest, keys, targets, overwrite=overwrite) as writer:
         pending = set(writer.pending_blocks())
         for block in range(manifest.num_blocks):
             rows = manifest.block_slice(block)
             if block in pending:
-                codes = store.block_codes(block, manifest.num_views)
-                writer.write_codes(block, BlockCodes(*codes))
+                writer.write_codes(block, _gathered(store, chosen[rows], read))
                 copied += 1
             if tell is not None:
                 tell(rows.stop - rows.start, (rows.stop - rows.start) * manifest.num_views)
@@ -103,10 +120,40 @@ def pull(
     )
 
 
-def _manifest(store: Store, views: range | None) -> Manifest:
+def _chosen(store: Store, images: npt.ArrayLike | None) -> npt.NDArray[np.int64]:
+    """Positions of the copy's images, in order."""
+    if images is None:
+        return np.arange(store.num_images)
+    chosen = np.unique(store.positions(images))
+    if not len(chosen):
+        raise UsageError("no image was asked for: a copy has at least one.")
+    return chosen
+
+
+def _gathered(
+    store: Store, rows: npt.NDArray[np.int64], read: Callable[[int], tuple[Codes, Codes, Codes]]
+) -> BlockCodes:
+    """The codes of images, put together from the blocks in which they lie."""
+    size = store.manifest.block_images
+    found: list[tuple[Codes, Codes, Codes]] = []
+    for block in np.unique(rows // size).tolist():
+        inner = rows[rows // size == block] - block * size
+        images, priors, views = (
+            {name: codes[inner] for name, codes in part.items()} for part in read(block)
+        )
+        found.append((images, priors, views))
+    images, priors, views = (
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in zip(*found, strict=True)
+    )
+    return BlockCodes(images, priors, views)
+
+
+def _manifest(store: Store, views: range | None, chosen: npt.NDArray[np.int64]) -> Manifest:
     """The copy's manifest."""
     manifest = store.manifest
-    if views is None or views == range(store.num_views):
+    views = range(store.num_views) if views is None else views
+    if views == range(store.num_views) and len(chosen) == store.num_images:
         return manifest
     if views.start != 0 or views.step != 1:
         raise UsageError(
@@ -119,12 +166,21 @@ def _manifest(store: Store, views: range | None) -> Manifest:
             "that many."
         )
     settings: dict[str, Any] = {"views": views.stop}
+    if len(chosen) < store.num_images:
+        settings["images"] = len(chosen)
+    keys = [store.keys[row] for row in chosen.tolist()]
+    held = set(keys)
     if manifest.teacher is None:
         settings["teachers"] = [dict(teacher) for teacher in manifest.teachers]
     return dataclasses.replace(
         manifest,
+        num_images=len(keys),
+        fingerprint=fingerprint(keys, store.targets[chosen]),
+        block_images=min(manifest.block_images, len(keys)),
         num_views=views.stop,
         group_views=min(manifest.group_views, views.stop),
-        probe=tuple(entry for entry in manifest.probe if entry["view"] < views.stop),
+        probe=tuple(
+            entry for entry in manifest.probe if entry["view"] < views.stop and entry["key"] in held
+        ),
         origin={"operation": "pull", "stores": [manifest.id], "settings": settings},
     )

@@ -13,8 +13,9 @@ from core_data import files_of, make_planned, read_everything, written
 from remote_data import bucket_of, send
 
 import labelstore
-from labelstore.errors import CorruptError, IncompleteError, UsageError
+from labelstore.errors import CorruptError, IncompleteError, NotFoundError, UsageError
 from labelstore.pull import pull
+from labelstore.verify import verify
 
 
 @pytest.fixture
@@ -55,6 +56,55 @@ def test_the_first_views(source, tmp_path, count):
     if count < 10:
         assert copy.manifest.id != store.manifest.id
         assert copy.manifest.origin["stores"] == [store.manifest.id]
+
+
+@pytest.mark.parametrize("count", [None, 3])
+def test_some_images(source, tmp_path, count):
+    store, remote = source
+    wanted = [store.keys[row] for row in (17, 0, 9, 10, 3)]
+    views = None if count is None else range(count)
+    report = pull(remote, tmp_path / "copy.zarr", views=views, images=wanted)
+    copy = labelstore.open(tmp_path / "copy.zarr")
+    rows = np.array([0, 3, 9, 10, 17])
+    assert copy.keys == tuple(store.keys[row] for row in rows)
+    assert report.num_images == 5
+    assert copy.targets.tolist() == store.targets[rows].tolist()
+    assert copy.manifest.origin["settings"]["images"] == 5
+    shown = np.arange(count or 10)
+    one, other = copy.read(wanted_rows(copy, rows, store), shown), store.read(rows[:, None], shown)
+    np.testing.assert_array_equal(one.indices, other.indices)
+    np.testing.assert_array_equal(one.probs, other.probs)
+    np.testing.assert_array_equal(one.prior.classes, other.prior.classes)
+    box = copy.views(np.arange(5)[:, None], shown).box
+    np.testing.assert_array_equal(box, store.views(rows[:, None], shown).box)
+    assert verify(copy).whole
+    again = pull(remote, tmp_path / "copy.zarr", views=views, images=wanted)
+    assert again.blocks_copied == 0
+
+
+def wanted_rows(copy, rows, store):
+    """The same images in the copy."""
+    return copy.index_of([store.keys[row] for row in rows])[:, None]
+
+
+def test_images_that_are_not_there(source, tmp_path):
+    with pytest.raises(NotFoundError, match="no-such"):
+        pull(source[0], tmp_path / "copy.zarr", images=["no-such"])
+    with pytest.raises(UsageError, match="at least one"):
+        pull(source[0], tmp_path / "copy.zarr", images=np.array([], dtype=np.int64))
+    for wanted, words in (("zz*", "no image's key matches"), ("@none.txt", "none.txt")):
+        command = [sys.executable, "-m", "labelstore", "pull", str(source[0].path)]
+        command += [str(tmp_path / "copy.zarr"), "--images", wanted]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert words in done.stderr
+    key = source[0].keys[4]
+    (tmp_path / "keys.txt").write_text(f"{key}\n")
+    command = [sys.executable, "-m", "labelstore", "pull", str(source[0].path)]
+    command += [str(tmp_path / "copy.zarr"), "--images", f"@{tmp_path / 'keys.txt'}", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["num_images"] == 1
+    assert labelstore.open(tmp_path / "copy.zarr").keys == (key,)
 
 
 def test_only_what_covers_the_views_is_read(source, proxy, tmp_path):
