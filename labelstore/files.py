@@ -40,6 +40,7 @@ __all__ = [
     "shared_lock",
     "total_bytes",
     "write_durably",
+    "write_whole",
 ]
 
 PARTIAL = ".partial"
@@ -79,6 +80,23 @@ def write_durably(path: Path, data: bytes | bytearray | memoryview) -> None:
             temporary.unlink(missing_ok=True)
             raise
         _sync_directory(path.parent)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that need not outlive a crash of the machine: whole under its name, or not.
+
+    Raises:
+        StoreError: the system refuses.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def make_directory(path: Path) -> None:

@@ -22,6 +22,7 @@ from labelstore.backends.base import (
     view_arrays,
 )
 from labelstore.backends.mapped import MappedBackend
+from labelstore.chunk_files import ChunkFiles
 from labelstore.encoding import decode_labels, decode_prior
 from labelstore.errors import CorruptError, IncompleteError, StoreError
 from labelstore.pool import ChunkPool, flat_take
@@ -76,6 +77,7 @@ class BlockReader:
         # when they are met first, and then read where they are.
         self._mapped: Codes = backend.mapped if isinstance(backend, MappedBackend) else {}
         self._checked = np.zeros(num_chunks if self._mapped else 0, dtype=bool)
+        self._files = ChunkFiles.of_environment() if isinstance(path, str) else None
         self.use_lists(None)
 
     @property
@@ -238,7 +240,52 @@ class BlockReader:
         return {name: flat_take(array, places, 2) for name, array in self._mapped.items()}
 
     def read_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
-        """All codes of some (block, group), in order; not kept."""
+        """All codes of some (block, group), in order; not kept in memory."""
+        if self._files is None:
+            yield from self._fetch_chunks(places)
+            return
+        for block, _ in places:
+            self._require_committed(block)
+        kept = [self._is_kept(*place) for place in places]
+        fetched = self._fetch_chunks(
+            [p for p, there in zip(places, kept, strict=True) if not there]
+        )
+        for place, there in zip(places, kept, strict=True):
+            codes = self._kept(*place) if there else None
+            if codes is None:
+                codes = next(self._fetch_chunks([place])) if there else next(fetched)
+                for name, values in codes.items():
+                    self._files.put(self._digest(name, *place), values)
+            yield codes
+
+    def _is_kept(self, block: int, group: int) -> bool:
+        """Whether there are files of a chunk's arrays."""
+        files = self._files
+        return files is not None and all(
+            files.has(self._digest(spec.name, block, group)) for spec in self._specs
+        )
+
+    def _kept(self, block: int, group: int) -> Codes | None:
+        """A chunk from its files; None where they are not what was committed."""
+        rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
+        found: Codes = {}
+        for spec in self._specs:
+            shape = (rows.stop - rows.start, columns.stop - columns.start, *spec.shape[2:])
+            digest = self._digest(spec.name, block, group)
+            codes = self._files.get(digest, spec.dtype, shape) if self._files else None
+            if codes is None or digest != array_digest(
+                self.manifest.id, spec.name, block, group, codes
+            ):
+                return None
+            found[spec.name] = codes
+        return found
+
+    def _digest(self, name: str, block: int, group: int) -> int:
+        """The commit digest of an array's chunk."""
+        return int(self._commits[block, 1 + self._part_of[name] * self.manifest.num_groups + group])
+
+    def _fetch_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
+        """As ``read_chunks``, from the backend."""
         runs = []
         for block, group in places:
             self._require_committed(block)

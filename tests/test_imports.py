@@ -45,7 +45,7 @@ LAYERS = [
     {"store"},
     {"slabs"},
     {"reading"},
-    {"pool"},
+    {"chunk_files", "pool"},
     {"backends"},
     {"encoding", "calibrate", "sources"},
     {"source_files"},
