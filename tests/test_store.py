@@ -59,7 +59,8 @@ def test_round_trip(
     got = store.read(np.arange(images)[:, None], np.arange(views))
     stored = got.probs > 0
     assert np.array_equal(got.indices[stored], indices[stored])
-    tolerance = {"ratio32": 0.02, "u8": 0.004, "u16": 2e-5, "fp16": 3e-4, "fp32": 1e-7}[quantizer]
+    # Where all classes are stored, the last one also takes what the others' rounding is above 1.
+    tolerance = {"ratio32": 0.03, "u8": 0.009, "u16": 4e-5, "fp16": 1e-3, "fp32": 3e-7}[quantizer]
     np.testing.assert_allclose(got.probs, probs, atol=tolerance)
     assert np.array_equal(store.confidence(), got.confidence)
 
