@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -46,8 +46,6 @@ busy."""
 
 RUN_VIEWS_ON_CPU = 4
 """The same where the teacher waits for the workers."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from labelstore.blocks import check_table, default_block_images
 from labelstore.cutting import RESIZES
 from labelstore.errors import LabelStoreError, UsageError
 from labelstore.manifest import Manifest, fingerprint
+from labelstore.pipeline import Silent
 from labelstore.probes import check_resumable, make_probe
 from labelstore.running import LocalEngine, Run
 from labelstore.store import Store, backend_of
@@ -102,17 +103,6 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return {**asdict(self), "unreadable": list(self.unreadable)}
-
-
-class _Silent:
-    def resumed(self, images: int) -> None:
-        pass
-
-    def update(self, images: int, views: int) -> None:
-        pass
-
-    def waited(self, seconds: float) -> None:
-        pass
 
 
 def generate(
@@ -213,7 +203,7 @@ def generate_together(
             )
             for output in outputs
         ]
-        run = Run(writers, progress or _Silent())
+        run = Run(writers, progress or Silent())
         for writer, output in zip(writers, outputs, strict=True):
             if writer.pending_blocks() and writer.resumed:
                 check_resumable(source, output.teacher, writer.manifest, writer.path)

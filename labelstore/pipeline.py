@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from labelstore.manifest import Manifest
     from labelstore.sources import ImageSource
 
-__all__ = ["BATCH_SIZES", "Labeller", "Made", "Progress", "default_batch_size"]
+__all__ = ["BATCH_SIZES", "Labeller", "Made", "Progress", "Silent", "default_batch_size"]
 
 STAGED_BATCHES = {"cpu": 0, "cuda": 2, "mps": 2}
 """Batches of pixels that wait for the teacher. On a CPU pixels and teacher take turns: side by side
@@ -64,6 +64,19 @@ class Progress(Protocol):
 
     def waited(self, seconds: float) -> None:
         """The teacher has waited for pixels so long, in all of this run."""
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def resumed(self, images: int) -> None:
+        """Nothing."""
+
+    def update(self, images: int, views: int) -> None:
+        """Nothing."""
+
+    def waited(self, seconds: float) -> None:
+        """Nothing."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import TeacherError, UsageError
-from labelstore.pipeline import Labeller, Made, default_batch_size
-from labelstore.probes import check_device_resize
+from labelstore.pipeline import Silent
+from labelstore.running import LocalEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from labelstore.cutting import Resize
     from labelstore.inference import Preprocessing, Teacher
     from labelstore.manifest import Manifest
-    from labelstore.pipeline import Progress
+    from labelstore.pipeline import Labeller, Made, Progress
     from labelstore.sources import ImageSource
 
     Load = Callable[[], tuple[ImageSource, list[Teacher]]]
@@ -66,26 +66,12 @@ class _Settings:
     """Of the first store, for messages."""
 
 
-class _Silent:
-    def resumed(self, images: int) -> None:
-        pass
-
-    def update(self, images: int, views: int) -> None:
-        pass
-
-    def waited(self, seconds: float) -> None:
-        pass
-
-
 class _Worker:
     """Runs in an actor: the teachers on one device."""
 
     def __init__(self, load: Load, compiled: bool, batch_size: int | None) -> None:
-        self._source, self._teachers = load()
-        if compiled:
-            size = batch_size or default_batch_size(self._teachers)
-            for teacher in self._teachers:
-                teacher.compile(size)
+        source, self._teachers = load()
+        self._engine = LocalEngine(source, self._teachers, batch_size, compiled)
         self._labeller: Labeller | None = None
 
     def describe(self) -> list[Described]:
@@ -105,19 +91,15 @@ class _Worker:
     def label(self, settings: _Settings, block: int, numbers: tuple[int, ...]) -> list[Made]:
         """Make a block, for each of some teachers."""
         if self._labeller is None:
-            pairs = list(zip(self._teachers, settings.manifests, strict=True))
-            if settings.resize == "device":
-                for teacher, manifest in pairs:
-                    check_device_resize(self._source, teacher, manifest, settings.path)
-            self._labeller = Labeller(
-                self._source,
-                pairs,
-                settings.batch_size or default_batch_size(self._teachers),
+            self._labeller = self._engine.labeller(
+                settings.manifests,
+                settings.batch_size,
                 settings.workers,
                 settings.on_error,
                 settings.resize,
+                settings.path,
             )
-        return list(self._labeller.blocks([(block, numbers)], _Silent()))
+        return list(self._labeller.blocks([(block, numbers)], Silent()))
 
 
 class RayEngine:

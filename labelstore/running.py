@@ -28,7 +28,7 @@ WAIT_SECONDS = 1.0
 
 
 class LocalEngine:
-    """The teachers in this process; ``RayEngine`` is the other engine."""
+    """The teachers in this process; ``RayEngine`` has one in each of its actors."""
 
     def __init__(
         self,
@@ -41,10 +41,11 @@ class LocalEngine:
         self._teachers = [one for one in teachers if isinstance(one, Teacher)]
         if len(self._teachers) < len(teachers):
             raise UsageError("a teacher of an engine was given without its engine: give both.")
+        self._compiled_for: int | None = None
         if compiled:
-            size = batch_size or default_batch_size(self._teachers)
+            self._compiled_for = batch_size or default_batch_size(self._teachers)
             for teacher in self._teachers:
-                teacher.compile(size)
+                teacher.compile(self._compiled_for)
 
     def labeller(
         self,
@@ -56,7 +57,7 @@ class LocalEngine:
         path: str,
     ) -> Labeller:
         """What makes the blocks of stores."""
-        batch_size = batch_size or default_batch_size(self._teachers)
+        batch_size = batch_size or self._compiled_for or default_batch_size(self._teachers)
         pairs = list(zip(self._teachers, manifests, strict=True))
         for teacher, manifest in pairs:
             if resize == "device":
