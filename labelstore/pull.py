@@ -93,9 +93,9 @@ def pull(
             "names the same ending, or change the format with labelstore recode."
         )
     chosen = _chosen(store, images)
-    manifest = _manifest(store, views, chosen)
     keys = [store.keys[row] for row in chosen.tolist()]
     targets = store.targets[chosen]
+    manifest = _manifest(store, views, keys, targets)
     started, copied = time.monotonic(), 0
     read = functools.lru_cache(maxsize=1)(
         lambda block: store.block_codes(block, manifest.num_views)
@@ -149,11 +149,13 @@ def _gathered(
     return BlockCodes(images, priors, views)
 
 
-def _manifest(store: Store, views: range | None, chosen: npt.NDArray[np.int64]) -> Manifest:
+def _manifest(
+    store: Store, views: range | None, keys: list[str], targets: npt.NDArray[np.int32]
+) -> Manifest:
     """The copy's manifest."""
     manifest = store.manifest
     views = range(store.num_views) if views is None else views
-    if views == range(store.num_views) and len(chosen) == store.num_images:
+    if views == range(store.num_views) and len(keys) == store.num_images:
         return manifest
     if views.start != 0 or views.step != 1:
         raise UsageError(
@@ -166,16 +168,15 @@ def _manifest(store: Store, views: range | None, chosen: npt.NDArray[np.int64]) 
             "that many."
         )
     settings: dict[str, Any] = {"views": views.stop}
-    if len(chosen) < store.num_images:
-        settings["images"] = len(chosen)
-    keys = [store.keys[row] for row in chosen.tolist()]
+    if len(keys) < store.num_images:
+        settings["images"] = len(keys)
     held = set(keys)
     if manifest.teacher is None:
         settings["teachers"] = [dict(teacher) for teacher in manifest.teachers]
     return dataclasses.replace(
         manifest,
         num_images=len(keys),
-        fingerprint=fingerprint(keys, store.targets[chosen]),
+        fingerprint=fingerprint(keys, targets),
         block_images=min(manifest.block_images, len(keys)),
         num_views=views.stop,
         group_views=min(manifest.group_views, views.stop),
