@@ -67,19 +67,8 @@ def write_durably(path: Path, data: bytes | bytearray | memoryview) -> None:
     Raises:
         StoreError: the system refuses, for example because the disk is full.
     """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
-    with explained(path):
-        make_directory(path.parent)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_directory(path.parent)
+    make_directory(path.parent)
+    _write(path, data, sync=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -88,15 +77,26 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         StoreError: the system refuses.
     """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, data, sync=False)
+
+
+def _write(path: Path, data: bytes | bytearray | memoryview, sync: bool) -> None:
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    with explained(path):
         try:
-            temporary.write_bytes(data)
+            with temporary.open("wb") as file:
+                file.write(data)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
+        if sync:
+            _sync_directory(path.parent)
 
 
 def make_directory(path: Path) -> None:

@@ -38,7 +38,6 @@ from labelstore.backends.mapped import (
 from labelstore.encoding import decode_labels, decode_prior
 from labelstore.errors import (
     CorruptError,
-    IncompleteError,
     MismatchError,
     StoreError,
     UsageError,
@@ -111,11 +110,7 @@ def materialize(
         StoreError: there is no room, or the system refuses.
     """
     path = Path(path)
-    if not store.complete:
-        raise IncompleteError(
-            f"{store.path} lacks {len(store.missing_blocks())} of {store.manifest.num_blocks} "
-            "blocks: run the command that made it again to finish it first."
-        )
+    store.require_complete()
     copy, source = _copied(store.manifest), _source(store)
     if _is_there(path, source, overwrite):
         return _report(path, copy, already_there=True)

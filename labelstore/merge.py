@@ -14,7 +14,7 @@ from labelstore.calibrate import Action, FerKD
 from labelstore.distinct import largest, mean_distribution
 from labelstore.encoding import cut_at_mass
 from labelstore.ensembles import Ensemble, ensemble
-from labelstore.errors import IncompleteError, MismatchError, UsageError
+from labelstore.errors import MismatchError, UsageError
 from labelstore.fidelity import Distances, distances
 from labelstore.manifest import EXPLICIT, Manifest
 from labelstore.objects import same_place
@@ -117,11 +117,7 @@ def merge(
         unknown. UsageError: settings that make no store.
     """
     for store in stores:
-        if not store.complete:
-            raise IncompleteError(
-                f"{store.path} lacks {len(store.missing_blocks())} of {store.manifest.num_blocks} "
-                "blocks: run the command that made it again to finish it first."
-            )
+        store.require_complete()
         if same_place(path, store.path):
             raise UsageError(f"{path} is a store that is read: choose another name.")
     both = ensemble(stores, weights, images=images)

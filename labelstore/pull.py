@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.blocks import BlockCodes
-from labelstore.errors import IncompleteError, UsageError
+from labelstore.errors import UsageError
 from labelstore.manifest import fingerprint
 from labelstore.objects import same_place
 from labelstore.store import Store, backend_of
@@ -80,11 +80,7 @@ def pull(
             that cannot be copied, or a path of another format. CorruptError: the source is damaged;
             what was copied before is kept. MismatchError: another store is at ``path``.
     """
-    if not store.complete:
-        raise IncompleteError(
-            f"{store.path} lacks {len(store.missing_blocks())} of {store.manifest.num_blocks} "
-            "blocks: run the command that made it again to finish it first."
-        )
+    store.require_complete()
     if same_place(path, store.path):
         raise UsageError(f"{path} is the store that is read: choose another name for the copy.")
     if backend_of(path).encoding != store.manifest.encoding:

@@ -12,7 +12,7 @@ from labelstore import prior
 from labelstore.blocks import BlockData
 from labelstore.distinct import mean_distribution
 from labelstore.encoding import cut_at_mass
-from labelstore.errors import IncompleteError, UsageError
+from labelstore.errors import UsageError
 from labelstore.fidelity import Distances, distances
 from labelstore.manifest import EXPLICIT
 from labelstore.objects import same_place
@@ -90,11 +90,7 @@ def recode(
         IncompleteError: the source is not finished. UsageError: settings that make no store, or
         that ask for more than is there. MismatchError: another store is at ``path``.
     """
-    if not store.complete:
-        raise IncompleteError(
-            f"{store.path} lacks {len(store.missing_blocks())} of {store.manifest.num_blocks} "
-            "blocks: run the command that made it again to finish it first."
-        )
+    store.require_complete()
     if same_place(path, store.path):
         raise UsageError(f"{path} is the store that is read: choose another name for the new one.")
     old = store.manifest

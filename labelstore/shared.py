@@ -203,13 +203,19 @@ def find(folder: Path, layout: Layout) -> SharedArrays | None:
     return None
 
 
-def make(folder: Path, layout: Layout, fill: Callable[[Writer], None]) -> SharedArrays:
+def make(
+    folder: Path,
+    layout: Layout,
+    fill: Callable[[Writer], None],
+    go_on: Callable[[], None] = lambda: None,
+) -> SharedArrays:
     """Map a file, made by this process when it is not there; one that another makes is awaited.
 
     Args:
         folder: where it lies; made when it is not there.
         layout: what it holds.
         fill: writes the arrays; what it raises leaves nothing behind.
+        go_on: called while another process is awaited; what it raises ends the waiting.
 
     Raises:
         OSError, StoreError: the system refuses: no room, no rights, no locks.
@@ -227,6 +233,7 @@ def make(folder: Path, layout: Layout, fill: Callable[[Writer], None]) -> Shared
         descriptor = os.open(partial, flags, 0o600)
         try:
             if not _locked(descriptor):
+                go_on()
                 time.sleep(_WAIT_SECONDS)
                 continue
             # Who holds the lock of the file under this name is its only writer; it may have been

@@ -13,6 +13,7 @@ changed since is never met; it is filled with chunks that were compared with tho
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -67,6 +68,10 @@ _PATIENCE_SECONDS = 0.5
 
 _LOOK_AGAIN_SECONDS = 0.02
 """How often it is looked whether there is room."""
+
+
+class _GivenUpError(Exception):
+    """A slab that is being made is no longer wanted."""
 
 
 class Slab:
@@ -168,6 +173,7 @@ class Slabs:
         self._problems: list[str] = []
         self._layouts: dict[tuple[int | None, int], Layout] = {}
         self._state = threading.Condition()
+        self._thread: threading.Thread | None = None
 
     @property
     def folder(self) -> Path:
@@ -296,7 +302,8 @@ class Slabs:
             self._plan, self._pending = plan, {group for group in plan if group not in self._slabs}
             for group in [group for group in self._slabs if group not in plan]:
                 self._slabs.pop(group).close()
-        threading.Thread(target=self._work, args=(plan,), daemon=True).start()
+        self._thread = threading.Thread(target=self._work, args=(plan,), daemon=True)
+        self._thread.start()
 
     def wait(self, groups: Sequence[int]) -> None:
         """Until the slabs of groups that are being read ahead are there or cannot be made.
@@ -311,10 +318,10 @@ class Slabs:
             warnings.warn(problem, FallbackWarning, stacklevel=2)
 
     def close(self) -> None:
-        """Give up all slabs."""
+        """Give up all slabs, also one that is being made."""
         if not self._is_owner():
-            # In a forked process the parent's thread may have held the lock.
-            self._state = threading.Condition()
+            # In a forked process the parent's thread may have held the lock, and is not there.
+            self._state, self._thread = threading.Condition(), None
         with self._state:
             self._plan, self._pending = [], set()
             for slab in self._slabs.values():
@@ -325,9 +332,23 @@ class Slabs:
                 self._lists.close()
                 self._lists = None
             self._state.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def _work(self, plan: list[int]) -> None:
-        """The background thread: one slab after the other, while the plan is the present one."""
+        """The background thread."""
+        try:
+            self._follow(plan)
+        finally:
+            # However it ends, nobody waits for what it does not make.
+            with self._state:
+                if self._plan is plan:
+                    self._pending = set()
+                    self._state.notify_all()
+
+    def _follow(self, plan: list[int]) -> None:
+        """Make one slab after the other, while the plan is the present one."""
         wanted: list[int | None] = [*plan]
         if self._manifest.prior_size and self._lists is None and self._lists_fit():
             wanted.insert(0, None)
@@ -338,7 +359,9 @@ class Slabs:
             held = problem = None
             try:
                 if self._has_room(group, blocks, plan):
-                    held = self._made(group, blocks)
+                    held = self._made(group, blocks, functools.partial(self._go_on, group))
+            except _GivenUpError:
+                return
             except (CorruptError, IncompleteError):
                 held = None  # The reads of the labels that it concerns tell of it.
             except (OSError, LabelStoreError) as error:
@@ -348,18 +371,35 @@ class Slabs:
                     "chunk by chunk instead."
                 )
             with self._state:
-                if self._plan is not plan:
-                    if held is not None:
-                        held.close()
-                    return
-                if problem is not None:
+                current = self._plan is plan
+                if current and problem is not None:
                     self._problems.append(problem)
-                if held is not None and group is None:
-                    self._adopt(held)
-                elif held is not None and group is not None:
-                    self._slabs[group] = self._slab(held, group, blocks)
-                self._pending.discard(group)
+                if held is not None:
+                    self._take(group, blocks, held)
+                if current or held is not None:
+                    self._pending.discard(group)
                 self._state.notify_all()
+                if not current:
+                    return
+
+    def _take(self, group: int | None, blocks: int, held: SharedArrays) -> None:
+        """Use what was made, unless it is no longer wanted or already there."""
+        there = self._lists if group is None else self._slabs.get(group)
+        if there is not None or not self._is_wanted(group):
+            held.close()
+        elif group is None:
+            self._adopt(held)
+        else:
+            self._slabs[group] = self._slab(held, group, blocks)
+
+    def _is_wanted(self, group: int | None) -> bool:
+        """Whether the present plan has use for a slab, or for the lists."""
+        plan = self._plan
+        return bool(plan) if group is None else group in plan
+
+    def _go_on(self, group: int | None) -> None:
+        if not self._is_wanted(group):
+            raise _GivenUpError
 
     def _has_room(self, group: int | None, blocks: int, plan: list[int]) -> bool:
         """Wait until a slab fits into the bound; False where it never does, or the plan is old."""
@@ -379,8 +419,15 @@ class Slabs:
             time.sleep(_LOOK_AGAIN_SECONDS)
         return False
 
-    def _made(self, group: int | None, blocks: int) -> SharedArrays:
-        """A slab's file, or that of the lists, made here or by another process."""
+    def _made(
+        self, group: int | None, blocks: int, go_on: Callable[[], None] = lambda: None
+    ) -> SharedArrays:
+        """A slab's file, or that of the lists, made here or by another process; ``go_on`` is called
+        now and then, and may raise to give up."""
+
+        def fill_part(writer: Writer, part: range) -> None:
+            go_on()
+            self._fill(writer, group, part)
 
         def fill(writer: Writer) -> None:
             starts = range(0, blocks, _BATCH)
@@ -388,13 +435,13 @@ class Slabs:
             threads = self._reader.threads
             if threads == 1 or len(parts) == 1:
                 for part in parts:
-                    self._fill(writer, group, part)
+                    fill_part(writer, part)
                 return
             with ThreadPoolExecutor(threads) as pool:
-                for _ in pool.map(lambda part: self._fill(writer, group, part), parts):
+                for _ in pool.map(functools.partial(fill_part, writer), parts):
                     pass
 
-        return shared.make(self.folder, self._layout(group, blocks), fill)
+        return shared.make(self.folder, self._layout(group, blocks), fill, go_on)
 
     def _fill(self, writer: Writer, group: int | None, blocks: range) -> None:
         found: Iterator[Codes]

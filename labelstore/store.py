@@ -10,7 +10,13 @@ import numpy as np
 from labelstore.backends.base import image_arrays
 from labelstore.backends.mapped import MATERIALIZED, MappedBackend
 from labelstore.encoding import decode_confidence, decode_labels
-from labelstore.errors import CorruptError, MismatchError, NotFoundError, UsageError
+from labelstore.errors import (
+    CorruptError,
+    IncompleteError,
+    MismatchError,
+    NotFoundError,
+    UsageError,
+)
 from labelstore.labels import TopK
 from labelstore.manifest import EXPLICIT, Manifest, fingerprint
 from labelstore.objects import place_of, suffix_of
@@ -233,6 +239,15 @@ class Store:
     def complete(self) -> bool:
         """Whether every block is committed."""
         return not self.missing_blocks()
+
+    def require_complete(self) -> None:
+        """Raise IncompleteError unless every block is committed."""
+        missing = len(self.missing_blocks())
+        if missing:
+            raise IncompleteError(
+                f"{self.path} lacks {missing} of {self.manifest.num_blocks} blocks: run the "
+                "command that made it again to finish it first."
+            )
 
     def refresh(self) -> None:
         """See what a writer has committed since the store was opened."""

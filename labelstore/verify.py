@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.errors import IncompleteError, MismatchError, SourceError, UsageError
+from labelstore.errors import MismatchError, SourceError, UsageError
 from labelstore.images import content_digest, cut, decode
 from labelstore.philox import permutation
 from labelstore.schedule import mixed_seed
@@ -161,11 +161,7 @@ def replay(
     """
     if not 0 < share <= 1:
         raise UsageError(f"the share to replay is {share}, expected above 0, up to 1.")
-    if not store.complete:
-        raise IncompleteError(
-            f"{store.path} lacks {len(store.missing_blocks())} blocks: finish it before it is "
-            "replayed."
-        )
+    store.require_complete()
     _check_teacher(store, teacher)
     labelled = np.flatnonzero(store.labelled())
     per_image = min(VIEWS_AN_IMAGE, store.num_views)

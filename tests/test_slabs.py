@@ -16,6 +16,7 @@ from core_data import make_planned, planned, written
 import labelstore
 from labelstore import shared
 from labelstore.errors import CorruptError, FallbackWarning, NotFoundError
+from labelstore.reading import BlockReader
 from labelstore.slabs import Slabs
 from labelstore.writer import StoreWriter
 
@@ -134,6 +135,75 @@ def test_the_bound_holds_over_all_epochs(tmp_path, folder):
         assert bytes_in(folder) == 2 * size
     store.slabs.close()
     assert files_in(folder) == []
+
+
+class SlowReads:
+    """Chunks are read one by one, with a pause before each; counts them."""
+
+    def __init__(self, monkeypatch):
+        self.places, read_chunks = [], BlockReader.read_chunks
+
+        def slow(reader, places):
+            for place in places:
+                time.sleep(0.02)
+                self.places.append(place)
+                yield from read_chunks(reader, [place])
+
+        monkeypatch.setattr(BlockReader, "read_chunks", slow)
+
+    def until_first(self):
+        while not self.places:
+            time.sleep(0.001)
+
+
+def test_closing_leaves_nothing_of_a_slab_that_is_being_made(tmp_path, monkeypatch, folder):
+    written(tmp_path / "s.zarr", images=640, views=4, block_images=8)
+    store = labelstore.open(tmp_path / "s.zarr", slab_bytes=ROOMY)
+    reads = SlowReads(monkeypatch)
+    store.slabs.read_ahead([0])
+    reads.until_first()
+    assert files_in(folder) != []
+    store.slabs.close()
+    assert files_in(folder) == []
+    assert len(reads.places) < store.manifest.num_blocks
+    assert same_labels_as_plain(store, tmp_path / "s.zarr")
+
+
+def same_labels_as_plain(store, path):
+    rows, columns = np.arange(0, 640, 37)[:, None], np.arange(4)
+    one, other = store.read(rows, columns), labelstore.open(path).read(rows, columns)
+    return np.array_equal(one.indices, other.indices) and np.array_equal(one.probs, other.probs)
+
+
+def test_a_slab_that_a_new_plan_wants_too_is_made_once(tmp_path, monkeypatch, folder):
+    written(tmp_path / "s.zarr", images=160, views=6, group_views=2, block_images=8)
+    store = labelstore.open(tmp_path / "s.zarr", slab_bytes=ROOMY)
+    reads = SlowReads(monkeypatch)
+    store.slabs.read_ahead([0, 1])
+    reads.until_first()
+    store.slabs.read_ahead([2, 0])
+    store.slabs.wait([0, 2])
+    assert sorted(store.slabs._slabs) == [0, 2]
+    assert sorted(reads.places) == [(block, group) for block in range(20) for group in (0, 2)]
+    store.slabs.close()
+    assert files_in(folder) == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_thread_that_has_failed(tmp_path, monkeypatch, folder):
+    written(tmp_path / "s.zarr", images=160, views=4, block_images=8)
+    store = labelstore.open(tmp_path / "s.zarr", slab_bytes=ROOMY)
+
+    def broken(reader, places):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BlockReader, "read_chunks", broken)
+        store.slabs.read_ahead([0])
+        store.slabs.wait([0])
+    assert files_in(folder) == []
+    assert store.read(5, 1).indices.shape == (3,)
+    store.slabs.close()
 
 
 def read_in_child(store, queue):
