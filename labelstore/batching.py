@@ -18,7 +18,9 @@ import numpy as np
 
 from labelstore.epochs import EpochOrder
 from labelstore.errors import UsageError
+from labelstore.prefetch import Prefetcher
 from labelstore.recovery import Recovery
+from labelstore.slabs import SLAB_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -82,6 +84,7 @@ class Batches:
         num_replicas: int = 1,
         rank: int = 0,
         drop_last: bool = False,
+        slab_bytes: int = SLAB_BYTES,
     ) -> None:
         """Plan epochs over the labelled images of a store.
 
@@ -96,6 +99,9 @@ class Batches:
             drop_last: leave out what does not fill all ranks and a whole batch, so that all batches
                 are of one shape. Otherwise the order's beginning is shown again to fill the ranks,
                 and the last batch may be smaller.
+            slab_bytes: how much memory the labels of this and the next epoch may take, of all
+                processes of the machine together; 0 for none. They are read ahead as for
+                ``labelstore.torch.ViewSampler``.
 
         Raises:
             IncompleteError: labels are missing. NotFoundError: no such image, or none labelled.
@@ -125,6 +131,7 @@ class Batches:
             tail=tail,
             images=images,
         )
+        self._prefetcher = Prefetcher(self.order, slab_bytes)
 
     def count(self, epoch: int) -> int:
         """How many batches this rank has in an epoch."""
@@ -147,9 +154,12 @@ class Batches:
             raise UsageError(
                 f"the first batch is {first}, expected 0 to {count}: they count from 0."
             )
+        self._prefetcher.start(epoch)
         return self._batches(epoch, first, count)
 
     def _batches(self, epoch: int, first: int, count: int) -> Iterator[Batch]:
+        self._prefetcher.start(epoch)
+        self._prefetcher.wait(epoch)
         order = self.order.order(epoch)
         own = self._own(len(order))
         for number in range(first, count):

@@ -18,7 +18,8 @@ LAYERS = [
     {"demo", "forecast", "repair"},
     {"recipes"},
     {"torch"},
-    {"batching", "curriculum", "dry_run", "epochs", "prefetch", "recovery"},
+    {"batching"},
+    {"curriculum", "dry_run", "epochs", "prefetch", "recovery"},
     {
         "evaluate",
         "generate",

@@ -126,6 +126,58 @@ def test_wrong_numbers_are_refused(store):
         Batches(store, 4).epoch(-1)
 
 
+def test_an_epoch_is_read_ahead(work, tmp_path, monkeypatch):
+    monkeypatch.setenv("LABELSTORE_SLABS", str(tmp_path / "slabs"))
+    for slab_bytes in (0, 2**26):
+        store = labelstore.open(work.store)
+        batches = Batches(store, 4, 2, slab_bytes=slab_bytes)
+        for epoch in range(3):
+            for batch in batches.epoch(epoch):
+                direct = labelstore.open(work.store).read(batch.images, batch.views).recover()
+                assert (batch.labels.dense() == direct.dense()).all()
+            assert any((tmp_path / "slabs").glob("*.slab")) == bool(slab_bytes)
+        store.slabs.close()
+
+
+JAX = """
+import sys, jax, jax.numpy as jnp, numpy as np, labelstore
+
+store = labelstore.open(sys.argv[1])
+logits = np.random.default_rng(0).normal(size=(8, store.num_classes)).astype(np.float32)
+
+
+@jax.jit
+def loss_of(logits, p):
+    logq = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(logq, p["indices"], axis=1)
+    return -(p["base"] * logq.sum(1) + (p["weights"] * picked).sum(1)).mean()
+
+
+batches = labelstore.Batches(store, 4, 2, ferkd=labelstore.FerKD(), drop_last=True)
+for batch in batches.epoch(0):
+    labels = batch.labels
+    p = {name: getattr(labels, name) for name in ("base", "indices", "weights")}
+    loss, slope = jax.value_and_grad(loss_of)(logits, p)
+    dense = labels.dense().astype(np.float64)
+    logq = logits - np.log(np.exp(logits.astype(np.float64)).sum(1, keepdims=True))
+    np.testing.assert_allclose(loss, -(dense * logq).sum(1).mean(), rtol=1e-5)
+    expected = (dense.sum(1, keepdims=True) * np.exp(logq) - dense) / len(dense)
+    np.testing.assert_allclose(slope, expected, atol=1e-6)
+print(batches.count(0), loss_of._cache_size(), "torch" in sys.modules)
+"""
+
+
+def test_a_loop_in_jax(work):
+    pytest.importorskip("jax", reason="jax is not installed")
+    # In a process of its own: jax does not like to be forked, as other tests do.
+    done = subprocess.run(
+        [sys.executable, "-c", JAX, str(work.store)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    # All batches are of one shape: compiled once (by the gradient, and not on its own).
+    assert done.stdout.split() == ["3", "0", "False"]
+
+
 def test_no_torch_is_imported(work):
     code = (
         "import sys, labelstore\n"
