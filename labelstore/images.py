@@ -23,7 +23,7 @@ from labelstore.errors import NotFoundError, SourceError, UsageError
 from labelstore.targets import read_class_map, resolve_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -31,13 +31,16 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "INTERPOLATIONS",
     "FolderSource",
+    "check_cut",
     "content_digest",
     "cut",
     "decode",
+    "is_upright",
     "pixel_digest",
     "read_class_map",
     "resolve_targets",
     "to_rgb",
+    "upright_size",
 ]
 
 IMAGE_SUFFIXES = frozenset(
@@ -67,6 +70,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_SIDEWAYS = (5, 6, 7, 8)
+"""Orientations in which width and height are exchanged."""
 
 # What Pillow's parsers let through on damaged files; they promise no narrower set.
 _PARSER_ERRORS = (
@@ -238,12 +244,15 @@ class _QuietPillow:
 _quiet_pillow = _QuietPillow()
 
 
-def decode(data: bytes, name: str) -> Image.Image:
+def decode(
+    data: bytes, name: str, prepare: Callable[[Image.Image], None] | None = None
+) -> Image.Image:
     """Decode an encoded image, whole, to an upright RGB image.
 
     Args:
         data: the encoded file; the first frame counts.
         name: what errors call the image, such as its path.
+        prepare: called with the opened image before its pixels are decoded.
 
     Raises:
         SourceError: the format is unknown, the file is cut off or damaged, it has more than 8 bits
@@ -255,6 +264,8 @@ def decode(data: bytes, name: str) -> Image.Image:
     with _quiet_pillow:
         try:
             with Image.open(BytesIO(data)) as image:
+                if prepare is not None:
+                    prepare(image)
                 return to_rgb(image)
         except UnidentifiedImageError as error:
             raise SourceError(
@@ -302,6 +313,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return upright
 
 
+def is_upright(image: Image.Image) -> bool:
+    """Whether an opened image is stored upright, as far as its EXIF orientation says."""
+    return _orientation(image) not in _UPRIGHT
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) that an opened image has once it is upright."""
+    width, height = image.size
+    return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+
+
 def _orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1..8; 1 where there is none or the EXIF data cannot be read."""
     try:
@@ -334,13 +356,26 @@ def cut(
         UsageError: the image is not RGB, the box leaves it or is empty, the size is not positive,
             or the filter is unknown.
     """
-    top, left, height, width = box
     if image.mode != "RGB":
         raise UsageError(f"the image's mode is {image.mode}, expected RGB: use to_rgb first.")
-    if not (0 <= top < top + height <= image.height and 0 <= left < left + width <= image.width):
+    check_cut(image.size, box, size, interpolation)
+    top, left, height, width = box
+    cropped = image.crop((left, top, left + width, top + height))
+    resized = cropped.resize((size[1], size[0]), INTERPOLATIONS[interpolation])
+    pixels: npt.NDArray[np.uint8] = np.asarray(resized)
+    return np.ascontiguousarray(pixels[:, ::-1] if flip else pixels)
+
+
+def check_cut(
+    photo: tuple[int, int], box: Sequence[int], size: tuple[int, int], interpolation: str
+) -> None:
+    """Raise UsageError where a box (top, left, height, width) leaves a photo (width, height) or is
+    empty, a size is not positive or a filter unknown."""
+    top, left, height, width = box
+    if not (0 <= top < top + height <= photo[1] and 0 <= left < left + width <= photo[0]):
         raise UsageError(
-            f"the box {tuple(box)} (top, left, height, width) leaves the image of {image.height} x "
-            f"{image.width} pixels or is empty: give one inside the decoded, upright image."
+            f"the box {tuple(box)} (top, left, height, width) leaves the image of {photo[1]} x "
+            f"{photo[0]} pixels or is empty: give one inside the decoded, upright image."
         )
     if min(size) < 1:
         raise UsageError(f"the size is {size}, expected (height, width) of at least 1 each.")
@@ -348,10 +383,6 @@ def cut(
         raise UsageError(
             f"the interpolation is {interpolation!r}, expected one of {', '.join(INTERPOLATIONS)}."
         )
-    cropped = image.crop((left, top, left + width, top + height))
-    resized = cropped.resize((size[1], size[0]), INTERPOLATIONS[interpolation])
-    pixels: npt.NDArray[np.uint8] = np.asarray(resized)
-    return np.ascontiguousarray(pixels[:, ::-1] if flip else pixels)
 
 
 def content_digest(data: bytes) -> int:

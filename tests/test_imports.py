@@ -49,7 +49,7 @@ LAYERS = [
     {"chunk_files", "pool"},
     {"backends"},
     {"encoding", "calibrate", "sources"},
-    {"source_files"},
+    {"source_files", "reduced"},
     {"images", "targets"},
     {"manifest"},
     {"temperature"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import PurePath
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,8 +14,9 @@ from PIL import Image
 from labelstore import images, teachers
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
 from labelstore.recovery import Recovery
-from labelstore.sources import ImageSource
+from labelstore.reduced import Photo
 from labelstore.torch.collate import TorchSoftLabels
+from labelstore.torch.photos import Photos
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from labelstore.ensembles import Ensemble
     from labelstore.labels import LabelType, Tail
     from labelstore.store import Store
+    from labelstore.torch.photos import Decoding
 
+    Boxes = npt.NDArray[np.int32]
     Channels = Sequence[float]
     Sample = tuple[torch.Tensor, TorchSoftLabels]
 
@@ -68,6 +71,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         label_type: LabelType | None = None,
         ferkd: FerKD | EnsembleFerKD | None = None,
         temperature: float | None = None,
+        decode: Decoding = "whole",
         check_pixels: bool | Literal["raise"] = True,
     ) -> None:
         """Align photos with a store's labels.
@@ -99,6 +103,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 the store's temperature: approximate, see ``labelstore.at_temperature``. The
                 store's own when None. Not together with ferkd, whose thresholds are about labels
                 as they are stored.
+            decode: ``"reduced"``: JPEG files are decoded to a half, a quarter or an eighth of their
+                size where all views of an item still have their pixels (``labelstore.reduced``):
+                faster for photos much larger than the views, but not quite the pixels that the
+                teacher saw. For a source, or items that are encoded bytes.
             check_pixels: whether to compare a few views with what the store's producer saw: True
                 warns (``ReplayWarning``), ``"raise"`` raises, False skips it.
 
@@ -119,8 +127,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 f"{store.path} does not say which crops its labels belong to: make it with a view "
                 "law or with boxes and flips."
             )
-        self._dataset = dataset
-        self._rows = None if dataset is None else _align(store, _keys_of(dataset, keys))
+        self._photos = Photos(dataset, store, keys, decode)
         self.size = _size(store, size)
         self.interpolation = str(
             interpolation or _teacher(store, "interpolation", 'pass interpolation="bilinear"')
@@ -160,7 +167,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                     f"a SoftLabelDataset was indexed with {show!r}, expected a Show (an image and "
                     "its views): give DataLoader sampler=ViewSampler(dataset)."
                 )
-        return self.views_of(shows, (self._photo(show.image) for show in shows))
+        return self._samples(shows, [partial(self._photo, show.image) for show in shows])
 
     def views_of(self, shows: Sequence[Show], photos: Iterable[Image.Image]) -> list[Sample]:
         """Samples of photos that were read elsewhere, their labels read together.
@@ -173,6 +180,12 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             MismatchError: a photo has another size than the one that was labelled. StoreError,
                 NotFoundError: as ``Store.read``.
         """
+        return self._samples(shows, (partial(_given, photo) for photo in photos))
+
+    def _samples(
+        self, shows: Sequence[Show], photos: Iterable[Callable[[Boxes], Photo]]
+    ) -> list[Sample]:
+        """As ``views_of``, of photos that are made for the boxes of their views."""
         counts = [len(show.views) for show in shows]
         numbers = np.repeat(np.array([show.image for show in shows], dtype=np.int64), counts)
         views = np.array([view for show in shows for view in show.views], dtype=np.int64)
@@ -180,8 +193,9 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         geometry = self.store.views(numbers, views)
         samples: list[Sample] = []
         start = 0
-        for show, count, photo in zip(shows, counts, photos, strict=True):
+        for show, count, photo_for in zip(shows, counts, photos, strict=True):
             rows = slice(start, start + count)
+            photo = photo_for(geometry.box[rows])
             self._check_size(photo, show.image)
             pixels = self._pixels(photo, geometry.box[rows], geometry.flip[rows], show.image)
             samples.append((pixels, labels[rows]))
@@ -195,22 +209,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             labels, weight=weight, target=target, action=action, image=numbers, view=views
         )
 
-    def _photo(self, image: int) -> Image.Image:
-        """The upright RGB photo of an image, of the size that was labelled."""
-        key = self.store.keys[image]
-        if self._rows is None:
-            raise UsageError(
-                "a SoftLabelDataset without photos was asked for one, expected views_of: make it "
-                "with a data set of photos."
-            )
-        row = int(self._rows[image])
-        if row < 0:
-            raise MismatchError(f"the data set has no image {key!r}: it has no stored labels.")
-        if isinstance(self._dataset, ImageSource):
-            return images.decode(self._dataset.read(row), str(self._dataset.path_of(row)))
-        return as_photo(self._dataset[row], key)
+    def _photo(self, image: int, boxes: Boxes) -> Photo:
+        return self._photos.read(image, boxes, self.size)
 
-    def _check_size(self, photo: Image.Image, image: int) -> None:
+    def _check_size(self, photo: Photo, image: int) -> None:
         width, height = (int(side) for side in self.store.sizes(image))
         if width > 0 and (photo.width, photo.height) != (width, height):
             raise MismatchError(
@@ -221,7 +223,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
 
     def _pixels(
         self,
-        photo: Image.Image,
+        photo: Photo,
         boxes: npt.NDArray[np.int32],
         flips: npt.NDArray[np.bool_],
         image: int,
@@ -239,7 +241,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
 
     def _cut(
         self,
-        photo: Image.Image,
+        photo: Photo,
         box: npt.NDArray[np.int32],
         flip: np.bool_,
         image: int,
@@ -254,7 +256,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 f"reaches outside its photo of {photo.width} x {photo.height} pixels: give the "
                 "data set the teacher's own files, without a transform that resizes or crops."
             )
-        return images.cut(photo, (top, left, height, width), bool(flip), size, interpolation)
+        return photo.cut((top, left, height, width), bool(flip), size, interpolation)
 
     def _transformed(self, view: npt.NDArray[np.uint8]) -> torch.Tensor:
         made = self.transform(Image.fromarray(view)) if self.transform else None
@@ -272,7 +274,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             return set()
         return set(self.store.index_of([entry["key"] for entry in manifest.probe]).tolist())
 
-    def differing(self, photo: Image.Image, image: int) -> tuple[int, int]:
+    def differing(self, photo: Photo, image: int) -> tuple[int, int]:
         """Of how many views of a photo the pixels differ from what the teacher saw, and of how many
         the producer kept a digest."""
         manifest = self.store.manifest
@@ -305,48 +307,8 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
 
     def _replay_probe(self, strict: bool) -> None:
         """Cut the views whose digests the producer kept, and tell when any differs."""
-        found = [self.differing(self._photo(image), image) for image in sorted(self.probed())]
+        found = [self.differing(self._photos.read(image), image) for image in sorted(self.probed())]
         self.tell(sum(row[0] for row in found), sum(row[1] for row in found), strict, 3)
-
-
-def _keys_of(dataset: Any, keys: Sequence[str] | None) -> Sequence[str]:
-    """The key of each item of a data set."""
-    if keys is None and isinstance(dataset, ImageSource):
-        return dataset.keys
-    if keys is None:
-        samples, root = getattr(dataset, "samples", None), getattr(dataset, "root", None)
-        if samples is None or root is None:
-            raise UsageError(
-                f"the keys of a {type(dataset).__name__} are unknown: pass keys=, the path of each "
-                "image relative to the folder that the store was made from."
-            )
-        keys = [PurePath(sample[0]).relative_to(root).as_posix() for sample in samples]
-    if len(keys) != len(dataset):
-        raise UsageError(
-            f"{len(keys)} keys were given for a data set of {len(dataset)} images: give one each."
-        )
-    return keys
-
-
-def _align(store: Store | Ensemble, keys: Sequence[str]) -> npt.NDArray[np.int64]:
-    """(num_images,) int64: the place of each of the store's images in the data set, or -1."""
-    places = {key: place for place, key in enumerate(keys)}
-    if len(places) != len(keys):
-        raise UsageError(
-            f"{len(keys) - len(places)} keys of the data set stand in it twice: keys must be "
-            "unique."
-        )
-    rows = np.fromiter(
-        (places.get(key, -1) for key in store.keys), dtype=np.int64, count=store.num_images
-    )
-    missing = np.flatnonzero((rows < 0) & store.labelled())
-    if missing.size:
-        raise MismatchError(
-            f"the data set lacks {missing.size} of the {store.num_images} images of {store.path}, "
-            f"first {store.keys[missing[0]]!r} (a key of the data set is {next(iter(keys), None)!r}"
-            "): give the folder that the store was made from, or keys= as the store has them."
-        )
-    return rows
 
 
 def _teacher(store: Store | Ensemble, name: str, mend: str) -> Any:
@@ -389,33 +351,6 @@ def _channels(
     return mean, std
 
 
-def as_photo(item: Any, key: str) -> Image.Image:
-    """An item of a data set as an upright RGB photo.
-
-    Args:
-        item: a PIL image, encoded bytes, or a uint8 tensor (3 or 1, H, W) or (H, W); or a tuple or
-            list that starts with one.
-        key: what errors call the photo.
-
-    Raises:
-        SourceError: it cannot be decoded. UsageError: it is none of these.
-    """
-    photo = item[0] if isinstance(item, (tuple, list)) and len(item) else item
-    if isinstance(photo, bytes):
-        return images.decode(photo, key)
-    if isinstance(photo, Image.Image):
-        return images.to_rgb(photo)
-    if isinstance(photo, torch.Tensor) and photo.dtype == torch.uint8:
-        if photo.ndim == 3 and photo.shape[0] == 3:
-            return Image.fromarray(photo.permute(1, 2, 0).contiguous().numpy())
-        if photo.ndim == 2 or (photo.ndim == 3 and photo.shape[0] == 1):
-            grey = photo.reshape(photo.shape[-2:]).contiguous().numpy()
-            return Image.fromarray(grey).convert("RGB")
-    met = f"a {type(photo).__name__}"
-    if isinstance(photo, torch.Tensor):
-        met = f"a tensor of type {photo.dtype} and shape {tuple(photo.shape)}"
-    raise UsageError(
-        f"the data set gives {met} for {key!r}, expected a PIL image, encoded bytes or a uint8 "
-        "tensor (3, H, W), (1, H, W) or (H, W): leave its transform out and pass it to "
-        "SoftLabelDataset(transform=...)."
-    )
+def _given(photo: Image.Image, boxes: Boxes) -> Photo:
+    """A photo that was decoded elsewhere, whatever its boxes are."""
+    return Photo.whole(photo)

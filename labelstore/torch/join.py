@@ -21,7 +21,9 @@ import torch
 from labelstore.epochs import EpochOrder
 from labelstore.errors import NotFoundError, UsageError
 from labelstore.images import IMAGE_SUFFIXES
-from labelstore.torch.dataset import Show, SoftLabelDataset, as_photo
+from labelstore.reduced import Photo
+from labelstore.torch.dataset import Show, SoftLabelDataset
+from labelstore.torch.photos import as_photo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -142,7 +144,7 @@ class ViewJoin:
         upright = as_photo(photo, self.data.store.keys[image])
         if image in self._to_probe:
             self._to_probe.discard(image)
-            self.data.tell(*self.data.differing(upright, image), self._strict)
+            self.data.tell(*self.data.differing(Photo.whole(upright), image), self._strict)
         return upright
 
 

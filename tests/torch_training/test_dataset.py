@@ -26,6 +26,7 @@ from labelstore.errors import (
 )
 from labelstore.images import FolderSource
 from labelstore.recode import recode
+from labelstore.reduced import reduction_for
 from labelstore.torch import Show, SoftLabelDataset, ViewSampler, collate_views, normalize
 
 SHOWS = [Show(0, (0, 9)), Show(11, (4,)), Show(5, (3, 1, 2)), Show(13, (7, 8)), Show(8, (0,))]
@@ -227,6 +228,51 @@ def test_every_kind_of_photo_gives_the_same_sample(work, store, photos):
             assert torch.equal(target.indices, other_target.indices), name
 
 
+def test_reduced_photos_give_nearly_the_same_pixels(work, store):
+    keys = list(store.keys)
+    source = FolderSource(work.photos)
+    items = Items([source.read(source.keys.index(key)) for key in keys])
+    options = {"size": (9, 8), "normalize": None}
+    whole = SoftLabelDataset(source, store, **options).__getitems__(SHOWS)
+    for photos, given in ((source, None), (items, keys)):
+        data = SoftLabelDataset(photos, store, keys=given, decode="reduced", **options)
+        found = data.__getitems__(SHOWS)
+        reductions = [
+            reduction_for(store.views(show.image, np.array(show.views)).box, (9, 8))
+            for show in SHOWS
+        ]
+        assert max(reductions) > 1
+        for reduction, (pixels, target), (exact, expected) in zip(
+            reductions, found, whole, strict=True
+        ):
+            difference = (pixels.float() - exact.float()).abs()
+            assert (difference.max() > 0) == (reduction > 1)
+            assert difference.mean() < 4
+            assert torch.equal(target.indices, expected.indices)
+    # Views of their full size need their photos whole.
+    large = SoftLabelDataset(source, store, decode="reduced", check_pixels="raise")
+    same = SoftLabelDataset(source, store)
+    for show in SHOWS:
+        assert torch.equal(large[show][0], same[show][0])
+
+
+def test_only_files_can_be_reduced(work, store, photos):
+    data = SoftLabelDataset(photos, store, decode="reduced")
+    with pytest.raises(UsageError, match=r"gives an? \w+ for 'b/photo 13.jpg', expected encoded"):
+        data[Show(0, (0,))]
+    with pytest.raises(UsageError, match="photos are read elsewhere"):
+        SoftLabelDataset(None, store, decode="reduced")
+
+
+def test_a_reduced_photo_of_another_size_is_refused(work, store, tmp_path):
+    make_photos(tmp_path)
+    (tmp_path / store.keys[0]).unlink()
+    upright(work.photos / store.keys[0]).resize((1000, 900)).save(tmp_path / store.keys[0])
+    data = SoftLabelDataset(FolderSource(tmp_path), store, decode="reduced", check_pixels=False)
+    with pytest.raises(MismatchError, match="is 1000 x 900 pixels and"):
+        data[Show(0, (0,))]
+
+
 def test_grey_tensors_are_pictures_too(work, store):
     grey = next(n for n, key in enumerate(store.keys) if key.endswith("photo 5.jpg"))
     tensor = T.pil_to_tensor(Image.open(work.photos / store.keys[grey]))
@@ -263,6 +309,7 @@ def test_a_larger_data_set_in_another_order_is_aligned_by_key(work, store, photo
         ({"normalize": "imagenet"}, UsageError, "normalize is 'imagenet'"),
         ({"normalize": ((0.5,), (0.5,))}, UsageError, "three channels each"),
         ({"check_pixels": "warn"}, UsageError, "check_pixels is 'warn'"),
+        ({"decode": "draft"}, UsageError, "decode is 'draft', expected \"whole\" or"),
         ({"temperature": 0.0}, UsageError, "temperature is 0.0"),
         ({"temperature": 2.0, "ferkd": FerKD()}, UsageError, "with ferkd"),
         ({"temperature": 2.0, "label_type": "hard"}, UsageError, "with label_type 'hard'"),
