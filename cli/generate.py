@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, output
+from .dry_run import dry_run
 
 if TYPE_CHECKING:
     from labelstore.generate import Report
@@ -275,7 +276,7 @@ def _run(given: dict[str, Any], law: Any) -> list[Report]:
         if len(outputs) > 1:
             raise UsageError("--dry-run was given for several teachers: try them one by one.")
         if first:
-            _dry_run(given, source, outputs[0], workers)
+            dry_run(given, source, outputs[0], workers)
         return []
     quiet = given["quiet"] or not first
     recipe, teacher = outputs[0].recipe, outputs[0].teacher
@@ -338,64 +339,6 @@ def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int)
         compiled=given["compiled"],
         batch_size=given["batch_size"],
     )
-
-
-def _dry_run(given: dict[str, Any], source: Any, made: Any, workers: int) -> None:
-    from labelstore.forecast import forecast
-    from labelstore.pipeline import BATCH_SIZES
-
-    teacher = made.teacher
-    found = forecast(
-        source,
-        teacher,
-        made.path,
-        made.recipe,
-        batch_size=given["batch_size"] or BATCH_SIZES[teacher.device],
-        workers=workers,
-    )
-    if given["json"]:
-        output.emit_json(found.to_json())
-    else:
-        shares = ", ".join(f"{share:.1%} {name}" for name, share in found.ferkd.items())
-        output.note(
-            f"{found.images:,} images x {found.views:,} views = {found.crops:,} crops; "
-            f"{teacher.spec} on {teacher.device}; measured on {found.sample_images} images x "
-            f"{found.sample_views} views, nothing was written"
-        )
-        output.note(
-            f"bytes: {_size(found.bytes)} ({found.bytes_per_crop:.2f} a crop); free: "
-            f"{'unknown' if found.free_bytes is None else _size(found.free_bytes)}"
-        )
-        output.note(
-            f"time: {_duration(found.seconds)} ({_duration(found.seconds_forward)} for the "
-            f"teacher, {_duration(found.seconds_pixels)} for decoding and cutting on {workers} "
-            f"workers; the bottleneck: {found.bottleneck})"
-        )
-        output.note(f"KL(teacher || stored): {found.kl_nats:.4f} nats")
-        output.note(f"FerKD would have {shares}")
-    if found.free_bytes is not None and not found.fits:
-        from labelstore.errors import StoreError
-
-        raise StoreError(
-            f"{made.path} would take about {_size(found.bytes)} and {_size(found.free_bytes)} are "
-            "free: make room, or choose --fidelity small or fewer --views."
-        )
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 def _fidelity(given: dict[str, Any]) -> dict[str, Any]:
