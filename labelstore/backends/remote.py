@@ -17,7 +17,8 @@ import zarr
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
 from labelstore.backends.shards import decode, entry, index_bytes, is_plain, parse_index
-from labelstore.backends.zarr import ATTRIBUTE, COMMITS, KEYS, TARGETS, ZarrBackend
+from labelstore.backends.zarr import ZarrBackend
+from labelstore.backends.zarr_layout import ATTRIBUTE, COMMITS, KEYS, TARGETS
 from labelstore.remote import THREADS, RemoteObjects, Threads
 
 if TYPE_CHECKING:

@@ -7,86 +7,43 @@ library: zstd inside blosc with byte shuffle, and crc32c.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
-import threading
-import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from labelstore import files
-from labelstore.backends.base import commit_columns, image_arrays, prior_arrays, view_arrays
+from labelstore.backends.base import commit_columns
 from labelstore.backends.shards import is_bare, is_direct, read_bare, read_chunks
-from labelstore.errors import (
-    CorruptError,
-    FormatError,
-    LabelStoreError,
-    NotFoundError,
-    StoreError,
+from labelstore.backends.zarr_layout import (
+    ATTRIBUTE,
+    COMMITS,
+    KEYS,
+    TABLE_CHUNK,
+    TARGETS,
+    DurableStore,
+    all_arrays,
+    create_array,
+    layout,
 )
+from labelstore.errors import CorruptError, FormatError, LabelStoreError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
     from zarr.abc.store import Store
-    from zarr.core.buffer import Buffer
 
-    from labelstore.backends.base import ArraySpec
     from labelstore.manifest import Encoding, Manifest
 
 __all__ = ["ZarrBackend"]
 
 T = TypeVar("T")
-
-ATTRIBUTE = "labelstore"
-"""The group attribute that holds the manifest."""
-
-COMMITS, KEYS, TARGETS = "commits", "images/key", "images/target"
-_TABLE_CHUNK = 65536
-
-
-class DurableStore(LocalStore):
-    """A local store whose objects are synced to the disk before a write returns.
-
-    After one write was refused, all are: zarr starts several at once and reports the first failure
-    while the others still wait for their turn, and none of them may come after the caller has heard
-    of it and mended what is there.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._turn = threading.Lock()
-        self._refused = False
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Write one object durably."""
-        await asyncio.to_thread(self.set_sync, key, value)
-
-    def set_sync(self, key: str, value: Buffer) -> None:
-        """Write one object durably, for zarr's synchronous path."""
-        self._check_writable()
-        with self._turn:
-            if self._refused:
-                raise StoreError(
-                    f"{self.root} had a write refused before: run the same command again; what was "
-                    "committed is untouched."
-                )
-            self._refused = True
-            files.write_durably(self.root / key, value.as_numpy_array().tobytes())
-            self._refused = False
-
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Write one object durably unless it is there; a store has one writer at a time."""
-        if not (self.root / key).exists():
-            await self.set(key, value)
 
 
 class ZarrBackend:
@@ -99,9 +56,8 @@ class ZarrBackend:
         self.path: Path | str = path
         self._arrays: dict[str, Any] = {}
         self._direct: set[str] = set()
-        self._layouts: dict[str, tuple[tuple[int, ...], int, np.dtype[Any], Any]] = {}
         # Of direct arrays: chunk, chunks of a shard, type, fill; zarr works them out at each look.
-        self._specs: dict[str, ArraySpec] = {}
+        self._layouts: dict[str, tuple[tuple[int, ...], int, np.dtype[Any], Any]] = {}
 
     def read_manifest(self) -> Any:
         file = Path(self.path, "zarr.json")
@@ -256,15 +212,14 @@ class ZarrBackend:
         store = self._storage(read_only=False)
         opening = {"format": "labelstore", "state": "creating"}
         group = zarr.create_group(store, attributes={ATTRIBUTE: opening})
-        rows = min(manifest.num_images, _TABLE_CHUNK)
-        _create(store, KEYS, "str", (manifest.num_images,), (rows,), None, ("image",), "")[:] = (
-            np.asarray(keys, dtype=np.dtypes.StringDType())
-        )
-        _create(store, TARGETS, "<i4", (manifest.num_images,), (rows,), None, ("image",), -2)[:] = (
-            np.asarray(targets, dtype=np.int32)
-        )
+        rows = min(manifest.num_images, TABLE_CHUNK)
+        every, axes = (manifest.num_images,), ("image",)
+        table = create_array(store, KEYS, "str", every, (rows,), None, axes, "")
+        table[:] = np.asarray(keys, dtype=np.dtypes.StringDType())
+        table = create_array(store, TARGETS, "<i4", every, (rows,), None, axes, -2)
+        table[:] = np.asarray(targets, dtype=np.int32)
         columns = commit_columns(manifest)
-        _create(
+        create_array(
             store,
             COMMITS,
             "<u8",
@@ -274,9 +229,9 @@ class ZarrBackend:
             ("block", "part"),
             0,
         )
-        for spec in _specs(manifest):
-            shape, shards, chunks = _layout(spec, manifest)
-            _create(store, spec.name, spec.dtype, shape, chunks, shards, spec.axes, spec.fill)
+        for spec in all_arrays(manifest):
+            shape, shards, chunks = layout(spec, manifest)
+            create_array(store, spec.name, spec.dtype, shape, chunks, shards, spec.axes, spec.fill)
         group.attrs.put({ATTRIBUTE: manifest.to_json()})
 
     def open_for_writing(self, manifest: Manifest) -> None:
@@ -328,14 +283,14 @@ class ZarrBackend:
         return "/".join((name, "c", str(block), *["0"] * axes))
 
     def _open(self, store: Store, manifest: Manifest) -> None:
-        names = [KEYS, TARGETS, COMMITS, *(spec.name for spec in _specs(manifest))]
+        names = [KEYS, TARGETS, COMMITS, *(spec.name for spec in all_arrays(manifest))]
         self._arrays = self._open_arrays(store, names)
         columns = commit_columns(manifest)
         self._expect(KEYS, (manifest.num_images,))
         self._expect(TARGETS, (manifest.num_images,), np.dtype("<i4"))
         self._expect(COMMITS, (manifest.num_blocks, columns), np.dtype("<u8"))
-        for spec in _specs(manifest):
-            shape, sharded, chunks = _layout(spec, manifest)
+        for spec in all_arrays(manifest):
+            shape, sharded, chunks = layout(spec, manifest)
             self._expect(spec.name, shape, spec.dtype, sharded, chunks)
         self._direct = {
             name for name, array in self._arrays.items() if array.shards and is_direct(array)
@@ -390,60 +345,6 @@ class ZarrBackend:
         return CorruptError(
             f"{self.path}/{name} cannot be read at {_place(selection)} ({_line(error)}): the "
             "store is damaged there; make these blocks again."
-        )
-
-
-def _specs(manifest: Manifest) -> tuple[ArraySpec, ...]:
-    return (*image_arrays(manifest), *prior_arrays(manifest), *view_arrays(manifest))
-
-
-def _layout(
-    spec: ArraySpec, manifest: Manifest
-) -> tuple[tuple[int, ...], tuple[int, ...] | None, tuple[int, ...]]:
-    """Shape, shard shape and chunk shape of an array."""
-    block = manifest.block_images
-    if "view" not in spec.axes:
-        return spec.shape, None, (block, *spec.shape[1:])
-    rest = spec.shape[2:]
-    whole = manifest.num_groups * manifest.group_views
-    return spec.shape, (block, whole, *rest), (block, manifest.group_views, *rest)
-
-
-def _create(
-    store: Store,
-    name: str,
-    dtype: Any,
-    shape: tuple[int, ...],
-    chunks: tuple[int, ...],
-    shards: tuple[int, ...] | None,
-    axes: tuple[str, ...],
-    fill: Any,
-) -> Any:
-    if name == COMMITS:
-        compressors: tuple[Any, ...] = (Crc32cCodec(),)
-    elif dtype == "str":
-        compressors = (BloscCodec(cname="zstd", clevel=9, shuffle="noshuffle"), Crc32cCodec())
-    else:
-        size = np.dtype(dtype).itemsize
-        shuffle: Literal["shuffle", "noshuffle"] = "shuffle" if size > 1 else "noshuffle"
-        compressors = (
-            BloscCodec(cname="zstd", clevel=9, typesize=size, shuffle=shuffle),
-            Crc32cCodec(),
-        )
-    with warnings.catch_warnings():
-        # Strings have no final Zarr v3 specification; what is written is vlen-utf8.
-        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
-        return zarr.create_array(
-            store,
-            name=name,
-            shape=shape,
-            dtype=dtype,
-            chunks=chunks,
-            shards=shards,
-            compressors=compressors,
-            fill_value=fill,
-            dimension_names=axes,
-            config={"write_empty_chunks": True},
         )
 
 

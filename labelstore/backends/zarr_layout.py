@@ -1,0 +1,137 @@
+"""How a store's arrays are laid out in Zarr, and where zarr writes their objects."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import LocalStore
+
+from labelstore import files
+from labelstore.backends.base import image_arrays, prior_arrays, view_arrays
+from labelstore.errors import StoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zarr.abc.store import Store
+    from zarr.core.buffer import Buffer
+
+    from labelstore.backends.base import ArraySpec
+    from labelstore.manifest import Manifest
+
+__all__ = [
+    "ATTRIBUTE",
+    "COMMITS",
+    "KEYS",
+    "TABLE_CHUNK",
+    "TARGETS",
+    "DurableStore",
+    "all_arrays",
+    "create_array",
+    "layout",
+]
+
+ATTRIBUTE = "labelstore"
+"""The group attribute that holds the manifest."""
+
+COMMITS, KEYS, TARGETS = "commits", "images/key", "images/target"
+TABLE_CHUNK = 65536
+"""Images of a chunk of keys or of targets."""
+
+
+class DurableStore(LocalStore):
+    """A local store whose objects are synced to the disk before a write returns.
+
+    After one write was refused, all are: zarr starts several at once and reports the first failure
+    while the others still wait for their turn, and none of them may come after the caller has heard
+    of it and mended what is there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._turn = threading.Lock()
+        self._refused = False
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write one object durably."""
+        await asyncio.to_thread(self.set_sync, key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        """Write one object durably, for zarr's synchronous path."""
+        self._check_writable()
+        with self._turn:
+            if self._refused:
+                raise StoreError(
+                    f"{self.root} had a write refused before: run the same command again; what was "
+                    "committed is untouched."
+                )
+            self._refused = True
+            files.write_durably(self.root / key, value.as_numpy_array().tobytes())
+            self._refused = False
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write one object durably unless it is there; a store has one writer at a time."""
+        if not (self.root / key).exists():
+            await self.set(key, value)
+
+
+def all_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
+    """The arrays of a store besides keys, targets and commits."""
+    return (*image_arrays(manifest), *prior_arrays(manifest), *view_arrays(manifest))
+
+
+def layout(
+    spec: ArraySpec, manifest: Manifest
+) -> tuple[tuple[int, ...], tuple[int, ...] | None, tuple[int, ...]]:
+    """Shape, shard shape and chunk shape of an array."""
+    block = manifest.block_images
+    if "view" not in spec.axes:
+        return spec.shape, None, (block, *spec.shape[1:])
+    rest = spec.shape[2:]
+    whole = manifest.num_groups * manifest.group_views
+    return spec.shape, (block, whole, *rest), (block, manifest.group_views, *rest)
+
+
+def create_array(
+    store: Store,
+    name: str,
+    dtype: Any,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...] | None,
+    axes: tuple[str, ...],
+    fill: Any,
+) -> Any:
+    """Make an empty array with the codecs that its name and type imply; the open zarr array."""
+    if name == COMMITS:
+        compressors: tuple[Any, ...] = (Crc32cCodec(),)
+    elif dtype == "str":
+        compressors = (BloscCodec(cname="zstd", clevel=9, shuffle="noshuffle"), Crc32cCodec())
+    else:
+        size = np.dtype(dtype).itemsize
+        shuffle: Literal["shuffle", "noshuffle"] = "shuffle" if size > 1 else "noshuffle"
+        compressors = (
+            BloscCodec(cname="zstd", clevel=9, typesize=size, shuffle=shuffle),
+            Crc32cCodec(),
+        )
+    with warnings.catch_warnings():
+        # Strings have no final Zarr v3 specification; what is written is vlen-utf8.
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        return zarr.create_array(
+            store,
+            name=name,
+            shape=shape,
+            dtype=dtype,
+            chunks=chunks,
+            shards=shards,
+            compressors=compressors,
+            fill_value=fill,
+            dimension_names=axes,
+            config={"write_empty_chunks": True},
+        )
