@@ -1,7 +1,9 @@
 """What a batch's labels cost between reading and the loss: recover, calibrate, mix.
 
 1,024 views (256 images x 4) of stored labels become FerKD-calibrated, SelfMix-mixed tensors, on one
-core, and the same is done with dense labels, as FKD's code makes them. ``peer`` is dense.
+core, and the same is done with dense labels, as FKD's code makes them. ``peer`` is dense. With a
+GPU, recovering and calibrating there (``labelstore.torch.recover``) is timed too, the copy of the
+stored labels included.
 
     python -m benchmarks.batch
 """
@@ -20,7 +22,8 @@ from benchmarks.common import alternate, ratio, summary, synthetic_labels, write
 from labelstore.labels import TopK
 from labelstore.mixing import mixed_labels
 from labelstore.prior import ImagePrior
-from labelstore.torch import SelfMix, TorchSoftLabels
+from labelstore.recovery import Recovery
+from labelstore.torch import SelfMix, StoredLabels, TorchSoftLabels, recover
 
 IMAGES, VIEWS, CLASSES = 256, 4, 1000
 
@@ -57,6 +60,11 @@ def measure(k: int, size: int, rounds: int) -> dict[str, Any]:
         "draw the mixing": lambda: mix.plans(images, (224, 224), 1),
         "mix": lambda: mixed_labels(plan, labels),
     }
+    rows = StoredLabels.from_numpy(topk, targets, images, images)
+    recovery = Recovery(None, "top-k", rule, None)
+    tasks["recover and calibrate, torch"] = lambda: recover(rows, recovery)
+    if torch.cuda.is_available():
+        tasks["recover and calibrate, cuda"] = lambda: on_gpu(rows, recovery)
     seconds = alternate(tasks, rounds, warmup=3)
     return {
         "k": k,
@@ -64,6 +72,13 @@ def measure(k: int, size: int, rounds: int) -> dict[str, Any]:
         "dense_over_labelstore": round(ratio(seconds["dense"], seconds["labelstore"]), 2),
         **{name: summary(values) for name, values in seconds.items()},
     }
+
+
+def on_gpu(rows: StoredLabels, recovery: Recovery) -> TorchSoftLabels:
+    """Labels recovered on the GPU, once it is done."""
+    done = recover(rows.to("cuda"), recovery)
+    torch.cuda.synchronize()
+    return done
 
 
 def stored(k: int, size: int) -> tuple[TopK, np.ndarray, np.ndarray]:

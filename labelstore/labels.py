@@ -258,7 +258,8 @@ class TopK:
         probs = np.where(room, probs, _to_sum_one(probs))
         residual = np.where(room, residual, 0.0)
         least = np.where(stored, probs, np.inf).min(axis=-1, keepdims=True)
-        limit = MOST_UNSEEN * least
+        # Where nothing was seen, the image says all, and no class can have more than everything.
+        limit = np.where(stored.any(axis=-1, keepdims=True), MOST_UNSEEN * least, 1.0)
         spread, base = _spread(weights, (outside * others)[..., None], residual, limit)
         base = np.where(others > 0, base * outside, 0.0)[..., None]
         extra = np.where((prior.classes >= 0) & ~taken, spread - base, 0.0)

@@ -24,7 +24,7 @@ __all__ = ["ImagePrior", "decode_probs", "encode_probs", "fit", "tail_weights"]
 POWERS = np.arange(20, 131, 5)
 """Powers that are tried, in hundredths."""
 
-_LEAST = 1e-6
+LEAST = 1e-6
 """Mass that the classes outside the list share at the least: none of them is ever impossible."""
 
 
@@ -69,7 +69,7 @@ def tail_weights(
     listed = prior.classes >= 0
     probs = np.where(listed, prior.probs, 0.0).astype(np.float64)
     outside = num_classes - listed.sum(axis=-1)
-    rest = np.maximum(1.0 - probs.sum(axis=-1), _LEAST) / np.maximum(outside, 1)
+    rest = np.maximum(1.0 - probs.sum(axis=-1), LEAST) / np.maximum(outside, 1)
     return np.where(listed, probs ** exponent[..., None], 0.0), rest**exponent
 
 

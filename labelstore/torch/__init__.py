@@ -24,6 +24,7 @@ from labelstore.torch.loss import (
     vanilla_kd_loss,
 )
 from labelstore.torch.mixing import CutMix, InTurn, Mixed, MixUp, OneOf, SelfMix, mix_batch
+from labelstore.torch.recover import StoredLabels, recover
 from labelstore.torch.sampler import ViewSampler
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "SelfMix",
     "Show",
     "SoftLabelDataset",
+    "StoredLabels",
     "TorchSoftLabels",
     "ViewJoin",
     "ViewSampler",
@@ -46,6 +48,7 @@ __all__ = [
     "label_entropy",
     "mix_batch",
     "normalize",
+    "recover",
     "soft_cross_entropy",
     "soft_kl_divergence",
     "vanilla_kd_loss",

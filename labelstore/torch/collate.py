@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
+    from _typeshed import DataclassInstance
 
     from labelstore.labels import SoftLabels
 
-__all__ = ["TorchSoftLabels", "collate_views"]
+__all__ = ["TorchSoftLabels", "collate_views", "join_tensors", "map_tensors"]
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -108,13 +111,13 @@ class TorchSoftLabels:
         # Sums of rounded terms may end a unit in the last place below zero.
         return wide.scatter_add_(1, self.indices, self.weights).clamp_(min=0)
 
+    @classmethod
+    def cat(cls, parts: Sequence[TorchSoftLabels]) -> TorchSoftLabels:
+        """Labels of one kind one after the other; at least one part."""
+        return join_tensors(parts)
+
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> TorchSoftLabels:
-        tensors: dict[str, Any] = {
-            field.name: function(value)
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), torch.Tensor)
-        }
-        return dataclasses.replace(self, **tensors)
+        return map_tensors(self, function)
 
 
 _OPTIONAL = {
@@ -147,11 +150,26 @@ def collate_views(
         (sample["pixels"], sample["labels"]) if isinstance(sample, dict) else sample
         for sample in samples
     ]
-    pixels = torch.cat([pair[0] for pair in pairs])
     labels = [pair[1] for pair in pairs]
-    joined: dict[str, Any] = {
-        field.name: torch.cat([getattr(label, field.name) for label in labels])
-        for field in dataclasses.fields(TorchSoftLabels)
-        if isinstance(getattr(labels[0], field.name), torch.Tensor)
+    return torch.cat([pair[0] for pair in pairs]), type(labels[0]).cat(labels)
+
+
+def map_tensors(record: Record, function: Callable[[torch.Tensor], torch.Tensor]) -> Record:
+    """A data class with a function of each of its tensors."""
+    tensors = {name: function(value) for name, value in _tensors(record)}
+    return dataclasses.replace(record, **tensors)
+
+
+def join_tensors(records: Sequence[Record]) -> Record:
+    """Data classes as one, with their tensors one after the other; the rest is the first one's."""
+    tensors = {
+        name: torch.cat([getattr(record, name) for record in records])
+        for name, _ in _tensors(records[0])
     }
-    return pixels, dataclasses.replace(labels[0], **joined)
+    return dataclasses.replace(records[0], **tensors)
+
+
+def _tensors(record: Any) -> list[tuple[str, torch.Tensor]]:
+    """The fields of a data class that are tensors."""
+    values = [(field.name, getattr(record, field.name)) for field in dataclasses.fields(record)]
+    return [(name, value) for name, value in values if isinstance(value, torch.Tensor)]

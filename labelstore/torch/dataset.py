@@ -17,6 +17,7 @@ from labelstore.recovery import Recovery
 from labelstore.reduced import Photo
 from labelstore.torch.collate import TorchSoftLabels
 from labelstore.torch.photos import Photos
+from labelstore.torch.recover import StoredLabels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     Boxes = npt.NDArray[np.int32]
     Channels = Sequence[float]
-    Sample = tuple[torch.Tensor, TorchSoftLabels]
+    Sample = tuple[torch.Tensor, TorchSoftLabels | StoredLabels]
 
 __all__ = ["Show", "SoftLabelDataset"]
 
@@ -72,6 +73,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         ferkd: FerKD | EnsembleFerKD | None = None,
         temperature: float | None = None,
         decode: Decoding = "whole",
+        labels: Literal["recovered", "stored"] = "recovered",
         check_pixels: bool | Literal["raise"] = True,
     ) -> None:
         """Align photos with a store's labels.
@@ -107,6 +109,9 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 size where all views of an item still have their pixels (``labelstore.reduced``):
                 faster for photos much larger than the views, but not quite the pixels that the
                 teacher saw. For a source, or items that are encoded bytes.
+            labels: ``"recovered"``: ``TorchSoftLabels``, calibrated and averaged over the teachers;
+                ``"stored"``: ``StoredLabels``, of which ``labelstore.torch.recover(stored,
+                data.recovery)`` makes the same on the device. Not together with temperature.
             check_pixels: whether to compare a few views with what the store's producer saw: True
                 warns (``ReplayWarning``), ``"raise"`` raises, False skips it.
 
@@ -122,6 +127,14 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             store, tail=tail, label_type=label_type, ferkd=ferkd, temperature=temperature
         )
         self.label_type: LabelType = self.recovery.label_type
+        if labels not in ("recovered", "stored"):
+            raise UsageError(f'labels is {labels!r}, expected "recovered" or "stored": choose one.')
+        if labels == "stored" and temperature is not None:
+            raise UsageError(
+                f'labels is "stored" and temperature is {temperature}, expected None: labels at '
+                'another temperature are recovered here (labels="recovered").'
+            )
+        self._stored = labels == "stored"
         if store.law is None:
             raise MismatchError(
                 f"{store.path} does not say which crops its labels belong to: make it with a view "
@@ -204,7 +217,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
 
     def _labels(self, numbers: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Any:
         target = self.store.targets[numbers]
-        labels, weight, action = self.recovery(self.store.read(numbers, views), target)
+        topk = self.store.read(numbers, views)
+        if self._stored:
+            return StoredLabels.from_numpy(topk, target, numbers, views)
+        labels, weight, action = self.recovery(topk, target)
         return TorchSoftLabels.from_numpy(
             labels, weight=weight, target=target, action=action, image=numbers, view=views
         )

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from labelstore.schedule import Schedule
     from labelstore.store import Store
     from labelstore.torch.collate import TorchSoftLabels
+    from labelstore.torch.recover import StoredLabels
 
-    Sample = tuple[torch.Tensor, TorchSoftLabels]
+    Sample = tuple[torch.Tensor, TorchSoftLabels | StoredLabels]
 
 __all__ = ["HuggingFaceViews", "ViewJoin", "WebDatasetViews"]
 
@@ -136,9 +137,8 @@ class ViewJoin:
         """
         views = self.order.views(np.asarray(images, dtype=np.int64), self.epoch).tolist()
         shows = [Show(image, tuple(row)) for image, row in zip(images, views, strict=True)]
-        return self.data.views_of(
-            shows, (self._upright(*pair) for pair in zip(images, photos, strict=True))
-        )
+        upright = (self._upright(*pair) for pair in zip(images, photos, strict=True))
+        return self.data.views_of(shows, upright)
 
     def _upright(self, image: int, photo: Any) -> Any:
         upright = as_photo(photo, self.data.store.keys[image])

@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
 from labelstore.errors import LabelError, UsageError
+from labelstore.torch.collate import TorchSoftLabels
 from labelstore.torch.cross_entropy import SoftCrossEntropy
-
-if TYPE_CHECKING:
-    from labelstore.torch.collate import TorchSoftLabels
 
 __all__ = [
     "Reduction",
@@ -248,6 +246,11 @@ def _check(
         raise UsageError(
             f"reduction is {reduction!r}, expected one of {', '.join(get_args(Reduction))}: "
             "choose one."
+        )
+    if not isinstance(target, TorchSoftLabels):
+        raise UsageError(
+            f"the target is a {type(target).__name__}, expected TorchSoftLabels: recover stored "
+            "labels first (labelstore.torch.recover)."
         )
     expected = (len(target), target.num_classes)
     if tuple(logits.shape) != expected or not logits.is_floating_point():

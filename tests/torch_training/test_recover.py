@@ -1,0 +1,239 @@
+"""Recovery and calibration on the device against those in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+import labelstore
+from labelstore import FerKD, TopK
+from labelstore.calibrate import EnsembleFerKD
+from labelstore.ensembles import EnsembleTopK
+from labelstore.errors import FallbackWarning, LabelError, UsageError
+from labelstore.labels import _spread
+from labelstore.prior import ImagePrior
+from labelstore.recovery import Recovery
+from labelstore.torch import (
+    SoftLabelDataset,
+    StoredLabels,
+    ViewSampler,
+    collate_views,
+    recover,
+    soft_cross_entropy,
+)
+from labelstore.torch.recover import TorchTopK
+from labelstore.torch.recover import _spread as spread_on_device
+
+ROWS = 24
+
+
+def stored_labels(seed, num_classes, k, listed):
+    """Labels of all kinds: few or many classes stored, sums above 1, lists that are half empty."""
+    rng = np.random.default_rng(seed)
+    indices = rng.random((ROWS, num_classes)).argsort(1)[:, :k]
+    probs = np.sort(rng.dirichlet(np.full(num_classes, rng.uniform(0.05, 2)), ROWS), 1)[:, ::-1]
+    probs = np.ceil(probs[:, :k] * 255) / 255
+    probs[rng.random((ROWS, k)).argsort(1) == 0] *= rng.random() < 0.5
+    probs = np.sort(np.where(np.arange(k) < rng.integers(1, k + 1, (ROWS, 1)), probs, 0.0), 1)
+    prior = None
+    if listed:
+        classes = rng.random((ROWS, num_classes)).argsort(1)[:, :listed]
+        mean = np.sort(rng.dirichlet(np.full(listed, 0.3), ROWS) * rng.uniform(0.3, 1, (ROWS, 1)))
+        held = np.arange(listed) < rng.integers(0, listed + 1, (ROWS, 1))
+        prior = ImagePrior(
+            np.where(held, classes, -1).astype(np.int32),
+            np.where(held, mean[:, ::-1], 0.0).astype(np.float32),
+            rng.choice([0.2, 0.6, 1.0, 1.3], ROWS).astype(np.float32),
+        )
+    return TopK(indices, probs[:, ::-1].astype(np.float32), num_classes, prior)
+
+
+def rows_of(topk, target=None):
+    numbers = np.arange(ROWS)
+    return StoredLabels.from_numpy(topk, numbers if target is None else target, numbers, numbers)
+
+
+def dense(labels):
+    """(B, C) float64 probabilities of tensors."""
+    wide = labels.base.double()[:, None].repeat(1, labels.num_classes)
+    return wide.scatter_add_(1, labels.indices, labels.weights.double()).numpy()
+
+
+def agree(stored, recovery, target):
+    """Both ways' labels, weights and actions."""
+    topk = stored
+    expected = recovery(topk, target)
+    found = recover(rows_of(topk, target), recovery)
+    np.testing.assert_allclose(dense(found), expected.labels.dense(), atol=2e-6)
+    np.testing.assert_allclose(dense(found).sum(1), 1.0, atol=2e-6)
+    for one, other in ((found.action, expected.action), (found.weight, expected.weight)):
+        assert (one is None) == (other is None)
+        assert one is None or np.array_equal(one.numpy(), other)
+    assert found.target.tolist() == list(target)
+    return found
+
+
+labels = st.tuples(
+    st.integers(0, 10_000), st.integers(6, 30), st.integers(1, 6), st.sampled_from([0, 1, 3, 6])
+)
+
+
+@given(labels, st.sampled_from([None, "uniform", "none"]))
+def test_every_tail(case, tail):
+    topk = stored_labels(*case)
+    agree(topk, Recovery(tail, "top-k", None, None), np.arange(ROWS) % topk.num_classes)
+
+
+@given(st.integers(0, 10_000))
+def test_every_class_stored_or_listed(seed):
+    topk = stored_labels(seed, 6, 1 + seed % 6, 6)
+    agree(topk, Recovery("image", "top-k", None, None), np.zeros(ROWS, np.int64))
+
+
+@pytest.mark.parametrize("label_type", ["hard", "smoothing"])
+def test_other_label_types(label_type):
+    agree(stored_labels(1, 9, 3, 4), Recovery(None, label_type, None, None), np.zeros(ROWS))
+
+
+@given(
+    labels,
+    st.sampled_from(["max", "target"]),
+    st.sampled_from(["replace", "mask"]),
+    st.lists(st.floats(0, 1), min_size=3, max_size=3).map(sorted),
+    st.sampled_from([0.0, 0.1]),
+)
+def test_every_rule(case, confidence, discard, thresholds, smoothing):
+    topk = stored_labels(*case)
+    rule = FerKD(*thresholds, smoothing=smoothing, confidence=confidence, discard=discard)
+    target = np.random.default_rng(0).integers(0, topk.num_classes, ROWS)
+    agree(topk, Recovery(None, "top-k", rule, None), target)
+
+
+@given(labels, st.sampled_from(["all", "any", "mean", "each"]), st.sampled_from(["max", "target"]))
+def test_several_teachers(case, combine, confidence):
+    seed, num_classes, k, listed = case
+    members = (
+        stored_labels(seed, num_classes, k, listed),
+        stored_labels(seed + 1, num_classes, 3, 0),
+        stored_labels(seed + 2, num_classes, k, 5),
+    )
+    topk = EnsembleTopK(members, np.array([0.5, 0.5, 0.0]))
+    target = np.random.default_rng(1).integers(0, num_classes, ROWS)
+    own = "all" if combine == "each" else combine
+    rule = FerKD(0.2, 0.4, 0.8, confidence=confidence, ensemble=own, discard="mask")
+    if combine == "each":
+        rule = EnsembleFerKD((rule, FerKD(0.1, 0.5, 0.9, 0.3, confidence, "mask", own), rule))
+    agree(topk, Recovery(None, "top-k", rule, None), target)
+    agree(topk, Recovery("uniform", "top-k", None, None), target)
+
+
+@given(
+    st.integers(0, 10_000),
+    st.integers(1, 70),
+    st.sampled_from([0.0, 1e-9, 0.3]),
+    st.sampled_from([0.05, 0.5, 3.0]),
+)
+def test_a_mass_is_spread_as_round_by_round(seed, size, outside, share):
+    rng = np.random.default_rng(seed)
+    weights = rng.dirichlet(np.full(size, rng.uniform(0.05, 3)), ROWS)
+    weights[rng.random((ROWS, size)) < 0.2] = 0.0
+    weights[:, : size // 3] = weights[:, :1]
+    mass = rng.random((ROWS, 1))
+    limit = np.where(rng.random((ROWS, 1)) < 0.1, 1.0, share / size * rng.random((ROWS, 1)))
+    around = np.full((ROWS, 1), outside)
+    expected = _spread(weights, around, mass, limit)
+    found = spread_on_device(*map(torch.from_numpy, (weights, around, mass, limit)))
+    np.testing.assert_allclose(found[0].numpy(), expected[0], atol=1e-12)
+    np.testing.assert_allclose(found[1][:, 0].numpy(), expected[1], rtol=1e-9, atol=1e-12)
+
+
+def test_a_known_answer():
+    # Class 5 is stored with 0.4. The list says 0.5, 0.3 and 0.1 for classes 1, 2 and 5, and 0.1 for
+    # the seven others together. Of the residual 0.6, class 1 would take more than 0.75 * 0.4 = 0.3
+    # (0.6 * 0.5 / (0.5 + 0.3 + 0.1) = 0.33), so it takes 0.3; class 2 and the others share 0.3 as
+    # 0.3 to 0.1.
+    prior = ImagePrior(np.array([[1, 2, 5]]), np.array([[0.5, 0.3, 0.1]]), np.ones(1))
+    topk = TopK(np.array([[5]]), np.array([[0.4]]), 10, prior)
+    expected = np.full(10, 0.3 * 0.1 / 0.4 / 7)
+    expected[[5, 1, 2]] = 0.4, 0.3, 0.3 * 0.3 / 0.4
+    found = TorchTopK.from_numpy(topk).recover()
+    np.testing.assert_allclose(dense(found)[0], expected, atol=1e-6)
+
+
+def test_a_ground_truth_that_is_needed_is_not_guessed():
+    topk = stored_labels(0, 10, 3, 4)
+    target = np.where(np.arange(ROWS) == 7, -1, 2)
+    never = Recovery(None, "top-k", FerKD(0, 0, 1), None)
+    agree(topk, never, target)
+    for rule in (FerKD(0, 1, 1), FerKD(0, 0, 1, confidence="target")):
+        recovery = Recovery(None, "top-k", rule, None)
+        with pytest.raises(LabelError) as expected:
+            recovery(topk, target)
+        with pytest.raises(LabelError) as found:
+            recover(rows_of(topk, target), recovery)
+        assert str(found.value) == str(expected.value)
+
+
+def test_what_the_device_cannot_do_is_refused():
+    stored = rows_of(stored_labels(0, 10, 3, 0))
+    with pytest.raises(UsageError, match="at another temperature"):
+        recover(stored, Recovery(None, "top-k", None, (2.0,)))
+    with pytest.raises(UsageError, match="2 rules were given for 1"):
+        recover(stored, Recovery(None, "top-k", EnsembleFerKD((FerKD(), FerKD())), None))
+    with pytest.warns(FallbackWarning, match="no image prior"):
+        recover(stored, Recovery("image", "top-k", None, None))
+
+
+def test_a_loss_asks_for_recovered_labels():
+    with pytest.raises(UsageError, match="the target is a StoredLabels"):
+        soft_cross_entropy(torch.zeros(ROWS, 10), rows_of(stored_labels(0, 10, 3, 0)))
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_it_compiles_without_a_break():
+    topk = EnsembleTopK((stored_labels(0, 20, 3, 6), stored_labels(1, 20, 2, 0)), np.full(2, 0.5))
+    recovery = Recovery(None, "top-k", FerKD(0.1, 0.4, 0.9, discard="mask"), None)
+    stored = rows_of(topk, np.arange(ROWS) % 20)
+    torch._dynamo.reset()
+    compiled = torch.compile(recover, fullgraph=True, backend="aot_eager")
+    found, expected = compiled(stored, recovery), recover(stored, recovery)
+    np.testing.assert_allclose(dense(found), dense(expected), atol=1e-6)
+    assert torch.equal(found.action, expected.action)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_loader_of_stored_labels(store, photos, workers):
+    rule = FerKD(low=0.3, middle=0.5, top=0.9, discard="mask")
+    batches = []
+    for labels in ("stored", "recovered"):
+        data = SoftLabelDataset(photos, store, ferkd=rule, labels=labels)
+        sampler = ViewSampler(data, views_per_image=3)
+        loader = DataLoader(data, 4, sampler=sampler, collate_fn=collate_views, num_workers=workers)
+        batches.append(list(loader))
+    for (pixels, stored), (same, expected) in zip(*batches, strict=True):
+        assert torch.equal(pixels, same)
+        found = recover(stored.to("cpu"), data.recovery)
+        assert len(stored) == len(expected) == len(stored[1:]) + 1
+        np.testing.assert_allclose(dense(found), dense(expected), atol=2e-6)
+        for name in ("target", "image", "view", "action", "weight"):
+            assert torch.equal(getattr(found, name), getattr(expected, name))
+        logits = torch.randn(len(found), found.num_classes)
+        torch.testing.assert_close(
+            soft_cross_entropy(logits, found), soft_cross_entropy(logits, expected)
+        )
+
+
+def test_labels_are_recovered_or_stored(store, photos):
+    with pytest.raises(UsageError, match='labels is \'raw\', expected "recovered" or "stored"'):
+        SoftLabelDataset(photos, store, labels="raw")
+    with pytest.raises(UsageError, match="temperature"):
+        SoftLabelDataset(photos, store, labels="stored", temperature=2.0)
+    both = labelstore.ensemble([store, store])
+    data = SoftLabelDataset(photos, both, labels="stored")
+    (_, stored), *_ = data.__getitems__([next(iter(ViewSampler(data)))])
+    assert [len(member.probs) for member in stored.members] == [1, 1]
