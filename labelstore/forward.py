@@ -61,7 +61,7 @@ class Forward:
                 for part in parts
             ]
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(logits.device))
         else:
             self._parts = [part.cpu() for part in parts]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from labelstore.images import INTERPOLATIONS
 from labelstore.weights import weights_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
     import torch
@@ -24,6 +25,7 @@ __all__ = [
     "Preprocessing",
     "Teacher",
     "checked_device",
+    "exact_float32",
     "normalize",
     "one_line",
     "place_photo",
@@ -243,8 +245,10 @@ class Teacher:
         """The network's outputs for normalized values (B, 3, H, W) float32 on its device."""
         import torch
 
+        exact = self.device == "cuda" and self.precision == "fp32"
         with (
             torch.inference_mode(),
+            exact_float32() if exact else contextlib.nullcontext(),
             torch.autocast(self.device, dtype=self._dtype, enabled=self._dtype is not None),
         ):
             return self._model(values)
@@ -330,6 +334,33 @@ class Teacher:
         if not bool(torch.isfinite(outputs).all()):
             raise self.not_finite()
         return classes
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Products of float32 numbers in float32 on CUDA, for the whole process, while inside.
+
+    Otherwise torch lets convolutions round them to TF32's ten bits, as bf16 to seven: labels that
+    are called fp32 would not be.
+
+    Raises:
+        TeacherError: torch's settings of TF32 were made in its old and its new way at once.
+    """
+    import torch
+
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    try:
+        before = cudnn.allow_tf32, matmul.allow_tf32
+    except RuntimeError as error:
+        raise TeacherError(
+            f"torch cannot tell whether it uses TF32 ({one_line(error)}): leave these settings as "
+            "they are, fp32 turns TF32 off by itself."
+        ) from error
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def batch_that_fits(free: int, small: int, large: int, limit: int) -> int:

@@ -21,6 +21,7 @@ from torch import nn
 
 from labelstore.errors import NotFoundError, TeacherError, UsageError
 from labelstore.images import cut, decode
+from labelstore.inference import exact_float32
 from labelstore.teachers import (
     Preprocessing,
     Teacher,
@@ -470,8 +471,26 @@ class TestSpecs:
         expected, made = cpu.logits(pixels), gpu.logits(pixels).cpu()
         assert made.dtype == torch.float32
         scale = expected.abs().max().item()
-        torch.testing.assert_close(made, expected, rtol=0.05, atol=0.05 * scale)
+        tolerance = 1e-4 if precision == "fp32" else 0.05
+        torch.testing.assert_close(made, expected, rtol=tolerance, atol=tolerance * scale)
         assert top_k(gpu.logits(pixels), 5, 1.0)[0].shape == (8, 5)
+
+
+def test_fp32_is_without_tf32_and_the_settings_come_back():
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    try:
+        for given in ((True, False), (True, True), (False, False)):
+            cudnn.allow_tf32, matmul.allow_tf32 = given
+            with exact_float32():
+                assert (cudnn.allow_tf32, matmul.allow_tf32) == (False, False)
+            assert (cudnn.allow_tf32, matmul.allow_tf32) == given
+        if hasattr(cudnn, "conv"):
+            cudnn.conv.fp32_precision = "tf32"
+            with pytest.raises(TeacherError, match="cannot tell whether"), exact_float32():
+                pass
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 class TestPixels:
