@@ -19,37 +19,28 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xxhash
 
 from labelstore import shared
-from labelstore.backends.base import prior_arrays, view_arrays
 from labelstore.errors import (
     CorruptError,
     FallbackWarning,
     IncompleteError,
     LabelStoreError,
-    NotFoundError,
 )
-from labelstore.pool import flat_take
-from labelstore.shared import Layout, SharedArrays, Writer
+from labelstore.slab import Slab, SlabSizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    import numpy.typing as npt
-
-    from labelstore.labels import TopK
     from labelstore.reading import BlockReader
+    from labelstore.shared import SharedArrays, Writer
+    from labelstore.slab import Codes, Decode, Int64Array
 
-    Codes = dict[str, npt.NDArray[Any]]
-    Int64Array = npt.NDArray[np.int64]
-    Decode = Callable[[Int64Array, Int64Array, tuple[int, ...], Codes], TopK]
-
-__all__ = ["SLAB_BYTES", "Slab", "Slabs"]
+__all__ = ["SLAB_BYTES", "Slabs"]
 
 SLAB_BYTES = 2 * 2**30
 """Bytes of all slabs of a store on a machine, by default at most."""
@@ -72,65 +63,6 @@ _LOOK_AGAIN_SECONDS = 0.02
 
 class _GivenUpError(Exception):
     """A slab that is being made is no longer wanted."""
-
-
-class Slab:
-    """One group of views of the images 0..num_images-1, mapped."""
-
-    def __init__(self, held: SharedArrays, views: slice, num_images: int, labels: Decode) -> None:
-        self._held = held
-        self._labels = labels
-        self.views = views
-        """The views of the group."""
-        self.num_images = num_images
-        """How many images, from the first on: all, or as many as the bound had room for."""
-        self.nbytes = held.nbytes
-        """Bytes of memory, of all processes together."""
-        self.path = held.path
-        """Its file."""
-        self.closed = False
-        """Whether it was given up."""
-
-    @property
-    def bytes_per_label(self) -> float:
-        """Bytes of memory for each label."""
-        labels = self.num_images * len(range(self.views.start, self.views.stop))
-        return self.nbytes / labels
-
-    def covers(self, images: Int64Array, views: Int64Array) -> npt.NDArray[np.bool_]:
-        """(n,) bool: which views (n,) of images (n,) it holds."""
-        inside = (views >= self.views.start) & (views < self.views.stop)
-        return np.asarray(inside & (images < self.num_images))
-
-    def read(self, images: npt.ArrayLike, views: npt.ArrayLike) -> TopK:
-        """As ``Store.read``, of views that it holds; images by position.
-
-        Raises:
-            NotFoundError: another image or view.
-        """
-        rows, columns = np.broadcast_arrays(np.asarray(images), np.asarray(views))
-        shape = rows.shape
-        rows, columns = rows.reshape(-1).astype(np.int64), columns.reshape(-1).astype(np.int64)
-        outside = ~self.covers(rows, columns) | (rows < 0)
-        if outside.any():
-            place = int(np.argmax(outside))
-            raise NotFoundError(
-                f"view {columns[place]} of image {rows[place]} was asked for, this slab has views "
-                f"{self.views.start} to {self.views.stop - 1} of images 0 to "
-                f"{self.num_images - 1}: read it from the store."
-            )
-        return self._labels(rows, columns, shape, self.gather(rows, columns))
-
-    def gather(self, images: Int64Array, views: Int64Array) -> Codes:
-        """Codes (n, ...) of views that it holds, by array name."""
-        width = self.views.stop - self.views.start
-        places = images * width + (views - self.views.start)
-        return {name: flat_take(array, places, 2) for name, array in self._held.arrays.items()}
-
-    def close(self) -> None:
-        """Stop using it, here and in the store; the last process to do so frees the memory."""
-        self.closed = True
-        self._held.close()
 
 
 class Slabs:
@@ -171,7 +103,7 @@ class Slabs:
         self._pending: set[int] = set()
         self._crowded = False
         self._problems: list[str] = []
-        self._layouts: dict[tuple[int | None, int], Layout] = {}
+        self._sizes = SlabSizes(reader)
         self._state = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -230,7 +162,7 @@ class Slabs:
         if now < self._looked.get(group, 0.0):
             return None
         blocks = self._blocks(group)
-        held = shared.find(self.folder, self._layout(group, blocks)) if blocks else None
+        held = shared.find(self.folder, self._sizes.layout(group, blocks)) if blocks else None
         if held is None:
             self._looked[group] = now + _LOOK_SECONDS
             return None
@@ -248,7 +180,7 @@ class Slabs:
             return
         self._looked[None] = now + _LOOK_SECONDS
         if self._lists_fit():
-            self._adopt(shared.find(self.folder, self._layout(None, self._manifest.num_blocks)))
+            self._adopt(shared.find(self.folder, self._sizes.lists()))
 
     def _adopt(self, held: SharedArrays | None) -> None:
         if held is not None:
@@ -326,7 +258,8 @@ class Slabs:
             self._plan, self._pending = [], set()
             for slab in self._slabs.values():
                 slab.close()
-            self._slabs, self._asked, self._looked, self._layouts = {}, set(), {}, {}
+            self._slabs, self._asked, self._looked = {}, set(), {}
+            self._sizes.clear()
             if self._lists is not None:
                 self._reader.use_lists(None)
                 self._lists.close()
@@ -403,7 +336,7 @@ class Slabs:
 
     def _has_room(self, group: int | None, blocks: int, plan: list[int]) -> bool:
         """Wait until a slab fits into the bound; False where it never does, or the plan is old."""
-        layout = self._layout(group, blocks)
+        layout = self._sizes.layout(group, blocks)
         if not blocks or layout.nbytes > self.slab_bytes:
             return False
         patience = time.monotonic() + _PATIENCE_SECONDS
@@ -441,7 +374,7 @@ class Slabs:
                 for _ in pool.map(functools.partial(fill_part, writer), parts):
                     pass
 
-        return shared.make(self.folder, self._layout(group, blocks), fill, go_on)
+        return shared.make(self.folder, self._sizes.layout(group, blocks), fill, go_on)
 
     def _fill(self, writer: Writer, group: int | None, blocks: range) -> None:
         found: Iterator[Codes]
@@ -455,57 +388,13 @@ class Slabs:
 
     def _slab(self, held: SharedArrays, group: int, blocks: int) -> Slab:
         views = self._manifest.group_slice(group)
-        return Slab(held, views, self._images(blocks), self._labels)
-
-    # Sizes
-
-    def _images(self, blocks: int) -> int:
-        return min(blocks * self._manifest.block_images, self._manifest.num_images)
-
-    def _layout(self, group: int | None, blocks: int) -> Layout:
-        """The file of the first blocks' group of views; of all prior lists for None."""
-        known = self._layouts.get((group, blocks))
-        if known is not None:
-            return known
-        digests = self._reader.commits(blocks, group)
-        images = self._images(blocks)
-        if group is None:
-            shapes = [(spec, spec.shape) for spec in prior_arrays(self._manifest)]
-        else:
-            views = self._manifest.group_slice(group)
-            width = views.stop - views.start
-            shapes = [
-                (spec, (images, width, *spec.shape[2:])) for spec in view_arrays(self._manifest)
-            ]
-        layout = Layout(
-            prefix=self._manifest.id,
-            identity={
-                "store": self._manifest.id,
-                "group": group,
-                "images": images,
-                "commits": xxhash.xxh3_128_hexdigest(np.ascontiguousarray(digests).tobytes()),
-            },
-            arrays=[(spec.name, spec.dtype, shape) for spec, shape in shapes],
-        )
-        self._layouts[group, blocks] = layout
-        return layout
+        return Slab(held, views, self._sizes.images(blocks), self._labels)
 
     def _lists_fit(self) -> bool:
-        """Whether the prior lists may be shared: with them there is room for half a slab."""
-        lists = self._layout(None, self._manifest.num_blocks).nbytes
-        return lists + self._layout(0, self._manifest.num_blocks).nbytes / 2 <= self.slab_bytes
+        return self._sizes.lists_fit(self.slab_bytes)
 
     def _blocks(self, group: int) -> int:
-        """How many blocks a slab has: all where the bound has room for them."""
-        every = self._manifest.num_blocks
-        room = self.slab_bytes
-        if self._manifest.prior_size and self._lists_fit():
-            room -= self._layout(None, every).nbytes
-        size = self._layout(group, every).nbytes
-        if size <= room:
-            return every
-        # The files' headers and padding are a few pages.
-        return max(int((room - 65536) * every // size), 0)
+        return self._sizes.blocks(group, self.slab_bytes)
 
 
 def _put(out: Codes, found: Codes, rows: Int64Array, count: int) -> None:

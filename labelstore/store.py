@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from labelstore.backends.base import Backend
     from labelstore.errors import StoreError
-    from labelstore.slabs import Slab
+    from labelstore.slab import Slab
 
     Codes = dict[str, npt.NDArray[Any]]
 

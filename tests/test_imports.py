@@ -45,6 +45,7 @@ LAYERS = [
     {"blocks", "fidelity"},
     {"store"},
     {"slabs"},
+    {"slab"},
     {"reading"},
     {"chunk_files", "pool"},
     {"backends"},

@@ -307,7 +307,7 @@ def test_killed_while_it_makes_one(tmp_path, folder, stage):
         store = labelstore.open(plain.path, slab_bytes=ROOMY)
         if stage != "done":
             # What is not whole is nobody's slab.
-            assert shared.find(folder, store.slabs._layout(0, 3)) is None
+            assert shared.find(folder, store.slabs._sizes.layout(0, 3)) is None
         process.send_signal(signal.SIGKILL)
     assert len(files_in(folder)) == 1
     slab = store.slab(0)
@@ -361,7 +361,7 @@ def test_a_block_that_was_made_again_makes_another_slab(tmp_path, folder):
 def test_a_file_that_is_not_the_slab_is_not_taken(tmp_path, folder, damage):
     plain, _ = make_planned(tmp_path / "s.zarr")
     store = labelstore.open(plain.path, slab_bytes=ROOMY)
-    layout = store.slabs._layout(0, 3)
+    layout = store.slabs._sizes.layout(0, 3)
     held = store.slabs._made(0, 3)
     whole = held.path.read_bytes()
     held.close()

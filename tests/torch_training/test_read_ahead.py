@@ -66,7 +66,7 @@ def loader_of(path, slab_bytes, workers, method="fork", **options):
 def test_epochs_are_the_same_with_and_without(tmp_path, workers, method, persistent, folder):
     written(tmp_path / "s.zarr", images=60, views=8, group_views=4)
     _, plain_sampler, plain = loader_of(tmp_path / "s.zarr", 0, 0)
-    size = labelstore.open(tmp_path / "s.zarr").slabs._layout(0, 8).nbytes
+    size = labelstore.open(tmp_path / "s.zarr").slabs._sizes.layout(0, 8).nbytes
     store, sampler, loader = loader_of(
         tmp_path / "s.zarr", 2 * size, workers, method, persistent_workers=persistent
     )
