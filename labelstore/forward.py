@@ -50,8 +50,7 @@ class Forward:
             probabilities = torch.softmax(logits / temperature, dim=-1)
             parts = [torch.isfinite(logits).all(), top_k_keys(probabilities, k)]
             if lengths is not None:
-                runs = torch.split(probabilities, list(lengths))
-                parts.append(torch.stack([run.sum(dim=0) for run in runs]))
+                parts.append(_sums(probabilities, list(lengths)))
         self._num_classes = logits.shape[-1]
         self._event: Any = None
         if logits.device.type == "cuda":
@@ -80,3 +79,12 @@ class Forward:
             raise self._teacher.not_finite()
         classes, values = unpack_keys(keys, self._num_classes)
         return classes, values, sums[0].numpy().astype(np.float64) if sums else None
+
+
+def _sums(probabilities: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    """(runs, C) sums over runs of consecutive rows."""
+    import torch
+
+    if len(set(lengths)) == 1:
+        return probabilities.view(len(lengths), lengths[0], -1).sum(dim=1)
+    return torch.stack([run.sum(dim=0) for run in torch.split(probabilities, lengths)])

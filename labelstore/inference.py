@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from labelstore.images import INTERPOLATIONS
 from labelstore.weights import weights_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
     import torch
@@ -32,6 +33,8 @@ __all__ = [
     "staging_buffer",
     "utilisation",
 ]
+
+T = TypeVar("T")
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -111,10 +114,31 @@ def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float])
             f"the pixels are {pixels.dtype} of shape {tuple(pixels.shape)}, expected uint8 of "
             "shape (..., 3, H, W): normalize them before any other conversion."
         )
-    # Tensors, not numbers: CUDA would multiply by a rounded 1/255 instead of dividing.
-    constants = torch.tensor([[255.0] * 3, list(mean), list(std)], device=pixels.device)
-    full, centre, spread = constants.view(3, 3, 1, 1)
+    make = _constants if torch.compiler.is_compiling() else _kept_constants
+    full, centre, spread = make(tuple(mean), tuple(std), pixels.device)
     return pixels.to(torch.float32).div_(full).sub_(centre).div_(spread)
+
+
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, ...]:
+    """255, mean and standard deviation, each (3, 1, 1) float32."""
+    import torch
+
+    # Tensors, not numbers: CUDA would multiply by a rounded 1/255 instead of dividing.
+    constants = torch.tensor([[255.0] * 3, list(mean), list(std)], device=device)
+    return constants.view(3, 3, 1, 1).unbind()
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, ...]:
+    """The same, made once: copying them to a device waits for all that it still has to do."""
+    import torch
+
+    with torch.inference_mode(False):
+        return _constants(mean, std, device)
 
 
 class Teacher:
@@ -273,14 +297,25 @@ class Teacher:
 
         if self.device != "cuda":
             return 16
-        peaks = []
-        for count in _PROBED_BATCHES:
-            torch.cuda.reset_peak_memory_stats()
-            start = torch.cuda.memory_allocated()
-            self.outputs(torch.zeros((count, *self.preprocessing.input_size, 3), dtype=torch.uint8))
-            peaks.append(torch.cuda.max_memory_allocated() - start)
-        torch.cuda.empty_cache()
-        return batch_that_fits(torch.cuda.mem_get_info()[0], peaks[0], peaks[1], limit)
+        small, large = _PROBED_BATCHES
+        with torch.cuda.device(self.place):
+            few = self._peak(small)
+            try:
+                many = self._peak(large)
+            except TeacherError:
+                return small
+            finally:
+                torch.cuda.empty_cache()
+            return batch_that_fits(torch.cuda.mem_get_info()[0], few, many, limit)
+
+    def _peak(self, count: int) -> int:
+        """Bytes of the GPU that a forward of so many views takes at most."""
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+        self.outputs(torch.zeros((count, *self.preprocessing.input_size, 3), dtype=torch.uint8))
+        return int(torch.cuda.max_memory_allocated() - start)
 
     def compile(self, batch_size: int) -> None:
         """Compile the network with torch.compile, for batches of one size.
@@ -302,8 +337,9 @@ class Teacher:
         return torch.cat([pixels, pixels.new_zeros((missing, *pixels.shape[1:]))])
 
     def _forward(self, pixels: torch.Tensor) -> Any:
-        # From pageable memory the copy waits; from pinned memory it does not.
-        batch = pixels.to(self.place, non_blocking=True).permute(0, 3, 1, 2)
+        # From pageable memory the copy waits; from pinned memory it does not. (On MPS one that does
+        # not wait may read memory that was given back meanwhile.)
+        batch = pixels.to(self.place, non_blocking=self.device == "cuda").permute(0, 3, 1, 2)
         return self.network(normalize(batch, self.preprocessing.mean, self.preprocessing.std))
 
     def _misshaped(self, outputs: Any, shape: tuple[int, int]) -> TeacherError:
@@ -341,26 +377,42 @@ def exact_float32() -> Iterator[None]:
     """Products of float32 numbers in float32 on CUDA, for the whole process, while inside.
 
     Otherwise torch lets convolutions round them to TF32's ten bits, as bf16 to seven: labels that
-    are called fp32 would not be.
-
-    Raises:
-        TeacherError: torch's settings of TF32 were made in its old and its new way at once.
+    are called fp32 would not be. Whichever of torch's ways the settings were made in, they come
+    back as they were.
     """
     import torch
 
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    try:
-        before = cudnn.allow_tf32, matmul.allow_tf32
-    except RuntimeError as error:
-        raise TeacherError(
-            f"torch cannot tell whether it uses TF32 ({one_line(error)}): leave these settings as "
-            "they are, fp32 turns TF32 off by itself."
-        ) from error
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    # The new way has a precision for each operation, and one to inherit from; the old one does not
+    # see that, and says so (RuntimeError) where both disagree.
+    kinds: list[Any] = [getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None), matmul]
+    kinds = [kind for kind in kinds if hasattr(kind, "fp32_precision")]
+    precisions = [kind.fp32_precision for kind in kinds]
+    flags = _told(lambda: (cudnn.allow_tf32, matmul.allow_tf32))
+    word = _told(torch.get_float32_matmul_precision)
+    if flags is not None:
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
+    for kind in kinds:
+        if kind.fp32_precision == "tf32":
+            kind.fp32_precision = "ieee"
     try:
         yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
+        if flags is not None:
+            cudnn.allow_tf32, matmul.allow_tf32 = flags
+            if word is not None:
+                torch.set_float32_matmul_precision(word)
+        for kind, precision in zip(kinds, precisions, strict=True):
+            if kind.fp32_precision != precision:
+                kind.fp32_precision = precision
+
+
+def _told(ask: Callable[[], T]) -> T | None:
+    """A setting of torch; None where it cannot tell."""
+    try:
+        return ask()
+    except RuntimeError:
+        return None
 
 
 def batch_that_fits(free: int, small: int, large: int, limit: int) -> int:
@@ -369,7 +421,9 @@ def batch_that_fits(free: int, small: int, large: int, limit: int) -> int:
     Args:
         free: bytes; small, large: bytes that forwards of ``_PROBED_BATCHES`` views took at most.
     """
-    per_view = max((large - small) / (_PROBED_BATCHES[1] - _PROBED_BATCHES[0]), 1.0)
+    per_view = (large - small) / (_PROBED_BATCHES[1] - _PROBED_BATCHES[0])
+    if per_view <= 0:  # Another algorithm, with less room of its own.
+        per_view = max(large / _PROBED_BATCHES[1], 1.0)
     fixed = max(small - per_view * _PROBED_BATCHES[0], 0.0)
     fitting = max((0.7 * free - fixed) / per_view, 1.0)
     return int(min(2 ** int(np.log2(fitting)), limit))
@@ -389,7 +443,8 @@ def staging_buffer(parts: Sequence[npt.NDArray[np.uint8] | torch.Tensor], device
         return torch.cat(tensors)
     total = sum(len(part) for part in parts)
     shape = (total, *parts[0].shape[1:])
-    buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=device == "cuda")
+    pinned = device == "cuda"
+    buffer = torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=pinned)
     np.concatenate([np.asarray(part) for part in parts], out=buffer.numpy())
     return buffer
 
@@ -409,7 +464,7 @@ def utilisation(device: str) -> int | None:
         return None
     try:
         return int(torch.cuda.utilization())
-    except (ImportError, RuntimeError):  # torch asks NVIDIA's library, which may not be installed.
+    except Exception:  # NVIDIA's library, which torch asks, may be missing or refuse (MIG, WSL).
         return None
 
 

@@ -21,7 +21,6 @@ from torch import nn
 
 from labelstore.errors import NotFoundError, TeacherError, UsageError
 from labelstore.images import cut, decode
-from labelstore.inference import exact_float32
 from labelstore.teachers import (
     Preprocessing,
     Teacher,
@@ -476,21 +475,63 @@ class TestSpecs:
         assert top_k(gpu.logits(pixels), 5, 1.0)[0].shape == (8, 5)
 
 
-def test_fp32_is_without_tf32_and_the_settings_come_back():
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
+TF32 = """
+import os, torch
+from labelstore.inference import exact_float32
+
+cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+kinds = [cudnn.conv, cudnn.rnn, matmul] if hasattr(cudnn, "conv") else []
+
+
+def told(ask):
     try:
-        for given in ((True, False), (True, True), (False, False)):
-            cudnn.allow_tf32, matmul.allow_tf32 = given
-            with exact_float32():
-                assert (cudnn.allow_tf32, matmul.allow_tf32) == (False, False)
-            assert (cudnn.allow_tf32, matmul.allow_tf32) == given
-        if hasattr(cudnn, "conv"):
-            cudnn.conv.fp32_precision = "tf32"
-            with pytest.raises(TeacherError, match="cannot tell whether"), exact_float32():
-                pass
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
+        return ask()
+    except RuntimeError:
+        return "mixed"
+
+
+def state():
+    old = [lambda: cudnn.allow_tf32, lambda: matmul.allow_tf32, torch.get_float32_matmul_precision]
+    return [told(ask) for ask in old], [kind.fp32_precision for kind in kinds]
+
+
+def check(settings):
+    exec(settings)
+    before = state()
+    with exact_float32():
+        if kinds:
+            assert all(kind.fp32_precision != "tf32" for kind in kinds), state()
+        else:
+            assert not cudnn.allow_tf32 and not matmul.allow_tf32
+    assert state() == before, (before, state())
+
+
+old = [
+    "",
+    "cudnn.allow_tf32 = False",
+    "matmul.allow_tf32 = True",
+    "torch.set_float32_matmul_precision('high')",
+    "torch.set_float32_matmul_precision('medium')",
+]
+new = [
+    "torch.backends.fp32_precision = 'tf32'",
+    "torch.backends.fp32_precision = 'ieee'",
+    "cudnn.conv.fp32_precision = 'ieee'; matmul.fp32_precision = 'tf32'",
+    "torch.backends.fp32_precision = 'tf32'; torch.set_float32_matmul_precision('high')",
+]
+for settings in old + (new if kinds else []):
+    # Each in a process of its own, since they cannot all be taken back.
+    child = os.fork()
+    if child == 0:
+        check(settings)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, settings
+"""
+
+
+def test_fp32_is_without_tf32_and_the_settings_come_back():
+    done = subprocess.run([sys.executable, "-c", TF32], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 class TestPixels:

@@ -175,8 +175,10 @@ def _fusible(logits: torch.Tensor) -> bool:
         return False
     if importlib.util.find_spec("triton") is None:
         return False
-    from labelstore.torch import kernels
-
+    try:
+        from labelstore.torch import kernels
+    except ImportError:  # Installed, and broken.
+        return False
     return kernels.works(logits.device)
 
 
