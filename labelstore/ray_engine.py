@@ -8,6 +8,8 @@ when the cluster grows.
 from __future__ import annotations
 
 import os
+import time
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,9 @@ would go round for ever."""
 
 LOOK_SECONDS = 10.0
 """Between looks at whether the cluster has grown."""
+
+PATIENCE_SECONDS = 60.0
+"""How long nothing may be under way before it is told what Ray is waiting for."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class RayEngine:
         load: opens the source and the teachers on a node.
         actors: how many; None for one a GPU, or one where the teachers run on the CPU.
         device: of the teachers, as asked for: "cpu" needs no GPU.
-        workers: cores that an actor asks for.
+        workers: cores that an actor asks for, at most: of a node, each of its GPUs has its share.
         compiled, batch_size: as for ``generate``.
 
     Raises:
@@ -144,11 +149,16 @@ class RayEngine:
         on_gpu = device == "cuda" or (device == "auto" and gpus > 0)
         if on_gpu and not gpus and actors is None:
             raise UsageError("the Ray cluster has no GPU: give --device cpu, or add a node.")
-        cores = min(workers, int(self._ray.cluster_resources().get("CPU", 1)))
-        self._options = {"num_cpus": cores, "num_gpus": int(on_gpu)}
+        count = actors or (gpus if on_gpu else 1)
+        self.workers = max(1, min(workers, self._cores(count, on_gpu)))
+        self._options = {"num_cpus": self.workers, "num_gpus": int(on_gpu)}
         self._fixed = actors is not None or not on_gpu
-        self._actors = [self._start() for _ in range(actors or gpus or 1)]
-        self.teachers: list[Described] = self._get(self._actors[0].describe.remote())
+        self._actors: list[Any] = []
+        self._ready: list[Any] = []
+        # Those that Ray has not placed yet, by what they will say of their teachers.
+        self._starting: dict[Any, Any] = {}
+        self._start(count)
+        self.teachers: list[Described] = self._first()
 
     def labeller(
         self,
@@ -160,6 +170,7 @@ class RayEngine:
         path: str,
     ) -> _RayLabeller:
         """What stands in the place of ``Labeller``."""
+        workers = min(workers, self.workers)
         return _RayLabeller(self, _Settings(manifests, batch_size, workers, on_error, resize, path))
 
     def blocks(
@@ -168,21 +179,21 @@ class RayEngine:
         """Finished blocks, as they are finished."""
         shared = self._ray.put(settings)
         waiting = iter(todo)
-        free = list(self._actors)
+        item = next(waiting, None)
+        free = list(self._ready)
         under_way: dict[Any, Any] = {}
-        while True:
-            while free:
-                item = next(waiting, None)
-                if item is None:
-                    break
+        while item is not None or under_way:
+            while free and item is not None:
                 actor = free.pop()
                 under_way[actor.label.remote(shared, *item)] = actor
-            if not under_way:
-                return
-            done, _ = self._ray.wait(list(under_way), timeout=LOOK_SECONDS)
+                item = next(waiting, None)
+            done, _ = self._ray.wait([*under_way, *self._starting], timeout=LOOK_SECONDS)
             if not done:
-                free += self._grown()
+                self._grow()
             for task in done:
+                if task in self._starting:
+                    free.append(self._begun(task))
+                    continue
                 free.append(under_way.pop(task))
                 made = self._get(task)
                 yield from made
@@ -193,24 +204,59 @@ class RayEngine:
         """Stop the actors: their cores and GPUs are free for others."""
         for actor in self._actors:
             self._ray.kill(actor)
-        self._actors = []
+        self._actors, self._ready, self._starting = [], [], {}
 
-    def _start(self) -> Any:
-        remote = self._ray.remote(max_restarts=-1, max_task_retries=DEATHS, **self._options)(
-            _Worker
-        )
-        return remote.remote(*self._made)
+    def _start(self, count: int) -> None:
+        """Ask Ray for actors; they have no block before they are there."""
+        for _ in range(count):
+            actor = self._ray.remote(max_restarts=-1, max_task_retries=DEATHS, **self._options)(
+                _Worker
+            ).remote(*self._made)
+            self._actors.append(actor)
+            self._starting[actor.describe.remote()] = actor
+
+    def _begun(self, task: Any) -> Any:
+        """The actor that has described its teachers."""
+        actor = self._starting.pop(task)
+        self._get(task)
+        self._ready.append(actor)
+        return actor
+
+    def _first(self) -> list[Described]:
+        """The teachers, as the first actor that is there describes them."""
+        patience = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            done, _ = self._ray.wait(list(self._starting), timeout=LOOK_SECONDS)
+            if done:
+                described = self._get(done[0])
+                self._begun(done[0])
+                return list(described)
+            if time.monotonic() > patience:
+                patience = float("inf")
+                there = self._ray.cluster_resources()
+                warnings.warn(
+                    f"Ray has placed no actor of {self._options} for {PATIENCE_SECONDS:.0f} s; the "
+                    f"cluster has {there.get('CPU', 0):.0f} CPUs and {there.get('GPU', 0):.0f} "
+                    "GPUs, perhaps busy: it is waited for.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
 
     def _gpus(self) -> int:
         return int(self._ray.cluster_resources().get("GPU", 0))
 
-    def _grown(self) -> list[Any]:
-        """An actor for each GPU that has come."""
-        if self._fixed:
-            return []
-        new = [self._start() for _ in range(self._gpus() - len(self._actors))]
-        self._actors += new
-        return new
+    def _cores(self, count: int, on_gpu: bool) -> int:
+        """Cores for each actor, so that all of them find room."""
+        if not on_gpu:
+            return int(self._ray.cluster_resources().get("CPU", 1)) // count
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        shares = [int(one.get("CPU", 1) // one["GPU"]) for one in nodes if one.get("GPU", 0) >= 1]
+        return min(shares, default=1)
+
+    def _grow(self) -> None:
+        """Ask for an actor for each GPU that has come."""
+        if not self._fixed:
+            self._start(self._gpus() - len(self._actors))
 
     def _get(self, task: Any) -> Any:
         errors = self._ray.exceptions

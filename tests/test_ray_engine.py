@@ -64,10 +64,11 @@ def make(photos, path, engine, **options):
     return generate_together(source, [output], batch_size=8, engine=engine, **options)[0]
 
 
-def engine_of(photos, actors):
+def engine_of(photos, actors, workers=1):
     from labelstore.ray_engine import RayEngine
 
-    return RayEngine(functools.partial(load, photos), actors=actors, device="cpu", workers=1)
+    opened = functools.partial(load, photos)
+    return RayEngine(opened, actors=actors, device="cpu", workers=workers)
 
 
 class KillOne:
@@ -118,10 +119,17 @@ def test_an_actor_that_is_killed_is_replaced_and_the_store_is_that_of_one_proces
     other.close()
 
 
-def test_a_described_teacher_needs_its_engine(photos, tmp_path, cluster):
-    engine = engine_of(photos, 1)
+def test_actors_that_find_no_room_are_not_waited_for(photos, tmp_path, cluster):
+    # Two cores: as many actors at a time, of however many workers; the third is never placed.
+    engine = engine_of(photos, 3, workers=2)
+    assert engine.workers == 1
+    report = make(photos, tmp_path / "a.zarr", engine)
+    assert report.blocks_made == 4
+    assert len(engine._starting) >= 1
+
+    # What an engine's teachers are called is no teacher without it.
     source = FolderSource(photos)
-    output = Output(engine.teachers[0], np.full(8, -1, np.int32), tmp_path / "a.zarr", RECIPE)
+    output = Output(engine.teachers[0], np.full(8, -1, np.int32), tmp_path / "b.zarr", RECIPE)
     with pytest.raises(UsageError, match="without its engine"):
         generate_together(source, [output])
     engine.close()
