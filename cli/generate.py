@@ -148,7 +148,8 @@ made with other settings is refused by naming what differs.
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Threads that decode and cut. Default: the number of cores.",
+    help="Threads that decode and cut. Default: the number of cores, shared by the processes of "
+    "the machine.",
 )
 @click.option(
     "--block-images",
@@ -234,12 +235,10 @@ def _views_of(given: dict[str, Any], context: click.Context) -> Any:
 
 def _run(given: dict[str, Any], law: Any) -> list[Report]:
     """Do what was asked for; the reports that are to be printed."""
-    import os
-
     from labelstore.errors import UsageError
     from labelstore.generate import Output, Recipe, generate_together
     from labelstore.images import read_class_map, resolve_targets
-    from labelstore.launch import launched, take_gpu
+    from labelstore.launch import launched, own_cores, take_gpu
     from labelstore.sources import open_source
     from labelstore.writer import Share
 
@@ -247,9 +246,9 @@ def _run(given: dict[str, Any], law: Any) -> list[Report]:
     each = options.teachers_from(given)
     source = open_source(given["source"])
     class_map = read_class_map(given["class_map"]) if given["class_map"] else None
-    if launch is not None:
+    if launch is not None and given["device"] != "cpu":
         take_gpu(launch)
-    workers = given["workers"] or os.cpu_count() or 1
+    workers = given["workers"] or own_cores(launch)
     engine = _ray_engine(given, each, workers) if given["engine"] == "ray" else None
     teachers: list[Any] = engine.teachers if engine else [options.teacher_from(o) for o in each]
     outputs = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labelstore.errors import UsageError
@@ -11,7 +13,7 @@ from labelstore.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-__all__ = ["Launch", "launched", "take_gpu"]
+__all__ = ["Launch", "launched", "own_cores", "take_gpu"]
 
 _VARIABLES = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -57,16 +59,49 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
     return None
 
 
-def take_gpu(launch: Launch, environment: MutableMapping[str, str] = os.environ) -> None:
+def take_gpu(
+    launch: Launch,
+    environment: MutableMapping[str, str] = os.environ,
+    gpus: Path = Path("/proc/driver/nvidia/gpus"),
+) -> None:
     """Let this process see one GPU, that of its number on the machine; before CUDA is started.
 
     Where the launcher has shared out the GPUs already (``srun --gpus-per-task``), one is seen, and
     it stays.
+
+    Args:
+        gpus: the folder in which NVIDIA's driver has an entry for each GPU.
+
+    Raises:
+        UsageError: there are GPUs, and fewer than processes.
     """
     seen = environment.get("CUDA_VISIBLE_DEVICES")
-    if seen is None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(launch.local_rank)
-        return
-    names = [name for name in seen.split(",") if name]
-    if names:
-        environment["CUDA_VISIBLE_DEVICES"] = names[launch.local_rank % len(names)]
+    if seen is not None:
+        names = [name for name in seen.split(",") if name]
+        if len(names) <= 1:
+            return
+    else:
+        count = len(list(gpus.iterdir())) if gpus.is_dir() else 0
+        # Where the driver does not tell, a number that is none leaves no GPU to see.
+        names = [str(number) for number in range(count or launch.local_rank + 1)]
+    if launch.local_rank >= len(names):
+        raise UsageError(
+            f"this is process {launch.local_rank} of its machine, counted from 0, and there are "
+            f"{len(names)} GPUs: start one process a GPU, or give --device cpu."
+        )
+    environment["CUDA_VISIBLE_DEVICES"] = names[launch.local_rank]
+
+
+def own_cores(launch: Launch | None, environment: Mapping[str, str] = os.environ) -> int:
+    """How many of the machine's cores this process may use.
+
+    Those that it is bound to, shared by the processes of the machine where all see the same.
+    """
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = count or 1
+    if launch is None or cores < (os.cpu_count() or 1):
+        return cores
+    # Slurm writes 4(x2),3 for two nodes of four tasks and one of three.
+    told = environment.get("LOCAL_WORLD_SIZE") or environment.get("SLURM_STEP_TASKS_PER_NODE", "")
+    digits = re.match(r"\d+", told)
+    return max(1, cores // max(1, int(digits[0]))) if digits else cores

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from labelstore.errors import UsageError
-from labelstore.launch import Launch, launched, take_gpu
+from labelstore.launch import Launch, launched, own_cores, take_gpu
 
 
 def test_torchrun_and_slurm():
@@ -30,10 +32,40 @@ def test_nonsense_is_refused(values):
 
 
 @pytest.mark.parametrize(
-    ("seen", "takes"),
-    [(None, "2"), ("4,5,6,7", "6"), ("GPU-a", "GPU-a"), ("0,1", "0"), ("", "")],
+    ("seen", "there", "takes"),
+    [
+        (None, 4, "2"),
+        (None, 0, "2"),
+        ("4,5,6,7", 8, "6"),
+        ("GPU-a", 8, "GPU-a"),
+        ("", 8, ""),
+    ],
 )
-def test_each_process_sees_one_gpu(seen, takes):
+def test_each_process_sees_one_gpu(tmp_path, seen, there, takes):
     environment = {} if seen is None else {"CUDA_VISIBLE_DEVICES": seen}
-    take_gpu(Launch(2, 4, 2), environment)
+    for number in range(there):
+        (tmp_path / f"0000:0{number}:00.0").mkdir()
+    take_gpu(Launch(2, 4, 2), environment, tmp_path)
     assert environment["CUDA_VISIBLE_DEVICES"] == takes
+
+
+@pytest.mark.parametrize("seen", [None, "0,1"])
+def test_more_processes_than_gpus_are_refused(tmp_path, seen):
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+    environment = {} if seen is None else {"CUDA_VISIBLE_DEVICES": seen}
+    with pytest.raises(UsageError, match=r"process 2 of its machine.*there are 2 GPUs"):
+        take_gpu(Launch(2, 4, 2), environment, tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux alone binds processes")
+def test_processes_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 96)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(96))
+    launch = Launch(1, 16, 1)
+    assert own_cores(None, {"LOCAL_WORLD_SIZE": "8"}) == 96
+    assert own_cores(launch, {"LOCAL_WORLD_SIZE": "8"}) == 12
+    assert own_cores(launch, {"SLURM_STEP_TASKS_PER_NODE": "4(x2),3"}) == 24
+    assert own_cores(launch, {}) == 96
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
+    assert own_cores(launch, {"LOCAL_WORLD_SIZE": "8"}) == 6

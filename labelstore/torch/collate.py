@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 
 from labelstore.errors import LabelError, UsageError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from labelstore.labels import SoftLabels
 
-__all__ = ["TorchSoftLabels", "collate_views", "join_tensors", "map_tensors"]
+__all__ = ["TorchSoftLabels", "collate_views", "copied", "join_tensors", "map_tensors"]
 
 Record = TypeVar("Record", bound="DataclassInstance")
 
@@ -152,6 +153,14 @@ def collate_views(
     ]
     labels = [pair[1] for pair in pairs]
     return torch.cat([pair[0] for pair in pairs]), type(labels[0]).cat(labels)
+
+
+def copied(values: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Values on a device, without waiting for what a GPU still has to do."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def map_tensors(record: Record, function: Callable[[torch.Tensor], torch.Tensor]) -> Record:

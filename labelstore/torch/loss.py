@@ -183,11 +183,14 @@ def ferkd_loss(
 
 
 def label_entropy(target: TorchSoftLabels) -> torch.Tensor:
-    """(B,) float64: ``-sum_c p[c] log p[c]`` of each label in nats, exact for the label as it is.
+    """(B,) float64: ``-sum_c p[c] log p[c]`` of each label in nats, exact for the label as it is
+    (float32 on MPS).
 
     The torch twin of ``labelstore.distinct.entropy``: O(B K) memory. A class that stands more
     than once in the sparse part is summed up first. No gradient.
     """
+    if target.base.device.type == "mps":  # which has no float64
+        return label_entropy(target.to("cpu")).float().to(target.base.device)
     with torch.no_grad():
         base = target.base.double()
         classes, order = target.indices.sort(dim=1, stable=True)

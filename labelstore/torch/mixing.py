@@ -18,6 +18,7 @@ import torch
 
 from labelstore import mixing
 from labelstore.errors import LabelError, UsageError
+from labelstore.torch.collate import copied
 
 if TYPE_CHECKING:
     from labelstore.mixing import MixPlan
@@ -149,7 +150,9 @@ def mix_batch(
         )
     alone = np.zeros(len(images), dtype=bool)
     height, width = int(images.shape[2]), int(images.shape[3])
-    for plan in rule.plans(image.cpu().numpy(), (height, width), step):
+    # Rules that mix all images alike do not look at their numbers: no wait for a GPU.
+    numbers = image.cpu().numpy() if rule.within_image else np.zeros(len(images), dtype=np.int64)
+    for plan in rule.plans(numbers, (height, width), step):
         alone |= plan.alone
         if (plan.weight < 1).any():
             images = _mix_images(images, plan)
@@ -158,7 +161,7 @@ def mix_batch(
 
 
 def _mix_images(images: torch.Tensor, plan: MixPlan) -> torch.Tensor:
-    partner = torch.as_tensor(plan.partner, device=images.device)
+    partner = copied(plan.partner, images.device)
     out = images
     if (plan.blend < 1).any():
         if not images.is_floating_point():
@@ -168,7 +171,8 @@ def _mix_images(images: torch.Tensor, plan: MixPlan) -> torch.Tensor:
             )
         # Half-precision weights would not be those of the labels.
         dtype = torch.promote_types(images.dtype, torch.float32)
-        blend = torch.as_tensor(plan.blend, dtype=dtype, device=images.device)
+        exact = np.float64 if dtype == torch.float64 else np.float32
+        blend = copied(plan.blend.astype(exact), images.device)
         others = images[partner].to(dtype)
         out = torch.lerp(others, images.to(dtype), blend[:, None, None, None]).to(images.dtype)
     rows = np.flatnonzero(plan.box[:, 2] * plan.box[:, 3])
@@ -181,10 +185,10 @@ def _mix_images(images: torch.Tensor, plan: MixPlan) -> torch.Tensor:
         # One box for all: a copy of what it holds, not a mask of all pixels.
         top, left, tall, wide = boxes[0].tolist()
         place = (slice(None), slice(top, top + tall), slice(left, left + wide))
-        taken = torch.as_tensor(rows, device=images.device)
-        out[(taken, *place)] = images[(partner[taken], *place)]
+        taken = copied(rows, images.device)
+        out[(taken, *place)] = images[(copied(plan.partner[rows], images.device), *place)]
         return out
-    edges = torch.as_tensor(plan.box, device=images.device)[:, :, None, None]
+    edges = copied(plan.box, images.device)[:, :, None, None]
     top, left, tall, wide = edges.unbind(1)
     y = torch.arange(images.shape[2], device=images.device)[:, None]
     x = torch.arange(images.shape[3], device=images.device)
@@ -196,16 +200,16 @@ def _mix_labels(target: TorchSoftLabels, plan: MixPlan) -> TorchSoftLabels:
     device = target.base.device
     weight = None if target.weight is None else target.weight.cpu().numpy()
     share, total = plan.shares(weight)
-    own = torch.as_tensor(share, dtype=torch.float32, device=device)
-    partner = torch.as_tensor(plan.partner, device=device)
+    own = copied(share.astype(np.float32), device)
+    partner = copied(plan.partner, device)
     other = 1.0 - own
     truth = target.target
     if truth is not None:
         # One ground truth is left only where both views have it, or one of them has no share.
-        kept = torch.as_tensor(plan.weight, device=truth.device)
-        theirs = truth[torch.as_tensor(plan.partner, device=truth.device)]
-        truth = torch.where(kept == 0, theirs, truth)
-        truth = torch.where((truth == theirs) | (kept == 1), truth, -torch.ones_like(truth))
+        lost, kept = (copied(plan.weight == end, truth.device) for end in (0, 1))
+        theirs = truth[copied(plan.partner, truth.device)]
+        truth = torch.where(lost, theirs, truth)
+        truth = torch.where((truth == theirs) | kept, truth, -torch.ones_like(truth))
     return dataclasses.replace(
         target,
         base=own * target.base + other * target.base[partner],
@@ -213,6 +217,6 @@ def _mix_labels(target: TorchSoftLabels, plan: MixPlan) -> TorchSoftLabels:
         weights=torch.cat(
             [own[:, None] * target.weights, other[:, None] * target.weights[partner]], dim=1
         ),
-        weight=None if total is None else torch.as_tensor(total, dtype=torch.float32).to(device),
+        weight=None if total is None else copied(total.astype(np.float32), device),
         target=truth,
     )

@@ -18,6 +18,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from labelstore.calibrate import Action
@@ -25,7 +26,7 @@ from labelstore.ensembles import EnsembleTopK
 from labelstore.errors import FallbackWarning, LabelError, UsageError
 from labelstore.labels import MOST_UNSEEN
 from labelstore.prior import LEAST
-from labelstore.torch.collate import TorchSoftLabels, join_tensors, map_tensors
+from labelstore.torch.collate import TorchSoftLabels, copied, join_tensors, map_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -239,14 +240,20 @@ def recover(stored: StoredLabels, recovery: Recovery) -> TorchSoftLabels:
 
     Raises:
         LabelError: the rule needs a ground truth that is unknown. UsageError: labels at another
-        temperature than they are stored at, or as many rules as there are not teachers.
+        temperature than they are stored at, as many rules as there are not teachers, or a device
+        without float64.
     """
     if recovery.factors:
         raise UsageError(
             "stored labels were to be recovered on a device at another temperature, expected that "
             'of the store: let the data set recover them (labels="recovered").'
         )
-    weights = torch.tensor(stored.weights, dtype=torch.float64, device=stored.target.device)
+    if stored.target.device.type == "mps":
+        raise UsageError(
+            "labels were to be recovered on MPS, which has no float64, expected the CPU or CUDA: "
+            "recover them before they are moved."
+        )
+    weights = copied(np.array(stored.weights), stored.target.device)
     rule, tail = recovery.ferkd, recovery.tail
     action = weight = None
     if rule is None:
