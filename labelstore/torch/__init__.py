@@ -24,8 +24,9 @@ from labelstore.torch.loss import (
     vanilla_kd_loss,
 )
 from labelstore.torch.mixing import CutMix, InTurn, Mixed, MixUp, OneOf, SelfMix, mix_batch
-from labelstore.torch.recover import StoredLabels, recover
+from labelstore.torch.recover import recover
 from labelstore.torch.sampler import ViewSampler
+from labelstore.torch.stored import StoredLabels
 
 __all__ = [
     "CutMix",

@@ -17,7 +17,7 @@ from labelstore.recovery import Recovery
 from labelstore.reduced import Photo
 from labelstore.torch.collate import TorchSoftLabels
 from labelstore.torch.photos import Photos
-from labelstore.torch.recover import StoredLabels
+from labelstore.torch.stored import StoredLabels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from labelstore.schedule import Schedule
     from labelstore.store import Store
     from labelstore.torch.collate import TorchSoftLabels
-    from labelstore.torch.recover import StoredLabels
+    from labelstore.torch.stored import StoredLabels
 
     Sample = tuple[torch.Tensor, TorchSoftLabels | StoredLabels]
 

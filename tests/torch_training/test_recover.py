@@ -7,6 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 import labelstore
@@ -25,8 +28,8 @@ from labelstore.torch import (
     recover,
     soft_cross_entropy,
 )
-from labelstore.torch.recover import TorchTopK
-from labelstore.torch.recover import _spread as spread_on_device
+from labelstore.torch.stored import TorchTopK
+from labelstore.torch.stored import _spread as spread_on_device
 
 ROWS = 24
 
@@ -237,3 +240,98 @@ def test_labels_are_recovered_or_stored(store, photos):
     data = SoftLabelDataset(photos, both, labels="stored")
     (_, stored), *_ = data.__getitems__([next(iter(ViewSampler(data)))])
     assert [len(member.probs) for member in stored.members] == [1, 1]
+
+
+RULES = {
+    "none": None,
+    "max": FerKD(0.1, 0.4, 0.9),
+    "target": FerKD(0.1, 0.4, 0.9, confidence="target"),
+    "any": FerKD(0.1, 0.4, 0.9, ensemble="any", discard="mask"),
+    "mean": FerKD(0.1, 0.4, 0.9, ensemble="mean"),
+    "each": EnsembleFerKD((FerKD(0.1, 0.4, 0.9), FerKD(0.2, 0.5, 0.8))),
+}
+
+
+def two_teachers():
+    members = (stored_labels(0, 20, 3, 6), stored_labels(1, 20, 2, 0))
+    return EnsembleTopK(members, np.array([0.3, 0.7]))
+
+
+class Transfers(TorchDispatchMode):
+    """Operations with tensors on more than one kind of device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, made)) if isinstance(leaf, torch.Tensor)]
+        if len({tensor.device.type for tensor in tensors}) > 1:
+            self.found.append(str(function))
+        return made
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_nothing_waits_for_the_device(rule):
+    # Tensors without values: whatever needs one on the processor raises.
+    stored = rows_of(two_teachers(), np.arange(ROWS) % 20)
+    recovery = Recovery(None, "top-k", RULES[rule], None)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        there = stored._map(lambda tensor: torch.empty_like(tensor, device="cuda"))
+        with Transfers() as transfers:
+            found = recover(there, recovery)
+    assert transfers.found == []
+    assert found.base.device.type == "cuda"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("rule", RULES)
+def test_the_same_on_a_gpu_without_waiting(rule):
+    stored = rows_of(two_teachers(), np.arange(ROWS) % 20)
+    recovery = Recovery(None, "top-k", RULES[rule], None)
+    there = stored.pin_memory().to("cuda", non_blocking=True)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = recover(there, recovery)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = recover(stored, recovery)
+    np.testing.assert_allclose(dense(found.to("cpu")), dense(expected), atol=2e-6)
+    if expected.action is not None:
+        assert torch.equal(found.action.cpu(), expected.action)
+
+
+@given(labels, st.sampled_from([None, "uniform", "none"]))
+def test_the_mean_of_one_teacher_is_what_is_recovered(case, tail):
+    topk = EnsembleTopK((stored_labels(*case),), np.ones(1))
+    rule = FerKD(0.2, 0.5, 0.9, ensemble="mean", discard="mask")
+    agree(topk, Recovery(tail, "top-k", rule, None), np.arange(ROWS) % topk.num_classes)
+
+
+@pytest.mark.parametrize(("tail", "label_type"), [("flat", "top-k"), (None, "smooth")])
+def test_unknown_words_are_refused_as_in_numpy(tail, label_type):
+    topk, recovery = stored_labels(0, 10, 3, 4), Recovery(tail, label_type, None, None)
+    with pytest.raises(UsageError) as expected:
+        recovery(topk, np.zeros(ROWS))
+    with pytest.raises(UsageError) as found:
+        recover(rows_of(topk), recovery)
+    assert str(found.value) == str(expected.value)
+
+
+def test_rows_are_taken_and_joined():
+    stored = rows_of(two_teachers(), np.arange(ROWS) % 20)
+    again = StoredLabels.cat([stored[:5], stored[torch.arange(5, ROWS)]])
+    for own, other in zip((stored, *stored.members), (again, *again.members), strict=True):
+        for name, value in vars(own).items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, getattr(other, name))
+    assert again.weights == stored.weights
+
+
+@pytest.mark.parametrize("other", [(20, 3, 0), (20, 2, 6), (21, 3, 6)])
+def test_parts_of_different_stores_are_not_joined(other):
+    parts = [rows_of(stored_labels(0, *kind)) for kind in ((20, 3, 6), other)]
+    for order in (parts, parts[::-1]):
+        with pytest.raises(LabelError, match="were to follow"):
+            StoredLabels.cat(order)
