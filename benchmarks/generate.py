@@ -29,6 +29,7 @@ from labelstore.forward import Forward
 from labelstore.generate import FIDELITIES, Recipe, generate
 from labelstore.images import FolderSource, cut, decode
 from labelstore.philox import hash_keys
+from labelstore.pipeline import default_batch_size
 from labelstore.targets import resolve_targets
 from labelstore.teachers import Teacher, load_teacher, top_k
 
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--model", default="tf_efficientnet_lite0")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, help="as labelstore generate chooses it")
     parser.add_argument("--views", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--resize", choices=["workers", "device"], default="workers")
@@ -61,6 +62,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         device=options.device,
         precision=options.precision,
     )
+    options.batch_size = options.batch_size or default_batch_size([teacher])
     targets = resolve_targets(
         source, num_classes=teacher.num_classes, class_names=None, targets="none"
     )
@@ -69,10 +71,12 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     size = (options.batch_size, *teacher.preprocessing.input_size, 3)
     batch = torch.from_numpy(rng.integers(0, 256, size, dtype=np.uint8))
+    # The forward alone: its pixels are where it wants them.
+    placed = batch.to(teacher.place)
 
     def bare() -> None:
         for start in range(0, views, options.batch_size):
-            forward = Forward(teacher, batch[: views - start], recipe.k, recipe.temperature, None)
+            forward = Forward(teacher, placed[: views - start], recipe.k, recipe.temperature, None)
         # On a GPU the last one is done when all are.
         forward.result()
 

@@ -45,6 +45,9 @@ class Forward:
         import torch
 
         self._teacher = teacher
+        self._begun: Any = None
+        if teacher.device == "cuda":
+            self._begun = _recorded(teacher.place)
         with torch.inference_mode():
             logits = teacher.outputs(pixels)
             probabilities = torch.softmax(logits / temperature, dim=-1)
@@ -59,8 +62,7 @@ class Forward:
                 torch.empty_like(part, device="cpu", pin_memory=True).copy_(part, non_blocking=True)
                 for part in parts
             ]
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record(torch.cuda.current_stream(logits.device))
+            self._event = _recorded(logits.device)
         else:
             self._parts = [part.cpu() for part in parts]
 
@@ -79,6 +81,22 @@ class Forward:
             raise self._teacher.not_finite()
         classes, values = unpack_keys(keys, self._num_classes)
         return classes, values, sums[0].numpy().astype(np.float64) if sums else None
+
+    def idle_since(self, before: Forward) -> float:
+        """Seconds that a GPU had nothing to do between an earlier forward and this one, once the
+        results of both are there; 0 on other devices."""
+        if self._begun is None or before._event is None:
+            return 0.0
+        return max(float(before._event.elapsed_time(self._begun)) / 1000, 0.0)
+
+
+def _recorded(device: torch.device) -> Any:
+    """An event with a time, behind all that a GPU has been given to do."""
+    import torch
+
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 def _sums(probabilities: torch.Tensor, lengths: list[int]) -> torch.Tensor:

@@ -197,6 +197,10 @@ class Labeller:
         )
         self._staged = STAGED_BATCHES[first.device]
         self._under_way = BATCHES_UNDER_WAY[first.device]
+        # With batches under way, waiting for pixels is not yet a device without work.
+        self._times_idle = first.device == "cuda"
+        self._idle = 0.0
+        self._before: Forward | None = None
 
     def blocks(
         self, todo: Iterable[tuple[int, tuple[int, ...]]], progress: Progress
@@ -216,7 +220,7 @@ class Labeller:
         ) as batches:
             for batch in batches:
                 waiting.append((batch, self._begin(batch)))
-                progress.waited(batches.waited)
+                progress.waited(self._idle if self._times_idle else batches.waited)
                 while len(waiting) > self._under_way:
                     yield from self._finish(*waiting.popleft(), arrays, progress)
             while waiting:
@@ -255,6 +259,7 @@ class Labeller:
                 arrays[number].note(run, photo)
             if number in forwards:
                 arrays[number].label(batch.readable, forwards[number])
+                self._note_idle(forwards[number])
         progress.update(
             sum(run.last_of_image for run, _ in batch.runs),
             sum(len(run.views) for run in batch.readable),
@@ -263,3 +268,8 @@ class Labeller:
             for number in last.teachers:
                 made = arrays.pop(number)
                 yield Made(last.block, number, made.data(), made.views)
+
+    def _note_idle(self, forward: Forward) -> None:
+        if self._before is not None:
+            self._idle += forward.idle_since(self._before)
+        self._before = forward
