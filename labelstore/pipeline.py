@@ -195,6 +195,7 @@ class Labeller:
             workers,
             on_error,
         )
+        self._place = first.place
         self._staged = STAGED_BATCHES[first.device]
         self._under_way = BATCHES_UNDER_WAY[first.device]
         # With batches under way, waiting for pixels is not yet a device without work.
@@ -230,6 +231,7 @@ class Labeller:
         """Hand a batch to its teachers."""
         if not batch.readable:
             return {}
+        batch.take(self._place)
         forwards = {}
         lengths = [len(run.views) for run in batch.readable]
         for number in batch.readable[0].teachers:
