@@ -7,7 +7,6 @@ does not grow with the number of views.
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ import numpy as np
 from labelstore.device_resize import resize_boxes
 from labelstore.errors import SourceError
 from labelstore.images import content_digest, cut, decode
-from labelstore.inference import place_photo, staging_buffer
 from labelstore.philox import hash_keys
+from labelstore.staging import own_stream, place_batch, place_photo, ready_event
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -87,18 +86,6 @@ class Batch:
     ready: Any = None
     """The CUDA event behind the work that makes the pixels; None where they are there."""
 
-    def take(self, place: torch.device) -> None:
-        """Let the present stream of a device wait for the pixels, and keep them until it is done
-        with them."""
-        if self.ready is None:
-            return
-        import torch
-
-        stream = torch.cuda.current_stream(place)
-        stream.wait_event(self.ready)
-        for pixels in self.pixels.values():
-            pixels.record_stream(stream)
-
 
 def shape_of(preprocessing: Preprocessing) -> Shape:
     """The shape of a teacher's input."""
@@ -155,25 +142,13 @@ class Cutter:
         runs = self._plan(blocks, num_views)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="labelstore") as pool:
             try:
-                with self._own_stream():
+                with own_stream(self._place):
                     cut_by = (
                         self._cut_by_workers if self._resize == "workers" else self._cut_on_device
                     )
                     yield from self._assemble(cut_by(runs, pool))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-
-    @contextlib.contextmanager
-    def _own_stream(self) -> Iterator[None]:
-        """On CUDA, in the thread that runs ahead: crops are copied, or made, beside the teacher's
-        forwards. In their stream, each copy would wait for those that were begun before."""
-        if self._place.type != "cuda":
-            yield
-            return
-        import torch
-
-        with torch.cuda.stream(torch.cuda.Stream(self._place)):  # type: ignore[no-untyped-call]
-            yield
 
     def _plan(
         self, blocks: Iterable[tuple[int, slice, tuple[int, ...]]], num_views: int
@@ -285,17 +260,12 @@ class Cutter:
                 parts.append(pixels)
             if run.last_of_batch:
                 shapes = list(parts[0]) if parts else []
-                joined = {shape: self._placed([part[shape] for part in parts]) for shape in shapes}
-                yield Batch(runs, readable, joined, _event(joined.values()))
+                joined = {
+                    shape: place_batch([part[shape] for part in parts], self._place)
+                    for shape in shapes
+                }
+                yield Batch(runs, readable, joined, ready_event(joined.values()))
                 runs, readable, parts = [], [], []
-
-    def _placed(self, parts: list[Any]) -> torch.Tensor:
-        """Parts of a batch as one tensor: on a GPU, else on the host."""
-        joined: torch.Tensor = staging_buffer(parts, self._place.type)
-        if self._place.type == "cuda":
-            # From pinned memory, which is kept until the copy is done.
-            joined = joined.to(self._place, non_blocking=True)
-        return joined
 
     def _wanted(self, run: Run) -> list[Shape]:
         """The distinct shapes that a run's teachers take, in order."""
@@ -338,15 +308,3 @@ class Cutter:
                 pixels[place] = cut(image, box.tolist(), bool(flip), size, interpolation)
             cuts[size, interpolation] = pixels
         return photo, cuts
-
-
-def _event(tensors: Iterable[torch.Tensor]) -> Any:
-    """A CUDA event behind the work that makes tensors; None where none lies on a GPU."""
-    import torch
-
-    for tensor in tensors:
-        if tensor.is_cuda:
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(torch.cuda.current_stream(tensor.device))
-            return event
-    return None

@@ -29,8 +29,6 @@ __all__ = [
     "exact_float32",
     "normalize",
     "one_line",
-    "place_photo",
-    "staging_buffer",
     "utilisation",
 ]
 
@@ -427,33 +425,6 @@ def batch_that_fits(free: int, small: int, large: int, limit: int) -> int:
     fixed = max(small - per_view * _PROBED_BATCHES[0], 0.0)
     fitting = max((0.7 * free - fixed) / per_view, 1.0)
     return int(min(2 ** int(np.log2(fitting)), limit))
-
-
-def staging_buffer(parts: Sequence[npt.NDArray[np.uint8] | torch.Tensor], device: str) -> Any:
-    """Parts of a batch as one tensor, in memory that the device reads fast.
-
-    Args:
-        parts: (n, H, W, 3) uint8 each, all on the host or all on the device.
-        device: "cpu", "cuda" or "mps".
-    """
-    import torch
-
-    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
-    if tensors:
-        return torch.cat(tensors)
-    total = sum(len(part) for part in parts)
-    shape = (total, *parts[0].shape[1:])
-    pinned = device == "cuda"
-    buffer = torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=pinned)
-    np.concatenate([np.asarray(part) for part in parts], out=buffer.numpy())
-    return buffer
-
-
-def place_photo(pixels: npt.NDArray[np.uint8], place: torch.device) -> Any:
-    """A decoded photo as a tensor on a device."""
-    import torch
-
-    return torch.from_numpy(pixels).to(place)
 
 
 def utilisation(device: str) -> int | None:

@@ -19,6 +19,7 @@ from labelstore.cutting import Cutter, shape_of
 from labelstore.encoding import cut_at_mass
 from labelstore.errors import UsageError
 from labelstore.forward import Forward
+from labelstore.staging import take
 from labelstore.views import ViewLaw
 
 if TYPE_CHECKING:
@@ -195,7 +196,6 @@ class Labeller:
             workers,
             on_error,
         )
-        self._place = first.place
         self._staged = STAGED_BATCHES[first.device]
         self._under_way = BATCHES_UNDER_WAY[first.device]
         # With batches under way, waiting for pixels is not yet a device without work.
@@ -231,7 +231,7 @@ class Labeller:
         """Hand a batch to its teachers."""
         if not batch.readable:
             return {}
-        batch.take(self._place)
+        take(batch.ready, batch.pixels.values())
         forwards = {}
         lengths = [len(run.views) for run in batch.readable]
         for number in batch.readable[0].teachers:

@@ -9,8 +9,8 @@ import numpy as np
 from labelstore.device_resize import resize_boxes
 from labelstore.errors import MismatchError, SourceError
 from labelstore.images import content_digest, cut, decode, pixel_digest
-from labelstore.inference import place_photo
 from labelstore.philox import hash_keys
+from labelstore.staging import place_photo
 from labelstore.store import Store
 from labelstore.views import ViewLaw
 
