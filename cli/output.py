@@ -166,7 +166,7 @@ class ProgressMeter:
             "waiting_share": round(self.waiting_share, 4),
         }
         if device != "cpu":
-            from labelstore.inference import utilisation
+            from labelstore.devices import utilisation
 
             document["device_utilisation"] = utilisation(device)
         return document

@@ -5,37 +5,28 @@ from __future__ import annotations
 import contextlib
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labelstore.devices import checked_device, exact_float32
 from labelstore.errors import TeacherError, UsageError
 from labelstore.images import INTERPOLATIONS
 from labelstore.weights import weights_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
     import torch
 
 __all__ = [
-    "DEVICES",
     "NETWORK_ERRORS",
-    "PRECISIONS",
     "Preprocessing",
     "Teacher",
-    "checked_device",
-    "exact_float32",
     "normalize",
     "one_line",
-    "utilisation",
 ]
-
-T = TypeVar("T")
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("fp32", "bf16", "fp16")
 
 _PROBED_BATCHES = (8, 32)
 """Sizes of the forwards by which ``Teacher.fitting_batch`` measures memory."""
@@ -370,49 +361,6 @@ class Teacher:
         return classes
 
 
-@contextlib.contextmanager
-def exact_float32() -> Iterator[None]:
-    """Products of float32 numbers in float32 on CUDA, for the whole process, while inside.
-
-    Otherwise torch lets convolutions round them to TF32's ten bits, as bf16 to seven: labels that
-    are called fp32 would not be. Whichever of torch's ways the settings were made in, they come
-    back as they were.
-    """
-    import torch
-
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    # The new way has a precision for each operation, and one to inherit from; the old one does not
-    # see that, and says so (RuntimeError) where both disagree.
-    kinds: list[Any] = [getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None), matmul]
-    kinds = [kind for kind in kinds if hasattr(kind, "fp32_precision")]
-    precisions = [kind.fp32_precision for kind in kinds]
-    flags = _told(lambda: (cudnn.allow_tf32, matmul.allow_tf32))
-    word = _told(torch.get_float32_matmul_precision)
-    if flags is not None:
-        cudnn.allow_tf32 = matmul.allow_tf32 = False
-    for kind in kinds:
-        if kind.fp32_precision == "tf32":
-            kind.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        if flags is not None:
-            cudnn.allow_tf32, matmul.allow_tf32 = flags
-            if word is not None:
-                torch.set_float32_matmul_precision(word)
-        for kind, precision in zip(kinds, precisions, strict=True):
-            if kind.fp32_precision != precision:
-                kind.fp32_precision = precision
-
-
-def _told(ask: Callable[[], T]) -> T | None:
-    """A setting of torch; None where it cannot tell."""
-    try:
-        return ask()
-    except RuntimeError:
-        return None
-
-
 def batch_that_fits(free: int, small: int, large: int, limit: int) -> int:
     """The largest power of two, 1 to ``limit``, whose forward takes 7 tenths of what is free.
 
@@ -425,56 +373,6 @@ def batch_that_fits(free: int, small: int, large: int, limit: int) -> int:
     fixed = max(small - per_view * _PROBED_BATCHES[0], 0.0)
     fitting = max((0.7 * free - fixed) / per_view, 1.0)
     return int(min(2 ** int(np.log2(fitting)), limit))
-
-
-def utilisation(device: str) -> int | None:
-    """How busy the GPU was in the last second or so, in percent; None where nobody can tell."""
-    import torch
-
-    if device != "cuda":
-        return None
-    try:
-        return int(torch.cuda.utilization())
-    except Exception:  # NVIDIA's library, which torch asks, may be missing or refuse (MIG, WSL).
-        return None
-
-
-def checked_device(device: str, precision: str) -> tuple[str, str]:
-    """The device that is meant, and the precision, once both are known to work.
-
-    Args:
-        device: one of `DEVICES`; precision: one of `PRECISIONS`.
-
-    Returns:
-        The device, with "auto" resolved, and the precision.
-
-    Raises:
-        UsageError: a name is unknown, the device is not there, or fp16 is asked of the CPU.
-    """
-    import torch
-
-    if device not in DEVICES:
-        raise UsageError(f"the device is {device!r}, expected one of {', '.join(DEVICES)}.")
-    if precision not in PRECISIONS:
-        raise UsageError(
-            f"the precision is {precision!r}, expected one of {', '.join(PRECISIONS)}."
-        )
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if device == "auto":
-        device = next(name for name, is_there in there.items() if is_there)
-    if not there[device]:
-        usable = ", ".join(name for name, is_there in there.items() if is_there)
-        raise UsageError(
-            f"the device {device} is not available to torch {torch.__version__} here: use one of "
-            f"{usable}, or auto."
-        )
-    if device == "cpu" and precision == "fp16":
-        raise UsageError("fp16 is too slow on the CPU to be of use: use --precision bf16 or fp32.")
-    return device, precision
 
 
 def one_line(error: BaseException) -> str:

@@ -16,14 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labelstore.devices import DEVICES, PRECISIONS, checked_device
 from labelstore.errors import NotFoundError, TeacherError, UsageError
 from labelstore.inference import (
-    DEVICES,
     NETWORK_ERRORS,
-    PRECISIONS,
     Preprocessing,
     Teacher,
-    checked_device,
     normalize,
     one_line,
 )

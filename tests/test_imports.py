@@ -39,7 +39,7 @@ LAYERS = [
     {"pipeline"},
     {"cutting", "forward"},
     {"teachers", "inference"},
-    {"device_resize", "staging", "topk", "weights"},
+    {"device_resize", "devices", "staging", "topk", "weights"},
     {"mixing"},
     {"ensembles", "writer", "schedule"},
     {"blocks", "fidelity"},
@@ -124,6 +124,7 @@ def test_the_check_can_fail():
             "torch",
             {
                 "teachers",
+                "devices",
                 "inference",
                 "weights",
                 "topk",

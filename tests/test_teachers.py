@@ -477,7 +477,7 @@ class TestSpecs:
 
 TF32 = """
 import os, torch
-from labelstore.inference import exact_float32
+from labelstore.devices import exact_float32
 
 cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
 kinds = [cudnn.conv, cudnn.rnn, matmul] if hasattr(cudnn, "conv") else []
