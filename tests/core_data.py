@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 
 import numpy as np
 
@@ -111,3 +112,15 @@ def files_of(path):
         for file in sorted(path.rglob("*"))
         if file.is_file()
     }
+
+
+def few_photos(folder, count):
+    """A flat folder below ``folder`` with the first of the demo's photos."""
+    from labelstore.demo import place_photos
+
+    place_photos(folder / "all")
+    few = folder / "few"
+    few.mkdir()
+    for file in sorted((folder / "all").glob("*/*"))[:count]:
+        shutil.copy(file, few / file.name)
+    return few

@@ -6,15 +6,14 @@ that are looked at before their copy has arrived, buffers used again too early, 
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
+from core_data import few_photos
 
 import labelstore
 from labelstore import FerKD
-from labelstore.demo import place_photos, place_teacher
+from labelstore.demo import place_teacher
 from labelstore.device_resize import FILTERS, resize_boxes
 from labelstore.generate import Recipe, generate
 from labelstore.images import FolderSource, cut, decode
@@ -30,12 +29,7 @@ RECIPE = Recipe(num_views=9, k=3, block_images=2, prior_size=8)
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """Five photos."""
-    root = tmp_path_factory.mktemp("photos")
-    place_photos(root / "all")
-    (root / "few").mkdir()
-    for file in sorted((root / "all").glob("*/*"))[:5]:
-        shutil.copy(file, root / "few" / file.name)
-    return FolderSource(root / "few")
+    return FolderSource(few_photos(tmp_path_factory.mktemp("photos"), 5))
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,9 @@ import sys
 
 import numpy as np
 import pytest
-from core_data import files_of
+from core_data import few_photos, files_of
 
 import labelstore
-from labelstore.demo import place_photos
 from labelstore.errors import SourceError, UsageError
 from labelstore.generate import Output, Recipe, generate, generate_together
 from labelstore.images import FolderSource
@@ -35,12 +34,7 @@ def load(folder):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    root = tmp_path_factory.mktemp("photos")
-    place_photos(root / "all")
-    (root / "few").mkdir()
-    for file in sorted((root / "all").glob("*/*"))[:8]:
-        shutil.copy(file, root / "few" / file.name)
-    return root / "few"
+    return few_photos(tmp_path_factory.mktemp("photos"), 8)
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,10 @@ import time
 
 import numpy as np
 import pytest
-from core_data import files_of
+from core_data import few_photos, files_of
 from PIL import Image
 
 import labelstore
-from labelstore.demo import place_photos
 from labelstore.errors import BusyError, MismatchError, UsageError
 from labelstore.generate import Output, Recipe, generate, generate_together
 from labelstore.images import FolderSource
@@ -32,12 +31,7 @@ RECIPE = Recipe(num_views=5, k=3, block_images=2)
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Seven photos, flat."""
-    root = tmp_path_factory.mktemp("photos")
-    place_photos(root / "all")
-    (root / "few").mkdir()
-    for file in sorted((root / "all").glob("*/*"))[:7]:
-        shutil.copy(file, root / "few" / file.name)
-    return root / "few"
+    return few_photos(tmp_path_factory.mktemp("photos"), 7)
 
 
 @pytest.fixture(scope="module")
