@@ -287,24 +287,35 @@ def command(folder, path, views):
     ]
 
 
+def blocks_of(path):
+    """How many blocks of a store are committed."""
+    return len(list((path / "commits" / "c").glob("*")))
+
+
+def wait_for_blocks(process, path, count):
+    """Until so many blocks are committed, or the process has ended."""
+    while process.poll() is None and blocks_of(path) < count:
+        time.sleep(0.005)
+
+
 def kill_and_resume(folder, tmp_path, kills, views, seed):
     """Kill the real command at random moments of its work, and let it go on."""
     whole, path = tmp_path / "whole.zarr", tmp_path / "killed.zarr"
     process = subprocess.Popen(command(folder, whole, views))
+    wait_for_blocks(process, whole, 1)
     start = time.monotonic()
-    while not (whole / "commits" / "c" / "0").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    first = time.monotonic() - start
     assert process.wait() == 0
-    work = time.monotonic() - start - first
+    blocks = blocks_of(whole)
+    block_seconds = (time.monotonic() - start) / (blocks - 1)
     expected = files_of(whole)
     chance, deaths = random.Random(seed), 0
     for _ in range(3 * kills):
         if deaths == kills:
             break
+        before = blocks_of(path)
         process = subprocess.Popen(command(folder, path, views), stderr=subprocess.DEVNULL)
-        time.sleep(0.9 * first + chance.uniform(0.0, 0.6) * work)
+        wait_for_blocks(process, path, min(before + chance.randint(1, 2), blocks - 1))
+        time.sleep(chance.uniform(0.0, 1.0) * block_seconds)
         process.send_signal(signal.SIGKILL)
         deaths += process.wait() == -signal.SIGKILL
         if process.returncode == 0:
