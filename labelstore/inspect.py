@@ -35,6 +35,10 @@ TABLE_EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0
 
 AGREEMENT_CLASSES = 5
 
+_PAIRS = 2**21
+"""Classes with their probabilities, those of lists included, that are read at a time: whole groups
+of views, at least one."""
+
 
 def report(
     store: Store,
@@ -147,8 +151,10 @@ class _Tally:
         targets = self._store.targets[images]
         manifest = self._store.manifest
         plane = np.empty((len(images), manifest.num_views)) if by_target else None
-        for group in range(manifest.num_groups):
-            columns = manifest.group_slice(group)
+        group = len(images) * manifest.group_views * (manifest.k + manifest.prior_size)
+        step = max(_PAIRS // group, 1) * manifest.group_views
+        for start in range(0, manifest.num_views, step):
+            columns = slice(start, min(start + step, manifest.num_views))
             topk = self._store.read(images[:, None], np.arange(columns.start, columns.stop)[None])
             if plane is not None:
                 labels = topk.recover()

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ChunkPool", "flat_take"]
 
+_FREED = 64
+"""Chunks that are loaded at a time, and so slots that are given up at once."""
+
 
 class ChunkPool:
     """Slots for chunks, the one used longest ago given up first. Safe to use from threads.
@@ -62,6 +65,7 @@ class ChunkPool:
         self._slot_of = np.full(self._num_chunks, -1, dtype=np.int32)
         self._chunk_in = np.full(self.capacity, -1, dtype=np.int64)
         self._last_use = np.zeros(self.capacity, dtype=np.int64)
+        self._oldest: list[tuple[int, int]] = []
         self._turn = 0
 
     @property
@@ -126,12 +130,11 @@ class ChunkPool:
                 for spec in self._specs
             }
         # In parts, so that what was read and not yet put into its slot stays small.
-        for start in range(0, len(missing), 64):
-            part = missing[start : start + 64]
+        for start in range(0, len(missing), _FREED):
+            part = missing[start : start + _FREED]
             found = load(part.tolist())
-            freed = np.argpartition(self._last_use, len(part) - 1)[: len(part)]
-            freed.sort()
-            for chunk, slot, codes in zip(part.tolist(), freed.tolist(), found, strict=True):
+            freed = self._free(len(part))
+            for chunk, slot, codes in zip(part.tolist(), freed, found, strict=True):
                 before = self._chunk_in[slot]
                 if before >= 0:
                     self._slot_of[before] = -1
@@ -140,8 +143,25 @@ class ChunkPool:
                     self._arrays[name][slot, : array.shape[0], : array.shape[1]] = array
                 self._chunk_in[slot] = chunk
                 self._slot_of[chunk] = slot
-            self._last_use[freed] = self._turn
         return self._slot_of
+
+    def _free(self, count: int) -> list[int]:
+        """The slots used longest ago, marked as used now: no others are given up before."""
+        freed: list[int] = []
+        while len(freed) < count:
+            if not self._oldest:
+                # Many at a time, by age: those used since are passed over below.
+                many = min(max(self.capacity // 16, _FREED), self.capacity)
+                slots = np.argpartition(self._last_use, many - 1)[:many]
+                slots = slots[np.lexsort((slots, self._last_use[slots]))[::-1]]
+                self._oldest = list(
+                    zip(slots.tolist(), self._last_use[slots].tolist(), strict=True)
+                )
+            slot, last_use = self._oldest.pop()
+            if self._last_use[slot] == last_use:
+                self._last_use[slot] = self._turn
+                freed.append(slot)
+        return freed
 
 
 def flat_take(array: npt.NDArray[Any], places: Int64Array, leading: int) -> npt.NDArray[Any]:

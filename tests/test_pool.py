@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -98,3 +99,28 @@ def test_threads_may_share_it():
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(work, range(200)))
+
+
+def test_the_chunk_used_longest_ago_is_given_up_first():
+    chunks, room = 400, 200
+    spec = ArraySpec("a", np.dtype("<u2"), (chunks, 1), ("image", "view"), 0)
+    pool = ChunkPool((spec,), (1, 1), chunks, 2 * room)
+    assert pool.capacity == room
+    here, zero = OrderedDict(), np.zeros(1, dtype=np.int64)
+    asked = []
+
+    def load(wanted):
+        asked.extend(wanted)
+        return [{"a": np.full((1, 1), chunk, dtype="<u2")} for chunk in wanted]
+
+    # Most often one of few, so that many of those loaded are used again.
+    draws = np.random.default_rng(0).geometric(0.008, 5000) % chunks
+    for chunk in draws.tolist():
+        asked.clear()
+        assert pool.take(np.array([chunk]), zero, zero, load)["a"] == [chunk]
+        assert asked == ([] if chunk in here else [chunk])
+        here[chunk] = None
+        here.move_to_end(chunk)
+        if len(here) > room:
+            here.popitem(last=False)
+    assert len(here) == room
