@@ -21,6 +21,7 @@ meets another or that of the view law:
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
@@ -183,9 +184,10 @@ def budget_share(budget: float, count: int) -> Fraction:
     Raises:
         UsageError: out of range, or so small that epochs would show no image.
     """
-    share = Fraction(budget).limit_denominator(100) if 0 < budget <= 1 else Fraction(0)
+    numeric = isinstance(budget, numbers.Real) and 0 < budget <= 1
+    share = Fraction(budget).limit_denominator(100) if numeric else Fraction(0)
     if not share:
-        raise UsageError(f"budget is {budget}, expected a share of the images from 0.01 to 1.")
+        raise UsageError(f"budget is {budget!r}, expected a share of the images from 0.01 to 1.")
     if share * count < 1:
         raise UsageError(
             f"a budget of {budget} of {count} images leaves epochs without any, expected at least "

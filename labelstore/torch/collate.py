@@ -114,11 +114,30 @@ class TorchSoftLabels:
 
     @classmethod
     def cat(cls, parts: Sequence[TorchSoftLabels]) -> TorchSoftLabels:
-        """Labels of one kind one after the other; at least one part."""
+        """Labels of one kind one after the other; at least one part.
+
+        Raises:
+            LabelError: they have not the same number of classes, or not all have what one has.
+        """
+        kinds = [
+            (part.num_classes, *(name for name in _OPTIONAL if getattr(part, name) is not None))
+            for part in parts
+        ]
+        other = next((kind for kind in kinds if kind != kinds[0]), None)
+        if other is not None:
+            raise LabelError(
+                f"labels of {_kind(kinds[0])} and labels of {_kind(other)} were to be joined: "
+                "they must be of one kind; collate samples of one data set at a time."
+            )
         return join_tensors(parts)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> TorchSoftLabels:
         return map_tensors(self, function)
+
+
+def _kind(kind: tuple[Any, ...]) -> str:
+    classes, *names = kind
+    return f"{classes} classes with {', '.join(names) or 'nothing else'}"
 
 
 _OPTIONAL = {

@@ -13,7 +13,7 @@ There the pipeline decides which photo comes when, and the join what the photo s
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -88,6 +88,11 @@ class ViewJoin:
         self._to_probe = self.data.probed() if check_pixels else set()
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._shown: tuple[int, npt.NDArray[np.bool_]] = (-1, np.zeros(0, dtype=bool))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Itself: ``datasets`` copies its transform with a table, and ``set_epoch`` must reach
+        it."""
+        return self
 
     @property
     def epoch(self) -> int:

@@ -107,7 +107,8 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             self.plan.schedule,
             self.plan.epochs,
         )
-        self.views_per_image, self.seed, self.drop_last = views_per_image, seed, drop_last
+        self.views_per_image, self.seed = self.plan.views_per_image, self.plan.seed
+        self.drop_last = drop_last
         self.num_replicas, self.rank = _replicas(num_replicas, rank)
         self.epoch = 0
         self._asked = False
@@ -144,7 +145,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         Raises:
             UsageError: out of range; a curriculum has no epoch after its last.
         """
-        self.plan.check(epoch)
+        epoch = self.plan.check(epoch)
         self._asked = True
         if epoch != self.epoch:
             self.epoch, self._position, self._yielded = epoch, 0, 0
@@ -174,13 +175,21 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, in the middle of its epoch.
 
-        A state of a whole epoch leaves an epoch that was set since the last iteration as it is:
-        loaders that load a state when they are next iterated come after ``set_epoch``.
+        A state of a whole epoch, or of the epoch before, leaves an epoch that was set since the
+        last iteration as it is: loaders that load a state when they are next iterated come after
+        ``set_epoch``, and where they drop the last batch an epoch ends before its last image.
 
         Raises:
             MismatchError: the state is of other settings; the number of ranks may differ.
+            UsageError: it is no state of a sampler.
         """
-        ours, theirs = self.plan.settings(), state["settings"]
+        epoch, position, theirs = (state.get(name) for name in ("epoch", "position", "settings"))
+        if not (isinstance(theirs, dict) and isinstance(epoch, int) and isinstance(position, int)):
+            raise UsageError(
+                f"the state {dict(state)} is none of a sampler, which has an epoch, a position and "
+                "settings: pass what state_dict() gave."
+            )
+        ours = self.plan.settings()
         differing = [name for name in ours if ours[name] != theirs.get(name)]
         if differing:
             lines = "; ".join(
@@ -190,9 +199,15 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 f"the sampler's state is of other settings ({lines}): make the sampler with the "
                 "settings of the run that is to go on."
             )
-        epoch, position = int(state["epoch"]), int(state["position"])
+        self.plan.check(epoch)
         present = self.plan.present(epoch)
-        if self._asked and self.epoch != epoch and position >= len(present):
+        if not 0 <= position <= len(present):
+            raise UsageError(
+                f"the state's position is {position}, expected 0 to {len(present)}, the images of "
+                f"epoch {epoch}: it was changed since state_dict() gave it."
+            )
+        over = position == len(present) or self.epoch == epoch + 1
+        if self._asked and self.epoch != epoch and over:
             return
         self.epoch, self._position, self._yielded, self._present = epoch, position, 0, present
 

@@ -18,6 +18,7 @@ from training_data import NUM_VIEWS, SIZE, TEACHER, labels, make_photos, make_st
 import labelstore
 from labelstore import FerKD
 from labelstore.errors import (
+    LabelError,
     LabelStoreError,
     MismatchError,
     ReplayWarning,
@@ -27,7 +28,14 @@ from labelstore.errors import (
 from labelstore.images import FolderSource
 from labelstore.recode import recode
 from labelstore.reduced import reduction_for
-from labelstore.torch import Show, SoftLabelDataset, ViewSampler, collate_views, normalize
+from labelstore.torch import (
+    Show,
+    SoftLabelDataset,
+    TorchSoftLabels,
+    ViewSampler,
+    collate_views,
+    normalize,
+)
 
 SHOWS = [Show(0, (0, 9)), Show(11, (4,)), Show(5, (3, 1, 2)), Show(13, (7, 8)), Show(8, (0,))]
 
@@ -522,3 +530,17 @@ def test_a_photo_is_decoded_once_for_all_its_views_of_a_batch(store, photos):
     loader = DataLoader(data, batch_size=4, sampler=sampler, collate_fn=collate_views)
     assert sum(len(target) for _, target in loader) == 14 * 5
     assert sorted(counted.decoded) == list(range(14))
+
+
+def test_labels_of_two_kinds_make_no_batch():
+    def sample(classes, **given):
+        topk = labelstore.TopK(np.array([[1, 2]]), np.array([[0.6, 0.2]]), classes)
+        return torch.zeros(1, 3, 2, 2), TorchSoftLabels.from_numpy(topk.recover("uniform"), **given)
+
+    for pair in (
+        (sample(10), sample(1000)),
+        (sample(10), sample(10, weight=[0.0])),
+        (sample(10, weight=[0.0]), sample(10)),
+    ):
+        with pytest.raises(LabelError, match="of one kind"):
+            collate_views(pair)

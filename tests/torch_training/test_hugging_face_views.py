@@ -90,3 +90,18 @@ def test_rows_that_cannot_be_joined_are_refused(table, store):
         renamed.with_transform(keyed)[0]
     with pytest.raises(UsageError, match="a transform cannot leave rows out"):
         HuggingFaceViews(store, budget=0.5)
+
+
+def test_an_epoch_reaches_tables_made_of_a_table(work, store, table):
+    views = HuggingFaceViews(store, views_per_image=2, seed=3, key_column="key")
+    data = table.with_transform(views)
+    # datasets copies the transform with a table whose columns are renamed.
+    renamed = data.rename_column("key", "name").rename_column("name", "key")
+    for epoch in (0, 4):
+        views.set_epoch(epoch)
+        sampler = ViewSampler(store, views_per_image=2, seed=3)
+        sampler.set_epoch(epoch)
+        expected = {show.image: show.views for show in sampler}
+        for part in (data, renamed):
+            labels = part[1]["labels"]
+            assert tuple(labels.view.tolist()) == expected[int(labels.image[0])]

@@ -110,3 +110,30 @@ def test_another_tail_is_refused_where_it_chooses_views(store, photos):
     # What is spread when nothing is said may as well be said.
     state = sampler_with(store, photos, None, "target").state_dict()
     sampler_with(store, photos, "uniform", "target").load_state_dict(state)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("ranks", "batch"), [(1, 4), (4, 2)])
+def test_an_end_that_was_left_out_is_not_the_next_epoch(work, photos, workers, ranks, batch):
+    def make():
+        data = SoftLabelDataset(photos, labelstore.open(work.store))
+        sampler = ViewSampler(data, 2, seed=5, num_replicas=ranks, rank=0, drop_last=True)
+        loader = StatefulDataLoader(
+            data, batch, sampler=sampler, collate_fn=collate_views, drop_last=True,
+            num_workers=workers,
+        )  # fmt: skip
+        return sampler, loader
+
+    sampler, loader = make()
+    sampler.set_epoch(0)
+    batches = len(list(loader))
+    assert batches * batch * ranks < len(photos), "nothing is left out"
+    state = json.loads(json.dumps(loader.state_dict()))
+    sampler.set_epoch(1)
+    undisturbed = [content(batch) for batch in loader]
+
+    sampler, loader = make()
+    loader.load_state_dict(state)
+    sampler.set_epoch(1)
+    assert [content(batch) for batch in loader] == undisturbed
+    assert len(undisturbed) == batches

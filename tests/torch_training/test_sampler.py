@@ -620,3 +620,22 @@ def test_a_state_names_what_a_curriculum_is_sorted_by(store):
         ViewSampler(store, ferkd=by_target, **options).load_state_dict(state)
     other = ViewSampler(store, ferkd=by_target, **options)
     assert list(other) != list(ViewSampler(store, ferkd=by_max, **options))
+
+
+def test_states_and_numbers_that_are_none(store):
+    sampler = ViewSampler(store, 2, seed=np.int64(3))
+    sampler.set_epoch(np.int64(2))
+    state = json.loads(json.dumps(sampler.state_dict(seen=1)))
+    sampler.load_state_dict(state)
+    for change in ({"position": -5}, {"position": 10**6}, {"position": 1.5}, {"settings": None}):
+        with pytest.raises(UsageError, match="state"):
+            sampler.load_state_dict({**state, **change})
+    with pytest.raises(UsageError, match="none of a sampler"):
+        sampler.load_state_dict({})
+    with pytest.raises(UsageError, match="epoch is -1"):
+        sampler.load_state_dict({**state, "epoch": -1})
+    for wrong in (lambda: sampler.set_epoch(1.5), lambda: ViewSampler(store, 2.0)):
+        with pytest.raises(UsageError, match="whole number"):
+            wrong()
+    with pytest.raises(UsageError, match=r"budget is '0\.5'"):
+        ViewSampler(store, budget="0.5")
