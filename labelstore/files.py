@@ -173,10 +173,23 @@ def exclusive_lock(root: Path) -> Iterator[None]:
         try:
             _flock(file, root, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BusyError(
-                f"{root} is being written by another process: wait for it to end, or stop it."
-            ) from error
+            raise BusyError(_busy(root)) from error
+        if not is_at(file.fileno(), root / LOCK_NAME):
+            # The one who held it has finished, and moved or deleted it.
+            raise BusyError(_busy(root))
         yield
+
+
+def _busy(root: Path) -> str:
+    return f"{root} is being written by another process: wait for it to end, or stop it."
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file still is the one of a name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

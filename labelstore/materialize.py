@@ -13,7 +13,6 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,11 +41,13 @@ from labelstore.errors import (
     StoreError,
     UsageError,
 )
+from labelstore.objects import place_of
 from labelstore.reading import NO_LIST, UNREADABLE
 from labelstore.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -106,10 +107,15 @@ def materialize(
     Raises:
         IncompleteError: the source is not finished. CorruptError: it is damaged.
         MismatchError: what is at ``path`` is a copy of another store, or of other labels of this
-        one; or the source was changed while it was copied. UsageError: something else is there.
-        StoreError: there is no room, or the system refuses.
+        one; or the source was changed while it was copied. UsageError: something else is there,
+        or the path is a URL. StoreError: there is no room, or the system refuses.
     """
-    path = Path(path)
+    place = place_of(path)
+    if isinstance(place, str):
+        raise UsageError(
+            f"{place} is a URL, and a decoded copy is mapped from a local disk: name a folder."
+        )
+    path = place
     store.require_complete()
     copy, source = _copied(store.manifest), _source(store)
     if _is_there(path, source, overwrite):
@@ -138,10 +144,11 @@ def materialize(
         description = {"format": "labelstore copy", "manifest": copy.to_json(), "source": source}
         text = json.dumps(description, indent=2, ensure_ascii=False)
         files.write_durably(partial / MATERIALIZED, text.encode())
-        files.delete_file(partial / files.LOCK_NAME)
         if path.exists():
             files.delete_tree(path)
+        # With the lock in it, so that nobody else takes the folder for one that was left behind.
         files.publish(partial, path)
+        files.delete_file(path / files.LOCK_NAME)
     return _report(path, copy, already_there=False)
 
 
@@ -171,11 +178,12 @@ def _is_there(path: Path, source: dict[str, Any], overwrite: bool) -> bool:
         return False
     try:
         held = MappedBackend(path).description()["source"]
+        differing = [name for name in ("id", "commits") if held.get(name) != source[name]]
+        if not differing:
+            Store(path)  # Its arrays are there, in their whole length.
+            return True
     except CorruptError as error:
         raise MismatchError(f"{error} Or give --overwrite to replace it.") from error
-    differing = [name for name in ("id", "commits") if held.get(name) != source[name]]
-    if not differing:
-        return True
     what = "another store" if "id" in differing else "labels that this store had before"
     raise MismatchError(
         f"{path} is a copy of {what} ({held.get('path')}, {differing[0]} "

@@ -93,7 +93,7 @@ class ChunkPool:
             self._lock, self._process = threading.Lock(), os.getpid()
         with self._lock:
             slots = self._slot_of[chunks]
-            if (slots >= 0).all():
+            if len(slots) and (slots >= 0).all():
                 return self._taken(slots, images, views)
             wanted = np.unique(chunks)
             if len(wanted) <= self.capacity:
@@ -113,7 +113,7 @@ class ChunkPool:
     def _taken(self, slots: npt.NDArray[Any], images: Int64Array, views: Int64Array) -> Codes:
         self._turn += 1
         self._last_use[slots] = self._turn
-        places = (slots * self._shape[0] + images) * self._shape[1] + views
+        places = (slots.astype(np.int64) * self._shape[0] + images) * self._shape[1] + views
         return {name: flat_take(array, places, 3) for name, array in self._arrays.items()}
 
     def _filled(

@@ -39,7 +39,7 @@ class Prefetcher:
         self._members = store.members if isinstance(store, Ensemble) else (store,)
         few = len(order.images) * _LEAST_SHARE < store.num_images
         self.slab_bytes = 0 if few or order.epochs is not None else slab_bytes
-        for member in self._members:
+        for member in self._members if self.slab_bytes else ():
             share = self.slab_bytes // len(self._members)
             member.slabs.slab_bytes = 0 if member.reader.in_memory else share
 
@@ -57,12 +57,19 @@ class Prefetcher:
         for member in self._members if self.slab_bytes else ():
             member.slabs.wait(self._groups(member, epoch))
 
-    def _groups(self, store: Store, epoch: int) -> list[int]:
+    def _groups(self, member: Store, epoch: int) -> list[int]:
+        """A member's groups that hold the views of an epoch's groups, which are the ensemble's."""
+        store = self._order.store
+        width, own = store.manifest.group_views, member.manifest.group_views
         groups = groups_of_epoch(
             epoch,
             num_views=store.num_views,
-            group_views=store.manifest.group_views,
+            group_views=width,
             views_per_image=self._order.views_per_image,
             seed=self._order.seed,
         )
-        return [int(group) for group in groups]
+        found: dict[int, None] = {}
+        for group in groups.tolist():
+            stop = min((group + 1) * width, store.num_views)
+            found |= dict.fromkeys(range(group * width // own, -(-stop // own)))
+        return list(found)

@@ -9,6 +9,7 @@ needed by nobody, and the last to close it, or the next to make one, deletes it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
@@ -145,6 +146,7 @@ class SharedArrays:
         }
         # At the end of a process this comes after its worker processes have been ended.
         self._release = util.Finalize(self, _release, (path, descriptor), exitpriority=-10)
+        _sweep_at_exit(path.parent)
 
     def close(self) -> None:
         """Give it up; the last process to do so deletes the file. What still holds the arrays may
@@ -238,7 +240,7 @@ def make(
                 continue
             # Who holds the lock of the file under this name is its only writer; it may have been
             # finished, or swept away, between the opening and the lock.
-            if not _is_at(descriptor, partial):
+            if not files.is_at(descriptor, partial):
                 continue
             found = find(folder, layout)
             if found is not None:
@@ -282,21 +284,34 @@ def _make(
 
 def used(folder: Path, prefix: str, besides: str) -> int:
     """Bytes of all files of a prefix but one, those that are being made included."""
-    total = 0
-    for path in folder.glob(f"{prefix}-*"):
-        if path.name.startswith(besides):
-            continue
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:
-            continue
-    return total
+    # Twice: a listing may miss a file that is renamed meanwhile.
+    names = {
+        path.name.removesuffix(files.PARTIAL)
+        for _ in range(2)
+        for path in folder.glob(f"{prefix}-*")
+    }
+    return sum(_size(folder / name) for name in names if not name.startswith(besides))
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, whole or being made; 0 where it is gone."""
+    # In this order: one that is finished between the looks is met by the second.
+    for place in (path.with_name(path.name + files.PARTIAL), path):
+        with contextlib.suppress(FileNotFoundError):
+            return place.stat().st_size
+    return 0
 
 
 def sweep(folder: Path) -> int:
     """Delete the files that no process has open: what killed processes left. How many it were."""
     paths = [*folder.glob(f"*{SUFFIX}"), *folder.glob(f"*{SUFFIX}{files.PARTIAL}")]
     return sum(_delete_if_unused(path) for path in paths)
+
+
+@functools.cache
+def _sweep_at_exit(folder: Path) -> None:
+    # What was given up while workers, ended by now, still had it open.
+    util.Finalize(None, sweep, (folder,), exitpriority=-20)
 
 
 def _release(path: Path, descriptor: int) -> None:
@@ -312,7 +327,7 @@ def _delete_if_unused(path: Path) -> bool:
     except OSError:
         return False
     try:
-        if not _locked(descriptor) or not _is_at(descriptor, path):
+        if not _locked(descriptor) or not files.is_at(descriptor, path):
             return False
         files.delete_file(path)
         return True
@@ -327,16 +342,6 @@ def _locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file still is the one of a name."""
-    try:
-        there = path.stat()
-    except FileNotFoundError:
-        return False
-    mine = os.fstat(descriptor)
-    return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
 
 
 def _write(descriptor: int, data: memoryview, place: int) -> None:

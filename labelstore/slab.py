@@ -12,6 +12,7 @@ import xxhash
 
 from labelstore.backends.base import prior_arrays, view_arrays
 from labelstore.errors import NotFoundError
+from labelstore.numbering import as_array, common_shape
 from labelstore.pool import flat_take
 from labelstore.shared import Layout
 
@@ -65,9 +66,11 @@ class Slab:
         Raises:
             NotFoundError: another image or view.
         """
-        rows, columns = np.broadcast_arrays(np.asarray(images), np.asarray(views))
-        shape = rows.shape
-        rows, columns = rows.reshape(-1).astype(np.int64), columns.reshape(-1).astype(np.int64)
+        rows, columns = as_array(images, "image"), as_array(views, "view")
+        shape = common_shape(rows, columns)
+        rows, columns = (
+            np.broadcast_to(part, shape).reshape(-1).astype(np.int64) for part in (rows, columns)
+        )
         outside = ~self.covers(rows, columns) | (rows < 0)
         if outside.any():
             place = int(np.argmax(outside))

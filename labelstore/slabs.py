@@ -13,6 +13,7 @@ changed since is never met; it is filled with chunks that were compared with tho
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -29,6 +30,7 @@ from labelstore.errors import (
     FallbackWarning,
     IncompleteError,
     LabelStoreError,
+    StoreError,
 )
 from labelstore.slab import Slab, SlabSizes
 
@@ -63,6 +65,10 @@ _LOOK_AGAIN_SECONDS = 0.02
 
 class _GivenUpError(Exception):
     """A slab that is being made is no longer wanted."""
+
+
+class _NoRoomError(Exception):
+    """A slab does not fit into the bound beside what other processes hold."""
 
 
 class Slabs:
@@ -191,9 +197,12 @@ class Slabs:
         """In a worker: give up slabs of the epochs before."""
         if self._is_owner():
             return
-        for group in [group for group in self._slabs if group not in self._asked]:
+        # Several threads may be here at a time.
+        for group in [group for group in list(self._slabs) if group not in self._asked]:
             if self._reads - self._last_use.get(group, self._reads) > _IDLE_READS:
-                self._slabs.pop(group).close()
+                slab = self._slabs.pop(group, None)
+                if slab is not None:
+                    slab.close()
             else:
                 self._last_use.setdefault(group, self._reads)
 
@@ -206,13 +215,23 @@ class Slabs:
         """The slab of a group, made now where it is not there.
 
         Raises:
-            OSError, StoreError: it cannot be made; IncompleteError, CorruptError: the store lacks
-            labels.
+            OSError, StoreError: it cannot be made, or does not fit into ``slab_bytes`` beside the
+            others; IncompleteError, CorruptError: the store lacks labels.
         """
         slab = self._open_slab(group)
         if slab is None:
             blocks = self._blocks(group) if self.slab_bytes else self._manifest.num_blocks
-            slab = self._slab(self._made(group, blocks), group, blocks)
+            try:
+                held = self._made(group, blocks)
+            except _NoRoomError:
+                layout = self._sizes.layout(group, blocks)
+                others = shared.used(self.folder, layout.prefix, besides=layout.name)
+                raise StoreError(
+                    f"{self._reader.path}: the slab of group {group} takes {layout.nbytes:,} bytes "
+                    f"beside {others:,} of others, and slab_bytes is {self.slab_bytes:,}: close a "
+                    "slab, or open the store with more slab_bytes."
+                ) from None
+            slab = self._slab(held, group, blocks)
             self._slabs[group] = slab
         self._asked.add(group)
         return slab
@@ -291,8 +310,9 @@ class Slabs:
             blocks = self._manifest.num_blocks if group is None else self._blocks(group)
             held = problem = None
             try:
-                if self._has_room(group, blocks, plan):
-                    held = self._made(group, blocks, functools.partial(self._go_on, group))
+                while held is None and self._has_room(group, blocks, plan):
+                    with contextlib.suppress(_NoRoomError):
+                        held = self._made(group, blocks, functools.partial(self._go_on, group))
             except _GivenUpError:
                 return
             except (CorruptError, IncompleteError):
@@ -349,20 +369,30 @@ class Slabs:
                 with self._state:
                     self._crowded = True
                     self._state.notify_all()
-            time.sleep(_LOOK_AGAIN_SECONDS)
+            # Not in step with others who wait for the same room.
+            time.sleep(_LOOK_AGAIN_SECONDS * (1 + os.getpid() % 8 / 8))
         return False
 
     def _made(
         self, group: int | None, blocks: int, go_on: Callable[[], None] = lambda: None
     ) -> SharedArrays:
         """A slab's file, or that of the lists, made here or by another process; ``go_on`` is called
-        now and then, and may raise to give up."""
+        now and then, and may raise to give up.
+
+        Raises:
+            _NoRoomError: it exceeds the bound together with what others have taken meanwhile.
+        """
+        layout = self._sizes.layout(group, blocks)
 
         def fill_part(writer: Writer, part: range) -> None:
             go_on()
             self._fill(writer, group, part)
 
         def fill(writer: Writer) -> None:
+            # Its own room is taken by now: of two who looked at the same time one sees the other.
+            held = shared.used(self.folder, layout.prefix, besides=layout.name)
+            if self.slab_bytes and held + layout.nbytes > self.slab_bytes:
+                raise _NoRoomError
             starts = range(0, blocks, _BATCH)
             parts = [range(start, min(start + _BATCH, blocks)) for start in starts]
             threads = self._reader.threads
@@ -374,7 +404,7 @@ class Slabs:
                 for _ in pool.map(functools.partial(fill_part, writer), parts):
                     pass
 
-        return shared.make(self.folder, self._sizes.layout(group, blocks), fill, go_on)
+        return shared.make(self.folder, layout, fill, go_on)
 
     def _fill(self, writer: Writer, group: int | None, blocks: range) -> None:
         found: Iterator[Codes]

@@ -57,7 +57,18 @@ LAYERS = [
     {"distinct"},
     {"labels", "codecs", "views", "mixing_draws"},
     {"shared"},
-    {"ahead", "launch", "prior", "philox", "files", "schemas", "objects", "remote", "forked"},
+    {
+        "ahead",
+        "launch",
+        "prior",
+        "philox",
+        "files",
+        "schemas",
+        "objects",
+        "remote",
+        "forked",
+        "numbering",
+    },
     {"errors"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from core_data import files_of, make_planned, planned, written
 from test_recode import everything
 
 import labelstore
+from labelstore import files
 from labelstore.errors import (
+    BusyError,
     CorruptError,
     IncompleteError,
     MismatchError,
@@ -236,3 +239,40 @@ def test_the_command(tmp_path):
     assert (refused.returncode, json.loads(refused.stdout)["error"]["kind"]) == (1, "mismatch")
     assert run(other.path, tmp_path / "copy", "--overwrite", "-q").returncode == 0
     assert everything(labelstore.open(tmp_path / "copy")) == everything(other)
+
+
+def test_a_copy_that_lost_arrays_is_no_copy(tmp_path):
+    store, _, _ = written(tmp_path / "s.zarr")
+    materialize(store, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy/labels")
+    with pytest.raises(MismatchError, match="--overwrite"):
+        materialize(store, tmp_path / "copy")
+    assert not materialize(store, tmp_path / "copy", overwrite=True).already_there
+    assert everything(labelstore.open(tmp_path / "copy")) == everything(store)
+
+
+def test_a_url_is_no_place_for_a_copy(tmp_path, monkeypatch):
+    store, _, _ = written(tmp_path / "s.zarr")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="is a URL"):
+        materialize(store, "s3://bucket/copy")
+    materialize(store, f"file://{tmp_path}/copy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "s.zarr"]
+
+
+def test_one_that_is_about_to_be_named_is_left_alone(tmp_path, monkeypatch):
+    store, _, _ = written(tmp_path / "s.zarr")
+    publish, met = files.publish, []
+
+    def another_comes(partial, path):
+        # Two openings of a file exclude each other in one process as well.
+        with pytest.raises(BusyError):
+            materialize(store, tmp_path / "copy")
+        met.append(path)
+        publish(partial, path)
+
+    monkeypatch.setattr(files, "publish", another_comes)
+    materialize(store, tmp_path / "copy")
+    assert met == [tmp_path / "copy"]
+    assert everything(labelstore.open(tmp_path / "copy")) == everything(store)
+    assert not (tmp_path / "copy" / files.LOCK_NAME).exists()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from core_data import make_planned, planned, written
 
 import labelstore
 from labelstore import shared
-from labelstore.errors import CorruptError, FallbackWarning, NotFoundError
+from labelstore.errors import CorruptError, FallbackWarning, NotFoundError, StoreError
 from labelstore.reading import BlockReader
 from labelstore.slabs import Slabs
 from labelstore.writer import StoreWriter
@@ -439,3 +440,55 @@ def test_the_folder_of_another_user_is_not_entered(tmp_path, monkeypatch):
     slabs = Slabs(store.reader, store._labels, ROOMY, folder)
     with pytest.raises(labelstore.errors.StoreError, match="another user"):
         slabs.get(0)
+
+
+def test_slabs_that_are_asked_for_keep_to_the_bound(tmp_path, folder):
+    written(tmp_path / "s.zarr", images=512, views=16, group_views=2)
+    one = labelstore.open(tmp_path / "s.zarr")
+    size = one.slab(0).nbytes
+    one.slabs.close()
+    store = labelstore.open(tmp_path / "s.zarr", slab_bytes=2 * size)
+    first, _ = store.slab(0), store.slab(1)
+    with pytest.raises(StoreError, match="close a slab"):
+        store.slab(2)
+    assert bytes_in(folder) == 2 * size
+    first.close()
+    store.slab(2)
+    assert bytes_in(folder) == 2 * size
+    store.slabs.close()
+
+
+HOLDS_ALL = """
+import sys, labelstore
+store = labelstore.open(sys.argv[1], slab_bytes=2**26)
+held = [store.slab(group) for group in range(store.manifest.num_groups)]
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_threads_share_the_slabs_of_another_process(tmp_path, folder):
+    _, indices, _ = written(tmp_path / "s.zarr", images=64, views=64, group_views=2)
+    command = [sys.executable, "-c", HOLDS_ALL, str(tmp_path / "s.zarr")]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "ready\n"
+    store = labelstore.open(tmp_path / "s.zarr", slab_bytes=2**26)
+    interval = sys.getswitchinterval()
+
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        for turn in range(1500):
+            # All threads leave a group behind at about the same time.
+            group = turn // 45 % 32
+            views, images = rng.integers(2 * group, 2 * group + 2, 8), rng.integers(0, 64, 8)
+            assert np.array_equal(store.read(images, views).indices, indices[images, views])
+        return True
+
+    try:
+        sys.setswitchinterval(1e-5)
+        with ThreadPoolExecutor(6) as threads:
+            assert all(threads.map(work, range(6)))
+    finally:
+        sys.setswitchinterval(interval)
+        holder.communicate("")
+        store.slabs.close()

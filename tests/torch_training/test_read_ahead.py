@@ -124,11 +124,11 @@ def test_a_worker_that_dies_ends_the_epoch_and_the_next_one_is_right(tmp_path, f
 
 def test_few_images_and_curricula_are_not_read_ahead(tmp_path, folder):
     store, _, _ = written(tmp_path / "s.zarr", images=60, views=8)
-    assert Prefetcher(EpochOrder(store), 1000).slab_bytes == 1000
     assert Prefetcher(EpochOrder(store, images=[1, 2]), 1000).slab_bytes == 0
     easy = EpochOrder(store, schedule="easy-to-hard", epochs=4)
     assert Prefetcher(easy, 1000).slab_bytes == 0
     assert store.slabs.slab_bytes == 0
+    assert Prefetcher(EpochOrder(store), 1000).slab_bytes == 1000
 
 
 def test_an_ensemble_has_slabs_of_every_member(tmp_path, folder):
@@ -143,3 +143,32 @@ def test_an_ensemble_has_slabs_of_every_member(tmp_path, folder):
     one.slabs.close()
     two.slabs.close()
     assert list(folder.glob("*")) == []
+
+
+def test_an_ensembles_groups_are_read_of_members_with_other_ones(tmp_path, folder):
+    four, _, _ = written(tmp_path / "a.zarr", views=12, group_views=4)
+    two, _, _ = written(tmp_path / "b.zarr", views=6, group_views=2, seed=1)
+    order = EpochOrder(labelstore.ensemble([four, two]), 1)
+    prefetcher = Prefetcher(order, 2**26)
+    for epoch in range(12):
+        views = np.unique(order.views(order.images, epoch))
+        for member in (four, two):
+            needed = np.unique(views // member.manifest.group_views)
+            assert set(needed.tolist()) <= set(prefetcher._groups(member, epoch))
+    prefetcher.start(0)
+    prefetcher.wait(0)
+    for member in (four, two):
+        assert sorted(member.slabs._slabs) == sorted(prefetcher._groups(member, 0))
+        member.slabs.close()
+
+
+def test_an_order_of_few_images_leaves_the_slabs_of_another_alone(tmp_path, folder):
+    store, _, _ = written(tmp_path / "s.zarr", images=64, views=12, group_views=4)
+    sampler = ViewSampler(store, slab_bytes=2**26)
+    list(sampler)
+    ViewSampler(store, images=[0, 1])
+    for epoch in range(1, 5):
+        sampler.set_epoch(epoch)
+        views = {view for show in sampler for view in show.views}
+        assert {view // 4 for view in views} <= set(store.slabs._slabs)
+    store.slabs.close()
