@@ -18,6 +18,7 @@ import numpy as np
 from labelstore.errors import MismatchError, NotFoundError, UsageError
 from labelstore.labels import SoftLabels, TopK, mix
 from labelstore.manifest import EXPLICIT, fingerprint
+from labelstore.numbering import as_array, in_range
 from labelstore.views import ViewLaw
 
 if TYPE_CHECKING:
@@ -187,14 +188,14 @@ class Ensemble:
 
     def positions(self, images: npt.ArrayLike | Sequence[str]) -> npt.NDArray[np.int64]:
         """Positions of images given by position or by key; NotFoundError when out of range."""
-        given = np.asarray(images)
+        given = as_array(images, "image")
         if given.dtype.kind in "US":
             return self.index_of([str(key) for key in given.reshape(-1)]).reshape(given.shape)
-        return _numbers(given, self.num_images, "image")
+        return in_range(given, self.num_images, "image", "the ensemble")
 
     def sizes(self, images: npt.ArrayLike) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Widths and heights of images by position, in pixels; -1 where no member knows them."""
-        rows = _numbers(np.asarray(images), self.num_images, "image")
+        rows = in_range(images, self.num_images, "image", "the ensemble")
         width, height = self.members[0].sizes(self._rows[0][rows])
         for member, order in zip(self.members[1:], self._rows[1:], strict=True):
             if (width > 0).all() and (height > 0).all():
@@ -208,7 +209,7 @@ class Ensemble:
     def views(self, images: npt.ArrayLike | Sequence[str], views: npt.ArrayLike) -> Views:
         """Boxes and flips of views, the same for all members; as ``Store.views``."""
         rows = self.positions(images)
-        columns = _numbers(np.asarray(views), self.num_views, "view")
+        columns = in_range(views, self.num_views, "view", "the ensemble")
         if isinstance(self.law, ViewLaw):
             return self.law(self.key_hashes[rows], columns, *self.sizes(rows))
         return self.members[0].views(self._rows[0][rows], columns)
@@ -216,7 +217,7 @@ class Ensemble:
     def read(self, images: npt.ArrayLike | Sequence[str], views: npt.ArrayLike) -> EnsembleTopK:
         """Labels of views from every member; the arguments are those of ``Store.read``."""
         rows = self.positions(images)
-        columns = _numbers(np.asarray(views), self.num_views, "view")
+        columns = in_range(views, self.num_views, "view", "the ensemble")
         return EnsembleTopK(
             tuple(
                 member.read(order[rows], columns)
@@ -335,19 +336,6 @@ def _probe(
     entries = [entry for entry in first.manifest.probe if entry["view"] < num_views]
     rows = first.index_of([entry["key"] for entry in entries])
     return tuple(entry for entry, held in zip(entries, np.isin(rows, shared), strict=True) if held)
-
-
-def _numbers(given: npt.NDArray[Any], count: int, what: str) -> npt.NDArray[np.int64]:
-    """Image or view numbers, checked."""
-    if given.dtype.kind not in "iu" and given.size:
-        raise UsageError(f"{what} numbers have type {given.dtype}, expected integers or keys.")
-    wrong = given[(given < 0) | (given >= count)] if given.size else given
-    if wrong.size:
-        raise NotFoundError(
-            f"{what} {wrong.reshape(-1)[0]} was asked for, the ensemble has {count} (0 to "
-            f"{count - 1})."
-        )
-    return given.astype(np.int64)
 
 
 def _check_laws(first: Store, member: Store, names: str) -> None:

@@ -7,6 +7,7 @@ same views of the same images in the same order.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -83,9 +84,9 @@ class EpochOrder:
         """
         self.store = store
         self.ferkd = ferkd
-        self.views_per_image = views_per_image
+        self.views_per_image = views_per_image = _whole(views_per_image, "views per image")
         self.shuffle = shuffle
-        self.seed = seed
+        self.seed = _whole(seed, "seed")
         self.tail = tail
         missing = store.missing_blocks()
         if missing:
@@ -113,8 +114,9 @@ class EpochOrder:
                 store, ferkd, tail=tail, passing=self._passing, least=views_per_image
             )
 
-    def check(self, epoch: int) -> None:
-        """UsageError unless it is 0..2**32-1 and, of a curriculum, one of its epochs."""
+    def check(self, epoch: int) -> int:
+        """It; UsageError unless it is 0..2**32-1 and, of a curriculum, one of its epochs."""
+        epoch = _whole(epoch, "epoch")
         if not 0 <= epoch < 2**32:
             raise UsageError(f"epoch is {epoch}, expected 0 to 2**32-1.")
         if self.epochs is not None and epoch >= self.epochs:
@@ -122,6 +124,7 @@ class EpochOrder:
                 f"epoch is {epoch}, expected 0 to {self.epochs - 1}: this {self.schedule} schedule "
                 f"is planned for {self.epochs} epochs; make it with more."
             )
+        return epoch
 
     def present(self, epoch: int) -> npt.NDArray[np.int64]:
         """(n,) int64: the images that an epoch shows, by number, rising."""
@@ -163,8 +166,10 @@ class EpochOrder:
     def settings(self) -> dict[str, Any]:
         """What decides an epoch's content besides its number; JSON-ready."""
         store = self.store
+        members = store.members if isinstance(store, Ensemble) else (store,)
         return {
             "store": store.id if isinstance(store, Ensemble) else store.manifest.id,
+            "labels": [member.reader.commits_digest() for member in members],
             "images": str(xxhash.xxh3_64_hexdigest(self.images.tobytes())),
             "views_per_image": self.views_per_image,
             "shuffle": self.shuffle,
@@ -202,6 +207,13 @@ class EpochOrder:
         members = self.store.members if isinstance(self.store, Ensemble) else (self.store,)
         own = {"image" if member.manifest.prior_size else "uniform" for member in members}
         return own.pop() if len(own) == 1 else "each teacher's own"
+
+
+def _whole(value: Any, name: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} is {value!r}, expected a whole number.") from None
 
 
 def _check_schedule(schedule: str, epochs: int | None, replaces: bool) -> None:

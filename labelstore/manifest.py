@@ -88,7 +88,8 @@ class Manifest:
     probe: tuple[Mapping[str, Any], ...] = ()
     """Digests of a few views' pixels: ``{"key", "view", "digest"}`` each."""
     producer: Mapping[str, str] = field(default_factory=dict)
-    """Versions of the libraries that decide pixels and labels."""
+    """Versions of the libraries that decide pixels and labels; of labels that were given to
+    ``labelstore.write``, their digest as ``labels``."""
     origin: Mapping[str, Any] | None = None
     """How the labels came from those of other stores: ``{"operation", "stores", "settings"}``; None
     for a producer's own."""

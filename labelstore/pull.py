@@ -78,7 +78,8 @@ def pull(
     Raises:
         NotFoundError: no such image. IncompleteError: the source is not finished. UsageError: views
             that cannot be copied, or a path of another format. CorruptError: the source is damaged;
-            what was copied before is kept. MismatchError: another store is at ``path``.
+            what was copied before is kept. MismatchError: another store is at ``path``, or a copy
+            of other labels.
     """
     store.require_complete()
     if same_place(path, store.path):
@@ -97,6 +98,8 @@ def pull(
         lambda block: store.block_codes(block, manifest.num_views)
     )
     with StoreWriter(path, manifest, keys, targets, overwrite=overwrite) as writer:
+        if manifest is store.manifest:
+            writer.check_commits(store.reader.all_commits)
         pending = set(writer.pending_blocks())
         for block in range(manifest.num_blocks):
             rows = manifest.block_slice(block)
@@ -163,7 +166,7 @@ def _manifest(
             f"{views.stop} views were asked for, {store.path} has {store.num_views}: ask for 1 to "
             "that many."
         )
-    settings: dict[str, Any] = {"views": views.stop}
+    settings: dict[str, Any] = {"views": views.stop, "labels": store.reader.commits_digest()}
     if len(keys) < store.num_images:
         settings["images"] = len(keys)
     held = set(keys)

@@ -119,6 +119,11 @@ class BlockReader:
         self._checked[:] = False
         self.use_lists(None)
 
+    @property
+    def all_commits(self) -> npt.NDArray[np.uint64]:
+        """(blocks, parts) commit rows; zeros where a block is not committed."""
+        return self._commits
+
     def commits_digest(self) -> str:
         """32 hexadecimal digits of all commit rows: other ones where any label is another."""
         return str(xxhash.xxh3_128_hexdigest(np.ascontiguousarray(self._commits).tobytes()))

@@ -19,6 +19,7 @@ from labelstore.errors import (
 )
 from labelstore.labels import TopK
 from labelstore.manifest import EXPLICIT, Manifest, fingerprint
+from labelstore.numbering import as_array, common_shape, in_range
 from labelstore.objects import place_of, suffix_of
 from labelstore.philox import hash_keys
 from labelstore.reading import LABELLED, NO_LIST, UNREADABLE, BlockReader
@@ -52,7 +53,9 @@ def open(
     Args:
         path: the store's folder, or the URL of a store: ``s3://``, ``gs://``, ``https://``,
             ``hf://datasets/OWNER/REPO/PATH`` (with the extra ``remote``) or ``file://``.
-        cache_bytes: how many bytes of decoded codes this process may keep, at most.
+        cache_bytes: how many bytes of decoded codes this process may keep, at most. The lists of
+            likely classes that it has read are kept besides: ``3 m + 1`` bytes for an image's list
+            of m classes, in memory that all processes share where there are slabs.
         slab_bytes: how many bytes of slabs the machine may hold for this store, at most; 0 for
             none (``labelstore.slabs``). A ``ViewSampler`` sets it.
 
@@ -109,7 +112,9 @@ class Store:
         self.path: Path | str = place_of(path)
         """Where it lies; a URL is a str."""
         self.cache_bytes = cache_bytes
-        self._backend = backend_of(self.path)
+        # A program may change its working directory while the store is open.
+        self._place = self.path if isinstance(self.path, str) else self.path.absolute()
+        self._backend = backend_of(self._place)
         self.manifest = Manifest.from_json(self._backend.read_manifest(), str(self.path))
         self._backend.open_arrays(self.manifest)
         self._reader = BlockReader(self._backend, self.manifest, self.path, cache_bytes)
@@ -118,10 +123,11 @@ class Store:
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "path": self.path,
+            "path": self._place,
             "cache_bytes": self.cache_bytes,
             "slab_bytes": self.slabs.slab_bytes,
             "id": self.manifest.id,
+            "commits": None if self.missing_blocks() else self._reader.commits_digest(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -132,6 +138,11 @@ class Store:
             raise MismatchError(
                 f"{self.path} was replaced by another store (id {self.manifest.id}, expected "
                 f"{state['id']}) while it was in use: open it again."
+            )
+        if state["commits"] not in (None, self._reader.commits_digest()):
+            raise MismatchError(
+                f"{self.path} was replaced by a store of other labels with the same settings "
+                "while it was in use: open it again."
             )
 
     def __repr__(self) -> str:
@@ -226,10 +237,10 @@ class Store:
 
     def positions(self, images: npt.ArrayLike | Sequence[str]) -> npt.NDArray[np.int64]:
         """Positions of images given by position or by key; NotFoundError when out of range."""
-        given = np.asarray(images)
+        given = as_array(images, "image")
         if given.dtype.kind in "US":
             return self.index_of([str(key) for key in given.reshape(-1)]).reshape(given.shape)
-        return _in_range(given, self.num_images, "image", str(self.path))
+        return in_range(given, self.num_images, "image", str(self.path))
 
     def missing_blocks(self) -> list[int]:
         """Blocks that are not committed (as of when the store was opened or refreshed)."""
@@ -299,13 +310,13 @@ class Store:
 
     def sizes(self, images: npt.ArrayLike) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Widths and heights, in pixels, of images by position; -1 where unknown."""
-        rows = _in_range(np.asarray(images), self.num_images, "image", str(self.path))
+        rows = in_range(images, self.num_images, "image", str(self.path))
         size = self._images["images/size"][rows]
         return size[..., 0], size[..., 1]
 
     def image_digests(self, images: npt.ArrayLike) -> npt.NDArray[np.uint64]:
         """xxh3_64 of the encoded files of images by position; 0 where unknown."""
-        rows = _in_range(np.asarray(images), self.num_images, "image", str(self.path))
+        rows = in_range(images, self.num_images, "image", str(self.path))
         return np.asarray(self._images["images/digest"][rows])
 
     def bytes_by_part(self) -> dict[str, int]:
@@ -321,12 +332,12 @@ class Store:
             MismatchError: the store's producer did not say which views it labelled.
         """
         rows = self.positions(images)
-        columns = _in_range(np.asarray(views), self.num_views, "view", str(self.path))
+        columns = in_range(views, self.num_views, "view", str(self.path))
+        shape = common_shape(rows, columns)
         if isinstance(self.law, ViewLaw):
             width, height = self.sizes(rows)
             return self.law(self.key_hashes[rows], columns, width, height)
         if self.law == EXPLICIT:
-            shape = np.broadcast_shapes(rows.shape, columns.shape)
             rows = np.broadcast_to(rows, shape).reshape(-1)
             columns = np.broadcast_to(columns, shape).reshape(-1)
             codes = self._gather(rows, columns)
@@ -352,8 +363,8 @@ class Store:
                 not what was committed.
         """
         rows = self.positions(images)
-        columns = _in_range(np.asarray(views), self.num_views, "view", str(self.path))
-        shape = np.broadcast_shapes(rows.shape, columns.shape)
+        columns = in_range(views, self.num_views, "view", str(self.path))
+        shape = common_shape(rows, columns)
         rows = np.broadcast_to(rows, shape).reshape(-1)
         columns = np.broadcast_to(columns, shape).reshape(-1)
         return self._labels(rows, columns, shape, self._gather(rows, columns))
@@ -395,7 +406,7 @@ class Store:
             NotFoundError: no such group. IncompleteError, CorruptError: as ``read``. OSError,
             StoreError: there is no room for it.
         """
-        (number,) = _in_range(np.array([group]), self.manifest.num_groups, "group", str(self.path))
+        (number,) = in_range([group], self.manifest.num_groups, "group", str(self.path))
         return self.slabs.get(int(number))
 
     def confidence(self, images: slice | None = None) -> npt.NDArray[np.float32]:
@@ -403,8 +414,15 @@ class Store:
 
         Reads the one array that it needs. ``images`` is a run of positions, all when None: for
         large stores go block by block (``iter_confidence``).
+
+        Raises:
+            UsageError: the slice has a step.
         """
-        start, stop, _ = (images or slice(None)).indices(self.num_images)
+        start, stop, step = (images or slice(None)).indices(self.num_images)
+        if step != 1:
+            raise UsageError(
+                f"images is {images}, expected a run without a step: index what is returned."
+            )
         out = np.full((max(stop - start, 0), self.num_views), np.nan, dtype=np.float32)
         size = self.manifest.block_images
         blocks = range(start // size, -(-stop // size) if stop > start else 0)
@@ -434,16 +452,3 @@ class Store:
     def _gather(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> Codes:
         """Codes of views (n,), by array name."""
         return self.slabs.gather(rows, columns)
-
-
-def _in_range(
-    numbers: npt.NDArray[Any], count: int, what: str, where: str
-) -> npt.NDArray[np.int64]:
-    if numbers.dtype.kind not in "iu" and numbers.size:
-        raise UsageError(f"{what} numbers have type {numbers.dtype}, expected integers or keys.")
-    if numbers.size and not (int(numbers.min()) >= 0 and int(numbers.max()) < count):
-        raise NotFoundError(
-            f"{what} {numbers.min() if numbers.min() < 0 else numbers.max()} was asked for, "
-            f"{where} has {count} (0 to {count - 1})."
-        )
-    return numbers.astype(np.int64)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+import xxhash
 
 from labelstore import codecs, files, prior
 from labelstore.backends.mapped import MappedBackend
@@ -41,6 +42,9 @@ __all__ = ["Share", "StoreWriter", "write"]
 
 CREATION_SECONDS, LOOK_SECONDS = 600.0, 1.0
 """How long a process waits for another one to make an empty store, and how often it looks."""
+
+LABELS = "labels"
+"""What the digest of given labels is called among the producer's properties."""
 
 _FIRST_OBJECTS = ("zarr.json.", "manifest.json.")
 """What a backend's first object is called while it is written."""
@@ -201,6 +205,11 @@ class StoreWriter:
         lines = differences(stored, asked)
         if lines:
             more = f" and {len(lines) - 6} more" if len(lines) > 6 else ""
+            if any(line.startswith(f"producer.{LABELS}:") for line in lines):
+                raise MismatchError(
+                    f"{self.path} exists and holds other labels than those given "
+                    f"({'; '.join(lines[:6])}{more}): choose another name, or overwrite it."
+                )
             only_versions = all(line.startswith("producer.") for line in lines)
             mend = (
                 "install those versions, or give --allow-version-drift"
@@ -268,13 +277,18 @@ class StoreWriter:
         self._backend.withdraw_commit(block)
         self._committed[block] = False
 
-    def check_block(self, block: int, data: BlockData) -> None:
-        """Check that a committed block holds these very labels; MismatchError otherwise."""
-        row = block_codes(data, self.manifest, block).commit_row(self.manifest, block)
-        if not np.array_equal(row, self._backend.read_commits()[block]):
+    def check_commits(self, commits: npt.NDArray[np.uint64]) -> None:
+        """Check that the committed blocks are those of a store with these commit rows.
+
+        Raises:
+            MismatchError: they hold other labels.
+        """
+        differing = (self._backend.read_commits() != commits).any(axis=1) & self._committed
+        if differing.any():
             raise MismatchError(
-                f"{self.path} exists and block {block} in it holds other labels than those given: "
-                "choose another name, or overwrite it."
+                f"{self.path} exists and block {int(np.argmax(differing))} in it holds other "
+                "labels than the store that is copied, though both were made with the same "
+                "settings: choose another name, or overwrite it."
             )
 
 
@@ -382,16 +396,30 @@ def write(
             f"means have shape {averages.shape}, expected {(num_images, num_classes)}: the mean "
             "distribution of each image."
         )
+    arrays = {"indices": ids, "probs": values, **given}
+    if averages is not None:
+        arrays["means"] = averages
+    # Stores of other labels have other ids, though all else is the same.
+    manifest = dataclasses.replace(manifest, producer={LABELS: _digest(arrays, manifest)})
     with StoreWriter(path, manifest, names, truth.astype(np.int32), overwrite=overwrite) as writer:
-        pending = set(writer.pending_blocks())
-        for block in range(manifest.num_blocks):
+        for block in writer.pending_blocks():
             rows = manifest.block_slice(block)
             extra: dict[str, Any] = {name: np.asarray(value[rows]) for name, value in given.items()}
             if averages is not None:
                 extra |= _priors(averages[rows], ids[rows], values[rows], manifest.prior_size)
-            data = BlockData(ids[rows], values[rows], **extra)
-            (writer.write_block if block in pending else writer.check_block)(block, data)
+            writer.write_block(block, BlockData(ids[rows], values[rows], **extra))
     return Store(path)
+
+
+def _digest(arrays: Mapping[str, npt.NDArray[Any]], manifest: Manifest) -> str:
+    """xxh3_128, as hexadecimal, of arrays, block by block."""
+    digest = xxhash.xxh3_128()
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        for block in range(manifest.num_blocks):
+            rows = np.ascontiguousarray(array[manifest.block_slice(block)])
+            digest.update(rows.reshape(-1).view(np.uint8).data)
+    return str(digest.hexdigest())
 
 
 def _priors(

@@ -386,3 +386,19 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(StoreError, match="without locks"), files.exclusive_lock(tmp_path):
         pass
+
+
+def test_requests_of_nothing_and_of_what_is_no_request(tmp_path):
+    store, _, _ = written(tmp_path / "s.zarr")
+    assert store.read([], []).indices.shape == (0, 3)
+    assert store.read(np.zeros((3, 0), dtype=int), np.arange(3)[:, None]).probs.shape == (3, 0, 3)
+    assert np.array_equal(store.confidence(slice(3, 9)), store.confidence()[3:9])
+    for images in (slice(0, 10, 2), slice(None, None, -1)):
+        with pytest.raises(UsageError, match="without a step"):
+            store.confidence(images)
+    for images in (np.array([1, 2, 3]), np.zeros((2, 3), dtype=int)):
+        for ask in (store.read, store.views):
+            with pytest.raises(UsageError, match="do not broadcast"):
+                ask(images, [1, 2])
+    with pytest.raises(UsageError, match="unequal length"):
+        store.read([[1], [1, 2]], 0)

@@ -301,7 +301,9 @@ def test_torchrun_makes_the_store_of_one_process(photos, tmp_path):
     two += ["labelstore", *common, "-o", str(tmp_path / "two.zarr"), "--json", "--log-json"]
     done = subprocess.run(two, check=True, env=environment, capture_output=True, text=True)
     report = json.loads(done.stdout)
-    assert report["blocks_made"] + report["blocks_elsewhere"] == 4
+    # The other process may have committed blocks before the one that reports has begun.
+    parts = ("blocks_found", "blocks_made", "blocks_elsewhere")
+    assert sum(report[part] for part in parts) == 4
     told = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     assert told[-1]["images"] == 7
     assert told[-1]["total_views"] == 28
