@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["read_class_map", "resolve_targets"]
 
-_MEND = (
-    "give --class-map FILE to say which class each folder is, or --targets none to go without "
-    "ground truth"
-)
+_WITHOUT = "generate goes without ground truth where --targets none is given"
+_MEND = f"give --class-map FILE to say which class each folder is ({_WITHOUT})"
 _SHOWN = 5
 
 
@@ -154,16 +152,14 @@ def resolve_targets(
         loose = next(key for key in source.keys if "/" not in key)
         raise MismatchError(
             f"{source.path} holds images both in class folders and outside them (such as "
-            f"{loose!r}): move those into class folders, or give --targets none to go without "
-            "ground truth."
+            f"{loose!r}): move those into class folders ({_WITHOUT})."
         )
     if source.numbers is not None and class_map is None and not _bears(source, class_names):
         return _numbered(source, source.numbers, num_classes)
     if source.classes is None:
         raise MismatchError(
             f"{source.path} holds its images in no class folders, so nothing tells their classes: "
-            "sort them into one folder for each class, or give --targets none to go without "
-            "ground truth."
+            f"sort them into one folder for each class ({_WITHOUT})."
         )
     if class_map is not None:
         classes = _mapped(source.classes, num_classes, class_map)
