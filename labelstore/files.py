@@ -7,6 +7,7 @@ honour fsync, of the machine; what it had not returned from is either absent or 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -140,6 +141,42 @@ def remove_claims(root: Path) -> None:
     """Delete what writers that shared the store at ``root`` have left of their locks."""
     (root / CREATION_NAME).unlink(missing_ok=True)
     shutil.rmtree(root / CLAIMS_NAME, ignore_errors=True)
+
+
+_REFUSALS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+"""What the system says when it does not read, whatever is in the file."""
+
+
+def refusal(path: Path | str, error: BaseException) -> StoreError | None:
+    """What to raise where the system refused to read; None for errors that tell of the content."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS:
+        return None
+    return StoreError(
+        f"{path} cannot be read: {os.strerror(error.errno)}; what is in it is not known: mend its "
+        "rights, or what the system lacks, then try again."
+    )
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to read into a StoreError with the mend."""
+    try:
+        yield
+    except OSError as error:
+        found = refusal(path, error)
+        if found is None:
+            raise
+        raise found from error
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from labelstore.errors import MismatchError, UsageError
+from labelstore.errors import MismatchError, StoreError, UsageError
 from labelstore.generate import Recipe, Report, generate
 from labelstore.verify import VerifyReport, verify
 from labelstore.views import ViewLaw
@@ -46,7 +46,8 @@ def repair(
     Raises:
         MismatchError: the photos, teacher, device or libraries are not those of the store, or
             ``generate`` did not make it. CorruptError: the manifest or the table of images is
-            damaged, from which nothing can be made. The others of ``generate``.
+            damaged, from which nothing can be made. StoreError: the system refuses to read a part,
+            of which nothing is known then. The others of ``generate``.
     """
     manifest = store.manifest
     if manifest.origin is not None or manifest.teacher is None:
@@ -72,6 +73,9 @@ def repair(
     report = verify(store)
     if report.whole:
         return report, None
+    refused = next((p for p in report.problems if p.kind == StoreError.kind), None)
+    if refused is not None:
+        raise StoreError(f"{refused.message} (No block was made anew.)")
     damaged = sorted({p.block for p in report.problems if p.kind != "incomplete"})
     recipe = Recipe(
         num_views=manifest.num_views,

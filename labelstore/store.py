@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labelstore import files
 from labelstore.backends.base import image_arrays
 from labelstore.backends.mapped import MATERIALIZED, MappedBackend
 from labelstore.encoding import decode_confidence, decode_labels
@@ -74,8 +75,9 @@ def backend_of(path: str | os.PathLike[str]) -> Backend:
     path = place_of(path)
     if isinstance(path, str):
         return _remote_backend(path)
-    if (path / MATERIALIZED).is_file():
-        return MappedBackend(path)
+    with files.readable(path):
+        if (path / MATERIALIZED).is_file():
+            return MappedBackend(path)
     if path.suffix == ".parquet":
         from labelstore.backends.parquet import ParquetBackend
 

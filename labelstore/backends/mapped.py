@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from labelstore import files
 from labelstore.backends.base import (
     commit_columns,
     image_arrays,
@@ -73,7 +74,9 @@ class MappedBackend:
         """
         file = Path(self.path, MATERIALIZED)
         try:
-            document = json.loads(file.read_bytes())
+            with files.readable(file):
+                data = file.read_bytes()
+            document = json.loads(data)
             found: dict[str, Any] = {name: document[name] for name in ("manifest", "source")}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CorruptError(
@@ -127,6 +130,9 @@ class MappedBackend:
             return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
         # NumPy parses the header as Python source, and raises whatever that raises.
         except Exception as error:
+            refused = files.refusal(file, error)
+            if refused is not None:
+                raise refused from error
             raise CorruptError(
                 f"{file} cannot be mapped ({error}): it is missing or damaged; materialize the "
                 "store again."

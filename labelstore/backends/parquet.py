@@ -96,6 +96,10 @@ class ParquetBackend:
 
     def read_manifest(self) -> Any:
         file = Path(self.path, MANIFEST)
+        with files.readable(file):
+            return self._parse_manifest(self._manifest_bytes(file))
+
+    def _manifest_bytes(self, file: Path) -> bytes:
         if not file.parent.exists():
             raise NotFoundError(f"there is no store at {self.path}: check the path.")
         if not file.is_file():
@@ -103,7 +107,7 @@ class ParquetBackend:
                 f"{self.path} is not a labelstore store (it has no {MANIFEST}): name a folder that "
                 "labelstore made."
             )
-        return self._parse_manifest(file.read_bytes())
+        return file.read_bytes()
 
     def _parse_manifest(self, data: bytes) -> Any:
         try:
@@ -240,7 +244,8 @@ class ParquetBackend:
     def _bytes(self, name: str) -> bytes | None:
         """A file's bytes; None when it is not there."""
         file = Path(self.path, name)
-        return file.read_bytes() if file.exists() else None
+        with files.readable(file):
+            return file.read_bytes() if file.exists() else None
 
     def _open(self, name: str) -> pq.ParquetFile:
         return pq.ParquetFile(Path(self.path, name), **_READING)
@@ -341,6 +346,9 @@ def readable_file(file: str, call: Callable[[], T]) -> T:
     except LabelStoreError:
         raise
     except Exception as error:
+        refused = files.refusal(file, error)
+        if refused is not None:
+            raise refused from error
         text = " ".join(str(error).split())[:160] or type(error).__name__
         raise CorruptError(
             f"{file} cannot be read ({text}): it is missing, changed or damaged; make this part "

@@ -31,7 +31,13 @@ from labelstore.backends.zarr_layout import (
     create_array,
     layout,
 )
-from labelstore.errors import CorruptError, FormatError, LabelStoreError, NotFoundError
+from labelstore.errors import (
+    CorruptError,
+    FormatError,
+    LabelStoreError,
+    NotFoundError,
+    StoreError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -61,6 +67,10 @@ class ZarrBackend:
 
     def read_manifest(self) -> Any:
         file = Path(self.path, "zarr.json")
+        with files.readable(file):
+            return self._parse_manifest(self._manifest_bytes(file))
+
+    def _manifest_bytes(self, file: Path) -> bytes:
         if not file.parent.exists():
             raise NotFoundError(f"there is no store at {self.path}: check the path.")
         if not file.is_file():
@@ -68,7 +78,7 @@ class ZarrBackend:
                 f"{self.path} is not a labelstore store (it has no zarr.json): name a folder that "
                 "labelstore made."
             )
-        return self._parse_manifest(file.read_bytes())
+        return file.read_bytes()
 
     def _parse_manifest(self, data: bytes) -> Any:
         try:
@@ -311,6 +321,9 @@ class ZarrBackend:
         except LabelStoreError:
             raise
         except Exception as error:
+            refused = files.refusal(f"{self.path}/{name}/zarr.json", error)
+            if refused is not None:
+                raise refused from error
             raise CorruptError(
                 f"{self.path}/{name}/zarr.json cannot be read ({_line(error)}): it is missing or "
                 "damaged; restore it from a copy."
@@ -341,8 +354,8 @@ class ZarrBackend:
         except Exception as error:
             raise self._damaged(name, selection, error) from error
 
-    def _damaged(self, name: str, selection: Any, error: Exception) -> CorruptError:
-        return CorruptError(
+    def _damaged(self, name: str, selection: Any, error: Exception) -> StoreError:
+        return files.refusal(f"{self.path}/{name}", error) or CorruptError(
             f"{self.path}/{name} cannot be read at {_place(selection)} ({_line(error)}): the "
             "store is damaged there; make these blocks again."
         )

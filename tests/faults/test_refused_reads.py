@@ -1,0 +1,102 @@
+"""What the system does not let anybody read is not called damaged, and is no traceback."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+import pathlib
+
+import pytest
+from core_data import make_planned
+
+import labelstore
+from labelstore.errors import CorruptError, StoreError
+from labelstore.materialize import materialize
+
+
+@pytest.fixture(params=["zarr", "parquet", "copy"])
+def store(request, tmp_path):
+    name = "zarr" if request.param == "copy" else request.param
+    made, _ = make_planned(tmp_path / f"s.{name}")
+    if request.param == "copy":
+        materialize(made, tmp_path / "copy")
+        return tmp_path / "copy"
+    return made.path
+
+
+def everything(path):
+    store = labelstore.open(path)
+    store.read(0, 0)
+    assert store.keys
+    assert store.missing_blocks() == []
+    problems = [error for block in range(3) for error in store.check_block(block)]
+    if problems:
+        raise problems[0]
+
+
+def refusal_of(path):
+    try:
+        everything(path)
+    except StoreError as error:
+        return error
+    return None
+
+
+def refusing(monkeypatch, refused, number):
+    """Let the system refuse a file to every reader that opens it by name in Python."""
+
+    def guard(call):
+        def guarded(file, *args, **options):
+            if isinstance(file, (str, os.PathLike)) and pathlib.Path(file) == refused:
+                raise OSError(number, os.strerror(number), str(file))
+            return call(file, *args, **options)
+
+        return guarded
+
+    monkeypatch.setattr(builtins, "open", guard(builtins.open))
+    monkeypatch.setattr(pathlib.Path, "open", guard(pathlib.Path.open))
+    monkeypatch.setattr(os, "open", guard(os.open))
+    monkeypatch.setattr(os, "stat", guard(os.stat))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_every_file(store, monkeypatch, number):
+    everything(store)
+    met = 0
+    for file in sorted(path for path in store.rglob("*") if path.is_file()):
+        with monkeypatch.context() as patched:
+            refusing(patched, file, number)
+            error = refusal_of(store)
+        if error is not None:
+            assert not isinstance(error, CorruptError), file
+            assert os.strerror(number) in str(error), file
+            assert "what is in it is not known" in str(error)
+            met += 1
+    # pyarrow opens its files itself.
+    assert met > (1 if store.suffix == ".parquet" else 5)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or os.getuid() != 0, reason="needs another user")
+def test_another_users_files(store):
+    """With real rights: a reader that is nobody."""
+    everything(store)
+    files = sorted(path for path in store.rglob("*") if path.is_file())
+    for folder in (store, *store.parents):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    for file in (*files, store):
+        mode = file.stat().st_mode
+        file.chmod(0)
+        child = os.fork()
+        if not child:
+            os.setuid(65534)
+            told = 1
+            try:
+                error = refusal_of(store)
+                right = type(error) is StoreError and "Permission denied" in str(error)
+                told = 0 if error is None or right else 2
+            finally:
+                os._exit(told)
+        _, status = os.waitpid(child, 0)
+        file.chmod(mode)
+        assert os.waitstatus_to_exitcode(status) == 0, file
