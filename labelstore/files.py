@@ -203,22 +203,21 @@ def exclusive_lock(root: Path) -> Iterator[None]:
     except ImportError:  # Windows has no flock; two writers there are the user's to avoid.
         yield
         return
-    make_directory(root)
-    with explained(root):
-        file = (root / LOCK_NAME).open("ab")
-    with file:
-        try:
-            _flock(file, root, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(_busy(root)) from error
-        if not is_at(file.fileno(), root / LOCK_NAME):
-            # The one who held it has finished, and moved or deleted it.
-            raise BusyError(_busy(root))
-        yield
-
-
-def _busy(root: Path) -> str:
-    return f"{root} is being written by another process: wait for it to end, or stop it."
+    while True:
+        make_directory(root)
+        with explained(root):
+            file = (root / LOCK_NAME).open("ab")
+        with file:
+            try:
+                _flock(file, root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BusyError(
+                    f"{root} is being written by another process: wait for it to end, or stop it."
+                ) from error
+            # Else the one who held it has ended, and moved or deleted it meanwhile.
+            if is_at(file.fileno(), root / LOCK_NAME):
+                yield
+                return
 
 
 def is_at(descriptor: int, path: Path) -> bool:

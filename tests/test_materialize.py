@@ -276,3 +276,20 @@ def test_one_that_is_about_to_be_named_is_left_alone(tmp_path, monkeypatch):
     assert met == [tmp_path / "copy"]
     assert everything(labelstore.open(tmp_path / "copy")) == everything(store)
     assert not (tmp_path / "copy" / files.LOCK_NAME).exists()
+
+
+def test_one_that_was_named_meanwhile_is_met(tmp_path, monkeypatch):
+    store, _, _ = written(tmp_path / "s.zarr")
+    flock, met = files._flock, []
+
+    def late(file, root, kind):
+        # Between the opening of the lock's file and the lock, another process finishes.
+        if not met:
+            met.append(root)
+            materialize(store, tmp_path / "copy")
+        flock(file, root, kind)
+
+    monkeypatch.setattr(files, "_flock", late)
+    assert materialize(store, tmp_path / "copy").already_there
+    assert everything(labelstore.open(tmp_path / "copy")) == everything(store)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "s.zarr"]
