@@ -81,24 +81,26 @@ def on_gpu(rows: StoredLabels, recovery: Recovery) -> TorchSoftLabels:
     return done
 
 
-def stored(k: int, size: int) -> tuple[TopK, np.ndarray, np.ndarray]:
+def stored(
+    k: int, size: int, images: int = IMAGES, views: int = VIEWS
+) -> tuple[TopK, np.ndarray, np.ndarray]:
     """Labels as a store's read gives them, ground truth and image numbers of every view."""
-    ids, probs = synthetic_labels(IMAGES, VIEWS, max(k, 5), CLASSES)
-    images = np.repeat(np.arange(IMAGES), VIEWS)
-    targets = np.repeat(ids[:, 0, 0], VIEWS)
+    ids, probs = synthetic_labels(images, views, max(k, 5), CLASSES)
+    numbers = np.repeat(np.arange(images), views)
+    targets = np.repeat(ids[:, 0, 0], views)
     prior = None
     if size:
         rng = np.random.default_rng(1)
-        others = np.argsort(rng.random((IMAGES, CLASSES)), axis=1)
-        mean = np.full((IMAGES, CLASSES), 1e-6)
-        np.add.at(mean, (np.arange(IMAGES)[:, None, None], ids), probs / VIEWS)
-        np.add.at(mean, (np.arange(IMAGES)[:, None], others[:, :size]), 0.2 / size)
+        others = np.argsort(rng.random((images, CLASSES)), axis=1)
+        mean = np.full((images, CLASSES), 1e-6)
+        np.add.at(mean, (np.arange(images)[:, None, None], ids), probs / views)
+        np.add.at(mean, (np.arange(images)[:, None], others[:, :size]), 0.2 / size)
         lists = np.argsort(-mean, axis=1, kind="stable")[:, :size].astype(np.int32)
         values = np.take_along_axis(mean / mean.sum(1, keepdims=True), lists, 1)
-        power = np.full(IMAGES, 0.7, dtype=np.float32)
-        prior = ImagePrior(lists, values.astype(np.float32), power)[images]
+        power = np.full(images, 0.7, dtype=np.float32)
+        prior = ImagePrior(lists, values.astype(np.float32), power)[numbers]
     flat = (ids[..., :k].reshape(-1, k), probs[..., :k].reshape(-1, k))
-    return TopK(*flat, CLASSES, prior), targets, images
+    return TopK(*flat, CLASSES, prior), targets, numbers
 
 
 def dense(topk: TopK, targets: np.ndarray, partner: np.ndarray, weight: np.ndarray) -> torch.Tensor:

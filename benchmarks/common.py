@@ -21,14 +21,21 @@ RESULTS = Path(__file__).parent / "results"
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    packages = ("labelstore", "numpy", "torch", "timm", "zarr", "numcodecs", "Pillow")
+    packages = ("labelstore", "numpy", "torch", "triton", "timm", "zarr", "numcodecs", "Pillow")
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": {name: _version(name) for name in packages},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from core_data import few_photos
+from safetensors.torch import save_file
 
 import labelstore
+from benchmarks.support.synthetic_photos import place_synthetic_photos
 from labelstore import FerKD
-from labelstore.demo import place_teacher
 from labelstore.device_resize import FILTERS, resize_boxes
 from labelstore.generate import Recipe, generate
 from labelstore.images import FolderSource, cut, decode
 from labelstore.recovery import Recovery
-from labelstore.teachers import load_teacher
+from labelstore.teachers import create_model, load_teacher
 from labelstore.topk import top_k
 from labelstore.torch import StoredLabels, recover, soft_cross_entropy
 
@@ -28,16 +28,24 @@ RECIPE = Recipe(num_views=9, k=3, block_images=2, prior_size=8)
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Five photos."""
-    return FolderSource(few_photos(tmp_path_factory.mktemp("photos"), 5))
+    """Five photos, made here: a GPU may be where no package of photos is."""
+    folder = tmp_path_factory.mktemp("photos") / "five"
+    place_synthetic_photos(folder, 5, width=512, height=512)
+    return FolderSource(folder)
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """A real one, so that views of a photo differ."""
-    checkpoint = tmp_path_factory.mktemp("teacher") / "lite0.safetensors"
-    place_teacher("tf_efficientnet_lite0", checkpoint)
-    return load_teacher("timm:tf_efficientnet_lite0", checkpoint=checkpoint, device=DEVICE)
+    """A network of a seed, its last layer so steep that it is sure of its views, and of others
+    otherwise."""
+    torch.manual_seed(0)
+    network = create_model("resnet10t")
+    with torch.no_grad():
+        network.fc.weight *= 300
+        network.fc.bias.zero_()
+    checkpoint = tmp_path_factory.mktemp("teacher") / "steep.safetensors"
+    save_file(network.state_dict(), checkpoint)
+    return load_teacher("timm:resnet10t", checkpoint=checkpoint, device=DEVICE)
 
 
 def make(source, teacher, path, **options):
