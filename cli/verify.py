@@ -19,7 +19,8 @@ HELP = """Read every label of a store and check it; name the blocks and images t
 
 Reading always checks what it reads; this reads everything. With --replay the teacher looks at a
 sample of the views again: that finds what no digest can, such as photos that were exchanged or a
-library that makes other pixels. Exit code 0: all is right; 1: something is not.
+library that makes other pixels. Exit code 0: all is right; 1: something is not, which a photo
+that is another file than the one that was labelled is, too.
 """
 
 _SHOWN = 20
@@ -65,6 +66,11 @@ def command(context: click.Context, **given: Any) -> None:
 
     if given["replay"] is not None and not (given["photos"] and given["spec"]):
         raise click.UsageError("--replay runs the teacher again: give --photos and --teacher, too.")
+    if given["replay"] is None and (given["photos"] or given["spec"]):
+        name = "--photos" if given["photos"] else "--teacher"
+        raise click.UsageError(
+            f"{name} is looked at by --replay alone: give --replay 0.1%, or leave {name} out."
+        )
     store = labelstore.open(given["store"])
     quiet = given["quiet"] or given["json"]
     with output.progress(store.num_images, store.num_views, quiet=quiet, brief=True) as progress:
@@ -127,7 +133,7 @@ def _tell(report: VerifyReport, replayed: Replay | None) -> None:
         )
     for key in replayed.differing[:_SHOWN]:
         output.note(f"differs: {key}")
-    if not replayed.agrees:
+    if replayed.differing:
         output.note(
             f"{len(replayed.differing)} images differ by more than {replayed.tolerance:g}: make "
             "the store anew from these photos, or find the photos and libraries that it was made "

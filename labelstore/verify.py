@@ -93,8 +93,8 @@ class Replay:
 
     @property
     def agrees(self) -> bool:
-        """Whether no view differs."""
-        return not self.differing
+        """Whether no view differs, and every photo is the file that was labelled."""
+        return not self.differing and not self.changed
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

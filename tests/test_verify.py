@@ -156,6 +156,22 @@ def test_the_teacher_says_the_same_again(made, monkeypatch):
     assert "replayed" in done.stderr
 
 
+def test_a_photo_that_is_another_file_of_the_same_pixels_is_told(made):
+    shutil.copytree(made / "photos", made / "others")
+    photo = made / "others" / "a" / "00.png"
+    Image.open(photo).save(photo, compress_level=1)
+    assert photo.read_bytes() != (made / "photos" / "a" / "00.png").read_bytes()
+    arguments = ("verify", "a.zarr", "--teacher", "python:mine:colours", "--photos", "others")
+    done = run(*arguments, "--replay", "100%", "--json", cwd=made)
+    assert done.returncode == 1
+    found = json.loads(done.stdout)["replay"]
+    assert (found["changed"], found["differing"], found["agrees"]) == (["a/00.png"], [], False)
+    # Photos that nothing would look at are refused, or the store would be called right.
+    done = run("verify", "a.zarr", "--photos", "others", cwd=made)
+    assert done.returncode == 2
+    assert "give --replay" in done.stderr
+
+
 def test_exchanged_photos_and_other_teachers_are_found(made, monkeypatch):
     monkeypatch.chdir(made)
     shutil.copytree("photos", "others")
