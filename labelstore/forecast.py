@@ -131,7 +131,9 @@ def forecast(
     labels = np.stack(truth)
     setting = Setting("", recipe.k, recipe.quantizer, recipe.prior_size, recipe.top_p)
     place = place_of(path)
-    row = measure(labels, setting, recipe.num_views, suffix_of(place))
+    row = measure(
+        labels, setting, recipe.num_views, suffix_of(place), class_names=teacher.class_names
+    )
     crops = len(source) * recipe.num_views
     timed = max(len(labels) - 1, 1)
     teachers = forward / timed / views * crops
@@ -143,7 +145,9 @@ def forecast(
         crops=crops,
         sample_images=len(labels),
         sample_views=views,
-        bytes=round(row.bytes_per_crop * crops) + FIXED_BYTES_AN_IMAGE * len(source),
+        bytes=(
+            round(row.bytes_per_crop * crops) + FIXED_BYTES_AN_IMAGE * len(source) + row.fixed_bytes
+        ),
         bytes_per_crop=round(row.bytes_per_crop, 3),
         free_bytes=free_bytes(place) if isinstance(place, Path) else None,
         seconds=teachers + pixels_s if teacher.device == "cpu" else max(teachers, pixels_s),

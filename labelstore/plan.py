@@ -86,6 +86,8 @@ class Row:
     """Labels, commits and the image's share of its prior list, for the planned number of views."""
     label_bytes_per_crop: float
     prior_bytes_per_image: float
+    fixed_bytes: int
+    """The manifest and the arrays' descriptions, of the same size however large the store is."""
     confidence_error: float
     """Largest error of a stored largest probability."""
     crops_per_second: float
@@ -99,6 +101,7 @@ class Row:
             "bytes_per_crop": round(self.bytes_per_crop, 3),
             "label_bytes_per_crop": round(self.label_bytes_per_crop, 3),
             "prior_bytes_per_image": round(self.prior_bytes_per_image, 1),
+            "fixed_bytes": self.fixed_bytes,
             "confidence_error": round(self.confidence_error, 6),
             "crops_per_second": round(self.crops_per_second),
             **self.distances.to_json(),
@@ -157,7 +160,13 @@ def sample_of_store(store: Store, *, images: int, views: int) -> Float32Array:
     )
 
 
-def measure(truth: Float32Array, setting: Setting, num_views: int, suffix: str = ".zarr") -> Row:
+def measure(
+    truth: Float32Array,
+    setting: Setting,
+    num_views: int,
+    suffix: str = ".zarr",
+    class_names: tuple[str, ...] | None = None,
+) -> Row:
     """Store a sample under a setting, weigh it and read it back.
 
     Args:
@@ -165,6 +174,7 @@ def measure(truth: Float32Array, setting: Setting, num_views: int, suffix: str =
         setting: k and the prior size are cut to C.
         num_views: how many views the store will have: what an image's list is shared by.
         suffix: of the store's name: ``".parquet"``, or any other for Zarr.
+        class_names: the C names that the manifest will hold, which is most of its size.
     """
     images, views, classes = truth.shape
     k, size = min(setting.k, classes), min(setting.prior_size, classes)
@@ -183,6 +193,7 @@ def measure(truth: Float32Array, setting: Setting, num_views: int, suffix: str =
         quantizer=setting.quantizer,
         prior_size=size,
         top_p=setting.top_p,
+        class_names=class_names,
     )
     priors: dict[str, Any] = {}
     if size:
@@ -200,7 +211,7 @@ def measure(truth: Float32Array, setting: Setting, num_views: int, suffix: str =
         with StoreWriter(path, manifest, keys, targets) as writer:
             writer.write_block(0, BlockData(order, probs, **priors))
         store = Store(path)
-        label_bytes, prior_bytes = _bytes(path)
+        label_bytes, prior_bytes, fixed_bytes = _bytes(path)
         started = time.perf_counter()
         topk = store.read(np.arange(images)[:, None], np.arange(views))
         seconds = time.perf_counter() - started
@@ -211,21 +222,26 @@ def measure(truth: Float32Array, setting: Setting, num_views: int, suffix: str =
         bytes_per_crop=per_crop + per_image / num_views,
         label_bytes_per_crop=per_crop,
         prior_bytes_per_image=per_image,
+        fixed_bytes=fixed_bytes,
         confidence_error=float(np.abs(topk.confidence - probs[..., 0]).max()),
         crops_per_second=images * views / seconds,
         distances=found,
     )
 
 
-def _bytes(path: Path) -> tuple[int, int]:
-    """Bytes of a store's chunks: of labels and commits, and of the images' prior lists."""
-    labels = priors = 0
+def _bytes(path: Path) -> tuple[int, int, int]:
+    """Bytes of a store's labels and commits, of the images' prior lists, and of what describes
+    them."""
+    labels = priors = fixed = 0
     for file in path.rglob("*"):
         name = file.relative_to(path).as_posix()
-        if not file.is_file() or file.name == "zarr.json":
+        if not file.is_file():
+            continue
+        if file.name in ("zarr.json", "manifest.json"):
+            fixed += file.stat().st_size
             continue
         if name.startswith(("labels/", "commits/")):
             labels += file.stat().st_size
         elif name.startswith(("images/prior", "measured/")):
             priors += file.stat().st_size
-    return labels, priors
+    return labels, priors, fixed

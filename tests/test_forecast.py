@@ -66,11 +66,10 @@ def test_bytes_and_shares_are_those_of_the_run(work, suffix):
     done = generate(work, *settings)
     assert done.returncode == 0, done.stderr
     store = labelstore.open(work / out)
-    # The manifest and the arrays' descriptions have the same size however large a store is.
-    fixed = ("zarr.json", "manifest.json", ".lock")
-    files = [file for file in (work / out).rglob("*") if file.is_file() and file.name not in fixed]
+    files = [file for file in (work / out).rglob("*") if file.is_file()]
     made = sum(file.stat().st_size for file in files)
-    assert found["bytes"] == pytest.approx(made, rel=0.3)
+    # Half of so small a store is its manifest: left out, the forecast would be half as large.
+    assert found["bytes"] == pytest.approx(made, rel=0.2)
     action = labelstore.FerKD().decide(store.confidence())
     for item in labelstore.Action:
         assert found["ferkd"][item.name.lower()] == pytest.approx((action == item).mean(), abs=0.1)
