@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from labelstore.epochs import EpochOrder
-from labelstore.errors import MismatchError, UsageError
+from labelstore.errors import MismatchError, NotFoundError, UsageError
 from labelstore.prefetch import Prefetcher
 from labelstore.slabs import SLAB_BYTES
 from labelstore.torch.dataset import Show, SoftLabelDataset
@@ -78,7 +78,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             drop_last: leave out the end of the order that does not fill all ranks; otherwise its
                 beginning is shown again to fill them.
             images: the images to use, by number or by key; all when None. Images without labels
-                (unreadable ones) are left out.
+                (unreadable ones) are left out, and those that a data set has no photo of.
             slab_bytes: how much memory the labels of this and the next epoch may take, of all
                 processes of the machine together; 0 for none. They are read ahead
                 (``labelstore.slabs``), for schedules that read few groups of views in an epoch and
@@ -100,7 +100,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             epochs=epochs,
             budget=budget,
             tail=None if data is None else data.tail,
-            images=images,
+            images=_with_photos(data, images),
         )
         self.ferkd, self.schedule, self.epochs = (
             self.plan.ferkd,
@@ -210,6 +210,23 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         if self._asked and self.epoch != epoch and over:
             return
         self.epoch, self._position, self._yielded, self._present = epoch, position, 0, present
+
+
+def _with_photos(data: SoftLabelDataset | None, images: Any) -> Any:
+    """The asked-for images that a data set has photos of; all that were asked for without one."""
+    held = None if data is None else data.has_photo
+    if data is None or held is None or held.all():
+        return images
+    if images is None:
+        return np.flatnonzero(held)
+    numbers = np.asarray(data.store.positions(images)).reshape(-1)
+    shown = numbers[held[numbers]]
+    if not shown.size:
+        raise NotFoundError(
+            f"the data set has no photo of any of the {len(numbers)} images that were asked for: "
+            "choose others, or give the folder that the store was made from."
+        )
+    return shown
 
 
 def _replicas(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
