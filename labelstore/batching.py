@@ -128,7 +128,6 @@ class Batches:
             schedule=schedule,
             epochs=epochs,
             budget=budget,
-            tail=tail,
             images=images,
         )
         self._prefetcher = Prefetcher(self.order, slab_bytes)

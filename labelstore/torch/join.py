@@ -84,7 +84,6 @@ class ViewJoin:
             schedule=schedule,
             epochs=epochs,
             budget=budget,
-            tail=self.data.tail,
         )
         self._strict = check_pixels == "raise"
         self._to_probe = self.data.probed() if check_pixels else set()

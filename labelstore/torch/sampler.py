@@ -56,7 +56,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         """Plan epochs over the labelled images of a store.
 
         Args:
-            source: a store, an ensemble, or a data set (its store, tail and ``ferkd``).
+            source: a store, an ensemble, or a data set (its store and ``ferkd``).
             views_per_image: how many views of an image stand side by side, 1..num_views.
             shuffle: whether images come in a random order; by number otherwise.
             seed: of the order of the images and of their views.
@@ -99,7 +99,6 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             schedule=schedule,
             epochs=epochs,
             budget=budget,
-            tail=None if data is None else data.tail,
             images=_with_photos(data, images),
         )
         self.ferkd, self.schedule, self.epochs = (
