@@ -361,6 +361,21 @@ def _check_laws(first: Store, member: Store, names: str) -> None:
         )
 
 
+def _check_files(both: Ensemble, number: int, keys: tuple[str, ...]) -> None:
+    """The same files as those of every member before, where both know their digests."""
+    member = both.members[number]
+    digests = member.image_digests(both.member_rows(number))
+    for place, other in enumerate(both.members[:number]):
+        theirs = other.image_digests(both.member_rows(place))
+        differing = np.flatnonzero((digests != theirs) & (digests > 0) & (theirs > 0))
+        if differing.size:
+            raise MismatchError(
+                f"{other.path} and {member.path} were made from other files under the same keys, "
+                f"{differing.size} in all, first {keys[differing[0]]!r}: generate both from the "
+                "same files."
+            )
+
+
 def _check_crops(both: Ensemble, number: int, keys: tuple[str, ...]) -> None:
     """The same files at the same size, and the same boxes where they are stored."""
     first, member = both.members[0], both.members[number]
@@ -373,13 +388,7 @@ def _check_crops(both: Ensemble, number: int, keys: tuple[str, ...]) -> None:
             f"{names} were made from photos of other sizes, {differing.size} in all, first "
             f"{keys[differing[0]]!r}: generate both from the same files."
         )
-    own, other = first.image_digests(rows), member.image_digests(order)
-    differing = np.flatnonzero((own != other) & (own > 0) & (other > 0))
-    if differing.size:
-        raise MismatchError(
-            f"{names} were made from other files under the same keys, {differing.size} in all, "
-            f"first {keys[differing[0]]!r}: generate both from the same files."
-        )
+    _check_files(both, number, keys)
     if first.manifest.law != EXPLICIT:
         return
     numbers = np.arange(min(first.num_views, member.num_views))

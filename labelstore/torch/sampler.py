@@ -133,9 +133,9 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         return ranks(*self._ranks)[1]
 
     def __len__(self) -> int:
-        """How many images this rank will show when it is iterated next: of the whole epoch, or of
-        what is left of it after ``load_state_dict``."""
-        return self._own(0 if self._over else self._position)
+        """How many images this rank has in this epoch; after ``load_state_dict`` how many are left,
+        until the next iteration begins."""
+        return self._own(self._position)
 
     def _own(self, position: int) -> int:
         """How many images of the present epoch from a position on are this rank's."""

@@ -113,8 +113,8 @@ def test_a_second_iteration_after_a_resume_is_the_whole_epoch(store):
     assert list(sampler) == whole[3:]
     # The state after the epoch is that of its end, until the next iteration begins.
     assert sampler.state_dict()["position"] == 14
-    assert len(sampler) == 7
     assert list(sampler) == whole
+    assert len(sampler) == 7
     # What was broken off stays where it began.
     sampler.load_state_dict(state)
     shows = iter(sampler)
