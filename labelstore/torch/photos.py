@@ -170,7 +170,14 @@ def _keys_of(
 def _relative(paths: list[str], root: str, store: Store | Ensemble) -> list[str]:
     """Paths as keys of a store: relative to the root or, where that has none of them, to the folder
     below or above it that has the most (torchvision's ImageNet has the root of all its splits)."""
-    keys = [PurePath(os.path.relpath(path, root)).as_posix() for path in paths]
+    start = os.path.join(root, "")
+    # A million paths: only what does not plainly begin with the root is worked out.
+    keys = [
+        path[len(start) :] if path.startswith(start) else os.path.relpath(path, root)
+        for path in paths
+    ]
+    if os.sep != "/":
+        keys = [PurePath(key).as_posix() for key in keys]
     if not keys:
         return keys
     known = set(store.keys)
