@@ -29,6 +29,7 @@ __all__ = [
     "LabelStoreError",
     "MismatchError",
     "NotFoundError",
+    "PartialDataWarning",
     "ReplayWarning",
     "SourceError",
     "StoreError",
@@ -127,3 +128,7 @@ class ReplayWarning(UserWarning):
 
 class FallbackWarning(UserWarning):
     """What was asked for is not in the store, and something else was used in its stead."""
+
+
+class PartialDataWarning(UserWarning):
+    """A data set lacks some of the photos that a store has labels of; these are left out."""

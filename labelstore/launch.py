@@ -13,7 +13,7 @@ from labelstore.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-__all__ = ["Launch", "launched", "own_cores", "take_gpu"]
+__all__ = ["Launch", "launched", "own_cores", "take_gpu", "torchrun_ranks"]
 
 _VARIABLES = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -57,6 +57,15 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
             )
         return Launch(rank, world, local) if world > 1 else None
     return None
+
+
+def torchrun_ranks(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """Number of processes and this one's rank as torchrun's variables say; None where this is the
+    only one, or was not started by torchrun."""
+    world, rank = environment.get("WORLD_SIZE", ""), environment.get("RANK", "")
+    if not (world.isdecimal() and rank.isdecimal()) or int(world) <= 1:
+        return None
+    return int(world), int(rank)
 
 
 def take_gpu(

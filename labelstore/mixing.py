@@ -2,7 +2,9 @@
 
 A rule's ``plans`` says for every view of a batch which other view it is mixed with, by what share
 and in which box; nothing here looks at pixels but ``mixed_images``. Plans are pure functions of
-(rule, seed, step, the batch's image numbers), so a step that is repeated mixes the same.
+(rule, seed, step, the batch's image numbers where the rule looks at them), so a step that is
+repeated mixes the same. Ranks of a distributed training mix otherwise by ``rank_seed``, which
+``labelstore.torch`` takes by itself.
 
 SelfMix (Shen, "FerKD", ICCV 2023, section 3.4, figure 8) mixes only views of the same image that
 stand in one batch. The paper does not state its weights: they are drawn as MixUp's and CutMix's.
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
+import xxhash
 
 from labelstore.errors import UsageError
 from labelstore.labels import mix
@@ -43,6 +46,7 @@ __all__ = [
     "SelfMix",
     "mixed_images",
     "mixed_labels",
+    "rank_seed",
 ]
 
 Mode = Literal["mixup", "cutmix"]
@@ -143,7 +147,7 @@ class _Rule:
         ids = np.asarray(groups, dtype=np.int64)
         _check_batch(ids, size, step)
         name = f"{'selfmix ' if self.within_image else ''}{self._mode()}"
-        own_seed = self.seed if seed is None else seed
+        own_seed = _batch_seed(self, ids, seed)  # type: ignore[arg-type]
         partner_key, weight_key, centre_key = (
             mixed_seed(f"mix {name} {what}", own_seed) for what in ("partner", "weight", "centre")
         )
@@ -172,7 +176,7 @@ class MixUp(_Rule):
     alpha: float = 0.8
     """Weights are drawn from Beta(alpha, alpha); 1 is even. The default is that of FKD's code."""
     seed: int = 0
-    """Of partners and weights. Give each rank of a distributed run its own."""
+    """Of partners and weights; another one draws anew."""
     per_view: bool = False
     """Whether each view has a weight of its own; one for the whole batch otherwise, as in FKD's
     code."""
@@ -195,7 +199,7 @@ class CutMix(_Rule):
     alpha: float = 1.0
     """As of MixUp; the default is that of FKD's code."""
     seed: int = 0
-    """Of partners, weights and boxes. Give each rank of a distributed run its own."""
+    """Of partners, weights and boxes."""
     per_view: bool = False
     """Whether each view has a box of its own; one for the whole batch otherwise."""
 
@@ -219,7 +223,7 @@ class SelfMix(_Rule):
     alpha: float = 1.0
     """As of MixUp."""
     seed: int = 0
-    """Of partners, weights and boxes. Give each rank of a distributed run its own."""
+    """Of partners, weights and boxes."""
     per_view: bool = False
     """Whether each view has a weight (and box) of its own; one for the whole batch otherwise."""
 
@@ -286,7 +290,7 @@ class OneOf:
         """
         ids = np.asarray(groups, dtype=np.int64)
         _check_batch(ids, size, step)
-        key = self.seed if seed is None else seed
+        key = _batch_seed(self, ids, seed)
         rows = np.arange(len(ids)) if self.per_view else np.zeros(len(ids), dtype=np.int64)
         words = philox4x32((rows, 0, *halves(step)), mixed_seed("mix choice", key))
         edges = np.cumsum(self._odds())[:-1]
@@ -334,11 +338,13 @@ class InTurn:
         self, groups: npt.ArrayLike, size: tuple[int, int], step: int, seed: int | None = None
     ) -> list[MixPlan]:
         """A plan for each rule, in order; the arguments are those of ``MixUp.plans``."""
-        key = self.seed if seed is None else seed
+        ids = np.asarray(groups, dtype=np.int64)
+        _check_batch(ids, size, step)
+        key = _batch_seed(self, ids, seed)
         return [
             plan
             for number, rule in enumerate(self.rules)
-            for plan in rule.plans(groups, size, step, _part_seed(number, key))
+            for plan in rule.plans(ids, size, step, _part_seed(number, key))
         ]
 
 
@@ -364,6 +370,21 @@ def _where(rows: BoolArray, first: MixPlan, second: MixPlan) -> MixPlan:
         weight=np.where(rows, first.weight, second.weight),
         alone=np.where(rows, first.alone, second.alone),
     )
+
+
+def rank_seed(seed: int, rank: int) -> int:
+    """The seed of one of several processes, for ``plans``: each mixes otherwise, the first as one
+    process alone does."""
+    return mixed_seed(f"mix rank {rank}", seed) if rank else seed
+
+
+def _batch_seed(rule: Mixing, images: Int64Array, seed: int | None) -> int:
+    """The key of a batch's draws: of another batch, another one, where a rule looks at images."""
+    seed = rule.seed if seed is None else seed
+    if not rule.within_image:
+        return seed
+    digest = xxhash.xxh3_64_intdigest(images.astype("<i8").tobytes())
+    return mixed_seed(f"mix batch {digest}", seed)
 
 
 def _part_seed(number: int, seed: int) -> int:

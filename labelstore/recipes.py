@@ -167,12 +167,23 @@ class Recipe:
         views = {} if self.views_per_image is None else {"views_per_image": self.views_per_image}
         return {**views, "ferkd": self.ferkd}
 
-    def build_mixing(self) -> MixingOfTensors | None:
+    def build_mixing(
+        self, seed: int | None = None, rank: int | None = None
+    ) -> MixingOfTensors | None:
         """The mixing rule as a callable on (images, target, step=...); None where nothing is
-        mixed."""
+        mixed.
+
+        Args:
+            seed: of all its draws; that of ``mixing`` when None.
+            rank: which process of a distributed training this is, each of which mixes otherwise; as
+                torch.distributed says when it is used, when None.
+        """
         from labelstore.torch.mixing import on_tensors
 
-        return None if self.mixing is None else on_tensors(self.mixing)
+        if self.mixing is None:
+            return None
+        rule = self.mixing if seed is None else dataclasses.replace(self.mixing, seed=seed)
+        return on_tensors(rule, rank)
 
     def build_loss(self) -> LossFunction:
         """The loss as a function of (logits, target), its mean over the batch.

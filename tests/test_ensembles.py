@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 
 import numpy as np
 import pytest
-from core_data import make_planned, written
+from core_data import make_planned, planned, written
 
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, UsageError
 from labelstore.passing import passing
 from labelstore.views import ViewLaw
+from labelstore.writer import StoreWriter
 
 
 def test_the_mean_of_members_in_another_order(tmp_path):
@@ -236,6 +238,34 @@ def test_a_photo_size_that_any_member_knows_is_known(tmp_path):
     assert plain.sizes(0)[0] == -1
     width, height = labelstore.ensemble([plain, sized]).sizes([2, 4])
     assert (width.tolist(), height.tolist()) == ([11, 13], [5, 5])
+
+
+def with_digests(path, change):
+    """The planned store with other digests of files: ``change`` of those that it has."""
+    manifest, keys, targets, data, _ = planned()
+    with StoreWriter(path, manifest, keys, targets) as writer:
+        for block in writer.pending_blocks():
+            made = data(block)
+            writer.write_block(block, dataclasses.replace(made, digests=change(made.digests)))
+    return labelstore.open(path)
+
+
+def test_stores_made_from_other_files_under_the_same_keys_are_refused(tmp_path):
+    one, _ = make_planned(tmp_path / "a.zarr")
+    same = with_digests(tmp_path / "b.zarr", lambda digests: digests)
+    unknown = with_digests(tmp_path / "c.zarr", lambda digests: digests * 0)
+    # Two photos have changed places.
+    changed = with_digests(
+        tmp_path / "d.zarr", lambda d: np.where(d == 3, 17, np.where(d == 17, 3, d))
+    )
+    with pytest.raises(MismatchError, match=r"other files under the same keys, 2 in all, .*002"):
+        labelstore.ensemble([one, changed])
+    with pytest.raises(MismatchError, match="other files"):
+        labelstore.ensemble([unknown, one, changed])
+    images = np.arange(20)
+    for members in ([one, same], [unknown, same], [same, unknown]):
+        assert labelstore.ensemble(members).image_digests(images).tolist() == (images + 1).tolist()
+    assert not labelstore.ensemble([unknown]).image_digests(images).any()
 
 
 def test_blocks_are_runs_of_the_ensembles_images(tmp_path):

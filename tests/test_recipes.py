@@ -133,6 +133,26 @@ def test_mixing_is_built_for_tensors():
     assert mixed.alone == 1
 
 
+def test_a_recipe_mixes_by_a_seed_and_a_rank():
+    chosen = labelstore.recipe("ferkd")
+    assert chosen.build_mixing() == chosen.build_mixing(seed=0)
+    groups, size = [0, 0, 0, 0, 1, 1, 1, 1], (8, 8)
+    plans = [chosen.build_mixing(seed=seed).plans(groups, size, 0)[0] for seed in range(4)]
+    assert len({tuple(plan.weight) + tuple(plan.partner) for plan in plans}) == 4
+    assert chosen.build_mixing(seed=5, rank=3).rank == 3
+    images = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    label = labelstore.torch.TorchSoftLabels(
+        torch.zeros(8), torch.zeros(8, 1, dtype=torch.int64), torch.ones(8, 1), 6
+    )
+    mixed = [
+        chosen.build_mixing(seed=5, rank=rank)(images, label, torch.tensor(groups), step=0).images
+        for rank in (0, 1, None)
+    ]
+    assert not torch.equal(mixed[0], mixed[1])
+    assert torch.equal(mixed[0], mixed[2])
+    assert labelstore.recipe("fkd").build_mixing(seed=5, rank=3) is None
+
+
 def test_label_types_say_what_they_are():
     topk = labelstore.TopK([[3, 1]], [[0.5, 0.3]], 6)
     with pytest.warns(FallbackWarning, match="uniform"):

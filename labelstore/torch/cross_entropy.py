@@ -32,51 +32,76 @@ PART = 2**20
 
 
 class SoftCrossEntropy(torch.autograd.Function):
-    """(B,) losses of logits (B, C) against labels; ``apply(logits, base, indices, weights, tau)``.
+    """Losses of logits (B, C) against labels; ``apply(logits, base, indices, weights, tau)[0]``.
 
     Logits are of any floating-point type; base is (B,), indices (B, K) int64 and weights (B, K), as
-    in ``TorchSoftLabels``; tau is a float. Losses are float32, or float64 for float64 logits; so is
-    the arithmetic. Gradients are for the logits alone, of their type, and can be differentiated
-    again (``create_graph=True``), for which arrays of the logits' shape are made. Beside what it is
-    given it keeps at most three numbers a row: going over the logits once more is faster than
-    keeping their softmax.
+    in ``TorchSoftLabels``; tau is a float. Losses (B,) are float32, or float64 for float64 logits;
+    so is the arithmetic. Gradients are for the logits alone, of their type, and can be
+    differentiated again (``create_graph=True``), for which arrays of the logits' shape are made.
+    Beside what it is given it keeps at most three numbers a row, which it returns after the losses:
+    going over the logits once more is faster than keeping their softmax. It works under
+    torch.func's ``grad`` and ``vmap``.
+
+    A term whose label has no probability is 0, also where the logit is -inf: 0 log 0 is 0.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
         logits: torch.Tensor,
         base: torch.Tensor,
         indices: torch.Tensor,
         weights: torch.Tensor,
         temperature: float,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = _precision(logits)
         base, weights = base.to(dtype), weights.to(dtype)
-        ctx.temperature = temperature
-        ctx.fused = _fusible(logits)
-        if ctx.fused:
+        if _fusible(logits):
             from labelstore.torch import kernels
 
-            losses, rows = kernels.losses(logits, base, indices, weights, temperature)
-            ctx.save_for_backward(logits, base, indices, weights, rows)
-            return losses
-        ctx.save_for_backward(logits, base, indices, weights)
-        return _losses(logits, base, indices, weights, temperature)
+            return kernels.losses(logits, base, indices, weights, temperature)
+        losses = _losses(logits, base, indices, weights, temperature)
+        return losses, losses.new_empty(0)
+
+    @staticmethod
+    def setup_context(
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
+        logits, base, indices, weights, ctx.temperature = inputs
+        rows = output[1]
+        ctx.mark_non_differentiable(rows)
+        ctx.save_for_backward(logits, base, indices, weights, rows)
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        logits, base, indices, weights, *rows = ctx.saved_tensors
+        logits, base, indices, weights, rows = ctx.saved_tensors
+        dtype = _precision(logits)
+        base, weights = base.to(dtype), weights.to(dtype)
         given = (upstream[0], ctx.temperature)
         if torch.is_grad_enabled():  # create_graph=True
             gradient = _differentiable_gradient(logits, base, indices, weights, *given)
-        elif ctx.fused:
+        elif rows.numel():
             from labelstore.torch import kernels
 
-            gradient = kernels.gradient(logits, base, indices, weights, rows[0], *given)
+            gradient = kernels.gradient(logits, base, indices, weights, rows, *given)
         else:
             gradient = _gradient(logits, base, indices, weights, *given)
         return gradient, None, None, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], *inputs: Any
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[int, int | None]]:
+        """Rows do not look at each other, so another batch dimension is more rows."""
+        *tensors, temperature = inputs
+        flat = []
+        for tensor, dim in zip(tensors, in_dims, strict=False):
+            if dim is None:
+                wide = tensor.expand(info.batch_size, *tensor.shape)
+            else:
+                wide = tensor.movedim(dim, 0)
+            flat.append(wide.flatten(0, 1))
+        losses, rows = SoftCrossEntropy.apply(*flat, temperature)
+        return (losses.unflatten(0, (info.batch_size, -1)), rows), (0, None)
 
 
 def _losses(
@@ -102,6 +127,8 @@ def _losses(
             logs = torch.log_softmax(part, 1, dtype, out=room[: len(part)])
             torch.sum(logs, 1, out=sums[rows])
             torch.gather(logs, 1, indices[rows], out=listed[rows])
+    # 0 log 0 is 0: of a class without probability the logit may be -inf.
+    listed, sums = listed.masked_fill(weights == 0, 0.0), sums.masked_fill(base == 0, 0.0)
     return torch.addcmul((weights * listed).sum(1), base, sums).neg_()
 
 

@@ -224,7 +224,9 @@ def _losses_kernel(
         inside = column < classes
         x = tl.load(logits + column, mask=inside, other=-float("inf")).to(tl.float32) * scale
         higher = tl.maximum(top, tl.max(x, axis=0))
-        mass = mass * tl.exp(top - higher) + tl.sum(tl.exp(x - higher), axis=0)
+        # Where all logits so far are -inf, their differences are no numbers.
+        shift = tl.where(higher == -float("inf"), 0.0, higher)
+        mass = mass * tl.exp(top - shift) + tl.sum(tl.exp(x - shift), axis=0)
         # Nothing was summed before the first block, where the first logit may be -inf.
         below += tl.where(start > 0, start * (top - higher), 0.0)
         below += tl.sum(tl.where(inside, x - higher, 0.0), axis=0)
@@ -239,11 +241,13 @@ def _losses_kernel(
         index = tl.load(indices + place, mask=inside, other=0)
         weight = tl.load(weights + place, mask=inside, other=0.0).to(tl.float32)
         x = tl.load(logits + index).to(tl.float32) * scale
-        stored += tl.sum(tl.where(inside, weight * (x - top), 0.0), axis=0)
+        # 0 log 0 is 0: of a class without probability the logit may be -inf.
+        stored += tl.sum(tl.where(inside & (weight != 0), weight * (x - top), 0.0), axis=0)
         total += tl.sum(weight, axis=0)
     low = tl.load(base + row).to(tl.float32)
     total += low * classes
-    tl.store(losses + row, total * tl.log(mass) - low * below - stored)
+    spread = tl.where(low != 0, low * below, 0.0)
+    tl.store(losses + row, total * tl.log(mass) - spread - stored)
     tl.store(rows + row, top)
     tl.store(rows + count + row, mass)
     tl.store(rows + 2 * count + row, total)

@@ -8,13 +8,20 @@ p are a label's probabilities, z the student's logits, tau the student's tempera
     vanilla_kd_loss      equation 1 of the FerKD paper: hard labels and the teacher's, weighed
     fkd_loss             equation 2: cross-entropy with the teacher's labels alone
     ferkd_loss           equation 3: cross-entropy with calibrated labels
+
+``mean`` is over the rows of this process. DistributedDataParallel averages the gradients of ranks,
+which is the mean over all rows only where every rank has rows of the same weight. Where views are
+masked (``FerKD(discard="mask")``) or batches differ in size, take the sum and divide by what a rank
+has on average: the gradient is then that of the weighted mean over all ranks' rows.
+
+    loss = soft_cross_entropy(model(images), target, "sum") / mean_weight(target)
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -27,6 +34,7 @@ __all__ = [
     "ferkd_loss",
     "fkd_loss",
     "label_entropy",
+    "mean_weight",
     "soft_cross_entropy",
     "soft_kl_divergence",
     "vanilla_kd_loss",
@@ -56,8 +64,8 @@ def soft_cross_entropy(
         target: B soft labels on the same device. Where ``target.weight`` is present, each row's
             loss is multiplied by it.
         reduction: ``mean`` over the rows, weighted by ``target.weight`` where present (the sum
-            divided by the sum of the weights; 0, with gradient 0, when all weights are 0);
-            ``sum``; or ``none``.
+            divided by the sum of the weights; 0, with gradient 0, when all weights are 0 or there
+            is no row); ``sum``; or ``none``. Under DistributedDataParallel see ``mean_weight``.
         temperature: tau, positive: what the student's logits are divided by. The labels are taken
             as they are: store them at that temperature, or see ``labelstore.at_temperature``.
         temperature_squared: multiply by tau ** 2, which keeps the size of the gradients about the
@@ -73,7 +81,7 @@ def soft_cross_entropy(
     _check(logits, target, reduction, temperature)
     losses: torch.Tensor = SoftCrossEntropy.apply(
         logits, target.base, target.indices, target.weights, float(temperature)
-    )
+    )[0]
     if temperature_squared:
         losses = losses * temperature**2
     return _reduced(losses, target.weight, reduction)
@@ -130,7 +138,7 @@ def vanilla_kd_loss(
         _check(logits, hard, reduction, 1.0)
         truth: torch.Tensor = SoftCrossEntropy.apply(
             logits, hard.base, hard.indices, hard.weights, 1.0
-        )
+        )[0]
         losses = alpha * truth + (1 - alpha) * losses
     return _reduced(losses, target.weight, reduction)
 
@@ -182,6 +190,31 @@ def ferkd_loss(
     )
 
 
+def mean_weight(target: TorchSoftLabels, group: Any = None) -> torch.Tensor:
+    """What the summed losses of ranks are divided by, so that their average is the global mean.
+
+    The weights of all ranks' rows summed, over the number of ranks; 1 where all weights are 0. All
+    processes of the group must call it, each with its batch. Without a process group it is the
+    weight of the batch, and ``sum`` divided by it is ``mean``.
+
+    Args:
+        target: this rank's labels.
+        group: a torch.distributed process group, as DistributedDataParallel's; the default one when
+            None.
+
+    Returns:
+        () float32, on the labels' device, without a gradient.
+    """
+    if target.weight is None:
+        mass = target.base.new_tensor(float(len(target)))
+    else:
+        mass = target.weight.detach().sum()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(mass, group=group)
+        mass = mass / torch.distributed.get_world_size(group)
+    return torch.where(mass > 0, mass, torch.ones_like(mass))
+
+
 def label_entropy(target: TorchSoftLabels) -> torch.Tensor:
     """(B,) float64: ``-sum_c p[c] log p[c]`` of each label in nats, exact for the label as it is
     (float32 on MPS).
@@ -218,7 +251,7 @@ def _divergence(
     _check(logits, target, reduction, temperature)
     losses: torch.Tensor = SoftCrossEntropy.apply(
         logits, target.base, target.indices, target.weights, float(temperature)
-    )
+    )[0]
     losses = losses - label_entropy(target).to(losses.dtype)
     return losses * temperature**2 if temperature_squared else losses
 
@@ -279,7 +312,7 @@ def _reduced(
         losses = losses * weight
     if reduction == "none":
         return losses
-    if reduction == "mean" and weight is None:
+    if reduction == "mean" and weight is None and len(losses):
         return losses.mean()
     total = losses.sum()
     if reduction == "sum" or weight is None:

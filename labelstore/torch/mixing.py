@@ -5,7 +5,8 @@
         images, target, alone = selfmix(images, target, step=step)
         loss = soft_cross_entropy(model(images), target)
 
-Who is mixed with whom is drawn on the CPU, so a step mixes the same on any device.
+Who is mixed with whom is drawn on the CPU, so a step mixes the same on any device; the ranks of a
+distributed training each draw their own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from labelstore import mixing
 from labelstore.errors import LabelError, UsageError
 from labelstore.torch.collate import copied
+from labelstore.torch.ranks import group_rank
 
 if TYPE_CHECKING:
     from labelstore.mixing import MixPlan
@@ -40,8 +42,13 @@ class Mixed(NamedTuple):
     """How many views stayed as they are because the batch has no view to mix them with."""
 
 
+@dataclasses.dataclass(frozen=True)
 class _OnTensors:
     """Makes a rule callable on tensors."""
+
+    rank: int | None = None
+    """Which process of a distributed training this is, so that each mixes otherwise; as
+    torch.distributed says when None. Give processes that work on one batch together the same."""
 
     def __call__(
         self,
@@ -83,10 +90,10 @@ class InTurn(_OnTensors, mixing.InTurn):
 MixingOfTensors = MixUp | CutMix | SelfMix | OneOf | InTurn
 
 
-def on_tensors(rule: mixing.Mixing) -> MixingOfTensors:
-    """A rule of ``labelstore.mixing`` as a callable on tensors."""
+def on_tensors(rule: mixing.Mixing, rank: int | None = None) -> MixingOfTensors:
+    """A rule of ``labelstore.mixing`` as a callable on tensors; of a rank, where it is given."""
     if isinstance(rule, MixUp | CutMix | SelfMix | OneOf | InTurn):
-        return rule
+        return rule if rank is None else dataclasses.replace(rule, rank=rank)
     kinds: dict[type, Any] = {
         mixing.MixUp: MixUp,
         mixing.CutMix: CutMix,
@@ -96,7 +103,7 @@ def on_tensors(rule: mixing.Mixing) -> MixingOfTensors:
     }
     if type(rule) in kinds:
         fields = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
-        mixed: MixingOfTensors = kinds[type(rule)](**fields)
+        mixed: MixingOfTensors = kinds[type(rule)](**fields, rank=rank)
         return mixed
     raise UsageError(
         f"the rule is {rule!r}, expected a MixUp, CutMix, SelfMix, OneOf or InTurn: give one."
@@ -117,7 +124,8 @@ def mix_batch(
     views that FerKD masks), each part counts by its own: see ``MixPlan.shares``.
 
     Args:
-        rule: of ``labelstore.mixing`` or of this module.
+        rule: of ``labelstore.mixing`` or of this module. Its draws are also those of a rank: the
+            rule's, or as torch.distributed says.
         images: (B, C, H, W); floating point for what averages pixels, any type for CutMix.
         target: their B labels, on the same device or another.
         image: (B,) the image's number of each view; ``target.image`` when None. Only SelfMix looks
@@ -152,7 +160,9 @@ def mix_batch(
     height, width = int(images.shape[2]), int(images.shape[3])
     # Rules that mix all images alike do not look at their numbers: no wait for a GPU.
     numbers = image.cpu().numpy() if rule.within_image else np.zeros(len(images), dtype=np.int64)
-    for plan in rule.plans(numbers, (height, width), step):
+    rank = getattr(rule, "rank", None)
+    seed = mixing.rank_seed(rule.seed, group_rank()[1] if rank is None else rank)
+    for plan in rule.plans(numbers, (height, width), step, seed):
         alone |= plan.alone
         if (plan.weight < 1).any():
             images = _mix_images(images, plan)

@@ -42,12 +42,23 @@ def case(rows, classes, listed, seed=0, base=0.1, low=0.0, away=0.0):
     }
 
 
-def masked():
+def masked(base=0.1):
     """Classes that a model cannot say, the first among them."""
-    given = case(2, 40, 3)
+    given = case(2, 40, 3, base=base)
     given["logits"][:, [0, 7]] = -np.inf
     given["indices"][...] = [[1, 2, 2], [3, 9, 3]]
     return given
+
+
+def masked_without_a_tail():
+    """Labels that give them no probability: one has a place without weight there; and a first block
+    of which the model can say nothing."""
+    given = masked(base=0.0)
+    given["indices"][0, 0], given["weights"][0, 0] = 7, 0.0
+    wide = case(2, 9001, 3, base=0.0)
+    wide["logits"][:, :5000] = -np.inf
+    wide["indices"][...] = [[6000, 7000, 7000], [5001, 9000, 5001]]
+    return given, wide
 
 
 CASES = {
@@ -114,13 +125,20 @@ def run(arguments, folder, **environment):
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kernels")
-    np.save(folder / "cases.npy", np.array({**CASES, "masked": MASKED}, dtype=object))
+    np.save(folder / "cases.npy", np.array({**CASES, **MASKED}, dtype=object))
     script = HERE / "loss_kernel_cases.py"
     run([script, folder / "cases.npy", folder / "found.npy"], folder, TRITON_INTERPRET="1")
     return np.load(folder / "found.npy", allow_pickle=True)[()]
 
 
-MASKED = (masked(), "float32", 1.0, "rows")
+MASKED = {
+    name: (given, "float32", 1.0, "rows")
+    for name, given in zip(
+        ("masked", "without a tail", "a whole block"),
+        (masked(), *masked_without_a_tail()),
+        strict=True,
+    )
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -130,12 +148,30 @@ def test_interpreted_kernels_give_the_loss_and_its_gradient(interpreted, name):
 
 def test_a_class_of_logit_minus_infinity_takes_part_in_no_gradient(interpreted):
     losses, gradient = interpreted["masked"]
-    given = MASKED[0]
+    given = MASKED["masked"][0]
     assert np.isposinf(losses).all()  # the labels' tail gives it some probability
     above, base = given["upstream"], given["base"]
     expected = np.repeat(-(above * base)[:, None], 2, axis=1)
     np.testing.assert_allclose(gradient[:, [0, 7]], expected, rtol=1e-5)
     assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", ["without a tail", "a whole block"])
+def test_a_class_without_probability_may_have_the_logit_minus_infinity(interpreted, name):
+    losses, gradient = interpreted[name]
+    given = MASKED[name][0]
+    possible = np.isfinite(given["logits"]).all(axis=0)
+    places = np.cumsum(possible) - 1
+    # The same without the classes that the model cannot say.
+    within = {
+        **given,
+        "logits": given["logits"][:, possible],
+        "indices": places[given["indices"]].clip(0),
+    }
+    expected, slopes = reference(within, 1.0)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient[:, possible], slopes, rtol=1e-4, atol=6e-8)
+    assert (gradient[:, ~possible] == 0).all()
 
 
 def test_the_trial_before_the_first_use_passes(interpreted):
