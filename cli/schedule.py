@@ -207,14 +207,13 @@ def _epoch(epoch: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         f"shows {_number(epoch['views'], 'view')}: "
         f"{_number(settings['views_per_image'], 'view')} of {_number(epoch['images'], 'image')} "
         f"({settings['schedule']})",
-        f"reads {groups} of {epoch['of_groups']} groups of views, about "
-        f"{_size(epoch['label_bytes'])} of labels",
+        f"lies in {groups} of {epoch['of_groups']} groups of views: about "
+        f"{_size(epoch['label_bytes'])} of labels, {_size(epoch['slab_bytes'])} in memory",
     ]
-    if epoch["replaced"] is not None:
+    if epoch["read_ahead"] < 1:
         lines.append(
-            f"replaces {_percent(epoch['replaced'])} of the scheduled views; "
-            f"{_percent(epoch['from_elsewhere'])} of what is shown lies in other groups, which are "
-            "read besides"
+            f"{_percent(epoch['read_ahead'])} of its views are read ahead into 2 GiB, the others "
+            "chunk by chunk: training with more slab_bytes reads more ahead"
         )
     return lines
 

@@ -98,4 +98,5 @@ class Prefetcher:
         wanted[wanted < member.manifest.num_blocks] = 0
         wanted[list(member.slabs.held())] *= _KEPT
         order = np.argsort(-wanted, kind="stable")
-        return order[: np.count_nonzero(wanted)].tolist()
+        groups: list[int] = order[: np.count_nonzero(wanted)].tolist()
+        return groups
