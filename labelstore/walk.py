@@ -139,8 +139,7 @@ class Walk:
             UsageError: a showing is out of range.
         """
         out = np.empty((len(hashes), self.views_per_image), dtype=np.int64)
-        counts = self._counts(len(hashes), passes)
-        for part in self._stretches(_showings(showings, len(hashes)), counts):
+        for part in self._stretches_of(_showings(showings, len(hashes)), passes):
             order = self._order(hashes[part.rows], part, passes)
             columns = np.arange(self.views_per_image) - part.columns[:, None]
             taken = (columns >= 0) & (columns < part.counts[:, None])
@@ -163,7 +162,7 @@ class Walk:
             UsageError: a showing is out of range.
         """
         out = np.zeros(-(-self.num_views // self.group_views), dtype=np.int64)
-        for part in self._stretches(_showings(showings, count), self._counts(count, passes)):
+        for part in self._stretches_of(_showings(showings, count), passes):
             # A unit is a group, or lies in the only one.
             np.add.at(out, part.units * self.width // self.group_views, part.counts)
         return out
@@ -193,6 +192,27 @@ class Walk:
         words = (high.astype(np.uint64) << _SHIFT) | low
         halves = self._second.astype(np.uint64) << _TOP
         return np.argsort((words >> _ONE) | halves, axis=1, kind="stable").astype(np.int64)
+
+    def _stretches_of(self, showings: Int64Array, passes: BoolArray | None) -> Iterator[_Stretch]:
+        """The stretches that the showings take; where all views pass, images at the same showing
+        have theirs in common."""
+        if passes is not None:
+            yield from self._stretches(showings, self._counts(len(showings), passes))
+            return
+        numbers, which = np.unique(showings, return_inverse=True)
+        for part in self._stretches(numbers, self._counts(len(numbers), None)):
+            place = np.full(len(numbers), -1)
+            place[part.rows] = np.arange(len(part.rows))
+            rows = np.flatnonzero(place[which] >= 0)
+            of = place[which[rows]]
+            yield _Stretch(
+                rows,
+                part.units[of],
+                part.draws[of],
+                part.starts[of],
+                part.counts[of],
+                part.columns[of],
+            )
 
     def _stretches(self, showings: Int64Array, counts: Int64Array) -> Iterator[_Stretch]:
         """The stretches of units that the showings take, until each has all its columns."""
