@@ -15,7 +15,7 @@ from labelstore.calibrate import FerKD
 from labelstore.curriculum import Direction
 from labelstore.ensembles import Ensemble
 from labelstore.errors import NotFoundError, UsageError
-from labelstore.passing import decisions
+from labelstore.passing import count_views, decisions, pace_of
 from labelstore.schedule import Schedule, budget_images, budget_share
 from labelstore.slab import label_bytes
 from labelstore.slabs import SLAB_BYTES
@@ -38,9 +38,6 @@ SAMPLE_IMAGES = 1024
 
 SAMPLE_EPOCHS = 8
 """Epochs of a surgical schedule that are looked at, spread evenly."""
-
-_RUN = 4096
-"""Images whose bits are counted at a time."""
 
 
 def dry_run(
@@ -112,8 +109,8 @@ def dry_run(
         raise NotFoundError(f"{reader.path} has no labelled image: there is nothing to schedule.")
     share = budget_share(budget, len(images))
     decided = decisions(reader, rule, tail)
-    left = _count(decided.passes, images)
-    calibrated = int(_count(decided.calibrated, images).sum())
+    left = count_views(decided.passes, images)
+    calibrated = int(count_views(decided.calibrated, images).sum())
     crops = len(images) * reader.num_views
     part = np.where(left, left, views_per_image)
     if schedule == "random":
@@ -159,7 +156,7 @@ def dry_run(
         "epoch": {
             "images": len(first),
             "views": len(first) * views_per_image,
-            **_reading(reader, _spread(reader, decided, images[left > 0], settings)),
+            **_reading(reader, _spread(reader, decided, images, left, settings)),
         },
     }
 
@@ -182,15 +179,6 @@ def _check(reader: Store | Ensemble, schedule: str, views_per_image: int, epochs
         )
     if epochs is not None and epochs < 1:
         raise UsageError(f"epochs is {epochs}, expected at least 1.")
-
-
-def _count(bits: npt.NDArray[np.uint8], images: Int64Array) -> Int64Array:
-    """(n,) int64: how many bits of each image are set."""
-    out = np.empty(len(images), dtype=np.int64)
-    for start in range(0, len(images), _RUN):
-        run = slice(start, start + _RUN)
-        out[run] = np.unpackbits(bits[images[run]], axis=1).sum(axis=1)
-    return out
 
 
 def _stores(reader: Store | Ensemble) -> list[dict[str, Any]]:
@@ -224,14 +212,20 @@ def _quartiles(values: Int64Array) -> dict[str, Any]:
 
 
 def _spread(
-    reader: Store | Ensemble, decided: Decisions, images: Int64Array, settings: dict[str, Any]
+    reader: Store | Ensemble,
+    decided: Decisions,
+    images: Int64Array,
+    left: Int64Array,
+    settings: dict[str, Any],
 ) -> npt.NDArray[np.float64]:
     """(e, num_groups) float64: the share of the views of e epochs that lies in each group."""
     manifest = reader.manifest
-    if settings["schedule"] in get_args(Direction) or not images.size:
+    some = images[left > 0]
+    if settings["schedule"] in get_args(Direction) or not some.size:
         return np.full((1, manifest.num_groups), 1 / manifest.num_groups)
     m = settings["views_per_image"]
-    walk = Walk(reader.num_views, manifest.group_views, m, settings["seed"])
+    pace = pace_of(left)
+    walk = Walk(reader.num_views, manifest.group_views, m, settings["seed"], pace)
     cycle = -(-reader.num_views // m)
     if settings["schedule"] == "random":
         found = np.stack([walk.groups(showing, None, 1) for showing in range(cycle)])
@@ -240,7 +234,7 @@ def _spread(
         epochs = settings["epochs"]
         length = 2 * cycle if epochs is None else -int(-epochs * Fraction(settings["budget"]) // 1)
         showings = np.arange(SAMPLE_EPOCHS) * length // SAMPLE_EPOCHS
-        chosen = images[:: -(-len(images) // SAMPLE_IMAGES)]
+        chosen = some[:: -(-len(some) // SAMPLE_IMAGES)]
         bits = decided.passes[chosen]
         passes = np.unpackbits(bits, axis=1, count=reader.num_views).view(bool)
         found = np.stack([walk.groups(showing, passes, len(chosen)) for showing in showings])

@@ -172,7 +172,10 @@ class EpochOrder:
                 hashes, showings, num_views=self.store.num_views, seed=self.seed, **sizes
             )
         passes, fallback = self._passing.passes(images), self._passing.fallback(images)
-        return surgical_views(hashes, showings, passes, fallback, seed=self.seed, **sizes)
+        pace = self._passing.pace
+        return surgical_views(
+            hashes, showings, passes, fallback, seed=self.seed, pace=pace, **sizes
+        )
 
     def showings(self, images: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.int64]:
         """(n,) int64: how often images (n,) by number were shown before an epoch; the number of the

@@ -97,6 +97,7 @@ def surgical_views(
     group_views: int,
     views_per_image: int,
     seed: int,
+    pace: int | None = None,
 ) -> Int64Array:
     """The views that images show of those that are not discarded (FerKD), each once before any
     comes again.
@@ -109,6 +110,8 @@ def surgical_views(
         passes: (n, num_views) bool, False where a view is discarded.
         fallback: (n, views_per_image) view numbers, as a rule ``most_confident``; looked at only
             in rows where no view passes.
+        pace: how many passing views the images have that are kept together, as a rule the median;
+            num_views when None. Other images are kept near them.
 
     Returns:
         (n, views_per_image) int64 view numbers.
@@ -124,7 +127,7 @@ def surgical_views(
             f"passes have shape {passes.shape} and fallback {shown.shape}, expected "
             f"({len(hashes)}, views) and {expected}: give one row for each image."
         )
-    walk = Walk(passes.shape[1], group_views, views_per_image, seed)
+    walk = Walk(passes.shape[1], group_views, views_per_image, seed, pace)
     some = np.flatnonzero(passes.any(axis=1))
     if len(some) < len(hashes):
         showings = np.broadcast_to(np.asarray(showings), len(hashes))[some]

@@ -6,13 +6,22 @@ s m to s m + m - 1. So at every moment the passing views of an image have been s
 but for one: none comes again before all were shown, whether or not m divides their number P.
 
 Layout follows use: views are ordered by units, which are the store's groups of views (its halves,
-where it has one group). The units are in two halves, drawn from the seed. A cycle shows the first
-half, then the second; inside a half the order of units is drawn from (seed, cycle) and is the same
-for all images; inside a unit each image has an order of its own, drawn from (seed, cycle, image).
+where it has one group), and inside a unit each image has an order of its own, drawn from (seed,
+cycle, image). The order of the units is the same for all images, so that an epoch reads few groups:
+
+- Where all views pass, the units are in two halves, drawn from the seed. A cycle shows the first
+  half, then the second; inside a half the order of units is drawn from (seed, cycle).
+- Else images have different numbers of passing views, and so go round at different speeds. The
+  units stand on a ring, drawn from the seed, and a cycle goes once round it. Where a cycle begins
+  keeps the images together: a common hand goes round the ring while an image of ``pace`` views, the
+  store's median, would; an image begins its cycle at the one of K marks, equally far apart, from
+  which its middle falls next to where the hand then is. K is the largest of 8, 4, 2, 1 for which
+  between any two marks lie at least 2 m + w - 1 passing views of the image (w: a unit's width).
 
 What that gives at the border of two cycles: between two showings of a view stand at least all
-views of the other half. Where either half has fewer than 2 m - 1 passing views, all cycles of the
-image are drawn as its first one is, and then the P - 1 other views stand between. In both cases a
+views of the other half, or those between two marks but for w - 1 (with one mark: all). Where either
+half has fewer than 2 m - 1 views, or there are fewer than 2 m + w - 1 in all, all cycles of the
+image are drawn as its first one is, and then the P - 1 other views stand between. In all cases a
 view comes again after at least min(P, 2 m) places. Hence
 
 - with P >= m no view stands twice in a showing;
@@ -24,6 +33,7 @@ Counter words of the draws, each under a Philox key of its own (``mixed_seed``),
 meets another or that of the view law; w is the width of a unit:
 
     walk halves  (position of the unit, 0, 0, 0)
+    walk ring    (position of the unit, 0, 0, 0)
     walk units   (position of the unit, 0, cycle, 0)
     walk order   (hash low, hash high, cycle, unit ceil(w / 4) + place // 4), output word place % 4
 """
@@ -54,6 +64,9 @@ _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 _ONE = np.uint64(1)
 _TOP = np.uint64(63)
+_MARKS = (2, 4, 8)
+"""How many marks a ring may have."""
+
 _NEVER = np.uint64(1 << 32)
 """Above every 32-bit word: sorts behind all candidates."""
 
@@ -93,6 +106,9 @@ class Walk:
     """m: how many views a showing has, 1..num_views."""
     seed: int
     """Any integer."""
+    pace: int | None = None
+    """How many passing views an image has that goes round with the hand, at least 1; num_views
+    when None."""
 
     def __post_init__(self) -> None:
         """UsageError where a number is out of range."""
@@ -106,6 +122,8 @@ class Walk:
                 f"views per image is {self.views_per_image}, expected 1 to {self.num_views}, the "
                 "views that are stored of each image: choose a number in that range."
             )
+        if self.pace is not None and self.pace < 1:
+            raise UsageError(f"pace is {self.pace}, expected at least 1 view.")
 
     @property
     def width(self) -> int:
@@ -193,14 +211,41 @@ class Walk:
         halves = self._second.astype(np.uint64) << _TOP
         return np.argsort((words >> _ONE) | halves, axis=1, kind="stable").astype(np.int64)
 
+    @cached_property
+    def _ring(self) -> Int64Array:
+        """(num_units,) int64: the units in the order of the ring."""
+        return permutation(self.num_units, mixed_seed("walk ring", self.seed), (0, 0))
+
+    def _marks(self, counts: Int64Array) -> Int64Array:
+        """(n,) int64: at how many marks of the ring a cycle of each image may begin."""
+        least = 2 * self.views_per_image + self.width - 1
+        out = np.ones(len(counts), dtype=np.int64)
+        on_ring = counts[:, self._ring]
+        for marks in _MARKS:
+            if marks <= self.num_units:
+                places = np.arange(marks) * self.num_units // marks
+                between = np.add.reduceat(on_ring, places, axis=1)
+                out[between.min(axis=1) >= least] = marks
+        return out
+
+    def _ring_orders(self, cycles: Int64Array, total: Int64Array, marks: Int64Array) -> Int64Array:
+        """(n, num_units) int64: the units in the order of a cycle of each image."""
+        pace = self.num_views if self.pace is None else self.pace
+        # The middle of the cycle is at (c + 1/2) P views, of which the hand has pace a round. In
+        # halves of a view, less half a round:
+        middle = ((2 * cycles + 1) * total - pace) % (2 * pace)
+        mark = (middle * marks + pace) // (2 * pace) % marks
+        first = mark * self.num_units // marks
+        return self._ring[(first[:, None] + np.arange(self.num_units)) % self.num_units]
+
     def _stretches_of(self, showings: Int64Array, passes: BoolArray | None) -> Iterator[_Stretch]:
         """The stretches that the showings take; where all views pass, images at the same showing
         have theirs in common."""
         if passes is not None:
-            yield from self._stretches(showings, self._counts(len(showings), passes))
+            yield from self._stretches(showings, self._counts(len(showings), passes), ring=True)
             return
         numbers, which = np.unique(showings, return_inverse=True)
-        for part in self._stretches(numbers, self._counts(len(numbers), None)):
+        for part in self._stretches(numbers, self._counts(len(numbers), None), ring=False):
             place = np.full(len(numbers), -1)
             place[part.rows] = np.arange(len(part.rows))
             rows = np.flatnonzero(place[which] >= 0)
@@ -214,12 +259,18 @@ class Walk:
                 part.columns[of],
             )
 
-    def _stretches(self, showings: Int64Array, counts: Int64Array) -> Iterator[_Stretch]:
+    def _stretches(
+        self, showings: Int64Array, counts: Int64Array, *, ring: bool
+    ) -> Iterator[_Stretch]:
         """The stretches of units that the showings take, until each has all its columns."""
         rows, columns = np.arange(len(showings)), np.zeros(len(showings), dtype=np.int64)
         total = counts.sum(axis=1)
-        second = counts[:, self._second].sum(axis=1)
-        redrawn = np.minimum(second, total - second) >= 2 * self.views_per_image - 1
+        if ring:
+            marks = self._marks(counts)
+            redrawn = total >= 2 * self.views_per_image + self.width - 1
+        else:
+            second = counts[:, self._second].sum(axis=1)
+            redrawn = np.minimum(second, total - second) >= 2 * self.views_per_image - 1
         cycles, places = np.divmod(showings * self.views_per_image, total)
         draws = np.zeros(len(showings), dtype=np.int64)
         orders = np.empty(counts.shape, dtype=np.int64)
@@ -230,8 +281,13 @@ class Walk:
         while rows.size:
             if entered.size:
                 draws[entered] = np.where(redrawn[entered], cycles[entered], 0)
-                drawn, which = np.unique(draws[entered], return_inverse=True)
-                orders[entered] = self._unit_orders(drawn)[which]
+                if ring:
+                    orders[entered] = self._ring_orders(
+                        cycles[entered], total[entered], marks[entered]
+                    )
+                else:
+                    drawn, which = np.unique(draws[entered], return_inverse=True)
+                    orders[entered] = self._unit_orders(drawn)[which]
                 sizes = np.take_along_axis(counts[entered], orders[entered], axis=1)
                 ends[entered] = base[entered, None] + np.cumsum(sizes, axis=1)
             turns = np.searchsorted(ends.reshape(-1), base[rows] + places[rows], side="right")

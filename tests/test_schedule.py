@@ -24,8 +24,10 @@ from labelstore.schedule import (
 HASHES = hash_keys([f"class/{number}.jpg" for number in range(40)])
 
 KNOWN = [[[9, 8], [8, 9], [9, 8]], [[6, 5], [6, 4], [5, 4]], [[7, 4], [7, 5], [7, 6]]]
-KNOWN_SURGICAL = [[0, 3], [2, 8], [1, 4]]
-"""Of three images: epochs 0, 1 and 7 of 10 views in groups of 4, two shown; epoch 1 surgical."""
+KNOWN_SURGICAL = [[6, 9], [8, 2], [7, 1]]
+KNOWN_PACE = [[58, 56], [59, 57], [57, 59]]
+"""Of three images: epochs 0, 1 and 7 of 10 views in groups of 4, two shown; epoch 1 surgical; epoch 40
+of 200 views at a pace of 77."""
 
 KNOWN_BUDGET = [[1, 2, 5, 6, 7], [0, 2, 3, 4, 5], [0, 1, 3, 4, 6, 7], [2, 3, 4, 6, 7]]
 """Of eight images: epochs 0 to 3 of a budget of 2 / 3."""
@@ -47,10 +49,10 @@ def test_every_view_is_shown_once_before_any_comes_again(num_views, group_views,
     assert (np.sort(cycles, axis=2) == np.arange(num_views)).all()
 
 
-def walked(showings, passes, m, group_views=4, seed=0):
+def walked(showings, passes, m, group_views=4, seed=0, pace=None):
     """(images, showings, m): the walks of the first images over their passing views."""
     hashes, fallback = HASHES[: len(passes)], np.full((len(passes), m), -1)
-    sizes = {"group_views": group_views, "views_per_image": m, "seed": seed}
+    sizes = {"group_views": group_views, "views_per_image": m, "seed": seed, "pace": pace}
     return np.stack(
         [surgical_views(hashes, number, passes, fallback, **sizes) for number in showings], axis=1
     )
@@ -58,7 +60,7 @@ def walked(showings, passes, m, group_views=4, seed=0):
 
 @settings(max_examples=50, deadline=None)
 @given(
-    num_views=st.integers(1, 40),
+    num_views=st.integers(1, 40) | st.integers(60, 90),
     group_views=st.integers(1, 17),
     share=st.sampled_from([0.05, 0.2, 0.5, 0.8, 1.0]),
     data=st.data(),
@@ -70,7 +72,8 @@ def test_no_view_comes_again_before_all_that_pass_were_shown(num_views, group_vi
     # Shares differ from image to image, as they do.
     passes = rng.random((12, num_views)) < rng.uniform(share, 1, size=(12, 1)) * share
     count = 2 * -(-num_views // m) + 3
-    shown = walked(range(count), passes, m, group_views, seed)
+    pace = data.draw(st.none() | st.integers(1, num_views))
+    shown = walked(range(count), passes, m, group_views, seed, pace)
     for walk, ok in zip(shown, passes, strict=True):
         own = np.flatnonzero(ok)
         if not own.size:
@@ -105,10 +108,11 @@ def test_any_showing_is_the_same_alone_and_far_into_training(
         HASHES[:6], numbers, passes, near[:, 0], group_views=group_views, views_per_image=m, seed=0
     )
     assert (mixed == near[np.arange(6), np.arange(6) % 2]).all()
-    # A random schedule is a walk over all views.
-    whole = walked([showing], np.ones_like(passes), m, group_views)[:, 0]
     sizes = {"num_views": num_views, "group_views": group_views, "views_per_image": m}
-    assert (random_views(HASHES[:6], showing, seed=0, **sizes) == whole).all()
+    whole = random_views(HASHES[:6], numbers, seed=0, **sizes)
+    for row in range(6):
+        alone = random_views(HASHES[row : row + 1], numbers[row], seed=0, **sizes)
+        assert (alone == whole[row]).all()
 
 
 def test_cycles_are_drawn_anew_where_the_border_allows_it():
@@ -180,6 +184,7 @@ def test_a_schedule_never_changes_between_releases():
         HASHES[:3], 1, passes, fallback, group_views=4, views_per_image=2, seed=0
     )
     assert surgical.tolist() == KNOWN_SURGICAL
+    assert walked([40], np.ones((3, 200), dtype=bool), 2, pace=77)[:, 0].tolist() == KNOWN_PACE
     assert mixed_seed("order", 0) != mixed_seed("order", 1) != mixed_seed("groups", 1)
 
 
@@ -195,14 +200,23 @@ def test_surgical_views_do_not_depend_on_the_other_images():
         assert (alone == together[one]).all()
 
 
-def test_images_with_equal_shares_stand_at_neighbouring_groups():
-    # So that an epoch reads few of them: half of the views pass, everywhere.
-    passes = np.random.default_rng(1).permuted(np.tile([True, False], (len(HASHES), 50)), axis=1)
-    for showing in (0, 3, 7):
-        shown = walked([showing], passes, 4)[:, 0] // 4
-        read = np.bincount(shown.reshape(-1), minlength=25)
-        assert np.count_nonzero(read) <= 12
-        assert np.sort(read)[-6:].sum() > 0.75 * read.sum()
+@pytest.mark.parametrize(("a", "b", "held"), [(50, 50, 0.95), (9, 3, 0.9), (3, 2, 0.75)])
+def test_images_of_different_shares_stay_at_neighbouring_groups(a, b, held):
+    """So that a few groups in memory serve an epoch, also late in training."""
+    rng = np.random.default_rng(0)
+    shares = rng.beta(a, b, size=(400, 1))
+    passes = rng.random((400, 240)) < shares
+    passes[:, 0] = True
+    hashes = hash_keys([str(number) for number in range(400)])
+    sizes = {"group_views": 4, "views_per_image": 2, "seed": 0}
+    pace, fallback = int(np.median(passes.sum(axis=1))), np.zeros((400, 2), dtype=np.int64)
+    inside = []
+    for showing in (0, 50, 200, 500):
+        shown = surgical_views(hashes, showing, passes, fallback, pace=pace, **sizes)
+        falling = -np.sort(-np.bincount(shown.reshape(-1) // 4, minlength=60))
+        # A quarter of the store.
+        inside.append(falling[:15].sum() / falling.sum())
+    assert np.mean(inside) > held
 
 
 def test_most_confident_views_come_first_and_unknown_ones_last():
