@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 HELP = """Try out a schedule without training: how many views FerKD's rule leaves each image, for
-how many epochs these last, and how much of the store an epoch reads. No photo is opened.
+how many epochs these last, and in how much of the store the views of an epoch lie. No photo is
+opened.
 
 \b
   labelstore schedule teacher.zarr --views-per-image 4 --epochs 300
@@ -70,8 +71,8 @@ RULES = {
     type=click.Choice(["random", "surgical", "easy-to-hard", "hard-to-easy"]),
     default="surgical",
     show_default=True,
-    help="Which views are shown: drawn; drawn, with discarded ones replaced; or by confidence, "
-    "without discarded ones.",
+    help="Which views are shown: drawn of all; drawn of those that are not discarded; or by "
+    "confidence, without discarded ones.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of the whole training.")
 @click.option(

@@ -53,6 +53,7 @@ class Prefetcher:
         few = len(order.images) * _LEAST_SHARE < store.num_images
         self.slab_bytes = 0 if few else slab_bytes
         self._counts: dict[int, npt.NDArray[np.float64]] = {}
+        self._started: int | None = None
         self._plans: dict[int, list[int]] = {}
         for member in self._members if self.slab_bytes else ():
             share = self.slab_bytes // len(self._members)
@@ -62,6 +63,13 @@ class Prefetcher:
         """Read this epoch's labels, then the next one's, in the background."""
         if not self.slab_bytes:
             return
+        if epoch != self._started:
+            self._started, self._plans = epoch, self._plan(epoch)
+        for place, member in enumerate(self._members):
+            member.slabs.read_ahead(self._plans[place])
+
+    def _plan(self, epoch: int) -> dict[int, list[int]]:
+        """The groups to read of each member: this epoch's first, then the next one's."""
         epochs = [epoch]
         if epoch + 1 < (self._order.epochs or 2**32):
             epochs.append(epoch + 1)
@@ -69,10 +77,11 @@ class Prefetcher:
             number: self._counts[number] if number in self._counts else self._order.groups(number)
             for number in epochs
         }
+        plans = {}
         for place, member in enumerate(self._members):
             wanted = [group for number in epochs for group in self._groups(member, number)]
-            self._plans[place] = member.slabs.fitting(list(dict.fromkeys(wanted)))
-            member.slabs.read_ahead(self._plans[place])
+            plans[place] = member.slabs.fitting(list(dict.fromkeys(wanted)))
+        return plans
 
     def wait(self, epoch: int) -> None:
         """Until the labels of an epoch that was started are there.

@@ -26,8 +26,8 @@ HASHES = hash_keys([f"class/{number}.jpg" for number in range(40)])
 KNOWN = [[[9, 8], [8, 9], [9, 8]], [[6, 5], [6, 4], [5, 4]], [[7, 4], [7, 5], [7, 6]]]
 KNOWN_SURGICAL = [[6, 9], [8, 2], [7, 1]]
 KNOWN_PACE = [[58, 56], [59, 57], [57, 59]]
-"""Of three images: epochs 0, 1 and 7 of 10 views in groups of 4, two shown; epoch 1 surgical; epoch 40
-of 200 views at a pace of 77."""
+"""Of three images: epochs 0, 1 and 7 of 10 views in groups of 4, two shown; epoch 1 surgical;
+epoch 40 of 200 views at a pace of 77."""
 
 KNOWN_BUDGET = [[1, 2, 5, 6, 7], [0, 2, 3, 4, 5], [0, 1, 3, 4, 6, 7], [2, 3, 4, 6, 7]]
 """Of eight images: epochs 0 to 3 of a budget of 2 / 3."""

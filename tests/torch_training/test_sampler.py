@@ -18,6 +18,7 @@ from labelstore.errors import IncompleteError, MismatchError, NotFoundError, Usa
 from labelstore.images import FolderSource
 from labelstore.manifest import Manifest, fingerprint
 from labelstore.torch import Show, SoftLabelDataset, ViewSampler
+from labelstore.torch.join import ViewJoin
 from labelstore.writer import StoreWriter
 
 
@@ -444,6 +445,17 @@ def test_a_budget_leaves_no_view_out(store, budget, rule, images):
             last[show.image] = show.views
         for row, ok in zip(times, passes, strict=True):
             assert not ok.any() or np.ptp(row[ok]) <= 1
+
+
+@pytest.mark.parametrize("options", [{}, {"budget": 0.4}, {"budget": 0.4, "ferkd": RULES["max"]}])
+def test_photos_of_another_pipeline_show_what_a_sampler_shows(store, options):
+    sampler, join = ViewSampler(store, 2, **options), ViewJoin(store, 2, **options)
+    for epoch in (0, 1, 7, 12):
+        join.set_epoch(epoch)
+        for show in epoch_of(sampler, epoch):
+            assert join.shown(show.image)
+            views = join.order.views(np.array([show.image]), join.epoch)
+            assert tuple(views[0].tolist()) == show.views
 
 
 def test_a_budget_of_some_images(store):
