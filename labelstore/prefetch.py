@@ -90,7 +90,7 @@ class Prefetcher:
         """
         for place, member in enumerate(self._members if self.slab_bytes else ()):
             own = set(self._groups(member, epoch))
-            member.slabs.wait([group for group in self._plans[place] if group in own])
+            member.slabs.wait([group for group in self._plans.get(place, []) if group in own])
 
     def _groups(self, member: Store, epoch: int) -> list[int]:
         """A member's groups that hold views of an epoch, the most wanted ones first."""

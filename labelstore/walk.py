@@ -236,7 +236,8 @@ class Walk:
         middle = ((2 * cycles + 1) * total - pace) % (2 * pace)
         mark = (middle * marks + pace) // (2 * pace) % marks
         first = mark * self.num_units // marks
-        return self._ring[(first[:, None] + np.arange(self.num_units)) % self.num_units]
+        places = (first[:, None] + np.arange(self.num_units)) % self.num_units
+        return np.asarray(self._ring[places], dtype=np.int64)
 
     def _stretches_of(self, showings: Int64Array, passes: BoolArray | None) -> Iterator[_Stretch]:
         """The stretches that the showings take; where all views pass, images at the same showing
