@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 HELP = """Try out a schedule without training: how many views FerKD's rule leaves each image, for
-how many epochs these last, and how much of the store an epoch reads. No photo is opened.
+how many epochs these last, and in how much of the store the views of an epoch lie. No photo is
+opened.
 
 \b
   labelstore schedule teacher.zarr --views-per-image 4 --epochs 300
@@ -70,8 +71,8 @@ RULES = {
     type=click.Choice(["random", "surgical", "easy-to-hard", "hard-to-easy"]),
     default="surgical",
     show_default=True,
-    help="Which views are shown: drawn; drawn, with discarded ones replaced; or by confidence, "
-    "without discarded ones.",
+    help="Which views are shown: drawn of all; drawn of those that are not discarded; or by "
+    "confidence, without discarded ones.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of the whole training.")
 @click.option(
@@ -207,14 +208,13 @@ def _epoch(epoch: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         f"shows {_number(epoch['views'], 'view')}: "
         f"{_number(settings['views_per_image'], 'view')} of {_number(epoch['images'], 'image')} "
         f"({settings['schedule']})",
-        f"reads {groups} of {epoch['of_groups']} groups of views, about "
-        f"{_size(epoch['label_bytes'])} of labels",
+        f"lies in {groups} of {epoch['of_groups']} groups of views: about "
+        f"{_size(epoch['label_bytes'])} of labels, {_size(epoch['slab_bytes'])} in memory",
     ]
-    if epoch["replaced"] is not None:
+    if epoch["read_ahead"] < 1:
         lines.append(
-            f"replaces {_percent(epoch['replaced'])} of the scheduled views; "
-            f"{_percent(epoch['from_elsewhere'])} of what is shown lies in other groups, which are "
-            "read besides"
+            f"{_percent(epoch['read_ahead'])} of its views are read ahead into 2 GiB, the others "
+            "chunk by chunk: training with more slab_bytes reads more ahead"
         )
     return lines
 

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Batches"]
 
+_CHUNK = 1024
+"""Images whose views are drawn at a time."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -172,12 +175,17 @@ class Batches:
         self._prefetcher.wait(epoch)
         order = self.order.order(epoch)
         own = self._own(len(order))
-        for number in range(first, count):
-            start = number * self.batch_size
-            turns = np.arange(start, min(start + self.batch_size, own))
+        # Views are drawn for several batches at once: a call has its own cost.
+        run = max(1, _CHUNK // self.batch_size)
+        for number in range(first, count, run):
+            start, stop = number * self.batch_size, min(number + run, count) * self.batch_size
+            turns = np.arange(start, min(stop, own))
             # Places past the end are padding: the order's beginning again.
             images = order[(self.rank + turns * self.num_replicas) % len(order)]
-            yield self._batch(images, self.order.views(images, epoch))
+            views = self.order.views(images, epoch)
+            for place in range(0, len(images), self.batch_size):
+                batch = slice(place, place + self.batch_size)
+                yield self._batch(images[batch], views[batch])
 
     def _own(self, count: int) -> int:
         """How many of the epoch's images are this rank's."""

@@ -2,7 +2,9 @@
 
 The baselines of the FerKD paper's section 4.3 and table 7: "e-to-h" and "h-to-e". A view is the
 easier the larger its confidence. An epoch of a curriculum shows views from all over the store, so
-that, unlike a random schedule, it reads every group of views.
+that, unlike a random schedule, it needs every group of views. Places follow the number of the
+epoch: what a curriculum promises is told at ``curriculum_views``, and with a budget, which leaves
+images out of epochs, an image passes over the places of these.
 """
 
 from __future__ import annotations

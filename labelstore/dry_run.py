@@ -6,6 +6,7 @@ Everything follows from the confidences, which are stored: no photo is opened.
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -14,15 +15,11 @@ from labelstore.calibrate import FerKD
 from labelstore.curriculum import Direction
 from labelstore.ensembles import Ensemble
 from labelstore.errors import NotFoundError, UsageError
-from labelstore.passing import decisions
-from labelstore.schedule import (
-    Schedule,
-    budget_images,
-    budget_share,
-    groups_of_epoch,
-    random_views,
-    surgical_views,
-)
+from labelstore.passing import count_views, decisions, pace_of
+from labelstore.schedule import Schedule, budget_images, budget_share
+from labelstore.slab import label_bytes
+from labelstore.slabs import SLAB_BYTES
+from labelstore.walk import Walk
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -36,10 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["dry_run"]
 
 SAMPLE_IMAGES = 1024
-"""Images for which an epoch of a surgical schedule is drawn, to see what it reads."""
+"""Images whose walks are followed, to see where the views of a surgical epoch lie."""
 
-_RUN = 4096
-"""Images whose bits are counted at a time."""
+SAMPLE_EPOCHS = 8
+"""Epochs of a surgical schedule that are looked at, spread evenly."""
 
 
 def dry_run(
@@ -84,17 +81,18 @@ def dry_run(
           many views are not discarded; ``images_without``: images that have none;
           ``images_with_too_few``: images that have some, and fewer than ``views_per_image``;
         - ``epochs_without_repeat``: ``min`` to ``max`` likewise: views that take part in the
-          schedule // views_per_image, after how many epochs that show it an image must show a view
-          again (a surgical schedule may a little sooner, since replacements are drawn); an image
-          with none left counts as one that has ``views_per_image``, its most confident ones;
+          schedule // views_per_image, how many epochs that show an image show no view of it again;
+          an image with none left counts as one that has ``views_per_image``, its most confident
+          ones;
         - ``images_that_repeat``: images that must show a view again within ``epochs`` (of which a
           budget shows each image in its share); None without ``epochs``;
-        - ``epoch``: ``images`` shown in the first one, ``views`` of them, ``groups`` of views that
-          it reads (the mean over a cycle), ``of_groups``, ``label_bytes``: about how many bytes of
-          labels these are on disk, over all stores; ``replaced``: the share of scheduled views that
-          others replace, and ``from_elsewhere``: the share of shown views that lie in none of the
-          epoch's groups, which are read besides (both of a sample of images that have a view left;
-          None unless surgical).
+        - ``epoch``: ``images`` shown in the first one, ``views`` of them; ``groups`` of views that
+          they lie in (the mean over a cycle; of a surgical schedule, in which images go through
+          their views at different speeds, over eight epochs spread over ``epochs``, or over two
+          cycles of the random one, of a sample of images), ``of_groups``; ``label_bytes``: about
+          how many bytes of labels these are on disk, over all stores; ``slab_bytes``: how many they
+          take in memory; ``read_ahead``: the share of the views that lie in slabs where these may
+          take 2 GiB, the default, the others being read chunk by chunk.
 
     Raises:
         UsageError: numbers out of range. NotFoundError: no image is labelled. LabelError: the
@@ -107,8 +105,8 @@ def dry_run(
         raise NotFoundError(f"{reader.path} has no labelled image: there is nothing to schedule.")
     share = budget_share(budget, len(images))
     decided = decisions(reader, rule)
-    left = _count(decided.passes, images)
-    calibrated = int(_count(decided.calibrated, images).sum())
+    left = count_views(decided.passes, images)
+    calibrated = int(count_views(decided.calibrated, images).sum())
     crops = len(images) * reader.num_views
     part = np.where(left, left, views_per_image)
     if schedule == "random":
@@ -124,6 +122,14 @@ def dry_run(
     if share != 1:
         ratio = share.numerator, share.denominator
         first = images[budget_images(len(images), 0, ratio, seed)]
+    settings = {
+        "rules": _parameters(rule),
+        "views_per_image": views_per_image,
+        "schedule": schedule,
+        "epochs": epochs,
+        "budget": str(share),
+        "seed": seed,
+    }
     return {
         "report_version": 1,
         "stores": _stores(reader),
@@ -131,14 +137,7 @@ def dry_run(
         "labelled_images": len(images),
         "views": reader.num_views,
         "missing_blocks": len(reader.missing_blocks()),
-        "settings": {
-            "rules": _parameters(rule),
-            "views_per_image": views_per_image,
-            "schedule": schedule,
-            "epochs": epochs,
-            "budget": str(share),
-            "seed": seed,
-        },
+        "settings": settings,
         "rules": [_counts(found, crops) for found in decided.counts],
         "together": {
             "discarded": _part(crops - int(left.sum()), crops),
@@ -153,8 +152,7 @@ def dry_run(
         "epoch": {
             "images": len(first),
             "views": len(first) * views_per_image,
-            **_reading(reader, schedule, views_per_image, seed),
-            **_replacing(reader, decided, images[left > 0], schedule, views_per_image, seed),
+            **_reading(reader, _spread(reader, decided, images, left, settings)),
         },
     }
 
@@ -177,15 +175,6 @@ def _check(reader: Store | Ensemble, schedule: str, views_per_image: int, epochs
         )
     if epochs is not None and epochs < 1:
         raise UsageError(f"epochs is {epochs}, expected at least 1.")
-
-
-def _count(bits: npt.NDArray[np.uint8], images: Int64Array) -> Int64Array:
-    """(n,) int64: how many bits of each image are set."""
-    out = np.empty(len(images), dtype=np.int64)
-    for start in range(0, len(images), _RUN):
-        run = slice(start, start + _RUN)
-        out[run] = np.unpackbits(bits[images[run]], axis=1).sum(axis=1)
-    return out
 
 
 def _stores(reader: Store | Ensemble) -> list[dict[str, Any]]:
@@ -218,57 +207,60 @@ def _quartiles(values: Int64Array) -> dict[str, Any]:
     return dict(zip(("min", "q1", "median", "q3", "max"), found, strict=True))
 
 
-def _reading(
-    reader: Store | Ensemble, schedule: Schedule, views_per_image: int, seed: int
-) -> dict[str, Any]:
-    """Which part of the labels an epoch reads, replacements from elsewhere left out."""
+def _spread(
+    reader: Store | Ensemble,
+    decided: Decisions,
+    images: Int64Array,
+    left: Int64Array,
+    settings: dict[str, Any],
+) -> npt.NDArray[np.float64]:
+    """(e, num_groups) float64: the share of the views of e epochs that lies in each group."""
     manifest = reader.manifest
-    if schedule in get_args(Direction):
-        groups = float(manifest.num_groups)
+    some = images[left > 0]
+    if settings["schedule"] in get_args(Direction) or not some.size:
+        return np.full((1, manifest.num_groups), 1 / manifest.num_groups)
+    m = settings["views_per_image"]
+    pace = pace_of(left)
+    walk = Walk(reader.num_views, manifest.group_views, m, settings["seed"], pace)
+    cycle = -(-reader.num_views // m)
+    if settings["schedule"] == "random":
+        found = np.stack([walk.groups(showing, None, 1) for showing in range(cycle)])
     else:
-        sizes = {
-            "num_views": reader.num_views,
-            "group_views": manifest.group_views,
-            "views_per_image": views_per_image,
-        }
-        cycle = range(reader.num_views // views_per_image)
-        groups = float(np.mean([len(groups_of_epoch(e, **sizes, seed=seed)) for e in cycle]))
+        # What counts are showings: a budget shows an image in some of the epochs.
+        epochs = settings["epochs"]
+        length = 2 * cycle if epochs is None else -int(-epochs * Fraction(settings["budget"]) // 1)
+        showings = np.arange(SAMPLE_EPOCHS) * length // SAMPLE_EPOCHS
+        chosen = some[:: -(-len(some) // SAMPLE_IMAGES)]
+        bits = decided.passes[chosen]
+        passes = np.unpackbits(bits, axis=1, count=reader.num_views).view(bool)
+        found = np.stack([walk.groups(showing, passes, len(chosen)) for showing in showings])
+    return np.asarray(found / found.sum(axis=1, keepdims=True))
+
+
+def _reading(reader: Store | Ensemble, spread: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Which part of the labels an epoch needs, and which part of that is in memory."""
+    manifest = reader.manifest
+    groups = float(np.count_nonzero(spread, axis=1).mean())
     members = reader.members if isinstance(reader, Ensemble) else (reader,)
-    total = sum(
+    on_disk = sum(
         size
         for member in members
         for part, size in member.bytes_by_part().items()
         if part.startswith("labels/")
     )
+    in_memory = sum(
+        label_bytes(member.manifest) * member.num_images * reader.num_views for member in members
+    )
+    # Of a group that does not fit alone the first images are held.
+    room = SLAB_BYTES * manifest.num_groups / in_memory
+    falling = -np.sort(-spread, axis=1)
+    held = np.clip(room - np.arange(manifest.num_groups), 0, 1)
+    if room >= 1:
+        held = np.floor(held)
     return {
         "groups": groups,
         "of_groups": manifest.num_groups,
-        "label_bytes": round(total * groups / manifest.num_groups),
-    }
-
-
-def _replacing(
-    reader: Store | Ensemble,
-    decided: Decisions,
-    images: Int64Array,
-    schedule: Schedule,
-    views_per_image: int,
-    seed: int,
-) -> dict[str, float | None]:
-    """How much of an epoch is replaced, and how much of that is read besides."""
-    if schedule != "surgical" or not images.size:
-        return {"replaced": None, "from_elsewhere": None}
-    chosen = images[:: -(-len(images) // SAMPLE_IMAGES)]
-    bits = decided.passes[chosen]
-    passes = np.unpackbits(bits, axis=1, count=reader.num_views).view(bool)
-    sizes = {"group_views": reader.manifest.group_views, "views_per_image": views_per_image}
-    nothing = np.zeros((len(chosen), views_per_image), dtype=np.int64)
-    hashes = reader.key_hashes[chosen]
-    planned = random_views(hashes, 0, num_views=reader.num_views, **sizes, seed=seed)
-    shown = surgical_views(hashes, 0, passes, nothing, **sizes, seed=seed)
-    read = groups_of_epoch(0, num_views=reader.num_views, **sizes, seed=seed)
-    elsewhere = ~np.isin(shown // reader.manifest.group_views, read)
-    return {
-        "replaced": float((shown != planned).mean()),
-        "from_elsewhere": float(elsewhere.mean()),
+        "label_bytes": round(on_disk * groups / manifest.num_groups),
+        "slab_bytes": round(in_memory * groups / manifest.num_groups),
+        "read_ahead": float(np.minimum((falling * held).sum(axis=1), 1).mean()),
     }

@@ -22,10 +22,12 @@ from labelstore.schedule import (
     Schedule,
     budget_images,
     budget_share,
+    budget_showings,
     mixed_seed,
     random_views,
     surgical_views,
 )
+from labelstore.walk import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +38,12 @@ if TYPE_CHECKING:
     from labelstore.store import Store
 
 __all__ = ["EpochOrder"]
+
+_SAMPLE_IMAGES = 16_384
+"""Images that are looked at to see where the views of an epoch lie."""
+
+_RUN = 2048
+"""Images whose views are looked at together."""
 
 
 class EpochOrder:
@@ -64,13 +72,15 @@ class EpochOrder:
             ferkd: with ``discard="replace"``, views that its rule discards are not shown while an
                 image has others. For an ensemble also a rule for each teacher (``EnsembleFerKD``).
             schedule: which views an image shows: ``"random"``: drawn, each once before any comes
-                again; ``"surgical"``: likewise, views that are discarded being replaced by others
-                that pass; ``"easy-to-hard"`` or ``"hard-to-easy"``: by falling or rising confidence
-                over all ``epochs`` (``labelstore.curriculum``), without those that are discarded.
-                When None: surgical where a ferkd replaces views, else random.
+                again; ``"surgical"``: likewise, of the views that are not discarded, and of images
+                that have none the most confident ones (``labelstore.walk``); ``"easy-to-hard"`` or
+                ``"hard-to-easy"``: by falling or rising confidence over all ``epochs``
+                (``labelstore.curriculum``), without those that are discarded. When None: surgical
+                where a ferkd replaces views, else random.
             epochs: how many epochs the whole training has; the two curricula need it.
             budget: share of the images that an epoch shows, 0.01 to 1, to the nearest fraction with
-                a denominator of at most 100.
+                a denominator of at most 100. What an image shows then depends on how often it was
+                shown before, not on the epoch's number; a curriculum's places follow the epoch.
             images: the images to use, by number or by key; all when None. Images without labels
                 (unreadable ones) are left out.
 
@@ -102,6 +112,7 @@ class EpochOrder:
         self.epochs = epochs if self.schedule in get_args(Direction) else None
         self.budget = budget_share(budget, len(self.images))
         self._passing = self._order = None
+        self._before: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
         if replaces and self.schedule != "random":
             self._passing = passing(store, ferkd, views_per_image)  # type: ignore[arg-type]
         if self.epochs is not None:
@@ -146,17 +157,56 @@ class EpochOrder:
                 self.schedule,  # type: ignore[arg-type]
                 self._order.counts[images],
             )
-        hashes = self._hashes[images]
+        hashes, showings = self._hashes[images], self.showings(images, epoch)
         sizes = {
             "group_views": self.store.manifest.group_views,
             "views_per_image": self.views_per_image,
         }
         if self._passing is None:
             return random_views(
-                hashes, epoch, num_views=self.store.num_views, seed=self.seed, **sizes
+                hashes, showings, num_views=self.store.num_views, seed=self.seed, **sizes
             )
         passes, fallback = self._passing.passes(images), self._passing.fallback(images)
-        return surgical_views(hashes, epoch, passes, fallback, seed=self.seed, **sizes)
+        pace = self._passing.pace
+        return surgical_views(
+            hashes, showings, passes, fallback, seed=self.seed, pace=pace, **sizes
+        )
+
+    def showings(self, images: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.int64]:
+        """(n,) int64: how often images (n,) by number were shown before an epoch; the number of the
+        epoch unless a budget leaves images out."""
+        if self.budget == 1:
+            return np.full(len(images), epoch, dtype=np.int64)
+        number, before = self._before
+        if number != epoch:
+            share = self.budget.numerator, self.budget.denominator
+            # Others than the order's are never shown: any number does.
+            before = np.zeros(self.store.num_images, dtype=np.int64)
+            before[self.images] = budget_showings(len(self.images), epoch, share, self.seed)
+            # In one step, since several threads may be here.
+            self._before = epoch, before
+        return before[images]
+
+    def groups(self, epoch: int) -> npt.NDArray[np.float64]:
+        """(num_groups,) float64: how many of an epoch's views lie in each group of the store.
+
+        Of more than 16,384 images it is estimated from so many, the same ones in every process.
+        """
+        manifest = self.store.manifest
+        present = self.present(epoch)
+        sample = present[:: -(-len(present) // _SAMPLE_IMAGES)]
+        out = np.zeros(manifest.num_groups)
+        if self._passing is None and self._order is None:
+            walk = Walk(self.store.num_views, manifest.group_views, self.views_per_image, self.seed)
+            numbers, times = np.unique(self.showings(sample, epoch), return_counts=True)
+            for number, count in zip(numbers, times, strict=True):
+                out += count * walk.groups(number, None, 1)
+        else:
+            for start in range(0, len(sample), _RUN):
+                views = self.views(sample[start : start + _RUN], epoch)
+                groups = views.reshape(-1) // manifest.group_views
+                out += np.bincount(groups, minlength=manifest.num_groups)
+        return out * (len(present) / max(len(sample), 1))
 
     def settings(self) -> dict[str, Any]:
         """What decides an epoch's content besides its number; JSON-ready."""

@@ -27,10 +27,21 @@ if TYPE_CHECKING:
     Bits = npt.NDArray[np.uint8]
     Planes = Iterator[tuple[slice, npt.NDArray[Any]]]
 
-__all__ = ["Decisions", "Passing", "confidence_planes", "decisions", "passing"]
+__all__ = [
+    "Decisions",
+    "Passing",
+    "confidence_planes",
+    "count_views",
+    "decisions",
+    "pace_of",
+    "passing",
+]
 
 _RUN_IMAGES = 256
 """Images without a passing view whose confidences are read at a time."""
+
+_RUN_BITS = 4096
+"""Images whose bits are counted at a time."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,8 @@ class Passing:
     """(h,) int64, rising: labelled images of which every view is discarded."""
     best: npt.NDArray[np.int64]
     """(h, count) int64: their most confident views, falling."""
+    pace: int
+    """``pace_of`` all images: at least 1."""
 
     def passes(self, images: npt.NDArray[np.int64]) -> BoolArray:
         """(n, num_views) bool, for images by position."""
@@ -112,7 +125,26 @@ def passing(
         run = slice(start, start + _RUN_IMAGES)
         confidence = _confidence(reader, hopeless[run], ferkd, targets, reader.num_views)
         best[run] = most_confident(confidence, count)
-    return Passing(bits, reader.num_views, hopeless, best)
+    pace = pace_of(count_views(bits, np.arange(reader.num_images)))
+    return Passing(bits, reader.num_views, hopeless, best, pace)
+
+
+def count_views(
+    bits: npt.NDArray[np.uint8], images: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """(n,) int64: how many bits of each of images (n,) by position are set."""
+    out = np.empty(len(images), dtype=np.int64)
+    for start in range(0, len(images), _RUN_BITS):
+        run = slice(start, start + _RUN_BITS)
+        out[run] = np.unpackbits(bits[images[run]], axis=1).sum(axis=1)
+    return out
+
+
+def pace_of(counts: npt.NDArray[np.int64]) -> int:
+    """The pace of a surgical schedule (``labelstore.walk``): the median, rounded down, of the
+    numbers of passing views of images that have any; 1 where none has."""
+    some = counts[counts > 0]
+    return int(np.median(some)) if some.size else 1
 
 
 def decisions(reader: Store | Ensemble, ferkd: FerKD | EnsembleFerKD) -> Decisions:

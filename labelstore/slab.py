@@ -5,6 +5,7 @@ A slab is named by the store's id and the commit digests of its chunks.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels import TopK
+    from labelstore.manifest import Manifest
     from labelstore.reading import BlockReader
     from labelstore.shared import SharedArrays
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     Int64Array = npt.NDArray[np.int64]
     Decode = Callable[[Int64Array, Int64Array, tuple[int, ...], Codes], TopK]
 
-__all__ = ["Slab", "SlabSizes"]
+__all__ = ["Slab", "SlabSizes", "label_bytes"]
 
 
 class Slab:
@@ -91,6 +93,11 @@ class Slab:
         """Stop using it, here and in the store; the last process to do so frees the memory."""
         self.closed = True
         self._held.close()
+
+
+def label_bytes(manifest: Manifest) -> int:
+    """Bytes that a view's label takes in a slab, but for the slab's header and padding."""
+    return sum(spec.dtype.itemsize * math.prod(spec.shape[2:]) for spec in view_arrays(manifest))
 
 
 class SlabSizes:

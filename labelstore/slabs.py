@@ -51,7 +51,7 @@ _BATCH = 16
 """Chunks that a thread reads at a time."""
 
 _IDLE_READS = 32
-"""A worker gives up a slab that so many reads in a row had no use for."""
+"""A worker gives up a slab that so many reads in a row, for each that it has, had no use for."""
 
 _LOOK_SECONDS = 0.25
 """How long a slab that was not there is not looked for again."""
@@ -197,9 +197,10 @@ class Slabs:
         """In a worker: give up slabs of the epochs before."""
         if self._is_owner():
             return
-        # Several threads may be here at a time.
+        # The more slabs an epoch has, the longer each is without use. Several threads may be here.
+        patience = _IDLE_READS * len(self._slabs)
         for group in [group for group in list(self._slabs) if group not in self._asked]:
-            if self._reads - self._last_use.get(group, self._reads) > _IDLE_READS:
+            if self._reads - self._last_use.get(group, self._reads) > patience:
                 slab = self._slabs.pop(group, None)
                 if slab is not None:
                     slab.close()
@@ -235,6 +236,26 @@ class Slabs:
             self._slabs[group] = slab
         self._asked.add(group)
         return slab
+
+    def held(self) -> set[int]:
+        """The groups whose slabs this process has."""
+        return {group for group, slab in list(self._slabs.items()) if not slab.closed}
+
+    def fitting(self, groups: Sequence[int]) -> list[int]:
+        """Those of groups, in their order, whose slabs fit into ``slab_bytes`` together; the first
+        in any case, of which as many blocks are held as fit."""
+        if not self.slab_bytes:
+            return []
+        room = self.slab_bytes
+        if self._manifest.prior_size and self._lists_fit():
+            room -= self._sizes.lists().nbytes
+        chosen: list[int] = []
+        for group in groups:
+            room -= self._sizes.layout(group, self._manifest.num_blocks).nbytes
+            if chosen and room < 0:
+                break
+            chosen.append(group)
+        return chosen
 
     def read_ahead(self, groups: Sequence[int]) -> None:
         """Make the slabs of groups in the background, in this order, and give up all others.

@@ -41,7 +41,7 @@ LAYERS = [
     {"teachers", "inference"},
     {"device_resize", "devices", "staging", "topk", "weights"},
     {"mixing"},
-    {"ensembles", "writer", "schedule"},
+    {"ensembles", "writer", "schedule", "walk"},
     {"blocks", "fidelity"},
     {"store"},
     {"slabs"},

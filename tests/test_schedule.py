@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from labelstore.errors import UsageError
 from labelstore.philox import hash_keys
 from labelstore.schedule import (
     budget_images,
+    budget_showings,
     groups_of_epoch,
     mixed_seed,
     most_confident,
@@ -20,9 +23,11 @@ from labelstore.schedule import (
 
 HASHES = hash_keys([f"class/{number}.jpg" for number in range(40)])
 
-KNOWN = [[[2, 3], [2, 1], [3, 2]], [[1, 0], [0, 3], [0, 1]], [[2, 1], [3, 0], [0, 3]]]
-KNOWN_SURGICAL = [[3, 0], [2, 8], [7, 1]]
-"""Of three images: epochs 0, 1 and 7 of 10 views in groups of 4, two shown; epoch 1 surgical."""
+KNOWN = [[[9, 8], [8, 9], [9, 8]], [[6, 5], [6, 4], [5, 4]], [[7, 4], [7, 5], [7, 6]]]
+KNOWN_SURGICAL = [[6, 9], [8, 2], [7, 1]]
+KNOWN_PACE = [[58, 56], [59, 57], [57, 59]]
+"""Of three images: epochs 0, 1 and 7 of 10 views in groups of 4, two shown; epoch 1 surgical;
+epoch 40 of 200 views at a pace of 77."""
 
 KNOWN_BUDGET = [[1, 2, 5, 6, 7], [0, 2, 3, 4, 5], [0, 1, 3, 4, 6, 7], [2, 3, 4, 6, 7]]
 """Of eight images: epochs 0 to 3 of a budget of 2 / 3."""
@@ -44,13 +49,82 @@ def test_every_view_is_shown_once_before_any_comes_again(num_views, group_views,
     assert (np.sort(cycles, axis=2) == np.arange(num_views)).all()
 
 
-def test_views_that_do_not_divide_are_left_out_in_turn():
-    sizes = {"num_views": 11, "group_views": 4, "views_per_image": 3, "seed": 0}
-    shown = epochs(60, **sizes)
-    cycles = shown.reshape(len(HASHES), 20, 9)
-    assert all(len(set(row)) == 9 for row in cycles.reshape(-1, 9).tolist())
-    # Over twenty cycles no view of any image stays hidden.
-    assert all(set(row) == set(range(11)) for row in shown.reshape(len(HASHES), -1).tolist())
+def walked(showings, passes, m, group_views=4, seed=0, pace=None):
+    """(images, showings, m): the walks of the first images over their passing views."""
+    hashes, fallback = HASHES[: len(passes)], np.full((len(passes), m), -1)
+    sizes = {"group_views": group_views, "views_per_image": m, "seed": seed, "pace": pace}
+    return np.stack(
+        [surgical_views(hashes, number, passes, fallback, **sizes) for number in showings], axis=1
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    num_views=st.integers(1, 40) | st.integers(60, 90),
+    group_views=st.integers(1, 17),
+    share=st.sampled_from([0.05, 0.2, 0.5, 0.8, 1.0]),
+    data=st.data(),
+)
+def test_no_view_comes_again_before_all_that_pass_were_shown(num_views, group_views, share, data):
+    m = data.draw(st.integers(1, min(num_views, 12)))
+    seed = data.draw(st.integers(0, 3))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    # Shares differ from image to image, as they do.
+    passes = rng.random((12, num_views)) < rng.uniform(share, 1, size=(12, 1)) * share
+    count = 2 * -(-num_views // m) + 3
+    pace = data.draw(st.none() | st.integers(1, num_views))
+    shown = walked(range(count), passes, m, group_views, seed, pace)
+    for walk, ok in zip(shown, passes, strict=True):
+        own = np.flatnonzero(ok)
+        if not own.size:
+            assert (walk == -1).all()
+            continue
+        times = np.cumsum([np.bincount(row, minlength=num_views) for row in walk], axis=0)
+        assert times[:, ~ok].sum() == 0
+        # After every showing, whether or not m divides their number.
+        assert (np.ptp(times[:, own], axis=1) <= 1).all()
+        assert all(len(set(row)) == min(m, own.size) for row in walk.tolist())
+        if own.size >= m:
+            shared = [len(set(a) & set(b)) for a, b in itertools.pairwise(walk.tolist())]
+            assert set(shared) == {max(0, 2 * m - own.size)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_views=st.integers(2, 60),
+    group_views=st.integers(1, 17),
+    views_per_image=st.integers(1, 6),
+    showing=st.integers(0, 2**32 - 1),
+)
+def test_any_showing_is_the_same_alone_and_far_into_training(
+    num_views, group_views, views_per_image, showing
+):
+    m = min(views_per_image, num_views)
+    passes = np.random.default_rng(num_views).random((6, num_views)) < 0.6
+    passes[:, 0] = True
+    near = walked([showing, max(showing - 1, 0)], passes, m, group_views)
+    numbers = np.array([showing, max(showing - 1, 0)] * 3)
+    mixed = surgical_views(
+        HASHES[:6], numbers, passes, near[:, 0], group_views=group_views, views_per_image=m, seed=0
+    )
+    assert (mixed == near[np.arange(6), np.arange(6) % 2]).all()
+    sizes = {"num_views": num_views, "group_views": group_views, "views_per_image": m}
+    whole = random_views(HASHES[:6], numbers, seed=0, **sizes)
+    for row in range(6):
+        alone = random_views(HASHES[row : row + 1], numbers[row], seed=0, **sizes)
+        assert (alone == whole[row]).all()
+
+
+def test_cycles_are_drawn_anew_where_the_border_allows_it():
+    passes = np.random.default_rng(0).random((len(HASHES), 48)) < 0.7
+    for m in (1, 3, 4):
+        shown = walked(range(3 * 48), passes, m).reshape(len(HASHES), -1).tolist()
+        for row, own in zip(shown, passes.sum(axis=1).tolist(), strict=True):
+            assert row[:own] != row[own : 2 * own] != row[2 * own : 3 * own]
+    # Six views, four at a time: another order would show more than two of them again at once.
+    few = np.ones((len(HASHES), 6), dtype=bool)
+    shown = walked(range(12), few, 4).reshape(len(HASHES), 8, 6)
+    assert (shown == shown[:, :1]).all()
 
 
 @pytest.mark.parametrize("views_per_image", [1, 3, 4, 10])
@@ -61,7 +135,7 @@ def test_an_epoch_reads_the_same_few_groups_for_all_images(views_per_image):
         read = random_views(HASHES, epoch, **sizes) // 4
         for row in read:
             assert set(row.tolist()) == set(groups.tolist())
-        # The last, smaller group (5: two views) may stand among them.
+        # It may begin inside a group, and the last, smaller one (two views) may stand among them.
         assert len(groups) <= -(-views_per_image // 4) + 2
 
 
@@ -73,6 +147,8 @@ def test_groups_come_in_another_order_in_every_cycle():
     ]
     assert len(set(orders)) == 5
     assert all(sorted(order) == list(range(10)) for order in orders)
+    # One half of the groups always comes before the other.
+    assert len({frozenset(order[:5]) for order in orders}) == 1
 
 
 def test_an_image_keeps_its_views_in_any_company():
@@ -93,8 +169,8 @@ def test_images_seeds_and_cycles_differ():
 
 def test_views_of_a_group_are_equally_likely():
     hashes = hash_keys([str(number) for number in range(6000)])
-    shown = random_views(hashes, 0, num_views=6, group_views=6, views_per_image=1, seed=0)
-    counts = np.bincount(shown[:, 0], minlength=6)
+    shown = random_views(hashes, 0, num_views=12, group_views=6, views_per_image=1, seed=0)
+    counts = np.bincount(shown[:, 0] % 6, minlength=6)
     chi_square = ((counts - 1000) ** 2 / 1000).sum()
     assert chi_square < 20.5  # 5 degrees of freedom, p = 0.001
 
@@ -108,43 +184,8 @@ def test_a_schedule_never_changes_between_releases():
         HASHES[:3], 1, passes, fallback, group_views=4, views_per_image=2, seed=0
     )
     assert surgical.tolist() == KNOWN_SURGICAL
+    assert walked([40], np.ones((3, 200), dtype=bool), 2, pace=77)[:, 0].tolist() == KNOWN_PACE
     assert mixed_seed("order", 0) != mixed_seed("order", 1) != mixed_seed("groups", 1)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    num_views=st.integers(1, 14),
-    group_views=st.integers(1, 6),
-    data=st.data(),
-    share=st.sampled_from([0.0, 0.1, 0.3, 0.6, 1.0]),
-)
-def test_surgical_schedule_keeps_what_passes_and_replaces_the_rest(
-    num_views, group_views, data, share
-):
-    m = data.draw(st.integers(1, num_views))
-    epoch, seed = data.draw(st.integers(0, 50)), data.draw(st.integers(0, 5))
-    passes = np.random.default_rng(epoch).random((len(HASHES), num_views)) < share
-    fallback = np.random.default_rng(seed).integers(0, num_views, size=(len(HASHES), m))
-    sizes = {"group_views": group_views, "views_per_image": m, "seed": seed}
-    shown = surgical_views(HASHES, epoch, passes, fallback, **sizes)
-    scheduled = random_views(HASHES, epoch, num_views=num_views, **sizes)
-    loaded = set(groups_of_epoch(epoch, num_views=num_views, **sizes).tolist())
-    for row, plan, ok, last in zip(shown, scheduled, passes, fallback, strict=True):
-        good = set(np.flatnonzero(ok).tolist())
-        if not good:
-            assert row.tolist() == last.tolist()
-            continue
-        assert set(row.tolist()) <= good
-        assert all(a == b for a, b in zip(row, plan, strict=True) if ok[b])
-        if len(good) >= m:
-            assert len(set(row.tolist())) == m
-            near = {view for view in good if view // group_views in loaded}
-            far = [view for view in row.tolist() if view // group_views not in loaded]
-            assert len(far) == max(0, m - len(near))
-        else:
-            assert set(row.tolist()) == good
-            counts = np.bincount(row)[sorted(good)]
-            assert counts.max() - counts.min() <= 1
 
 
 def test_surgical_views_do_not_depend_on_the_other_images():
@@ -159,17 +200,23 @@ def test_surgical_views_do_not_depend_on_the_other_images():
         assert (alone == together[one]).all()
 
 
-def test_replacements_from_elsewhere_vary_with_the_epoch():
-    # Only views of group 0 pass; from the other groups' epochs they are drawn anew each time.
-    passes = np.zeros((len(HASHES), 400), dtype=bool)
-    passes[:, :50] = True
-    fallback = np.zeros((len(HASHES), 1), dtype=np.int64)
-    sizes = {"group_views": 50, "views_per_image": 1, "seed": 0}
-    shown = np.concatenate(
-        [surgical_views(HASHES, epoch, passes, fallback, **sizes) for epoch in range(200)], axis=1
-    )
-    assert (shown < 50).all()
-    assert min(len(set(row)) for row in shown.tolist()) > 40
+@pytest.mark.parametrize(("a", "b", "held"), [(50, 50, 0.95), (9, 3, 0.9), (3, 2, 0.75)])
+def test_images_of_different_shares_stay_at_neighbouring_groups(a, b, held):
+    """So that a few groups in memory serve an epoch, also late in training."""
+    rng = np.random.default_rng(0)
+    shares = rng.beta(a, b, size=(400, 1))
+    passes = rng.random((400, 240)) < shares
+    passes[:, 0] = True
+    hashes = hash_keys([str(number) for number in range(400)])
+    sizes = {"group_views": 4, "views_per_image": 2, "seed": 0}
+    pace, fallback = int(np.median(passes.sum(axis=1))), np.zeros((400, 2), dtype=np.int64)
+    inside = []
+    for showing in (0, 50, 200, 500):
+        shown = surgical_views(hashes, showing, passes, fallback, pace=pace, **sizes)
+        falling = -np.sort(-np.bincount(shown.reshape(-1) // 4, minlength=60))
+        # A quarter of the store.
+        inside.append(falling[:15].sum() / falling.sum())
+    assert np.mean(inside) > held
 
 
 def test_most_confident_views_come_first_and_unknown_ones_last():
@@ -183,13 +230,15 @@ def test_most_confident_views_come_first_and_unknown_ones_last():
     [
         ({"views_per_image": 9}, "views per image is 9, expected 1 to 8"),
         ({"views_per_image": 0}, "views per image is 0"),
-        ({"epoch": -1}, "epoch is -1"),
-        ({"epoch": 2**32}, "expected 0 to"),
+        ({"showings": -1}, "showings reach from -1 to -1"),
+        ({"showings": 2**32}, "expected 0 to"),
+        ({"showings": [0, 2**32] * 20}, "showings reach from 0 to 4294967296"),
+        ({"showings": [0, 1, 2]}, "expected one number or"),
         ({"group_views": 0}, "groups of 0"),
     ],
 )
 def test_impossible_numbers_are_refused(change, words):
-    numbers = {"epoch": 0, "num_views": 8, "group_views": 4, "views_per_image": 2, "seed": 0}
+    numbers = {"showings": 0, "num_views": 8, "group_views": 4, "views_per_image": 2, "seed": 0}
     with pytest.raises(UsageError, match=words):
         random_views(HASHES, **{**numbers, **change})
 
@@ -235,6 +284,21 @@ def test_a_budget_groups_other_images_in_every_cycle_and_seed():
     assert all(3 < np.mean(np.array(epoch) < 45) * 30 < 27 for epoch in drawn[0])
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    count=st.integers(1, 40),
+    share=st.integers(1, 9).flatmap(lambda q: st.tuples(st.integers(1, q), st.just(q))),
+    seed=st.integers(0, 3),
+)
+def test_showings_under_a_budget_are_counted(count, share, seed):
+    before = np.zeros(count, dtype=int)
+    for epoch in range(2 * share[1] + 3):
+        assert budget_showings(count, epoch, share, seed).tolist() == before.tolist()
+        shown = budget_images(count, epoch, share, seed)
+        assert np.ptp(before[shown]) <= 1 if shown.size else True
+        before[shown] += 1
+
+
 def test_budgets_never_change_between_releases():
     assert [budget_images(8, epoch, (2, 3), 0).tolist() for epoch in range(4)] == KNOWN_BUDGET
 
@@ -244,5 +308,6 @@ def test_budgets_never_change_between_releases():
     [(0, 0, (1, 2)), (5, -1, (1, 2)), (5, 2**32, (1, 2)), (5, 0, (0, 2)), (5, 0, (3, 2))],
 )
 def test_impossible_budgets_are_refused(count, epoch, share):
-    with pytest.raises(UsageError, match="expected"):
-        budget_images(count, epoch, share, 0)
+    for function in (budget_images, budget_showings):
+        with pytest.raises(UsageError, match="expected"):
+            function(count, epoch, share, 0)

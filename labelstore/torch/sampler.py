@@ -65,15 +65,18 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 image has others; the data set's when None. For an ensemble also a rule for each
                 teacher (``EnsembleFerKD``).
             schedule: which views an image shows: ``"random"``: drawn, each once before any comes
-                again; ``"surgical"``: likewise, views that are discarded being replaced by others
-                that pass; ``"easy-to-hard"`` or ``"hard-to-easy"``: by falling or rising confidence
-                over all ``epochs`` (``labelstore.curriculum``), without those that are discarded.
-                When None: surgical where a ferkd replaces views, else random.
+                again; ``"surgical"``: likewise, of the views that are not discarded, and of images
+                that have none the most confident ones (``labelstore.walk``); ``"easy-to-hard"`` or
+                ``"hard-to-easy"``: by falling or rising confidence over all ``epochs``
+                (``labelstore.curriculum``), without those that are discarded. When None: surgical
+                where a ferkd replaces views, else random.
             epochs: how many epochs the whole training has; the two curricula need it.
             budget: share of the images that an epoch shows, 0.01 to 1, to the nearest fraction with
                 a denominator of at most 100: p / q. Every image is shown in p of q epochs, other
-                images together in every q epochs. The paper reduces its budget (figure 6) by
-                training for fewer epochs; this keeps their number and makes them shorter.
+                images together in every q epochs. Its views follow from how often it was shown:
+                with a budget, too, none comes again before all were. The paper reduces its budget
+                (figure 6) by training for fewer epochs; this keeps their number and makes them
+                shorter.
             num_replicas, rank: how many processes share an epoch, and which this is; as
                 torch.distributed says when the sampler is used, when None. Give 1 and 0 where
                 something else divides the batches among processes (``accelerate.prepare``, Hugging
@@ -84,8 +87,8 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 (unreadable ones) are left out, and those that a data set has no photo of.
             slab_bytes: how much memory the labels of this and the next epoch may take, of all
                 processes of the machine together; 0 for none. They are read ahead
-                (``labelstore.slabs``), for schedules that read few groups of views in an epoch and
-                at least an eighth of the store's images.
+                (``labelstore.slabs``), for orders of at least an eighth of the store's images: all
+                groups of views that these epochs need where there is room, else the most wanted.
 
         Raises:
             IncompleteError: labels are missing. NotFoundError: no such image, or none labelled.

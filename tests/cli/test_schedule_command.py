@@ -115,7 +115,7 @@ def test_a_curriculum_repeats_in_the_images_that_were_foretold(store, direction,
     repeating = sum(len(set(views)) < len(views) for views in shown.values())
     assert found["images_that_repeat"] == repeating
     assert found["epoch"]["groups"] == found["epoch"]["of_groups"]
-    assert found["epoch"]["replaced"] is None
+    assert found["epoch"]["read_ahead"] == 1
 
 
 @pytest.mark.parametrize("budget", [1.0, 0.5, 1 / 3])
@@ -137,24 +137,47 @@ def test_groups_and_bytes_of_an_epoch(tmp_path, suffix):
     labels = sum(size for part, size in sizes.items() if part.startswith("labels/"))
     assert labels > 0
     for m, groups in ((1, 1), (4, 1), (6, 2), (12, 3)):
-        found = dry_run(store, views_per_image=m)["epoch"]
+        found = dry_run(store, views_per_image=m, schedule="random")["epoch"]
         assert (found["groups"], found["of_groups"]) == (groups, 3)
         assert found["label_bytes"] == round(labels * groups / 3)
 
 
-def test_what_is_replaced_is_what_a_sampler_replaces(tmp_path):
-    store, _ = make_planned(tmp_path / "a.zarr", images=60, views=12)
+@pytest.mark.parametrize("epochs", [None, 3, 40])
+@pytest.mark.parametrize("budget", [1.0, 0.5])
+def test_a_surgical_epoch_lies_where_a_sampler_finds_it(tmp_path, epochs, budget):
+    store, _ = make_planned(tmp_path / "a.zarr", images=60, views=24)
     rule = FerKD(low=0.3, middle=0.4, top=0.8)
-    found = dry_run(store, rule, views_per_image=2)["epoch"]
+    found = dry_run(store, rule, views_per_image=2, epochs=epochs, budget=budget)["epoch"]
     passes = rule.decide(store.confidence()) != Action.DISCARDED
     some = np.flatnonzero(passes.any(axis=1))
-    plain = {show.image: show.views for show in ViewSampler(store, 2, images=some)}
-    shown = {show.image: show.views for show in ViewSampler(store, 2, images=some, ferkd=rule)}
-    pairs = [pair for image in plain for pair in zip(plain[image], shown[image], strict=True)]
-    read = {view // 4 for views in plain.values() for view in views}
-    assert found["replaced"] == np.mean([a != b for a, b in pairs])
-    assert found["from_elsewhere"] == np.mean([b // 4 not in read for _, b in pairs])
-    assert 0 < found["from_elsewhere"] < found["replaced"] < 1
+    sampler = ViewSampler(store, 2, images=some, ferkd=rule)
+    # An epoch without a budget shows every image for the same time.
+    length = 24 if epochs is None else int(np.ceil(epochs * budget))
+    groups = []
+    for epoch in np.arange(8) * length // 8:
+        sampler.set_epoch(int(epoch))
+        groups.append(len({view // 4 for show in sampler for view in show.views}))
+    assert found["groups"] == np.mean(groups)
+    assert found["groups"] > 2
+    sizes = store.slab(0)
+    assert found["slab_bytes"] == pytest.approx(
+        sizes.bytes_per_label * 60 * 4 * found["groups"], rel=0, abs=20_000 * found["groups"]
+    )
+    store.slabs.close()
+
+
+def test_how_much_is_read_ahead_into_the_bound(tmp_path, monkeypatch):
+    store, _ = make_planned(tmp_path / "a.zarr", images=60, views=24)
+    rule = FerKD(low=0.3, middle=0.4, top=0.8)
+    shares = {}
+    whole = dry_run(store, rule, epochs=40)["epoch"]
+    for room in (0.1, 0.5, 0.9, 1.1):
+        bound = int(whole["slab_bytes"] * 6 / whole["groups"] * room)
+        monkeypatch.setattr("labelstore.dry_run.SLAB_BYTES", bound)
+        shares[room] = dry_run(store, rule, epochs=40)["epoch"]["read_ahead"]
+    assert shares[0.1] < shares[0.5] < shares[0.9] <= shares[1.1] == whole["read_ahead"] == 1
+    # The most wanted groups are held.
+    assert shares[0.5] > 0.5
 
 
 @pytest.fixture
@@ -211,11 +234,11 @@ def test_the_terminal_shows_every_part(store):
     assert row("1 image without a view left: the easiest shown")
     assert row("10 of 10 images must show a view again within 4 epochs")
     assert row("shows 20 views: 2 views of 10 images (surgical)")
-    assert row("of labels")
+    assert row("lies in", "of labels", "in memory")
+    assert not row("chunk by chunk")
     assert "\x1b" not in shown
     random = schedule(store.path, "--schedule", "random").stdout
     assert "shows all views" in random
-    assert "replaces" not in random
 
 
 def test_a_store_that_is_still_being_made(tmp_path):

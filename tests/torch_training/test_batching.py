@@ -33,6 +33,7 @@ def shown(batches):
         {"seed": 4, "budget": 0.5},
         {"shuffle": False, "images": [1, 4, 5, 9]},
         {"ferkd": FERKD},
+        {"ferkd": FERKD, "budget": 0.4, "images": [0, 1, 4, 5, 9, 12]},
         {"ferkd": FERKD, "schedule": "easy-to-hard", "epochs": 4},
     ],
 )
