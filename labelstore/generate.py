@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from labelstore.pipeline import Progress
     from labelstore.ray_engine import Described, RayEngine
     from labelstore.sources import ImageSource
-    from labelstore.writer import Share
+    from labelstore.writer import Remake, Share
 
 __all__ = [
     "FIDELITIES",
@@ -85,6 +85,8 @@ class Output:
     path: str | os.PathLike[str]
     recipe: Recipe
     """Its law, number of views and block size are those of the run's other stores."""
+    remake: Remake | None = None
+    """Blocks to make anew, though they are committed."""
 
 
 @dataclass(frozen=True)
@@ -335,6 +337,7 @@ def _writer(
         overwrite=overwrite,
         allow_version_drift=allow_version_drift,
         share=share,
+        remake=output.remake,
     )
 
 
