@@ -60,6 +60,7 @@ LAYERS = [
     {
         "ahead",
         "launch",
+        "leases",
         "prior",
         "philox",
         "files",
