@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from labelstore.inference import Teacher
 
-__all__ = ["Forward"]
+__all__ = ["Forward", "log_probabilities"]
 
 
 class Forward:
@@ -88,6 +88,35 @@ class Forward:
         if self._begun is None or before._event is None:
             return 0.0
         return max(float(before._event.elapsed_time(self._begun)) / 1000, 0.0)
+
+
+def log_probabilities(teacher: Teacher, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """What a teacher says of a few views: the natural logarithm of its softmax at temperature 1.
+
+    Args:
+        teacher: the teacher. pixels: (B, H, W, 3) uint8, B at least 1.
+
+    Returns:
+        (B, C); NaN in the rows of views whose logits are not finite.
+
+    Raises:
+        TeacherError: the network fails.
+    """
+    import torch
+
+    # One by one: whatever batch the user asked for, this has room.
+    size = teacher.batch_size or 1
+    with torch.inference_mode():
+        logits = torch.cat(
+            [
+                teacher.outputs(torch.from_numpy(pixels[start : start + size])).cpu()
+                for start in range(0, len(pixels), size)
+            ]
+        )
+    values = logits.numpy().astype(np.float64)
+    values[~np.isfinite(values).all(axis=1)] = np.nan
+    values -= values.max(axis=1, keepdims=True)
+    return np.asarray(values - np.log(np.exp(values).sum(axis=1, keepdims=True)))
 
 
 def _recorded(device: torch.device) -> Any:

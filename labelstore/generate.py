@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import labelstore
 from labelstore.blocks import check_table, default_block_images
 from labelstore.cutting import RESIZES
 from labelstore.errors import LabelStoreError, UsageError
-from labelstore.manifest import Manifest, fingerprint
+from labelstore.manifest import LOGITS_PROBE, Manifest, fingerprint
 from labelstore.pipeline import Silent
-from labelstore.probes import check_resumable, make_probe
-from labelstore.running import LocalEngine, Run
+from labelstore.probes import check_photos, library_versions, make_probe
+from labelstore.running import LocalEngine, Run, Settings
 from labelstore.store import Store, backend_of
 from labelstore.views import ViewLaw
 from labelstore.writer import StoreWriter
@@ -193,26 +191,41 @@ def generate_together(
         a report for each output, in order.
     """
     _check(source, outputs, batch_size, workers, resize)
-    runner = engine or LocalEngine(
-        source, [output.teacher for output in outputs], batch_size, compiled
-    )
+    runner = engine or LocalEngine([output.teacher for output in outputs], batch_size, compiled)
+    paths = tuple(str(output.path) for output in outputs)
+    manifests = _manifests(source, outputs, resize, overwrite, runner)
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(
-                _writer(source, output, resize, overwrite, allow_version_drift, share)
+                StoreWriter(
+                    output.path,
+                    manifest,
+                    source.keys,
+                    output.targets,
+                    overwrite=overwrite,
+                    allow_version_drift=allow_version_drift,
+                    share=share,
+                )
             )
-            for output in outputs
+            for output, manifest in zip(outputs, manifests, strict=True)
         ]
         run = Run(writers, progress or Silent())
-        for writer, output in zip(writers, outputs, strict=True):
+        resumed = {n: writer.manifest for n, writer in enumerate(writers) if writer.resumed}
+        if resumed:
+            runner.prove(source, resumed, paths)
+        for writer in writers:
             if writer.pending_blocks() and writer.resumed:
-                check_resumable(source, output.teacher, writer.manifest, writer.path)
+                check_photos(source, writer.manifest, writer.path)
         if any(writer.pending_blocks() for writer in writers):
-            manifests = [writer.manifest for writer in writers]
-            path = str(outputs[0].path)
-            run.through(
-                runner.labeller(manifests, batch_size, workers, on_error, resize, path), share
+            settings = Settings(
+                tuple(writer.manifest for writer in writers),
+                paths,
+                batch_size,
+                workers,
+                on_error,
+                resize,
             )
+            run.through(runner.labeller(source, settings), share)
     return [
         _report(run, number, output, writers[number].manifest)
         for number, output in enumerate(outputs)
@@ -280,30 +293,31 @@ def _check(
         check_table(source.keys, output.targets, len(source), teacher.num_classes)
 
 
-def _writer(
+def _manifests(
     source: ImageSource,
-    output: Output,
+    outputs: Sequence[Output],
     resize: Resize,
     overwrite: bool,
-    allow_version_drift: bool,
-    share: Share | None,
-) -> StoreWriter:
-    """The writer of an output, not entered yet."""
-    recipe, teacher = output.recipe, output.teacher
-    group_views = recipe.group_views or backend_of(output.path).group_views
-    manifest = _plan(source, output.targets, teacher, recipe, group_views, resize)
-    stored = None if overwrite else _stored_manifest(output.path)
-    probe = stored.probe if stored else make_probe(source, teacher, recipe.law, recipe.num_views)
-    manifest = Manifest(**{**_fields(manifest), "probe": probe})
-    return StoreWriter(
-        output.path,
-        manifest,
-        source.keys,
-        output.targets,
-        overwrite=overwrite,
-        allow_version_drift=allow_version_drift,
-        share=share,
-    )
+    runner: LocalEngine | RayEngine,
+) -> list[Manifest]:
+    """The manifest of each store, with the probes of one that is there already."""
+    manifests = []
+    new: dict[int, Manifest] = {}
+    for number, output in enumerate(outputs):
+        recipe, teacher = output.recipe, output.teacher
+        group_views = recipe.group_views or backend_of(output.path).group_views
+        manifest = _plan(source, output.targets, teacher, recipe, group_views, resize)
+        stored = None if overwrite else _stored_manifest(output.path)
+        if stored is None:
+            probe = make_probe(source, teacher.preprocessing, recipe.law, recipe.num_views)
+            new[number] = replace(manifest, probe=probe)
+        manifests.append(new[number] if stored is None else replace(manifest, probe=stored.probe))
+    if new:
+        said = runner.prove(source, new, [str(output.path) for output in outputs])
+        for number, logits in said.items():
+            teacher_of = {**(new[number].teacher or {}), LOGITS_PROBE: list(logits)}
+            manifests[number] = replace(new[number], teacher=teacher_of)
+    return manifests
 
 
 def _plan(
@@ -314,9 +328,6 @@ def _plan(
     group_views: int,
     resize: Resize,
 ) -> Manifest:
-    versions = {"labelstore": labelstore.__version__}
-    for name in ("Pillow", "torch", "timm"):
-        versions[name] = metadata.version(name)
     return Manifest(
         num_images=len(source),
         num_views=recipe.num_views,
@@ -334,12 +345,8 @@ def _plan(
         class_names=teacher.class_names,
         # Crops from the device are Pillow's, or refused; but that they came from there is said.
         teacher=teacher.describe() | ({"resize": resize} if resize == "device" else {}),
-        producer=versions,
+        producer=library_versions(),
     )
-
-
-def _fields(manifest: Manifest) -> dict[str, Any]:
-    return {name: getattr(manifest, name) for name in Manifest.__dataclass_fields__}
 
 
 def _stored_manifest(path: str | os.PathLike[str]) -> Manifest | None:

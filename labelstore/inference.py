@@ -173,7 +173,6 @@ class Teacher:
         self._checkpoint = checkpoint
         self._untrained = untrained
         self._batch_size: int | None = None
-        """Of a compiled network."""
         self._digest = weights_digest(model.state_dict())
         self._dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         # Crops arrive with their channels last; convolutions on the CPU and on CUDA gain by it.
@@ -191,6 +190,11 @@ class Teacher:
 
     def __repr__(self) -> str:
         return f"Teacher({self.spec!r}, device={self.device!r}, precision={self.precision!r})"
+
+    @property
+    def batch_size(self) -> int | None:
+        """Views of each forward of a compiled network; None of any other."""
+        return self._batch_size
 
     def describe(self) -> dict[str, Any]:
         """What a store's manifest says of the teacher: plain JSON values."""

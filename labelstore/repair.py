@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from labelstore.errors import MismatchError, StoreError, UsageError
 from labelstore.generate import Recipe, Report, generate
+from labelstore.probes import check_description, prove
 from labelstore.verify import VerifyReport, verify
 from labelstore.views import ViewLaw
 from labelstore.writer import StoreWriter
@@ -62,14 +63,10 @@ def repair(
             f"{source.path} has other images than {store.path}: give the folder that it was made "
             "from."
         )
-    made_by = teacher.describe()
     how = {name: manifest.teacher.get(name) for name in ("resize", "compiled")}
-    for name, value in manifest.teacher.items():
-        if name not in how and made_by.get(name) != value:
-            raise MismatchError(
-                f"the teacher's {name.replace('_', ' ')} is {made_by.get(name)}, {store.path} was "
-                f"made with {value}: give the same."
-            )
+    check_description(teacher.describe(), manifest.teacher, store.path, but=frozenset({"compiled"}))
+    # Before anything is withdrawn.
+    prove(source, teacher, manifest, store.path)
     report = verify(store)
     if report.whole:
         return report, None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import UsageError
 from labelstore.inference import Teacher
 from labelstore.pipeline import Labeller, default_batch_size
-from labelstore.probes import check_device_resize
+from labelstore.probes import check_device_resize, prove
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from labelstore.cutting import Resize
     from labelstore.manifest import Manifest
@@ -21,23 +22,32 @@ if TYPE_CHECKING:
     from labelstore.sources import ImageSource
     from labelstore.writer import Share, StoreWriter
 
-__all__ = ["LocalEngine", "Run"]
+__all__ = ["LocalEngine", "Run", "Settings"]
 
 WAIT_SECONDS = 1.0
 """Between looks at what other processes have left to do."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the blocks of a run are made with."""
+
+    manifests: tuple[Manifest, ...]
+    """Of each teacher's store."""
+    paths: tuple[str, ...]
+    """Of the stores, for messages."""
+    batch_size: int | None
+    workers: int
+    on_error: str
+    resize: Resize
 
 
 class LocalEngine:
     """The teachers in this process; ``RayEngine`` has one in each of its actors."""
 
     def __init__(
-        self,
-        source: ImageSource,
-        teachers: Sequence[Teacher | Described],
-        batch_size: int | None,
-        compiled: bool,
+        self, teachers: Sequence[Teacher | Described], batch_size: int | None, compiled: bool
     ) -> None:
-        self._source = source
         self._teachers = [one for one in teachers if isinstance(one, Teacher)]
         if len(self._teachers) < len(teachers):
             raise UsageError("a teacher of an engine was given without its engine: give both.")
@@ -47,22 +57,33 @@ class LocalEngine:
             for teacher in self._teachers:
                 teacher.compile(self._compiled_for)
 
-    def labeller(
-        self,
-        manifests: list[Manifest],
-        batch_size: int | None,
-        workers: int,
-        on_error: str,
-        resize: Resize,
-        path: str,
-    ) -> Labeller:
+    def prove(
+        self, source: ImageSource, manifests: Mapping[int, Manifest], paths: Sequence[str]
+    ) -> dict[int, tuple[dict[str, Any], ...]]:
+        """``labelstore.probes.prove`` for some of the teachers.
+
+        Args:
+            source: the images.
+            manifests: by the teacher's number. paths: of all stores, for messages.
+
+        Returns:
+            What each of these teachers says of the probed views.
+        """
+        return {
+            number: prove(source, self._teachers[number], manifest, paths[number])
+            for number, manifest in manifests.items()
+        }
+
+    def labeller(self, source: ImageSource, settings: Settings) -> Labeller:
         """What makes the blocks of stores."""
-        batch_size = batch_size or self._compiled_for or default_batch_size(self._teachers)
-        pairs = list(zip(self._teachers, manifests, strict=True))
-        for teacher, manifest in pairs:
-            if resize == "device":
-                check_device_resize(self._source, teacher, manifest, path)
-        return Labeller(self._source, pairs, batch_size, workers, on_error, resize)
+        batch_size = settings.batch_size or self._compiled_for or default_batch_size(self._teachers)
+        pairs = list(zip(self._teachers, settings.manifests, strict=True))
+        if settings.resize == "device":
+            for (teacher, manifest), path in zip(pairs, settings.paths, strict=True):
+                check_device_resize(source, teacher, manifest, path)
+        return Labeller(
+            source, pairs, batch_size, settings.workers, settings.on_error, settings.resize
+        )
 
 
 class Run:

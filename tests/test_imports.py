@@ -34,6 +34,7 @@ LAYERS = [
         "verify",
     },
     {"ray_engine"},
+    {"ray_worker"},
     {"running"},
     {"probes"},
     {"pipeline"},
@@ -147,7 +148,7 @@ def test_the_check_can_fail():
                 "cli",
             },
         ),
-        ("ray", {"ray_engine"}),
+        ("ray", {"ray_engine", "ray_worker"}),
     ],
 )
 def test_one_place_for_each_library(package, allowed):
