@@ -61,7 +61,7 @@ LOG_PROB_DIGITS = 3
 CHECKED_PHOTOS = 8
 """Committed photos whose files are compared before a store is gone on with."""
 
-TOLERANCES = {"fp32": (0.002, 0.0005), "fp16": (0.02, 0.005), "bf16": (0.1, 0.03)}
+TOLERANCES = {"fp32": (0.001, 0.0002), "fp16": (0.01, 0.004), "bf16": (0.05, 0.02)}
 """By precision: how far apart a view's log-probabilities may be, and how much more for each unit of
 their mean, which grows with the spread of the logits. Other batch sizes, numbers of threads and
 models of one kind of device round otherwise; a compiled network in fp32, or one on MPS, has the
