@@ -233,6 +233,20 @@ def _views_of(given: dict[str, Any], context: click.Context) -> Any:
     return store.law
 
 
+def _check_photos(source: Any, path: str) -> None:
+    """Refuse to label the views of other photos than those of the store of ``--views-from``."""
+    import labelstore
+    from labelstore.errors import MismatchError
+    from labelstore.probes import other_photo
+
+    key = other_photo(source, labelstore.open(path))
+    if key is not None:
+        raise MismatchError(
+            f"{source.path} has another file {key!r} than {path} was made from: labels of other "
+            "photos cannot be averaged with its; give the same files, or leave --views-from out."
+        )
+
+
 def _run(given: dict[str, Any], law: Any) -> list[Report]:
     """Do what was asked for; the reports that are to be printed."""
     from labelstore.errors import UsageError
@@ -245,6 +259,8 @@ def _run(given: dict[str, Any], law: Any) -> list[Report]:
     launch = launched()
     each = options.teachers_from(given)
     source = open_source(given["source"])
+    if given["views_from"]:
+        _check_photos(source, given["views_from"])
     class_map = read_class_map(given["class_map"]) if given["class_map"] else None
     if launch is not None and given["device"] != "cpu":
         take_gpu(launch)

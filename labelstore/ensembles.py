@@ -352,7 +352,7 @@ def _check_laws(first: Store, member: Store, names: str) -> None:
 
 
 def _check_crops(both: Ensemble, number: int, keys: tuple[str, ...]) -> None:
-    """The same photos at the same size, and the same boxes where they are stored."""
+    """The same files of the same size, and the same boxes where they are stored."""
     first, member = both.members[0], both.members[number]
     names = f"{first.path} and {member.path}"
     rows, order = both.member_rows(0), both.member_rows(number)
@@ -362,6 +362,13 @@ def _check_crops(both: Ensemble, number: int, keys: tuple[str, ...]) -> None:
         raise MismatchError(
             f"{names} were made from photos of other sizes, {differing.size} in all, first "
             f"{keys[differing[0]]!r}: generate both from the same files."
+        )
+    one, other = first.image_digests(rows), member.image_digests(order)
+    differing = np.flatnonzero((one != other) & (one != 0) & (other != 0))
+    if differing.size:
+        raise MismatchError(
+            f"{names} were made from other files under the same keys, {differing.size} in all, "
+            f"first {keys[differing[0]]!r}: generate both from the same files."
         )
     if first.manifest.law != EXPLICIT:
         return

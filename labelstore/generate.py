@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from labelstore.blocks import check_table, default_block_images
 from labelstore.cutting import RESIZES
-from labelstore.errors import LabelStoreError, UsageError
+from labelstore.errors import LabelStoreError, MismatchError, UsageError
 from labelstore.manifest import LOGITS_PROBE, Manifest, fingerprint
 from labelstore.pipeline import Silent
-from labelstore.probes import check_photos, library_versions, make_probe
+from labelstore.probes import library_versions, make_probe, other_photo
 from labelstore.running import LocalEngine, Run, Settings
 from labelstore.store import Store, backend_of
 from labelstore.views import ViewLaw
@@ -215,7 +215,7 @@ def generate_together(
             runner.prove(source, resumed, paths)
         for writer in writers:
             if writer.pending_blocks() and writer.resumed:
-                check_photos(source, writer.manifest, writer.path)
+                _check_photos(source, writer.path)
         if any(writer.pending_blocks() for writer in writers):
             settings = Settings(
                 tuple(writer.manifest for writer in writers),
@@ -318,6 +318,16 @@ def _manifests(
             teacher_of = {**(new[number].teacher or {}), LOGITS_PROBE: list(logits)}
             manifests[number] = replace(new[number], teacher=teacher_of)
     return manifests
+
+
+def _check_photos(source: ImageSource, path: str | os.PathLike[str]) -> None:
+    """Refuse to go on with other files than those that the store began with."""
+    key = other_photo(source, Store(path))
+    if key is not None:
+        raise MismatchError(
+            f"{path} was begun with another file {key!r}: give the source that it was begun with, "
+            "or make a new store."
+        )
 
 
 def _plan(

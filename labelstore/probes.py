@@ -19,7 +19,6 @@ from labelstore.images import content_digest, cut, decode, pixel_digest
 from labelstore.manifest import LOGITS_PROBE
 from labelstore.philox import hash_keys
 from labelstore.staging import place_photo
-from labelstore.store import Store
 from labelstore.views import ViewLaw
 
 if TYPE_CHECKING:
@@ -32,15 +31,16 @@ if TYPE_CHECKING:
     from labelstore.inference import Preprocessing, Teacher
     from labelstore.manifest import Manifest
     from labelstore.sources import ImageSource
+    from labelstore.store import Store
 
     Pixels = npt.NDArray[np.uint8]
 
 __all__ = [
     "check_description",
     "check_device_resize",
-    "check_photos",
     "library_versions",
     "make_probe",
+    "other_photo",
     "prove",
     "replay_probe",
     "spread",
@@ -274,27 +274,26 @@ def check_description(
             )
 
 
-def check_photos(source: ImageSource, manifest: Manifest, path: Path | str) -> None:
-    """Compare some committed photos, spread over all of them, with the files that were labelled.
+def other_photo(source: ImageSource, store: Store) -> str | None:
+    """Compare some of a store's photos, spread over all that are committed, with a source's files.
 
-    Nothing is decoded.
+    Nothing is decoded, and what the source lacks is passed over.
 
-    Raises:
-        MismatchError: a file is another one.
+    Returns:
+        The key of the first photo whose file is another than the one that was labelled.
     """
-    store = Store(path)
+    manifest = store.manifest
     committed = sorted(set(range(manifest.num_blocks)) - set(store.missing_blocks()))
-    rows = [manifest.block_slice(block) for block in committed]
-    ends = np.cumsum([run.stop - run.start for run in rows])
-    for place in spread(int(ends[-1]), CHECKED_PHOTOS) if rows else []:
-        number = int(np.searchsorted(ends, place, side="right"))
-        image = rows[number].stop - int(ends[number]) + place
-        stored = int(store.image_digests(image))
-        if stored and content_digest(source.read(image)) != stored:
-            raise MismatchError(
-                f"{path} was begun with another file {source.keys[image]!r}: give the source that "
-                "it was begun with, or make a new store."
-            )
+    runs = [manifest.block_slice(block) for block in committed]
+    ends = np.cumsum([run.stop - run.start for run in runs])
+    places = {key: place for place, key in enumerate(source.keys)}
+    for number in spread(int(ends[-1]), CHECKED_PHOTOS) if runs else []:
+        run = int(np.searchsorted(ends, number, side="right"))
+        image = runs[run].stop - int(ends[run]) + number
+        key, stored = store.keys[image], int(store.image_digests(image))
+        if stored and key in places and content_digest(source.read(places[key])) != stored:
+            return key
+    return None
 
 
 def check_device_resize(

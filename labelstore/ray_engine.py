@@ -52,8 +52,9 @@ PATIENCE_SECONDS = 60.0
 """How long nothing may be under way before it is told what Ray is waiting for."""
 
 
-CHECKED_SHARE = 64
-"""Of so many photos of a block the driver compares the file of one with that which was labelled."""
+CHECKED_SHARE, CHECKED_PHOTOS = 64, 4
+"""Of so many photos of a block the driver compares the file of one with that which was labelled,
+but of this many at least."""
 
 
 @dataclass(frozen=True)
@@ -337,7 +338,7 @@ def _checked(source: ImageSource, settings: Settings, labelled: Labelled) -> Lab
     """A block, once some of the photos that were labelled are known to be the driver's."""
     block, data = labelled.made[0].block, labelled.made[0].data
     start = settings.manifests[0].block_slice(block).start
-    step = min(CHECKED_SHARE, len(data.indices))
+    step = max(1, min(CHECKED_SHARE, len(data.indices) // CHECKED_PHOTOS))
     for row in range(len(data.indices)):
         readable = data.readable is None or bool(data.readable[row])
         # All that could not be decoded are looked at: a node's copy may be damaged.

@@ -215,6 +215,19 @@ def test_another_file_is_noticed_wherever_it_lies_in_a_block(photos, copy, tmp_p
     assert digests == [content_digest(file.read_bytes()) for file in sorted(photos.iterdir())]
 
 
+def test_stores_of_other_files_under_the_same_keys_are_not_averaged(photos, copy, tmp_path):
+    key = FolderSource(photos).keys[4]
+    make(photos, tmp_path / "a.zarr")
+    # The pixels are the same, and the file another.
+    (copy / key).write_bytes((copy / key).read_bytes() + b"\0")
+    make(copy, tmp_path / "b.zarr", teacher("-1.0 *"))
+    a, b = (labelstore.open(tmp_path / name) for name in ("a.zarr", "b.zarr"))
+    with pytest.raises(MismatchError, match=f"other files .* 1 in all, first '{key}'"):
+        labelstore.ensemble([a, b])
+    make(photos, tmp_path / "c.zarr", teacher("-1.0 *"))
+    assert labelstore.ensemble([a, labelstore.open(tmp_path / "c.zarr")]).complete
+
+
 @pytest.mark.parametrize(("count", "wanted"), [(1, 4), (3, 4), (4, 4), (9, 4), (10**6, 8)])
 def test_places_that_are_spread(count, wanted):
     places = probes.spread(count, wanted)
