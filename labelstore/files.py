@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from labelstore.errors import BusyError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 __all__ = [
@@ -41,6 +41,8 @@ __all__ = [
     "shared_lock",
     "total_bytes",
     "write_durably",
+    "write_new",
+    "write_together",
     "write_whole",
 ]
 
@@ -83,15 +85,93 @@ def write_whole(path: Path, data: bytes) -> None:
     _write(path, data, sync=False)
 
 
-def _write(path: Path, data: bytes | bytearray | memoryview, sync: bool) -> None:
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+def write_new(path: Path, data: bytes) -> bool:
+    """As ``write_durably``, where nothing has the name yet; else False, and what is there stays.
+
+    Raises:
+        StoreError: the system refuses.
+    """
+    make_directory(path.parent)
+    temporary = _beside(path)
     with explained(path):
         try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                if sync:
-                    file.flush()
-                    os.fsync(file.fileno())
+            _fill(temporary, data, sync=True)
+            try:
+                path.hardlink_to(temporary)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                # Not one step there, but the moment between them is short.
+                if path.exists():
+                    return False
+                temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_directory(path.parent)
+    return True
+
+
+def write_together(
+    files: Mapping[Path, bytes | None], ready: Callable[[], None] = lambda: None
+) -> None:
+    """Write several files, or none: all are whole and on the disk before the first has its name.
+
+    Args:
+        files: what each is to hold; None for one that is to be gone.
+        ready: called between; where it raises, everything is as it was.
+
+    Raises:
+        StoreError: the system refuses. What ``ready`` raises.
+    """
+    whole: dict[Path, Path] = {}
+    try:
+        for path, data in files.items():
+            make_directory(path.parent)
+            if data is None:
+                continue
+            whole[path] = _beside(path)
+            with explained(path):
+                _fill(whole[path], data, sync=True)
+        ready()
+        for path in files:
+            with explained(path):
+                if path in whole:
+                    whole.pop(path).replace(path)
+                else:
+                    path.unlink(missing_ok=True)
+        for folder in {path.parent for path in files}:
+            with explained(folder):
+                _sync_directory(folder)
+    finally:
+        for temporary in whole.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""What a file system says that has no hard links."""
+
+
+def _beside(path: Path) -> Path:
+    """A name beside a file's, for while it is written."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+
+
+def _fill(path: Path, data: bytes | bytearray | memoryview, sync: bool) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _write(path: Path, data: bytes | bytearray | memoryview, sync: bool) -> None:
+    temporary = _beside(path)
+    with explained(path):
+        try:
+            _fill(temporary, data, sync)
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
@@ -192,8 +272,10 @@ def explained(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive_lock(root: Path) -> Iterator[None]:
+def exclusive_lock(root: Path) -> Iterator[Claim | None]:
     """Hold the writer's lock of the store at ``root``; the system drops it if the process dies.
+
+    It is None on a system without locks.
 
     Raises:
         BusyError: another process holds it.
@@ -201,7 +283,7 @@ def exclusive_lock(root: Path) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:  # Windows has no flock; two writers there are the user's to avoid.
-        yield
+        yield None
         return
     while True:
         make_directory(root)
@@ -216,7 +298,7 @@ def exclusive_lock(root: Path) -> Iterator[None]:
                 ) from error
             # Else the one who held it has ended, and moved or deleted it meanwhile.
             if is_at(file.fileno(), root / LOCK_NAME):
-                yield
+                yield Claim(file, root / LOCK_NAME)
                 return
 
 
@@ -286,6 +368,16 @@ class Claim:
         if finished:
             self._path.unlink(missing_ok=True)
         self._file.close()
+
+    def holds(self) -> bool:
+        """Whether it still is this writer's: leases of a file server may lapse."""
+        import fcntl
+
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return is_at(self._file.fileno(), self._path)
+        except (OSError, ValueError):
+            return False
 
 
 def claim(root: Path, number: int) -> Claim | None:

@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 from PIL import Image, UnidentifiedImageError
 
-from labelstore.errors import NotFoundError, SourceError, UsageError
+from labelstore.errors import DecodeError, NotFoundError, SourceError, UsageError
 from labelstore.targets import read_class_map, resolve_targets
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = [
     "INTERPOLATIONS",
     "FolderSource",
     "check_cut",
+    "check_system",
     "content_digest",
     "cut",
     "decode",
@@ -166,16 +167,25 @@ class FolderSource:
         """The encoded file of image number ``index``.
 
         Raises:
-            SourceError: it cannot be read.
+            SourceError: it cannot be read, or changes while it is read.
         """
         path = self.path_of(index)
         try:
-            return path.read_bytes()
-        except OSError as error:
+            with path.open("rb") as file:
+                data = file.read()
+                size = os.fstat(file.fileno()).st_size
+        except (OSError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or error or type(error).__name__
             raise SourceError(
-                f"cannot read the image {path} ({error.strerror or error}): restore the file or "
-                "its permissions."
+                f"cannot read the image {path} ({reason}): restore the file or its permissions, or "
+                "what the system lacks."
             ) from error
+        if size != len(data):
+            raise SourceError(
+                f"the image {path} has {size} bytes and {len(data)} could be read: it is being "
+                "written, or the disk fails; wait until it is whole."
+            )
+        return data
 
 
 def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
@@ -255,28 +265,65 @@ def decode(
         prepare: called with the opened image before its pixels are decoded.
 
     Raises:
-        SourceError: the format is unknown, the file is cut off or damaged, it has more than 8 bits
-            a channel where their conversion would clip, or it is so large that Pillow takes it for
-            a decompression bomb.
+        DecodeError: the file is empty, of an unknown format, cut off or damaged, it has more than 8
+            bits a channel where their conversion would clip, or it is so large that Pillow takes it
+            for a decompression bomb. SourceError: the system lacks memory or files to decode it.
     """
     if not data:
-        raise SourceError(f"cannot decode the image {name}: the file is empty.")
+        raise DecodeError(f"cannot decode the image {name}: the file is empty.")
     with _quiet_pillow:
         try:
-            with Image.open(BytesIO(data)) as image:
-                if prepare is not None:
-                    prepare(image)
-                return to_rgb(image)
-        except UnidentifiedImageError as error:
-            raise SourceError(
-                f"cannot decode the image {name}: its {len(data)} bytes are of no image format "
-                "that Pillow knows."
-            ) from error
-        except SourceError as error:
-            raise SourceError(f"cannot decode the image {name}: {error}") from error
-        except _PARSER_ERRORS as error:
-            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            raise SourceError(f"cannot decode the image {name}: {reason}.") from error
+            return _decoded(data, name, prepare)
+        except DecodeError:
+            # Decoders say little of what they lacked. So a failure counts where the system is
+            # well and the same bytes fail again.
+            check_system(name, len(data))
+            return _decoded(data, name, prepare)
+
+
+def _decoded(data: bytes, name: str, prepare: Callable[[Image.Image], None] | None) -> Image.Image:
+    size = (0, 0)
+    try:
+        with Image.open(BytesIO(data)) as image:
+            size = image.size
+            if prepare is not None:
+                prepare(image)
+            return to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise DecodeError(
+            f"cannot decode the image {name}: its {len(data)} bytes are of no image format "
+            "that Pillow knows."
+        ) from error
+    except SourceError as error:
+        raise DecodeError(f"cannot decode the image {name}: {error}") from error
+    except _PARSER_ERRORS as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            # An error with a number comes from the system: the bytes are in memory.
+            raise _lacking(name, reason) from error
+        if not isinstance(error, Image.DecompressionBombError):
+            check_system(name, 4 * size[0] * size[1])
+        raise DecodeError(f"cannot decode the image {name}: {reason}.") from error
+
+
+def check_system(name: str, room: int) -> None:
+    """Raise SourceError where the system has no file or no memory to decode an image.
+
+    Args:
+        name: what the error calls the image. room: bytes of memory that decoding takes.
+    """
+    try:
+        with open(os.devnull, "rb"):
+            bytearray(room)
+    except (OSError, MemoryError) as error:
+        raise _lacking(name, getattr(error, "strerror", None) or "out of memory") from error
+
+
+def _lacking(name: str, reason: str) -> SourceError:
+    return SourceError(
+        f"the image {name} could not be decoded for want of memory or files ({reason}): nothing is "
+        "known of it; use fewer --workers or raise the limits (ulimit)."
+    )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["REMOTE_SCHEMES", "Objects", "is_remote", "place_of", "same_place", "suffix_of"]
+__all__ = ["REMOTE_SCHEMES", "Objects", "Tag", "is_remote", "place_of", "same_place", "suffix_of"]
 
 T = TypeVar("T")
+
+Tag = dict[str, str]
+"""The tag and version by which a server knows an object."""
 
 REMOTE_SCHEMES = ("s3", "gs", "https", "http", "hf")
 """What URLs of stores begin with; ``file`` is the folder that it names."""
@@ -56,6 +59,15 @@ class Objects(Protocol):
 
     def put(self, name: str, data: bytes) -> None:
         """Write an object: whole under its name before this returns, or not at all."""
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """As ``put``, where no object has the name; False where another one has it."""
+
+    def replace(self, name: str, data: bytes, tag: Tag) -> bool:
+        """As ``put``, in place of the object with this tag; False where it is another one now."""
+
+    def tag(self, name: str) -> Tag:
+        """What tells an object from any other that had its name."""
 
     def delete(self, name: str) -> None:
         """Delete an object if it is there."""

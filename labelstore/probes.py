@@ -13,7 +13,7 @@ import numpy as np
 
 import labelstore
 from labelstore.device_resize import resize_boxes
-from labelstore.errors import MismatchError, SourceError
+from labelstore.errors import CorruptError, DecodeError, MismatchError
 from labelstore.forward import log_probabilities
 from labelstore.images import content_digest, cut, decode, pixel_digest
 from labelstore.manifest import LOGITS_PROBE
@@ -100,7 +100,7 @@ def make_probe(
         for image in range(start, min(stop, start + PROBE_TRIES // PROBE_IMAGES)):
             try:
                 cuts = _cuts(source, image, views, law, shape)
-            except SourceError:
+            except DecodeError:
                 continue
             entries += [
                 {"key": source.keys[image], "view": view, "digest": pixel_digest(pixels)}
@@ -290,7 +290,10 @@ def other_photo(source: ImageSource, store: Store) -> str | None:
     for number in spread(int(ends[-1]), CHECKED_PHOTOS) if runs else []:
         run = int(np.searchsorted(ends, number, side="right"))
         image = runs[run].stop - int(ends[run]) + number
-        key, stored = store.keys[image], int(store.image_digests(image))
+        try:
+            key, stored = store.keys[image], int(store.image_digests(image))
+        except CorruptError:  # which reading and verify name
+            continue
         if stored and key in places and content_digest(source.read(places[key])) != stored:
             return key
     return None

@@ -9,8 +9,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import io
+import itertools
 import os
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +25,9 @@ from labelstore.forked import Helper
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["RETRY_SECONDS", "THREADS", "RemoteObjects", "Requests", "Threads"]
+    from labelstore.objects import Tag
+
+__all__ = ["HIDDEN", "RETRY_SECONDS", "THREADS", "RemoteObjects", "Requests", "Threads"]
 
 T = TypeVar("T")
 
@@ -31,6 +36,9 @@ RETRY_SECONDS = 60
 
 THREADS = 48
 """Requests that are under way at once: what hides the time that each takes to be answered."""
+
+HIDDEN = ".writers/"
+"""Below this lie objects that tell of a store's writers and are no part of it."""
 
 _RETRIES = 8
 
@@ -87,6 +95,8 @@ class RemoteObjects:
         self._requests = Requests(url)
         self._helper: Helper | None = None
         self._threads = Threads(THREADS)
+        self.conditional = True
+        """Whether the server writes objects on conditions; see ``labelstore.leases``."""
 
     def _do(self, verb: str, *arguments: Any) -> Any:
         if not _used or os.getpid() in _used:
@@ -126,10 +136,88 @@ class RemoteObjects:
         try:
             self._do("put", name, data)
         except FileNotFoundError as error:
-            raise NotFoundError(
-                f"{self.where}/{name} cannot be written ({_line(error)}): make the bucket, or "
-                "correct the URL."
-            ) from error
+            raise self._unwritable(name, error) from error
+
+    def _unwritable(self, name: str, error: Exception) -> NotFoundError:
+        return NotFoundError(
+            f"{self.where}/{name} cannot be written ({_line(error)}): make the bucket, or correct "
+            "the URL."
+        )
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        if self.conditional:
+            return self._put_if(name, data, "create")
+        if self._size(name) is not None:
+            return self.get(name) == data
+        self.put(name, data)
+        return True
+
+    def replace(self, name: str, data: bytes, tag: Tag) -> bool:
+        if self.conditional:
+            return self._put_if(name, data, tag)
+        self.put(name, data)
+        return True
+
+    def _put_if(self, name: str, data: bytes, condition: str | Tag) -> bool:
+        """Write on a condition; True too where that had been done, but the answer was lost."""
+        self.check_writable()
+        started = time.monotonic()
+        for pause in itertools.accumulate(itertools.repeat(0.1), lambda last, _: min(2 * last, 5)):
+            try:
+                self._do("put", name, data, condition)
+            except FileExistsError:
+                with contextlib.suppress(FileNotFoundError):
+                    return self.get(name) == data
+                if condition != "create":
+                    return False
+            except FileNotFoundError as error:
+                raise self._unwritable(name, error) from error
+            except StoreError:
+                # Such requests are not repeated by obstore, for it cannot tell what became of them.
+                if time.monotonic() - started > RETRY_SECONDS:
+                    raise
+            else:
+                return True
+            time.sleep(pause)
+        return False
+
+    def put_part(self, name: str, data: bytes | None, ready: Callable[[], None]) -> None:
+        """Write an object of an uncommitted block, or delete it, in place of what was left there.
+
+        Args:
+            data: None for an object that is to be gone.
+            ready: called before each change; it raises where this writer may not make it.
+
+        Raises:
+            StoreError: another writer changed the object meanwhile.
+        """
+        ready()
+        if data is None:
+            self.delete(name)
+            return
+        # Only what is seen here is written over: a writer that slept for long must not replace
+        # what another one has put there since.
+        while not self.put_new(name, data):
+            ready()
+            try:
+                tag = self.tag(name)
+            except FileNotFoundError:
+                continue
+            ready()
+            if not self.replace(name, data, tag):
+                raise StoreError(
+                    f"{self.where}/{name} is being written by another process, too: let one of "
+                    "them end, then run the same command again."
+                )
+            return
+
+    def tag(self, name: str) -> Tag:
+        found: Tag = self._do("tag", name)
+        return found
+
+    def below(self, prefix: str) -> list[str]:
+        """Names of the objects below a prefix that ends in ``/``."""
+        return sorted(self._do("list", prefix))
 
     def delete(self, name: str) -> None:
         self.check_writable()
@@ -139,7 +227,8 @@ class RemoteObjects:
     def sizes(self, names: Iterable[str]) -> dict[str, int]:
         if self._scheme in ("s3", "gs"):
             try:
-                return dict(self._do("list"))
+                found = self._do("list", "")
+                return {name: size for name, size in found.items() if not name.startswith(HIDDEN)}
             except FileNotFoundError as error:
                 raise NotFoundError(
                     f"{self.where} cannot be listed ({_line(error)}): make the bucket, or correct "
@@ -256,20 +345,31 @@ class Requests:
             found = self._obstore.get(self._store, name, options=options)
             return bytes(found.bytes().to_bytes()), int(found.meta["size"])
 
-    def put(self, name: str, data: bytes) -> None:
-        """Write an object, in one request: it is there whole or not at all."""
+    def put(self, name: str, data: bytes, condition: str | Tag = "overwrite") -> None:
+        """Write an object, in one request: it is there whole or not at all.
+
+        Args:
+            condition: "create" for one that is not there, a tag for one that is to be replaced;
+                else FileExistsError, or io.UnsupportedOperation where the server knows none.
+        """
         with self._explained(name):
-            self._obstore.put(self._store, name, data, use_multipart=False)
+            self._obstore.put(self._store, name, data, mode=condition, use_multipart=False)
+
+    def tag(self, name: str) -> Tag:
+        """The tag and version of an object."""
+        with self._explained(name):
+            found = self._obstore.head(self._store, name)
+        return {part: found[part] for part in ("e_tag", "version") if found.get(part)}
 
     def delete(self, name: str) -> None:
         """Delete an object; whether it was there is not told."""
         with self._explained(name):
             self._obstore.delete(self._store, name)
 
-    def list(self) -> dict[str, int]:
-        """Bytes of all objects."""
-        with self._explained(""):
-            found = self._obstore.list(self._store).collect()
+    def list(self, prefix: str) -> dict[str, int]:
+        """Bytes of all objects below a prefix."""
+        with self._explained(prefix):
+            found = self._obstore.list(self._store, prefix or None).collect()
         return {entry["path"]: int(entry["size"]) for entry in found}
 
     def size(self, name: str) -> int:
@@ -286,6 +386,10 @@ class Requests:
             yield
         except FileNotFoundError:
             raise
+        except (known.AlreadyExistsError, known.PreconditionError) as error:
+            raise FileExistsError(_line(error)) from error
+        except known.NotSupportedError as error:
+            raise io.UnsupportedOperation(_line(error)) from error
         except (known.PermissionDeniedError, known.UnauthenticatedError) as error:
             raise self._denied(where, error) from error
         except Exception as error:
@@ -294,6 +398,8 @@ class Requests:
                 raise self._denied(where, error) from error
             if "status code: 404" in str(error):
                 raise FileNotFoundError(_line(error)) from error
+            if "status code: 501" in str(error) or isinstance(error, NotImplementedError):
+                raise io.UnsupportedOperation(_line(error)) from error
             raise StoreError(
                 f"{where}: the request failed, its retries included ({_line(error)}): check the "
                 "network and the service's address, then run the same command again."

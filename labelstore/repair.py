@@ -1,17 +1,23 @@
-"""Make the blocks of a store anew that are damaged or missing, and no others."""
+"""Make the blocks of a store anew that are damaged, missing or lack images, and no others."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from labelstore.errors import MismatchError, StoreError, UsageError
-from labelstore.generate import Recipe, Report, generate
+import numpy as np
+
+from labelstore.encoding import decode_confidence
+from labelstore.errors import DecodeError, MismatchError, StoreError, UsageError
+from labelstore.generate import Output, Recipe, Report, generate_together
+from labelstore.images import decode
 from labelstore.probes import check_description, prove
-from labelstore.verify import VerifyReport, verify
+from labelstore.store import LABELLED, UNREADABLE
+from labelstore.verify import STEP, TOLERANCE, VerifyReport, verify
 from labelstore.views import ViewLaw
-from labelstore.writer import StoreWriter
+from labelstore.writer import Remake
 
 if TYPE_CHECKING:
+    from labelstore.blocks import BlockCodes
     from labelstore.inference import Teacher
     from labelstore.pipeline import Progress
     from labelstore.sources import ImageSource
@@ -25,30 +31,37 @@ def repair(
     source: ImageSource,
     teacher: Teacher,
     *,
+    skipped: bool = False,
     batch_size: int | None = None,
     workers: int = 2,
-    on_error: Literal["stop", "skip"] = "stop",
+    on_error: Literal["stop", "skip"] | None = None,
     allow_version_drift: bool = False,
     progress: Progress | None = None,
 ) -> tuple[VerifyReport, Report | None]:
-    """Read every block, withdraw the damaged ones, and let the teacher make them again.
+    """Read every block, and let the teacher make the damaged and the missing ones again.
 
-    Blocks that are right are not touched. A run that is interrupted leaves blocks uncommitted,
-    never wrong, and is gone on with by the same call.
+    Blocks that are right are not touched. A damaged block stays as it is until the one that
+    replaces it has been made: a run that cannot make it takes nothing away. A run that is
+    interrupted leaves at most the block that was being exchanged uncommitted, never wrong, and is
+    gone on with by the same call.
 
     Args:
         store: one that ``generate`` made; its manifest says with what settings.
         source, teacher: those it was made with, the teacher on the same kind of device.
-        batch_size, workers, on_error, allow_version_drift, progress: as for ``generate``.
+        skipped: label the images, too, that could not be decoded when their block was made and can
+            be now. The labels of the block's other images stay as they are, to the bit.
+        batch_size, workers, allow_version_drift, progress: as for ``generate``.
+        on_error: as for ``generate``; when None, ``skip`` with ``skipped``, else ``stop``.
 
     Returns:
-        What was found, and what was made; None for the latter where nothing was wrong.
+        What was found, and what was made; None for the latter where nothing was to be made.
 
     Raises:
         MismatchError: the photos, teacher, device or libraries are not those of the store, or
-            ``generate`` did not make it. CorruptError: the manifest or the table of images is
-            damaged, from which nothing can be made. StoreError: the system refuses to read a part,
-            of which nothing is known then. The others of ``generate``.
+            ``generate`` did not make it; the teacher says something else than it said of the images
+            that stay. CorruptError: the manifest or the table of images is damaged, from which
+            nothing can be made. StoreError: the system refuses to read a part, of which nothing is
+            known then. The others of ``generate``.
     """
     manifest = store.manifest
     if manifest.origin is not None or manifest.teacher is None:
@@ -68,12 +81,13 @@ def repair(
     # Before anything is withdrawn.
     prove(source, teacher, manifest, store.path)
     report = verify(store)
-    if report.whole:
-        return report, None
     refused = next((p for p in report.problems if p.kind == StoreError.kind), None)
     if refused is not None:
         raise StoreError(f"{refused.message} (No block was made anew.)")
-    damaged = sorted({p.block for p in report.problems if p.kind != "incomplete"})
+    damaged = {p.block for p in report.problems if p.kind != "incomplete"}
+    mended = _mended(store, source, damaged) if skipped else set()
+    if report.whole and not mended:
+        return report, None
     recipe = Recipe(
         num_views=manifest.num_views,
         k=manifest.k,
@@ -86,23 +100,73 @@ def repair(
         block_images=manifest.block_images,
         group_views=manifest.group_views,
     )
-    with StoreWriter(
-        store.path, manifest, store.keys, store.targets, allow_version_drift=True
-    ) as writer:
-        for block in damaged:
-            writer.withdraw(block)
-    made = generate(
+
+    def adopt(block: int, codes: BlockCodes) -> BlockCodes:
+        return _with_labels_that_stay(store, block, codes) if block in mended else codes
+
+    remake = Remake(frozenset(damaged | mended), adopt)
+    (made,) = generate_together(
         source,
-        store.targets,
-        teacher,
-        store.path,
-        recipe,
+        [Output(teacher, store.targets, store.path, recipe, remake)],
         batch_size=batch_size,
         workers=workers,
         resize="device" if how["resize"] == "device" else "workers",
         compiled=bool(how["compiled"]),
-        on_error=on_error,
+        on_error=on_error or ("skip" if skipped else "stop"),
         allow_version_drift=allow_version_drift,
         progress=progress,
     )
     return report, made
+
+
+def _mended(store: Store, source: ImageSource, damaged: set[int]) -> set[int]:
+    """Whole blocks with an image that was skipped and can be decoded now."""
+    blocks: set[int] = set()
+    for block in set(range(store.manifest.num_blocks)) - damaged - set(store.missing_blocks()):
+        rows = store.manifest.block_slice(block)
+        status = store.block_codes(block, 1)[0]["images/status"]
+        for image in (rows.start + np.flatnonzero(status == UNREADABLE)).tolist():
+            try:
+                decode(source.read(image), str(source.path_of(image)))
+            except DecodeError:
+                continue
+            blocks.add(block)
+            break
+    return blocks
+
+
+def _with_labels_that_stay(store: Store, block: int, codes: BlockCodes) -> BlockCodes:
+    """A block that was made anew, with the labels that it had; new are those of skipped images.
+
+    The last bits of a network's output depend on what else is in a batch, so labels that come out
+    the same to within the tolerance of ``verify`` are not written again.
+    """
+    kept_images, kept_priors, kept_views = store.block_codes(block)
+    stays = kept_images["images/status"] == LABELLED
+    keys = store.keys[store.manifest.block_slice(block)]
+    other = stays & (kept_images["images/digest"] != codes.images["images/digest"])
+    if other.any():
+        raise MismatchError(
+            f"the photo {keys[int(np.argmax(other))]!r} is another file than was labelled: give "
+            f"the folder that {store.path} was made from. (The block stays as it was.)"
+        )
+    before, now = (
+        decode_confidence(view["labels/top_prob"], store.manifest)
+        for view in (kept_views, codes.views)
+    )
+    apart = np.abs(before[stays] - now[stays]).max(axis=1, initial=0.0)
+    if (apart > TOLERANCE + STEP).any():
+        first = int(np.flatnonzero(stays)[int(np.argmax(apart))])
+        raise MismatchError(
+            f"the teacher's largest probability for a view of {keys[first]!r} is {apart.max():.3f} "
+            f"away from the label in {store.path}: give the teacher, device and libraries that it "
+            "was made with. (The block stays as it was.)"
+        )
+    for new, kept in (
+        (codes.images, kept_images),
+        (codes.priors, kept_priors),
+        (codes.views, kept_views),
+    ):
+        for name, values in new.items():
+            values[stays] = kept[name][stays]
+    return codes

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labelstore.errors import UsageError
+from labelstore.errors import LaunchWarning, UsageError
 from labelstore.inference import Teacher
 from labelstore.pipeline import Labeller, default_batch_size
 from labelstore.probes import check_device_resize, prove
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalEngine", "Run", "Settings"]
 
-WAIT_SECONDS = 1.0
-"""Between looks at what other processes have left to do."""
+WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 20.0
+"""Between looks at what other processes have left to do: at first, and after long without news."""
+
+PATIENCE_SECONDS, NOTICE_SECONDS = 600.0, 30.0
+"""On an object store, how long a process is waited for that was never seen, and when it is told."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ class Run:
         blocks, views: made of each store.
         seconds: from the start to the last commit.
         waited_seconds: of them, the teachers had no pixels to work on.
+        undecodable: position of each image that could not be decoded in this run, and why.
     """
 
     def __init__(self, writers: list[StoreWriter], progress: Progress) -> None:
@@ -107,10 +112,16 @@ class Run:
         self.found = [w.manifest.num_blocks - len(w.pending_blocks()) for w in writers]
         self.blocks = [0] * len(writers)
         self.views = [0] * len(writers)
+        self.undecodable: dict[int, str] = {}
         # Told as finished: what every store has, or this run or another process made.
         self._told = set(range(self._manifest.num_blocks)) - self._pending()
         progress.resumed(sum(self._images_of(block) for block in self._told))
         self.waited_seconds = 0.0
+        self._writing: Future[None] | None = None
+        # Processes of this launch that have been seen at an object store.
+        self._seen: set[int] = set()
+        self._told_waiting = False
+        self._pause = WAIT_SECONDS
         self._started = time.monotonic()
         self.seconds = 0.0
 
@@ -119,25 +130,65 @@ class Run:
         while True:
             # One block is written while the next one is made; no more wait in memory.
             with ThreadPoolExecutor(1, thread_name_prefix="labelstore-disk") as disk:
-                writing: Future[None] | None = None
                 for made in labeller.blocks(self._claims(share), self):
-                    if writing is not None:
-                        writing.result()
+                    self._written(wait=True)
                     writer = self._writers[made.teacher]
-                    writing = disk.submit(writer.write_block, made.block, made.data)
+                    self._writing = disk.submit(writer.write_block, made.block, made.data)
                     self.blocks[made.teacher] += 1
                     self.views[made.teacher] += made.views
-                if writing is not None:
-                    writing.result()
+                    self.undecodable |= made.undecodable
+                self._written(wait=True)
             self.seconds = time.monotonic() - self._started
-            if not all(writer.takes_over for writer in self._writers):
+            if share is None or not self._pending_elsewhere():
                 return
+
+    def _written(self, wait: bool) -> None:
+        """Raise what the last block's writing raised, as soon as it has."""
+        if self._writing is not None and (wait or self._writing.done()):
+            self._writing.result()
+
+    def _pending_elsewhere(self) -> bool:
+        """Wait for other processes; whether there may be blocks to make that they have left.
+
+        Where each process has its own blocks there are none: until all are there, or those who
+        lack are gone.
+        """
+        started = time.monotonic()
+        while True:
+            before = self._pending()
             for writer in self._writers:
                 writer.refresh()
             self._tell_others()
-            if not self._pending():
-                return
-            time.sleep(WAIT_SECONDS)
+            pending = self._pending()
+            if not pending:
+                return False
+            news = pending != before
+            self._pause = WAIT_SECONDS if news else min(2 * self._pause, LONGEST_WAIT_SECONDS)
+            if all(writer.takes_over for writer in self._writers):
+                time.sleep(self._pause)
+                return True
+            if not self._is_coming(len(pending), time.monotonic() - started):
+                return False
+            time.sleep(self._pause)
+
+    def _is_coming(self, missing: int, waited: float) -> bool:
+        """Whether those who make the missing blocks are there, or may still begin."""
+        looks = [writer.awaited() for writer in self._writers]
+        self._seen |= set().union(*(there for there, _ in looks))
+        gone = set().union(*(gone for _, gone in looks))
+        never = gone - self._seen
+        if gone - never or (never and waited > PATIENCE_SECONDS):
+            return False
+        if never and waited > NOTICE_SECONDS and not self._told_waiting:
+            self._told_waiting = True
+            warnings.warn(
+                f"this process has made its blocks and waits for {missing} of others; the "
+                f"processes {', '.join(map(str, sorted(never)))} have not begun: if nobody starts "
+                "them, unset WORLD_SIZE and SLURM_NTASKS.",
+                LaunchWarning,
+                stacklevel=2,
+            )
+        return True
 
     def _claims(self, share: Share | None) -> Iterator[tuple[int, tuple[int, ...]]]:
         """Blocks to make, each with the numbers of the stores that lack it."""
@@ -176,7 +227,8 @@ class Run:
         self._progress.resumed(images)
 
     def update(self, images: int, views: int) -> None:
-        """Pass on."""
+        """Pass on, and stop where the last block could not be written: no teacher runs in vain."""
+        self._written(wait=False)
         self._progress.update(images, views)
 
     def waited(self, seconds: float) -> None:

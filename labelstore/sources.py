@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from labelstore.errors import SourceError
+from labelstore.errors import DecodeError, SourceError
 from labelstore.images import IMAGE_SUFFIXES, FolderSource
 from labelstore.objects import place_of
 from labelstore.source_files import RemoteFiles, files_at, remote_sizes
@@ -195,7 +195,7 @@ class ParquetSource:
         with self._lock:
             data = self._row(number, row)
         if not data:
-            raise SourceError(
+            raise DecodeError(
                 f"row {row} of {self._files.place(number)} has no image bytes: restore it."
             )
         return data

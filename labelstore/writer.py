@@ -28,7 +28,7 @@ from labelstore.store import Store, backend_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     import numpy.typing as npt
@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from labelstore.backends.base import RemoteBackend
     from labelstore.blocks import BlockCodes
     from labelstore.labels import LabelType
+    from labelstore.leases import Lease
     from labelstore.views import ViewLaw
 
-__all__ = ["Share", "StoreWriter", "write"]
+__all__ = ["Remake", "Share", "StoreWriter", "write"]
 
 CREATION_SECONDS, LOOK_SECONDS = 600.0, 1.0
 """How long a process waits for another one to make an empty store, and how often it looks."""
@@ -58,6 +59,15 @@ class Share:
     """0..world-1."""
     world: int
     """How many there are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Remake:
+    """Committed blocks that are to be made anew, each when what replaces it is there."""
+
+    blocks: frozenset[int]
+    adopt: Callable[[int, BlockCodes], BlockCodes] = lambda _block, codes: codes
+    """What is written of a block that was made anew; it raises where that must not be."""
 
 
 class StoreWriter:
@@ -83,6 +93,7 @@ class StoreWriter:
         overwrite: bool = False,
         allow_version_drift: bool = False,
         share: Share | None = None,
+        remake: Remake | None = None,
     ) -> None:
         self.path = place_of(path)
         self._backend = backend_of(self.path)
@@ -94,7 +105,11 @@ class StoreWriter:
         self._overwrite = overwrite
         self._allow_version_drift = allow_version_drift
         self._share = share
+        self._adopt = None if remake is None else remake.adopt
+        self._remaking = set() if remake is None else set(remake.blocks)
         self._claims: dict[int, files.Claim] = {}
+        self._lock: files.Claim | None = None
+        self._lease: Lease | None = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> StoreWriter:
@@ -102,11 +117,13 @@ class StoreWriter:
         self.resumed = self._check_path()
         with contextlib.ExitStack() as stack:
             if isinstance(self.path, str):
-                # No object store has locks: two writers there are the user's to avoid.
+                # No object store has locks.
+                share = self._share or Share(0, 1)
+                self._lease = stack.enter_context(self._remote.lease(share.rank, share.world))
                 self._wait_for_first()
                 self._begin()
             elif self._share is None:
-                stack.enter_context(files.exclusive_lock(self.path))
+                self._lock = stack.enter_context(files.exclusive_lock(self.path))
                 self._begin()
             else:
                 stack.enter_context(files.shared_lock(self.path))
@@ -224,11 +241,12 @@ class StoreWriter:
 
     def pending_blocks(self) -> list[int]:
         """Blocks that have to be made, in order: known before any image is decoded."""
-        return [int(block) for block in np.flatnonzero(~self._committed)]
+        uncommitted = np.flatnonzero(~self._committed).tolist()
+        return sorted({*uncommitted, *self._remaking})
 
     def claim(self, block: int) -> bool:
         """Take a block on; False where it is committed or another process is at it."""
-        if self._committed[block]:
+        if self._committed[block] and block not in self._remaking:
             return False
         if self._share is None:
             return True
@@ -246,8 +264,16 @@ class StoreWriter:
         return True
 
     def refresh(self) -> None:
-        """Look again at what is committed, by others too."""
-        self._committed = self._backend.read_commits()[:, 0] != 0
+        """Look again at what others have committed; of what is known nothing is read."""
+        self._committed[self._backend.committed(np.flatnonzero(~self._committed).tolist())] = True
+
+    def awaited(self) -> tuple[set[int], set[int]]:
+        """The processes, by number, whose blocks are missing where each has its own blocks: those
+        that are there, and those that are not (dead, or not begun)."""
+        share = self._share or Share(0, 1)
+        lacking = {block % share.world for block in self.pending_blocks()}
+        there = set() if self._lease is None else lacking & self._lease.processes()
+        return there, lacking - there
 
     def write_block(self, block: int, data: BlockData) -> None:
         """Encode, write and commit a block.
@@ -262,20 +288,42 @@ class StoreWriter:
         """Write and commit a block whose codes are those of the manifest's encoding.
 
         Raises:
-            StoreError: the block is committed already, or the disk refuses.
+            StoreError: the block is committed already, by this writer or by another one meanwhile;
+                or the disk refuses.
         """
-        if self._committed[block]:
-            raise StoreError(f"{self.path}: block {block} is committed and is never written again.")
-        self._backend.write_block(block, codes.arrays)
-        self._backend.write_commit(block, codes.commit_row(self.manifest, block))
+        if block in self._remaking and self._adopt is not None:
+            codes = self._adopt(block, codes)
+        elif self._committed[block]:
+            raise self._never_again(block)
+        self._backend.write_block(block, codes.arrays, lambda: self._ready(block))
+        if not self._backend.write_commit(block, codes.commit_row(self.manifest, block)):
+            raise self._never_again(block)
         self._committed[block] = True
         if block in self._claims:
             self._claims.pop(block).release(finished=True)
 
-    def withdraw(self, block: int) -> None:
-        """Withdraw a block's commit: its labels are gone, and the block may be written again."""
-        self._backend.withdraw_commit(block)
-        self._committed[block] = False
+    def _ready(self, block: int) -> None:
+        """What is asked right before a block's objects are touched, when all else is done.
+
+        Locks lapse (on file servers, and leases) while a writer is stopped or cut off; then another
+        one may have made the block.
+        """
+        held = self._claims.get(block, self._lock)
+        if held is not None and not held.holds():
+            raise StoreError(
+                f"{self.path}: the lock of block {block} was lost while it was made, and another "
+                "process may have it: run the same command again; what was committed is kept."
+            )
+        if self._lease is not None:
+            self._lease.check()
+        if block in self._remaking:
+            self._backend.withdraw_commit(block)
+            self._remaking.discard(block)
+        elif self._backend.read_commit(block)[0]:
+            raise self._never_again(block)
+
+    def _never_again(self, block: int) -> StoreError:
+        return StoreError(f"{self.path}: block {block} is committed and is never written again.")
 
     def check_commits(self, commits: npt.NDArray[np.uint64]) -> None:
         """Check that the committed blocks are those of a store with these commit rows.

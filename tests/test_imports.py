@@ -61,6 +61,7 @@ LAYERS = [
     {
         "ahead",
         "launch",
+        "leases",
         "prior",
         "philox",
         "files",

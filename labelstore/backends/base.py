@@ -16,11 +16,12 @@ from labelstore import codecs
 from labelstore.manifest import EXPLICIT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
 
+    from labelstore.leases import Lease
     from labelstore.manifest import Encoding, Manifest
 
 __all__ = [
@@ -192,11 +193,24 @@ class Backend(Protocol):
     def open_for_writing(self, manifest: Manifest) -> None:
         """As ``open_arrays``, for a writer."""
 
-    def write_block(self, block: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Write all arrays of an uncommitted block, replacing what a killed writer left."""
+    def committed(self, blocks: Sequence[int]) -> list[int]:
+        """Those of some blocks that are committed now; of the others little is asked for."""
 
-    def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> None:
-        """Commit a block whose arrays are on the disk."""
+    def write_block(
+        self,
+        block: int,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write all arrays of an uncommitted block, replacing what a killed writer left.
+
+        ``ready`` is called when everything is encoded, and in a folder is on the disk under other
+        names, before the first object of the store is touched (where objects are sent one by one,
+        before each): what it raises leaves the store as it is.
+        """
+
+    def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> bool:
+        """Commit a block whose arrays are on the disk; False where it is committed already."""
 
     def withdraw_commit(self, block: int) -> None:
         """Make a committed block uncommitted, for good before this returns."""
@@ -216,3 +230,6 @@ class RemoteBackend(Backend, Protocol):
 
     def clear(self) -> None:
         """Delete all that is there."""
+
+    def lease(self, rank: int, world: int) -> Lease:
+        """The right to write here, for one of several processes; not taken yet."""

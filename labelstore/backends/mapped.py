@@ -30,7 +30,7 @@ from labelstore.backends.base import (
 from labelstore.errors import CorruptError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -178,10 +178,18 @@ class MappedBackend:
         """Refused."""
         self.refuse()
 
-    def write_block(self, block: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def committed(self, blocks: Sequence[int]) -> list[int]:
+        return [block for block in blocks if self.read_commit(block)[0]]
+
+    def write_block(
+        self,
+        block: int,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
         self.refuse()
 
-    def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> None:
+    def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> bool:
         self.refuse()
 
     def withdraw_commit(self, block: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -197,23 +198,43 @@ class ParquetBackend:
         text = json.dumps(manifest.to_json(), indent=2, ensure_ascii=False)
         self._write(MANIFEST, text.encode())
 
-    def write_block(self, block: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def committed(self, blocks: Sequence[int]) -> list[int]:
+        folder = Path(self.path, COMMITS)
+        with files.readable(folder):
+            names = set(os.listdir(folder)) if folder.is_dir() else set()
+        return [
+            block
+            for block in blocks
+            if Path(block_file(COMMITS, block)).name in names and self.read_commit(block)[0]
+        ]
+
+    def write_block(
+        self,
+        block: int,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
         manifest = self._manifest
         rows = manifest.block_slice(block)
-        for folder in (MEASURED, LABELS):
-            self._delete(block_file(folder, block))
-        measured = measured_table(arrays, rows)
-        self._write(block_file(MEASURED, block), file_of([measured]))
         groups = [
             label_table(arrays, rows, manifest.group_slice(group))
             for group in range(manifest.num_groups)
         ]
-        self._write(block_file(LABELS, block), file_of(groups))
+        objects = {
+            block_file(MEASURED, block): file_of([measured_table(arrays, rows)]),
+            block_file(LABELS, block): file_of(groups),
+        }
+        self._write_objects(objects, ready)
 
-    def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> None:
+    def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> bool:
         buffer = io.BytesIO()
         np.save(buffer, row.astype("<u8"), allow_pickle=False)
-        self._write(block_file(COMMITS, block), buffer.getvalue())
+        while not self._write_new(block_file(COMMITS, block), buffer.getvalue()):
+            if self.read_commit(block)[0]:
+                return False
+            # A row of zeros: its commit was withdrawn.
+            self.withdraw_commit(block)
+        return True
 
     def withdraw_commit(self, block: int) -> None:
         files.delete_durably(Path(self.path, block_file(COMMITS, block)))
@@ -264,8 +285,12 @@ class ParquetBackend:
     def _write(self, name: str, data: bytes | memoryview) -> None:
         files.write_durably(Path(self.path, name), data)
 
-    def _delete(self, name: str) -> None:
-        files.delete_file(Path(self.path, name))
+    def _write_objects(self, objects: Mapping[str, Any], ready: Callable[[], None]) -> None:
+        files.write_together({Path(self.path, name): data for name, data in objects.items()}, ready)
+
+    def _write_new(self, name: str, data: bytes) -> bool:
+        """Write a file that is not there; False where it is."""
+        return files.write_new(Path(self.path, name), data)
 
     def _sizes(self) -> dict[str, int]:
         """Bytes of each of the store's files."""

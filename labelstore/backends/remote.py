@@ -19,10 +19,11 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByt
 from labelstore.backends.shards import decode, entry, index_bytes, is_plain, parse_index
 from labelstore.backends.zarr import ZarrBackend
 from labelstore.backends.zarr_layout import ATTRIBUTE, COMMITS, KEYS, TARGETS
+from labelstore.leases import Lease
 from labelstore.remote import THREADS, RemoteObjects, Threads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
     from zarr.abc.store import ByteRequest
@@ -254,8 +255,20 @@ class RemoteZarrBackend(ZarrBackend):
         """UsageError for a URL that can only be read."""
         self._objects.check_writable()
 
-    def _delete_object(self, name: str, block: int) -> None:
-        self._objects.delete(self._object_name(name, block))
+    def committed(self, blocks: Sequence[int]) -> list[int]:
+        rows = self._objects.together(functools.partial(self.read_commit, one) for one in blocks)
+        return [block for block, row in zip(blocks, rows, strict=True) if row[0]]
+
+    def _write_objects(self, objects: Mapping[str, Any], ready: Callable[[], None]) -> None:
+        for name, data in objects.items():
+            self._objects.put_part(name, None if data is None else bytes(data), ready)
+
+    def _write_new(self, name: str, data: bytes) -> bool:
+        return self._objects.put_new(name, data)
+
+    def lease(self, rank: int, world: int) -> Lease:
+        """The right to write here, for one of several processes; not taken yet."""
+        return Lease(self._objects, rank, world)
 
     def withdraw_commit(self, block: int) -> None:
         self._objects.delete(self._object_name(COMMITS, block))

@@ -24,10 +24,11 @@ from labelstore.backends.parquet import (
     block_file,
     readable_file,
 )
+from labelstore.leases import Lease
 from labelstore.remote import RemoteObjects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -155,8 +156,20 @@ class RemoteParquetBackend(ParquetBackend):
     def _write(self, name: str, data: bytes | memoryview) -> None:
         self._objects.put(name, bytes(data))
 
-    def _delete(self, name: str) -> None:
-        self._objects.delete(name)
+    def committed(self, blocks: Sequence[int]) -> list[int]:
+        rows = self._objects.together(functools.partial(self.read_commit, one) for one in blocks)
+        return [block for block, row in zip(blocks, rows, strict=True) if row[0]]
+
+    def _write_objects(self, objects: Mapping[str, Any], ready: Callable[[], None]) -> None:
+        for name, data in objects.items():
+            self._objects.put_part(name, None if data is None else bytes(data), ready)
+
+    def _write_new(self, name: str, data: bytes) -> bool:
+        return self._objects.put_new(name, data)
+
+    def lease(self, rank: int, world: int) -> Lease:
+        """The right to write here, for one of several processes; not taken yet."""
+        return Lease(self._objects, rank, world)
 
     def withdraw_commit(self, block: int) -> None:
         self._objects.delete(block_file(COMMITS, block))

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import LocalStore, MemoryStore
 
 from labelstore import files
 from labelstore.backends.base import commit_columns
@@ -248,24 +250,61 @@ class ZarrBackend:
         """As ``open_arrays``, for a writer."""
         self._open(self._storage(read_only=False), manifest)
 
-    def write_block(self, block: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        for name, codes in arrays.items():
-            array = self._arrays[name]
-            # zarr would read and merge an old shard, and fail on one that was torn.
-            self._delete_object(name, block)
-            size = (array.shards or array.chunks)[0]
-            with files.explained(Path(self.path, name)):
-                array[block * size : block * size + len(codes)] = codes
+    def committed(self, blocks: Sequence[int]) -> list[int]:
+        folder = Path(self.path, COMMITS, "c")
+        with files.readable(folder):
+            names = set(os.listdir(folder)) if folder.is_dir() else set()
+        return [block for block in blocks if str(block) in names and self.read_commit(block)[0]]
 
-    def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> None:
-        with files.explained(Path(self.path, COMMITS)):
-            self._arrays[COMMITS][block] = row
+    def write_block(
+        self,
+        block: int,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        objects = {
+            self._object_name(name, block): self._encoded(name, block, codes)
+            for name, codes in arrays.items()
+        }
+        self._write_objects(objects, ready)
+
+    def _write_objects(
+        self, objects: Mapping[str, bytes | None], ready: Callable[[], None]
+    ) -> None:
+        files.write_together({Path(self.path, name): data for name, data in objects.items()}, ready)
+
+    def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> bool:
+        name, data = self._object_name(COMMITS, block), self._encoded(COMMITS, block, row[None])
+        while not self._write_new(name, data or b""):
+            if self.read_commit(block)[0]:
+                return False
+            # A row of zeros: its commit was withdrawn.
+            self.withdraw_commit(block)
+        return True
+
+    def _write_new(self, name: str, data: bytes) -> bool:
+        """Write an object that is not there; False where it is."""
+        return files.write_new(Path(self.path, name), data)
+
+    def _encoded(self, name: str, block: int, codes: npt.NDArray[Any]) -> bytes | None:
+        """The object of a block's codes of an array; None where all are fill values.
+
+        In memory: zarr would read and merge an old shard, and fail on one that was torn.
+        """
+        known = self._arrays[name]
+        prototype = default_buffer_prototype()
+        objects: dict[str, Any] = {
+            f"{name}/{part}": data
+            for part, data in known.metadata.to_buffer_dict(prototype).items()
+        }
+        array: Any = zarr.open_array(MemoryStore(objects), path=name, mode="r+", zarr_format=3)
+        size = (array.shards or array.chunks)[0]
+        array[block * size : block * size + len(codes)] = codes
+        data = objects.get(self._object_name(name, block))
+        return None if data is None else bytes(data.to_bytes())
 
     def withdraw_commit(self, block: int) -> None:
         files.delete_durably(self._object(COMMITS, block))
-
-    def _delete_object(self, name: str, block: int) -> None:
-        files.delete_file(self._object(name, block))
 
     def bytes_by_part(self) -> dict[str, int]:
         parts: dict[str, int] = defaultdict(int)

@@ -24,6 +24,7 @@ Fault = Literal["die-before", "die-after", "no-space"]
 _CALLS: tuple[tuple[Any, str], ...] = (
     (os, "fsync"),
     (pathlib.Path, "replace"),
+    (pathlib.Path, "hardlink_to"),
     (pathlib.Path, "unlink"),
     (pathlib.Path, "mkdir"),
     (pathlib.Path, "open"),

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from labelstore.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
     from types import TracebackType
 
@@ -165,6 +165,7 @@ class Proxy(_Server):
         seconds: what is added to each request.
         cut: told of a request; the number of bytes of the answer's body after which the connection
             breaks, or None for a whole answer.
+        without: headers of requests that the server does not see.
     """
 
     def __init__(
@@ -173,6 +174,7 @@ class Proxy(_Server):
         *,
         seconds: float = 0.0,
         cut: Callable[[Request], int | None] = lambda request: None,
+        without: Collection[str] = (),
     ) -> None:
         self.requests: list[Request] = []
         """All that came, in order."""
@@ -207,7 +209,9 @@ class Proxy(_Server):
                     self.end_headers()
                     return
                 onward = self._onward()
-                onward.request(self.command, self.path, body, dict(self.headers.items()))
+                hidden = {name.lower() for name in without}
+                headers = {n: v for n, v in self.headers.items() if n.lower() not in hidden}
+                onward.request(self.command, self.path, body, headers)
                 answer = onward.getresponse()
                 data = answer.read()
                 request.body_bytes = len(data)

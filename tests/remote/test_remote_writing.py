@@ -16,6 +16,7 @@ from PIL import Image
 from remote_data import bucket_of, count_of, objects_of, send
 
 import labelstore
+from labelstore import leases
 from labelstore.errors import FormatError, MismatchError, NotFoundError, UsageError
 from labelstore.testing.network import Proxy
 
@@ -114,9 +115,12 @@ def test_generate_to_a_bucket(s3, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills")
-def test_killed_writers_resume_to_the_same_bytes(s3, tmp_path):
+def test_killed_writers_resume_to_the_same_bytes(s3, tmp_path, monkeypatch):
+    # A dead writer's lease has to stand still first.
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
     url, settings = f"s3://{s3.bucket}/k.zarr", "images=24, views=6, block_images=2"
-    code = f"from core_data import make_planned; make_planned({url!r}, {settings})"
+    code = "from labelstore import leases; leases.LEASE_SECONDS = 1.0; "
+    code += f"from core_data import make_planned; make_planned({url!r}, {settings})"
     bucket, environment = bucket_of(s3, s3.bucket), {**os.environ, "PYTHONPATH": str(TESTS)}
     seen, opened = set(), []
     for count in (1, 12, 50):
