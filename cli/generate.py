@@ -11,6 +11,10 @@ from .dry_run import dry_run
 
 if TYPE_CHECKING:
     from labelstore.generate import Report
+    from labelstore.launch import Launch
+
+SKIPPED = 3
+"""Exit code of a run that finished its store and left images out of it."""
 
 HELP = """Run a teacher once over many random crops of every image and store its top-k soft labels.
 
@@ -40,6 +44,17 @@ blocks; processes may die or join at any time:
 
 The same command again goes on where it stopped; a store that was
 made with other settings is refused by naming what differs.
+
+With --on-error skip, an image that was read whole and cannot be decoded is left out; one that
+cannot be read (a server that is gone, no rights, no memory) stops the run, for it may be right.
+
+\b
+Exit codes:
+  0  the store is complete and every image has its labels
+  1  stopped, or blocks are missing: the same command goes on
+  2  the request is wrong
+  3  complete, but images that cannot be decoded were left out (--on-error skip); each is named
+     with its reason, and labelstore repair --skipped labels it once it is mended
 """
 
 
@@ -124,7 +139,7 @@ made with other settings is refused by naming what differs.
     type=click.Choice(["stop", "skip"]),
     default="stop",
     show_default=True,
-    help="What to do about an image that cannot be decoded.",
+    help="What to do about an image that cannot be decoded: stop, or leave it out (exit code 3).",
 )
 @click.option(
     "--batch-size",
@@ -188,21 +203,31 @@ made with other settings is refused by naming what differs.
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
-def command(**given: Any) -> None:
+@click.pass_context
+def command(context: click.Context, **given: Any) -> None:
     """Parse, and hand over to ``labelstore.generate``."""
     if given["views_from"]:
-        law = _views_of(given, click.get_current_context())
+        law = _views_of(given, context)
     elif given["views"] is None:
         raise click.UsageError("--views is missing: say how many views of each image to label.")
     else:
         law = options.law_from(given)
-    reports = _run(given, law)
-    if given["json"] and reports:
-        documents = [report.to_json() for report in reports]
-        output.emit_json(documents if len(given["spec"]) > 1 else documents[0])
-    elif not given["quiet"]:
-        for report in reports:
-            _tell(report)
+    launch = _launch()
+    reports = _run(given, law, launch)
+    if launch is None or launch.rank == 0:
+        if given["json"] and reports:
+            documents = [report.to_json() for report in reports]
+            output.emit_json(documents if len(given["spec"]) > 1 else documents[0])
+        elif not given["quiet"]:
+            for report in reports:
+                _tell(report)
+    missing = [report for report in reports if report.blocks_missing]
+    for report in missing:
+        output.note(_missing(report, launch))
+    if missing:
+        context.exit(1)
+    if any(report.unreadable for report in reports):
+        context.exit(SKIPPED)
 
 
 def _views_of(given: dict[str, Any], context: click.Context) -> Any:
@@ -233,22 +258,39 @@ def _views_of(given: dict[str, Any], context: click.Context) -> Any:
     return store.law
 
 
-def _run(given: dict[str, Any], law: Any) -> list[Report]:
-    """Do what was asked for; the reports that are to be printed."""
+def _launch() -> Launch | None:
+    """How this process was launched; what is odd about it is told."""
+    import warnings
+
+    from labelstore.launch import launched
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        launch = launched()
+    for warning in told:
+        output.note(f"Warning: {warning.message}")
+    return launch
+
+
+def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]:
+    """Do what was asked for; a report for each store, none of a dry run."""
     from labelstore.errors import UsageError
     from labelstore.generate import Output, Recipe, generate_together
     from labelstore.images import read_class_map, resolve_targets
-    from labelstore.launch import launched, own_cores, take_gpu
+    from labelstore.launch import own_cores, take_gpu
     from labelstore.sources import open_source
     from labelstore.writer import Share
 
-    launch = launched()
     each = options.teachers_from(given)
     source = open_source(given["source"])
     class_map = read_class_map(given["class_map"]) if given["class_map"] else None
     if launch is not None and given["device"] != "cpu":
         take_gpu(launch)
     workers = given["workers"] or own_cores(launch)
+    if given["engine"] == "ray" and launch is not None:
+        raise UsageError(
+            "--engine ray runs once, on one machine of the cluster: leave out torchrun or srun."
+        )
     engine = _ray_engine(given, each, workers) if given["engine"] == "ray" else None
     teachers: list[Any] = engine.teachers if engine else [options.teacher_from(o) for o in each]
     outputs = []
@@ -294,7 +336,7 @@ def _run(given: dict[str, Any], law: Any) -> list[Report]:
         as_json=given["log_json"],
         device=teacher.device,
     ) as progress:
-        reports = generate_together(
+        return generate_together(
             source,
             outputs,
             batch_size=given["batch_size"],
@@ -308,7 +350,6 @@ def _run(given: dict[str, Any], law: Any) -> list[Report]:
             share=None if launch is None else Share(launch.rank, launch.world),
             progress=progress,
         )
-    return reports if first else []
 
 
 def _load(path: str, each: list[dict[str, Any]]) -> Any:
@@ -322,14 +363,10 @@ def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int)
     import functools
 
     from labelstore.errors import UsageError
-    from labelstore.launch import launched
     from labelstore.ray_engine import RayEngine
 
-    if launched() is not None or given["dry_run"]:
-        raise UsageError(
-            "--engine ray runs once, on one machine of the cluster: leave out torchrun or srun, "
-            "and --dry-run."
-        )
+    if given["dry_run"]:
+        raise UsageError("--engine ray has no --dry-run: leave one of them out.")
     return RayEngine(
         functools.partial(_load, given["source"], each),
         actors=given["actors"],
@@ -363,6 +400,18 @@ def _fidelity(given: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def _missing(report: Report, launch: Launch | None) -> str:
+    """What is said of a store that is not complete."""
+    lacking = f"Error: {report.path} is not complete: {report.blocks_missing} blocks are not there"
+    if launch is None:
+        return f"{lacking}; give the same command again to make them."
+    return (
+        f"{lacking}, and none of the {launch.world} processes of this launch that would make them "
+        "is running: give the same command again, or unset RANK, WORLD_SIZE and SLURM_PROCID where "
+        "this process was to work alone."
+    )
+
+
 def _tell(report: Report) -> None:
     if report.blocks_made:
         speed = f", {report.views_per_second:,.0f} a second" if report.views_per_second else ""
@@ -373,17 +422,15 @@ def _tell(report: Report) -> None:
             f"{report.path}: {report.views_made:,} views labelled in {report.seconds:,.0f} s"
             f"{speed}{waiting}"
         )
-    elif not report.blocks_elsewhere:
+    elif not report.blocks_elsewhere and not report.blocks_missing:
         output.note(f"{report.path} is finished already: nothing was done")
     if report.blocks_elsewhere:
         output.note(f"{report.blocks_elsewhere} blocks were made by other processes")
-    if report.blocks_missing:
-        output.note(
-            f"{report.blocks_missing} blocks are not there yet: other processes are at them; give "
-            "the same command again if one of them died"
-        )
+    for reason in report.unreadable.values():
+        output.note(f"left out: {reason}")
     if report.unreadable:
-        shown = ", ".join(report.unreadable[:20])
-        more = f" and {len(report.unreadable) - 20} more" if len(report.unreadable) > 20 else ""
-        output.note(f"{len(report.unreadable)} images could not be decoded: {shown}{more}")
+        output.note(
+            f"{len(report.unreadable)} of {report.num_images} images could not be decoded and have "
+            f"no labels (exit code {SKIPPED}); once they are mended: labelstore repair --skipped"
+        )
     output.note(f"next: labelstore inspect {report.path}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from labelstore.device_resize import resize_boxes
-from labelstore.errors import SourceError
+from labelstore.errors import DecodeError, SourceError
 from labelstore.images import content_digest, cut, decode
 from labelstore.philox import hash_keys
 from labelstore.staging import own_stream, place_batch, place_photo, ready_event
@@ -66,7 +66,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Photo:
-    """What is kept of a photo, or why there is none."""
+    """What is kept of a photo, or why its bytes are none."""
 
     width: int
     height: int
@@ -137,7 +137,8 @@ class Cutter:
             num_views: of each image.
 
         Raises:
-            SourceError: a photo cannot be decoded and ``on_error`` is "stop".
+            DecodeError: a photo cannot be decoded and ``on_error`` is "stop".
+            SourceError: one could not be read, whatever ``on_error`` says.
         """
         runs = self._plan(blocks, num_views)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="labelstore") as pool:
@@ -147,6 +148,11 @@ class Cutter:
                         self._cut_by_workers if self._resize == "workers" else self._cut_on_device
                     )
                     yield from self._assemble(cut_by(runs, pool))
+            except MemoryError as error:
+                raise SourceError(
+                    "there is no memory to decode and cut photos: use fewer --workers or a smaller "
+                    "--batch-size; what was committed is kept."
+                ) from error
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -250,7 +256,7 @@ class Cutter:
         parts: list[dict[Shape, Any]] = []
         for run, photo, pixels in cuts:
             if photo.error is not None and self._on_error == "stop":
-                raise SourceError(
+                raise DecodeError(
                     f"{photo.error} Mend or remove the file, or give --on-error skip to leave "
                     "such images out; what was committed is kept."
                 )
@@ -280,14 +286,31 @@ class Cutter:
         )
 
     def _load(self, image: int) -> tuple[Photo, Image | None]:
-        digest = 0
+        name = str(self._source.path_of(image))
         try:
             data = self._source.read(image)
             digest = content_digest(data)
-            upright = decode(data, str(self._source.path_of(image)))
+            try:
+                upright = decode(data, name)
+            except DecodeError as error:
+                self._check_settled(image, digest, name)
+                return Photo(-1, -1, digest, str(error)), None
+        except DecodeError as error:
+            return Photo(-1, -1, 0, str(error)), None
         except SourceError as error:
-            return Photo(-1, -1, digest, str(error)), None
+            raise SourceError(
+                f"{error} It is not left out, for its bytes may be right; what was committed is "
+                "kept, and the same command goes on."
+            ) from error
         return Photo(upright.width, upright.height, digest, None), upright
+
+    def _check_settled(self, image: int, digest: int, name: str) -> None:
+        """Look again at what could not be decoded: SourceError where it now reads otherwise."""
+        if content_digest(self._source.read(image)) != digest:
+            raise SourceError(
+                f"the image {name} cannot be decoded, and read again it is another: it is being "
+                "written, or the disk fails; wait until it is whole."
+            )
 
     def _load_array(self, image: int) -> tuple[Photo, npt.NDArray[np.uint8] | None]:
         photo, upright = self._load(image)

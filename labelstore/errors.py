@@ -7,6 +7,7 @@ an ``exit_code`` for the command line: 2 where the request itself is wrong, 1 fo
     ├── UsageError            the request is wrong: change an option or an argument   (ValueError)
     ├── NotFoundError         something named in the request does not exist           (LookupError)
     ├── SourceError           an image or an image source cannot be used
+    │   └── DecodeError       an image was read whole, and its bytes are no image
     ├── TeacherError          a teacher cannot be built, or its weights do not fit
     ├── MismatchError         two things that must agree do not
     ├── StoreError            a store cannot be read or written as asked
@@ -22,11 +23,13 @@ from __future__ import annotations
 __all__ = [
     "BusyError",
     "CorruptError",
+    "DecodeError",
     "FallbackWarning",
     "FormatError",
     "IncompleteError",
     "LabelError",
     "LabelStoreError",
+    "LaunchWarning",
     "MismatchError",
     "NotFoundError",
     "ReplayWarning",
@@ -71,6 +74,16 @@ class SourceError(LabelStoreError):
     """An image, or a source of images, cannot be used."""
 
     kind = "source"
+
+
+class DecodeError(SourceError):
+    """An image was read whole and cannot be decoded: its bytes are at fault, and they stay so.
+
+    What the system did not read, or could not decode for want of memory or files, is a plain
+    ``SourceError``: of such an image nothing is known.
+    """
+
+    kind = "decode"
 
 
 class TeacherError(LabelStoreError):
@@ -123,6 +136,10 @@ class LabelError(LabelStoreError, ValueError):
 
 class ReplayWarning(UserWarning):
     """This machine's image libraries make other pixels than the store's producer did."""
+
+
+class LaunchWarning(UserWarning):
+    """The environment speaks of several processes, and this one works alone."""
 
 
 class FallbackWarning(UserWarning):

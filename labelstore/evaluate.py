@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.errors import SourceError, UsageError
+from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.images import cut, decode
 from labelstore.topk import top_k
 
@@ -183,7 +183,7 @@ def _crops(
     def load(image: int) -> npt.NDArray[np.uint8] | None:
         try:
             photo = decode(source.read(image), str(source.path_of(image)))
-        except SourceError:
+        except DecodeError:
             return None
         size = teacher.preprocessing.input_size
         box = central_box(photo.width, photo.height, size, share)

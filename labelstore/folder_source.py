@@ -88,16 +88,25 @@ class FolderSource:
         """The encoded file of image number ``index``.
 
         Raises:
-            SourceError: it cannot be read.
+            SourceError: it cannot be read, or changes while it is read.
         """
         path = self.path_of(index)
         try:
-            return path.read_bytes()
-        except OSError as error:
+            with path.open("rb") as file:
+                data = file.read()
+                size = os.fstat(file.fileno()).st_size
+        except (OSError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or error or type(error).__name__
             raise SourceError(
-                f"cannot read the image {path} ({error.strerror or error}): restore the file or "
-                "its permissions."
+                f"cannot read the image {path} ({reason}): restore the file or its permissions, or "
+                "what the system lacks."
             ) from error
+        if size != len(data):
+            raise SourceError(
+                f"the image {path} has {size} bytes and {len(data)} could be read: it is being "
+                "written, or the disk fails; wait until it is whole."
+            )
+        return data
 
 
 def no_image(where: str, passed_over: PassedOver) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.calibrate import Action, FerKD
-from labelstore.errors import SourceError
+from labelstore.errors import DecodeError, SourceError
 from labelstore.files import free_bytes
 from labelstore.images import cut, decode
 from labelstore.objects import place_of, suffix_of
@@ -104,7 +104,7 @@ def forecast(
         started = time.perf_counter()
         try:
             photo = decode(source.read(image), str(source.path_of(image)))
-        except SourceError:
+        except DecodeError:
             continue
         decoded = time.perf_counter()
         geometry = recipe.law(hashes[image], np.arange(views), photo.width, photo.height)

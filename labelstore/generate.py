@@ -8,10 +8,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 import labelstore
 from labelstore.blocks import check_table, default_block_images
 from labelstore.cutting import RESIZES
-from labelstore.errors import LabelStoreError, UsageError
+from labelstore.errors import LabelStoreError, SourceError, UsageError
+from labelstore.images import decode
 from labelstore.manifest import Manifest, fingerprint
 from labelstore.pipeline import Silent
 from labelstore.probes import check_resumable, make_probe
@@ -22,9 +25,8 @@ from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
     from labelstore.cutting import Resize
@@ -35,7 +37,15 @@ if TYPE_CHECKING:
     from labelstore.sources import ImageSource
     from labelstore.writer import Share
 
-__all__ = ["FIDELITIES", "Output", "Recipe", "Report", "generate", "generate_together"]
+__all__ = [
+    "FIDELITIES",
+    "Output",
+    "Recipe",
+    "Report",
+    "generate",
+    "generate_together",
+    "undecodable",
+]
 
 FIDELITIES: dict[str, dict[str, Any]] = {
     "small": {"k": 1, "quantizer": "ratio16", "prior_size": 64},
@@ -84,8 +94,9 @@ class Report:
     path: str
     num_images: int
     num_views: int
-    unreadable: tuple[str, ...]
-    """Keys of all images of the store that could not be decoded."""
+    unreadable: Mapping[str, str]
+    """Key of each image of the store that could not be decoded, and why: in this run, or as found
+    by a look at it now."""
     blocks_made: int
     blocks_found: int
     """Blocks that were committed before this run."""
@@ -102,7 +113,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        return {**asdict(self), "unreadable": list(self.unreadable)}
+        return asdict(self)
 
 
 def generate(
@@ -135,8 +146,9 @@ def generate(
         resize: where crops are resized, by Pillow in the ``workers`` or on the teacher's
             ``device``; the pixels are the same.
         compiled: run the network through torch.compile; the manifest says so.
-        on_error: what to do about an image that cannot be decoded: ``stop``, or ``skip`` it (its
-            place in the store stays, marked unreadable).
+        on_error: what to do about an image that was read whole and cannot be decoded: ``stop``, or
+            ``skip`` it (its place in the store stays, marked unreadable). What cannot be read stops
+            the run in either case.
         overwrite: replace a store that is there.
         allow_version_drift: go on with a store that other library versions began.
         share: which of several processes this is that make the same store. In a folder it returns
@@ -213,22 +225,20 @@ def generate_together(
             run.through(
                 runner.labeller(manifests, batch_size, workers, on_error, resize, path), share
             )
-    return [
-        _report(run, number, output, writers[number].manifest)
-        for number, output in enumerate(outputs)
-    ]
+    return [_report(run, number, output, source) for number, output in enumerate(outputs)]
 
 
-def _report(run: Run, number: int, output: Output, manifest: Manifest) -> Report:
+def _report(run: Run, number: int, output: Output, source: ImageSource) -> Report:
     """What was done of one store."""
     views, seconds = run.views[number], run.seconds
     store = Store(output.path)
+    manifest = store.manifest
     there = manifest.num_blocks - len(store.missing_blocks())
     return Report(
         path=str(output.path),
         num_images=manifest.num_images,
         num_views=manifest.num_views,
-        unreadable=tuple(store.unreadable()),
+        unreadable=undecodable(store, source, run.undecodable),
         blocks_made=run.blocks[number],
         blocks_found=run.found[number],
         views_made=views,
@@ -238,6 +248,28 @@ def _report(run: Run, number: int, output: Output, manifest: Manifest) -> Report
         blocks_elsewhere=there - run.found[number] - run.blocks[number],
         blocks_missing=manifest.num_blocks - there,
     )
+
+
+def undecodable(
+    store: Store, source: ImageSource, known: Mapping[int, str] | None = None
+) -> dict[str, str]:
+    """Key of each image without labels of a store, and why.
+
+    Args:
+        source: the images of the store, in its order.
+        known: reasons by position; the other images are looked at again, for stores keep none.
+    """
+    reasons = {}
+    for image in np.flatnonzero(store.unreadable_rows()).tolist():
+        reason = (known or {}).get(image)
+        if reason is None:
+            try:
+                decode(source.read(image), str(source.path_of(image)))
+                reason = "it can be decoded now: labelstore repair --skipped labels it."
+            except SourceError as error:
+                reason = str(error)
+        reasons[source.keys[image]] = reason
+    return reasons
 
 
 def _check(

@@ -6,6 +6,7 @@ mirror), so that a training loop which follows the same order sees the pixels th
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 import warnings
@@ -17,7 +18,7 @@ import numpy as np
 import xxhash
 from PIL import Image, UnidentifiedImageError
 
-from labelstore.errors import SourceError, UsageError
+from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.folder_source import FolderSource
 from labelstore.formats import DECODERS, IMAGE_SUFFIXES
 from labelstore.targets import read_class_map, resolve_targets
@@ -33,6 +34,7 @@ __all__ = [
     "FolderSource",
     "allow_pixels",
     "check_cut",
+    "check_system",
     "content_digest",
     "cut",
     "decode",
@@ -131,34 +133,70 @@ def decode(
         prepare: called with the opened image before its pixels are decoded.
 
     Raises:
-        SourceError: the format is unknown, the file is cut off or damaged, it has more than 8 bits
-            a channel where their conversion would clip, or it has more pixels than
-            ``max_pixels()``.
+        DecodeError: the file is empty, of an unknown format, cut off or damaged, it has more than 8
+            bits a channel where their conversion would clip, or it has more pixels than
+            ``max_pixels()``. SourceError: the system lacks memory or files to decode it.
     """
     if not data:
-        raise SourceError(f"cannot decode the image {name}: the file is empty.")
+        raise DecodeError(f"cannot decode the image {name}: the file is empty.")
     with _quiet_pillow:
         try:
-            with Image.open(BytesIO(data), formats=DECODERS) as image:
-                if prepare is not None:
-                    prepare(image)
-                return to_rgb(image)
-        except UnidentifiedImageError as error:
-            raise SourceError(
-                f"cannot decode the image {name}: its {len(data)} bytes are of no image format "
-                f"that is read (Pillow's {', '.join(DECODERS)})."
-            ) from error
-        except SourceError as error:
-            raise SourceError(f"cannot decode the image {name}: {error}") from error
-        except Image.DecompressionBombError as error:
-            raise SourceError(
-                f"cannot decode the image {name}: it has more than the {max_pixels()} pixels that "
-                f"are read ({' '.join(str(error).split()).rstrip('.')}); if it is to be trusted, "
-                "give --max-pixels (in Python labelstore.images.allow_pixels)."
-            ) from error
-        except _PARSER_ERRORS as error:
-            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            raise SourceError(f"cannot decode the image {name}: {reason}.") from error
+            return _decoded(data, name, prepare)
+        except DecodeError:
+            # Decoders say little of what they lacked. So a failure counts where the system is
+            # well and the same bytes fail again.
+            check_system(name, len(data))
+            return _decoded(data, name, prepare)
+
+
+def _decoded(data: bytes, name: str, prepare: Callable[[Image.Image], None] | None) -> Image.Image:
+    size = (0, 0)
+    try:
+        with Image.open(BytesIO(data), formats=DECODERS) as image:
+            size = image.size
+            if prepare is not None:
+                prepare(image)
+            return to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise DecodeError(
+            f"cannot decode the image {name}: its {len(data)} bytes are of no image format "
+            f"that is read (Pillow's {', '.join(DECODERS)})."
+        ) from error
+    except SourceError as error:
+        raise DecodeError(f"cannot decode the image {name}: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise DecodeError(
+            f"cannot decode the image {name}: it has more than the {max_pixels()} pixels that are "
+            f"read ({' '.join(str(error).split()).rstrip('.')}); if it is to be trusted, give "
+            "--max-pixels (in Python labelstore.images.allow_pixels)."
+        ) from error
+    except _PARSER_ERRORS as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            # An error with a number comes from the system: the bytes are in memory.
+            raise _lacking(name, reason) from error
+        check_system(name, 4 * size[0] * size[1])
+        raise DecodeError(f"cannot decode the image {name}: {reason}.") from error
+
+
+def check_system(name: str, room: int) -> None:
+    """Raise SourceError where the system has no file or no memory to decode an image.
+
+    Args:
+        name: what the error calls the image. room: bytes of memory that decoding takes.
+    """
+    try:
+        with open(os.devnull, "rb"):
+            bytearray(room)
+    except (OSError, MemoryError) as error:
+        raise _lacking(name, getattr(error, "strerror", None) or "out of memory") from error
+
+
+def _lacking(name: str, reason: str) -> SourceError:
+    return SourceError(
+        f"the image {name} could not be decoded for want of memory or files ({reason}): nothing is "
+        "known of it; use fewer --workers or raise the limits (ulimit)."
+    )
 
 
 def allow_pixels(count: int) -> None:

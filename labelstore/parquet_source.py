@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from labelstore.errors import SourceError
+from labelstore.errors import DecodeError, SourceError
 from labelstore.objects import place_of
 from labelstore.passed_over import PassedOver
 from labelstore.source_classes import check_key, classes_of_keys, classes_of_labels
@@ -190,22 +190,25 @@ class ParquetSource:
         return None if self._names is None else self._names[index]
 
     def read(self, index: int) -> bytes:
-        """The encoded file of image number ``index``, empty where the row has none.
+        """The encoded file of image number ``index``.
 
         Raises:
-            SourceError: it cannot be read.
+            SourceError: it cannot be read. DecodeError: the row has none.
         """
         import pyarrow as pa
 
         number, row = int(self._file_of[index]), int(self._row_of[index])
         try:
             group, start = self._group_of(number, row)
-            return group.read(row - start)
+            data = group.read(row - start)
         except (OSError, pa.ArrowException) as error:
             raise SourceError(
                 f"cannot read row {row} of {self._files.place(number)} ({_line(error)}): restore "
                 "the file."
             ) from error
+        if not data:
+            raise DecodeError(f"{self.path_of(index)} has no image bytes: restore the row.")
+        return data
 
     def _group_of(self, number: int, row: int) -> tuple[_Group, int]:
         """The row group that holds a row, and its first row."""

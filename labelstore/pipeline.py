@@ -7,7 +7,7 @@ is begun before the results of the one before it have come back.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -23,7 +23,7 @@ from labelstore.staging import take
 from labelstore.views import ViewLaw
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -89,6 +89,8 @@ class Made:
     data: BlockData
     views: int
     """How many views were labelled."""
+    undecodable: Mapping[int, str] = field(default_factory=dict)
+    """Position of each image that could not be decoded, and why."""
 
 
 class _Block:
@@ -96,6 +98,7 @@ class _Block:
 
     def __init__(self, manifest: Manifest, block: int) -> None:
         self.views = 0
+        self.undecodable: dict[int, str] = {}
         self._manifest = manifest
         rows = manifest.block_slice(block)
         count = rows.stop - rows.start
@@ -115,6 +118,8 @@ class _Block:
         self._sizes[run.row] = photo.width, photo.height
         self._digests[run.row] = photo.digest
         self._readable[run.row] = photo.error is None
+        if photo.error is not None:
+            self.undecodable[run.image] = photo.error
 
     def label(self, runs: list[Run], forward: Forward) -> None:
         """Take in the results of runs of views, in order."""
@@ -269,7 +274,7 @@ class Labeller:
         if last.last_of_block:
             for number in last.teachers:
                 made = arrays.pop(number)
-                yield Made(last.block, number, made.data(), made.views)
+                yield Made(last.block, number, made.data(), made.views, made.undecodable)
 
     def _note_idle(self, forward: Forward) -> None:
         if self._before is not None:

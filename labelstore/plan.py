@@ -17,7 +17,7 @@ import numpy as np
 from labelstore import prior
 from labelstore.blocks import BlockData
 from labelstore.encoding import cut_at_mass
-from labelstore.errors import SourceError, UsageError
+from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.fidelity import Distances, distances
 from labelstore.generate import FIDELITIES
 from labelstore.images import cut, decode
@@ -126,7 +126,7 @@ def sample_of_teacher(
     for image in np.unique(chosen):
         try:
             photo = decode(source.read(image), str(source.path_of(image)))
-        except SourceError:
+        except DecodeError:
             continue
         geometry = law(hashes[image], np.arange(views), photo.width, photo.height)
         parts = []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.device_resize import resize_boxes
-from labelstore.errors import MismatchError, SourceError
+from labelstore.errors import DecodeError, MismatchError
 from labelstore.images import content_digest, cut, decode, pixel_digest
 from labelstore.philox import hash_keys
 from labelstore.staging import place_photo
@@ -75,7 +75,7 @@ def make_probe(
                 }
                 for view in range(min(PROBE_VIEWS, num_views))
             ]
-        except SourceError:
+        except DecodeError:
             continue
     return tuple(entries)
 

@@ -77,6 +77,7 @@ class Run:
         blocks, views: made of each store.
         seconds: from the start to the last commit.
         waited_seconds: of them, the teachers had no pixels to work on.
+        undecodable: position of each image that could not be decoded in this run, and why.
     """
 
     def __init__(self, writers: list[StoreWriter], progress: Progress) -> None:
@@ -86,6 +87,7 @@ class Run:
         self.found = [w.manifest.num_blocks - len(w.pending_blocks()) for w in writers]
         self.blocks = [0] * len(writers)
         self.views = [0] * len(writers)
+        self.undecodable: dict[int, str] = {}
         # Told as finished: what every store has, or this run or another process made.
         self._told = set(range(self._manifest.num_blocks)) - self._pending()
         progress.resumed(sum(self._images_of(block) for block in self._told))
@@ -106,6 +108,7 @@ class Run:
                     writing = disk.submit(writer.write_block, made.block, made.data)
                     self.blocks[made.teacher] += 1
                     self.views[made.teacher] += made.views
+                    self.undecodable |= made.undecodable
                 if writing is not None:
                     writing.result()
             self.seconds = time.monotonic() - self._started

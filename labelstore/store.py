@@ -307,8 +307,11 @@ class Store:
 
     def unreadable(self) -> list[str]:
         """Keys of images that could not be decoded when their block was made."""
-        rows = np.flatnonzero(self._images["images/status"] == UNREADABLE)
-        return [self.keys[row] for row in rows]
+        return [self.keys[row] for row in np.flatnonzero(self.unreadable_rows())]
+
+    def unreadable_rows(self) -> npt.NDArray[np.bool_]:
+        """(num_images,) bool: whether the image could not be decoded when its block was made."""
+        return np.asarray(self._images["images/status"] == UNREADABLE)
 
     def sizes(self, images: npt.ArrayLike) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Widths and heights, in pixels, of images by position; -1 where unknown."""

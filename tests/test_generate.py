@@ -93,7 +93,7 @@ def test_every_label_is_what_the_teacher_says_of_that_very_view(photos, teacher,
     views, k = 8, 10
     recipe = Recipe(num_views=views, k=k, quantizer="u8", prior_size=0)
     report = generate(source, targets, teacher, tmp_path / "s.zarr", recipe)
-    assert (report.views_made, report.unreadable) == (20 * views, ())
+    assert (report.views_made, report.unreadable) == (20 * views, {})
     store = labelstore.open(tmp_path / "s.zarr")
     assert store.complete
 
@@ -234,7 +234,8 @@ def test_unreadable_images_stop_the_run_or_are_skipped_and_listed(small, tmp_pat
         make(small, path)
     assert labelstore.open(path).missing_blocks() == [1, 2]
     report = make(small, path, on_error="skip")
-    assert report.unreadable == (names[1],)
+    assert list(report.unreadable) == [names[1]]
+    assert "cannot decode" in report.unreadable[names[1]]
     store = labelstore.open(path)
     assert store.complete
     assert store.labelled().tolist() == [True, False, True]

@@ -107,5 +107,13 @@ def test_a_truncated_photo_is_named(photos, tmp_path):
     assert "dog/c.jpg" in done.stderr
     assert "--on-error skip" in done.stderr
     done = run(*common, "--on-error", "skip")
-    assert done.returncode == 0, done.stderr
-    assert "1 images could not be decoded: dog/c.jpg" in done.stderr
+    assert done.returncode == 3, done.stderr
+    assert "left out: cannot decode the image" in done.stderr
+    assert "dog/c.jpg: Truncated File Read" in done.stderr
+    assert "1 of 4 images could not be decoded and have no labels (exit code 3)" in done.stderr
+    # Reasons are in no store: a later run looks again.
+    again = run(*common, "--on-error", "skip", "--json")
+    assert again.returncode == 3
+    (reason,) = json.loads(again.stdout)["unreadable"].items()
+    assert reason[0] == "dog/c.jpg"
+    assert "Truncated File Read" in reason[1]
