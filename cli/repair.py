@@ -37,6 +37,7 @@ the same kind of device.
     is_flag=True,
     help="Mend a store that other library versions made.",
 )
+@options.source_options
 @options.json_option
 @options.quiet_option
 def command(**given: Any) -> None:
@@ -45,14 +46,14 @@ def command(**given: Any) -> None:
 
     import labelstore
     from labelstore.repair import repair
-    from labelstore.sources import open_source
+    from labelstore.sources import in_order
 
     store = labelstore.open(given["store"])
     quiet = given["quiet"] or given["json"]
     with output.progress(store.num_images, store.num_views, quiet=quiet, brief=True) as progress:
         found, made = repair(
             store,
-            open_source(given["source"]),
+            in_order(options.source_from(given, given["source"]), store.keys),
             options.teacher_from(given),
             batch_size=given["batch_size"],
             workers=given["workers"] or os.cpu_count() or 1,
