@@ -270,7 +270,7 @@ def _check_split(where: str, names: list[str]) -> None:
             splits.setdefault(_SPLITS.get(found, found), name)
     if len(splits) > 1:
         shown = " and ".join(repr(name) for name in splits.values())
-        first = next(iter(splits.values()))
+        first = splits.get("train") or next(iter(splits.values()))
         pattern = re.sub(r"[0-9][0-9a-f-]*(-of-[0-9]+)?[^/]*(?=\.\w+$)", "*", first)
         raise SourceError(
             f"{where} holds the shards of {len(splits)} splits ({shown}): give those of one, such "
