@@ -71,10 +71,10 @@ class _OpenFiles:
                 for held in unused[: max(spare, 0)]:
                     os.close(self._held.pop(held))
 
-    def close(self) -> None:
-        """Close all."""
+    def close(self, close: Callable[[int], None] = os.close) -> None:
+        """Close all; also when Python ends and has taken ``os`` away already."""
         while self._held:
-            os.close(self._held.popitem()[1])
+            close(self._held.popitem()[1])
 
 
 class LocalFiles:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import resource
 import subprocess
 import sys
 import tarfile
@@ -257,5 +256,5 @@ def test_more_shards_than_files_may_be_open(tmp_path):
         [sys.executable, "-c", code, tmp_path / "shards"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     assert done.stdout.split()[0::2] == ["100", "True"]
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 100
