@@ -23,7 +23,7 @@ from labelstore.errors import NotFoundError, UsageError
 from labelstore.images import IMAGE_SUFFIXES
 from labelstore.reduced import Photo
 from labelstore.torch.dataset import Show, SoftLabelDataset
-from labelstore.torch.photos import as_photo
+from labelstore.torch.photos import as_photo, file_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,7 +68,9 @@ class ViewJoin:
             views_per_image, seed, schedule, epochs, budget: as for ``ViewSampler``.
             check_pixels: as for ``SoftLabelDataset``; each view is compared when its photo comes.
             options: ``size``, ``interpolation``, ``normalize``, ``transform``, ``tail``,
-                ``label_type``, ``ferkd`` and ``temperature`` of ``SoftLabelDataset``.
+                ``label_type``, ``ferkd``, ``temperature`` and ``check_photos`` of
+                ``SoftLabelDataset``. Of photos that the pipeline has decoded, the size alone can be
+                compared: leave them encoded, and each file's digest is.
 
         Raises:
             UsageError, MismatchError, IncompleteError: as ``SoftLabelDataset`` and ``ViewSampler``.
@@ -82,7 +84,6 @@ class ViewJoin:
             schedule=schedule,
             epochs=epochs,
             budget=budget,
-            tail=self.data.tail,
         )
         self._strict = check_pixels == "raise"
         self._to_probe = self.data.probed() if check_pixels else set()
@@ -137,7 +138,7 @@ class ViewJoin:
             n pairs of pixels (m, 3, height, width) and m labels, as a ``SoftLabelDataset`` gives.
 
         Raises:
-            MismatchError: a photo has another size than the one that was labelled. SourceError: it
+            MismatchError: a photo is not the one that was labelled. SourceError: it
                 cannot be decoded. NotFoundError: an image has no labels. UsageError: no photo.
         """
         views = self.order.views(np.asarray(images, dtype=np.int64), self.epoch).tolist()
@@ -147,9 +148,12 @@ class ViewJoin:
 
     def _upright(self, image: int, photo: Any) -> Any:
         upright = as_photo(photo, self.data.store.keys[image])
+        whole = Photo.whole(upright)
+        data = photo if isinstance(photo, bytes) else None
+        self.data.identity.check(whole, image, data=data, path=file_of(photo))
         if image in self._to_probe:
             self._to_probe.discard(image)
-            self.data.tell(*self.data.differing(Photo.whole(upright), image), self._strict)
+            self.data.tell(*self.data.differing(whole, image), self._strict)
         return upright
 
 

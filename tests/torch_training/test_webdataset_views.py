@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import itertools
 import tarfile
 import warnings
@@ -13,6 +14,7 @@ import torch
 import webdataset
 from training_data import make_store
 
+import labelstore
 from labelstore.errors import MismatchError, NotFoundError, ReplayWarning, UsageError
 from labelstore.images import decode
 from labelstore.sources import TarSource
@@ -109,13 +111,30 @@ def test_a_store_that_was_made_from_the_shards(work, shards, tmp_path):
     files = tmp_path / "photos"
     for number, key in enumerate(source.keys):
         (files / key).parent.mkdir(parents=True, exist_ok=True)
-        decode(source.read(number), key).save(files / key, "png")
+        (files / key).write_bytes(source.read(number))
     renamed = [key for key in source.keys if not key.endswith(".jpg")]
     store = make_store(tmp_path / "s.zarr", files, renamed)
     views = WebDatasetViews(store)
     keys = {store.keys[int(target.image[0])] for _, target in pipeline(shards, views)}
     assert keys == set(source.keys)
     assert "a/photo 0" in keys
+
+
+def test_other_files_under_the_same_keys_are_refused(work, shards, tmp_path):
+    # Copies of the photos encoded anew, packed into shards by the same names.
+    source = TarSource(Path(shards[0]).parent)
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for number, key in enumerate(source.keys):
+            buffer = io.BytesIO()
+            decode(source.read(number), key).save(buffer, "jpeg", quality=70)
+            member = tarfile.TarInfo(f"{key}.jpg")
+            member.size = buffer.tell()
+            archive.addfile(member, io.BytesIO(buffer.getvalue()))
+    store = labelstore.open(work.store)
+    copies = [str(tmp_path / "0.tar")]
+    with pytest.raises(MismatchError, match="is another file than the one that was labelled"):
+        list(pipeline(copies, WebDatasetViews(store)))
+    assert len(list(pipeline(copies, WebDatasetViews(store, check_photos="size")))) == 14
 
 
 def test_images_without_labels_and_beyond_a_budget_are_passed_over(work, shards, tmp_path):
