@@ -276,7 +276,9 @@ def is_pattern(path: str | os.PathLike[str]) -> bool:
     place = place_of(path)
     if isinstance(place, Path) and place.exists():
         return False
-    return re.search(r"[*?[{]", str(place)) is not None
+    # Servers that list nothing have no globs, and a ? begins their queries.
+    signs = "{" if isinstance(place, str) and place.startswith("http") else "*?[{"
+    return any(sign in str(place) for sign in signs)
 
 
 def expand_braces(pattern: str) -> list[str]:
