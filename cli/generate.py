@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,9 @@ from .dry_run import dry_run
 if TYPE_CHECKING:
     from labelstore.generate import Report
     from labelstore.launch import Launch
+    from labelstore.sources import ImageSource
+
+_SHOWN = 6
 
 SKIPPED = 3
 """Exit code of a run that finished its store and left images out of it."""
@@ -19,8 +23,15 @@ SKIPPED = 3
 HELP = """Run a teacher once over many random crops of every image and store its top-k soft labels.
 
 SOURCE is a folder of images: one folder a class, or flat (then give --targets none); or WebDataset
-shards (.tar), or Parquet files in Hugging Face's layout (a column image, by choice a column label),
-one file or a folder of them; or the URL (s3://, gs://) of any of these.
+shards (.tar, not compressed), or Parquet files in Hugging Face's layout (a column image, by choice
+a column label): one file, a folder of them or the snapshot of a hub's repository, a glob
+('data/train-*.parquet') or a brace list ('train-{000..127}.tar'), in quotes; or the URL (s3://,
+gs://) of any of these.
+
+Images are read by Pillow, whatever their files are called: JPEG, PNG, WebP, TIFF, BMP, PPM, GIF
+(the first frame), JPEG 2000, and AVIF and HEIC where this Pillow has them (HEIC: pip install
+pillow-heif); in folders, files ending in .jpg .jpeg .png .webp .tif .tiff .bmp .ppm .pgm .gif .avif
+.heic .heif. Files that are passed over are named.
 
 \b
   labelstore generate photos --teacher timm:vit_base_patch16_224 --views 200 -o vit.zarr
@@ -108,6 +119,7 @@ Exit codes:
     "largest class with its probability and the rest spread evenly.",
 )
 @options.law_options
+@options.source_options
 @click.option(
     "--targets",
     type=click.Choice(["folders", "none"]),
@@ -292,11 +304,16 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
     from labelstore.generate import Output, Recipe, generate_together
     from labelstore.images import read_class_map, resolve_targets
     from labelstore.launch import own_cores, take_gpu
-    from labelstore.sources import open_source
+    from labelstore.sources import check_outside
+    from labelstore.targets import class_pairs
     from labelstore.writer import Share
 
     each = options.teachers_from(given)
-    source = open_source(given["source"])
+    source = options.source_from(given, given["source"])
+    for path in given["output"]:
+        check_outside(source, path)
+    if not given["overwrite"] and given["engine"] == "local":
+        source = _as_stored(source, given["output"])
     if given["views_from"]:
         _check_photos(source, given["views_from"])
     class_map = read_class_map(given["class_map"]) if given["class_map"] else None
@@ -338,11 +355,15 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
     quiet = given["quiet"] or not first
     recipe, teacher = outputs[0].recipe, outputs[0].teacher
     if not quiet and not given["log_json"]:
-        ignored = f", {source.ignored} other files passed over" if source.ignored else ""
+        for made in outputs:
+            if pairs := class_pairs(source, made.targets):
+                output.note(_pairs(pairs))
         names = " and ".join(made.teacher.spec for made in outputs)
+        if source.passed_over.count:
+            output.note(str(source.passed_over))
         together = "" if launch is None else f"; one of {launch.world} processes"
         output.note(
-            f"{len(source)} images{ignored}; {recipe.num_views} views each; top {recipe.k} of "
+            f"{len(source)} images; {recipe.num_views} views each; top {recipe.k} of "
             f"{teacher.num_classes} classes; {names} on {teacher.device}{together}"
         )
     with output.progress(
@@ -368,11 +389,30 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
         )
 
 
-def _load(path: str, each: list[dict[str, Any]]) -> Any:
-    """The source and the teachers, on whatever machine this runs."""
-    from labelstore.sources import open_source
+def _as_stored(source: ImageSource, outputs: tuple[str, ...]) -> ImageSource:
+    """A source in the order of the images of a store that may be gone on with."""
+    import labelstore
+    from labelstore.errors import LabelStoreError
+    from labelstore.sources import in_order
 
-    return open_source(path), [options.teacher_from(one) for one in each]
+    for path in outputs:
+        # What is no store, or a broken one, the writer speaks of.
+        with contextlib.suppress(LabelStoreError):
+            return in_order(source, labelstore.open(path).keys)
+    return source
+
+
+def _pairs(pairs: dict[str, int]) -> str:
+    """Which class each folder or label was taken for, the first few."""
+    shown = ", ".join(f"{name!r} -> {number}" for name, number in list(pairs.items())[:_SHOWN])
+    more = f", ... ({len(pairs)} in all)" if len(pairs) > _SHOWN else ""
+    return f"classes: {shown}{more}"
+
+
+def _load(given: dict[str, Any], each: list[dict[str, Any]]) -> Any:
+    """The source and the teachers, on whatever machine this runs."""
+    source = options.source_from(given, given["source"])
+    return source, [options.teacher_from(one) for one in each]
 
 
 def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int) -> Any:
@@ -384,7 +424,7 @@ def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int)
     if given["dry_run"]:
         raise UsageError("--engine ray has no --dry-run: leave one of them out.")
     return RayEngine(
-        functools.partial(_load, given["source"], each),
+        functools.partial(_load, given, each),
         actors=given["actors"],
         device=given["device"],
         workers=workers,

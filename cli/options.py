@@ -8,6 +8,9 @@
 | `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | inspect, merge, schedule |
 | `--confidence` | max, target: what FerKD's thresholds look at | inspect, merge, schedule |
 | `--quantizer` | ratio16, ratio32, u8, u16, fp16, fp32 | generate, merge, recode |
+| `--image-column`, `--label-column` | of Parquet files | all that read photos |
+| `--image-field` | the photo among a tar sample's fields | all that read photos |
+| `--max-pixels` | of a photo, at least 2 | all that read photos |
 | `--overwrite` | replace what is there | generate, merge, pull, recode |
 | `--json` | one JSON document on stdout, errors included | all but demo |
 | `-q`, `--quiet` | errors alone | generate, merge, pull, recode |
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from labelstore.calibrate import Combine, FerKD
+    from labelstore.sources import ImageSource
     from labelstore.teachers import Teacher
     from labelstore.views import ViewLaw
 
@@ -38,6 +42,8 @@ __all__ = [
     "overwrite_option",
     "quantizer_option",
     "quiet_option",
+    "source_from",
+    "source_options",
     "store_argument",
     "teacher_from",
     "teacher_options",
@@ -157,6 +163,32 @@ _LAW = (
         "--flip", type=float, default=0.5, show_default=True, help="Probability of mirroring."
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of the views."),
+)
+
+_SOURCE = (
+    click.option(
+        "--image-column",
+        metavar="NAME",
+        help="Parquet: the column of encoded images. [default: image]",
+    ),
+    click.option(
+        "--label-column",
+        metavar="NAME",
+        help="Parquet: the column of class ids (-1, null: unknown) or names. [default: label]",
+    ),
+    click.option(
+        "--image-field",
+        metavar="FIELD",
+        help="Tar shards: which field of a sample is the photo, as input.jpg in 0001.input.jpg; "
+        "several by semicolons. Default: the one that ends as an image does.",
+    ),
+    click.option(
+        "--max-pixels",
+        type=click.IntRange(min=2),
+        metavar="PIXELS",
+        help="The most pixels (width x height) of a photo; larger ones are refused, for fear of "
+        "decompression bombs. [default: 178956970]",
+    ),
 )
 
 _FERKD = (
@@ -298,6 +330,29 @@ def teacher_from(given: dict[str, Any]) -> Teacher:
         device=given["device"],
         precision=given["precision"],
         size=given["size"],
+    )
+
+
+def source_options(command: _Command) -> _Command:
+    """Add ``image_column``, ``label_column``, ``image_field`` and ``max_pixels``."""
+    for option in reversed(_SOURCE):
+        command = option(command)
+    return command
+
+
+def source_from(given: dict[str, Any], path: str) -> ImageSource:
+    """The images at a path that ``source_options`` were given for; photos of many pixels are let in
+    from here on."""
+    from labelstore.images import allow_pixels
+    from labelstore.sources import open_source
+
+    if given["max_pixels"] is not None:
+        allow_pixels(given["max_pixels"])
+    return open_source(
+        path,
+        image_column=given["image_column"],
+        label_column=given["label_column"],
+        image_field=given["image_field"],
     )
 
 

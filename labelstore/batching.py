@@ -18,6 +18,7 @@ import numpy as np
 
 from labelstore.epochs import EpochOrder
 from labelstore.errors import UsageError
+from labelstore.launch import torchrun_ranks
 from labelstore.prefetch import Prefetcher
 from labelstore.recovery import Recovery
 from labelstore.slabs import SLAB_BYTES
@@ -81,8 +82,8 @@ class Batches:
         epochs: int | None = None,
         budget: float = 1.0,
         images: Sequence[int] | Sequence[str] | npt.NDArray[np.int64] | None = None,
-        num_replicas: int = 1,
-        rank: int = 0,
+        num_replicas: int | None = None,
+        rank: int | None = None,
         drop_last: bool = False,
         slab_bytes: int = SLAB_BYTES,
     ) -> None:
@@ -95,7 +96,8 @@ class Batches:
             views_per_image: how many views of an image stand side by side, 1..num_views.
             shuffle, seed, schedule, epochs, budget, images: as for ``EpochOrder``.
             tail, label_type, ferkd, temperature: as for ``Recovery.of``.
-            num_replicas, rank: how many processes share an epoch, and which this is.
+            num_replicas, rank: how many processes share an epoch, and which this is; one process
+                when None, where torchrun's variables do not say otherwise (a UsageError).
             drop_last: leave out what does not fill all ranks and a whole batch, so that all batches
                 are of one shape. Otherwise the order's beginning is shown again to fill the ranks,
                 and the last batch may be smaller.
@@ -109,6 +111,15 @@ class Batches:
         """
         if batch_size < 1:
             raise UsageError(f"the batch size is {batch_size}, expected at least 1 image.")
+        told = torchrun_ranks()
+        if told is not None and num_replicas is None and rank is None:
+            raise UsageError(
+                f"WORLD_SIZE is {told[0]} and RANK is {told[1]} and neither num_replicas nor rank "
+                "was given, so that every process would train on the same photos: give both (1 and "
+                "0 where processes train independently)."
+            )
+        num_replicas = 1 if num_replicas is None else num_replicas
+        rank = 0 if rank is None else rank
         if not 0 <= rank < num_replicas:
             raise UsageError(
                 f"rank is {rank} of {num_replicas}, expected 0 to {num_replicas - 1}: give both."
@@ -128,7 +139,6 @@ class Batches:
             schedule=schedule,
             epochs=epochs,
             budget=budget,
-            tail=tail,
             images=images,
         )
         self._prefetcher = Prefetcher(self.order, slab_bytes)

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from labelstore.errors import LabelError, UsageError
-from labelstore.labels import SoftLabels, mix, smooth
+from labelstore.labels import SoftLabels, TopK, mix, smooth
+from labelstore.prior import ImagePrior
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from labelstore.ensembles import EnsembleTopK
-    from labelstore.labels import Tail, TopK
+    from labelstore.labels import Tail
 
 __all__ = ["Action", "Calibrated", "EnsembleFerKD", "FerKD"]
 
@@ -68,8 +71,10 @@ class FerKD:
     smoothing: float = 0.1
     """Epsilon of equation 4, spread over the other C - 1 classes; 0..1."""
     confidence: Confidence = "max"
-    """The largest probability, or that of the ground-truth class (recovered by the tail where it is
-    not among the stored classes)."""
+    """The teacher's largest probability, or that of the ground-truth class: as stored, whatever
+    tail labels are recovered with. Of a ground truth that is not among the stored classes it is
+    ``TopK.probability``'s estimate, which the image's list spreads where there is one, else the
+    uniform tail."""
     discard: Discard = "replace"
     """What a schedule does about a discarded view: show another that passes, show it with loss
     weight 0, or show it as it is."""
@@ -90,10 +95,15 @@ class FerKD:
         _check_choice("ensemble", self.ensemble, Combine)
 
     def decide(self, confidence: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-        """The action for each confidence (...) in [0, 1], as uint8 values of ``Action``."""
-        values = np.asarray(confidence)
-        action = np.where(values <= self.middle, Action.CALIBRATED, Action.KEPT)
-        action[(values <= self.low) | (values > self.top)] = Action.DISCARDED
+        """The action for each confidence (...) in [0, 1], as uint8 values of ``Action``.
+
+        Confidences and thresholds are compared as float32, as probabilities are stored: a stored
+        0.15 is at ``low=0.15``.
+        """
+        values = np.asarray(confidence, dtype=np.float32)
+        low, middle, top = (np.float32(edge) for edge in (self.low, self.middle, self.top))
+        action = np.where(values <= middle, Action.CALIBRATED, Action.KEPT)
+        action[(values <= low) | (values > top)] = Action.DISCARDED
         return action.astype(np.uint8)
 
     def apply(
@@ -114,10 +124,8 @@ class FerKD:
             LabelError: the ground truth is needed and unknown.
         """
         members = getattr(topk, "members", None)
-        if members is None:
-            return self._calibrate(topk.recover(tail), topk, targets, tail)  # type: ignore[arg-type]
-        if self.ensemble == "mean":
-            return self._calibrate(topk.recover(tail), None, targets, tail)
+        if members is None or self.ensemble == "mean":
+            return self._calibrate(topk.recover(tail), topk, targets)
         done = [self.apply(member, targets, tail) for member in members]
         return _combine(done, topk.weights, self.ensemble, self.discard)  # type: ignore[union-attr]
 
@@ -126,26 +134,46 @@ class FerKD:
         return (self,) * count
 
     def confidence_of(
-        self, labels: SoftLabels, topk: TopK | None, targets: npt.ArrayLike | None
-    ) -> npt.NDArray[Any]:
-        """(...) the probability that the rule looks at, from stored or recovered labels."""
+        self,
+        labels: SoftLabels | None,
+        topk: TopK | EnsembleTopK | None,
+        targets: npt.ArrayLike | None,
+    ) -> npt.NDArray[np.float32]:
+        """(...) float32: the probability that the rule looks at.
+
+        Of an ensemble the mean over its teachers, by their weights, as ``ensemble="mean"`` asks
+        for: of the ground truth, or of whichever class has most.
+
+        Args:
+            labels: labels (...) of which nothing is stored; not looked at beside ``topk``.
+            topk: stored labels (...) of a teacher, or of an ensemble read together.
+            targets: (...) ground-truth class ids; ``confidence="target"`` needs them all.
+
+        Raises:
+            LabelError: the ground truth is needed and unknown. UsageError: neither labels nor topk.
+        """
+        if topk is None and labels is None:
+            raise UsageError(
+                "a confidence was asked for and neither labels nor topk were given: give one."
+            )
+        held: Any = labels if topk is None else topk
+        members: tuple[Any, ...] = getattr(held, "members", (held,))
         if self.confidence == "target":
-            known = _known(targets, labels.base.shape, 'confidence="target"')
-            return labels.probability(known)
-        if topk is not None:
-            return topk.confidence
-        own = labels.indices[..., :, None] == labels.indices[..., None, :]
-        sums = (own * labels.weights[..., None, :]).sum(axis=-1)
-        return np.asarray(labels.base + np.maximum(sums.max(axis=-1), 0.0))
+            shape = members[0].indices.shape[:-1]
+            known = _known(targets, shape, 'confidence="target"')
+            parts = [member.probability(known).astype(np.float32) for member in members]
+            return parts[0] if len(parts) == 1 else _mean(parts, held.weights)
+        if topk is None:
+            return _largest(held)
+        return np.asarray(members[0].confidence) if len(members) == 1 else _largest_mean(held)
 
     def _calibrate(
         self,
         labels: SoftLabels,
-        topk: TopK | None,
+        topk: TopK | EnsembleTopK,
         targets: npt.ArrayLike | None,
-        tail: Tail | None,
     ) -> Calibrated:
-        action = self.decide(self.confidence_of(labels, topk, targets))
+        action = self.decide(self.confidence_of(None, topk, targets))
         hard_region = action == Action.CALIBRATED
         if hard_region.any():
             shape = labels.base.shape
@@ -238,8 +266,11 @@ class EnsembleFerKD:
         return _combine(done, topk.weights, self.ensemble, self.discard)  # type: ignore[union-attr]
 
     def confidence_of(
-        self, labels: SoftLabels, topk: TopK | None, targets: npt.ArrayLike | None
-    ) -> npt.NDArray[Any]:
+        self,
+        labels: SoftLabels | None,
+        topk: TopK | EnsembleTopK | None,
+        targets: npt.ArrayLike | None,
+    ) -> npt.NDArray[np.float32]:
         """(...) the probability that the rules look at; as ``FerKD.confidence_of``."""
         return self.rules[0].confidence_of(labels, topk, targets)
 
@@ -268,6 +299,39 @@ def _combine(
         action=action,
         weight=_weight(action, discard),
     )
+
+
+def _largest(labels: SoftLabels) -> npt.NDArray[np.float32]:
+    """(...) the largest probability of labels."""
+    of_each = labels.reshape(*labels.base.shape, 1).probability(labels.indices)
+    return np.asarray(np.maximum(of_each.max(axis=-1), labels.base), dtype=np.float32)
+
+
+def _largest_mean(topk: EnsembleTopK) -> npt.NDArray[np.float32]:
+    """(...) the largest of the mean over teachers; of a class that any of them stores or lists."""
+    lists = [member.prior.classes for member in topk.members if member.prior is not None]
+    # Class 0 stands for an empty place: one more candidate.
+    named = [np.maximum(classes, 0) for classes in lists]
+    candidates = np.concatenate([*(member.indices for member in topk.members), *named], axis=-1)
+    parts = [_for_several(member).probability(candidates) for member in topk.members]
+    return np.asarray(_mean(parts, topk.weights).max(axis=-1))
+
+
+def _for_several(topk: TopK) -> TopK:
+    """The same labels with one more leading axis of 1, to broadcast with several classes each."""
+    prior = topk.prior
+    if prior is not None:
+        lists = prior.classes[..., None, :], prior.probs[..., None, :]
+        prior = ImagePrior(*lists, prior.power[..., None])
+    return TopK(topk.indices[..., None, :], topk.probs[..., None, :], topk.num_classes, prior)
+
+
+def _mean(
+    parts: Sequence[npt.NDArray[np.float32]], weights: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """The teachers' probabilities averaged by their weights, rounded once."""
+    weighed = [w * part.astype(np.float64) for w, part in zip(weights.tolist(), parts, strict=True)]
+    return np.asarray(np.sum(weighed, axis=0), dtype=np.float32)
 
 
 def _weight(action: npt.NDArray[np.uint8], discard: Discard) -> npt.NDArray[np.float32]:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from labelstore.calibrate import EnsembleFerKD, FerKD
     from labelstore.ensembles import Ensemble
-    from labelstore.labels import Tail
     from labelstore.passing import Passing
     from labelstore.store import Store
 
@@ -109,7 +108,6 @@ def confidence_order(
     reader: Store | Ensemble,
     ferkd: FerKD | EnsembleFerKD | None = None,
     *,
-    tail: Tail | None = None,
     passing: Passing | None = None,
     least: int = 1,
 ) -> ConfidenceOrder:
@@ -122,8 +120,6 @@ def confidence_order(
     Args:
         reader: a store or an ensemble.
         ferkd: whose ``confidence`` says which probability counts; the largest when None.
-        tail: how the residual mass is spread, where the confidence is that of recovered labels;
-            as for ``TopK.recover``.
         passing: when given, views that are discarded take no part.
         least: how many views of an image take part of which none passes, its most confident ones,
             1..num_views.
@@ -140,7 +136,7 @@ def confidence_order(
     views = np.empty((reader.num_images, reader.num_views), dtype=np.uint16)
     views[:] = np.arange(reader.num_views)
     counts = np.full(reader.num_images, reader.num_views, dtype=np.int32)
-    for rows, plane in confidence_planes(reader, ferkd, tail):
+    for rows, plane in confidence_planes(reader, ferkd):
         # NaN is larger than every number to argsort, and so stands last.
         order = np.argsort(-plane, axis=1, kind="stable")
         if passing is not None:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.calibrate import EnsembleFerKD
-    from labelstore.labels import Tail
     from labelstore.passing import Counts, Decisions
     from labelstore.store import Store
 
@@ -52,7 +51,6 @@ def dry_run(
     epochs: int | None = None,
     budget: float = 1.0,
     seed: int = 0,
-    tail: Tail | None = None,
 ) -> dict[str, Any]:
     """What a schedule would show, ready for JSON.
 
@@ -67,8 +65,6 @@ def dry_run(
         epochs: how many epochs the training has; None: not said, for the curricula an error.
         budget: share of the images that an epoch shows, as for ``ViewSampler``.
         seed: of the schedule.
-        tail: how the residual mass is spread, where the confidence is that of recovered labels;
-            as for ``TopK.recover``.
 
     Returns:
         a dict of
@@ -110,7 +106,7 @@ def dry_run(
     if not images.size:
         raise NotFoundError(f"{reader.path} has no labelled image: there is nothing to schedule.")
     share = budget_share(budget, len(images))
-    decided = decisions(reader, rule, tail)
+    decided = decisions(reader, rule)
     left = _count(decided.passes, images)
     calibrated = int(_count(decided.calibrated, images).sum())
     crops = len(images) * reader.num_views

@@ -206,6 +206,16 @@ class Ensemble:
             height = np.where(unknown, theirs[1], height)
         return width, height
 
+    def image_digests(self, images: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+        """xxh3_64 of the encoded files of images by position; 0 where no member knows it."""
+        rows = in_range(images, self.num_images, "image", "the ensemble")
+        known = self.members[0].image_digests(self._rows[0][rows])
+        for member, order in zip(self.members[1:], self._rows[1:], strict=True):
+            if (known > 0).all():
+                break
+            known = np.where(known > 0, known, member.image_digests(order[rows]))
+        return known
+
     def views(self, images: npt.ArrayLike | Sequence[str], views: npt.ArrayLike) -> Views:
         """Boxes and flips of views, the same for all members; as ``Store.views``."""
         rows = self.positions(images)
@@ -352,7 +362,7 @@ def _check_laws(first: Store, member: Store, names: str) -> None:
 
 
 def _check_crops(both: Ensemble, number: int, keys: tuple[str, ...]) -> None:
-    """The same files of the same size, and the same boxes where they are stored."""
+    """The same files at the same size, and the same boxes where they are stored."""
     first, member = both.members[0], both.members[number]
     names = f"{first.path} and {member.path}"
     rows, order = both.member_rows(0), both.member_rows(number)
@@ -363,8 +373,8 @@ def _check_crops(both: Ensemble, number: int, keys: tuple[str, ...]) -> None:
             f"{names} were made from photos of other sizes, {differing.size} in all, first "
             f"{keys[differing[0]]!r}: generate both from the same files."
         )
-    one, other = first.image_digests(rows), member.image_digests(order)
-    differing = np.flatnonzero((one != other) & (one != 0) & (other != 0))
+    own, other = first.image_digests(rows), member.image_digests(order)
+    differing = np.flatnonzero((own != other) & (own > 0) & (other > 0))
     if differing.size:
         raise MismatchError(
             f"{names} were made from other files under the same keys, {differing.size} in all, "

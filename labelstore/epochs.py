@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.calibrate import EnsembleFerKD, FerKD
-    from labelstore.labels import Tail
     from labelstore.store import Store
 
 __all__ = ["EpochOrder"]
@@ -53,7 +52,6 @@ class EpochOrder:
         schedule: Schedule | None = None,
         epochs: int | None = None,
         budget: float = 1.0,
-        tail: Tail | None = None,
         images: Sequence[int] | Sequence[str] | npt.NDArray[np.int64] | None = None,
     ) -> None:
         """Plan epochs over the labelled images of a store.
@@ -73,8 +71,6 @@ class EpochOrder:
             epochs: how many epochs the whole training has; the two curricula need it.
             budget: share of the images that an epoch shows, 0.01 to 1, to the nearest fraction with
                 a denominator of at most 100.
-            tail: how the residual mass is spread, where the rule looks at recovered labels; as for
-                ``TopK.recover``.
             images: the images to use, by number or by key; all when None. Images without labels
                 (unreadable ones) are left out.
 
@@ -87,7 +83,6 @@ class EpochOrder:
         self.views_per_image = views_per_image = _whole(views_per_image, "views per image")
         self.shuffle = shuffle
         self.seed = _whole(seed, "seed")
-        self.tail = tail
         missing = store.missing_blocks()
         if missing:
             raise IncompleteError(
@@ -108,10 +103,10 @@ class EpochOrder:
         self.budget = budget_share(budget, len(self.images))
         self._passing = self._order = None
         if replaces and self.schedule != "random":
-            self._passing = passing(store, ferkd, views_per_image, tail)  # type: ignore[arg-type]
+            self._passing = passing(store, ferkd, views_per_image)  # type: ignore[arg-type]
         if self.epochs is not None:
             self._order = confidence_order(
-                store, ferkd, tail=tail, passing=self._passing, least=views_per_image
+                store, ferkd, passing=self._passing, least=views_per_image
             )
 
     def check(self, epoch: int) -> int:
@@ -178,7 +173,6 @@ class EpochOrder:
             "epochs": self.epochs,
             "budget": str(self.budget),
             "ferkd": self._rule(),
-            "tail": self._tail(),
         }
 
     def _rule(self) -> dict[str, Any] | None:
@@ -191,22 +185,6 @@ class EpochOrder:
             name: list(value) if isinstance(value, tuple) else value
             for name, value in fields.items()
         }
-
-    def _tail(self) -> str | None:
-        """The tail where views are chosen by a recovered probability, None where it is stored."""
-        if self._passing is None and self._order is None:
-            return None
-        mean = isinstance(self.store, Ensemble) and (
-            self._order is not None or (self.ferkd is not None and self.ferkd.ensemble == "mean")
-        )
-        target = self.ferkd is not None and self.ferkd.confidence == "target"
-        if not (mean or target):
-            return None
-        if self.tail is not None:
-            return self.tail
-        members = self.store.members if isinstance(self.store, Ensemble) else (self.store,)
-        own = {"image" if member.manifest.prior_size else "uniform" for member in members}
-        return own.pop() if len(own) == 1 else "each teacher's own"
 
 
 def _whole(value: Any, name: str) -> int:

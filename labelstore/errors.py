@@ -32,6 +32,7 @@ __all__ = [
     "LaunchWarning",
     "MismatchError",
     "NotFoundError",
+    "PartialDataWarning",
     "ReplayWarning",
     "SourceError",
     "StoreError",
@@ -144,3 +145,7 @@ class LaunchWarning(UserWarning):
 
 class FallbackWarning(UserWarning):
     """What was asked for is not in the store, and something else was used in its stead."""
+
+
+class PartialDataWarning(UserWarning):
+    """A data set lacks some of the photos that a store has labels of; these are left out."""

@@ -17,6 +17,7 @@ from labelstore.manifest import LOGITS_PROBE, Manifest, fingerprint
 from labelstore.pipeline import Silent
 from labelstore.probes import library_versions, make_probe, other_photo
 from labelstore.running import LocalEngine, Run, Settings
+from labelstore.sources import check_outside
 from labelstore.store import Store, backend_of
 from labelstore.views import ViewLaw
 from labelstore.writer import StoreWriter
@@ -110,6 +111,9 @@ class Report:
     """Blocks that other processes made meanwhile."""
     blocks_missing: int = 0
     """Blocks that are not there yet: other processes have them, or died over them."""
+    passed_over: Mapping[str, Any] = field(default_factory=dict)
+    """Files of the source that are none of its images: ``count`` of all, ``suffixes`` with the
+    count of each, and ``first``, up to ten names."""
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -263,6 +267,7 @@ def _report(run: Run, number: int, output: Output, source: ImageSource) -> Repor
         waiting_share=round(run.waited_seconds / seconds, 4) if views else None,
         blocks_elsewhere=there - run.found[number] - run.blocks[number],
         blocks_missing=manifest.num_blocks - there,
+        passed_over=source.passed_over.to_json(),
     )
 
 
@@ -326,6 +331,7 @@ def _check(
                 "them on one device, or make their stores in two runs."
             )
         check_table(source.keys, output.targets, len(source), teacher.num_classes)
+        check_outside(source, output.path)
 
 
 def _manifests(

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from labelstore.store import Store
 
     Int64Array = npt.NDArray[np.int64]
-    Float64Array = npt.NDArray[np.float64]
 
 __all__ = ["HISTOGRAM_EDGES", "TABLE_EDGES", "report"]
 
@@ -139,7 +138,7 @@ class _Tally:
             views.add(plane, images)
             whole.add(means, images)
 
-    def _read_labels(self, images: Int64Array) -> Float64Array | None:
+    def _read_labels(self, images: Int64Array) -> npt.NDArray[np.float32] | None:
         """Count agreement; the ground truth's probabilities (n, V) when the rule looks at them."""
         by_target = self._rule.confidence == "target"
         known = self._store.targets[images] >= 0
@@ -150,15 +149,16 @@ class _Tally:
             return None
         targets = self._store.targets[images]
         manifest = self._store.manifest
-        plane = np.empty((len(images), manifest.num_views)) if by_target else None
+        # As probabilities are stored, and compared with thresholds.
+        shape = (len(images), manifest.num_views)
+        plane = np.empty(shape, dtype=np.float32) if by_target else None
         group = len(images) * manifest.group_views * (manifest.k + manifest.prior_size)
         step = max(_PAIRS // group, 1) * manifest.group_views
         for start in range(0, manifest.num_views, step):
             columns = slice(start, min(start + step, manifest.num_views))
             topk = self._store.read(images[:, None], np.arange(columns.start, columns.stop)[None])
             if plane is not None:
-                labels = topk.recover()
-                plane[:, columns] = self._rule.confidence_of(labels, topk, targets[:, None])
+                plane[:, columns] = self._rule.confidence_of(None, topk, targets[:, None])
             self._hits += _hits(topk, targets, self._n)
         return plane
 

@@ -181,6 +181,26 @@ class TopK:
         """(...) float32: the largest probability."""
         return self.probs[..., 0]
 
+    def probability(self, classes: npt.ArrayLike) -> Float32Array:
+        """(...) float32: the teacher's own probability of one class of each label.
+
+        As it is stored, where it is; else what ``recover()`` spreads to the class, whatever tail
+        labels are recovered with elsewhere: an estimate between 0 and the residual mass.
+        ``classes`` are ids, 0..num_classes-1; they and the labels broadcast together.
+        """
+        wanted = np.asarray(classes)
+        same = (wanted[..., None] == self.indices) & (self.probs > 0)
+        stored = same.any(axis=-1)
+        own = np.where(same, self.probs, np.float32(0)).max(axis=-1)
+        if stored.all():
+            return np.asarray(own)
+        if stored.shape != self.probs.shape[:-1]:
+            spread = self.recover().probability(wanted).astype(np.float32)
+            return np.where(stored, own, spread)
+        wanted = np.broadcast_to(wanted, stored.shape)
+        own[~stored] = self[~stored].recover().probability(wanted[~stored])
+        return np.asarray(own)
+
     def __len__(self) -> int:
         return len(self.indices)
 

@@ -14,7 +14,7 @@ from labelstore.errors import LaunchWarning, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-__all__ = ["Launch", "launched", "own_cores", "take_gpu"]
+__all__ = ["Launch", "launched", "own_cores", "take_gpu", "torchrun_ranks"]
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _SRUN = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
@@ -103,6 +103,15 @@ def _is_step(environment: Mapping[str, str]) -> bool:
     """Whether srun started this process."""
     step = environment.get("SLURM_STEP_ID") or environment.get("SLURM_STEPID") or ""
     return step.isdecimal() and int(step) < _OWN_STEP
+
+
+def torchrun_ranks(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """Number of processes and this one's rank as torchrun's variables say; None where this is the
+    only one, or was not started by torchrun."""
+    world, rank = environment.get("WORLD_SIZE", ""), environment.get("RANK", "")
+    if not (world.isdecimal() and rank.isdecimal()) or int(world) <= 1:
+        return None
+    return int(world), int(rank)
 
 
 def take_gpu(

@@ -297,7 +297,7 @@ def _compare(means: _Means, made: Store) -> _Comparison:
             actions.append(action)
         if action is not None and isinstance(rule, FerKD):
             target = np.full(len(views), made.targets[image])
-            again = rule.decide(rule.confidence_of(topk.recover(), topk, target))
+            again = rule.decide(rule.confidence_of(None, topk, target))
             agreeing.append((again == Action.DISCARDED) == (action == Action.DISCARDED))
     found = distances((labels.dense(), stored) for labels, stored in pairs)
     if not actions:

@@ -13,7 +13,6 @@ import numpy as np
 
 from labelstore.calibrate import Action, FerKD
 from labelstore.ensembles import Ensemble
-from labelstore.labels import TopK
 from labelstore.schedule import most_confident
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.calibrate import EnsembleFerKD
-    from labelstore.labels import Tail
     from labelstore.store import Store
 
     BoolArray = npt.NDArray[np.bool_]
@@ -93,7 +91,6 @@ def passing(
     reader: Store | Ensemble,
     ferkd: FerKD | EnsembleFerKD,
     count: int,
-    tail: Tail | None = None,
 ) -> Passing:
     """Apply a rule to the confidence of every view.
 
@@ -101,43 +98,38 @@ def passing(
         reader: a store or an ensemble, complete.
         ferkd: the rule; for an ensemble its ``ensemble`` says how the teachers combine.
         count: how many views to keep of an image that has no passing one, 1..num_views.
-        tail: how the residual mass is spread, where the confidence is that of recovered labels;
-            as for ``TopK.recover``.
 
     Raises:
         LabelError: ``confidence="target"`` and an image without ground truth.
         StoreError: labels are missing or damaged.
         UsageError: rules for another number of teachers.
     """
-    bits = decisions(reader, ferkd, tail).passes
+    bits = decisions(reader, ferkd).passes
     hopeless = np.flatnonzero(~bits.any(axis=1) & reader.labelled())
     best = np.empty((len(hopeless), count), dtype=np.int64)
     targets = np.asarray(reader.targets)
     for start in range(0, len(hopeless), _RUN_IMAGES):
         run = slice(start, start + _RUN_IMAGES)
-        confidence = _confidence(reader, hopeless[run], ferkd, tail, targets, reader.num_views)
+        confidence = _confidence(reader, hopeless[run], ferkd, targets, reader.num_views)
         best[run] = most_confident(confidence, count)
     return Passing(bits, reader.num_views, hopeless, best)
 
 
-def decisions(
-    reader: Store | Ensemble, ferkd: FerKD | EnsembleFerKD, tail: Tail | None = None
-) -> Decisions:
+def decisions(reader: Store | Ensemble, ferkd: FerKD | EnsembleFerKD) -> Decisions:
     """What a rule does with every labelled view; the arguments and errors are ``passing``'s."""
     targets = np.asarray(reader.targets)
     if not isinstance(reader, Ensemble):
         (rule,) = ferkd.rules_for(1)
-        return _decide(reader, rule, tail, targets, reader.labelled(), reader.num_views)
+        return _decide(reader, rule, targets, reader.labelled(), reader.num_views)
     if ferkd.ensemble == "mean":
         (rule,) = ferkd.rules_for(1)
-        return _decide(reader, rule, tail, targets, reader.labelled(), reader.num_views)
-    return _combined(reader, ferkd, tail)
+        return _decide(reader, rule, targets, reader.labelled(), reader.num_views)
+    return _combined(reader, ferkd)
 
 
 def confidence_planes(
     reader: Store | Ensemble,
     ferkd: FerKD | EnsembleFerKD | None = None,
-    tail: Tail | None = None,
 ) -> Planes:
     """Runs of images, as slices, and their confidences (n, num_views) floats, NaN without labels.
 
@@ -147,15 +139,13 @@ def confidence_planes(
     Args:
         reader: a store or an ensemble; its confidence is that of the mean label.
         ferkd: whose ``confidence`` says which probability counts; the largest when None.
-        tail: how the residual mass is spread, where the confidence is that of recovered labels;
-            as for ``TopK.recover``.
     """
     rule = FerKD() if ferkd is None else ferkd
     targets = np.asarray(reader.targets)
-    return _planes(reader, rule, tail, targets, reader.labelled(), reader.num_views)
+    return _planes(reader, rule, targets, reader.labelled(), reader.num_views)
 
 
-def _combined(reader: Ensemble, ferkd: FerKD | EnsembleFerKD, tail: Tail | None) -> Decisions:
+def _combined(reader: Ensemble, ferkd: FerKD | EnsembleFerKD) -> Decisions:
     """The members' decisions, each read in its own order of images, combined image by image."""
     passes = calibrated = np.zeros((1, 1), dtype=np.uint8)
     counts: list[Counts] = []
@@ -168,7 +158,7 @@ def _combined(reader: Ensemble, ferkd: FerKD | EnsembleFerKD, tail: Tail | None)
         wanted[rows] = labelled
         targets = np.full(member.num_images, -1, dtype=np.int32)
         targets[rows] = reader.targets
-        found = _decide(member, rule, tail, targets, wanted, reader.num_views)
+        found = _decide(member, rule, targets, wanted, reader.num_views)
         counts += found.counts
         mine, changed = found.passes[rows], found.calibrated[rows]
         if not number:
@@ -182,7 +172,6 @@ def _combined(reader: Ensemble, ferkd: FerKD | EnsembleFerKD, tail: Tail | None)
 def _decide(
     reader: Store | Ensemble,
     rule: FerKD,
-    tail: Tail | None,
     targets: npt.NDArray[np.int32],
     wanted: BoolArray,
     num_views: int,
@@ -191,7 +180,7 @@ def _decide(
     passes = np.zeros((reader.num_images, -(-num_views // 8)), dtype=np.uint8)
     calibrated = np.zeros_like(passes)
     low = changed = kept = high = 0
-    for rows, plane in _planes(reader, rule, tail, targets, wanted, num_views):
+    for rows, plane in _planes(reader, rule, targets, wanted, num_views):
         # An unreadable image has no confidence (NaN), and no bit.
         known = ~np.isnan(plane)
         action = rule.decide(plane)
@@ -210,7 +199,6 @@ def _decide(
 def _planes(
     reader: Store | Ensemble,
     rule: FerKD | EnsembleFerKD,
-    tail: Tail | None,
     targets: npt.NDArray[np.int32],
     wanted: BoolArray,
     num_views: int,
@@ -225,7 +213,7 @@ def _planes(
         images = rows.start + np.flatnonzero(wanted[rows])
         if not images.size:
             continue
-        found = _confidence(reader, images, rule, tail, targets, num_views)
+        found = _confidence(reader, images, rule, targets, num_views)
         plane = np.full((rows.stop - rows.start, num_views), np.nan, dtype=found.dtype)
         plane[images - rows.start] = found
         yield rows, plane
@@ -235,19 +223,13 @@ def _confidence(
     reader: Store | Ensemble,
     images: npt.NDArray[np.int64],
     rule: FerKD | EnsembleFerKD,
-    tail: Tail | None,
     targets: npt.NDArray[np.int32],
     num_views: int,
 ) -> npt.NDArray[Any]:
-    """(n, num_views) floats from labels as stored; of the mean label for an ensemble.
-
-    The rule's own precision is kept, since a threshold may meet a confidence exactly.
-    """
+    """(n, num_views) float32 from labels as stored; of an ensemble the mean over its members."""
     known = targets[images][:, None]
     parts = []
     for group in range(-(-num_views // reader.manifest.group_views)):
         columns = np.arange(num_views)[reader.manifest.group_slice(group)]
-        topk = reader.read(images[:, None], columns)
-        stored = topk if isinstance(topk, TopK) else None
-        parts.append(rule.confidence_of(topk.recover(tail), stored, known))
+        parts.append(rule.confidence_of(None, reader.read(images[:, None], columns), known))
     return np.concatenate(parts, axis=1)

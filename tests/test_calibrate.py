@@ -9,6 +9,7 @@ from labelstore.calibrate import Action, EnsembleFerKD, FerKD
 from labelstore.ensembles import EnsembleTopK
 from labelstore.errors import LabelError, UsageError
 from labelstore.labels import TopK
+from labelstore.prior import ImagePrior
 
 C = 6
 
@@ -159,10 +160,83 @@ def test_one_stored_class(tail):
     np.testing.assert_allclose(dense[0], [0.02, 0.02, 0.02, 0.9, 0.02, 0.02], atol=1e-7)
     soft = [0.1, 0.5, 0.1, 0.1, 0.1, 0.1] if tail == "uniform" else [0, 1, 0, 0, 0, 0]
     np.testing.assert_allclose(dense[1], soft, atol=1e-7)
-    # The ground truth is not stored: its confidence is what the tail gives it.
+    # The ground truth is not stored: 0.1 of the residual is its part, whatever the label's tail.
     by_target = FerKD(0.05, 0.125, confidence="target").apply(topk[1:2], [3], tail)
-    given = Action.CALIBRATED if tail == "uniform" else Action.DISCARDED
-    assert by_target.action.tolist() == [given]
+    assert by_target.action.tolist() == [Action.CALIBRATED]
+
+
+ROUND = [0.05, 0.1, 0.15, 0.3, 0.35, 0.45, 0.6, 0.85, 0.95]
+"""Thresholds that are no exact number in any precision."""
+
+
+@pytest.mark.parametrize("num_classes", [7, 20, 1000])
+@pytest.mark.parametrize("tail", ["uniform", "none", "image"])
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_threshold_meets_a_stored_probability_alike_whatever_is_looked_at(num_classes, tail, k):
+    values = np.float32(ROUND)
+    prior = None
+    if tail == "image":
+        lists = np.tile([3, 5, 6], (len(values), 1)), np.tile([0.5, 0.3, 0.1], (len(values), 1))
+        prior = ImagePrior(*lists, np.full(len(values), 0.7))
+    second = np.minimum((1 - values) / 2, values)
+    probs = np.stack([values, second], -1)[:, :k]
+    topk = TopK(np.tile([2, 4], (len(values), 1))[:, :k], probs, num_classes, prior)
+    targets = np.full(len(values), 2)
+    for edge in ROUND:
+        for edges in ((edge, edge, 1.0), (0.0, edge, 1.0), (0.0, 0.0, edge)):
+            by_max = FerKD(*edges).apply(topk, targets, tail).action
+            by_target = FerKD(*edges, confidence="target").apply(topk, targets, tail).action
+            assert by_max.tolist() == by_target.tolist()
+            at = by_max[ROUND.index(edge)]
+            bound = {0: Action.DISCARDED, 1: Action.CALIBRATED}
+            expected = bound[0] if edges[0] == edge else bound[1] if edges[1] == edge else 0
+            assert at == expected
+    # Two teachers that say the same have a mean of just that.
+    both = EnsembleTopK((topk, topk, topk), np.full(3, 1 / 3))
+    for confidence in ("max", "target"):
+        rule = FerKD(confidence=confidence, ensemble="mean")
+        assert (rule.confidence_of(None, both, targets) == values).all()
+        mean = rule.apply(both, targets, tail).action
+        assert mean.tolist() == FerKD().apply(topk, targets, tail).action.tolist()
+
+
+def test_the_mean_is_that_of_the_teachers_own_probabilities_whatever_the_tail():
+    rng = np.random.default_rng(3)
+    members = []
+    for listed in (0, 4):
+        probs = np.sort(rng.dirichlet(np.full(C, 0.4), 60), 1)[:, ::-1][:, :2] * 0.9
+        indices = rng.random((60, C)).argsort(1)
+        lists = rng.random((60, C)).argsort(1)[:, :listed], np.full((60, listed), 0.2)
+        prior = ImagePrior(*lists, np.ones(60)) if listed else None
+        members.append(TopK(indices[:, :2], probs, C, prior))
+    both = EnsembleTopK(tuple(members), np.array([0.3, 0.7]))
+    targets = rng.integers(0, C, 60)
+    dense = both.recover().dense()
+    for confidence, expected in (
+        ("max", dense.max(1)),
+        ("target", dense[np.arange(60), targets]),
+    ):
+        rule = FerKD(confidence=confidence, ensemble="mean")
+        np.testing.assert_allclose(rule.confidence_of(None, both, targets), expected, atol=1e-6)
+        np.testing.assert_allclose(
+            rule.confidence_of(both.recover(), None, targets), expected, atol=1e-6
+        )
+        actions = [rule.apply(both, targets, tail).action.tolist() for tail in (None, "none")]
+        assert actions[0] == actions[1]
+    with pytest.raises(UsageError, match="neither labels nor topk"):
+        FerKD().confidence_of(None, None, targets)
+
+
+def test_the_teachers_own_probability_of_a_class():
+    prior = ImagePrior(np.array([[1, 2, 5]]), np.array([[0.5, 0.3, 0.1]]), np.ones(1))
+    plain = TopK([[5, 3]], [[0.4, 0.0]], 10)
+    assert plain.probability([5]) == np.float32(0.4)
+    # An empty place is no stored class.
+    np.testing.assert_allclose(plain.probability([3]), 0.6 / 9, rtol=1e-6)
+    listed = TopK([[5]], [[0.4]], 10, prior)
+    np.testing.assert_allclose(listed.probability([1]), 0.3, rtol=1e-6)
+    # Stored sums that rounding brought above 1 are not scaled.
+    assert TopK([[1, 2]], [[0.6, 0.5]], 10).probability([2]) == np.float32(0.5)
 
 
 @pytest.mark.parametrize("k", [1, 2, C])

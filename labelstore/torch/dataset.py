@@ -16,6 +16,7 @@ from labelstore.errors import MismatchError, ReplayWarning, UsageError
 from labelstore.recovery import Recovery
 from labelstore.reduced import Photo
 from labelstore.torch.collate import TorchSoftLabels
+from labelstore.torch.identity import PhotoIdentity
 from labelstore.torch.photos import Photos
 from labelstore.torch.stored import StoredLabels
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from labelstore.ensembles import Ensemble
     from labelstore.labels import LabelType, Tail
     from labelstore.store import Store
+    from labelstore.torch.identity import CheckPhotos
     from labelstore.torch.photos import Decoding
 
     Boxes = npt.NDArray[np.int32]
@@ -75,19 +77,23 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         decode: Decoding = "whole",
         labels: Literal["recovered", "stored"] = "recovered",
         check_pixels: bool | Literal["raise"] = True,
+        check_photos: CheckPhotos = "digest",
     ) -> None:
         """Align photos with a store's labels.
 
         Args:
             dataset: a source of ``labelstore.sources.open_source``, or any map-style data set
                 whose items are photos or start with one: a PIL image, a uint8 tensor (3 or 1, H,
-                W) or (H, W), or encoded bytes. In any order, and possibly with more images than
-                the store. None where photos are read elsewhere (``views_of``); nothing is then
-                probed.
+                W) or (H, W), or encoded bytes. In any order, possibly with more images than the
+                store, or with fewer: images without a photo are then left out by ``ViewSampler``,
+                with a warning that says how many (PartialDataWarning). None where photos are read
+                elsewhere (``views_of``); nothing is then probed.
             store: where the labels are; a store, or an ensemble, whose first member is "the
                 teacher" below.
-            keys: the store's key of each item. When None: those of a source, or the paths
-                relative to ``root`` of an ImageFolder or DatasetFolder.
+            keys: the store's key of each item. When None: those of a source, or the paths of an
+                ImageFolder or DatasetFolder (or a Subset of one) relative to its ``root``, or to
+                the folder below or above it that the store was made from, as for torchvision's
+                ImageNet.
             size: side, or (height, width), of the views in pixels; the teacher's when None.
             interpolation: a name from ``labelstore.images.INTERPOLATIONS``; the teacher's when
                 None.
@@ -114,6 +120,14 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 data.recovery)`` makes the same on the device. Not together with temperature.
             check_pixels: whether to compare a few views with what the store's producer saw: True
                 warns (``ReplayWarning``), ``"raise"`` raises, False skips it.
+            check_photos: what is compared of each photo, when it is read, with the one that was
+                labelled. ``"digest"``: its size, and the digest of its file where encoded bytes
+                are at hand (a source, items that are bytes: each time) or a path is (ImageFolder,
+                DatasetFolder, PIL images that know their file: the first time that the photo is
+                met). Of tensors, and of images without a file, that is no more than the size: an
+                exchanged photo of the same size is not noticed, nor one that EXIF mirrors or turns
+                upside down, unless it is one of the few that check_pixels looks at. ``"size"``: the
+                size alone, for copies that were encoded anew. ``"none"``: nothing.
 
         Raises:
             UsageError: arguments that are missing or do not fit each other.
@@ -140,7 +154,8 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 f"{store.path} does not say which crops its labels belong to: make it with a view "
                 "law or with boxes and flips."
             )
-        self._photos = Photos(dataset, store, keys, decode)
+        self.identity = PhotoIdentity(store, check_photos)
+        self._photos = Photos(dataset, store, keys, decode, self.identity)
         self.size = _size(store, size)
         self.interpolation = str(
             interpolation or _teacher(store, "interpolation", 'pass interpolation="bilinear"')
@@ -162,12 +177,18 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         """How many images the store has; not all of them need be labelled (``ViewSampler``)."""
         return self.store.num_images
 
+    @property
+    def has_photo(self) -> npt.NDArray[np.bool_] | None:
+        """(num_images,) bool: which images have a photo here; None where photos are read
+        elsewhere."""
+        return self._photos.present()
+
     def __getitem__(self, show: Show) -> Sample:
         """Pixels (m, 3, height, width) and m labels of one image's views.
 
         Raises:
             UsageError: an item that is no photo as it was stored, or a plain index.
-            MismatchError: the photo has another size than the one that was labelled.
+            MismatchError: the photo is not the one that was labelled (``check_photos``).
             SourceError: the photo cannot be decoded. StoreError, NotFoundError: as ``Store.read``.
         """
         return self.__getitems__([show])[0]
@@ -187,11 +208,12 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
 
         Args:
             shows: images by number, and the views of each.
-            photos: the upright RGB photo of each (``as_photo``).
+            photos: the upright RGB photo of each (``as_photo``), compared with the one that was
+                labelled by whoever read it (``identity``).
 
         Raises:
-            MismatchError: a photo has another size than the one that was labelled. StoreError,
-                NotFoundError: as ``Store.read``.
+            MismatchError: a view reaches outside its photo. StoreError, NotFoundError: as
+                ``Store.read``.
         """
         return self._samples(shows, (partial(_given, photo) for photo in photos))
 
@@ -209,7 +231,6 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         for show, count, photo_for in zip(shows, counts, photos, strict=True):
             rows = slice(start, start + count)
             photo = photo_for(geometry.box[rows])
-            self._check_size(photo, show.image)
             pixels = self._pixels(photo, geometry.box[rows], geometry.flip[rows], show.image)
             samples.append((pixels, labels[rows]))
             start += count
@@ -227,15 +248,6 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
 
     def _photo(self, image: int, boxes: Boxes) -> Photo:
         return self._photos.read(image, boxes, self.size)
-
-    def _check_size(self, photo: Photo, image: int) -> None:
-        width, height = (int(side) for side in self.store.sizes(image))
-        if width > 0 and (photo.width, photo.height) != (width, height):
-            raise MismatchError(
-                f"the photo {self.store.keys[image]!r} is {photo.width} x {photo.height} pixels "
-                f"and {width} x {height} was labelled: give the data set the teacher's own files, "
-                "without a transform that resizes or crops."
-            )
 
     def _pixels(
         self,
@@ -296,7 +308,6 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         manifest = self.store.manifest
         height, width = manifest.teachers[0]["input_size"]
         filter_name = str(manifest.teachers[0]["interpolation"])
-        self._check_size(photo, image)
         entries = [entry for entry in manifest.probe if entry["key"] == self.store.keys[image]]
         differing = 0
         for entry in entries:
@@ -323,7 +334,9 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
 
     def _replay_probe(self, strict: bool) -> None:
         """Cut the views whose digests the producer kept, and tell when any differs."""
-        found = [self.differing(self._photos.read(image), image) for image in sorted(self.probed())]
+        held = self.has_photo
+        probed = [image for image in sorted(self.probed()) if held is None or held[image]]
+        found = [self.differing(self._photos.read(image), image) for image in probed]
         self.tell(sum(row[0] for row in found), sum(row[1] for row in found), strict, 3)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,8 +12,9 @@ import torch
 from PIL import Image
 
 from labelstore import images
-from labelstore.errors import MismatchError, UsageError
+from labelstore.errors import MismatchError, PartialDataWarning, UsageError
 from labelstore.reduced import Photo, decode, reduction_for
+from labelstore.source_classes import other_form
 from labelstore.sources import ImageSource
 
 if TYPE_CHECKING:
@@ -21,8 +24,9 @@ if TYPE_CHECKING:
 
     from labelstore.ensembles import Ensemble
     from labelstore.store import Store
+    from labelstore.torch.identity import PhotoIdentity
 
-__all__ = ["Decoding", "Photos", "as_photo"]
+__all__ = ["Decoding", "Photos", "as_photo", "file_of"]
 
 Decoding = Literal["whole", "reduced"]
 """Whether photos are decoded whole, or JPEG files as small as their views allow."""
@@ -32,13 +36,19 @@ class Photos:
     """A map-style data set of photos, in the order of a store's images."""
 
     def __init__(
-        self, dataset: Any, store: Store | Ensemble, keys: Sequence[str] | None, decoding: Decoding
+        self,
+        dataset: Any,
+        store: Store | Ensemble,
+        keys: Sequence[str] | None,
+        decoding: Decoding,
+        identity: PhotoIdentity,
     ) -> None:
         """Align a data set with a store; the arguments are ``SoftLabelDataset``'s.
 
         Raises:
             UsageError: keys that are missing or stand there twice, or another way of decoding.
-            MismatchError: an image with labels has no photo.
+            MismatchError: no image with labels has a photo. Warns (PartialDataWarning) where some
+                have none.
         """
         if decoding not in ("whole", "reduced"):
             raise UsageError(f'decode is {decoding!r}, expected "whole" or "reduced": choose one.')
@@ -49,8 +59,16 @@ class Photos:
             )
         self._dataset = dataset
         self._keys = store.keys
-        self._rows = None if dataset is None else _align(store, _keys_of(dataset, keys))
+        self._identity = identity
+        self._paths = _paths_of(dataset)
+        self._rows: npt.NDArray[np.int64] | None = None
+        if dataset is not None:
+            self._rows = _align(store, _keys_of(dataset, keys, self._paths, store))
         self._reduced = decoding == "reduced"
+
+    def present(self) -> npt.NDArray[np.bool_] | None:
+        """(num_images,) bool: which of the store's images have a photo; None without a data set."""
+        return None if self._rows is None else self._rows >= 0
 
     def read(
         self,
@@ -66,8 +84,9 @@ class Photos:
                 reduced for. Whole when None.
 
         Raises:
-            MismatchError: there is none. SourceError: it cannot be decoded. UsageError: the data
-                set gives something else, or there is no data set.
+            MismatchError: there is none, or it is another file than the one that was labelled.
+            SourceError: it cannot be decoded. UsageError: the data set gives something else, or
+                there is no data set.
         """
         key = self._keys[image]
         if self._rows is None:
@@ -77,42 +96,107 @@ class Photos:
             )
         row = int(self._rows[image])
         if row < 0:
-            raise MismatchError(f"the data set has no image {key!r}: it has no stored labels.")
+            raise MismatchError(
+                f"the data set has no image {key!r} and was asked for it: give a sampler the data "
+                "set instead of its store, so that images without a photo are left out."
+            )
         reduction = 1
         if self._reduced and boxes is not None and size is not None:
             reduction = reduction_for(boxes, size)
         if isinstance(self._dataset, ImageSource):
-            return decode(self._dataset.read(row), str(self._dataset.path_of(row)), reduction)
+            data = self._dataset.read(row)
+            photo = decode(data, str(self._dataset.path_of(row)), reduction)
+            self._identity.check(photo, image, data=data)
+            return photo
         item = self._dataset[row]
         data = _first(item)
         if isinstance(data, bytes):
-            return decode(data, key, reduction)
+            photo = decode(data, key, reduction)
+            self._identity.check(photo, image, data=data)
+            return photo
         if self._reduced:
             raise UsageError(
                 f'decode is "reduced" and the data set gives a {type(data).__name__} for {key!r}, '
                 "expected encoded bytes: give labelstore.sources.open_source(folder), or decode "
                 "whole."
             )
-        return Photo.whole(as_photo(item, key))
+        path = file_of(item) if self._paths is None else self._paths[row]
+        photo = Photo.whole(as_photo(item, key))
+        # After the data set has read the file, so that it is in memory.
+        self._identity.check(photo, image, path=path)
+        return photo
 
 
-def _keys_of(dataset: Any, keys: Sequence[str] | None) -> Sequence[str]:
+def _paths_of(dataset: Any) -> list[str] | None:
+    """The file of each item of an ImageFolder or DatasetFolder, or of a Subset; None where unknown.
+
+    A source's files are not looked for: it gives their bytes.
+    """
+    if isinstance(dataset, torch.utils.data.Subset):
+        paths = _paths_of(dataset.dataset)
+        return None if paths is None else [paths[index] for index in dataset.indices]
+    samples = getattr(dataset, "samples", None)
+    if not isinstance(samples, (list, tuple)) or not all(
+        isinstance(sample, (list, tuple)) and sample and isinstance(sample[0], (str, os.PathLike))
+        for sample in samples
+    ):
+        return None
+    return [os.fspath(sample[0]) for sample in samples]
+
+
+def _keys_of(
+    dataset: Any, keys: Sequence[str] | None, paths: list[str] | None, store: Store | Ensemble
+) -> Sequence[str]:
     """The key of each item of a data set."""
     if keys is None and isinstance(dataset, ImageSource):
         return dataset.keys
     if keys is None:
-        samples, root = getattr(dataset, "samples", None), getattr(dataset, "root", None)
-        if samples is None or root is None:
+        folder = dataset
+        while isinstance(folder, torch.utils.data.Subset):
+            folder = folder.dataset
+        root = getattr(folder, "root", None)
+        if paths is None or root is None:
             raise UsageError(
                 f"the keys of a {type(dataset).__name__} are unknown: pass keys=, the path of each "
                 "image relative to the folder that the store was made from."
             )
-        keys = [PurePath(sample[0]).relative_to(root).as_posix() for sample in samples]
+        keys = _relative(paths, os.fspath(root), store)
     if len(keys) != len(dataset):
         raise UsageError(
             f"{len(keys)} keys were given for a data set of {len(dataset)} images: give one each."
         )
     return keys
+
+
+def _relative(paths: list[str], root: str, store: Store | Ensemble) -> list[str]:
+    """Paths as keys of a store: relative to the root or, where that has none of them, to the folder
+    below or above it that has the most (torchvision's ImageNet has the root of all its splits)."""
+    keys = [PurePath(os.path.relpath(path, root)).as_posix() for path in paths]
+    if not keys:
+        return keys
+    known = set(store.keys)
+    some = keys[:: max(1, len(keys) // _TRIED)]
+    if any(key in known for key in some):
+        return keys
+    # Folders that all paths have in common, and the names of those that the root lies in.
+    below = os.path.commonpath([os.path.dirname(key) for key in some]).split("/")
+    above = PurePath(os.path.abspath(root)).parts[1:]
+    cuts = ["/".join(below[:depth]) + "/" for depth in range(1, len(below) + 1) if below[0]]
+    starts = ["/".join(above[-depth:]) + "/" for depth in range(1, min(len(above), _ABOVE) + 1)]
+    hits = {("cut", cut): sum(key[len(cut) :] in known for key in some) for cut in cuts}
+    hits |= {("start", start): sum(start + key in known for key in some) for start in starts}
+    if not any(hits.values()):
+        return keys
+    way, text = max(hits, key=hits.__getitem__)
+    if way == "start":
+        return [text + key for key in keys]
+    return [key.removeprefix(text) for key in keys]
+
+
+_TRIED = 1000
+"""Keys that are looked for, about, to find the folder that a store's keys are relative to."""
+_ABOVE = 3
+"""How many folders up a store may have been made."""
 
 
 def _align(store: Store | Ensemble, keys: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -126,22 +210,46 @@ def _align(store: Store | Ensemble, keys: Sequence[str]) -> npt.NDArray[np.int64
     rows = np.fromiter(
         (places.get(key, -1) for key in store.keys), dtype=np.int64, count=store.num_images
     )
-    missing = np.flatnonzero((rows < 0) & store.labelled())
-    if missing.size:
+    labelled = store.labelled()
+    missing = np.flatnonzero((rows < 0) & labelled)
+    count = int(labelled.sum())
+    if missing.size and missing.size == count:
         raise MismatchError(
-            f"the data set lacks {missing.size} of the {store.num_images} images of {store.path}, "
-            f"first {store.keys[missing[0]]!r} (a key of the data set is {next(iter(keys), None)!r}"
-            "): give the folder that the store was made from, or keys= as the store has them."
+            f"the data set has none of the {count} labelled images of {store.path}, first "
+            f"{store.keys[missing[0]]!r} (a key of the data set is {next(iter(keys), None)!r}"
+            f"{other_form(store.keys[missing[0]], keys)}): give the folder that the "
+            "store was made from, or keys= as the store has them."
+        )
+    if missing.size:
+        names = ", ".join(repr(store.keys[row]) for row in missing[:_NAMED])
+        warnings.warn(
+            f"the data set lacks {missing.size} of the {count} labelled images of {store.path} "
+            f"({names}{', ...' if missing.size > _NAMED else ''}"
+            f"{other_form(store.keys[missing[0]], keys)}): it trains on the other "
+            f"{count - missing.size}.",
+            PartialDataWarning,
+            stacklevel=4,
         )
     return rows
+
+
+_NAMED = 3
+"""Images without a photo that the warning names."""
+
+
+def file_of(item: Any) -> str | None:
+    """The file that the image of an item was opened from, where Pillow knows it."""
+    photo = _first(item)
+    name = getattr(photo, "filename", None) if isinstance(photo, Image.Image) else None
+    return os.fspath(name) if isinstance(name, (str, os.PathLike)) and str(name) else None
 
 
 def as_photo(item: Any, key: str) -> Image.Image:
     """An item of a data set as an upright RGB photo.
 
     Args:
-        item: a PIL image, encoded bytes, or a uint8 tensor (3 or 1, H, W) or (H, W); or a tuple or
-            list that starts with one.
+        item: a PIL image, encoded bytes, a uint8 tensor (3 or 1, H, W) or (H, W), or a uint8 NumPy
+            array (H, W, 3) or (H, W); or a tuple or list that starts with one.
         key: what errors call the photo.
 
     Raises:
@@ -158,13 +266,16 @@ def as_photo(item: Any, key: str) -> Image.Image:
         if photo.ndim == 2 or (photo.ndim == 3 and photo.shape[0] == 1):
             grey = photo.reshape(photo.shape[-2:]).contiguous().numpy()
             return Image.fromarray(grey).convert("RGB")
+    is_pixels = isinstance(photo, np.ndarray) and photo.dtype == np.uint8
+    if is_pixels and (photo.ndim == 2 or photo.shape[2:] == (3,)):
+        return Image.fromarray(photo).convert("RGB")
     met = f"a {type(photo).__name__}"
-    if isinstance(photo, torch.Tensor):
-        met = f"a tensor of type {photo.dtype} and shape {tuple(photo.shape)}"
+    if isinstance(photo, (torch.Tensor, np.ndarray)):
+        met = f"{met} of type {photo.dtype} and shape {tuple(photo.shape)}"
     raise UsageError(
         f"the data set gives {met} for {key!r}, expected a PIL image, encoded bytes or a uint8 "
-        "tensor (3, H, W), (1, H, W) or (H, W): leave its transform out and pass it to "
-        "SoftLabelDataset(transform=...)."
+        "tensor (3, H, W), (1, H, W) or (H, W), or array (H, W, 3): leave its transform out and "
+        "pass it to SoftLabelDataset(transform=...)."
     )
 
 

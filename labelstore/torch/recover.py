@@ -90,9 +90,9 @@ def _calibrated(
         (mean_rule,) = rule.rules_for(1)
         parts = [member.recover(tail) for member in stored.members]
         labels = _mixed(parts, _shares(stored))
-        return _apply(mean_rule, labels, None, stored)
+        return _apply(mean_rule, labels, stored.members, stored)
     done = [
-        _apply(own, member.recover(tail), member, stored)
+        _apply(own, member.recover(tail), (member,), stored)
         for own, member in zip(rule.rules_for(len(stored.members)), stored.members, strict=True)
     ]
     if len(done) == 1:
@@ -112,21 +112,11 @@ def _calibrated(
 
 
 def _apply(
-    rule: FerKD, labels: TorchSoftLabels, topk: TorchTopK | None, stored: StoredLabels
+    rule: FerKD, labels: TorchSoftLabels, members: Sequence[TorchTopK], stored: StoredLabels
 ) -> tuple[TorchSoftLabels, torch.Tensor]:
-    """A rule's labels and actions; as ``FerKD.apply`` of one teacher."""
+    """A rule's labels and actions; as ``FerKD.apply`` of one teacher, or of the mean of several."""
     target = stored.target
-    if rule.confidence == "target":
-        _require(stored, torch.ones_like(target, dtype=torch.bool), 'confidence="target"')
-        chosen = target[:, None] == labels.indices
-        added = torch.where(chosen, labels.weights, 0.0).double().sum(1)
-        confidence = (labels.base + added).clamp(min=0.0)
-    elif topk is not None:
-        confidence = topk.probs[:, 0]
-    else:
-        own = labels.indices[:, :, None] == labels.indices[:, None, :]
-        sums = (own * labels.weights[:, None, :]).sum(2)
-        confidence = labels.base + sums.amax(1).clamp(min=0.0)
+    confidence = _confidence(rule, members, stored)
     discarded = (confidence <= rule.low) | (confidence > rule.top)
     uncertain = (confidence <= rule.middle) & ~discarded
     _require(stored, uncertain, "calibration")
@@ -143,6 +133,24 @@ def _apply(
         indices=torch.where(hard & first, target[:, None].clamp(min=0), labels.indices),
         weights=torch.where(hard, truth, labels.weights),
     ), action
+
+
+def _confidence(rule: FerKD, members: Sequence[TorchTopK], stored: StoredLabels) -> torch.Tensor:
+    """(B,) float32; as ``FerKD.confidence_of``."""
+    if rule.confidence == "target":
+        needed = torch.ones_like(stored.target, dtype=torch.bool)
+        _require(stored, needed, 'confidence="target"')
+        classes = stored.target[:, None]
+    elif len(members) == 1:
+        return members[0].probs[:, 0]
+    else:
+        classes = torch.cat([part for member in members for part in member.candidates()], 1)
+    parts = [member.probability(classes) for member in members]
+    if len(parts) > 1:
+        shares = _shares(stored)[:, :, None]
+        mean = torch.stack([share * part for share, part in zip(shares, parts, strict=True)])
+        parts = [mean.sum(0)]
+    return parts[0].amax(1).float()
 
 
 def _require(stored: StoredLabels, needed: torch.Tensor, purpose: str) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from labelstore.epochs import EpochOrder
-from labelstore.errors import MismatchError, UsageError
+from labelstore.errors import MismatchError, NotFoundError, UsageError
 from labelstore.prefetch import Prefetcher
 from labelstore.slabs import SLAB_BYTES
 from labelstore.torch.dataset import Show, SoftLabelDataset
+from labelstore.torch.ranks import check_undivided, ranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -56,7 +57,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         """Plan epochs over the labelled images of a store.
 
         Args:
-            source: a store, an ensemble, or a data set (its store, tail and ``ferkd``).
+            source: a store, an ensemble, or a data set (its store and ``ferkd``).
             views_per_image: how many views of an image stand side by side, 1..num_views.
             shuffle: whether images come in a random order; by number otherwise.
             seed: of the order of the images and of their views.
@@ -74,11 +75,13 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 images together in every q epochs. The paper reduces its budget (figure 6) by
                 training for fewer epochs; this keeps their number and makes them shorter.
             num_replicas, rank: how many processes share an epoch, and which this is; as
-                torch.distributed says when None.
+                torch.distributed says when the sampler is used, when None. Give 1 and 0 where
+                something else divides the batches among processes (``accelerate.prepare``, Hugging
+                Face's Trainer); ``seen`` then counts the images of all ranks.
             drop_last: leave out the end of the order that does not fill all ranks; otherwise its
                 beginning is shown again to fill them.
             images: the images to use, by number or by key; all when None. Images without labels
-                (unreadable ones) are left out.
+                (unreadable ones) are left out, and those that a data set has no photo of.
             slab_bytes: how much memory the labels of this and the next epoch may take, of all
                 processes of the machine together; 0 for none. They are read ahead
                 (``labelstore.slabs``), for schedules that read few groups of views in an epoch and
@@ -99,8 +102,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             schedule=schedule,
             epochs=epochs,
             budget=budget,
-            tail=None if data is None else data.tail,
-            images=images,
+            images=_with_photos(data, images),
         )
         self.ferkd, self.schedule, self.epochs = (
             self.plan.ferkd,
@@ -109,21 +111,50 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         )
         self.views_per_image, self.seed = self.plan.views_per_image, self.plan.seed
         self.drop_last = drop_last
-        self.num_replicas, self.rank = _replicas(num_replicas, rank)
+        self._ranks = num_replicas, rank
+        if num_replicas is not None or rank is not None:
+            ranks(num_replicas, rank)
         self.epoch = 0
         self._asked = False
         self._present = self.plan.present(0)
         self._prefetcher = Prefetcher(self.plan, slab_bytes)
         self._position = 0
         self._yielded = 0
+        self._over = False
+
+    @property
+    def num_replicas(self) -> int:
+        """How many processes share an epoch; UsageError as ``__iter__``."""
+        return ranks(*self._ranks)[0]
+
+    @property
+    def rank(self) -> int:
+        """Which of them this is, 0..num_replicas-1; UsageError as ``__iter__``."""
+        return ranks(*self._ranks)[1]
 
     def __len__(self) -> int:
-        """How many images this rank has (left, after ``load_state_dict``) in this epoch."""
-        left = max(len(self._present) - self._position, 0)
+        """How many images this rank will show when it is iterated next: of the whole epoch, or of
+        what is left of it after ``load_state_dict``."""
+        return self._own(0 if self._over else self._position)
+
+    def _own(self, position: int) -> int:
+        """How many images of the present epoch from a position on are this rank's."""
+        left = max(len(self._present) - position, 0)
         return left // self.num_replicas if self.drop_last else -(-left // self.num_replicas)
 
     def __iter__(self) -> Iterator[Show]:
-        """Images of this rank in order. Without another epoch set, the same ones again."""
+        """Images of this rank in order. Without another epoch set, the same ones again; after the
+        rest of a resumed epoch was shown, the whole of it.
+
+        Raises:
+            UsageError: torchrun's variables say that there are several processes and
+                torch.distributed has no group yet; or what iterates over this rank's part divides
+                it once more.
+        """
+        if self._over:
+            self._position, self._over = 0, False
+        replicas = self.num_replicas
+        check_undivided(self, replicas)
         self._prefetcher.start(self.epoch)
         self._prefetcher.wait(self.epoch)
         epoch, first, count = self.epoch, self._position + self.rank, len(self)
@@ -132,11 +163,13 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         for start in range(0, count, _CHUNK):
             turns = np.arange(start, min(start + _CHUNK, count))
             # Places past the end are padding: the order's beginning again.
-            chunk = order[(first + turns * self.num_replicas) % len(order)]
+            chunk = order[(first + turns * replicas) % len(order)]
             views = self.plan.views(chunk, epoch)
             for image, row in zip(chunk.tolist(), views.tolist(), strict=True):
                 self._yielded += 1
                 self._asked = False
+                # Before the last one is given: who counts the batches never asks for more.
+                self._over = self._yielded == count
                 yield Show(image, tuple(row))
 
     def set_epoch(self, epoch: int) -> None:
@@ -148,7 +181,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         epoch = self.plan.check(epoch)
         self._asked = True
         if epoch != self.epoch:
-            self.epoch, self._position, self._yielded = epoch, 0, 0
+            self.epoch, self._position, self._yielded, self._over = epoch, 0, 0, False
             self._present = self.plan.present(epoch)
         self._prefetcher.start(epoch)
 
@@ -164,9 +197,10 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             UsageError: more than this rank has in the epoch.
         """
         count = self._yielded if seen is None else seen
-        if not 0 <= count <= len(self):
+        most = self._own(self._position)
+        if not 0 <= count <= most:
             raise UsageError(
-                f"seen is {count}, expected 0 to {len(self)}, this rank's images of the epoch: "
+                f"seen is {count}, expected 0 to {most}, this rank's images of the epoch: "
                 "count images, not views."
             )
         position = min(self._position + count * self.num_replicas, len(self._present))
@@ -210,18 +244,21 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         if self._asked and self.epoch != epoch and over:
             return
         self.epoch, self._position, self._yielded, self._present = epoch, position, 0, present
+        self._over = False
 
 
-def _replicas(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
-    """Number of ranks and this rank: as given, else torch.distributed's, else one process."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if num_replicas is None:
-        num_replicas = torch.distributed.get_world_size() if distributed else 1
-    if rank is None:
-        rank = torch.distributed.get_rank() if distributed else 0
-    if num_replicas < 1 or not 0 <= rank < num_replicas:
-        raise UsageError(
-            f"rank is {rank} of {num_replicas}, expected 0 to {num_replicas - 1}: give rank and "
-            "num_replicas together, or neither after torch.distributed was initialised."
+def _with_photos(data: SoftLabelDataset | None, images: Any) -> Any:
+    """The asked-for images that a data set has photos of; all that were asked for without one."""
+    held = None if data is None else data.has_photo
+    if data is None or held is None or held.all():
+        return images
+    if images is None:
+        return np.flatnonzero(held)
+    numbers = np.asarray(data.store.positions(images)).reshape(-1)
+    shown = numbers[held[numbers]]
+    if not shown.size:
+        raise NotFoundError(
+            f"the data set has no photo of any of the {len(numbers)} images that were asked for: "
+            "choose others, or give the folder that the store was made from."
         )
-    return num_replicas, rank
+    return shown

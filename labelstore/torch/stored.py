@@ -89,6 +89,23 @@ class TorchTopK:
             return self._labels(base, self.indices, torch.where(stored, probs - base, 0.0))
         return self._like_prior(self.prior_classes, probs, residual, stored)
 
+    def probability(self, classes: torch.Tensor) -> torch.Tensor:
+        """(B, n) float32: the teacher's own probability of classes (B, n) of each label; as
+        ``labelstore.TopK.probability``."""
+        same = (classes[:, :, None] == self.indices[:, None, :]) & (self.probs > 0)[:, None, :]
+        own = torch.where(same, self.probs[:, None, :], 0.0).amax(2)
+        # Not only where it is needed: that would be to wait for the device.
+        spread = self.recover()
+        chosen = classes[:, :, None] == spread.indices[:, None, :]
+        added = torch.where(chosen, spread.weights[:, None, :], 0.0).double().sum(2)
+        estimate = (spread.base[:, None] + added).clamp(min=0.0).float()
+        return torch.where(same.any(2), own, estimate)
+
+    def candidates(self) -> list[torch.Tensor]:
+        """(B, n) class ids of which one is the likeliest, in parts."""
+        listed = [] if self.prior_classes is None else [self.prior_classes.clamp(min=0)]
+        return [self.indices, *listed]
+
     def as_type(self, label_type: LabelType, tail: Tail | None = None) -> TorchSoftLabels:
         """Recover as a label type says; as ``labelstore.TopK.as_type``."""
         if label_type == "top-k":

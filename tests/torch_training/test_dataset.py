@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import pickle
+import unicodedata
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2 import Lambda
 from torchvision.transforms.v2 import functional as T
 from training_data import NUM_VIEWS, SIZE, TEACHER, labels, make_photos, make_store, replay, upright
 
@@ -21,11 +24,13 @@ from labelstore.errors import (
     LabelError,
     LabelStoreError,
     MismatchError,
+    NotFoundError,
+    PartialDataWarning,
     ReplayWarning,
     SourceError,
     UsageError,
 )
-from labelstore.images import FolderSource
+from labelstore.images import FolderSource, to_rgb
 from labelstore.recode import recode
 from labelstore.reduced import reduction_for
 from labelstore.torch import (
@@ -311,7 +316,11 @@ def test_a_larger_data_set_in_another_order_is_aligned_by_key(work, store, photo
     [
         ({"keys": ["a", "b"]}, UsageError, "2 keys were given for a data set of 14"),
         ({"keys": ["a"] * 14}, UsageError, "13 keys of the data set stand in it twice"),
-        ({"keys": [str(n) for n in range(14)]}, MismatchError, "lacks 14 .*first 'b/photo 13"),
+        (
+            {"keys": [str(n) for n in range(14)]},
+            MismatchError,
+            "none of the 14 .*first 'b/photo 13",
+        ),
         ({"interpolation": "random"}, UsageError, "interpolation is 'random'"),
         ({"size": 0}, UsageError, "size is 0"),
         ({"normalize": "imagenet"}, UsageError, "normalize is 'imagenet'"),
@@ -333,10 +342,54 @@ def test_a_data_set_without_paths_needs_keys(store):
         SoftLabelDataset(Items([b""] * 14), store)
 
 
-def test_a_missing_photo_is_named_before_training(work, store):
-    keys = list(store.keys[1:])
-    with pytest.raises(MismatchError, match=r"lacks 1 of the 14 .*'b/photo 13\.jpg'"):
-        SoftLabelDataset(Items([b""] * 13), store, keys=keys)
+def test_a_data_set_that_lacks_photos_trains_on_those_it_has(work, store, tmp_path):
+    make_photos(tmp_path)
+    lost = [store.keys[3], *store.keys[10:]]
+    for key in lost:
+        (tmp_path / key).unlink()
+    words = rf"lacks 5 of the 14 labelled .*\('{lost[0]}', '{lost[1]}', '{lost[2]}', \.\.\.\).* 9\."
+    with pytest.warns(PartialDataWarning, match=words) as told:
+        data = SoftLabelDataset(ImageFolder(tmp_path), store, check_pixels=False)
+    assert told[0].filename == __file__
+    sampler = ViewSampler(data, views_per_image=2)
+    assert len(sampler) == 9
+    shown = [target.image.tolist() for _, target in batches(data, sampler)]
+    assert {store.keys[image] for batch in shown for image in batch} == set(store.keys) - set(lost)
+    some = ViewSampler(data, images=[lost[0], store.keys[0]], shuffle=False)
+    assert [store.keys[show.image] for show in some] == [store.keys[0]]
+    with pytest.raises(NotFoundError, match="no photo of any of the 1 images"):
+        ViewSampler(data, images=[lost[0]])
+    with pytest.raises(MismatchError, match="has no image"):
+        data[Show(3, (0,))]
+
+
+def test_a_part_of_an_image_folder_needs_no_keys(work, store, photos):
+    with pytest.warns(PartialDataWarning, match="lacks 11 of the 14"):
+        data = SoftLabelDataset(Subset(Subset(photos, [4, 5, 6, 7]), [0, 2, 3]), store)
+    names = {Path(photos.samples[row][0]).name for row in (4, 6, 7)}
+    assert {Path(store.keys[show.image]).name for show in ViewSampler(data)} == names
+
+
+@pytest.mark.parametrize("made_from", [".", "train", "above"])
+def test_the_folder_that_keys_are_relative_to_is_looked_for(tmp_path, made_from):
+    keys = make_photos(tmp_path / "above/imagenet/train", 4)
+    make_photos(tmp_path / "above/imagenet/val", 2)
+    prefix = {".": "train/", "train": "", "above": "imagenet/train/"}[made_from]
+    root = {".": "above/imagenet", "train": "above/imagenet/train", "above": "above"}[made_from]
+    store = make_store(tmp_path / "s.zarr", tmp_path / root, [prefix + key for key in keys])
+
+    class Split(ImageFolder):
+        """As torchvision's ImageNet: its root is the folder of all splits."""
+
+        def __init__(self, root, split):
+            super().__init__(root / split)
+            self.root = root
+
+    data = SoftLabelDataset(Split(tmp_path / "above/imagenet", "train"), store)
+    sampler = ViewSampler(data)
+    assert len(sampler) == len(batches(data, sampler)[0][0]) == 4
+    plain = SoftLabelDataset(ImageFolder(tmp_path / "above/imagenet/train"), store)
+    assert torch.equal(plain[Show(2, (1,))][0], data[Show(2, (1,))][0])
 
 
 def test_a_photo_missing_later_is_an_error_of_its_own(work, store, tmp_path):
@@ -455,7 +508,105 @@ def test_another_files_pixels_of_the_same_size_are_noticed(work, tmp_path):
         upright(work.photos / key).save(buffer, "jpeg", quality=20)
         items.append(buffer.getvalue())
     with pytest.warns(ReplayWarning):
+        SoftLabelDataset(Items(items), good, keys=good.keys, check_photos="size")
+    with pytest.raises(MismatchError, match="is another file than the one that was labelled"):
         SoftLabelDataset(Items(items), good, keys=good.keys)
+
+
+def others(folder, store):
+    """Make a folder of the photos in which two are other files of the same size: their numbers."""
+    keys = make_photos(folder)
+    for key in keys[:2]:
+        picture = Image.open(folder / key)
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / key, quality=90)
+    return {store.keys.index(key) for key in keys[:2]}
+
+
+class Opened:
+    """PIL images as ``Image.open`` gives them, which know their file."""
+
+    def __init__(self, paths):
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, row):
+        return Image.open(self.paths[row])
+
+
+@pytest.mark.parametrize("kind", ["source", "bytes", "folder", "opened", "tensors of a folder"])
+def test_another_file_of_the_same_size_is_refused(work, store, tmp_path, kind):
+    changed = others(tmp_path, store)
+    paths = [tmp_path / key for key in store.keys]
+    turned = Lambda(lambda photo: T.pil_to_tensor(to_rgb(photo)))
+    items = {
+        "source": lambda: FolderSource(tmp_path),
+        "bytes": lambda: Items([path.read_bytes() for path in paths]),
+        "folder": lambda: ImageFolder(tmp_path),
+        "opened": lambda: Opened(paths),
+        "tensors of a folder": lambda: ImageFolder(tmp_path, transform=turned),
+    }[kind]()
+    keys = store.keys if kind in ("bytes", "opened") else None
+    data = SoftLabelDataset(items, store, keys=keys)
+    lenient = SoftLabelDataset(items, store, keys=keys, check_photos="size")
+    for image in range(len(store.keys)):
+        if image not in changed:
+            data[Show(image, (0,))]
+            continue
+        lenient[Show(image, (0,))]
+        for _ in range(2):
+            with pytest.raises(
+                MismatchError, match=r"is another file than .* \(digest [0-9a-f]{16}"
+            ):
+                data[Show(image, (0,))]
+
+
+def test_photos_are_compared_in_the_workers_of_an_ensemble_too(work, store, tmp_path):
+    others(tmp_path, store)
+    both = labelstore.ensemble([store, store])
+    assert (both.image_digests(np.arange(14)) == store.image_digests(np.arange(14))).all()
+    data = SoftLabelDataset(ImageFolder(tmp_path), both)
+    with pytest.raises(MismatchError, match="another file"):
+        batches(data, ViewSampler(data), num_workers=1, multiprocessing_context="fork")
+
+
+def test_a_file_is_read_for_its_digest_once_by_all_workers(work, store, photos):
+    data = SoftLabelDataset(photos, store)
+    assert not data.identity._compared.any()
+    batches(data, ViewSampler(data), num_workers=2, multiprocessing_context="fork")
+    assert data.identity._compared.all()
+    assert not SoftLabelDataset(photos, store, check_photos="size").identity._compared.any()
+
+
+def test_what_is_not_known_of_a_photo_is_not_compared(work, tmp_path, photos):
+    store = make_store(tmp_path / "s.zarr", work.photos, list(FolderSource(work.photos).keys))
+    bare = labelstore.write(
+        tmp_path / "bare.zarr",
+        np.zeros((14, 2, 1), dtype=np.int64),
+        np.full((14, 2, 1), 0.5),
+        num_classes=20,
+        keys=store.keys,
+        boxes=np.tile([0, 0, 20, 20], (14, 2, 1)),
+        flips=np.zeros((14, 2), dtype=bool),
+    )
+    data = SoftLabelDataset(
+        photos, bare, size=8, interpolation="bilinear", normalize=None, check_pixels=False
+    )
+    assert data[Show(0, (0, 1))][0].shape == (2, 3, 8, 8)
+    with pytest.raises(UsageError, match="check_photos is 'pixels', expected one of digest, size"):
+        SoftLabelDataset(photos, store, check_photos="pixels")
+
+
+def test_tensors_of_photos_that_exif_turns_are_told_by_name(work, store):
+    # Number 2 is turned a quarter; its pixels as they lie in the file.
+    image = next(n for n, key in enumerate(store.keys) if key.endswith("photo 2.jpg"))
+    lying = np.asarray(Image.open(work.photos / store.keys[image]))
+    tensors = [T.pil_to_tensor(upright(work.photos / key)) for key in store.keys]
+    tensors[image] = torch.from_numpy(lying.copy()).permute(2, 0, 1)
+    data = SoftLabelDataset(Items(tensors), store, keys=store.keys)
+    with pytest.raises(MismatchError, match=r"photo 2\.jpg' .*sides are exchanged, as of a"):
+        data[Show(image, (0,))]
 
 
 def batches(data, sampler, **workers):
@@ -544,3 +695,16 @@ def test_labels_of_two_kinds_make_no_batch():
     ):
         with pytest.raises(LabelError, match="of one kind"):
             collate_views(pair)
+
+
+def test_keys_that_differ_in_their_normal_form_alone_are_told(work, store, tmp_path):
+    """As where macOS wrote one copy of the photos, and another system the other."""
+    composed = "caf\N{LATIN SMALL LETTER E WITH ACUTE} 0.jpg"
+    encoded = (work.photos / store.keys[0]).read_bytes()
+    for folder, name in (("a", composed), ("b", unicodedata.normalize("NFD", composed))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(encoded)
+    own = make_store(tmp_path / "s.zarr", tmp_path / "a", [composed])
+    assert len(SoftLabelDataset(FolderSource(tmp_path / "a"), own)) == 1
+    with pytest.raises(MismatchError, match="Unicode's NFC and NFD"):
+        SoftLabelDataset(FolderSource(tmp_path / "b"), own)

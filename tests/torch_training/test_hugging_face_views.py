@@ -6,7 +6,7 @@ import datasets
 import pytest
 import torch
 
-from labelstore.errors import NotFoundError, UsageError
+from labelstore.errors import MismatchError, NotFoundError, UsageError
 from labelstore.torch import HuggingFaceViews, SoftLabelDataset, ViewSampler, collate_views
 
 
@@ -77,6 +77,29 @@ def test_local_files(work, store, photos):
     other = HuggingFaceViews(store, root="/elsewhere")
     with pytest.raises(UsageError, match="lies outside the folder /elsewhere"):
         data.with_transform(other)[0]
+
+
+@pytest.mark.parametrize("held", ["bytes", "paths"])
+def test_other_files_under_the_same_keys_are_refused(work, store, tmp_path, held):
+    keys = sorted(path.relative_to(work.photos).as_posix() for path in work.photos.rglob("*.jpg"))
+    images = []
+    for key in keys:
+        (tmp_path / key).parent.mkdir(exist_ok=True)
+        # The same pixels to the last bit in another file.
+        (tmp_path / key).write_bytes((work.photos / key).read_bytes() + b"0")
+        data = (tmp_path / key).read_bytes() if held == "bytes" else None
+        images.append({"bytes": data, "path": key if held == "bytes" else str(tmp_path / key)})
+    features = datasets.Features(
+        {"image": datasets.Image(decode=False), "key": datasets.Value("string")}
+    )
+    table = datasets.Dataset.from_dict({"image": images, "key": keys}, features=features)
+    strict, lenient = (
+        HuggingFaceViews(store, key_column="key", check_photos=check)
+        for check in ("digest", "size")
+    )
+    with pytest.raises(MismatchError, match="is another file than the one that was labelled"):
+        table.with_transform(strict)[3]
+    assert table.with_transform(lenient)[3]["pixels"].shape == (1, 3, 24, 20)
 
 
 def test_rows_that_cannot_be_joined_are_refused(table, store):

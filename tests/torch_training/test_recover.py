@@ -167,6 +167,30 @@ def test_a_known_answer():
     np.testing.assert_allclose(dense(found)[0], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("tail", ["uniform", "none", "image"])
+@pytest.mark.parametrize("num_classes", [7, 20, 1000])
+@pytest.mark.parametrize("teachers", [1, 3])
+def test_thresholds_decide_on_the_device_as_in_numpy(tail, num_classes, teachers):
+    edges = [0.05, 0.15, 0.3, 0.45, 0.6, 0.95]
+    values = np.repeat(np.float32(edges), ROWS // len(edges))
+    prior = ImagePrior(
+        np.tile([3, 5, 6], (ROWS, 1)), np.tile([0.5, 0.3, 0.1], (ROWS, 1)), np.full(ROWS, 0.7)
+    )
+    topk = TopK(
+        np.tile([2, 4], (ROWS, 1)),
+        np.stack([values, np.minimum((1 - values) / 2, values)], -1),
+        num_classes,
+        prior if tail == "image" else None,
+    )
+    target = np.tile([2, 4, 3, 1], ROWS // 4)
+    ensemble = EnsembleTopK((topk,) * teachers, np.full(teachers, 1 / teachers))
+    for confidence in ("max", "target"):
+        for low, middle, top in [(0.05, 0.15, 0.3), (0.15, 0.3, 0.95), (0.3, 0.45, 0.6)]:
+            rule = FerKD(low, middle, top, confidence=confidence, ensemble="mean")
+            labels = topk if teachers == 1 else ensemble
+            agree(labels, Recovery(tail, "top-k", rule, None), target)
+
+
 def test_a_ground_truth_that_is_needed_is_not_guessed():
     topk = stored_labels(0, 10, 3, 4)
     target = np.where(np.arange(ROWS) == 7, -1, 2)

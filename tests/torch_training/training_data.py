@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import xxhash
 from PIL import Image, ImageOps
 
 import labelstore
@@ -105,6 +106,8 @@ def make_store(
     law = ViewLaw(seed=3)
     widths = np.array([photo.width for photo in photos])
     heights = np.array([photo.height for photo in photos])
+    files = [(folder / key).read_bytes() for key in keys]
+    digests = np.array([xxhash.xxh3_64_intdigest(data) for data in files], dtype=np.uint64)
     entries = []
     for image in (0, 1) if probe is not None else ():
         geometry = law(hash_keys([keys[image]])[0], 1, widths[image], heights[image])
@@ -137,6 +140,7 @@ def make_store(
                     widths=widths[rows],
                     heights=heights[rows],
                     readable=readable[rows],
+                    digests=digests[rows] * readable[rows],
                 ),
             )
     return labelstore.open(path)
