@@ -124,7 +124,8 @@ made with other settings is refused by naming what differs.
     type=click.Choice(["stop", "skip"]),
     default="stop",
     show_default=True,
-    help="What to do about an image that cannot be decoded.",
+    help="What to do about an image that cannot be decoded, or that a teacher has no finite logits "
+    "for.",
 )
 @click.option(
     "--batch-size",
@@ -267,7 +268,7 @@ def _run(given: dict[str, Any], law: Any) -> list[Report]:
             label_type=given["label_type"],
             block_images=given["block_images"],
             group_views=given["group_views"],
-            **_fidelity(given),
+            **_fidelity(given, teacher.num_classes),
         )
         outputs.append(Output(teacher, targets, one["output"], recipe))
     first = launch is None or launch.rank == 0
@@ -308,6 +309,11 @@ def _run(given: dict[str, Any], law: Any) -> list[Report]:
             share=None if launch is None else Share(launch.rank, launch.world),
             progress=progress,
         )
+    if not first and not given["quiet"]:
+        # What the others' teachers did is in no other report.
+        for report in reports:
+            for note in report.notes:
+                output.note(note)
     return reports if first else []
 
 
@@ -340,11 +346,12 @@ def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int)
     )
 
 
-def _fidelity(given: dict[str, Any]) -> dict[str, Any]:
+def _fidelity(given: dict[str, Any], num_classes: int) -> dict[str, Any]:
     """The settings of a fidelity, with those that were given in their stead."""
     from labelstore.generate import FIDELITIES
 
     settings = dict(FIDELITIES[given["fidelity"]])
+    settings["k"] = min(settings["k"], num_classes)
     if given["label_type"] != "top-k":
         # One class with an even tail, or none, is all that these labels are.
         settings |= {"k": 1, "prior_size": 0}
@@ -382,6 +389,8 @@ def _tell(report: Report) -> None:
             f"{report.blocks_missing} blocks are not there yet: other processes are at them; give "
             "the same command again if one of them died"
         )
+    for note in report.notes:
+        output.note(note)
     if report.unreadable:
         shown = ", ".join(report.unreadable[:20])
         more = f" and {len(report.unreadable) - 20} more" if len(report.unreadable) > 20 else ""

@@ -191,6 +191,14 @@ _FERKD = (
 )
 
 
+_NONDETERMINISTIC = click.option(
+    "--allow-nondeterministic",
+    is_flag=True,
+    help="Take a teacher that does not say the same of a crop each time (dropout, batch "
+    "statistics); its manifest says so.",
+)
+
+
 def teachers_options(command: _Command) -> _Command:
     """As ``teacher_options``, for one teacher or several: the first four are tuples.
 
@@ -232,6 +240,7 @@ def teachers_options(command: _Command) -> _Command:
         ),
         _TEACHER[-1],
         device_option,
+        _NONDETERMINISTIC,
     )
     for option in reversed(several):
         command = option(command)
@@ -281,7 +290,7 @@ def teacher_options(required: bool = True) -> Callable[[_Command], _Command]:
     )
 
     def add(command: _Command) -> _Command:
-        for option in reversed((spec, *_TEACHER, device_option)):
+        for option in reversed((spec, *_TEACHER, device_option, _NONDETERMINISTIC)):
             command = option(command)
         return command
 
@@ -298,6 +307,7 @@ def teacher_from(given: dict[str, Any]) -> Teacher:
         device=given["device"],
         precision=given["precision"],
         size=given["size"],
+        allow_nondeterministic=given["allow_nondeterministic"],
     )
 
 

@@ -50,7 +50,8 @@ class Recipe:
     """What labels are to be made; all of it goes into the manifest."""
 
     num_views: int
-    k: int = 4
+    k: int | None = None
+    """Classes of each label; when None 4, or all where there are fewer (1 unless "top-k")."""
     law: ViewLaw = field(default_factory=ViewLaw)
     temperature: float = 1.0
     label_type: LabelType = "top-k"
@@ -63,6 +64,12 @@ class Recipe:
     """Images of a block; by the number of images when None."""
     group_views: int | None = None
     """Views of a group; by the backend when None."""
+
+    def classes_of(self, num_classes: int) -> int:
+        """``k``, for a teacher of so many classes."""
+        if self.k is not None:
+            return self.k
+        return min(FIDELITIES["balanced"]["k"], num_classes) if self.label_type == "top-k" else 1
 
 
 @dataclass(frozen=True)
@@ -99,10 +106,12 @@ class Report:
     """Blocks that other processes made meanwhile."""
     blocks_missing: int = 0
     """Blocks that are not there yet: other processes have them, or died over them."""
+    notes: tuple[str, ...] = ()
+    """What is to be known of this run's labels: made again in fp32, in smaller batches, ..."""
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        return {**asdict(self), "unreadable": list(self.unreadable)}
+        return {**asdict(self), "unreadable": list(self.unreadable), "notes": list(self.notes)}
 
 
 def generate(
@@ -237,6 +246,7 @@ def _report(run: Run, number: int, output: Output, manifest: Manifest) -> Report
         waiting_share=round(run.waited_seconds / seconds, 4) if views else None,
         blocks_elsewhere=there - run.found[number] - run.blocks[number],
         blocks_missing=manifest.num_blocks - there,
+        notes=tuple(run.notes[number]),
     )
 
 
@@ -261,7 +271,7 @@ def _check(
     first = outputs[0]
     for output in outputs:
         recipe, teacher = output.recipe, output.teacher
-        if recipe.label_type != "top-k" and recipe.k != 1:
+        if recipe.label_type != "top-k" and recipe.k not in (None, 1):
             raise UsageError(
                 f"label type {recipe.label_type!r} stores one class a view and top-k is "
                 f"{recipe.k}: leave --top-k out, or use --label-type top-k."
@@ -321,7 +331,7 @@ def _plan(
         num_images=len(source),
         num_views=recipe.num_views,
         num_classes=teacher.num_classes,
-        k=recipe.k,
+        k=recipe.classes_of(teacher.num_classes),
         fingerprint=fingerprint(source.keys, targets),
         law=recipe.law,
         block_images=recipe.block_images or default_block_images(len(source)),

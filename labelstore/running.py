@@ -76,6 +76,7 @@ class Run:
         found: blocks of each store that were committed before.
         blocks, views: made of each store.
         seconds: from the start to the last commit.
+        notes: what the user is to be told of each store's teacher.
         waited_seconds: of them, the teachers had no pixels to work on.
     """
 
@@ -86,6 +87,7 @@ class Run:
         self.found = [w.manifest.num_blocks - len(w.pending_blocks()) for w in writers]
         self.blocks = [0] * len(writers)
         self.views = [0] * len(writers)
+        self.notes: list[dict[str, None]] = [{} for _ in writers]
         # Told as finished: what every store has, or this run or another process made.
         self._told = set(range(self._manifest.num_blocks)) - self._pending()
         progress.resumed(sum(self._images_of(block) for block in self._told))
@@ -106,6 +108,7 @@ class Run:
                     writing = disk.submit(writer.write_block, made.block, made.data)
                     self.blocks[made.teacher] += 1
                     self.views[made.teacher] += made.views
+                    self.notes[made.teacher].update(dict.fromkeys(made.notes))
                 if writing is not None:
                     writing.result()
             self.seconds = time.monotonic() - self._started

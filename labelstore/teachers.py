@@ -55,6 +55,7 @@ def load_teacher(
     device: str = "auto",
     precision: str = "fp32",
     size: int | None = None,
+    allow_nondeterministic: bool = False,
 ) -> Teacher:
     """Build a teacher.
 
@@ -68,6 +69,7 @@ def load_teacher(
         device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"``: the best of them that is there.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` (autocast; weights stay in float32).
         size: side of the square input in pixels; None for the network's own.
+        allow_nondeterministic: as for `Teacher`.
 
     Raises:
         UsageError: the spec has another form, or an option does not go with it or this machine.
@@ -80,7 +82,12 @@ def load_teacher(
     if size is not None and size < 1:
         raise UsageError(f"the input size is {size}, expected at least 1 pixel.")
     device, precision = checked_device(device, precision)
-    options: dict[str, Any] = {"spec": spec, "device": device, "precision": precision}
+    options: dict[str, Any] = {
+        "spec": spec,
+        "device": device,
+        "precision": precision,
+        "allow_nondeterministic": allow_nondeterministic,
+    }
     if kind == "python":
         if checkpoint is not None:
             raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import urllib.error
 import urllib.request
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["check_hub", "load_state_dict_by_name", "load_state_dict_in_order", "weights_digest"]
+__all__ = [
+    "check_hub",
+    "load_state_dict_by_name",
+    "load_state_dict_in_order",
+    "module_digest",
+    "settled",
+    "weights_digest",
+]
 
 # A count of training steps, which evaluation does not use and old or converted files lack.
 _COUNTER = "num_batches_tracked"
@@ -37,6 +45,21 @@ def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
         hasher.update(f"{name}\0{data.dtype}\0{tuple(data.shape)}\0".encode())
         hasher.update(data.reshape(-1).view(torch.uint8).numpy().data)
     return str(hasher.hexdigest())
+
+
+def module_digest(module: torch.nn.Module) -> str:
+    """``weights_digest`` of a module's state dict, or of a frozen TorchScript module's constants,
+    which are its weights."""
+    import torch
+
+    tensors = module.state_dict()
+    if not tensors and isinstance(module, torch.jit.ScriptModule):
+        graph = module.inlined_graph  # Held, for its nodes do not hold it.
+        nodes = graph.findAllNodes("prim::Constant")
+        held = [node for node in nodes if node.hasAttribute("value")]
+        values = [node.t("value") for node in held if node.kindOf("value") == "t"]
+        tensors = {str(number): value for number, value in enumerate(values)}
+    return weights_digest(tensors)
 
 
 def load_state_dict_by_name(
@@ -133,3 +156,19 @@ def check_hub(repository: str, timeout: float = 10.0) -> None:
         # The hub's client brings certificates of its own, so it may fare better.
         if not isinstance(error.reason, ssl.SSLError):
             raise
+
+
+def settled(model: torch.nn.Module) -> torch.nn.Module:
+    """The module in evaluation mode, without gradients, its weights in float32."""
+    import torch
+
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.dtype in (torch.float16, torch.bfloat16, torch.float64) for tensor in tensors):
+        model = model.float()
+    # Exported programs stay in the mode in which they were exported; what that is shows when they
+    # are tried out.
+    with contextlib.suppress(NotImplementedError):
+        model = model.eval()
+    if not isinstance(model, torch.jit.ScriptModule):
+        model = model.requires_grad_(False)
+    return model
