@@ -125,6 +125,12 @@ _TEACHER = (
         help="Side of the teacher's input. Default: what the teacher was trained with.",
     ),
     click.option(
+        "--num-classes",
+        type=click.IntRange(min=2),
+        help="Classes of timm:NAME, where its classifier was trained anew. Default: as many as the "
+        "checkpoint's classifier has.",
+    ),
+    click.option(
         "--precision",
         type=click.Choice(["fp32", "bf16", "fp16"]),
         default="fp32",
@@ -200,7 +206,7 @@ _NONDETERMINISTIC = click.option(
 
 
 def teachers_options(command: _Command) -> _Command:
-    """As ``teacher_options``, for one teacher or several: the first four are tuples.
+    """As ``teacher_options``, for one teacher or several: the first five are tuples.
 
     ``teachers_from`` makes of them what ``teacher_from`` takes, once for each teacher.
     """
@@ -238,6 +244,13 @@ def teachers_options(command: _Command) -> _Command:
             help="Side of the teacher's input. Once for all teachers, or one each. Default: what "
             "each was trained with.",
         ),
+        click.option(
+            "--num-classes",
+            type=click.IntRange(min=2),
+            multiple=True,
+            help="Classes of timm:NAME, where its classifier was trained anew. Once for all "
+            "teachers, or one each. Default: as many as the checkpoint's classifier has.",
+        ),
         _TEACHER[-1],
         device_option,
         _NONDETERMINISTIC,
@@ -252,7 +265,7 @@ def teachers_from(given: dict[str, Any]) -> list[dict[str, Any]]:
     from labelstore.errors import UsageError
 
     count = len(given["spec"])
-    defaults = {"checkpoint": None, "temperature": 1.0, "size": None}
+    defaults = {"checkpoint": None, "temperature": 1.0, "size": None, "num_classes": None}
     each: dict[str, tuple[Any, ...]] = {"spec": given["spec"], "output": given["output"]}
     for name, default in defaults.items():
         values = given[name] or (default,)
@@ -270,8 +283,8 @@ def teachers_from(given: dict[str, Any]) -> list[dict[str, Any]]:
     for name, values in each.items():
         if len(values) != count:
             raise UsageError(
-                f"--{name} was given {len(values)} times for {count} --teacher: give one for each, "
-                "in the same order."
+                f"--{name.replace('_', '-')} was given {len(values)} times for {count} --teacher: "
+                "give one for each, in the same order."
             )
     return [
         given | {name: values[number] for name, values in each.items()} for number in range(count)
@@ -279,7 +292,7 @@ def teachers_from(given: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def teacher_options(required: bool = True) -> Callable[[_Command], _Command]:
-    """Add ``spec``, ``checkpoint``, ``size``, ``temperature``, ``device`` and ``precision``."""
+    """Add ``spec`` and what ``teacher_from`` takes besides."""
     spec = click.option(
         "--teacher",
         "spec",
@@ -307,6 +320,7 @@ def teacher_from(given: dict[str, Any]) -> Teacher:
         device=given["device"],
         precision=given["precision"],
         size=given["size"],
+        num_classes=given["num_classes"],
         allow_nondeterministic=given["allow_nondeterministic"],
     )
 

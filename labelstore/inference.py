@@ -19,7 +19,7 @@ from labelstore.outputs import (
     tried_crops,
 )
 from labelstore.preprocessing import Preprocessing, normalize
-from labelstore.weights import module_digest, settled
+from labelstore.weights import channels_last, module_digest, settled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,8 +99,8 @@ class Teacher:
         self._digest = module_digest(model)
         self._dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         # Crops arrive with their channels last; convolutions on the CPU and on CUDA gain by it.
-        layout = torch.preserve_format if self.device == "mps" else torch.channels_last
-        self._model = settled(model).to(self.place).to(memory_format=layout)
+        model = settled(model).to(self.place)
+        self._model = model if self.device == "mps" else channels_last(model)
         self.num_classes = self._measured_classes()
         self._allow_nondeterministic = allow_nondeterministic
         self.deterministic = True

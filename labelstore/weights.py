@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "COUNTER",
+    "channels_last",
     "check_hub",
     "load_state_dict_by_name",
     "load_state_dict_in_order",
@@ -27,7 +29,7 @@ __all__ = [
 ]
 
 # A count of training steps, which evaluation does not use and old or converted files lack.
-_COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"
 
 
 def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -76,7 +78,7 @@ def load_state_dict_by_name(
         TeacherError: tensors are missing, unexpected or of another shape.
     """
     own = model.state_dict()
-    missing = [name for name in own if name not in tensors and not name.endswith(_COUNTER)]
+    missing = [name for name in own if name not in tensors and not name.endswith(COUNTER)]
     unexpected = [name for name in tensors if name not in own]
     reshaped = [name for name in tensors if name in own and tensors[name].shape != own[name].shape]
     if missing or unexpected or reshaped:
@@ -111,8 +113,8 @@ def load_state_dict_in_order(model: torch.nn.Module, tensors: Mapping[str, torch
     Raises:
         TeacherError: their number or any shape differs.
     """
-    own = {name: t for name, t in model.state_dict().items() if not name.endswith(_COUNTER)}
-    given = {name: t for name, t in tensors.items() if not name.endswith(_COUNTER)}
+    own = {name: t for name, t in model.state_dict().items() if not name.endswith(COUNTER)}
+    given = {name: t for name, t in tensors.items() if not name.endswith(COUNTER)}
     if len(own) != len(given):
         raise TeacherError(
             f"there are {len(given)} tensors, expected the {len(own)} of {type(model).__name__}: "
@@ -171,4 +173,18 @@ def settled(model: torch.nn.Module) -> torch.nn.Module:
         model = model.eval()
     if not isinstance(model, torch.jit.ScriptModule):
         model = model.requires_grad_(False)
+    return model
+
+
+def channels_last(model: torch.nn.Module) -> torch.nn.Module:
+    """The module with its convolutions' weights laid out for images whose channels come last."""
+    import torch
+
+    tensors = [*model.parameters(), *model.buffers()]
+    if all(tensor.ndim != 5 for tensor in tensors):
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    # Those of three dimensions, of networks that take videos too, cannot be laid out so.
+    for tensor in tensors:
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return model

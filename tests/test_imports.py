@@ -38,7 +38,10 @@ LAYERS = [
     {"probes"},
     {"pipeline"},
     {"cutting", "forward"},
-    {"teachers", "inference"},
+    {"teachers"},
+    {"timm_networks"},
+    {"checkpoints"},
+    {"inference"},
     {
         "device_resize",
         "devices",
