@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -237,10 +238,12 @@ def _views_of(given: dict[str, Any], context: click.Context) -> Any:
 def _run(given: dict[str, Any], law: Any) -> list[Report]:
     """Do what was asked for; the reports that are to be printed."""
     from labelstore.errors import UsageError
-    from labelstore.generate import Output, Recipe, generate_together
+    from labelstore.generate import Output, generate_together
     from labelstore.images import read_class_map, resolve_targets
     from labelstore.launch import launched, own_cores, take_gpu
+    from labelstore.precheck import check_request
     from labelstore.sources import open_source
+    from labelstore.teachers import facts_of
     from labelstore.writer import Share
 
     launch = launched()
@@ -250,6 +253,20 @@ def _run(given: dict[str, Any], law: Any) -> list[Report]:
     if launch is not None and given["device"] != "cpu":
         take_gpu(launch)
     workers = given["workers"] or own_cores(launch)
+    share = None if launch is None else Share(launch.rank, launch.world)
+    if not given["dry_run"]:
+        for one in each:
+            # A network may take minutes; what is wrong already is said before.
+            check_request(
+                source,
+                one["output"],
+                functools.partial(_recipe, given, law, one),
+                facts_of(one["spec"], one["checkpoint"], one["precision"]),
+                resize=given["resize"],
+                overwrite=given["overwrite"],
+                allow_version_drift=given["allow_version_drift"],
+                share=share,
+            )
     engine = _ray_engine(given, each, workers) if given["engine"] == "ray" else None
     teachers: list[Any] = engine.teachers if engine else [options.teacher_from(o) for o in each]
     outputs = []
@@ -261,15 +278,7 @@ def _run(given: dict[str, Any], law: Any) -> list[Report]:
             class_map=class_map,
             targets=given["targets"],
         )
-        recipe = Recipe(
-            num_views=given["views"],
-            law=law,
-            temperature=one["temperature"],
-            label_type=given["label_type"],
-            block_images=given["block_images"],
-            group_views=given["group_views"],
-            **_fidelity(given, teacher.num_classes),
-        )
+        recipe = _recipe(given, law, one, teacher.num_classes)
         outputs.append(Output(teacher, targets, one["output"], recipe))
     first = launch is None or launch.rank == 0
     if given["dry_run"]:
@@ -283,10 +292,12 @@ def _run(given: dict[str, Any], law: Any) -> list[Report]:
     if not quiet and not given["log_json"]:
         ignored = f", {source.ignored} other files passed over" if source.ignored else ""
         names = " and ".join(made.teacher.spec for made in outputs)
+        # A fidelity keeps at most as many as there are.
+        all_of_them = " (all there are)" if recipe.k == teacher.num_classes else ""
         together = "" if launch is None else f"; one of {launch.world} processes"
         output.note(
             f"{len(source)} images{ignored}; {recipe.num_views} views each; top {recipe.k} of "
-            f"{teacher.num_classes} classes; {names} on {teacher.device}{together}"
+            f"{teacher.num_classes} classes{all_of_them}; {names} on {teacher.device}{together}"
         )
     with output.progress(
         total_images=len(source),
@@ -306,7 +317,7 @@ def _run(given: dict[str, Any], law: Any) -> list[Report]:
             overwrite=given["overwrite"],
             allow_version_drift=given["allow_version_drift"],
             engine=engine,
-            share=None if launch is None else Share(launch.rank, launch.world),
+            share=share,
             progress=progress,
         )
     if not first and not given["quiet"]:
@@ -325,8 +336,6 @@ def _load(path: str, each: list[dict[str, Any]]) -> Any:
 
 
 def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int) -> Any:
-    import functools
-
     from labelstore.errors import UsageError
     from labelstore.launch import launched
     from labelstore.ray_engine import RayEngine
@@ -346,11 +355,27 @@ def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int)
     )
 
 
+def _recipe(given: dict[str, Any], law: Any, one: dict[str, Any], num_classes: int) -> Any:
+    """What labels a teacher of so many classes is to make."""
+    from labelstore.generate import Recipe
+
+    return Recipe(
+        num_views=given["views"],
+        law=law,
+        temperature=one["temperature"],
+        label_type=given["label_type"],
+        block_images=given["block_images"],
+        group_views=given["group_views"],
+        **_fidelity(given, num_classes),
+    )
+
+
 def _fidelity(given: dict[str, Any], num_classes: int) -> dict[str, Any]:
     """The settings of a fidelity, with those that were given in their stead."""
     from labelstore.generate import FIDELITIES
 
     settings = dict(FIDELITIES[given["fidelity"]])
+    # A fidelity's classes are at most the teacher's.
     settings["k"] = min(settings["k"], num_classes)
     if given["label_type"] != "top-k":
         # One class with an even tail, or none, is all that these labels are.

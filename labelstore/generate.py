@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import labelstore
 from labelstore.blocks import check_table, default_block_images
@@ -35,7 +35,16 @@ if TYPE_CHECKING:
     from labelstore.sources import ImageSource
     from labelstore.writer import Share
 
-__all__ = ["FIDELITIES", "Output", "Recipe", "Report", "generate", "generate_together"]
+__all__ = [
+    "FIDELITIES",
+    "Output",
+    "Recipe",
+    "Report",
+    "generate",
+    "generate_together",
+    "plan_of",
+    "stored_manifest",
+]
 
 FIDELITIES: dict[str, dict[str, Any]] = {
     "small": {"k": 1, "quantizer": "ratio16", "prior_size": 64},
@@ -70,6 +79,21 @@ class Recipe:
         if self.k is not None:
             return self.k
         return min(FIDELITIES["balanced"]["k"], num_classes) if self.label_type == "top-k" else 1
+
+
+class Labelling(Protocol):
+    """What a manifest needs of a teacher."""
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """C names, or None when unknown."""
+
+    def describe(self) -> dict[str, Any]:
+        """As ``Teacher.describe``."""
 
 
 @dataclass(frozen=True)
@@ -301,8 +325,8 @@ def _writer(
     """The writer of an output, not entered yet."""
     recipe, teacher = output.recipe, output.teacher
     group_views = recipe.group_views or backend_of(output.path).group_views
-    manifest = _plan(source, output.targets, teacher, recipe, group_views, resize)
-    stored = None if overwrite else _stored_manifest(output.path)
+    manifest = plan_of(source, output.targets, teacher, recipe, group_views, resize)
+    stored = None if overwrite else stored_manifest(output.path)
     probe = stored.probe if stored else make_probe(source, teacher, recipe.law, recipe.num_views)
     manifest = Manifest(**{**_fields(manifest), "probe": probe})
     return StoreWriter(
@@ -316,14 +340,15 @@ def _writer(
     )
 
 
-def _plan(
+def plan_of(
     source: ImageSource,
     targets: npt.NDArray[np.int32],
-    teacher: Teacher | Described,
+    teacher: Labelling,
     recipe: Recipe,
     group_views: int,
     resize: Resize,
 ) -> Manifest:
+    """The manifest of a store to be made, without its probe."""
     versions = {"labelstore": labelstore.__version__}
     for name in ("Pillow", "torch", "timm"):
         versions[name] = metadata.version(name)
@@ -352,7 +377,7 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
     return {name: getattr(manifest, name) for name in Manifest.__dataclass_fields__}
 
 
-def _stored_manifest(path: str | os.PathLike[str]) -> Manifest | None:
+def stored_manifest(path: str | os.PathLike[str]) -> Manifest | None:
     """The manifest of a store that may be gone on with; None where the writer has to decide."""
     try:
         return Store(path).manifest

@@ -41,6 +41,7 @@ __all__ = [
     "Preprocessing",
     "Teacher",
     "create_model",
+    "facts_of",
     "imagenet_class_names",
     "load_state_dict_in_order",
     "load_teacher",
@@ -119,10 +120,24 @@ def load_teacher(
         model,
         preprocessing_of(name, model, size),
         class_names=class_names_of(model),
-        checkpoint="pretrained" if checkpoint is None else Path(checkpoint).name,
-        untrained=checkpoint == "none",
         **options,
+        **_weights_of(spec, checkpoint),
     )
+
+
+def facts_of(spec: str, checkpoint: str | None, precision: str) -> dict[str, Any]:
+    """What ``Teacher.describe`` will say of a teacher, as far as it is known before it is built."""
+    return {"spec": spec, "precision": precision, **_weights_of(spec, checkpoint)}
+
+
+def _weights_of(spec: str, checkpoint: str | None) -> dict[str, Any]:
+    """Where weights are from, as the manifest says it."""
+    if spec.startswith("python:"):
+        return {"checkpoint": "none", "untrained": False}
+    return {
+        "checkpoint": "pretrained" if checkpoint is None else Path(checkpoint).name,
+        "untrained": checkpoint == "none",
+    }
 
 
 def _run_factory(name: str) -> tuple[torch.nn.Module, Preprocessing, Sequence[str] | None]:

@@ -208,10 +208,8 @@ def _pretrained_model(name: str, config: Any, options: Mapping[str, Any]) -> tor
         )
     if not _is_saved(name) and (config is None or not config.has_weights):
         raise TeacherError(f"timm has no pretrained weights of {name}: {_WEIGHTS_MEND}.")
-    if name.startswith(_HUB):
-        repository = name.removeprefix(_HUB)
-    else:
-        repository = getattr(config, "hf_hub_id", None)
+    hub_id: str | None = getattr(config, "hf_hub_id", None)
+    repository = name.removeprefix(_HUB) if name.startswith(_HUB) else hub_id
     try:
         if repository:
             check_hub(repository)

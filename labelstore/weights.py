@@ -6,7 +6,7 @@ import contextlib
 import ssl
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
@@ -56,7 +56,7 @@ def module_digest(module: torch.nn.Module) -> str:
 
     tensors = module.state_dict()
     if not tensors and isinstance(module, torch.jit.ScriptModule):
-        graph = module.inlined_graph  # Held, for its nodes do not hold it.
+        graph: Any = module.inlined_graph  # Held, for its nodes do not hold it.
         nodes = graph.findAllNodes("prim::Constant")
         held = [node for node in nodes if node.hasAttribute("value")]
         values = [node.t("value") for node in held if node.kindOf("value") == "t"]
@@ -182,7 +182,7 @@ def channels_last(model: torch.nn.Module) -> torch.nn.Module:
 
     tensors = [*model.parameters(), *model.buffers()]
     if all(tensor.ndim != 5 for tensor in tensors):
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return model.to(memory_format=torch.channels_last)
     # Those of three dimensions, of networks that take videos too, cannot be laid out so.
     for tensor in tensors:
         if tensor.ndim == 4:

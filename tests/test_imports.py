@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # What stands on what: a module imports only from its own layer or those below (larger numbers).
 LAYERS = [
     {"cli", "__main__"},
-    {"demo", "forecast", "repair"},
+    {"demo", "forecast", "precheck", "repair"},
     {"recipes"},
     {"torch"},
     {"batching"},

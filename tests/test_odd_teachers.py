@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -390,8 +391,48 @@ def test_the_command_line_says_it_in_a_sentence(tmp_path, photos):
     # Fewer classes than a fidelity stores.
     done = run("three", tmp_path / "three.zarr")
     assert done.returncode == 0, done.stderr
-    assert "top 3 of 3 classes" in done.stderr + done.stdout
+    assert "top 3 of 3 classes (all there are)" in done.stderr + done.stdout
     assert labelstore.open(tmp_path / "three.zarr").k == 3
+    done = run("three", tmp_path / "three.zarr")
+    assert (done.returncode, "finished already" in done.stderr + done.stdout) == (0, True)
     done = run("three", tmp_path / "five.zarr", "--top-k", "5")
     assert done.returncode == 2
     assert "k is 5, expected 1 to 3" in done.stderr
+
+
+def test_what_is_wrong_already_is_said_before_the_network_is_built(tmp_path, photos, monkeypatch):
+    """The factory leaves a trace: it may take minutes, and runs only where the rest is right."""
+    from click.testing import CliRunner
+
+    from cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    trace = tmp_path / "it-ran"
+    (tmp_path / "own_slow.py").write_text(
+        f"def slow():\n    open({str(trace)!r}, 'w').close()\n    raise MemoryError\n"
+    )
+    label(photos, network(), tmp_path / "there.zarr")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").write_text("mine")
+
+    def run(*arguments, source=photos.path, path="new.zarr"):
+        command = ["generate", str(source), "--teacher", "python:own_slow:slow", "--views", "3"]
+        command += ["-o", str(tmp_path / path), "--targets", "none", *arguments]
+        return CliRunner().invoke(main, command)
+
+    cases = (
+        (run(path="there.zarr"), 1, "made with other settings (.*teacher.spec: stored"),
+        (run("--seed", "3", path="there.zarr"), 1, "views.law.seed: stored 0, asked for 3"),
+        (run(path="folder"), 1, "exists and is not a labelstore store"),
+        (run(source=tmp_path / "gone"), 1, "gone"),
+        (run("--class-map", str(tmp_path / "gone.json")), 1, "gone.json"),
+        (run("--top-p", "1.5"), 2, "top-p is 1.5"),
+        (run("--temperature", "0"), 2, "temperature is 0.0"),
+        (run("--views", "70000"), 2, "70000 views an image"),
+        (run("--scale", "2", "1"), 2, "scale"),
+    )
+    for done, code, message in cases:
+        assert done.exit_code == code, done.output
+        assert re.search(message.replace("(", r"\("), done.output), done.output
+        assert not trace.exists(), done.output
