@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -151,7 +152,8 @@ Exit codes:
     type=click.Choice(["stop", "skip"]),
     default="stop",
     show_default=True,
-    help="What to do about an image that cannot be decoded: stop, or leave it out (exit code 3).",
+    help="What to do about an image that cannot be decoded, or that a teacher has no finite logits "
+    "for: stop, or leave it out (exit code 3).",
 )
 @click.option(
     "--batch-size",
@@ -301,11 +303,13 @@ def _launch() -> Launch | None:
 def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]:
     """Do what was asked for; a report for each store, none of a dry run."""
     from labelstore.errors import UsageError
-    from labelstore.generate import Output, Recipe, generate_together
+    from labelstore.generate import Output, generate_together
     from labelstore.images import read_class_map, resolve_targets
     from labelstore.launch import own_cores, take_gpu
+    from labelstore.precheck import check_request
     from labelstore.sources import check_outside
     from labelstore.targets import class_pairs
+    from labelstore.teachers import facts_of
     from labelstore.writer import Share
 
     each = options.teachers_from(given)
@@ -324,6 +328,20 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
         raise UsageError(
             "--engine ray runs once, on one machine of the cluster: leave out torchrun or srun."
         )
+    share = None if launch is None else Share(launch.rank, launch.world)
+    if not given["dry_run"]:
+        for one in each:
+            # A network may take minutes; what is wrong already is said before.
+            check_request(
+                source,
+                one["output"],
+                functools.partial(_recipe, given, law, one),
+                facts_of(one["spec"], one["checkpoint"], one["precision"]),
+                resize=given["resize"],
+                overwrite=given["overwrite"],
+                allow_version_drift=given["allow_version_drift"],
+                share=share,
+            )
     engine = _ray_engine(given, each, workers) if given["engine"] == "ray" else None
     teachers: list[Any] = engine.teachers if engine else [options.teacher_from(o) for o in each]
     outputs = []
@@ -335,15 +353,7 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
             class_map=class_map,
             targets=given["targets"],
         )
-        recipe = Recipe(
-            num_views=given["views"],
-            law=law,
-            temperature=one["temperature"],
-            label_type=given["label_type"],
-            block_images=given["block_images"],
-            group_views=given["group_views"],
-            **_fidelity(given),
-        )
+        recipe = _recipe(given, law, one, teacher.num_classes)
         outputs.append(Output(teacher, targets, one["output"], recipe))
     first = launch is None or launch.rank == 0
     if given["dry_run"]:
@@ -361,10 +371,12 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
         names = " and ".join(made.teacher.spec for made in outputs)
         if source.passed_over.count:
             output.note(str(source.passed_over))
+        # A fidelity keeps at most as many as there are.
+        all_of_them = " (all there are)" if recipe.k == teacher.num_classes else ""
         together = "" if launch is None else f"; one of {launch.world} processes"
         output.note(
             f"{len(source)} images; {recipe.num_views} views each; top {recipe.k} of "
-            f"{teacher.num_classes} classes; {names} on {teacher.device}{together}"
+            f"{teacher.num_classes} classes{all_of_them}; {names} on {teacher.device}{together}"
         )
     with output.progress(
         total_images=len(source),
@@ -373,7 +385,7 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
         as_json=given["log_json"],
         device=teacher.device,
     ) as progress:
-        return generate_together(
+        reports = generate_together(
             source,
             outputs,
             batch_size=given["batch_size"],
@@ -384,9 +396,15 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
             overwrite=given["overwrite"],
             allow_version_drift=given["allow_version_drift"],
             engine=engine,
-            share=None if launch is None else Share(launch.rank, launch.world),
+            share=share,
             progress=progress,
         )
+    if not first and not given["quiet"]:
+        # What the others' teachers did is in no other report.
+        for report in reports:
+            for note in report.notes:
+                output.note(note)
+    return reports
 
 
 def _as_stored(source: ImageSource, outputs: tuple[str, ...]) -> ImageSource:
@@ -416,8 +434,6 @@ def _load(given: dict[str, Any], each: list[dict[str, Any]]) -> Any:
 
 
 def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int) -> Any:
-    import functools
-
     from labelstore.errors import UsageError
     from labelstore.ray_engine import RayEngine
 
@@ -433,11 +449,28 @@ def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int)
     )
 
 
-def _fidelity(given: dict[str, Any]) -> dict[str, Any]:
+def _recipe(given: dict[str, Any], law: Any, one: dict[str, Any], num_classes: int) -> Any:
+    """What labels a teacher of so many classes is to make."""
+    from labelstore.generate import Recipe
+
+    return Recipe(
+        num_views=given["views"],
+        law=law,
+        temperature=one["temperature"],
+        label_type=given["label_type"],
+        block_images=given["block_images"],
+        group_views=given["group_views"],
+        **_fidelity(given, num_classes),
+    )
+
+
+def _fidelity(given: dict[str, Any], num_classes: int) -> dict[str, Any]:
     """The settings of a fidelity, with those that were given in their stead."""
     from labelstore.generate import FIDELITIES
 
     settings = dict(FIDELITIES[given["fidelity"]])
+    # A fidelity's classes are at most the teacher's.
+    settings["k"] = min(settings["k"], num_classes)
     if given["label_type"] != "top-k":
         # One class with an even tail, or none, is all that these labels are.
         settings |= {"k": 1, "prior_size": 0}
@@ -482,6 +515,8 @@ def _tell(report: Report) -> None:
         output.note(f"{report.path} is finished already: nothing was done")
     if report.blocks_elsewhere:
         output.note(f"{report.blocks_elsewhere} blocks were made by other processes")
+    for note in report.notes:
+        output.note(note)
     for reason in report.unreadable.values():
         output.note(f"left out: {reason}")
     if report.unreadable:

@@ -131,6 +131,12 @@ _TEACHER = (
         help="Side of the teacher's input. Default: what the teacher was trained with.",
     ),
     click.option(
+        "--num-classes",
+        type=click.IntRange(min=2),
+        help="Classes of timm:NAME, where its classifier was trained anew. Default: as many as the "
+        "checkpoint's classifier has.",
+    ),
+    click.option(
         "--precision",
         type=click.Choice(["fp32", "bf16", "fp16"]),
         default="fp32",
@@ -223,8 +229,16 @@ _FERKD = (
 )
 
 
+_NONDETERMINISTIC = click.option(
+    "--allow-nondeterministic",
+    is_flag=True,
+    help="Take a teacher that does not say the same of a crop each time (dropout, batch "
+    "statistics); its manifest says so.",
+)
+
+
 def teachers_options(command: _Command) -> _Command:
-    """As ``teacher_options``, for one teacher or several: the first four are tuples.
+    """As ``teacher_options``, for one teacher or several: the first five are tuples.
 
     ``teachers_from`` makes of them what ``teacher_from`` takes, once for each teacher.
     """
@@ -262,8 +276,16 @@ def teachers_options(command: _Command) -> _Command:
             help="Side of the teacher's input. Once for all teachers, or one each. Default: what "
             "each was trained with.",
         ),
+        click.option(
+            "--num-classes",
+            type=click.IntRange(min=2),
+            multiple=True,
+            help="Classes of timm:NAME, where its classifier was trained anew. Once for all "
+            "teachers, or one each. Default: as many as the checkpoint's classifier has.",
+        ),
         _TEACHER[-1],
         device_option,
+        _NONDETERMINISTIC,
     )
     for option in reversed(several):
         command = option(command)
@@ -275,7 +297,7 @@ def teachers_from(given: dict[str, Any]) -> list[dict[str, Any]]:
     from labelstore.errors import UsageError
 
     count = len(given["spec"])
-    defaults = {"checkpoint": None, "temperature": 1.0, "size": None}
+    defaults = {"checkpoint": None, "temperature": 1.0, "size": None, "num_classes": None}
     each: dict[str, tuple[Any, ...]] = {"spec": given["spec"], "output": given["output"]}
     for name, default in defaults.items():
         values = given[name] or (default,)
@@ -293,8 +315,8 @@ def teachers_from(given: dict[str, Any]) -> list[dict[str, Any]]:
     for name, values in each.items():
         if len(values) != count:
             raise UsageError(
-                f"--{name} was given {len(values)} times for {count} --teacher: give one for each, "
-                "in the same order."
+                f"--{name.replace('_', '-')} was given {len(values)} times for {count} --teacher: "
+                "give one for each, in the same order."
             )
     return [
         given | {name: values[number] for name, values in each.items()} for number in range(count)
@@ -302,7 +324,7 @@ def teachers_from(given: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def teacher_options(required: bool = True) -> Callable[[_Command], _Command]:
-    """Add ``spec``, ``checkpoint``, ``size``, ``temperature``, ``device`` and ``precision``."""
+    """Add ``spec`` and what ``teacher_from`` takes besides."""
     spec = click.option(
         "--teacher",
         "spec",
@@ -313,7 +335,7 @@ def teacher_options(required: bool = True) -> Callable[[_Command], _Command]:
     )
 
     def add(command: _Command) -> _Command:
-        for option in reversed((spec, *_TEACHER, device_option)):
+        for option in reversed((spec, *_TEACHER, device_option, _NONDETERMINISTIC)):
             command = option(command)
         return command
 
@@ -330,6 +352,8 @@ def teacher_from(given: dict[str, Any]) -> Teacher:
         device=given["device"],
         precision=given["precision"],
         size=given["size"],
+        num_classes=given["num_classes"],
+        allow_nondeterministic=given["allow_nondeterministic"],
     )
 
 

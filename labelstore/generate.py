@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -43,6 +43,8 @@ __all__ = [
     "Report",
     "generate",
     "generate_together",
+    "plan_of",
+    "stored_manifest",
     "undecodable",
 ]
 
@@ -59,7 +61,8 @@ class Recipe:
     """What labels are to be made; all of it goes into the manifest."""
 
     num_views: int
-    k: int = 4
+    k: int | None = None
+    """Classes of each label; when None 4, or all where there are fewer (1 unless "top-k")."""
     law: ViewLaw = field(default_factory=ViewLaw)
     temperature: float = 1.0
     label_type: LabelType = "top-k"
@@ -72,6 +75,27 @@ class Recipe:
     """Images of a block; by the number of images when None."""
     group_views: int | None = None
     """Views of a group; by the backend when None."""
+
+    def classes_of(self, num_classes: int) -> int:
+        """``k``, for a teacher of so many classes."""
+        if self.k is not None:
+            return self.k
+        return min(FIDELITIES["balanced"]["k"], num_classes) if self.label_type == "top-k" else 1
+
+
+class Labelling(Protocol):
+    """What a manifest needs of a teacher."""
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """C names, or None when unknown."""
+
+    def describe(self) -> dict[str, Any]:
+        """As ``Teacher.describe``."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +138,8 @@ class Report:
     passed_over: Mapping[str, Any] = field(default_factory=dict)
     """Files of the source that are none of its images: ``count`` of all, ``suffixes`` with the
     count of each, and ``first``, up to ten names."""
+    notes: tuple[str, ...] = ()
+    """What is to be known of this run's labels: made again in fp32, in smaller batches, ..."""
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -268,6 +294,7 @@ def _report(run: Run, number: int, output: Output, source: ImageSource) -> Repor
         blocks_elsewhere=there - run.found[number] - run.blocks[number],
         blocks_missing=manifest.num_blocks - there,
         passed_over=source.passed_over.to_json(),
+        notes=tuple(run.notes[number]),
     )
 
 
@@ -314,7 +341,7 @@ def _check(
     first = outputs[0]
     for output in outputs:
         recipe, teacher = output.recipe, output.teacher
-        if recipe.label_type != "top-k" and recipe.k != 1:
+        if recipe.label_type != "top-k" and recipe.k not in (None, 1):
             raise UsageError(
                 f"label type {recipe.label_type!r} stores one class a view and top-k is "
                 f"{recipe.k}: leave --top-k out, or use --label-type top-k."
@@ -347,8 +374,8 @@ def _manifests(
     for number, output in enumerate(outputs):
         recipe, teacher = output.recipe, output.teacher
         group_views = recipe.group_views or backend_of(output.path).group_views
-        manifest = _plan(source, output.targets, teacher, recipe, group_views, resize)
-        stored = None if overwrite else _stored_manifest(output.path)
+        manifest = plan_of(source, output.targets, teacher, recipe, group_views, resize)
+        stored = None if overwrite else stored_manifest(output.path)
         if stored is None:
             probe = make_probe(source, teacher.preprocessing, recipe.law, recipe.num_views)
             new[number] = replace(manifest, probe=probe)
@@ -371,19 +398,20 @@ def _check_photos(source: ImageSource, path: str | os.PathLike[str]) -> None:
         )
 
 
-def _plan(
+def plan_of(
     source: ImageSource,
     targets: npt.NDArray[np.int32],
-    teacher: Teacher | Described,
+    teacher: Labelling,
     recipe: Recipe,
     group_views: int,
     resize: Resize,
 ) -> Manifest:
+    """The manifest of a store to be made, without its probes."""
     return Manifest(
         num_images=len(source),
         num_views=recipe.num_views,
         num_classes=teacher.num_classes,
-        k=recipe.k,
+        k=recipe.classes_of(teacher.num_classes),
         fingerprint=fingerprint(source.keys, targets),
         law=recipe.law,
         block_images=recipe.block_images or default_block_images(len(source)),
@@ -400,7 +428,7 @@ def _plan(
     )
 
 
-def _stored_manifest(path: str | os.PathLike[str]) -> Manifest | None:
+def stored_manifest(path: str | os.PathLike[str]) -> Manifest | None:
     """The manifest of a store that may be gone on with; None where the writer has to decide."""
     try:
         return Store(path).manifest

@@ -170,7 +170,7 @@ def prove(
         What the teacher says of the probed views, for the manifest of a store that is about to be
         made: ``{"key", "view", "log_probs", "mean_log_prob"}`` each: pairs of class and natural
         log-probability at temperature 1 of the largest classes, and the mean over all classes. A
-        view whose logits are not finite has none.
+        view whose logits are not finite has none, nor has a teacher that is not deterministic.
 
     Raises:
         MismatchError: pixels, or what the teacher says, differ. SourceError: a probed photo cannot
@@ -186,7 +186,7 @@ def prove(
             f"here (the store's producer had Pillow {manifest.producer.get('Pillow')}): go on "
             "with the same photos and that Pillow, or make a new store."
         )
-    if not manifest.probe:
+    if not manifest.probe or not teacher.deterministic:
         return ()
     log_probs = log_probabilities(teacher, np.stack([view for view in pixels if view is not None]))
     _check_logits(log_probs, manifest, teacher.describe(), path)

@@ -101,6 +101,7 @@ class Run:
         found: blocks of each store that were committed before.
         blocks, views: made of each store.
         seconds: from the start to the last commit.
+        notes: what the user is to be told of each store's teacher.
         waited_seconds: of them, the teachers had no pixels to work on.
         undecodable: position of each image that could not be decoded in this run, and why.
     """
@@ -113,6 +114,7 @@ class Run:
         self.blocks = [0] * len(writers)
         self.views = [0] * len(writers)
         self.undecodable: dict[int, str] = {}
+        self.notes: list[dict[str, None]] = [{} for _ in writers]
         # Told as finished: what every store has, or this run or another process made.
         self._told = set(range(self._manifest.num_blocks)) - self._pending()
         progress.resumed(sum(self._images_of(block) for block in self._told))
@@ -137,6 +139,7 @@ class Run:
                     self.blocks[made.teacher] += 1
                     self.views[made.teacher] += made.views
                     self.undecodable |= made.undecodable
+                    self.notes[made.teacher].update(dict.fromkeys(made.notes))
                 self._written(wait=True)
             self.seconds = time.monotonic() - self._started
             if share is None or not self._pending_elsewhere():
