@@ -295,7 +295,7 @@ def other_photo(source: ImageSource, store: Store) -> str | None:
         except CorruptError:  # which reading and verify name
             continue
         if stored and key in places and content_digest(source.read(places[key])) != stored:
-            return key
+            return str(key)
     return None
 
 
