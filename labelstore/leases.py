@@ -68,7 +68,7 @@ class _Watch:
 class Lease:
     """The right of one process of ``world`` to write the store behind ``objects``.
 
-    A context manager; ``check`` says whether it still holds.
+    A context manager; ``check`` says whether it still holds, and is asked before each change.
 
     Raises, on entering:
         BusyError: another one writes the store, or does as this one of several.
@@ -79,6 +79,7 @@ class Lease:
         self._world = world
         self._name = _name_of(rank, world)
         self._watch = _Watch(objects)
+        self._permit = objects.permit
         self._token = uuid.uuid4().hex
         self._count = 0
         self._tag: Tag = {}
@@ -96,11 +97,13 @@ class Lease:
         except BaseException:
             self.__exit__()
             raise
+        self._permit, self._objects.permit = self._objects.permit, self.check
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        self._objects.permit = self._permit
         with contextlib.suppress(LabelStoreError, OSError):
             if not self._lost and self._is_mine():
                 self._objects.delete(self._name)

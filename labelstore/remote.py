@@ -97,6 +97,8 @@ class RemoteObjects:
         self._threads = Threads(THREADS)
         self.conditional = True
         """Whether the server writes objects on conditions; see ``labelstore.leases``."""
+        self.permit: Callable[[], None] = _always
+        """Called before an object of the store is changed; it raises where that must not be."""
 
     def _do(self, verb: str, *arguments: Any) -> Any:
         if not _used or os.getpid() in _used:
@@ -132,7 +134,7 @@ class RemoteObjects:
         return bytes(data), int(size)
 
     def put(self, name: str, data: bytes) -> None:
-        self.check_writable()
+        self._check_change(name)
         try:
             self._do("put", name, data)
         except FileNotFoundError as error:
@@ -160,7 +162,7 @@ class RemoteObjects:
 
     def _put_if(self, name: str, data: bytes, condition: str | Tag) -> bool:
         """Write on a condition; True too where that had been done, but the answer was lost."""
-        self.check_writable()
+        self._check_change(name)
         started = time.monotonic()
         for pause in itertools.accumulate(itertools.repeat(0.1), lambda last, _: min(2 * last, 5)):
             try:
@@ -220,7 +222,7 @@ class RemoteObjects:
         return sorted(self._do("list", prefix))
 
     def delete(self, name: str) -> None:
-        self.check_writable()
+        self._check_change(name)
         with contextlib.suppress(FileNotFoundError):
             self._do("delete", name)
 
@@ -283,12 +285,21 @@ class RemoteObjects:
             for future in waiting:
                 future.cancel()
 
+    def _check_change(self, name: str) -> None:
+        self.check_writable()
+        if not name.startswith(HIDDEN):
+            self.permit()
+
     def check_writable(self) -> None:
         """UsageError for a URL that can only be read."""
         if self._scheme not in ("s3", "gs"):
             raise UsageError(
                 f"{self.where} can be read and not written: write to a local path, s3:// or gs://."
             )
+
+
+def _always() -> None:
+    """Nothing is in the way."""
 
 
 class Requests:

@@ -275,7 +275,9 @@ class ZarrBackend:
 
     def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> bool:
         name, data = self._object_name(COMMITS, block), self._encoded(COMMITS, block, row[None])
-        while not self._write_new(name, data or b""):
+        if data is None:
+            raise StoreError(f"{self.path}: the commit row of block {block} is all zeros.")
+        while not self._write_new(name, data):
             if self.read_commit(block)[0]:
                 return False
             # A row of zeros: its commit was withdrawn.

@@ -137,6 +137,26 @@ def test_a_commit_is_never_written_over(s3, suffix):
     } == {name: value for name, value in before.items() if "writers" not in name}
 
 
+def test_a_writer_without_its_lease_changes_nothing(s3, suffix):
+    """Whatever it is at: also while it clears a place or makes an empty store."""
+    url = f"s3://{s3.bucket}/h.{suffix}"
+    make_planned(url, **SETTINGS)
+    before = objects_of(bucket_of(s3, s3.bucket), f"h.{suffix}")
+    writer, _ = writer_of(url)
+    with writer:
+        writer._lease._lost = True
+        for change in (
+            writer._backend.clear,
+            lambda: writer._backend._objects.put("zarr.json", b"{}"),
+            lambda: writer._backend.withdraw_commit(0),
+            lambda: writer._backend.write_commit(0, writer._backend.read_commit(0)),
+        ):
+            with pytest.raises(StoreError, match="was stopped, or cut off"):
+                change()
+        writer._lease._lost = False
+    assert objects_of(bucket_of(s3, s3.bucket), f"h.{suffix}") == before
+
+
 def test_servers_that_know_no_conditions(s3, tmp_path, monkeypatch):
     with Proxy(s3.address, without=("If-None-Match", "If-Match")) as network:
         monkeypatch.setenv("AWS_ENDPOINT_URL", network.address)
