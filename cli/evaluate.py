@@ -48,6 +48,7 @@ points, or everything, too low.
     type=click.IntRange(min=1),
     help="Threads that decode. Default: the number of cores.",
 )
+@options.source_options
 @options.json_option
 @options.quiet_option
 def command(**given: Any) -> None:
@@ -55,10 +56,9 @@ def command(**given: Any) -> None:
     import os
 
     from labelstore.evaluate import evaluate
-    from labelstore.sources import open_source
     from labelstore.targets import read_class_map, resolve_targets
 
-    source = open_source(given["source"])
+    source = options.source_from(given, given["source"])
     class_map = read_class_map(given["class_map"]) if given["class_map"] else None
     teacher = options.teacher_from(given)
     targets = resolve_targets(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +14,9 @@ from .dry_run import dry_run
 if TYPE_CHECKING:
     from labelstore.generate import Report
     from labelstore.launch import Launch
+    from labelstore.sources import ImageSource
+
+_SHOWN = 6
 
 SKIPPED = 3
 """Exit code of a run that finished its store and left images out of it."""
@@ -19,8 +24,15 @@ SKIPPED = 3
 HELP = """Run a teacher once over many random crops of every image and store its top-k soft labels.
 
 SOURCE is a folder of images: one folder a class, or flat (then give --targets none); or WebDataset
-shards (.tar), or Parquet files in Hugging Face's layout (a column image, by choice a column label),
-one file or a folder of them; or the URL (s3://, gs://) of any of these.
+shards (.tar, not compressed), or Parquet files in Hugging Face's layout (a column image, by choice
+a column label): one file, a folder of them or the snapshot of a hub's repository, a glob
+('data/train-*.parquet') or a brace list ('train-{000..127}.tar'), in quotes; or the URL (s3://,
+gs://) of any of these.
+
+Images are read by Pillow, whatever their files are called: JPEG, PNG, WebP, TIFF, BMP, PPM, GIF
+(the first frame), JPEG 2000, and AVIF and HEIC where this Pillow has them (HEIC: pip install
+pillow-heif); in folders, files ending in .jpg .jpeg .png .webp .tif .tiff .bmp .ppm .pgm .gif .avif
+.heic .heif. Files that are passed over are named.
 
 \b
   labelstore generate photos --teacher timm:vit_base_patch16_224 --views 200 -o vit.zarr
@@ -108,6 +120,7 @@ Exit codes:
     "largest class with its probability and the rest spread evenly.",
 )
 @options.law_options
+@options.source_options
 @click.option(
     "--targets",
     type=click.Choice(["folders", "none"]),
@@ -139,7 +152,8 @@ Exit codes:
     type=click.Choice(["stop", "skip"]),
     default="stop",
     show_default=True,
-    help="What to do about an image that cannot be decoded: stop, or leave it out (exit code 3).",
+    help="What to do about an image that cannot be decoded, or that a teacher has no finite logits "
+    "for: stop, or leave it out (exit code 3).",
 )
 @click.option(
     "--batch-size",
@@ -258,6 +272,20 @@ def _views_of(given: dict[str, Any], context: click.Context) -> Any:
     return store.law
 
 
+def _check_photos(source: Any, path: str) -> None:
+    """Refuse to label the views of other photos than those of the store of ``--views-from``."""
+    import labelstore
+    from labelstore.errors import MismatchError
+    from labelstore.probes import other_photo
+
+    key = other_photo(source, labelstore.open(path))
+    if key is not None:
+        raise MismatchError(
+            f"{source.path} has another file {key!r} than {path} was made from: labels of other "
+            "photos cannot be averaged with its; give the same files, or leave --views-from out."
+        )
+
+
 def _launch() -> Launch | None:
     """How this process was launched; what is odd about it is told."""
     import warnings
@@ -275,14 +303,23 @@ def _launch() -> Launch | None:
 def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]:
     """Do what was asked for; a report for each store, none of a dry run."""
     from labelstore.errors import UsageError
-    from labelstore.generate import Output, Recipe, generate_together
+    from labelstore.generate import Output, generate_together
     from labelstore.images import read_class_map, resolve_targets
     from labelstore.launch import own_cores, take_gpu
-    from labelstore.sources import open_source
+    from labelstore.precheck import check_request
+    from labelstore.sources import check_outside
+    from labelstore.targets import class_pairs
+    from labelstore.teachers import facts_of
     from labelstore.writer import Share
 
     each = options.teachers_from(given)
-    source = open_source(given["source"])
+    source = options.source_from(given, given["source"])
+    for path in given["output"]:
+        check_outside(source, path)
+    if not given["overwrite"] and given["engine"] == "local":
+        source = _as_stored(source, given["output"])
+    if given["views_from"]:
+        _check_photos(source, given["views_from"])
     class_map = read_class_map(given["class_map"]) if given["class_map"] else None
     if launch is not None and given["device"] != "cpu":
         take_gpu(launch)
@@ -291,6 +328,20 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
         raise UsageError(
             "--engine ray runs once, on one machine of the cluster: leave out torchrun or srun."
         )
+    share = None if launch is None else Share(launch.rank, launch.world)
+    if not given["dry_run"]:
+        for one in each:
+            # A network may take minutes; what is wrong already is said before.
+            check_request(
+                source,
+                one["output"],
+                functools.partial(_recipe, given, law, one),
+                facts_of(one["spec"], one["checkpoint"], one["precision"]),
+                resize=given["resize"],
+                overwrite=given["overwrite"],
+                allow_version_drift=given["allow_version_drift"],
+                share=share,
+            )
     engine = _ray_engine(given, each, workers) if given["engine"] == "ray" else None
     teachers: list[Any] = engine.teachers if engine else [options.teacher_from(o) for o in each]
     outputs = []
@@ -302,15 +353,7 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
             class_map=class_map,
             targets=given["targets"],
         )
-        recipe = Recipe(
-            num_views=given["views"],
-            law=law,
-            temperature=one["temperature"],
-            label_type=given["label_type"],
-            block_images=given["block_images"],
-            group_views=given["group_views"],
-            **_fidelity(given),
-        )
+        recipe = _recipe(given, law, one, teacher.num_classes)
         outputs.append(Output(teacher, targets, one["output"], recipe))
     first = launch is None or launch.rank == 0
     if given["dry_run"]:
@@ -322,12 +365,18 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
     quiet = given["quiet"] or not first
     recipe, teacher = outputs[0].recipe, outputs[0].teacher
     if not quiet and not given["log_json"]:
-        ignored = f", {source.ignored} other files passed over" if source.ignored else ""
+        for made in outputs:
+            if pairs := class_pairs(source, made.targets):
+                output.note(_pairs(pairs))
         names = " and ".join(made.teacher.spec for made in outputs)
+        if source.passed_over.count:
+            output.note(str(source.passed_over))
+        # A fidelity keeps at most as many as there are.
+        all_of_them = " (all there are)" if recipe.k == teacher.num_classes else ""
         together = "" if launch is None else f"; one of {launch.world} processes"
         output.note(
-            f"{len(source)} images{ignored}; {recipe.num_views} views each; top {recipe.k} of "
-            f"{teacher.num_classes} classes; {names} on {teacher.device}{together}"
+            f"{len(source)} images; {recipe.num_views} views each; top {recipe.k} of "
+            f"{teacher.num_classes} classes{all_of_them}; {names} on {teacher.device}{together}"
         )
     with output.progress(
         total_images=len(source),
@@ -336,7 +385,7 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
         as_json=given["log_json"],
         device=teacher.device,
     ) as progress:
-        return generate_together(
+        reports = generate_together(
             source,
             outputs,
             batch_size=given["batch_size"],
@@ -347,28 +396,51 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
             overwrite=given["overwrite"],
             allow_version_drift=given["allow_version_drift"],
             engine=engine,
-            share=None if launch is None else Share(launch.rank, launch.world),
+            share=share,
             progress=progress,
         )
+    if not first and not given["quiet"]:
+        # What the others' teachers did is in no other report.
+        for report in reports:
+            for note in report.notes:
+                output.note(note)
+    return reports
 
 
-def _load(path: str, each: list[dict[str, Any]]) -> Any:
+def _as_stored(source: ImageSource, outputs: tuple[str, ...]) -> ImageSource:
+    """A source in the order of the images of a store that may be gone on with."""
+    import labelstore
+    from labelstore.errors import LabelStoreError
+    from labelstore.sources import in_order
+
+    for path in outputs:
+        # What is no store, or a broken one, the writer speaks of.
+        with contextlib.suppress(LabelStoreError):
+            return in_order(source, labelstore.open(path).keys)
+    return source
+
+
+def _pairs(pairs: dict[str, int]) -> str:
+    """Which class each folder or label was taken for, the first few."""
+    shown = ", ".join(f"{name!r} -> {number}" for name, number in list(pairs.items())[:_SHOWN])
+    more = f", ... ({len(pairs)} in all)" if len(pairs) > _SHOWN else ""
+    return f"classes: {shown}{more}"
+
+
+def _load(given: dict[str, Any], each: list[dict[str, Any]]) -> Any:
     """The source and the teachers, on whatever machine this runs."""
-    from labelstore.sources import open_source
-
-    return open_source(path), [options.teacher_from(one) for one in each]
+    source = options.source_from(given, given["source"])
+    return source, [options.teacher_from(one) for one in each]
 
 
 def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int) -> Any:
-    import functools
-
     from labelstore.errors import UsageError
     from labelstore.ray_engine import RayEngine
 
     if given["dry_run"]:
         raise UsageError("--engine ray has no --dry-run: leave one of them out.")
     return RayEngine(
-        functools.partial(_load, given["source"], each),
+        functools.partial(_load, given, each),
         actors=given["actors"],
         device=given["device"],
         workers=workers,
@@ -377,11 +449,28 @@ def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int)
     )
 
 
-def _fidelity(given: dict[str, Any]) -> dict[str, Any]:
+def _recipe(given: dict[str, Any], law: Any, one: dict[str, Any], num_classes: int) -> Any:
+    """What labels a teacher of so many classes is to make."""
+    from labelstore.generate import Recipe
+
+    return Recipe(
+        num_views=given["views"],
+        law=law,
+        temperature=one["temperature"],
+        label_type=given["label_type"],
+        block_images=given["block_images"],
+        group_views=given["group_views"],
+        **_fidelity(given, num_classes),
+    )
+
+
+def _fidelity(given: dict[str, Any], num_classes: int) -> dict[str, Any]:
     """The settings of a fidelity, with those that were given in their stead."""
     from labelstore.generate import FIDELITIES
 
     settings = dict(FIDELITIES[given["fidelity"]])
+    # A fidelity's classes are at most the teacher's.
+    settings["k"] = min(settings["k"], num_classes)
     if given["label_type"] != "top-k":
         # One class with an even tail, or none, is all that these labels are.
         settings |= {"k": 1, "prior_size": 0}
@@ -426,6 +515,8 @@ def _tell(report: Report) -> None:
         output.note(f"{report.path} is finished already: nothing was done")
     if report.blocks_elsewhere:
         output.note(f"{report.blocks_elsewhere} blocks were made by other processes")
+    for note in report.notes:
+        output.note(note)
     for reason in report.unreadable.values():
         output.note(f"left out: {reason}")
     if report.unreadable:

@@ -8,6 +8,9 @@
 | `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | inspect, merge, schedule |
 | `--confidence` | max, target: what FerKD's thresholds look at | inspect, merge, schedule |
 | `--quantizer` | ratio16, ratio32, u8, u16, fp16, fp32 | generate, merge, recode |
+| `--image-column`, `--label-column` | of Parquet files | all that read photos |
+| `--image-field` | the photo among a tar sample's fields | all that read photos |
+| `--max-pixels` | of a photo, at least 2 | all that read photos |
 | `--overwrite` | replace what is there | generate, merge, pull, recode |
 | `--json` | one JSON document on stdout, errors included | all but demo |
 | `-q`, `--quiet` | errors alone | generate, merge, pull, recode |
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from labelstore.calibrate import Combine, FerKD
+    from labelstore.sources import ImageSource
     from labelstore.teachers import Teacher
     from labelstore.views import ViewLaw
 
@@ -38,6 +42,8 @@ __all__ = [
     "overwrite_option",
     "quantizer_option",
     "quiet_option",
+    "source_from",
+    "source_options",
     "store_argument",
     "teacher_from",
     "teacher_options",
@@ -125,6 +131,12 @@ _TEACHER = (
         help="Side of the teacher's input. Default: what the teacher was trained with.",
     ),
     click.option(
+        "--num-classes",
+        type=click.IntRange(min=2),
+        help="Classes of timm:NAME, where its classifier was trained anew. Default: as many as the "
+        "checkpoint's classifier has.",
+    ),
+    click.option(
         "--precision",
         type=click.Choice(["fp32", "bf16", "fp16"]),
         default="fp32",
@@ -159,6 +171,32 @@ _LAW = (
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of the views."),
 )
 
+_SOURCE = (
+    click.option(
+        "--image-column",
+        metavar="NAME",
+        help="Parquet: the column of encoded images. [default: image]",
+    ),
+    click.option(
+        "--label-column",
+        metavar="NAME",
+        help="Parquet: the column of class ids (-1, null: unknown) or names. [default: label]",
+    ),
+    click.option(
+        "--image-field",
+        metavar="FIELD",
+        help="Tar shards: which field of a sample is the photo, as input.jpg in 0001.input.jpg; "
+        "several by semicolons. Default: the one that ends as an image does.",
+    ),
+    click.option(
+        "--max-pixels",
+        type=click.IntRange(min=2),
+        metavar="PIXELS",
+        help="The most pixels (width x height) of a photo; larger ones are refused, for fear of "
+        "decompression bombs. [default: 178956970]",
+    ),
+)
+
 _FERKD = (
     click.option(
         "--low",
@@ -191,8 +229,16 @@ _FERKD = (
 )
 
 
+_NONDETERMINISTIC = click.option(
+    "--allow-nondeterministic",
+    is_flag=True,
+    help="Take a teacher that does not say the same of a crop each time (dropout, batch "
+    "statistics); its manifest says so.",
+)
+
+
 def teachers_options(command: _Command) -> _Command:
-    """As ``teacher_options``, for one teacher or several: the first four are tuples.
+    """As ``teacher_options``, for one teacher or several: the first five are tuples.
 
     ``teachers_from`` makes of them what ``teacher_from`` takes, once for each teacher.
     """
@@ -230,8 +276,16 @@ def teachers_options(command: _Command) -> _Command:
             help="Side of the teacher's input. Once for all teachers, or one each. Default: what "
             "each was trained with.",
         ),
+        click.option(
+            "--num-classes",
+            type=click.IntRange(min=2),
+            multiple=True,
+            help="Classes of timm:NAME, where its classifier was trained anew. Once for all "
+            "teachers, or one each. Default: as many as the checkpoint's classifier has.",
+        ),
         _TEACHER[-1],
         device_option,
+        _NONDETERMINISTIC,
     )
     for option in reversed(several):
         command = option(command)
@@ -243,7 +297,7 @@ def teachers_from(given: dict[str, Any]) -> list[dict[str, Any]]:
     from labelstore.errors import UsageError
 
     count = len(given["spec"])
-    defaults = {"checkpoint": None, "temperature": 1.0, "size": None}
+    defaults = {"checkpoint": None, "temperature": 1.0, "size": None, "num_classes": None}
     each: dict[str, tuple[Any, ...]] = {"spec": given["spec"], "output": given["output"]}
     for name, default in defaults.items():
         values = given[name] or (default,)
@@ -261,8 +315,8 @@ def teachers_from(given: dict[str, Any]) -> list[dict[str, Any]]:
     for name, values in each.items():
         if len(values) != count:
             raise UsageError(
-                f"--{name} was given {len(values)} times for {count} --teacher: give one for each, "
-                "in the same order."
+                f"--{name.replace('_', '-')} was given {len(values)} times for {count} --teacher: "
+                "give one for each, in the same order."
             )
     return [
         given | {name: values[number] for name, values in each.items()} for number in range(count)
@@ -270,7 +324,7 @@ def teachers_from(given: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def teacher_options(required: bool = True) -> Callable[[_Command], _Command]:
-    """Add ``spec``, ``checkpoint``, ``size``, ``temperature``, ``device`` and ``precision``."""
+    """Add ``spec`` and what ``teacher_from`` takes besides."""
     spec = click.option(
         "--teacher",
         "spec",
@@ -281,7 +335,7 @@ def teacher_options(required: bool = True) -> Callable[[_Command], _Command]:
     )
 
     def add(command: _Command) -> _Command:
-        for option in reversed((spec, *_TEACHER, device_option)):
+        for option in reversed((spec, *_TEACHER, device_option, _NONDETERMINISTIC)):
             command = option(command)
         return command
 
@@ -298,6 +352,31 @@ def teacher_from(given: dict[str, Any]) -> Teacher:
         device=given["device"],
         precision=given["precision"],
         size=given["size"],
+        num_classes=given["num_classes"],
+        allow_nondeterministic=given["allow_nondeterministic"],
+    )
+
+
+def source_options(command: _Command) -> _Command:
+    """Add ``image_column``, ``label_column``, ``image_field`` and ``max_pixels``."""
+    for option in reversed(_SOURCE):
+        command = option(command)
+    return command
+
+
+def source_from(given: dict[str, Any], path: str) -> ImageSource:
+    """The images at a path that ``source_options`` were given for; photos of many pixels are let in
+    from here on."""
+    from labelstore.images import allow_pixels
+    from labelstore.sources import open_source
+
+    if given["max_pixels"] is not None:
+        allow_pixels(given["max_pixels"])
+    return open_source(
+        path,
+        image_column=given["image_column"],
+        label_column=given["label_column"],
+        image_field=given["image_field"],
     )
 
 

@@ -75,6 +75,7 @@ def _settings(
     show_default=True,
     help="Views of each.",
 )
+@options.source_options
 @options.json_option
 @options.quiet_option
 def command(**given: Any) -> None:
@@ -116,11 +117,11 @@ def _sample(given: dict[str, Any]) -> tuple[Any, int, int | None]:
         store = labelstore.open(given["source"])
         truth = sample_of_store(store, images=images, views=views)
         return truth, given["views"] or store.num_views, store.k
-    from labelstore.sources import open_source
 
     if given["views"] is None:
         raise UsageError("--views is missing: say how many views the store will have.")
-    source, teacher = open_source(given["source"]), options.teacher_from(given)
+    source = options.source_from(given, given["source"])
+    teacher = options.teacher_from(given)
     with output.progress(min(images, len(source)), views, quiet) as progress:
         truth = sample_of_teacher(
             source,

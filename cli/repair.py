@@ -52,6 +52,7 @@ some still cannot be decoded; each is named with its reason.
     is_flag=True,
     help="Mend a store that other library versions made.",
 )
+@options.source_options
 @options.json_option
 @options.quiet_option
 @click.pass_context
@@ -62,12 +63,12 @@ def command(context: click.Context, **given: Any) -> None:
     import labelstore
     from labelstore.generate import undecodable
     from labelstore.repair import repair
-    from labelstore.sources import open_source
+    from labelstore.sources import in_order
 
     store = labelstore.open(given["store"])
     quiet = given["quiet"] or given["json"]
     with output.progress(store.num_images, store.num_views, quiet=quiet, brief=True) as progress:
-        source = open_source(given["source"])
+        source = in_order(options.source_from(given, given["source"]), store.keys)
         found, made = repair(
             store,
             source,

@@ -56,6 +56,7 @@ def _share(_context: click.Context, _parameter: click.Parameter, value: str | No
     show_default=True,
     help="By how much a replayed largest probability may differ.",
 )
+@options.source_options
 @options.json_option
 @options.quiet_option
 @click.pass_context
@@ -86,10 +87,10 @@ def command(context: click.Context, **given: Any) -> None:
 
 
 def _replayed(given: dict[str, Any], store: Any, quiet: bool) -> Replay:
-    from labelstore.sources import open_source
     from labelstore.verify import replay
 
-    source, teacher = open_source(given["photos"]), options.teacher_from(given)
+    source = options.source_from(given, given["photos"])
+    teacher = options.teacher_from(given)
     views = round(given["replay"] * store.num_images * store.num_views)
     with output.progress(max(1, views), 1, quiet=quiet, brief=True) as progress:
         return replay(

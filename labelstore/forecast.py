@@ -129,7 +129,8 @@ def forecast(
     if not truth:
         raise SourceError("none of the sampled images could be decoded: check the source.")
     labels = np.stack(truth)
-    setting = Setting("", recipe.k, recipe.quantizer, recipe.prior_size, recipe.top_p)
+    k = recipe.classes_of(teacher.num_classes)
+    setting = Setting("", k, recipe.quantizer, recipe.prior_size, recipe.top_p)
     place = place_of(path)
     row = measure(
         labels, setting, recipe.num_views, suffix_of(place), class_names=teacher.class_names

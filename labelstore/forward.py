@@ -6,6 +6,7 @@ come back.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
 
     from labelstore.inference import Teacher
 
-__all__ = ["Forward"]
+__all__ = ["Forward", "log_probabilities"]
 
 
 class Forward:
     """One forward of a teacher.
+
+    Attributes:
+        lost: rows whose logits are not finite; known once there is a ``result``.
 
     Args:
         teacher: the teacher.
@@ -32,6 +36,10 @@ class Forward:
         k: classes of each label; temperature: positive, the logits are divided by it.
         lengths: how many views each run of consecutive rows has, where their summed distributions
             are wanted; else None.
+        check: compare the logits of the first crops with what the teacher says of them alone.
+
+    Raises:
+        TeacherError: the check failed, or memory does not do for one crop.
     """
 
     def __init__(
@@ -41,19 +49,24 @@ class Forward:
         k: int,
         temperature: float,
         lengths: Sequence[int] | None,
+        *,
+        check: bool = False,
     ) -> None:
         import torch
 
         self._teacher = teacher
+        self.lost: tuple[int, ...] = ()
         self._begun: Any = None
         if teacher.device == "cuda":
             self._begun = _recorded(teacher.place)
         with torch.inference_mode():
             logits = teacher.outputs(pixels)
-            probabilities = torch.softmax(logits / temperature, dim=-1)
-            parts = [torch.isfinite(logits).all(), top_k_keys(probabilities, k)]
-            if lengths is not None:
-                parts.append(_sums(probabilities, list(lengths)))
+            if check:
+                teacher.check_crops(pixels, logits)
+            self._take = functools.partial(_taken, k=k, temperature=temperature, lengths=lengths)
+            parts = self._take(logits)
+        # Kept until it is known whether they are finite.
+        self._pixels, self._logits = pixels, logits
         self._num_classes = logits.shape[-1]
         self._event: Any = None
         if logits.device.type == "cuda":
@@ -71,14 +84,21 @@ class Forward:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float64] | None]:
         """Class ids (B, k), probabilities (B, k) and the runs' sums (runs, C) or None.
 
-        Raises:
-            TeacherError: the logits are not finite.
+        Logits that are not finite are made again in fp32; of the rows ``lost`` even these are not,
+        and what is returned of them means nothing.
         """
+        import torch
+
         if self._event is not None:
             self._event.synchronize()
-        finite, keys, *sums = self._parts
-        if not bool(finite):
-            raise self._teacher.not_finite()
+        if not bool(self._parts[0]):
+            with torch.inference_mode():
+                logits, self.lost = self._teacher.mended(self._pixels, self._logits)
+                rows = list(self.lost)
+                logits = logits.index_fill(0, torch.tensor(rows, device=logits.device).long(), 0)
+                self._parts = [part.cpu() for part in self._take(logits)]
+        del self._pixels, self._logits
+        _, keys, *sums = self._parts
         classes, values = unpack_keys(keys, self._num_classes)
         return classes, values, sums[0].numpy().astype(np.float64) if sums else None
 
@@ -88,6 +108,48 @@ class Forward:
         if self._begun is None or before._event is None:
             return 0.0
         return max(float(before._event.elapsed_time(self._begun)) / 1000, 0.0)
+
+
+def log_probabilities(teacher: Teacher, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """What a teacher says of a few views: the natural logarithm of its softmax at temperature 1.
+
+    Args:
+        teacher: the teacher. pixels: (B, H, W, 3) uint8, B at least 1.
+
+    Returns:
+        (B, C); NaN in the rows of views whose logits are not finite.
+
+    Raises:
+        TeacherError: the network fails.
+    """
+    import torch
+
+    # One by one: whatever batch the user asked for, this has room.
+    size = teacher.batch_size or 1
+    with torch.inference_mode():
+        logits = torch.cat(
+            [
+                teacher.outputs(torch.from_numpy(pixels[start : start + size])).cpu()
+                for start in range(0, len(pixels), size)
+            ]
+        )
+    values = logits.numpy().astype(np.float64)
+    values[~np.isfinite(values).all(axis=1)] = np.nan
+    values -= values.max(axis=1, keepdims=True)
+    return np.asarray(values - np.log(np.exp(values).sum(axis=1, keepdims=True)))
+
+
+def _taken(
+    logits: torch.Tensor, k: int, temperature: float, lengths: Sequence[int] | None
+) -> list[torch.Tensor]:
+    """Whether all are finite; the keys of the k largest classes; the sums of runs."""
+    import torch
+
+    probabilities = torch.softmax(logits / temperature, dim=-1)
+    parts = [torch.isfinite(logits).all(), top_k_keys(probabilities, k)]
+    if lengths is not None:
+        parts.append(_sums(probabilities, list(lengths)))
+    return parts
 
 
 def _recorded(device: torch.device) -> Any:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-import labelstore
 from labelstore.blocks import check_table, default_block_images
 from labelstore.cutting import RESIZES
-from labelstore.errors import LabelStoreError, SourceError, UsageError
+from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
 from labelstore.images import decode
-from labelstore.manifest import Manifest, fingerprint
+from labelstore.manifest import LOGITS_PROBE, Manifest, fingerprint
 from labelstore.pipeline import Silent
-from labelstore.probes import check_resumable, make_probe
-from labelstore.running import LocalEngine, Run
+from labelstore.probes import library_versions, make_probe, other_photo
+from labelstore.running import LocalEngine, Run, Settings
+from labelstore.sources import check_outside
 from labelstore.store import Store, backend_of
 from labelstore.views import ViewLaw
 from labelstore.writer import StoreWriter
@@ -44,6 +43,8 @@ __all__ = [
     "Report",
     "generate",
     "generate_together",
+    "plan_of",
+    "stored_manifest",
     "undecodable",
 ]
 
@@ -60,7 +61,8 @@ class Recipe:
     """What labels are to be made; all of it goes into the manifest."""
 
     num_views: int
-    k: int = 4
+    k: int | None = None
+    """Classes of each label; when None 4, or all where there are fewer (1 unless "top-k")."""
     law: ViewLaw = field(default_factory=ViewLaw)
     temperature: float = 1.0
     label_type: LabelType = "top-k"
@@ -73,6 +75,27 @@ class Recipe:
     """Images of a block; by the number of images when None."""
     group_views: int | None = None
     """Views of a group; by the backend when None."""
+
+    def classes_of(self, num_classes: int) -> int:
+        """``k``, for a teacher of so many classes."""
+        if self.k is not None:
+            return self.k
+        return min(FIDELITIES["balanced"]["k"], num_classes) if self.label_type == "top-k" else 1
+
+
+class Labelling(Protocol):
+    """What a manifest needs of a teacher."""
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """C names, or None when unknown."""
+
+    def describe(self) -> dict[str, Any]:
+        """As ``Teacher.describe``."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +135,11 @@ class Report:
     """Blocks that other processes made meanwhile."""
     blocks_missing: int = 0
     """Blocks that are not there yet: other processes have them, or died over them."""
+    passed_over: Mapping[str, Any] = field(default_factory=dict)
+    """Files of the source that are none of its images: ``count`` of all, ``suffixes`` with the
+    count of each, and ``first``, up to ten names."""
+    notes: tuple[str, ...] = ()
+    """What is to be known of this run's labels: made again in fp32, in smaller batches, ..."""
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -207,26 +235,42 @@ def generate_together(
         a report for each output, in order.
     """
     _check(source, outputs, batch_size, workers, resize)
-    runner = engine or LocalEngine(
-        source, [output.teacher for output in outputs], batch_size, compiled
-    )
+    runner = engine or LocalEngine([output.teacher for output in outputs], batch_size, compiled)
+    paths = tuple(str(output.path) for output in outputs)
+    manifests = _manifests(source, outputs, resize, overwrite, runner)
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(
-                _writer(source, output, resize, overwrite, allow_version_drift, share)
+                StoreWriter(
+                    output.path,
+                    manifest,
+                    source.keys,
+                    output.targets,
+                    overwrite=overwrite,
+                    allow_version_drift=allow_version_drift,
+                    share=share,
+                    remake=output.remake,
+                )
             )
-            for output in outputs
+            for output, manifest in zip(outputs, manifests, strict=True)
         ]
         run = Run(writers, progress or Silent())
-        for writer, output in zip(writers, outputs, strict=True):
+        resumed = {n: writer.manifest for n, writer in enumerate(writers) if writer.resumed}
+        if resumed:
+            runner.prove(source, resumed, paths)
+        for writer in writers:
             if writer.pending_blocks() and writer.resumed:
-                check_resumable(source, output.teacher, writer.manifest, writer.path)
+                _check_photos(source, writer.path)
         if any(writer.pending_blocks() for writer in writers):
-            manifests = [writer.manifest for writer in writers]
-            path = str(outputs[0].path)
-            run.through(
-                runner.labeller(manifests, batch_size, workers, on_error, resize, path), share
+            settings = Settings(
+                tuple(writer.manifest for writer in writers),
+                paths,
+                batch_size,
+                workers,
+                on_error,
+                resize,
             )
+            run.through(runner.labeller(source, settings), share)
     return [_report(run, number, output, source) for number, output in enumerate(outputs)]
 
 
@@ -249,6 +293,8 @@ def _report(run: Run, number: int, output: Output, source: ImageSource) -> Repor
         waiting_share=round(run.waited_seconds / seconds, 4) if views else None,
         blocks_elsewhere=there - run.found[number] - run.blocks[number],
         blocks_missing=manifest.num_blocks - there,
+        passed_over=source.passed_over.to_json(),
+        notes=tuple(run.notes[number]),
     )
 
 
@@ -295,7 +341,7 @@ def _check(
     first = outputs[0]
     for output in outputs:
         recipe, teacher = output.recipe, output.teacher
-        if recipe.label_type != "top-k" and recipe.k != 1:
+        if recipe.label_type != "top-k" and recipe.k not in (None, 1):
             raise UsageError(
                 f"label type {recipe.label_type!r} stores one class a view and top-k is "
                 f"{recipe.k}: leave --top-k out, or use --label-type top-k."
@@ -312,51 +358,60 @@ def _check(
                 "them on one device, or make their stores in two runs."
             )
         check_table(source.keys, output.targets, len(source), teacher.num_classes)
+        check_outside(source, output.path)
 
 
-def _writer(
+def _manifests(
     source: ImageSource,
-    output: Output,
+    outputs: Sequence[Output],
     resize: Resize,
     overwrite: bool,
-    allow_version_drift: bool,
-    share: Share | None,
-) -> StoreWriter:
-    """The writer of an output, not entered yet."""
-    recipe, teacher = output.recipe, output.teacher
-    group_views = recipe.group_views or backend_of(output.path).group_views
-    manifest = _plan(source, output.targets, teacher, recipe, group_views, resize)
-    stored = None if overwrite else _stored_manifest(output.path)
-    probe = stored.probe if stored else make_probe(source, teacher, recipe.law, recipe.num_views)
-    manifest = Manifest(**{**_fields(manifest), "probe": probe})
-    return StoreWriter(
-        output.path,
-        manifest,
-        source.keys,
-        output.targets,
-        overwrite=overwrite,
-        allow_version_drift=allow_version_drift,
-        share=share,
-        remake=output.remake,
-    )
+    runner: LocalEngine | RayEngine,
+) -> list[Manifest]:
+    """The manifest of each store, with the probes of one that is there already."""
+    manifests = []
+    new: dict[int, Manifest] = {}
+    for number, output in enumerate(outputs):
+        recipe, teacher = output.recipe, output.teacher
+        group_views = recipe.group_views or backend_of(output.path).group_views
+        manifest = plan_of(source, output.targets, teacher, recipe, group_views, resize)
+        stored = None if overwrite else stored_manifest(output.path)
+        if stored is None:
+            probe = make_probe(source, teacher.preprocessing, recipe.law, recipe.num_views)
+            new[number] = replace(manifest, probe=probe)
+        manifests.append(new[number] if stored is None else replace(manifest, probe=stored.probe))
+    if new:
+        said = runner.prove(source, new, [str(output.path) for output in outputs])
+        for number, logits in said.items():
+            teacher_of = {**(new[number].teacher or {}), LOGITS_PROBE: list(logits)}
+            manifests[number] = replace(new[number], teacher=teacher_of)
+    return manifests
 
 
-def _plan(
+def _check_photos(source: ImageSource, path: str | os.PathLike[str]) -> None:
+    """Refuse to go on with other files than those that the store began with."""
+    key = other_photo(source, Store(path))
+    if key is not None:
+        raise MismatchError(
+            f"{path} was begun with another file {key!r}: give the source that it was begun with, "
+            "or make a new store."
+        )
+
+
+def plan_of(
     source: ImageSource,
     targets: npt.NDArray[np.int32],
-    teacher: Teacher | Described,
+    teacher: Labelling,
     recipe: Recipe,
     group_views: int,
     resize: Resize,
 ) -> Manifest:
-    versions = {"labelstore": labelstore.__version__}
-    for name in ("Pillow", "torch", "timm"):
-        versions[name] = metadata.version(name)
+    """The manifest of a store to be made, without its probes."""
     return Manifest(
         num_images=len(source),
         num_views=recipe.num_views,
         num_classes=teacher.num_classes,
-        k=recipe.k,
+        k=recipe.classes_of(teacher.num_classes),
         fingerprint=fingerprint(source.keys, targets),
         law=recipe.law,
         block_images=recipe.block_images or default_block_images(len(source)),
@@ -369,15 +424,11 @@ def _plan(
         class_names=teacher.class_names,
         # Crops from the device are Pillow's, or refused; but that they came from there is said.
         teacher=teacher.describe() | ({"resize": resize} if resize == "device" else {}),
-        producer=versions,
+        producer=library_versions(),
     )
 
 
-def _fields(manifest: Manifest) -> dict[str, Any]:
-    return {name: getattr(manifest, name) for name in Manifest.__dataclass_fields__}
-
-
-def _stored_manifest(path: str | os.PathLike[str]) -> Manifest | None:
+def stored_manifest(path: str | os.PathLike[str]) -> Manifest | None:
     """The manifest of a store that may be gone on with; None where the writer has to decide."""
     try:
         return Store(path).manifest

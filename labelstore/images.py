@@ -12,18 +12,19 @@ import threading
 import warnings
 import zlib
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 from PIL import Image, UnidentifiedImageError
 
-from labelstore.errors import DecodeError, NotFoundError, SourceError, UsageError
+from labelstore.errors import DecodeError, SourceError, UsageError
+from labelstore.folder_source import FolderSource
+from labelstore.formats import DECODERS, IMAGE_SUFFIXES
 from labelstore.targets import read_class_map, resolve_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -31,23 +32,20 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "INTERPOLATIONS",
     "FolderSource",
+    "allow_pixels",
     "check_cut",
     "check_system",
     "content_digest",
     "cut",
     "decode",
     "is_upright",
+    "max_pixels",
     "pixel_digest",
     "read_class_map",
     "resolve_targets",
     "to_rgb",
     "upright_size",
 ]
-
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
-)
-"""Lower-case suffixes that name an image file: those that torchvision's ImageFolder takes."""
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -88,139 +86,9 @@ _PARSER_ERRORS = (
     SyntaxError,
     TypeError,
     ValueError,
-    Image.DecompressionBombError,
     struct.error,
     zlib.error,
 )
-
-
-class FolderSource:
-    """The images of a folder and its subfolders; links to folders are followed, loops are cut.
-
-    Attributes:
-        path: the folder.
-        keys: relative POSIX paths of the images, sorted by code point.
-        classes: sorted distinct first path components when every image lies in a subfolder, else
-            None.
-        mixed: whether images lie both directly in the folder and in subfolders.
-        numbers: None; sources of other kinds may give class ids.
-        ignored: number of files passed over since their suffix is no image's. Hidden files and
-            folders are not counted.
-
-    Raises:
-        NotFoundError: there is no such folder.
-        SourceError: it is a file, cannot be listed, holds no image, or the name of an image is not
-            valid UTF-8.
-    """
-
-    path: Path
-    keys: tuple[str, ...]
-    classes: tuple[str, ...] | None
-    mixed: bool
-    numbers: None = None
-    ignored: int
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        if not self.path.exists():
-            raise NotFoundError(
-                f"there is no folder {self.path}: give the path of a folder of images."
-            )
-        if not self.path.is_dir():
-            raise SourceError(
-                f"{self.path} is a file, expected a folder of images: give the folder it lies in."
-            )
-        keys: list[str] = []
-        self.ignored = 0
-        for key in _walk(self.path, "", frozenset()):
-            if os.path.splitext(key)[1].lower() in IMAGE_SUFFIXES:
-                keys.append(_checked_name(self.path, key))
-            else:
-                self.ignored += 1
-        if not keys:
-            raise SourceError(
-                f"{self.path} holds no image ({self.ignored} other files), expected files ending "
-                f"in {', '.join(sorted(IMAGE_SUFFIXES))}: give a folder that holds some."
-            )
-        self.keys = tuple(sorted(keys))
-        nested = sum("/" in key for key in self.keys)
-        self.mixed = 0 < nested < len(self.keys)
-        self.classes = None
-        if nested == len(self.keys):
-            self.classes = tuple(sorted({key.partition("/")[0] for key in self.keys}))
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __repr__(self) -> str:
-        return f"FolderSource({str(self.path)!r})"
-
-    def path_of(self, index: int) -> Path:
-        """Path of image number ``index``."""
-        return self.path / self.keys[index]
-
-    def class_name(self, index: int) -> str | None:
-        """Class folder of image number ``index``; None where ``classes`` is None."""
-        return None if self.classes is None else self.keys[index].partition("/")[0]
-
-    def read(self, index: int) -> bytes:
-        """The encoded file of image number ``index``.
-
-        Raises:
-            SourceError: it cannot be read, or changes while it is read.
-        """
-        path = self.path_of(index)
-        try:
-            with path.open("rb") as file:
-                data = file.read()
-                size = os.fstat(file.fileno()).st_size
-        except (OSError, MemoryError) as error:
-            reason = getattr(error, "strerror", None) or error or type(error).__name__
-            raise SourceError(
-                f"cannot read the image {path} ({reason}): restore the file or its permissions, or "
-                "what the system lacks."
-            ) from error
-        if size != len(data):
-            raise SourceError(
-                f"the image {path} has {size} bytes and {len(data)} could be read: it is being "
-                "written, or the disk fails; wait until it is whole."
-            )
-        return data
-
-
-def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Relative paths of all files that are not hidden; ``above``: the folders being walked."""
-    try:
-        status = folder.stat()
-        with os.scandir(folder) as listing:
-            entries = list(listing)
-    except OSError as error:
-        raise SourceError(
-            f"cannot list the folder {folder} ({error.strerror or error}): make it readable or "
-            "move it away."
-        ) from error
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", above | {identity})
-        # A dangling link is kept, to fail by name when it is read; reading a pipe would hang.
-        elif entry.is_file() or entry.is_symlink():
-            yield prefix + entry.name
-
-
-def _checked_name(folder: Path, key: str) -> str:
-    try:
-        key.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise SourceError(
-            f"the name of the image {os.fsencode(key)!r} in {folder} is not valid UTF-8, so no "
-            "store can hold it as a key: rename it."
-        ) from error
-    return key
 
 
 class _QuietPillow:
@@ -266,8 +134,8 @@ def decode(
 
     Raises:
         DecodeError: the file is empty, of an unknown format, cut off or damaged, it has more than 8
-            bits a channel where their conversion would clip, or it is so large that Pillow takes it
-            for a decompression bomb. SourceError: the system lacks memory or files to decode it.
+            bits a channel where their conversion would clip, or it has more pixels than
+            ``max_pixels()``. SourceError: the system lacks memory or files to decode it.
     """
     if not data:
         raise DecodeError(f"cannot decode the image {name}: the file is empty.")
@@ -284,7 +152,7 @@ def decode(
 def _decoded(data: bytes, name: str, prepare: Callable[[Image.Image], None] | None) -> Image.Image:
     size = (0, 0)
     try:
-        with Image.open(BytesIO(data)) as image:
+        with Image.open(BytesIO(data), formats=DECODERS) as image:
             size = image.size
             if prepare is not None:
                 prepare(image)
@@ -292,17 +160,22 @@ def _decoded(data: bytes, name: str, prepare: Callable[[Image.Image], None] | No
     except UnidentifiedImageError as error:
         raise DecodeError(
             f"cannot decode the image {name}: its {len(data)} bytes are of no image format "
-            "that Pillow knows."
+            f"that is read (Pillow's {', '.join(DECODERS)})."
         ) from error
     except SourceError as error:
         raise DecodeError(f"cannot decode the image {name}: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise DecodeError(
+            f"cannot decode the image {name}: it has more than the {max_pixels()} pixels that are "
+            f"read ({' '.join(str(error).split()).rstrip('.')}); if it is to be trusted, give "
+            "--max-pixels (in Python labelstore.images.allow_pixels)."
+        ) from error
     except _PARSER_ERRORS as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             # An error with a number comes from the system: the bytes are in memory.
             raise _lacking(name, reason) from error
-        if not isinstance(error, Image.DecompressionBombError):
-            check_system(name, 4 * size[0] * size[1])
+        check_system(name, 4 * size[0] * size[1])
         raise DecodeError(f"cannot decode the image {name}: {reason}.") from error
 
 
@@ -324,6 +197,25 @@ def _lacking(name: str, reason: str) -> SourceError:
         f"the image {name} could not be decoded for want of memory or files ({reason}): nothing is "
         "known of it; use fewer --workers or raise the limits (ulimit)."
     )
+
+
+def allow_pixels(count: int) -> None:
+    """Let this process decode photos of up to ``count`` pixels (width x height), at least 2.
+
+    It sets ``PIL.Image.MAX_IMAGE_PIXELS``, at twice which Pillow takes a photo for a decompression
+    bomb; processes that are not forked from this one (Windows, macOS, Ray) have to set it again.
+
+    Raises:
+        UsageError: fewer than 2 pixels.
+    """
+    if count < 2:
+        raise UsageError(f"the most pixels of a photo are {count}, expected at least 2.")
+    Image.MAX_IMAGE_PIXELS = (count + 1) // 2
+
+
+def max_pixels() -> int | None:
+    """The most pixels of a photo that this process decodes: by default Pillow's 178,956,970."""
+    return None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.devices import checked_device, exact_float32
 from labelstore.errors import TeacherError, UsageError
-from labelstore.images import INTERPOLATIONS
-from labelstore.weights import weights_digest
+from labelstore.memory import PROBED_BATCHES, batch_that_fits, is_out_of_memory
+from labelstore.outputs import (
+    REARRANGED,
+    REPEATED,
+    TRIED_CROPS,
+    check_logits,
+    difference,
+    tried_crops,
+)
+from labelstore.preprocessing import Preprocessing, normalize
+from labelstore.weights import channels_last, module_digest, settled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,106 +35,10 @@ __all__ = [
     "one_line",
 ]
 
-_PROBED_BATCHES = (8, 32)
-"""Sizes of the forwards by which ``Teacher.fitting_batch`` measures memory."""
+_NO_MEMORY = "ran out of memory on"
 
 NETWORK_ERRORS = (AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 """What networks raise on options or an input size that they cannot take; they agree on no class."""
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a network expects of its input.
-
-    Raises:
-        UsageError: a value is out of its range.
-    """
-
-    input_size: tuple[int, int]
-    """(height, width) in pixels, at least 1 each."""
-    mean: tuple[float, float, float]
-    """Of red, green and blue, where 1 is full brightness; subtracted."""
-    std: tuple[float, float, float]
-    """Of the same; positive; divided by."""
-    interpolation: str
-    """The resize filter, one of `labelstore.images.INTERPOLATIONS`."""
-    crop_share: float = 0.875
-    """Share of an image's side that the central crop of a plain evaluation has, above 0 to 1;
-    views do not depend on it."""
-
-    def __post_init__(self) -> None:
-        try:
-            size = tuple(int(side) for side in self.input_size)
-            mean = tuple(float(value) for value in self.mean)
-            std = tuple(float(value) for value in self.std)
-        except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"the preprocessing {self} is unusable ({error}), expected numbers: two for "
-                "input_size and three each for mean and std."
-            ) from error
-        if len(size) != 2 or min(size) < 1:
-            raise UsageError(f"input_size is {size}, expected (height, width) of at least 1 each.")
-        if len(mean) != 3 or not all(np.isfinite(mean)):
-            raise UsageError(f"mean is {mean}, expected three finite numbers, one for a channel.")
-        if len(std) != 3 or not all(0 < value < float("inf") for value in std):
-            raise UsageError(f"std is {std}, expected three positive numbers, one for a channel.")
-        if not 0 < self.crop_share <= 1:
-            raise UsageError(f"crop_share is {self.crop_share}, expected above 0, up to 1.")
-        if self.interpolation not in INTERPOLATIONS:
-            raise UsageError(
-                f"interpolation is {self.interpolation!r}, expected one of "
-                f"{', '.join(INTERPOLATIONS)}."
-            )
-        object.__setattr__(self, "input_size", size)
-        object.__setattr__(self, "mean", mean)
-        object.__setattr__(self, "std", std)
-
-
-def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """``(pixels / 255 - mean) / std``, for the teacher and for training alike.
-
-    Args:
-        pixels: (..., 3, H, W) uint8, in any memory format, which is kept.
-        mean: three numbers on the scale 0..1; std: three positive numbers.
-
-    Returns:
-        (..., 3, H, W) float32 on the same device, the same bits on every device.
-
-    Raises:
-        UsageError: another dtype or number of channels.
-    """
-    import torch
-
-    if pixels.dtype != torch.uint8 or pixels.ndim < 3 or pixels.shape[-3] != 3:
-        raise UsageError(
-            f"the pixels are {pixels.dtype} of shape {tuple(pixels.shape)}, expected uint8 of "
-            "shape (..., 3, H, W): normalize them before any other conversion."
-        )
-    make = _constants if torch.compiler.is_compiling() else _kept_constants
-    full, centre, spread = make(tuple(mean), tuple(std), pixels.device)
-    return pixels.to(torch.float32).div_(full).sub_(centre).div_(spread)
-
-
-def _constants(
-    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[torch.Tensor, ...]:
-    """255, mean and standard deviation, each (3, 1, 1) float32."""
-    import torch
-
-    # Tensors, not numbers: CUDA would multiply by a rounded 1/255 instead of dividing.
-    constants = torch.tensor([[255.0] * 3, list(mean), list(std)], device=device)
-    return constants.view(3, 3, 1, 1).unbind()
-
-
-@functools.lru_cache(maxsize=64)
-def _kept_constants(
-    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[torch.Tensor, ...]:
-    """The same, made once: copying them to a device waits for all that it still has to do."""
-    import torch
-
-    with torch.inference_mode(False):
-        return _constants(mean, std, device)
 
 
 class Teacher:
@@ -141,10 +52,17 @@ class Teacher:
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``; place: the same as a ``torch.device``, with the
             number of the GPU that was the current one.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        deterministic: whether it says the same of the same crops, in whatever company.
+
+    Args:
+        model: any module, exported and scripted ones among them; weights of another precision are
+            turned to float32, whose forward ``precision`` then decides.
+        allow_nondeterministic: take a network that does not say the same of the same crops.
 
     Raises:
-        TeacherError: the network fails on one image, returns no (1, C) logits or none that are
-            finite, or there are not C class names.
+        TeacherError: the network fails on a few images, returns no (B, C) logits or none that are
+            finite, or there are not C class names; what it returns are probabilities or features;
+            it is not deterministic.
         UsageError: the device is not available, or fp16 is asked of the CPU.
     """
 
@@ -159,6 +77,7 @@ class Teacher:
         untrained: bool = False,
         device: str = "auto",
         precision: str = "fp32",
+        allow_nondeterministic: bool = False,
     ) -> None:
         import torch
 
@@ -173,14 +92,18 @@ class Teacher:
         self._checkpoint = checkpoint
         self._untrained = untrained
         self._batch_size: int | None = None
-        """Of a compiled network."""
-        self._digest = weights_digest(model.state_dict())
+        self._at_most: int | None = None
+        """Crops of one forward, since memory ran out on more."""
+        self._notes: list[str] = []
+        self._digest = module_digest(model)
         self._dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         # Crops arrive with their channels last; convolutions on the CPU and on CUDA gain by it.
-        layout = torch.preserve_format if self.device == "mps" else torch.channels_last
-        model = model.requires_grad_(False).eval().to(self.place)
-        self._model = model.to(memory_format=layout)
+        model = settled(model).to(self.place)
+        self._model = model if self.device == "mps" else channels_last(model)
         self.num_classes = self._measured_classes()
+        self._allow_nondeterministic = allow_nondeterministic
+        self.deterministic = True
+        self._try_out()
         if not all(isinstance(name, str) for name in self.class_names or ()):
             raise TeacherError(f"{spec} has class names that are no text: give them as strings.")
         if self.class_names is not None and len(self.class_names) != self.num_classes:
@@ -191,6 +114,11 @@ class Teacher:
 
     def __repr__(self) -> str:
         return f"Teacher({self.spec!r}, device={self.device!r}, precision={self.precision!r})"
+
+    @property
+    def batch_size(self) -> int | None:
+        """Views of each forward of a compiled network; None of any other."""
+        return self._batch_size
 
     def describe(self) -> dict[str, Any]:
         """What a store's manifest says of the teacher: plain JSON values."""
@@ -206,6 +134,7 @@ class Teacher:
             "device": self.device,
             "precision": self.precision,
             **({} if self._batch_size is None else {"compiled": True}),
+            **({} if self.deterministic else {"deterministic": False}),
         }
 
     def logits(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -229,49 +158,114 @@ class Teacher:
                 f"the pixels are {pixels.dtype} of shape {pixels.shape}, expected uint8 of shape "
                 f"(B, {', '.join(map(str, expected))}): cut them to the teacher's input size."
             )
-        logits = self.outputs(torch.from_numpy(np.require(pixels, requirements=["C", "W"])))
-        if not bool(torch.isfinite(logits).all()):
+        tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+        logits, lost = self.mended(tensor, self.outputs(tensor))
+        if lost:
             raise self.not_finite()
         return logits
 
-    def outputs(self, pixels: torch.Tensor) -> torch.Tensor:
+    def outputs(self, pixels: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
         """As ``logits``, without waiting for the device and without a look at the values.
+
+        Where memory runs out, fewer crops go through the network at once, from then on.
 
         Args:
             pixels: (B, H, W, 3) uint8 on the host, best in pinned memory, or on the device.
+            exact: in fp32, whatever the teacher's precision.
+
+        Raises:
+            TeacherError: the outputs have another shape, or memory does not do for one crop.
         """
         import torch
 
-        count, padded = len(pixels), self._padded(pixels)
-        try:
-            outputs = self._forward(padded)
-        except torch.cuda.OutOfMemoryError as error:
-            raise TeacherError(
-                f"{self.spec} ran out of memory on {count} crops at once: lower --batch-size."
-            ) from error
-        shape = (len(padded), self.num_classes)
-        if not isinstance(outputs, torch.Tensor) or outputs.shape != shape:
-            raise self._misshaped(outputs, shape)
-        return outputs[:count].float()
+        parts: list[torch.Tensor] = []
+        start = 0
+        while not parts or start < len(pixels):
+            some = pixels[start : start + (self._at_most or len(pixels))]
+            outputs = self._outputs_at_once(some, exact)
+            if outputs is None:
+                self._halve(max(len(some), self._batch_size or 1))
+                continue
+            parts.append(outputs)
+            start += len(some)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def network(self, values: torch.Tensor) -> Any:
-        """The network's outputs for normalized values (B, 3, H, W) float32 on its device."""
+    def mended(
+        self, pixels: torch.Tensor, outputs: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """Outputs in which the rows that are not finite were made again in fp32.
+
+        Args:
+            pixels: (B, H, W, 3) uint8; outputs: (B, C) float32, what ``outputs`` says of them.
+
+        Returns:
+            (B, C) float32, and the rows that are not finite even so.
+        """
         import torch
 
-        exact = self.device == "cuda" and self.precision == "fp32"
+        with torch.inference_mode():
+            bad = (~torch.isfinite(outputs).all(dim=1)).nonzero()[:, 0]
+            if not len(bad):
+                return outputs, ()
+            if self.precision != "fp32":
+                outputs = outputs.clone()
+                outputs[bad] = self.outputs(pixels[bad.to(pixels.device)], exact=True)
+                left = (~torch.isfinite(outputs).all(dim=1)).nonzero()[:, 0]
+                if len(left) < len(bad):
+                    self.note(
+                        f"{self.spec}: logits of some crops were not finite at precision "
+                        f"{self.precision} and were made again in fp32"
+                    )
+                bad = left
+        return outputs, tuple(bad.tolist())
+
+    def check_crops(self, pixels: torch.Tensor, outputs: torch.Tensor) -> None:
+        """Compare what the network says of a batch's first crops with what it says of them alone.
+
+        Args:
+            pixels: (B, H, W, 3) uint8; outputs: (B, C) float32, what ``outputs`` says of them.
+
+        Raises:
+            TeacherError: they are no logits, or the network is not deterministic.
+        """
+        few = TRIED_CROPS
+        check_logits(self.spec, outputs[:few])
+        if self.deterministic:
+            again = self.outputs(pixels[:few])
+            self._check_same(outputs[:few], again, REARRANGED, "another batch")
+
+    def note(self, text: str) -> None:
+        """Keep something that the user is to be told of, once."""
+        if text not in self._notes:
+            self._notes.append(text)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user is to be told of, in order."""
+        return tuple(self._notes)
+
+    def network(self, values: torch.Tensor, *, exact: bool = False) -> Any:
+        """The network's outputs for normalized values (B, 3, H, W) float32 on its device.
+
+        Args:
+            exact: in fp32, whatever the teacher's precision.
+        """
+        import torch
+
+        dtype = None if exact else self._dtype
         with (
             torch.inference_mode(),
-            exact_float32() if exact else contextlib.nullcontext(),
-            torch.autocast(self.device, dtype=self._dtype, enabled=self._dtype is not None),
+            exact_float32()
+            if self.device == "cuda" and dtype is None
+            else contextlib.nullcontext(),
+            torch.autocast(self.device, dtype=dtype, enabled=dtype is not None),
         ):
             return self._model(values)
 
     def not_finite(self) -> TeacherError:
         """The error of logits that are not finite."""
-        mend = "check its weights" if self.precision == "fp32" else "use --precision fp32"
         return TeacherError(
-            f"{self.spec} returned logits that are not finite at precision {self.precision}: "
-            f"{mend}."
+            f"{self.spec} returned logits that are not finite at precision fp32: check its weights."
         )
 
     def fitting_batch(self, limit: int = 512) -> int:
@@ -286,15 +280,18 @@ class Teacher:
 
         if self.device != "cuda":
             return 16
-        small, large = _PROBED_BATCHES
+        small, large = PROBED_BATCHES
         with torch.cuda.device(self.place):
-            few = self._peak(small)
+            few = many = 0
             try:
+                few = self._peak(small)
                 many = self._peak(large)
-            except TeacherError:
-                return small
-            finally:
-                torch.cuda.empty_cache()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            torch.cuda.empty_cache()
+            if not many:
+                return small if few else 1
             return batch_that_fits(torch.cuda.mem_get_info()[0], few, many, limit)
 
     def _peak(self, count: int) -> int:
@@ -303,7 +300,7 @@ class Teacher:
 
         torch.cuda.reset_peak_memory_stats()
         start = torch.cuda.memory_allocated()
-        self.outputs(torch.zeros((count, *self.preprocessing.input_size, 3), dtype=torch.uint8))
+        self._forward(torch.zeros((count, *self.preprocessing.input_size, 3), dtype=torch.uint8))
         return int(torch.cuda.max_memory_allocated() - start)
 
     def compile(self, batch_size: int) -> None:
@@ -325,11 +322,96 @@ class Teacher:
             return pixels
         return torch.cat([pixels, pixels.new_zeros((missing, *pixels.shape[1:]))])
 
-    def _forward(self, pixels: torch.Tensor) -> Any:
+    def _forward(self, pixels: torch.Tensor, exact: bool = False) -> Any:
         # From pageable memory the copy waits; from pinned memory it does not. (On MPS one that does
         # not wait may read memory that was given back meanwhile.)
         batch = pixels.to(self.place, non_blocking=self.device == "cuda").permute(0, 3, 1, 2)
-        return self.network(normalize(batch, self.preprocessing.mean, self.preprocessing.std))
+        values = normalize(batch, self.preprocessing.mean, self.preprocessing.std)
+        return self.network(values, exact=exact)
+
+    def _outputs_at_once(self, pixels: torch.Tensor, exact: bool) -> torch.Tensor | None:
+        """(B, C) float32; None where memory ran out."""
+        import torch
+
+        padded = self._padded(pixels)
+        try:
+            outputs = self._forward(padded, exact)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        shape = (len(padded), self.num_classes)
+        if not isinstance(outputs, torch.Tensor) or outputs.shape != shape:
+            raise self._misshaped(outputs, shape)
+        return outputs[: len(pixels)].float()
+
+    def _halve(self, count: int) -> None:
+        """Let half as many crops as ``count`` go through the network at once from now on."""
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+        if count < 2:
+            raise TeacherError(
+                f"{self.spec} runs out of memory on one crop: free memory on the device, or choose "
+                "a smaller --size or network."
+            )
+        self._at_most = count // 2
+        if self._batch_size is not None:
+            # What is compiled is for batches of one size, which is another one now.
+            self._batch_size = self._at_most
+        self._notes = [note for note in self._notes if _NO_MEMORY not in note]
+        self.note(
+            f"{self.spec} {_NO_MEMORY} {count} crops at once: {self._at_most} go through it at "
+            f"once since then; --batch-size {self._at_most} does so from the beginning"
+        )
+
+    def _try_out(self) -> None:
+        """Look whether logits come out, and the same ones each time, in whatever company."""
+        import torch
+
+        crops = torch.from_numpy(tried_crops(self.preprocessing.input_size))
+        # Each of the first half has other company in the second batch.
+        half = len(crops) // 2
+        others = torch.cat([crops[:half], 255 - crops[half:]])
+        try:
+            with torch.inference_mode():
+                once, again, rearranged = (self.outputs(p) for p in (crops, crops, others))
+        except NETWORK_ERRORS as error:
+            raise TeacherError(
+                f"{self.spec} takes one image and fails on {len(crops)} at once "
+                f"({one_line(error)}): give a network that takes batches of any size; torch.export "
+                "makes it with dynamic_shapes."
+            ) from error
+        _, lost = self.mended(crops, once)
+        if len(lost) == len(crops):
+            raise self.not_finite()
+        check_logits(self.spec, once)
+        self._check_same(once, again, REPEATED, "another forward")
+        self._check_same(once[:half], rearranged[:half], REPEATED, "another batch")
+
+    def _check_same(
+        self,
+        outputs: torch.Tensor,
+        others: torch.Tensor,
+        tolerances: dict[str, float],
+        where: str,
+    ) -> None:
+        """Refuse, or note, a network that says something else of the same crops."""
+        apart = difference(outputs, others)
+        if apart <= tolerances[self.precision]:
+            return
+        if not self._allow_nondeterministic:
+            raise TeacherError(
+                f"{self.spec} is not deterministic: in {where} logits of the same crops differ by "
+                f"{apart:.1%} of their size, expected {tolerances[self.precision]:.2%} at most at "
+                "precision {}: switch off what it does in training (dropout, stochastic depth, "
+                "BatchNorm by the batch), or take its noise with --allow-nondeterministic.".format(
+                    self.precision
+                )
+            )
+        self.deterministic = False
+        self.note(f"{self.spec} is not deterministic: its labels are not the same twice")
 
     def _misshaped(self, outputs: Any, shape: tuple[int, int]) -> TeacherError:
         import torch
@@ -356,23 +438,7 @@ class Teacher:
         classes = int(shape[-1]) if shape else 1
         if not isinstance(outputs, torch.Tensor) or tuple(shape) != (1, classes):
             raise self._misshaped(outputs, (1, classes))
-        if not bool(torch.isfinite(outputs).all()):
-            raise self.not_finite()
         return classes
-
-
-def batch_that_fits(free: int, small: int, large: int, limit: int) -> int:
-    """The largest power of two, 1 to ``limit``, whose forward takes 7 tenths of what is free.
-
-    Args:
-        free: bytes; small, large: bytes that forwards of ``_PROBED_BATCHES`` views took at most.
-    """
-    per_view = (large - small) / (_PROBED_BATCHES[1] - _PROBED_BATCHES[0])
-    if per_view <= 0:  # Another algorithm, with less room of its own.
-        per_view = max(large / _PROBED_BATCHES[1], 1.0)
-    fixed = max(small - per_view * _PROBED_BATCHES[0], 0.0)
-    fitting = max((0.7 * free - fixed) / per_view, 1.0)
-    return int(min(2 ** int(np.log2(fitting)), limit))
 
 
 def one_line(error: BaseException) -> str:

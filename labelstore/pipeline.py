@@ -17,7 +17,7 @@ from labelstore.ahead import ahead
 from labelstore.blocks import BlockData
 from labelstore.cutting import Cutter, shape_of
 from labelstore.encoding import cut_at_mass
-from labelstore.errors import UsageError
+from labelstore.errors import TeacherError, UsageError
 from labelstore.forward import Forward
 from labelstore.staging import take
 from labelstore.views import ViewLaw
@@ -91,6 +91,8 @@ class Made:
     """How many views were labelled."""
     undecodable: Mapping[int, str] = field(default_factory=dict)
     """Position of each image that could not be decoded, and why."""
+    notes: tuple[str, ...] = ()
+    """What the user is to be told of the teacher."""
 
 
 class _Block:
@@ -99,6 +101,7 @@ class _Block:
     def __init__(self, manifest: Manifest, block: int) -> None:
         self.views = 0
         self.undecodable: dict[int, str] = {}
+        self._unlabelled: set[int] = set()
         self._manifest = manifest
         rows = manifest.block_slice(block)
         count = rows.stop - rows.start
@@ -120,6 +123,11 @@ class _Block:
         self._readable[run.row] = photo.error is None
         if photo.error is not None:
             self.undecodable[run.image] = photo.error
+
+    def leave_out(self, run: Run, reason: str) -> None:
+        """Let an image have no labels, though it was decoded."""
+        self._unlabelled.add(run.row)
+        self.undecodable[run.image] = reason
 
     def label(self, runs: list[Run], forward: Forward) -> None:
         """Take in the results of runs of views, in order."""
@@ -150,6 +158,9 @@ class _Block:
 
     def data(self) -> BlockData:
         """The finished block."""
+        unlabelled = list(self._unlabelled)
+        self._readable[unlabelled] = False
+        self._sizes[unlabelled] = -1
         return BlockData(
             indices=self._indices,
             probs=self._probs,
@@ -172,7 +183,8 @@ class Labeller:
             block size are the same in all of them.
         batch_size: views in one forward.
         workers: threads that decode and cut.
-        on_error: "stop" or "skip", for images that cannot be decoded.
+        on_error: "stop" or "skip", for images that cannot be decoded or that a teacher has no
+            finite logits for.
         resize: where crops are resized.
     """
 
@@ -186,6 +198,10 @@ class Labeller:
         resize: Resize = "workers",
     ) -> None:
         self._teachers = teachers
+        self._keys = source.keys
+        self._on_error = on_error
+        # Those whose first batch was compared with itself.
+        self._checked: set[int] = set()
         first, self._manifest = teachers[0]
         if not isinstance(self._manifest.law, ViewLaw):
             raise UsageError(
@@ -247,7 +263,9 @@ class Labeller:
                 manifest.k,
                 manifest.temperature or 1.0,
                 lengths if manifest.prior_size else None,
+                check=number not in self._checked,
             )
+            self._checked.add(number)
         return forwards
 
     def _finish(
@@ -266,6 +284,7 @@ class Labeller:
                 arrays[number].note(run, photo)
             if number in forwards:
                 arrays[number].label(batch.readable, forwards[number])
+                self._leave_out(number, batch.readable, forwards[number].lost, arrays[number])
                 self._note_idle(forwards[number])
         progress.update(
             sum(run.last_of_image for run, _ in batch.runs),
@@ -274,7 +293,29 @@ class Labeller:
         if last.last_of_block:
             for number in last.teachers:
                 made = arrays.pop(number)
-                yield Made(last.block, number, made.data(), made.views, made.undecodable)
+                notes = self._teachers[number][0].notes
+                yield Made(last.block, number, made.data(), made.views, made.undecodable, notes)
+
+    def _leave_out(self, number: int, runs: list[Run], lost: Sequence[int], block: _Block) -> None:
+        """Name the images of views that have no finite logits, and stop or leave them out."""
+        start = 0
+        for run in runs:
+            views = [run.views[row - start] for row in lost if 0 <= row - start < len(run.views)]
+            start += len(run.views)
+            if not views:
+                continue
+            shown = ", ".join(map(str, views[:5])) + (", ..." if len(views) > 5 else "")
+            reason = (
+                f"the image {self._keys[run.image]!r} has views ({shown}) of which "
+                f"{self._teachers[number][0].spec} returned logits that are not finite, at "
+                "precision fp32, too."
+            )
+            if self._on_error == "stop":
+                raise TeacherError(
+                    f"{reason} Look at the photo and at the network, or give --on-error skip to "
+                    "leave such images out; what was committed is kept."
+                )
+            block.leave_out(run, reason)
 
     def _note_idle(self, forward: Forward) -> None:
         if self._before is not None:

@@ -2,32 +2,42 @@
 
 The driver alone writes the store, so that nodes need to see the photos and not the store. An actor
 that dies with its node is started again elsewhere and its block is made again; actors are added
-when the cluster grows.
+when the cluster grows. One whose photos, teachers or libraries are others than the driver's is left
+out by name, and its work is given to the others.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import warnings
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from labelstore.errors import TeacherError, UsageError
-from labelstore.pipeline import Silent
-from labelstore.running import LocalEngine
+from labelstore.errors import MismatchError, SourceError, TeacherError, UsageError
+from labelstore.images import content_digest
+from labelstore.probes import library_versions
+from labelstore.ray_worker import (
+    Described,
+    Driver,
+    Labelled,
+    Node,
+    Refusal,
+    Worker,
+    keys_apart,
+    keys_digest,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from labelstore.cutting import Resize
-    from labelstore.inference import Preprocessing, Teacher
     from labelstore.manifest import Manifest
-    from labelstore.pipeline import Labeller, Made, Progress
+    from labelstore.pipeline import Made, Progress
+    from labelstore.ray_worker import Load
+    from labelstore.running import Settings
     from labelstore.sources import ImageSource
-
-    Load = Callable[[], tuple[ImageSource, list[Teacher]]]
-    """What an actor opens on its node; it is pickled."""
 
 __all__ = ["Described", "RayEngine"]
 
@@ -42,69 +52,17 @@ PATIENCE_SECONDS = 60.0
 """How long nothing may be under way before it is told what Ray is waiting for."""
 
 
-@dataclass(frozen=True)
-class Described:
-    """What the driver knows of a teacher that runs elsewhere; as ``Teacher`` has it."""
-
-    spec: str
-    preprocessing: Preprocessing
-    num_classes: int
-    class_names: tuple[str, ...] | None
-    device: str
-    description: dict[str, Any]
-
-    def describe(self) -> dict[str, Any]:
-        """What a store's manifest says of the teacher."""
-        return dict(self.description)
+CHECKED_SHARE, CHECKED_PHOTOS = 64, 4
+"""Of so many photos of a block the driver compares the file of one with that which was labelled,
+but of this many at least."""
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """What an actor labels with."""
+class _Block:
+    """A block that is to be made."""
 
-    manifests: list[Manifest]
-    batch_size: int | None
-    workers: int
-    on_error: str
-    resize: Resize
-    path: str
-    """Of the first store, for messages."""
-
-
-class _Worker:
-    """Runs in an actor: the teachers on one device."""
-
-    def __init__(self, load: Load, compiled: bool, batch_size: int | None) -> None:
-        source, self._teachers = load()
-        self._engine = LocalEngine(source, self._teachers, batch_size, compiled)
-        self._labeller: Labeller | None = None
-
-    def describe(self) -> list[Described]:
-        """The teachers, for the manifests."""
-        return [
-            Described(
-                one.spec,
-                one.preprocessing,
-                one.num_classes,
-                one.class_names,
-                one.device,
-                one.describe(),
-            )
-            for one in self._teachers
-        ]
-
-    def label(self, settings: _Settings, block: int, numbers: tuple[int, ...]) -> list[Made]:
-        """Make a block, for each of some teachers."""
-        if self._labeller is None:
-            self._labeller = self._engine.labeller(
-                settings.manifests,
-                settings.batch_size,
-                settings.workers,
-                settings.on_error,
-                settings.resize,
-                settings.path,
-            )
-        return list(self._labeller.blocks([(block, numbers)], Silent()))
+    number: int
+    teachers: tuple[int, ...]
 
 
 class RayEngine:
@@ -118,7 +76,8 @@ class RayEngine:
         compiled, batch_size: as for ``generate``.
 
     Raises:
-        UsageError: Ray is not installed, or the cluster cannot be reached. The errors of ``load``.
+        UsageError: Ray is not installed, or the cluster cannot be reached. The errors of ``load``,
+            where no node can do it.
     """
 
     def __init__(
@@ -157,48 +116,86 @@ class RayEngine:
         self._ready: list[Any] = []
         # Those that Ray has not placed yet, by what they will say of their teachers.
         self._starting: dict[Any, Any] = {}
+        self._nodes: dict[Any, Node] = {}
+        self._refused: list[tuple[Refusal, str]] = []
+        self._sent: set[str] = set()
+        self.teachers: list[Described] = []
         self._start(count)
-        self.teachers: list[Described] = self._first()
+        self._await()
 
-    def labeller(
-        self,
-        manifests: list[Manifest],
-        batch_size: int | None,
-        workers: int,
-        on_error: str,
-        resize: Resize,
-        path: str,
-    ) -> _RayLabeller:
+    def prove(
+        self, source: ImageSource, manifests: Mapping[int, Manifest], paths: Sequence[str]
+    ) -> dict[int, tuple[dict[str, Any], ...]]:
+        """``LocalEngine.prove`` by the first actor that agrees with this machine.
+
+        Raises:
+            MismatchError: no actor does.
+        """
+        driver = _driver_of(source)
+        while True:
+            self._await()
+            actor = self._ready[0]
+            said = self._get(actor.prove.remote(driver, dict(manifests), tuple(paths)))
+            if not isinstance(said, Refusal):
+                return dict(said)
+            self._refuse(actor, said, source)
+
+    def labeller(self, source: ImageSource, settings: Settings) -> _RayLabeller:
         """What stands in the place of ``Labeller``."""
-        workers = min(workers, self.workers)
-        return _RayLabeller(self, _Settings(manifests, batch_size, workers, on_error, resize, path))
+        workers = min(settings.workers, self.workers)
+        return _RayLabeller(self, source, replace(settings, workers=workers))
 
     def blocks(
-        self, settings: _Settings, todo: Iterable[tuple[int, tuple[int, ...]]], progress: Progress
+        self,
+        source: ImageSource,
+        settings: Settings,
+        todo: Iterable[tuple[int, tuple[int, ...]]],
+        progress: Progress,
     ) -> Iterator[Made]:
-        """Finished blocks, as they are finished."""
-        shared = self._ray.put(settings)
-        waiting = iter(todo)
-        item = next(waiting, None)
-        free = list(self._ready)
-        under_way: dict[Any, Any] = {}
-        while item is not None or under_way:
-            while free and item is not None:
-                actor = free.pop()
-                under_way[actor.label.remote(shared, *item)] = actor
-                item = next(waiting, None)
+        """Finished blocks, as they are finished.
+
+        Raises:
+            MismatchError: no actor is left that agrees with this machine.
+        """
+        shared = self._ray.put(_driver_of(source)), self._ray.put(settings)
+        coming = (_Block(*item) for item in todo)
+        queue = deque(itertools.islice(coming, 1))
+        free: list[Any] = []
+        # By task: the actor, and its block; None while it proves itself.
+        under_way: dict[Any, tuple[Any, _Block | None]] = {}
+        for actor in self._ready:
+            under_way[actor.begin.remote(*shared)] = actor, None
+        while queue or any(block for _, block in under_way.values()):
+            while free and queue:
+                actor, block = free.pop(), queue.popleft()
+                keys = tuple(source.keys[settings.manifests[0].block_slice(block.number)])
+                task = actor.label.remote(*shared, block.number, keys, block.teachers)
+                under_way[task] = actor, block
+                if not queue:
+                    queue.extend(itertools.islice(coming, 1))
             done, _ = self._ray.wait([*under_way, *self._starting], timeout=LOOK_SECONDS)
             if not done:
                 self._grow()
             for task in done:
                 if task in self._starting:
-                    free.append(self._begun(task))
+                    begun = self._begun(task)
+                    if begun is not None:
+                        under_way[begun.begin.remote(*shared)] = begun, None
                     continue
-                free.append(under_way.pop(task))
-                made = self._get(task)
-                yield from made
-                images = len(made[0].data.indices)
-                progress.update(images, max(one.views for one in made))
+                actor, asked = under_way.pop(task)
+                answer = self._get(task)
+                if isinstance(answer, Labelled):
+                    answer = _checked(source, settings, answer)
+                if isinstance(answer, Refusal):
+                    if asked is not None:
+                        queue.append(asked)
+                    self._refuse(actor, answer, source)
+                    continue
+                free.append(actor)
+                if isinstance(answer, Labelled):
+                    yield from answer.made
+                    images = len(answer.made[0].data.indices)
+                    progress.update(images, max(one.views for one in answer.made))
 
     def close(self) -> None:
         """Stop the actors: their cores and GPUs are free for others."""
@@ -206,32 +203,70 @@ class RayEngine:
             self._ray.kill(actor)
         self._actors, self._ready, self._starting = [], [], {}
 
-    def _start(self, count: int) -> None:
+    def _start(self, count: int, node: str | None = None) -> None:
         """Ask Ray for actors; they have no block before they are there."""
+        options: dict[str, Any] = dict(self._options)
+        if node is not None:
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
         for _ in range(count):
-            actor = self._ray.remote(max_restarts=-1, max_task_retries=DEATHS, **self._options)(
-                _Worker
+            actor = self._ray.remote(max_restarts=-1, max_task_retries=DEATHS, **options)(
+                Worker
             ).remote(*self._made)
             self._actors.append(actor)
             self._starting[actor.describe.remote()] = actor
 
     def _begun(self, task: Any) -> Any:
-        """The actor that has described its teachers."""
+        """The actor that has described its teachers; None if its node cannot open them."""
         actor = self._starting.pop(task)
-        self._get(task)
+        described = self._get(task)
+        if isinstance(described, Refusal):
+            self._refuse(actor, described, None)
+            return None
+        self._nodes[actor] = described.node
         self._ready.append(actor)
+        self.teachers = self.teachers or list(described.teachers)
         return actor
 
-    def _first(self) -> list[Described]:
-        """The teachers, as the first actor that is there describes them."""
+    def _refuse(self, actor: Any, refusal: Refusal, source: ImageSource | None) -> None:
+        """Leave an actor out, for good.
+
+        Raises:
+            MismatchError: no other is left. What kept every node from opening photos or teachers.
+        """
+        reason = str(refusal.error)
+        if refusal.keys is not None and source is not None:
+            reason = keys_apart(source.keys, refusal.keys)
+        self._refused.append((refusal, f"{refusal.node.name}: {reason.rstrip('.')}"))
+        for actors in (self._actors, self._ready):
+            if actor in actors:
+                actors.remove(actor)
+        self._ray.kill(actor)
+        if self._ready or self._starting:
+            warnings.warn(
+                f"a Ray actor is left out, others do its work: {self._refused[-1][1]}.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
+        if not any(isinstance(one.error, MismatchError) for one, _ in self._refused):
+            raise refusal.error
+        reasons = list(dict.fromkeys(text for _, text in self._refused))
+        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        raise MismatchError(
+            f"no Ray actor is left that agrees with this machine ({'; '.join(reasons[:3])}{more}): "
+            "give all nodes the same photos, teachers and libraries; what was committed is kept."
+        )
+
+    def _await(self) -> None:
+        """Until an actor is there."""
         patience = time.monotonic() + PATIENCE_SECONDS
-        while True:
+        while not self._ready:
             done, _ = self._ray.wait(list(self._starting), timeout=LOOK_SECONDS)
             if done:
-                described = self._get(done[0])
                 self._begun(done[0])
-                return list(described)
-            if time.monotonic() > patience:
+            elif time.monotonic() > patience:
                 patience = float("inf")
                 there = self._ray.cluster_resources()
                 warnings.warn(
@@ -255,8 +290,19 @@ class RayEngine:
 
     def _grow(self) -> None:
         """Ask for an actor for each GPU that has come."""
-        if not self._fixed:
+        if self._fixed:
+            return
+        refused = {one.node.id for one, _ in self._refused}
+        if not refused:
             self._start(self._gpus() - len(self._actors))
+            return
+        # The GPUs of nodes that were left out are free: actors are sent to other nodes.
+        known = refused | {node.id for node in self._nodes.values()} | self._sent
+        for node in self._ray.nodes():
+            gpus = int(node["Resources"].get("GPU", 0))
+            if node["Alive"] and gpus and node["NodeID"] not in known:
+                self._sent.add(node["NodeID"])
+                self._start(gpus, node["NodeID"])
 
     def _get(self, task: Any) -> Any:
         errors = self._ray.exceptions
@@ -276,15 +322,42 @@ class RayEngine:
 class _RayLabeller:
     """``Labeller``'s method over actors."""
 
-    def __init__(self, engine: RayEngine, settings: _Settings) -> None:
+    def __init__(self, engine: RayEngine, source: ImageSource, settings: Settings) -> None:
         self._engine = engine
+        self._source = source
         self._settings = settings
 
     def blocks(
         self, todo: Iterable[tuple[int, tuple[int, ...]]], progress: Progress
     ) -> Iterator[Made]:
         """As ``Labeller.blocks``, in whatever order they are finished."""
-        return self._engine.blocks(self._settings, todo, progress)
+        return self._engine.blocks(self._source, self._settings, todo, progress)
+
+
+def _checked(source: ImageSource, settings: Settings, labelled: Labelled) -> Labelled | Refusal:
+    """A block, once some of the photos that were labelled are known to be the driver's."""
+    block, data = labelled.made[0].block, labelled.made[0].data
+    start = settings.manifests[0].block_slice(block).start
+    step = max(1, min(CHECKED_SHARE, len(data.indices) // CHECKED_PHOTOS))
+    for row in range(len(data.indices)):
+        readable = data.readable is None or bool(data.readable[row])
+        # All that could not be decoded are looked at: a node's copy may be damaged.
+        if (row - block) % step and readable:
+            continue
+        try:
+            here = content_digest(source.read(start + row))
+        except SourceError:
+            continue  # of which the driver knows nothing
+        if data.digests is None or int(data.digests[row]) != here:
+            error = MismatchError(
+                f"its file {source.keys[start + row]!r} is another one than the driver's."
+            )
+            return Refusal(labelled.node, error)
+    return labelled
+
+
+def _driver_of(source: ImageSource) -> Driver:
+    return Driver(keys_digest(source.keys), library_versions())
 
 
 def _ray() -> Any:

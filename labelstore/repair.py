@@ -10,6 +10,7 @@ from labelstore.encoding import decode_confidence
 from labelstore.errors import DecodeError, MismatchError, StoreError, UsageError
 from labelstore.generate import Output, Recipe, Report, generate_together
 from labelstore.images import decode
+from labelstore.probes import check_description, prove
 from labelstore.store import LABELLED, UNREADABLE
 from labelstore.verify import STEP, TOLERANCE, VerifyReport, verify
 from labelstore.views import ViewLaw
@@ -75,14 +76,10 @@ def repair(
             f"{source.path} has other images than {store.path}: give the folder that it was made "
             "from."
         )
-    made_by = teacher.describe()
     how = {name: manifest.teacher.get(name) for name in ("resize", "compiled")}
-    for name, value in manifest.teacher.items():
-        if name not in how and made_by.get(name) != value:
-            raise MismatchError(
-                f"the teacher's {name.replace('_', ' ')} is {made_by.get(name)}, {store.path} was "
-                f"made with {value}: give the same."
-            )
+    check_description(teacher.describe(), manifest.teacher, store.path, but=frozenset({"compiled"}))
+    # Before anything is withdrawn.
+    prove(source, teacher, manifest, store.path)
     report = verify(store)
     refused = next((p for p in report.problems if p.kind == StoreError.kind), None)
     if refused is not None:

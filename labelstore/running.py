@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import LaunchWarning, UsageError
 from labelstore.inference import Teacher
 from labelstore.pipeline import Labeller, default_batch_size
-from labelstore.probes import check_device_resize
+from labelstore.probes import check_device_resize, prove
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from labelstore.cutting import Resize
     from labelstore.manifest import Manifest
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from labelstore.sources import ImageSource
     from labelstore.writer import Share, StoreWriter
 
-__all__ = ["LocalEngine", "Run"]
+__all__ = ["LocalEngine", "Run", "Settings"]
 
 WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 20.0
 """Between looks at what other processes have left to do: at first, and after long without news."""
@@ -31,17 +32,26 @@ PATIENCE_SECONDS, NOTICE_SECONDS = 600.0, 30.0
 """On an object store, how long a process is waited for that was never seen, and when it is told."""
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What the blocks of a run are made with."""
+
+    manifests: tuple[Manifest, ...]
+    """Of each teacher's store."""
+    paths: tuple[str, ...]
+    """Of the stores, for messages."""
+    batch_size: int | None
+    workers: int
+    on_error: str
+    resize: Resize
+
+
 class LocalEngine:
     """The teachers in this process; ``RayEngine`` has one in each of its actors."""
 
     def __init__(
-        self,
-        source: ImageSource,
-        teachers: Sequence[Teacher | Described],
-        batch_size: int | None,
-        compiled: bool,
+        self, teachers: Sequence[Teacher | Described], batch_size: int | None, compiled: bool
     ) -> None:
-        self._source = source
         self._teachers = [one for one in teachers if isinstance(one, Teacher)]
         if len(self._teachers) < len(teachers):
             raise UsageError("a teacher of an engine was given without its engine: give both.")
@@ -51,22 +61,33 @@ class LocalEngine:
             for teacher in self._teachers:
                 teacher.compile(self._compiled_for)
 
-    def labeller(
-        self,
-        manifests: list[Manifest],
-        batch_size: int | None,
-        workers: int,
-        on_error: str,
-        resize: Resize,
-        path: str,
-    ) -> Labeller:
+    def prove(
+        self, source: ImageSource, manifests: Mapping[int, Manifest], paths: Sequence[str]
+    ) -> dict[int, tuple[dict[str, Any], ...]]:
+        """``labelstore.probes.prove`` for some of the teachers.
+
+        Args:
+            source: the images.
+            manifests: by the teacher's number. paths: of all stores, for messages.
+
+        Returns:
+            What each of these teachers says of the probed views.
+        """
+        return {
+            number: prove(source, self._teachers[number], manifest, paths[number])
+            for number, manifest in manifests.items()
+        }
+
+    def labeller(self, source: ImageSource, settings: Settings) -> Labeller:
         """What makes the blocks of stores."""
-        batch_size = batch_size or self._compiled_for or default_batch_size(self._teachers)
-        pairs = list(zip(self._teachers, manifests, strict=True))
-        for teacher, manifest in pairs:
-            if resize == "device":
-                check_device_resize(self._source, teacher, manifest, path)
-        return Labeller(self._source, pairs, batch_size, workers, on_error, resize)
+        batch_size = settings.batch_size or self._compiled_for or default_batch_size(self._teachers)
+        pairs = list(zip(self._teachers, settings.manifests, strict=True))
+        if settings.resize == "device":
+            for (teacher, manifest), path in zip(pairs, settings.paths, strict=True):
+                check_device_resize(source, teacher, manifest, path)
+        return Labeller(
+            source, pairs, batch_size, settings.workers, settings.on_error, settings.resize
+        )
 
 
 class Run:
@@ -80,6 +101,7 @@ class Run:
         found: blocks of each store that were committed before.
         blocks, views: made of each store.
         seconds: from the start to the last commit.
+        notes: what the user is to be told of each store's teacher.
         waited_seconds: of them, the teachers had no pixels to work on.
         undecodable: position of each image that could not be decoded in this run, and why.
     """
@@ -92,6 +114,7 @@ class Run:
         self.blocks = [0] * len(writers)
         self.views = [0] * len(writers)
         self.undecodable: dict[int, str] = {}
+        self.notes: list[dict[str, None]] = [{} for _ in writers]
         # Told as finished: what every store has, or this run or another process made.
         self._told = set(range(self._manifest.num_blocks)) - self._pending()
         progress.resumed(sum(self._images_of(block) for block in self._told))
@@ -116,6 +139,7 @@ class Run:
                     self.blocks[made.teacher] += 1
                     self.views[made.teacher] += made.views
                     self.undecodable |= made.undecodable
+                    self.notes[made.teacher].update(dict.fromkeys(made.notes))
                 self._written(wait=True)
             self.seconds = time.monotonic() - self._started
             if share is None or not self._pending_elsewhere():

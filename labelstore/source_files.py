@@ -2,32 +2,95 @@
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import io
 import os
+import re
 import threading
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from labelstore.errors import LabelStoreError, NotFoundError, SourceError
+from labelstore.errors import LabelStoreError, NotFoundError, SourceError, UsageError
 from labelstore.objects import place_of
 from labelstore.remote import RemoteObjects
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["LocalFiles", "RemoteFiles", "SourceFiles", "files_at", "remote_sizes"]
+__all__ = [
+    "LocalFiles",
+    "RemoteFiles",
+    "SourceFiles",
+    "expand_braces",
+    "files_at",
+    "is_pattern",
+    "remote_sizes",
+    "walk",
+]
 
-_BUFFER_BYTES = 8 * 2**20
-"""Of one request, where a remote file is read from its beginning to its end."""
+T = TypeVar("T")
+
+_OPEN_FILES = 64
+"""Files that are held open: of the 1,024 that a process may have, most are needed elsewhere."""
+
+_MOST_FILES = 1_000_000
+"""Files that a brace list may name."""
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
+
+
+class _OpenFiles:
+    """Descriptors of files that are read at random; the least recently used ones are closed."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._held: OrderedDict[int, int] = OrderedDict()
+        self._users: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def use(self, number: int) -> Iterator[int]:
+        """The descriptor of a file, which stays open meanwhile."""
+        with self._lock:
+            if number not in self._held:
+                self._held[number] = os.open(self._paths[number], os.O_RDONLY)
+            self._held.move_to_end(number)
+            self._users[number] = self._users.get(number, 0) + 1
+        try:
+            yield self._held[number]
+        finally:
+            with self._lock:
+                self._users[number] -= 1
+                if not self._users[number]:
+                    del self._users[number]
+                spare = len(self._held) - _OPEN_FILES
+                unused = [held for held in self._held if held not in self._users]
+                for held in unused[: max(spare, 0)]:
+                    os.close(self._held.pop(held))
+
+    def close(self, close: Callable[[int], None] = os.close) -> None:
+        """Close all; also when Python ends and has taken ``os`` away already."""
+        while self._held:
+            close(self._held.popitem()[1])
 
 
 class LocalFiles:
-    """Files of a folder."""
+    """Files of a folder, any number of them: few are open at a time.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    Attributes:
+        window: bytes to read at once where headers are looked for.
+        others: names of files beside them that are of another kind.
+    """
+
+    window = 2**12
+
+    def __init__(self, paths: Sequence[Path], others: Sequence[str] = ()) -> None:
         self.paths = list(paths)
-        self._open: dict[int, int] = {}
-        self._lock = threading.Lock()
+        self.others = list(others)
+        self._open = _OpenFiles(self.paths)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -40,8 +103,8 @@ class LocalFiles:
         LocalFiles.__init__(self, paths)
 
     def __del__(self) -> None:
-        for descriptor in getattr(self, "_open", {}).values():
-            os.close(descriptor)
+        if hasattr(self, "_open"):
+            self._open.close()
 
     def place(self, number: int) -> str:
         """Where a file lies, for messages."""
@@ -51,27 +114,38 @@ class LocalFiles:
         """A file's own name."""
         return self.paths[number].name
 
+    def size(self, number: int) -> int:
+        """Bytes of a file. OSError when it cannot be looked at."""
+        return self.paths[number].stat().st_size
+
     def open(self, number: int) -> Any:
         """A file to be read by libraries: its path."""
         return self.paths[number]
 
-    def stream(self, number: int) -> BinaryIO:
-        """A file to be read from its beginning."""
-        return self.paths[number].open("rb")
-
     def read(self, number: int, start: int, length: int) -> bytes:
         """Bytes of a file; fewer where it ends. OSError when it cannot be read."""
-        with self._lock:
-            if number not in self._open:
-                self._open[number] = os.open(self.paths[number], os.O_RDONLY)
-        return os.pread(self._open[number], length, start)
+        with self._open.use(number) as descriptor:
+            return os.pread(descriptor, length, start)
+
+    def together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
+        """What calls return, in order."""
+        return (call() for call in calls)
 
 
 class RemoteFiles:
-    """Objects below a URL, each with its size."""
+    """Objects below a URL, each with its size.
 
-    def __init__(self, url: str, sizes: dict[str, int]) -> None:
+    Attributes:
+        window: bytes to ask for at once where headers are looked for: enough for those of several
+            small members, and little beside a photo.
+        others: names of objects beside them that are of another kind.
+    """
+
+    window = 2**14
+
+    def __init__(self, url: str, sizes: dict[str, int], others: Sequence[str] = ()) -> None:
         self.url = url
+        self.others = list(others)
         self.sizes = sizes
         self._names = sorted(sizes)
         self._objects = RemoteObjects(url)
@@ -94,13 +168,17 @@ class RemoteFiles:
         """A file's own name."""
         return self._names[number].rpartition("/")[2]
 
+    def size(self, number: int) -> int:
+        """Bytes of a file."""
+        return self.sizes[self._names[number]]
+
     def open(self, number: int) -> Any:
         """A file to be read by libraries."""
         return _Ranged(self, number)
 
-    def stream(self, number: int) -> BinaryIO:
-        """A file to be read from its beginning."""
-        return cast("BinaryIO", io.BufferedReader(_Ranged(self, number), _BUFFER_BYTES))
+    def together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
+        """What calls return, in order, several being under way at once."""
+        return self._objects.together(calls)
 
     def read(self, number: int, start: int, length: int) -> bytes:
         """Bytes of a file; fewer where it ends. OSError when it cannot be read."""
@@ -130,7 +208,7 @@ class _Ranged(io.RawIOBase):
     def __init__(self, files: RemoteFiles, number: int) -> None:
         self._files = files
         self._number = number
-        self._size = files.sizes[files._names[number]]
+        self._size = files.size(number)
         self._place = 0
 
     def readable(self) -> bool:
@@ -159,18 +237,120 @@ SourceFiles = LocalFiles | RemoteFiles
 
 
 def files_at(path: str | os.PathLike[str], suffix: str) -> SourceFiles:
-    """The file at a path or URL, or the files of that suffix in the folder there, sorted by name.
+    """The files of one suffix at a path or URL, sorted by name.
+
+    Args:
+        path: a file; a folder, whose own files are meant, or if it has none those of its
+            subfolders (a snapshot of a hub); or a pattern of files (``is_pattern``).
+        suffix: such as ``".tar"``.
 
     Raises:
-        NotFoundError: nothing is there. UsageError: the URL is of a kind that is not read.
-        SourceError: it is a folder of a server that does not list its files.
+        NotFoundError: nothing is there, or a file of a brace list is missing. UsageError: the URL
+            is of a kind that is not read. SourceError: it is a folder of a server that does not
+            list its files.
     """
     place = place_of(path)
     if isinstance(place, str):
         return _remote(place, suffix)
+    if place.is_file():
+        return LocalFiles([place])
+    if is_pattern(place):
+        return LocalFiles(_matching(place))
     if not place.exists():
         raise NotFoundError(f"there is nothing at {place}: give a file or a folder of files.")
-    return LocalFiles([place] if place.is_file() else sorted(place.glob(f"*{suffix}")))
+    names = sorted(entry.name for entry in place.iterdir() if entry.is_file())
+    if not any(name.endswith(suffix) for name in names):
+        names = sorted(walk(place))
+    names = [name for name in names if not name.startswith(".")]
+    return LocalFiles(
+        [place / name for name in names if name.endswith(suffix)],
+        [name for name in names if not name.endswith(suffix)],
+    )
+
+
+def is_pattern(path: str | os.PathLike[str]) -> bool:
+    """Whether a path or URL is a glob (``*``, ``?``, ``[``) or a brace list (``{000..127}``).
+
+    What lies there under that very name is no pattern.
+    """
+    place = place_of(path)
+    if isinstance(place, Path) and place.exists():
+        return False
+    # Servers that list nothing have no globs, and a ? begins their queries.
+    signs = "{" if isinstance(place, str) and place.startswith("http") else "*?[{"
+    return any(sign in str(place) for sign in signs)
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The names of a brace list, in order, as a shell's: ``a-{0..2}``, ``{train,val}-0``.
+
+    The first number's leading zeros count.
+
+    Raises:
+        UsageError: it names more than a million.
+    """
+    names = [pattern]
+    while (found := _BRACES.search(names[0])) is not None:
+        options = found[1].split(",")
+        if (ends := _RANGE.fullmatch(found[1])) is not None:
+            first, last = int(ends[1]), int(ends[2])
+            width = len(ends[1]) if ends[1].startswith("0") else 0
+            if abs(last - first) >= _MOST_FILES:
+                raise UsageError(f"{pattern} names {abs(last - first) + 1} files: name fewer.")
+            step = 1 if last >= first else -1
+            options = [str(n).zfill(width) for n in range(first, last + step, step)]
+        if len(names) * len(options) > _MOST_FILES:
+            raise UsageError(f"{pattern} names over {_MOST_FILES} files: name fewer.")
+        names = [
+            f"{before}{option}{after}"
+            for before, after in _halves(names, found[0])
+            for option in options
+        ]
+    return names
+
+
+def _halves(names: list[str], braces: str) -> Iterator[tuple[str, str]]:
+    """What stands before and behind the first such braces of each name."""
+    for name in names:
+        before, _, after = name.partition(braces)
+        yield before, after
+
+
+def walk(
+    folder: Path, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[str]:
+    """Relative POSIX paths of all files below a folder that are not hidden, in no order.
+
+    Links to folders are followed, loops are cut.
+
+    Args:
+        folder: where to look.
+        prefix: what the paths begin with.
+        above: device and inode of the folders that are being walked.
+
+    Raises:
+        SourceError: a folder cannot be listed.
+    """
+    try:
+        status = folder.stat()
+        with os.scandir(folder) as listing:
+            entries = list(listing)
+    except OSError as error:
+        raise SourceError(
+            f"cannot list the folder {folder} ({error.strerror or error}): make it readable or "
+            "move it away."
+        ) from error
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from walk(Path(entry.path), f"{prefix}{entry.name}/", above | {identity})
+        # A dangling link is kept, to fail by name when it is read; reading a pipe would hang.
+        elif entry.is_file() or entry.is_symlink():
+            yield prefix + entry.name
 
 
 def remote_sizes(url: str) -> dict[str, int]:
@@ -181,8 +361,8 @@ def remote_sizes(url: str) -> dict[str, int]:
     """
     if not url.startswith(("s3://", "gs://")):
         raise SourceError(
-            f"{url} cannot be listed over HTTP: give the URL of one .tar or .parquet file, a "
-            "folder of s3:// or gs://, or a copy here."
+            f"{url} cannot be listed over HTTP: give the URL of one .tar or .parquet file, a brace "
+            "list of them, a folder of s3:// or gs://, or a copy here."
         )
     found = RemoteObjects(url).sizes([])
     if not found:
@@ -190,7 +370,31 @@ def remote_sizes(url: str) -> dict[str, int]:
     return found
 
 
+def _matching(pattern: Path) -> list[Path]:
+    """The files of a glob or a brace list here, each once, sorted by name within each brace."""
+    files: dict[Path, None] = {}
+    for name in expand_braces(str(pattern)):
+        path = Path(name)
+        if re.search(r"[*?[]", name) is None or path.exists():
+            found = [path] if path.is_file() else []
+        else:
+            found = [file for file in sorted(_glob(path)) if file.is_file()]
+        if not found:
+            raise NotFoundError(
+                f"there is no file {name} (of {pattern}): correct the pattern, or restore the file."
+            )
+        files |= dict.fromkeys(found)
+    return list(files)
+
+
+def _glob(pattern: Path) -> Iterator[Path]:
+    anchor = Path(pattern.anchor) if pattern.is_absolute() else Path()
+    return anchor.glob(str(pattern.relative_to(anchor) if pattern.is_absolute() else pattern))
+
+
 def _remote(url: str, suffix: str) -> RemoteFiles:
+    if is_pattern(url):
+        return _remote_matching(url)
     if url.endswith(suffix):
         folder, _, name = url.rpartition("/")
         sizes = RemoteObjects(folder).sizes_of([name])
@@ -198,4 +402,34 @@ def _remote(url: str, suffix: str) -> RemoteFiles:
             raise NotFoundError(f"there is nothing at {url}: check the URL.")
         return RemoteFiles(folder, sizes)
     found = remote_sizes(url)
-    return RemoteFiles(url, {name: size for name, size in found.items() if name.endswith(suffix)})
+    own = {name: size for name, size in found.items() if "/" not in name}
+    if any(name.endswith(suffix) for name in own):
+        found = own
+    return RemoteFiles(
+        url,
+        {name: size for name, size in found.items() if name.endswith(suffix)},
+        [name for name in found if not name.endswith(suffix)],
+    )
+
+
+def _remote_matching(url: str) -> RemoteFiles:
+    """The objects of a glob or a brace list; the folder before the first sign is looked into."""
+    start = re.search(r"[*?[{]", url)
+    folder = url[: start.start() if start else len(url)].rpartition("/")[0]
+    wanted = [name[len(folder) + 1 :] for name in expand_braces(url)]
+    if any(re.search(r"[*?[]", name) for name in wanted):
+        sizes = remote_sizes(folder)
+    else:
+        sizes = RemoteObjects(folder).sizes_of(wanted)
+    chosen: dict[str, int] = {}
+    for pattern in wanted:
+        names = [pattern] if pattern in sizes else fnmatch.filter(sizes, pattern)
+        # As in a folder, a star does not cross a slash.
+        names = [name for name in names if name.count("/") == pattern.count("/")]
+        if not names:
+            raise NotFoundError(
+                f"there is nothing at {folder}/{pattern} (of {url}): correct the pattern, or "
+                "restore the object."
+            )
+        chosen |= {name: sizes[name] for name in names}
+    return RemoteFiles(folder, chosen)

@@ -1,4 +1,4 @@
-"""Image sources beside folders: WebDataset's tar shards, and Parquet files with encoded images.
+"""Image sources: folders, WebDataset's tar shards, and Parquet files with encoded images.
 
 All sources have the attributes and methods of ``labelstore.images.FolderSource``; ``open_source``
 takes whichever a path is. Keys carry identity: an image's key, not its place, names its crops.
@@ -6,223 +6,46 @@ takes whichever a path is. Keys carry identity: an image's key, not its place, n
 
 from __future__ import annotations
 
-import json
-import tarfile
-import threading
-from collections import OrderedDict
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+import re
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from labelstore.errors import DecodeError, SourceError
-from labelstore.images import IMAGE_SUFFIXES, FolderSource
+from labelstore.errors import SourceError, UsageError
+from labelstore.folder_source import FolderSource, no_image
+from labelstore.formats import IMAGE_SUFFIXES
 from labelstore.objects import place_of
-from labelstore.source_files import RemoteFiles, files_at, remote_sizes
+from labelstore.parquet_source import ParquetSource
+from labelstore.passed_over import PassedOver
+from labelstore.source_classes import classes_of_keys
+from labelstore.source_files import RemoteFiles, expand_braces, is_pattern, remote_sizes, walk
+from labelstore.tar_source import TarSource
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
 
-    import numpy.typing as npt
+__all__ = [
+    "ImageSource",
+    "ParquetSource",
+    "RemoteFolderSource",
+    "TarSource",
+    "check_outside",
+    "in_order",
+    "open_source",
+]
 
-    from labelstore.source_files import SourceFiles
+_SHARDS = (".tar", ".parquet")
 
-__all__ = ["ImageSource", "ParquetSource", "RemoteFolderSource", "TarSource", "open_source"]
+_COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$")
 
-_ROW_GROUPS = 4
-"""Row groups of encoded images that a ``ParquetSource`` keeps."""
+_BESIDE_PHOTOS = frozenset({"metadata.parquet"})
+"""Tables that Hugging Face's image folders have beside their pictures."""
 
-
-class _Place(NamedTuple):
-    """Where an image lies in the tar shards."""
-
-    shard: int
-    offset: int
-    size: int
-
-
-class TarSource:
-    """The images of WebDataset's shards: files of one name but for the suffix are one sample.
-
-    A sample's key is that name, as WebDataset's ``__key__``; its image the member that ends as an
-    image does; its class what its ``.cls`` member says (a class id, or a name), else the key's
-    first path component. Shards are ``*.tar``, not compressed; they are indexed once and then read
-    at random.
-
-    Attributes: those of ``FolderSource``, and ``numbers``: (N,) int64 class ids as the ``.cls``
-    members give them, or None.
-
-    Raises:
-        SourceError: a shard cannot be read, none holds an image, or two samples have one key.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = place_of(path)
-        self._files = files_at(path, ".tar")
-        places: dict[str, _Place] = {}
-        classes: dict[str, str] = {}
-        self.ignored = 0
-        for number in range(len(self._files)):
-            shard = self._files.place(number)
-            for member in _members(self._files, number):
-                folder, _, name = member.name.rpartition("/")
-                stem, dot, suffix = name.partition(".")
-                key = f"{folder}/{stem}" if folder else stem
-                key = key.removeprefix("./")
-                if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES:
-                    if key in places:
-                        raise SourceError(
-                            f"{shard} holds a second image with the key {key!r}: keys must be "
-                            "unique over all shards, since they name an image's crops."
-                        )
-                    places[key] = _Place(number, member.offset_data, member.size)
-                elif suffix == "cls":
-                    classes[key] = _text(self._files, number, member)
-                else:
-                    self.ignored += 1
-        if not places:
-            raise SourceError(f"{self.path} holds no image: give shards of images.")
-        self.keys = tuple(sorted(places))
-        self._places = [places[key] for key in self.keys]
-        self.classes, self.mixed, self.numbers, self._names = _classes(
-            self.keys, [classes.get(key) for key in self.keys]
-        )
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __repr__(self) -> str:
-        return f"TarSource({str(self.path)!r})"
-
-    def path_of(self, index: int) -> str:
-        """A name of image number ``index`` for messages: its shard and its key."""
-        return f"{self._files.place(self._places[index].shard)}/{self.keys[index]}"
-
-    def class_name(self, index: int) -> str | None:
-        """What the class of image number ``index`` is called; None where that is unknown."""
-        return None if self._names is None else self._names[index]
-
-    def read(self, index: int) -> bytes:
-        """The encoded file of image number ``index``; SourceError when it cannot be read."""
-        place = self._places[index]
-        shard = self._files.place(place.shard)
-        try:
-            data = self._files.read(place.shard, place.offset, place.size)
-        except OSError as error:
-            raise SourceError(
-                f"cannot read the shard {shard} ({error.strerror or error}): restore it."
-            ) from error
-        if len(data) != place.size:
-            raise SourceError(f"the shard {shard} ends in mid-image: it was cut; restore it.")
-        return data
-
-
-class ParquetSource:
-    """The images of Parquet files in Hugging Face's layout.
-
-    A column ``image`` of structs ``{bytes, path}``, or of bytes; by choice a column ``label`` of
-    integers, whose names are taken from the files' ``huggingface`` metadata where they are there.
-    An image's key is its ``path`` where all have one and no two the same, else its file's name and
-    its row.
-
-    Attributes: those of ``FolderSource``, and ``numbers``: (N,) int64 labels, or None.
-
-    Raises:
-        SourceError: a file cannot be read, or has no such column.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = place_of(path)
-        self._files = files_at(path, ".parquet")
-        self.ignored = 0
-        names, labels, places, fallback = [], [], [], []
-        label_names: list[str] | None = None
-        for number in range(len(self._files)):
-            table, label_names = _columns(self._files, number)
-            paths, found = table
-            names += paths
-            labels += found
-            fallback += [f"{self._files.name(number)}:{row}" for row in range(len(paths))]
-            places += [(number, row) for row in range(len(paths))]
-        if not places:
-            raise SourceError(f"{self.path} holds no rows: give files with images.")
-        known = all(names) and len(set(names)) == len(names)
-        given = names if known else fallback
-        order = sorted(range(len(given)), key=given.__getitem__)
-        self.keys = tuple(given[place] for place in order)
-        self._places = [places[place] for place in order]
-        texts: list[str | None] = [None] * len(order)
-        if all(label is not None for label in labels):
-            texts = [str(labels[place]) for place in order]
-        self.classes, self.mixed, self.numbers, self._names = _classes(self.keys, texts)
-        if label_names is not None and self.numbers is not None:
-            self._names = [label_names[number] for number in self.numbers.tolist()]
-            self.classes = tuple(sorted(set(self._names)))
-        self.label_names = None if label_names is None else tuple(label_names)
-        self._groups: OrderedDict[tuple[int, int], Any] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __repr__(self) -> str:
-        return f"ParquetSource({str(self.path)!r})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what was read, for another process."""
-        state = dict(self.__dict__)
-        del state["_lock"], state["_groups"]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._groups = OrderedDict()
-        self._lock = threading.Lock()
-
-    def path_of(self, index: int) -> str:
-        """A name of image number ``index`` for messages: its file and its row."""
-        number, row = self._places[index]
-        return f"{self._files.place(number)}/{row}"
-
-    def class_name(self, index: int) -> str | None:
-        """What the class of image number ``index`` is called; None where that is unknown."""
-        return None if self._names is None else self._names[index]
-
-    def read(self, index: int) -> bytes:
-        """The encoded file of image number ``index``; SourceError when it cannot be read."""
-        number, row = self._places[index]
-        with self._lock:
-            data = self._row(number, row)
-        if not data:
-            raise DecodeError(
-                f"row {row} of {self._files.place(number)} has no image bytes: restore it."
-            )
-        return data
-
-    def _row(self, number: int, row: int) -> bytes | None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            file = pq.ParquetFile(self._files.open(number), memory_map=True)
-            group, start = 0, 0
-            while row >= start + file.metadata.row_group(group).num_rows:
-                start += file.metadata.row_group(group).num_rows
-                group += 1
-            place = (number, group)
-            if place not in self._groups:
-                column = file.read_row_group(group, columns=["image"]).column("image")
-                self._groups[place] = _bytes_of(column.combine_chunks())
-                while len(self._groups) > _ROW_GROUPS:
-                    self._groups.popitem(last=False)
-        except (OSError, pa.ArrowException) as error:
-            raise SourceError(
-                f"cannot read {self._files.place(number)} ({error}): restore it."
-            ) from error
-        self._groups.move_to_end(place)
-        value: bytes | None = self._groups[place][row - start].as_py()
-        return value
+_SPLIT = re.compile(
+    r"(?:^|[-_./])(train|training|val|valid|validation|test|testing|dev|eval)(?=$|[-_./0-9])"
+)
+_SPLITS = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
+"""Other names of a split -> its name."""
 
 
 class RemoteFolderSource:
@@ -238,21 +61,25 @@ class RemoteFolderSource:
         self.path = url
         sizes = remote_sizes(url) if sizes is None else sizes
         images = {name: size for name, size in sizes.items() if _is_image(name)}
+        self.passed_over = PassedOver()
+        for name in sizes.keys() - images.keys():
+            self.passed_over.add(name)
         if not images:
-            raise SourceError(
-                f"{url} holds no image ({len(sizes)} other objects), expected names ending in "
-                f"{', '.join(sorted(IMAGE_SUFFIXES))}: give a prefix that holds some."
-            )
-        self.ignored = len(sizes) - len(images)
+            raise SourceError(no_image(url, self.passed_over))
         self._files = RemoteFiles(url, images)
         self.keys = tuple(sorted(images))
-        self.classes, self.mixed, _, self._names = _classes(self.keys, [None] * len(self.keys))
+        self.classes, self.mixed, _, self._names = classes_of_keys(self.keys)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __repr__(self) -> str:
         return f"RemoteFolderSource({self.path!r})"
+
+    @property
+    def ignored(self) -> int:
+        """How many objects were passed over."""
+        return self.passed_over.count
 
     def path_of(self, index: int) -> str:
         """URL of image number ``index``."""
@@ -271,138 +98,185 @@ ImageSource = FolderSource | RemoteFolderSource | TarSource | ParquetSource
 """Any source."""
 
 
-def open_source(path: str | os.PathLike[str]) -> ImageSource:
-    """The images at a path, or behind a URL (``s3://``, ``gs://``; of one file also ``https://``).
+def open_source(
+    path: str | os.PathLike[str],
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    image_field: str | None = None,
+) -> ImageSource:
+    """The images at a path, or behind a URL (``s3://``, ``gs://``; of files also ``https://``).
 
-    A ``.tar`` or ``.parquet`` file, or a folder that holds such files and no images, is a
-    ``TarSource`` or ``ParquetSource``; any other folder a ``FolderSource``.
+    A ``.tar`` or ``.parquet`` file, a folder that holds such files and no images (or whose
+    subfolders do, as a hub's snapshot), and a glob or brace list of such files
+    (``data/train-*.parquet``, ``train-{000..127}.tar``) is a ``TarSource`` or ``ParquetSource``;
+    any other folder a ``FolderSource``.
+
+    Args:
+        path: where the images are.
+        image_column, label_column: of Parquet files.
+        image_field: of tar shards, such as ``"input.jpg"``.
 
     Raises:
-        NotFoundError: nothing is there. SourceError: it holds no images.
+        NotFoundError: nothing is there. UsageError: an option of another kind of source was given.
+        SourceError: it holds no images, images and shards beside each other, or the shards of
+            several splits (train, validation); or shards are compressed.
     """
     place = place_of(path)
-    if isinstance(place, str):
-        return _open_remote(place)
-    if place.suffix == ".tar" and place.is_file():
-        return TarSource(place)
-    if place.suffix == ".parquet" and place.is_file():
-        return ParquetSource(place)
-    if place.is_dir():
-        suffixes = {entry.suffix.lower() for entry in place.iterdir() if entry.is_file()}
-        folders = any(entry.is_dir() and entry.name[0] != "." for entry in place.iterdir())
-        if not folders and not suffixes & set(IMAGE_SUFFIXES):
-            if ".tar" in suffixes:
-                return TarSource(place)
-            if ".parquet" in suffixes:
-                return ParquetSource(place)
-    return FolderSource(place)
+    sizes: dict[str, int] | None = None
+    if is_pattern(place):
+        kind = _kind_of_pattern(str(place))
+    elif isinstance(place, str) and not _shard_kind(place, place):
+        sizes = remote_sizes(place)
+        kind = _kind_of_names(place, sizes)
+    else:
+        kind = _kind_of_path(place)
+    _check_options(str(place), kind, bool(image_column or label_column), bool(image_field))
+    if kind == ".tar":
+        return TarSource(path, image_field)
+    if kind == ".parquet":
+        return ParquetSource(path, image_column, label_column)
+    return FolderSource(place) if isinstance(place, Path) else RemoteFolderSource(place, sizes)
 
 
-def _open_remote(url: str) -> ImageSource:
-    if url.endswith(".tar"):
-        return TarSource(url)
-    if url.endswith(".parquet"):
-        return ParquetSource(url)
-    sizes = remote_sizes(url)
-    if not any(_is_image(name) for name in sizes):
-        suffixes = {PurePosixPath(name).suffix for name in sizes}
-        if ".tar" in suffixes:
-            return TarSource(url)
-        if ".parquet" in suffixes:
-            return ParquetSource(url)
-    return RemoteFolderSource(url, sizes)
+def check_outside(source: ImageSource, path: str | os.PathLike[str]) -> None:
+    """Refuse to write a store into the folder of its photos.
+
+    Raises:
+        UsageError: it would lie there.
+    """
+    photos, store = place_of(source.path), place_of(path)
+    if isinstance(photos, Path) and isinstance(store, Path):
+        within = photos.is_dir() and store.resolve().is_relative_to(photos.resolve())
+    else:
+        within = isinstance(photos, str) and f"{store}/".startswith(f"{photos}/")
+    if within:
+        raise UsageError(
+            f"the store {path} would lie in the photos' folder {source.path}, among what is "
+            "labelled: give a path beside it."
+        )
+
+
+def in_order(source: ImageSource, keys: Sequence[str]) -> ImageSource:
+    """A source with its images in the order of these keys, where it has just these images.
+
+    Parquet files are read in the order of their rows; a store of them may have another.
+    """
+    if (
+        isinstance(source, ParquetSource)
+        and len(keys) == len(source)
+        and source.keys != tuple(keys)
+        and set(source.keys) == set(keys)
+    ):
+        return source.in_order(keys)
+    return source
+
+
+def _check_options(where: str, kind: str, has_columns: bool, has_field: bool) -> None:
+    """Raise UsageError for options that a kind of source does not know."""
+    for asked, wanted, noun in ((has_columns, ".parquet", "column"), (has_field, ".tar", "field")):
+        if asked and kind != wanted:
+            raise UsageError(
+                f"a {noun} was asked for, which {wanted} files have, and {where} holds "
+                f"{kind or 'image'} files: leave it out."
+            )
+
+
+def _kind_of_pattern(pattern: str) -> str:
+    """``".tar"`` or ``".parquet"``."""
+    kinds = {_shard_kind(name, pattern) for name in expand_braces(pattern)}
+    kind = kinds.pop()
+    if kinds or not kind:
+        raise SourceError(
+            f"the pattern {pattern} names no shards, expected names ending in .tar, or in "
+            ".parquet: give such a pattern, or a folder of images."
+        )
+    return kind
+
+
+def _kind_of_path(place: Path | str) -> str:
+    """``".tar"``, ``".parquet"``, or ``""`` for a folder of images."""
+    if isinstance(place, str) or not place.is_dir():
+        return (
+            _shard_kind(str(place), str(place)) if isinstance(place, str) or place.exists() else ""
+        )
+    try:
+        entries = [entry for entry in place.iterdir() if entry.name[0] != "."]
+    except OSError:
+        # FolderSource says so.
+        return ""
+    names = [entry.name for entry in entries if not entry.is_dir()]
+    if len(names) == len(entries) or any(map(_is_image, names)):
+        return _kind_of_names(str(place), names)
+    if any(map(_is_image, walk(place))):
+        return ""
+    return _kind_of_names(str(place), walk(place))
+
+
+def _kind_of_names(where: str, names: Iterable[str]) -> str:
+    """What a folder holds, by the names of the files below it."""
+    shards: dict[str, list[str]] = {suffix: [] for suffix in (*_SHARDS, "compressed")}
+    has_images, picture = False, ""
+    for name in names:
+        if _is_image(name):
+            has_images = True
+            picture = picture or ("" if "/" in name else name)
+        elif _COMPRESSED.search(name.lower()):
+            shards["compressed"].append(name)
+        elif name.rpartition("/")[2] not in _BESIDE_PHOTOS and _suffix(name) in _SHARDS:
+            shards[_suffix(name)].append(name)
+    direct = [name for kind in shards.values() for name in kind if "/" not in name]
+    if picture and direct:
+        raise SourceError(
+            f"{where} holds pictures (such as {picture!r}) and shards (such as {direct[0]!r}) side "
+            f"by side, so it is not clear which are the photos: give {where}/*{_suffix(direct[0])}"
+            ", or move one of the two away."
+        )
+    if has_images:
+        return ""
+    if shards["compressed"]:
+        _shard_kind(shards["compressed"][0], where)
+    for suffix in _SHARDS:
+        own = [name for name in shards[suffix] if "/" not in name] or shards[suffix]
+        if own:
+            _check_split(where, own)
+            return suffix
+    return ""
+
+
+def _shard_kind(name: str, where: str) -> str:
+    """The suffix of a shard, ``""`` for another file.
+
+    Raises:
+        SourceError: it is compressed.
+    """
+    if _COMPRESSED.search(name.lower()):
+        raise SourceError(
+            f"{name!r} (of {where}) is a compressed archive, which cannot be read at random: "
+            "unpack it to a plain .tar (photos hardly shrink), or extract its files into a folder."
+        )
+    return _suffix(name) if _suffix(name) in _SHARDS else ""
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix
+
+
+def _check_split(where: str, names: list[str]) -> None:
+    """Refuse the shards of several splits, of which one is meant."""
+    splits: dict[str, str] = {}
+    for name in sorted(names):
+        for found in _SPLIT.findall(name.lower()):
+            splits.setdefault(_SPLITS.get(found, found), name)
+    if len(splits) > 1:
+        shown = " and ".join(repr(name) for name in splits.values())
+        first = splits.get("train") or next(iter(splits.values()))
+        pattern = re.sub(r"[0-9][0-9a-f-]*(-of-[0-9]+)?[^/]*(?=\.\w+$)", "*", first)
+        raise SourceError(
+            f"{where} holds the shards of {len(splits)} splits ({shown}): give those of one, such "
+            f"as {where}/{pattern if pattern != first else first}, or all of them by a glob."
+        )
 
 
 def _is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-
-
-def _members(files: SourceFiles, number: int) -> Iterable[tarfile.TarInfo]:
-    shard = files.place(number)
-    try:
-        with files.stream(number) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            yield from (member for member in archive if member.isfile())
-    except (OSError, tarfile.TarError) as error:
-        raise SourceError(
-            f"cannot read the shard {shard} ({error}): it is damaged, or compressed, which cannot "
-            "be read at random; restore or unpack it."
-        ) from error
-
-
-def _text(files: SourceFiles, number: int, member: tarfile.TarInfo) -> str:
-    try:
-        data = files.read(number, member.offset_data, member.size)
-    except OSError as error:
-        raise SourceError(
-            f"cannot read the shard {files.place(number)} ({error}): restore it."
-        ) from error
-    try:
-        return data.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise SourceError(
-            f"{member.name} in {files.place(number)} is not text, expected a class: mend it."
-        ) from error
-
-
-def _classes(
-    keys: Sequence[str], given: Sequence[str | None]
-) -> tuple[tuple[str, ...] | None, bool, npt.NDArray[np.int64] | None, list[str] | None]:
-    """Distinct class names, whether only some images have one, class ids, each image's name."""
-    if all(text is not None for text in given):
-        names = [str(text) for text in given]
-        numbers = None
-        if all(name.isdecimal() for name in names):
-            numbers = np.array([int(name) for name in names], dtype=np.int64)
-        return tuple(sorted(set(names))), False, numbers, names
-    nested = sum("/" in key for key in keys)
-    partly = any(text is not None for text in given) or 0 < nested < len(keys)
-    if partly or not nested:
-        return None, partly, None, None
-    names = [key.partition("/")[0] for key in keys]
-    return tuple(sorted(set(names))), False, None, names
-
-
-def _columns(
-    files: SourceFiles, number: int
-) -> tuple[tuple[list[Any], list[Any]], list[str] | None]:
-    """Paths and labels of a file's rows, and the labels' names."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    file = files.place(number)
-    try:
-        opened = pq.ParquetFile(files.open(number), memory_map=True)
-        schema = opened.schema_arrow
-        if "image" not in schema.names:
-            raise SourceError(
-                f"{file} has no column image (its columns are {', '.join(schema.names)}), expected "
-                "encoded images as Hugging Face's datasets writes them: rename the column."
-            )
-        kind = schema.field("image").type
-        rows = opened.metadata.num_rows
-        paths: list[Any] = [None] * rows
-        if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
-            column = opened.read(columns=["image.path"]).column("image").combine_chunks()
-            paths = column.field("path").to_pylist() if rows else []
-        labels: list[Any] = [None] * rows
-        if "label" in schema.names and pa.types.is_integer(schema.field("label").type):
-            labels = opened.read(columns=["label"]).column("label").to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"cannot read {file} ({error}): restore it.") from error
-    return (paths, labels), _label_names(schema.metadata or {})
-
-
-def _label_names(metadata: dict[bytes, bytes]) -> list[str] | None:
-    try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features["label"]["names"]]
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _bytes_of(column: Any) -> Any:
-    """The encoded images of a row group, from structs or from bytes."""
-    import pyarrow as pa
-
-    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-    return column.field("bytes") if pa.types.is_struct(column.type) else column

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from labelstore.errors import MismatchError, NotFoundError, UsageError
+from labelstore.source_classes import other_form
 
 if TYPE_CHECKING:
     import os
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 
     from labelstore.sources import ImageSource
 
-__all__ = ["read_class_map", "resolve_targets"]
+__all__ = ["class_pairs", "read_class_map", "resolve_targets"]
 
 _WITHOUT = "generate goes without ground truth where --targets none is given"
 _MEND = f"give --class-map FILE to say which class each folder is ({_WITHOUT})"
 _SHOWN = 5
+
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 
 
 def read_class_map(path: str | os.PathLike[str]) -> dict[str, int]:
@@ -121,9 +124,9 @@ def resolve_targets(
 
     With a class map, that decides. Without, folders that all bear names of the teacher's classes
     are those classes (any subset of them); where the teacher's names are unknown, as many folders
-    as classes are taken in sorted order. Numbers that a source of another kind gives (``.cls``
-    members, a column ``label``) are the teacher's class ids if they can be. Nothing else is
-    guessed.
+    as classes are taken in sorted order, unless they are numbers of another order. Numbers that a
+    source of another kind gives (``.cls`` members, a column ``label``) are the teacher's class ids
+    if they can be, -1 being unknown. Nothing else is guessed.
 
     Args:
         source: the images.
@@ -149,14 +152,13 @@ def resolve_targets(
             )
         return np.full(len(source), -1, dtype=np.int32)
     if source.mixed:
-        loose = next(key for key in source.keys if "/" not in key)
-        raise MismatchError(
-            f"{source.path} holds images both in class folders and outside them (such as "
-            f"{loose!r}): move those into class folders ({_WITHOUT})."
-        )
+        raise MismatchError(_mixed(source))
+    _check_no_splits(source, class_names, class_map)
     if source.numbers is not None and class_map is None and not _bears(source, class_names):
         return _numbered(source, source.numbers, num_classes)
     if source.classes is None:
+        if reason := getattr(source, "unlabelled", ""):
+            raise MismatchError(f"nothing tells the classes of the images: {reason} ({_WITHOUT}).")
         raise MismatchError(
             f"{source.path} holds its images in no class folders, so nothing tells their classes: "
             f"sort them into one folder for each class ({_WITHOUT})."
@@ -166,14 +168,79 @@ def resolve_targets(
     elif class_names is not None:
         classes = _named(source.classes, num_classes, class_names)
     elif len(source.classes) == num_classes:
-        classes = {folder: number for number, folder in enumerate(source.classes)}
+        classes = _sorted(source, source.classes)
     else:
         raise MismatchError(
             f"{source.path} has {len(source.classes)} class folders and the teacher {num_classes} "
             f"classes without names: {_MEND}."
         )
-    found = (classes[str(source.class_name(index))] for index in range(len(source)))
+    names = (source.class_name(index) for index in range(len(source)))
+    found = (-1 if name is None else classes[name] for name in names)
     return np.fromiter(found, dtype=np.int32, count=len(source))
+
+
+def class_pairs(source: ImageSource, targets: npt.NDArray[np.int32]) -> dict[str, int]:
+    """Which class each class folder, or label, of a source was taken for.
+
+    Args:
+        source: the images.
+        targets: (N,) as ``resolve_targets`` gives them.
+
+    Returns:
+        name -> class id, sorted by name; without those that are unknown.
+    """
+    pairs = {
+        source.class_name(index): int(target) for index, target in enumerate(targets) if target >= 0
+    }
+    return {name: pairs[name] for name in sorted(filter(None, pairs))}
+
+
+def _mixed(source: ImageSource) -> str:
+    """What is said of a source of whose images only some have a class."""
+    loose = next((index for index, key in enumerate(source.keys) if "/" not in key), None)
+    unnamed = next((n for n in range(len(source)) if source.class_name(n) is None), None)
+    if source.classes is not None and unnamed is not None:
+        return (
+            f"{source.path} tells the classes of some images and not of others (such as "
+            f"{source.keys[unnamed]!r}, which has no .cls member): pack a class with each, -1 for "
+            f"an unknown one ({_WITHOUT})."
+        )
+    example = "" if loose is None else f" (such as {source.keys[loose]!r})"
+    return (
+        f"{source.path} holds images both in class folders and outside them{example}: move those "
+        f"into class folders ({_WITHOUT})."
+    )
+
+
+def _check_no_splits(
+    source: ImageSource, class_names: Sequence[str] | None, class_map: Mapping[str, int] | None
+) -> None:
+    """Refuse the folder above train/ and val/, which would be taken for classes."""
+    folders = set(source.classes or ())
+    if (
+        not folders
+        or not folders <= _SPLITS
+        or folders <= {*(class_map or ()), *(class_names or ())}
+    ):
+        return
+    shown = " and ".join(f"{folder}/" for folder in sorted(folders))
+    raise MismatchError(
+        f"{source.path} holds the folders {shown}, which are splits of a data set and not classes: "
+        f"give {source.path}/{sorted(folders)[0]}, or --class-map FILE if they are classes "
+        f"({_WITHOUT})."
+    )
+
+
+def _sorted(source: ImageSource, folders: Sequence[str]) -> dict[str, int]:
+    """Folders in sorted order, unless they are numbers of another order."""
+    for number, folder in enumerate(folders):
+        if all(name.isdecimal() for name in folders) and int(folder) != number:
+            raise MismatchError(
+                f"{source.path} has class folders called by numbers, {folders[0]!r} to "
+                f"{folders[-1]!r}, of which {folder!r} comes at place {number} in sorted order, so "
+                f"it is not clear which class it is: {_MEND}."
+            )
+    return {folder: number for number, folder in enumerate(folders)}
 
 
 def _bears(source: ImageSource, class_names: Sequence[str] | None) -> bool:
@@ -185,10 +252,11 @@ def _numbered(
     source: ImageSource, numbers: npt.NDArray[np.int64], num_classes: int
 ) -> npt.NDArray[np.int32]:
     """Class ids as the source gives them, if they can be the teacher's."""
+    known = numbers[numbers >= 0]
     named = getattr(source, "label_names", None)
-    if numbers.min() < 0 or numbers.max() >= num_classes or (named and len(named) != num_classes):
+    if known.size and (known.max() >= num_classes or (named and len(named) != num_classes)):
         raise MismatchError(
-            f"{source.path} has labels from {numbers.min()} to {numbers.max()}"
+            f"{source.path} has labels from {known.min()} to {known.max()}"
             f"{f' of {len(named)} classes' if named else ''} and the teacher {num_classes} "
             f"classes, so they are not the teacher's: {_MEND}."
         )
@@ -204,7 +272,7 @@ def _mapped(
         more = ", ..." if len(missing) > _SHOWN else ""
         raise MismatchError(
             f"the class map lacks {len(missing)} of the {len(folders)} class folders ({shown}"
-            f"{more}): add them to it."
+            f"{more}){other_form(missing[0], list(class_map))}: add them to it."
         )
     for folder in folders:
         if not 0 <= class_map[folder] < num_classes:
@@ -232,6 +300,7 @@ def _named(folders: Sequence[str], num_classes: int, class_names: Sequence[str])
         raise MismatchError(
             f"{len(strange)} of the {len(folders)} class folders cannot be told from the names of "
             f"the teacher's {num_classes} classes ({strange[0]!r} is {fault} of them; the first "
-            f"are called {', '.join(repr(name) for name in class_names[:2])}): {_MEND}."
+            f"are called {', '.join(repr(name) for name in class_names[:2])})"
+            f"{other_form(strange[0], class_names)}: {_MEND}."
         )
     return {folder: numbers[folder] for folder in folders}

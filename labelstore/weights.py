@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
@@ -16,10 +17,19 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["check_hub", "load_state_dict_by_name", "load_state_dict_in_order", "weights_digest"]
+__all__ = [
+    "COUNTER",
+    "channels_last",
+    "check_hub",
+    "load_state_dict_by_name",
+    "load_state_dict_in_order",
+    "module_digest",
+    "settled",
+    "weights_digest",
+]
 
 # A count of training steps, which evaluation does not use and old or converted files lack.
-_COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"
 
 
 def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -39,6 +49,21 @@ def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return str(hasher.hexdigest())
 
 
+def module_digest(module: torch.nn.Module) -> str:
+    """``weights_digest`` of a module's state dict, or of a frozen TorchScript module's constants,
+    which are its weights."""
+    import torch
+
+    tensors = module.state_dict()
+    if not tensors and isinstance(module, torch.jit.ScriptModule):
+        graph: Any = module.inlined_graph  # Held, for its nodes do not hold it.
+        nodes = graph.findAllNodes("prim::Constant")
+        held = [node for node in nodes if node.hasAttribute("value")]
+        values = [node.t("value") for node in held if node.kindOf("value") == "t"]
+        tensors = {str(number): value for number, value in enumerate(values)}
+    return weights_digest(tensors)
+
+
 def load_state_dict_by_name(
     model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], origin: str
 ) -> None:
@@ -53,7 +78,7 @@ def load_state_dict_by_name(
         TeacherError: tensors are missing, unexpected or of another shape.
     """
     own = model.state_dict()
-    missing = [name for name in own if name not in tensors and not name.endswith(_COUNTER)]
+    missing = [name for name in own if name not in tensors and not name.endswith(COUNTER)]
     unexpected = [name for name in tensors if name not in own]
     reshaped = [name for name in tensors if name in own and tensors[name].shape != own[name].shape]
     if missing or unexpected or reshaped:
@@ -88,8 +113,8 @@ def load_state_dict_in_order(model: torch.nn.Module, tensors: Mapping[str, torch
     Raises:
         TeacherError: their number or any shape differs.
     """
-    own = {name: t for name, t in model.state_dict().items() if not name.endswith(_COUNTER)}
-    given = {name: t for name, t in tensors.items() if not name.endswith(_COUNTER)}
+    own = {name: t for name, t in model.state_dict().items() if not name.endswith(COUNTER)}
+    given = {name: t for name, t in tensors.items() if not name.endswith(COUNTER)}
     if len(own) != len(given):
         raise TeacherError(
             f"there are {len(given)} tensors, expected the {len(own)} of {type(model).__name__}: "
@@ -133,3 +158,33 @@ def check_hub(repository: str, timeout: float = 10.0) -> None:
         # The hub's client brings certificates of its own, so it may fare better.
         if not isinstance(error.reason, ssl.SSLError):
             raise
+
+
+def settled(model: torch.nn.Module) -> torch.nn.Module:
+    """The module in evaluation mode, without gradients, its weights in float32."""
+    import torch
+
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.dtype in (torch.float16, torch.bfloat16, torch.float64) for tensor in tensors):
+        model = model.float()
+    # Exported programs stay in the mode in which they were exported; what that is shows when they
+    # are tried out.
+    with contextlib.suppress(NotImplementedError):
+        model = model.eval()
+    if not isinstance(model, torch.jit.ScriptModule):
+        model = model.requires_grad_(False)
+    return model
+
+
+def channels_last(model: torch.nn.Module) -> torch.nn.Module:
+    """The module with its convolutions' weights laid out for images whose channels come last."""
+    import torch
+
+    tensors = [*model.parameters(), *model.buffers()]
+    if all(tensor.ndim != 5 for tensor in tensors):
+        return model.to(memory_format=torch.channels_last)
+    # Those of three dimensions, of networks that take videos too, cannot be laid out so.
+    for tensor in tensors:
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return model

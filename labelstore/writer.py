@@ -112,6 +112,12 @@ class StoreWriter:
         self._lease: Lease | None = None
         self._stack = contextlib.ExitStack()
 
+    def check(self) -> None:
+        """Refuse, as entering does, numbers out of range and what is at the path; nothing is
+        written."""
+        self.manifest.to_json()
+        self._check_path()
+
     def __enter__(self) -> StoreWriter:
         self.manifest.to_json()  # before anything is written
         self.resumed = self._check_path()

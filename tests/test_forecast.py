@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -117,3 +118,9 @@ def test_views_that_cannot_be_taken_over_are_refused(work):
         assert words in done.stderr
         assert "Traceback" not in done.stderr
         assert not (work / "b.zarr").exists()
+    # Another photo under the same name, of the same size.
+    shutil.copy(work / "photos" / "00.png", work / "photos" / "39.png")
+    done = generate(work, "--views-from", "a.zarr", "-o", "b.zarr")
+    assert done.returncode == 1
+    assert "another file '39.png' than a.zarr was made from" in done.stderr
+    assert not (work / "b.zarr").exists()

@@ -121,7 +121,9 @@ class TestFolderSource:
         with pytest.raises(NotFoundError, match="there is no folder"):
             FolderSource(tmp_path / "nowhere")
         (tmp_path / "notes.txt").write_text("x")
-        with pytest.raises(SourceError, match=r"holds no image \(1 other files\)"):
+        with pytest.raises(
+            SourceError, match=r"holds no image \(1 other file passed over: 1 '.txt'"
+        ):
             FolderSource(tmp_path)
         with pytest.raises(SourceError, match="is a file, expected a folder"):
             FolderSource(tmp_path / "notes.txt")

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
+import re
 import shutil
 import signal
+import socket
 import sys
 
 import numpy as np
 import pytest
+import torch
 from core_data import few_photos, files_of
 
 import labelstore
-from labelstore.errors import SourceError, UsageError
+from labelstore.errors import MismatchError, NotFoundError, SourceError, UsageError
 from labelstore.generate import Output, Recipe, generate, generate_together
 from labelstore.images import FolderSource
-from labelstore.teachers import load_teacher
+from labelstore.inference import Teacher
+from labelstore.teachers import create_model, load_teacher
+from labelstore.views import ViewLaw
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
@@ -111,6 +117,180 @@ def test_an_actor_that_is_killed_is_replaced_and_the_store_is_that_of_one_proces
     with pytest.raises(SourceError, match="--on-error skip"):
         make(broken, tmp_path / "broken.zarr", other)
     other.close()
+
+
+def turned(network):
+    """Another network with the same weights."""
+
+    class Turned(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, pixels):
+            return -self.inner(pixels)
+
+        def state_dict(self, *given, **options):
+            return self.inner.state_dict(*given, **options)
+
+    return Turned()
+
+
+def load_for(node, photos, first):
+    """What an actor opens on the first node; what it opens on a node that is not as it should be.
+
+    Args:
+        node: what is wrong with the other node.
+        first: a file that the first actor to open makes.
+    """
+    try:
+        first.open("x").close()
+    except FileExistsError:
+        if node == "no photos":
+            return load(photos.parent / "nowhere")
+        source, (teacher,) = load(photos.parent / node if "file" in node else photos)
+        if node == "other weights":
+            network = create_model("test_vit", img_size=160)
+            torch.nn.init.normal_(network.head.weight)
+        elif node == "other code":
+            network = turned(teacher._model)
+        else:
+            return source, [teacher]
+        return source, [
+            Teacher(
+                network,
+                teacher.preprocessing,
+                spec=teacher.spec,
+                class_names=teacher.class_names,
+                untrained=True,
+                device="cpu",
+            )
+        ]
+    return load(photos)
+
+
+def spoil(node, photos):
+    """The other node's copy of the photos."""
+    copy = shutil.copytree(photos, photos.parent / node)
+    files = sorted(copy.iterdir())
+    if node == "a file more":
+        shutil.copy(files[3], copy / f"{files[2].stem}_copy.jpg")
+    elif node == "a file less":
+        files[2].unlink()
+    elif node == "a probed file changed":
+        shutil.copy(files[1], files[7])
+    else:  # files changed that no probe looks at
+        for number in (1, 3, 4, 6):
+            shutil.copy(files[0], files[number])
+
+
+COUNTS = "it has {} images where the driver's source has 8"
+
+NODES = {
+    "a file more": f"{COUNTS.format(9)}; the first other key is '.*_copy",
+    "a file less": f"{COUNTS.format(7)}; the first key that it lacks",
+    "a probed file changed": "with other pixels",
+    "files changed": "its file '.*' is another one than the driver's",
+    "other weights": "the teacher's weights digest is",
+    "other code": "a teacher that does something else",
+    "no photos": "nowhere",
+}
+
+QUICK = ("a file more", "files changed", "other code")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NODES],
+)
+def test_a_node_that_differs_is_left_out_by_name_and_others_do_its_work(
+    node, photos, tmp_path, cluster
+):
+    from labelstore.ray_engine import RayEngine
+
+    here = shutil.copytree(photos, tmp_path / "photos")
+    if "file" in node:
+        spoil(node, here)
+    opened = functools.partial(load_for, node, here, tmp_path / "first")
+    engine = RayEngine(opened, actors=1, device="cpu", workers=1)
+    engine._start(1)  # A node that joins later.
+    name = re.escape(socket.gethostname())
+    with pytest.warns(RuntimeWarning, match=f"left out.*{name} .*{NODES[node]}"):
+        report = make(here, tmp_path / "ray.zarr", engine, progress=UntilAll(engine))
+    assert report.blocks_made == 4
+    assert len(engine._actors) == 1
+    engine.close()
+    source, (teacher,) = load(here)
+    generate(source, np.full(8, -1, np.int32), teacher, tmp_path / "one.zarr", RECIPE, batch_size=8)
+    assert files_of(tmp_path / "ray.zarr") == files_of(tmp_path / "one.zarr")
+
+
+class UntilAll:
+    """Keeps a run from ending before all actors have joined it."""
+
+    def __init__(self, engine):
+        self.engine = engine
+
+    def resumed(self, images):
+        # The run begins: both actors are there when it looks which are.
+        while self.engine._starting and not self.engine._refused:
+            done, _ = ray.wait(list(self.engine._starting), timeout=60)
+            self.engine._begun(done[0])
+
+    def update(self, images, views):
+        pass
+
+    def waited(self, seconds):
+        pass
+
+
+def test_an_actor_that_is_started_again_elsewhere_proves_itself_again(photos, tmp_path, cluster):
+    from labelstore.ray_engine import RayEngine
+
+    here = shutil.copytree(photos, tmp_path / "photos")
+    spoil("a file more", here)
+    opened = functools.partial(load_for, "a file more", here, tmp_path / "first")
+    engine = RayEngine(opened, actors=1, device="cpu", workers=1)
+    number = cluster.get(engine._actors[0].__ray_call__.remote(lambda self: os.getpid()))
+    with pytest.raises(MismatchError, match=r"no Ray actor is left .* 9 images .* 8;"):
+        make(here, tmp_path / "ray.zarr", engine, progress=KillOne([number]))
+    engine.close()
+    source, (teacher,) = load(here)
+    generate(source, np.full(8, -1, np.int32), teacher, tmp_path / "one.zarr", RECIPE, batch_size=8)
+    begun, right = (labelstore.open(tmp_path / f"{name}.zarr") for name in ("ray", "one"))
+    committed = sorted(set(range(4)) - set(begun.missing_blocks()))
+    assert len(committed) in (1, 2)
+    for block in committed:
+        images = np.arange(2 * block, 2 * block + 2)
+        assert (begun.read(images, 0).indices == right.read(images, 0).indices).all()
+
+
+def test_where_no_node_agrees_nothing_is_written_and_what_all_lack_is_told(
+    photos, tmp_path, cluster
+):
+    here = shutil.copytree(photos, tmp_path / "photos")
+    spoil("a file more", here)
+    engine = engine_of(here.parent / "a file more", 1)
+    with pytest.raises(MismatchError, match=r"no Ray actor is left .* the first other key is"):
+        make(here, tmp_path / "ray.zarr", engine)
+    assert not (tmp_path / "ray.zarr").exists()
+    engine.close()
+    with pytest.raises(NotFoundError, match="nowhere"):
+        engine_of(tmp_path / "nowhere", 1)
+
+
+def test_an_engine_makes_stores_of_other_settings_one_after_the_other(photos, tmp_path, cluster):
+    engine = engine_of(photos, 1)
+    source, (teacher,) = load(photos)
+    unknown = np.full(8, -1, np.int32)
+    for seed in (0, 1):
+        recipe = dataclasses.replace(RECIPE, law=ViewLaw(seed=seed))
+        by_ray, alone = tmp_path / f"ray{seed}.zarr", tmp_path / f"one{seed}.zarr"
+        output = Output(engine.teachers[0], unknown, by_ray, recipe)
+        generate_together(source, [output], batch_size=8, engine=engine)
+        generate(source, unknown, teacher, alone, recipe, batch_size=8)
+        assert files_of(by_ray) == files_of(alone)
+    engine.close()
 
 
 def test_actors_that_find_no_room_are_not_waited_for(photos, tmp_path, cluster):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -358,14 +359,102 @@ class TestCheckpoints:
         ):
             self.load(weights, TRANSFORMER)
 
-    def test_another_number_of_classes(self, tmp_path):
-        model = create_model(CONVOLUTIONAL, num_classes=10)
+    @pytest.mark.parametrize("name", [CONVOLUTIONAL, TRANSFORMER, "levit_128s"])
+    def test_the_number_of_classes_is_the_checkpoints(self, tmp_path, name):
+        model = create_model(name, num_classes=10)
         torch.save(model.state_dict(), tmp_path / "ten.pth")
-        with pytest.raises(
-            TeacherError,
-            match=r"2 of another shape \(first fc\.weight: \(10, 96\), expected \(1000",
-        ):
-            self.load(tmp_path / "ten.pth")
+        for options in ({}, {"num_classes": 10}):
+            teacher = self.load(tmp_path / "ten.pth", name, **options)
+            assert (teacher.num_classes, teacher.class_names) == (10, None)
+            assert teacher.describe()["weights_digest"] == weights_digest(model.state_dict())
+        with pytest.raises(UsageError, match=r"--num-classes is 37 and .*ten\.pth has 10 classes"):
+            self.load(tmp_path / "ten.pth", name, num_classes=37)
+
+    def test_a_classifier_on_a_network_that_has_none(self, tmp_path):
+        name = "vit_small_patch14_dinov2"
+        model = create_model(name, num_classes=10)
+        torch.save(model.state_dict(), tmp_path / "ten.pth")
+        assert self.load(tmp_path / "ten.pth", name, size=70).num_classes == 10
+
+    def test_another_network_with_other_classes(self, tmp_path):
+        model = create_model("test_resnet", num_classes=10)
+        model.conv1 = None
+        torch.save(model.state_dict(), tmp_path / "part.pth")
+        with pytest.raises(TeacherError, match=r"\d+ missing \(first conv1"):
+            self.load(tmp_path / "part.pth")
+
+    @pytest.mark.parametrize("prefix", ["model.", "module.model.", "net._orig_mod."])
+    def test_checkpoints_of_modules_that_hold_the_network(self, tmp_path, prefix):
+        model = create_model(CONVOLUTIONAL, num_classes=10)
+        tensors = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+        content = {"state_dict": {**tensors, "loss.weight": torch.ones(10)}}
+        torch.save({**content, "pytorch-lightning_version": "2.6"}, tmp_path / "last.ckpt")
+        described = self.load(tmp_path / "last.ckpt").describe()
+        assert described["weights_digest"] == weights_digest(model.state_dict())
+
+    def test_a_checkpoint_that_holds_the_network_twice(self, tmp_path):
+        model = create_model(CONVOLUTIONAL, num_classes=10)
+        tensors = {
+            prefix + name: tensor
+            for prefix in ("student.", "teacher.")
+            for name, tensor in model.state_dict().items()
+        }
+        torch.save({"state_dict": tensors}, tmp_path / "two.ckpt")
+        with pytest.raises(TeacherError, match=r"2 times, under 'student\.' and 'teacher\.': save"):
+            self.load(tmp_path / "two.ckpt")
+
+    def test_what_timms_own_training_saves(self, tmp_path):
+        from timm.utils import CheckpointSaver
+
+        model = create_model(CONVOLUTIONAL, num_classes=37)
+        saver = CheckpointSaver(
+            model,
+            torch.optim.SGD(model.parameters(), 0.1, momentum=0.9),
+            args=argparse.Namespace(model=CONVOLUTIONAL, num_classes=37),
+            checkpoint_dir=str(tmp_path),
+            recovery_dir=str(tmp_path),
+        )
+        saver.save_checkpoint(0, 0.5)
+        teacher = self.load(tmp_path / "last.pth.tar")
+        assert teacher.num_classes == 37
+        assert teacher.describe()["weights_digest"] == weights_digest(model.state_dict())
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_checkpoints_in_half_precision(self, tmp_path, dtype):
+        model = create_model(CONVOLUTIONAL).to(dtype)
+        save_file(model.state_dict(), tmp_path / "half.safetensors")
+        teacher = self.load(tmp_path / "half.safetensors")
+        expected = weights_digest(create_model(CONVOLUTIONAL).to(dtype).float().state_dict())
+        assert teacher.describe()["weights_digest"] == expected
+
+    def test_a_folder_that_timm_saved(self, tmp_path):
+        from timm.models import save_for_hf
+
+        model = create_model(CONVOLUTIONAL, num_classes=37)
+        names = [f"c{number}" for number in range(37)]
+        save_for_hf(model, tmp_path / "hub", model_config={"label_names": names})
+        spec = f"timm:local-dir:{tmp_path / 'hub'}"
+        teacher = load_teacher(spec, device="cpu")
+        assert (teacher.num_classes, teacher.class_names) == (37, tuple(names))
+        described = teacher.describe()
+        assert (described["checkpoint"], described["spec"]) == ("pretrained", spec)
+        assert described["weights_digest"] == weights_digest(model.state_dict())
+        other = create_model(CONVOLUTIONAL, num_classes=5)
+        torch.save(other.state_dict(), tmp_path / "five.pth")
+        made = load_teacher(spec, checkpoint=str(tmp_path / "five.pth"), device="cpu", size=64)
+        assert made.num_classes == 5
+        with pytest.raises(UsageError, match=r"--num-classes is 5 and .* have 37 classes"):
+            load_teacher(spec, device="cpu", num_classes=5)
+        (tmp_path / "hub" / "model.safetensors").write_bytes(b"no")
+        with pytest.raises(TeacherError, match="cannot get the pretrained weights of local-dir:"):
+            load_teacher(spec, device="cpu")
+        (tmp_path / "hub" / "config.json").write_text('{"a": 1}')
+        for checkpoint in (None, "none"):
+            with pytest.raises(TeacherError, match=r"local-dir:.*hub"):
+                load_teacher(spec, checkpoint=checkpoint, device="cpu")
+        (tmp_path / "hub" / "config.json").unlink()
+        with pytest.raises(NotFoundError, match=r"no config\.json in the folder .*hub"):
+            load_teacher(spec, device="cpu")
 
     def test_a_missing_file(self, tmp_path):
         with pytest.raises(NotFoundError, match=r"no checkpoint file .*gone\.pth"):
@@ -448,6 +537,19 @@ class TestSpecs:
     def test_a_network_without_a_classifier(self):
         with pytest.raises(TeacherError, match="no classifier"):
             load_teacher("timm:vit_small_patch14_dinov2", checkpoint="none", device="cpu")
+
+    def test_a_tower_of_clip(self):
+        name = "vit_xsmall_patch16_clip_224.tinyclip_yfcc15m"
+        with pytest.raises(TeacherError, match="gives an embedding of 512 numbers"):
+            load_teacher(f"timm:{name}", checkpoint="none", device="cpu")
+        teacher = load_teacher(f"timm:{name}", checkpoint="none", device="cpu", num_classes=3)
+        assert teacher.num_classes == 3
+
+    def test_numbers_of_classes_that_cannot_be(self):
+        with pytest.raises(UsageError, match="--num-classes is 1, expected at least 2"):
+            load_teacher(f"timm:{CONVOLUTIONAL}", checkpoint="none", num_classes=1)
+        with pytest.raises(UsageError, match="--num-classes 5, but a factory"):
+            load_teacher("python:a:b", num_classes=5)
 
     def test_devices_and_precisions(self):
         with pytest.raises(UsageError, match="'tpu', expected one of auto"):
@@ -576,11 +678,11 @@ class TestOutputs:
 
     def test_an_output_that_changes_its_shape_later(self):
         teacher = Teacher(
-            Odd(lambda images: images.flatten(1)[:1]), PREPROCESSING, spec="odd", device="cpu"
+            Odd(lambda images: images.flatten(1)[:4]), PREPROCESSING, spec="odd", device="cpu"
         )
         assert teacher.num_classes == 192
-        with pytest.raises(TeacherError, match=r"\(1, 192\), expected .* \(2, 192\)"):
-            teacher.logits(crops(2, (8, 8)))
+        with pytest.raises(TeacherError, match=r"\(4, 192\), expected .* \(5, 192\)"):
+            teacher.logits(crops(5, (8, 8)))
 
     def test_logits_that_overflow_on_some_images_only(self):
         teacher = Teacher(

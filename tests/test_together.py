@@ -20,7 +20,7 @@ import labelstore
 from labelstore.errors import BusyError, MismatchError, UsageError
 from labelstore.generate import Output, Recipe, generate, generate_together
 from labelstore.images import FolderSource
-from labelstore.inference import batch_that_fits
+from labelstore.memory import batch_that_fits
 from labelstore.teachers import load_teacher
 from labelstore.views import ViewLaw
 from labelstore.writer import Share

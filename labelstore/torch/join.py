@@ -12,6 +12,7 @@ There the pipeline decides which photo comes when, and the join what the photo s
 
 from __future__ import annotations
 
+import warnings
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from labelstore.epochs import EpochOrder
-from labelstore.errors import NotFoundError, UsageError
+from labelstore.errors import NotFoundError, PartialDataWarning, UsageError
 from labelstore.images import IMAGE_SUFFIXES
 from labelstore.reduced import Photo
 from labelstore.torch.dataset import Show, SoftLabelDataset
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["HuggingFaceViews", "ViewJoin", "WebDatasetViews"]
 
 Unknown = Literal["raise", "skip"]
+
+_STRANGE = 100
+"""Samples after which it is told that the store has none of them."""
 
 
 class ViewJoin:
@@ -190,6 +194,8 @@ class WebDatasetViews(ViewJoin):
         if unknown not in ("raise", "skip"):
             raise UsageError(f'unknown is {unknown!r}, expected "raise" or "skip": choose one.')
         self.field, self.unknown = field, unknown
+        self._strange: int | None = 0
+        """Samples that were skipped before the first that the store has; None from there on."""
 
     def __call__(self, sample: Mapping[str, Any]) -> Sample | None:
         """Pixels (m, 3, height, width) and m labels, or None.
@@ -200,17 +206,36 @@ class WebDatasetViews(ViewJoin):
         """
         key = str(sample["__key__"]).removeprefix("./")
         field = self._field(sample, key)
-        keys = (f"{key}.{field}", f"{key}.{field.upper()}", key)
+        keys = [f"{key}.{suffix}" for suffix in _spellings(field)]
         try:
-            image = self.image_of(*keys)
+            image = self.image_of(*keys, key)
         except NotFoundError:
             if self.unknown == "skip":
+                self._skip(key)
                 return None
             raise
+        self._strange = None
         return self.join([image], [sample[field]])[0] if self.shown(image) else None
 
+    def _skip(self, key: str) -> None:
+        """Note a sample that the store does not have; told where the first ones all are such."""
+        if self._strange is None:
+            return
+        self._strange += 1
+        if self._strange == _STRANGE:
+            warnings.warn(
+                f"none of the first {_STRANGE} samples is an image of {self.data.store.path} (the "
+                f"last is {key!r}, a key of the store {self.data.store.keys[0]!r}), and "
+                'unknown="skip" leaves all of them out: give the shards that the store was made '
+                "from.",
+                PartialDataWarning,
+                stacklevel=3,
+            )
+
     def _field(self, sample: Mapping[str, Any], key: str) -> str:
-        named = [name for name in sample if f".{name}".lower() in IMAGE_SUFFIXES]
+        endings = {name: f".{name.lower().rpartition('.')[2]}" for name in sample}
+        named = [name for name, ending in endings.items() if ending in IMAGE_SUFFIXES]
+        named = [name for name in named if "." not in name] or named
         fields = named if self.field is None else [self.field]
         if len(fields) != 1 or fields[0] not in sample:
             raise UsageError(
@@ -219,6 +244,13 @@ class WebDatasetViews(ViewJoin):
                 "with field=."
             )
         return fields[0]
+
+
+def _spellings(field: str) -> list[str]:
+    """Suffixes that a file of a folder may have had which webdataset's writers pack as a field."""
+    jpeg = ["jpg", "jpeg"] if field.lower() in ("jpg", "jpeg") else []
+    names = dict.fromkeys([field, field.upper(), *jpeg, *map(str.upper, jpeg)])
+    return list(names)
 
 
 class HuggingFaceViews(ViewJoin):

@@ -14,6 +14,7 @@ from PIL import Image
 from labelstore import images
 from labelstore.errors import MismatchError, PartialDataWarning, UsageError
 from labelstore.reduced import Photo, decode, reduction_for
+from labelstore.source_classes import other_form
 from labelstore.sources import ImageSource
 
 if TYPE_CHECKING:
@@ -223,13 +224,15 @@ def _align(store: Store | Ensemble, keys: Sequence[str]) -> npt.NDArray[np.int64
         raise MismatchError(
             f"the data set has none of the {count} labelled images of {store.path}, first "
             f"{store.keys[missing[0]]!r} (a key of the data set is {next(iter(keys), None)!r}"
-            "): give the folder that the store was made from, or keys= as the store has them."
+            f"{other_form(store.keys[missing[0]], keys)}): give the folder that the "
+            "store was made from, or keys= as the store has them."
         )
     if missing.size:
         names = ", ".join(repr(store.keys[row]) for row in missing[:_NAMED])
         warnings.warn(
             f"the data set lacks {missing.size} of the {count} labelled images of {store.path} "
-            f"({names}{', ...' if missing.size > _NAMED else ''}): it trains on the other "
+            f"({names}{', ...' if missing.size > _NAMED else ''}"
+            f"{other_form(store.keys[missing[0]], keys)}): it trains on the other "
             f"{count - missing.size}.",
             PartialDataWarning,
             stacklevel=4,
@@ -252,8 +255,8 @@ def as_photo(item: Any, key: str) -> Image.Image:
     """An item of a data set as an upright RGB photo.
 
     Args:
-        item: a PIL image, encoded bytes, or a uint8 tensor (3 or 1, H, W) or (H, W); or a tuple or
-            list that starts with one.
+        item: a PIL image, encoded bytes, a uint8 tensor (3 or 1, H, W) or (H, W), or a uint8 NumPy
+            array (H, W, 3) or (H, W); or a tuple or list that starts with one.
         key: what errors call the photo.
 
     Raises:
@@ -270,13 +273,16 @@ def as_photo(item: Any, key: str) -> Image.Image:
         if photo.ndim == 2 or (photo.ndim == 3 and photo.shape[0] == 1):
             grey = photo.reshape(photo.shape[-2:]).contiguous().numpy()
             return Image.fromarray(grey).convert("RGB")
+    is_pixels = isinstance(photo, np.ndarray) and photo.dtype == np.uint8
+    if is_pixels and (photo.ndim == 2 or photo.shape[2:] == (3,)):
+        return Image.fromarray(photo).convert("RGB")
     met = f"a {type(photo).__name__}"
-    if isinstance(photo, torch.Tensor):
-        met = f"a tensor of type {photo.dtype} and shape {tuple(photo.shape)}"
+    if isinstance(photo, (torch.Tensor, np.ndarray)):
+        met = f"{met} of type {photo.dtype} and shape {tuple(photo.shape)}"
     raise UsageError(
         f"the data set gives {met} for {key!r}, expected a PIL image, encoded bytes or a uint8 "
-        "tensor (3, H, W), (1, H, W) or (H, W): leave its transform out and pass it to "
-        "SoftLabelDataset(transform=...)."
+        "tensor (3, H, W), (1, H, W) or (H, W), or array (H, W, 3): leave its transform out and "
+        "pass it to SoftLabelDataset(transform=...)."
     )
 
 

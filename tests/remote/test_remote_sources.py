@@ -7,6 +7,7 @@ import json
 import pickle
 import tarfile
 
+import numpy as np
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from labelstore.images import FolderSource
 from labelstore.sources import open_source
 from labelstore.targets import resolve_targets
 from labelstore.teachers import load_teacher
+from labelstore.testing.network import FileServer
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,48 @@ def test_a_network_that_breaks_gives_the_same_photos(s3, proxy, photos, tmp_path
     proxy.cut = once
     same(open_source(f"s3://{s3.bucket}/shards"), open_source(tmp_path / "shards"))
     assert len(seen) > 10
+
+
+def test_the_index_of_a_shard_asks_for_headers(s3, proxy, tmp_path):
+    """Not for the photos, and for several shards at a time."""
+    (tmp_path / "shards").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (3, 10, 300_000), dtype=np.uint8)
+    for number, photos in enumerate(noise):
+        with tarfile.open(tmp_path / "shards" / f"{number}.tar", "w") as archive:
+            for row, data in enumerate(photos):
+                for name, content in (("jpg", data.tobytes()), ("cls", b"%d" % row)):
+                    member = tarfile.TarInfo(f"{number}{row}.{name}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    send(tmp_path / "shards", bucket_of(s3, s3.bucket), "shards")
+    proxy.seconds = 0.02
+    source = open_source(f"s3://{s3.bucket}/shards")
+    asked = sum(request.body_bytes for request in proxy.requests)
+    assert asked < noise.size / 10
+    assert len(proxy.requests) < 3 * 10 + 10
+    assert proxy.most_together >= 3
+    assert source.numbers.tolist() == [*range(10)] * 3
+    assert source.read(12) == noise[1, 2].tobytes()
+
+
+def test_patterns_of_urls(s3, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, number in (("train", 0), ("train", 1), ("val", 0)):
+        rows = [{"bytes": b"x", "path": f"{split}{number}.png"}]
+        pq.write_table(pa.table({"image": rows}), folder / f"{split}-{number:02}.parquet")
+    send(folder, bucket_of(s3, s3.bucket), "hub/data")
+    for place in ("hub/data/train-*.parquet", "hub/data/train-{00..01}.parquet"):
+        source = open_source(f"s3://{s3.bucket}/{place}")
+        assert source.keys == ("train0.png", "train1.png")
+    with pytest.raises(SourceError, match="2 splits"):
+        open_source(f"s3://{s3.bucket}/hub")
+    for name in ("train-{00..02}.parquet", "test-*.parquet"):
+        with pytest.raises(NotFoundError, match="nothing at"):
+            open_source(f"s3://{s3.bucket}/hub/data/{name}")
+    with FileServer(folder) as server:
+        source = open_source(f"{server.address}/{{train-00,val-00}}.parquet")
+        assert source.keys == ("train0.png", "val0.png")
 
 
 def test_labels_of_photos_in_a_bucket(s3, photos, tmp_path):

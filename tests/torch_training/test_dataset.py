@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -694,3 +695,16 @@ def test_labels_of_two_kinds_make_no_batch():
     ):
         with pytest.raises(LabelError, match="of one kind"):
             collate_views(pair)
+
+
+def test_keys_that_differ_in_their_normal_form_alone_are_told(work, store, tmp_path):
+    """As where macOS wrote one copy of the photos, and another system the other."""
+    composed = "caf\N{LATIN SMALL LETTER E WITH ACUTE} 0.jpg"
+    encoded = (work.photos / store.keys[0]).read_bytes()
+    for folder, name in (("a", composed), ("b", unicodedata.normalize("NFD", composed))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(encoded)
+    own = make_store(tmp_path / "s.zarr", tmp_path / "a", [composed])
+    assert len(SoftLabelDataset(FolderSource(tmp_path / "a"), own)) == 1
+    with pytest.raises(MismatchError, match="Unicode's NFC and NFD"):
+        SoftLabelDataset(FolderSource(tmp_path / "b"), own)

@@ -12,11 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 import webdataset
+from PIL import Image
 from training_data import make_store
 
 import labelstore
-from labelstore.errors import MismatchError, NotFoundError, ReplayWarning, UsageError
-from labelstore.images import decode
+from labelstore.errors import (
+    MismatchError,
+    NotFoundError,
+    PartialDataWarning,
+    ReplayWarning,
+    UsageError,
+)
+from labelstore.images import decode, is_upright
 from labelstore.sources import TarSource
 from labelstore.torch import SoftLabelDataset, ViewSampler, WebDatasetViews, collate_views
 from labelstore.torch.dataset import Show
@@ -118,6 +125,56 @@ def test_a_store_that_was_made_from_the_shards(work, shards, tmp_path):
     keys = {store.keys[int(target.image[0])] for _, target in pipeline(shards, views)}
     assert keys == set(source.keys)
     assert "a/photo 0" in keys
+
+
+def test_fields_and_suffixes_of_other_names(work, shards, tmp_path):
+    """``input.jpg`` beside the store's keys without suffix, and .jpeg for the folder's .jpg."""
+    store = labelstore.open(work.store)
+    key = next(key for key in store.keys if key.endswith(".jpg"))
+    encoded, stem = (work.photos / key).read_bytes(), key.removesuffix(".jpg")
+    image = int(store.index_of([key])[0])
+    for field in ("jpg", "JPG", "jpeg"):
+        _, target = WebDatasetViews(store)({"__key__": stem, field: encoded})
+        assert target.image.tolist() == [image]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "photo 0").write_bytes(encoded)
+    bare = make_store(tmp_path / "s.zarr", tmp_path, ["a/photo 0"])
+    views = WebDatasetViews(bare)
+    assert views({"__key__": "./a/photo 0", "input.jpg": encoded, "x.json": b"{}"}) is not None
+    with pytest.raises(UsageError, match="expected one image: say which"):
+        views({"__key__": "a/photo 0", "input.jpg": encoded, "target.jpg": encoded})
+
+
+def test_pixels_that_webdataset_decoded_to_arrays(work, shards):
+    store = labelstore.open(work.store)
+    upright = [key for key in store.keys if not is_turned(work.photos / key)]
+    stream = webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8")
+    samples = [s for s in stream if f"{s['__key__']}.jpg" in upright]
+    views = WebDatasetViews(store)
+    for sample in samples:
+        key = f"{sample['__key__']}.jpg"
+        pixels, _ = views(sample)
+        expected, _ = views(sample | {"jpg": (work.photos / key).read_bytes()})
+        assert torch.equal(pixels, expected)
+    assert len(samples) > 3
+
+
+def is_turned(file):
+    """Whether a photo is turned by its EXIF data."""
+    with Image.open(file) as image:
+        return not is_upright(image)
+
+
+def test_skipping_every_sample_is_told(store, work):
+    views = WebDatasetViews(store, unknown="skip")
+    encoded = (work.photos / store.keys[0]).read_bytes()
+    strange = [{"__key__": f"strange/{n}", "jpg": encoded} for n in range(150)]
+    with pytest.warns(PartialDataWarning, match="none of the first 100 samples") as told:
+        assert [views(sample) for sample in strange] == [None] * 150
+    assert len(told) == 1
+    other = WebDatasetViews(store, unknown="skip")
+    known = {"__key__": store.keys[0].removesuffix(".jpg"), "jpg": encoded}
+    assert sum(other(sample) is not None for sample in [*strange[:50], known, *strange]) == 1
 
 
 def test_other_files_under_the_same_keys_are_refused(work, shards, tmp_path):

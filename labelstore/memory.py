@@ -1,0 +1,35 @@
+"""Memory of devices: whether it ran out, and how many crops it holds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["PROBED_BATCHES", "batch_that_fits", "is_out_of_memory"]
+
+PROBED_BATCHES = (8, 32)
+"""Sizes of the forwards by which ``Teacher.fitting_batch`` measures memory."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had no room for what was asked of it: fewer crops at once may fit."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # What libraries say that torch does not tell apart from other failures.
+    signs = ("out of memory", "not enough memory", "DefaultCPUAllocator", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+
+
+def batch_that_fits(free: int, small: int, large: int, limit: int) -> int:
+    """The largest power of two, 1 to ``limit``, whose forward takes 7 tenths of what is free.
+
+    Args:
+        free: bytes; small, large: bytes that forwards of ``PROBED_BATCHES`` views took at most.
+    """
+    per_view = (large - small) / (PROBED_BATCHES[1] - PROBED_BATCHES[0])
+    if per_view <= 0:  # Another algorithm, with less room of its own.
+        per_view = max(large / PROBED_BATCHES[1], 1.0)
+    fixed = max(small - per_view * PROBED_BATCHES[0], 0.0)
+    fitting = max((0.7 * free - fixed) / per_view, 1.0)
+    return int(min(2 ** int(np.log2(fitting)), limit))

@@ -1,0 +1,428 @@
+"""The images of Parquet files, as Hugging Face's data sets have them."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import threading
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+
+from labelstore.errors import DecodeError, SourceError
+from labelstore.objects import place_of
+from labelstore.passed_over import PassedOver
+from labelstore.source_classes import check_key, classes_of_keys, classes_of_labels
+from labelstore.source_files import files_at
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+
+    from labelstore.source_files import SourceFiles
+
+__all__ = ["ParquetSource"]
+
+_GROUPS = 4
+"""Row groups that are kept, as far as they fit in `_KEPT_BYTES`."""
+
+_KEPT_BYTES = 2**29
+"""Encoded images that are kept; a row group of more is read on from batch to batch."""
+
+_BATCH_BYTES = 2**24
+"""Of a batch of rows: far below the 2 GiB that an Arrow array of bytes may have."""
+
+_BATCHES = 4
+"""Batches of a large row group that are kept: as threads read ahead, rows come not quite in order.
+"""
+
+
+class _Rows(NamedTuple):
+    """What is read of a file beforehand."""
+
+    paths: list[str | None]
+    labels: list[str | None] | None
+    label_names: list[str] | None
+    unlabelled: str
+    """Why there are no labels, for errors."""
+
+
+class ParquetSource:
+    """The images of Parquet files in Hugging Face's layout, in the order of their rows.
+
+    A column of structs ``{bytes, path}``, or of bytes; by choice a column of labels: class ids (-1
+    and null are unknown), whose names are taken from the files' ``huggingface`` metadata where they
+    are there, or names. An image's key is its ``path`` where all have one and no two the same,
+    else its file's name and its row.
+
+    Images are read fast in the order of rows, each row group once; at random, each costs the
+    reading of a row group, so write groups of about 100 rows.
+
+    Args:
+        path: a file, a folder of files, or a glob or brace list of them.
+        image_column: the column of images, ``"image"`` when None.
+        label_column: the column of labels; ``"label"``, if there is one, when None.
+
+    Attributes: those of ``FolderSource``, and ``numbers``: (N,) int64 labels, -1 unknown, or None;
+        ``label_names``: the names of labels 0, 1, ... or None; ``unlabelled``: why no column tells
+        classes, "" where one does.
+
+    Raises:
+        SourceError: a file cannot be read, or has no such column of such a type.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        image_column: str | None = None,
+        label_column: str | None = None,
+    ) -> None:
+        self.path = place_of(path)
+        self._files = files_at(path, ".parquet")
+        self._image_column = image_column or "image"
+        self.passed_over = PassedOver()
+        for name in self._files.others:
+            self.passed_over.add(name)
+        self._metadata: dict[int, Any] = {}
+        self._forget()
+        files = [self._rows(number, label_column) for number in range(len(self._files))]
+        paths = [path for rows in files for path in rows.paths]
+        if not paths:
+            raise SourceError(f"{self.path} holds no rows: give files with images.")
+        known = all(paths) and len(set(paths)) == len(paths)
+        fallback = (
+            f"{self._files.name(number)}:{row}"
+            for number, rows in enumerate(files)
+            for row in range(len(rows.paths))
+        )
+        self.keys = tuple(
+            check_key(str(key), str(self.path)) for key in (paths if known else fallback)
+        )
+        if len(set(self.keys)) != len(self.keys):
+            raise SourceError(
+                f"{self.path} has several files of one name, and the images of those have no "
+                "paths that could be their keys: rename the files, or give one folder."
+            )
+        counts = [len(rows.paths) for rows in files]
+        self._file_of = np.repeat(np.arange(len(files)), counts)
+        self._row_of = np.concatenate([np.arange(count) for count in counts])
+        self._take_labels(files)
+
+    def _take_labels(self, files: list[_Rows]) -> None:
+        lacking = [rows.unlabelled for rows in files if rows.labels is None and rows.paths]
+        self.unlabelled = lacking[0] if lacking else ""
+        self.label_names: tuple[str, ...] | None = None
+        if lacking:
+            found = classes_of_keys(self.keys)
+            self.classes, self.mixed, self.numbers, self._names = found
+            return
+        names = {tuple(rows.label_names or ()) for rows in files if rows.paths}
+        if len(names) > 1:
+            raise SourceError(
+                f"the files of {self.path} differ in the names of their labels: give files of one "
+                "data set."
+            )
+        labels = [label for rows in files for label in rows.labels or ()]
+        self.classes, self.mixed, self.numbers, self._names = classes_of_labels(labels)
+        texts = names.pop()
+        if texts and self.numbers is not None:
+            largest = int(self.numbers.max())
+            if largest >= len(texts):
+                row = int(np.argmax(self.numbers))
+                raise SourceError(
+                    f"{self.path_of(row)} has the label {largest} and the file's metadata name "
+                    f"{len(texts)} labels, expected 0 to {len(texts) - 1} or -1: mend the column "
+                    "or the names."
+                )
+            self.label_names = texts
+            self._names = [None if n < 0 else texts[n] for n in self.numbers.tolist()]
+            self.classes = tuple(sorted({name for name in self._names if name is not None}))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __repr__(self) -> str:
+        return f"ParquetSource({str(self.path)!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was read, for another process."""
+        state = dict(self.__dict__)
+        del state["_lock"], state["_groups"]
+        return state | {"_metadata": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._groups: OrderedDict[tuple[int, int], _Group] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def ignored(self) -> int:
+        """How many files were passed over."""
+        return self.passed_over.count
+
+    def in_order(self, keys: Sequence[str]) -> Self:
+        """The same images in another order.
+
+        Args:
+            keys: all the source's keys.
+        """
+        places = {key: place for place, key in enumerate(self.keys)}
+        order = np.array([places[key] for key in keys], dtype=np.int64)
+        other = copy.copy(self)
+        other.keys = tuple(keys)
+        other._file_of, other._row_of = self._file_of[order], self._row_of[order]
+        other.numbers = None if self.numbers is None else self.numbers[order]
+        if self._names is not None:
+            other._names = [self._names[place] for place in order.tolist()]
+        return other
+
+    def path_of(self, index: int) -> str:
+        """A name of image number ``index`` for messages: its file and its row."""
+        return f"{self._files.place(int(self._file_of[index]))}/{self._row_of[index]}"
+
+    def class_name(self, index: int) -> str | None:
+        """What the class of image number ``index`` is called; None where that is unknown."""
+        return None if self._names is None else self._names[index]
+
+    def read(self, index: int) -> bytes:
+        """The encoded file of image number ``index``.
+
+        Raises:
+            SourceError: it cannot be read. DecodeError: the row has none.
+        """
+        import pyarrow as pa
+
+        number, row = int(self._file_of[index]), int(self._row_of[index])
+        try:
+            group, start = self._group_of(number, row)
+            data = group.read(row - start)
+        except (OSError, pa.ArrowException) as error:
+            raise SourceError(
+                f"cannot read row {row} of {self._files.place(number)} ({_line(error)}): restore "
+                "the file."
+            ) from error
+        if not data:
+            raise DecodeError(f"{self.path_of(index)} has no image bytes: restore the row.")
+        return data
+
+    def _group_of(self, number: int, row: int) -> tuple[_Group, int]:
+        """The row group that holds a row, and its first row."""
+        metadata = self._metadata_of(number)
+        place, start = 0, 0
+        while row >= start + metadata.row_group(place).num_rows:
+            start += metadata.row_group(place).num_rows
+            place += 1
+        with self._lock:
+            group = self._groups.get((number, place))
+            if group is None:
+                group = _Group(self._files, number, metadata, place, self._image_column)
+                self._groups[number, place] = group
+            self._groups.move_to_end((number, place))
+            while len(self._groups) > 1 and (
+                len(self._groups) > _GROUPS
+                or sum(group.bytes for group in self._groups.values()) > _KEPT_BYTES
+            ):
+                self._groups.popitem(last=False)
+        return group, start
+
+    def _metadata_of(self, number: int) -> Any:
+        import pyarrow.parquet as pq
+
+        if number not in self._metadata:
+            with pq.ParquetFile(self._files.open(number), memory_map=True) as file:
+                self._metadata[number] = file.metadata
+        return self._metadata[number]
+
+    def _rows(self, number: int, label_column: str | None) -> _Rows:
+        """Paths and labels of a file's rows; its columns are checked."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        name = self._files.place(number)
+        try:
+            with pq.ParquetFile(self._files.open(number), memory_map=True) as file:
+                self._metadata[number] = file.metadata
+                kind = _checked_column(file, name, self._image_column)
+                paths: list[Any] = [None] * file.metadata.num_rows
+                if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
+                    columns = file.read(columns=[f"{self._image_column}.path"])
+                    paths = [
+                        path
+                        for chunk in columns.column(self._image_column).chunks
+                        for path in chunk.field("path").to_pylist()
+                    ]
+                labels, unlabelled = _labels(file, name, label_column)
+                metadata = file.schema_arrow.metadata or {}
+                return _Rows(
+                    paths, labels, _label_names(metadata, label_column or "label"), unlabelled
+                )
+        except UnicodeDecodeError as error:
+            raise SourceError(
+                f"{name} has a path or a label that is not valid UTF-8 ({error.object!r}): write "
+                "it anew."
+            ) from error
+        except (OSError, pa.ArrowException) as error:
+            raise SourceError(f"cannot read {name} ({_line(error)}): restore it.") from error
+
+
+class _Group:
+    """The encoded images of a row group: kept whole, or if they are large the latest batches."""
+
+    def __init__(
+        self, files: SourceFiles, number: int, metadata: Any, place: int, column: str
+    ) -> None:
+        self._files = files
+        self._number = number
+        self._metadata = metadata
+        self._place = place
+        self._column = column
+        group = metadata.row_group(place)
+        size = sum(
+            group.column(leaf).total_uncompressed_size
+            for leaf in range(group.num_columns)
+            if group.column(leaf).path_in_schema.split(".")[0] == column
+        )
+        self._rows = group.num_rows
+        self._batch_rows = max(1, _BATCH_BYTES * group.num_rows // max(size, 1))
+        is_large = size > _KEPT_BYTES
+        self.bytes = _BATCHES * _BATCH_BYTES if is_large else size
+        self._kept: deque[tuple[int, Any]] = deque(maxlen=_BATCHES if is_large else None)
+        self._coming: Iterator[tuple[int, Any]] = iter(())
+        self._lock = threading.Lock()
+
+    def read(self, row: int) -> bytes:
+        """The image of a row of the group, empty where it is null."""
+        with self._lock:
+            if not self._kept or row < self._kept[0][0]:
+                # From the beginning: a group can be read in one direction alone.
+                self._kept.clear()
+                self._coming = self._batches()
+            for start, images in itertools.chain(list(self._kept), self._taken()):
+                if row < start + len(images):
+                    data = images[row - start].as_py()
+                    return b"" if data is None else bytes(data)
+        raise OSError(f"a row group of {self._rows} rows ends before row {row}")
+
+    def _taken(self) -> Iterator[tuple[int, Any]]:
+        """The batches to come, which are kept."""
+        for start, images in self._coming:
+            self._kept.append((start, images))
+            yield start, images
+
+    def _batches(self) -> Iterator[tuple[int, Any]]:
+        """First row and images of each batch of the group."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        start = 0
+        with pq.ParquetFile(
+            self._files.open(self._number), metadata=self._metadata, memory_map=True
+        ) as file:
+            is_struct = pa.types.is_struct(file.schema_arrow.field(self._column).type)
+            name = f"{self._column}.bytes" if is_struct else self._column
+            for batch in file.iter_batches(self._batch_rows, [self._place], columns=[name]):
+                images = batch.column(0)
+                yield start, images.field("bytes") if is_struct else images
+                start += len(images)
+
+
+def _checked_column(file: Any, name: str, column: str) -> Any:
+    """The type of a file's column of images.
+
+    Raises:
+        SourceError: there is none, or it holds something else.
+    """
+    import pyarrow as pa
+
+    schema = file.schema_arrow
+    if column not in schema.names:
+        raise SourceError(
+            f"{name} has no column {column} (its columns are {', '.join(schema.names)}), expected "
+            "encoded images as Hugging Face's datasets writes them: name the column with "
+            "--image-column (image_column=)."
+        )
+    kind = schema.field(column).type
+    bytes_kind = kind
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        bytes_kind = kind.field("bytes").type
+    is_bytes = pa.types.is_binary(bytes_kind) or pa.types.is_large_binary(bytes_kind)
+    if not is_bytes and not pa.types.is_null(bytes_kind):
+        is_list = pa.types.is_nested(kind) and not pa.types.is_struct(kind)
+        several = "one image a row is" if is_list else "encoded images are"
+        raise SourceError(
+            f"the column {column} of {name} is of the type {kind}; {several} expected, as bytes or "
+            "a struct {bytes, path}: write the images into the file, one a row, or name another "
+            "column with --image-column (image_column=)."
+        )
+    if file.metadata.num_rows and _nulls(file.metadata, column) == file.metadata.num_rows:
+        raise SourceError(
+            f"the column {column} of {name} has paths without bytes: the images lie in other "
+            "files, which are not read; write them into the Parquet file (with datasets, "
+            "embed_external_files=True), or give the folder that holds them."
+        )
+    return kind
+
+
+def _nulls(metadata: Any, column: str) -> int:
+    """How many rows have no bytes, as far as a file's statistics tell."""
+    total = 0
+    for place in range(metadata.num_row_groups):
+        group = metadata.row_group(place)
+        for leaf in map(group.column, range(group.num_columns)):
+            if leaf.path_in_schema in (column, f"{column}.bytes") and leaf.statistics is not None:
+                total += leaf.statistics.null_count or 0
+    return total
+
+
+def _labels(file: Any, name: str, column: str | None) -> tuple[list[str | None] | None, str]:
+    """The label of each row as text, None where unknown; or None, and why."""
+    import pyarrow as pa
+
+    schema = file.schema_arrow
+    wanted = column or "label"
+    if wanted not in schema.names:
+        reason = (
+            f"{name} has no column {wanted} (its columns are {', '.join(schema.names)}): name the "
+            "column with --label-column (label_column=)"
+        )
+        if column is not None:
+            raise SourceError(f"{reason}.")
+        return None, reason
+    kind = schema.field(wanted).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if not (
+        pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    ):
+        reason = (
+            f"the column {wanted} of {name} is of the type {kind}, expected integers or text: name "
+            "another with --label-column (label_column=)"
+        )
+        if column is not None:
+            raise SourceError(f"{reason}.")
+        return None, reason
+    values = file.read(columns=[wanted]).column(wanted).to_pylist()
+    for row, value in enumerate(values):
+        if isinstance(value, int) and value < -1:
+            raise SourceError(
+                f"row {row} of {name} has the label {value}, expected a class id, or -1 for "
+                "unknown: mend the column."
+            )
+    return [None if value is None else str(value) for value in values], ""
+
+
+def _label_names(metadata: dict[bytes, bytes], column: str) -> list[str] | None:
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return [str(name) for name in features[column]["names"]]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

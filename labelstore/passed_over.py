@@ -1,0 +1,58 @@
+"""The files of a source that are none of its images, so that none is left out in silence."""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from pathlib import PurePosixPath
+from typing import Any
+
+__all__ = ["PassedOver"]
+
+_NAMED = 10
+
+
+class PassedOver:
+    """How many files were passed over, how many of each suffix, and the first ten by name.
+
+    Attributes:
+        count: of all.
+        suffixes: of each suffix, in lower case, ``""`` for none.
+        first: the first ten names, sorted by code point.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.suffixes: Counter[str] = Counter()
+        self.first: list[str] = []
+
+    def add(self, name: str) -> None:
+        """Note a file by its path in the source."""
+        self.count += 1
+        self.suffixes[PurePosixPath(name).suffix.lower()] += 1
+        if len(self.first) < _NAMED or name < self.first[-1]:
+            bisect.insort(self.first, name)
+            del self.first[_NAMED:]
+
+    def __str__(self) -> str:
+        """As ``3 other files passed over: 2 '.txt', 1 without suffix ('a.txt', 'b.txt', 'c')``."""
+        kinds = ", ".join(
+            f"{count} {repr(suffix) if suffix else 'without suffix'}"
+            for suffix, count in self.suffixes.most_common(_NAMED)
+        )
+        names = ", ".join(map(repr, self.first))
+        more = ", ..." if self.count > len(self.first) else ""
+        noun = "file" if self.count == 1 else "files"
+        return f"{self.count} other {noun} passed over: {kinds} ({names}{more})"
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; bytes of names that are not UTF-8 are escaped."""
+        return {
+            "count": self.count,
+            "suffixes": {_safe(name): count for name, count in self.suffixes.most_common()},
+            "first": [_safe(name) for name in self.first],
+        }
+
+
+def _safe(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()

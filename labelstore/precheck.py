@@ -1,0 +1,97 @@
+"""What can be refused of a request before its teacher, which may be large, is built."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore.generate import plan_of, stored_manifest
+from labelstore.store import backend_of
+from labelstore.writer import StoreWriter
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping
+
+    from labelstore.cutting import Resize
+    from labelstore.generate import Recipe
+    from labelstore.sources import ImageSource
+    from labelstore.writer import Share
+
+__all__ = ["check_request"]
+
+_ANY_CLASSES = 1 << 20
+"""Stands for a number of classes that is not known yet: all that depends on it is in range."""
+
+_UNKNOWN = {
+    "weights_digest": "0" * 32,
+    "input_size": [1, 1],
+    "mean": [0.0] * 3,
+    "std": [1.0] * 3,
+    "interpolation": "bilinear",
+    "device": "cpu",
+}
+"""What a manifest says of a teacher and a request does not; compared with nothing."""
+
+
+@dataclass(frozen=True)
+class _Awaited:
+    """A teacher of which only the request is known."""
+
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    facts: Mapping[str, Any]
+
+    def describe(self) -> dict[str, Any]:
+        return dict(self.facts)
+
+
+def check_request(
+    source: ImageSource,
+    path: str | os.PathLike[str],
+    recipe_for: Callable[[int], Recipe],
+    facts: Mapping[str, Any],
+    *,
+    resize: Resize = "workers",
+    overwrite: bool = False,
+    allow_version_drift: bool = False,
+    share: Share | None = None,
+) -> None:
+    """Refuse what ``generate`` would refuse of numbers and of the path, whatever the teacher is.
+
+    Args:
+        source: the images. path: of the store.
+        recipe_for: what labels, of a number of classes.
+        facts: what is known of the teacher, as in ``Teacher.describe``.
+        resize, overwrite, allow_version_drift, share: as for ``generate``.
+
+    Raises:
+        UsageError: a number is out of its range. MismatchError: there is a store that was made with
+            other settings. FormatError: something else is there.
+    """
+    stored = None if overwrite else stored_manifest(path)
+    known: Mapping[str, Any] = (stored.teacher if stored else None) or _UNKNOWN
+    awaited = _Awaited(
+        stored.num_classes if stored else _ANY_CLASSES,
+        stored.class_names if stored else None,
+        {**{name: value for name, value in known.items() if name != "resize"}, **facts},
+    )
+    targets = np.full(len(source), -1, dtype=np.int32)
+    recipe = recipe_for(awaited.num_classes)
+    group_views = recipe.group_views or backend_of(path).group_views
+    asked = plan_of(source, targets, awaited, recipe, group_views, resize)
+    if stored is not None:
+        # Keys and ground truth are compared when there are classes to number them by.
+        asked = dataclasses.replace(asked, probe=stored.probe, fingerprint=stored.fingerprint)
+    StoreWriter(
+        path,
+        asked,
+        source.keys,
+        targets,
+        overwrite=overwrite,
+        allow_version_drift=allow_version_drift,
+        share=share,
+    ).check()
