@@ -248,7 +248,8 @@ class ParquetSource:
             with pq.ParquetFile(self._files.open(number), memory_map=True) as file:
                 self._metadata[number] = file.metadata
                 kind = _checked_column(file, name, self._image_column)
-                paths: list[Any] = [None] * file.metadata.num_rows
+                rows = _checked_rows(file.metadata, name)
+                paths: list[Any] = [None] * rows
                 if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
                     columns = file.read(columns=[f"{self._image_column}.path"])
                     paths = [
@@ -257,6 +258,11 @@ class ParquetSource:
                         for path in chunk.field("path").to_pylist()
                     ]
                 labels, unlabelled = _labels(file, name, label_column)
+                if len(paths) != rows or (labels is not None and len(labels) != rows):
+                    raise SourceError(
+                        f"the columns of {name} differ in length ({rows} rows, {len(paths)} paths, "
+                        f"{len(labels or ())} labels): the file is damaged; restore it."
+                    )
                 metadata = file.schema_arrow.metadata or {}
                 return _Rows(
                     paths, labels, _label_names(metadata, label_column or "label"), unlabelled
@@ -329,6 +335,17 @@ class _Group:
                 images = batch.column(0)
                 yield start, images.field("bytes") if is_struct else images
                 start += len(images)
+
+
+def _checked_rows(metadata: Any, name: str) -> int:
+    """The number of rows of a file, which its footer says twice."""
+    groups = sum(metadata.row_group(place).num_rows for place in range(metadata.num_row_groups))
+    if groups != metadata.num_rows:
+        raise SourceError(
+            f"the footer of {name} tells of {metadata.num_rows} rows and of row groups with "
+            f"{groups}: it is damaged; restore the file."
+        )
+    return groups
 
 
 def _checked_column(file: Any, name: str, column: str) -> Any:
