@@ -339,7 +339,7 @@ class _Group:
 
 def _checked_rows(metadata: Any, name: str) -> int:
     """The number of rows of a file, which its footer says twice."""
-    groups = sum(metadata.row_group(place).num_rows for place in range(metadata.num_row_groups))
+    groups = sum(int(metadata.row_group(n).num_rows) for n in range(metadata.num_row_groups))
     if groups != metadata.num_rows:
         raise SourceError(
             f"the footer of {name} tells of {metadata.num_rows} rows and of row groups with "
