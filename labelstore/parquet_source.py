@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import threading
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -13,6 +12,12 @@ import numpy as np
 
 from labelstore.errors import DecodeError, SourceError
 from labelstore.objects import place_of
+from labelstore.parquet_columns import (
+    checked_column,
+    checked_rows,
+    names_of_labels,
+    read_labels,
+)
 from labelstore.passed_over import PassedOver
 from labelstore.source_classes import check_key, classes_of_keys, classes_of_labels
 from labelstore.source_files import files_at
@@ -247,8 +252,9 @@ class ParquetSource:
         try:
             with pq.ParquetFile(self._files.open(number), memory_map=True) as file:
                 self._metadata[number] = file.metadata
-                kind = _checked_column(file, name, self._image_column)
-                paths: list[Any] = [None] * file.metadata.num_rows
+                kind = checked_column(file, name, self._image_column)
+                rows = checked_rows(file.metadata, name)
+                paths: list[Any] = [None] * rows
                 if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
                     columns = file.read(columns=[f"{self._image_column}.path"])
                     paths = [
@@ -256,10 +262,15 @@ class ParquetSource:
                         for chunk in columns.column(self._image_column).chunks
                         for path in chunk.field("path").to_pylist()
                     ]
-                labels, unlabelled = _labels(file, name, label_column)
+                labels, unlabelled = read_labels(file, name, label_column)
+                if len(paths) != rows or (labels is not None and len(labels) != rows):
+                    raise SourceError(
+                        f"the columns of {name} differ in length ({rows} rows, {len(paths)} paths, "
+                        f"{len(labels or ())} labels): the file is damaged; restore it."
+                    )
                 metadata = file.schema_arrow.metadata or {}
                 return _Rows(
-                    paths, labels, _label_names(metadata, label_column or "label"), unlabelled
+                    paths, labels, names_of_labels(metadata, label_column or "label"), unlabelled
                 )
         except UnicodeDecodeError as error:
             raise SourceError(
@@ -329,99 +340,6 @@ class _Group:
                 images = batch.column(0)
                 yield start, images.field("bytes") if is_struct else images
                 start += len(images)
-
-
-def _checked_column(file: Any, name: str, column: str) -> Any:
-    """The type of a file's column of images.
-
-    Raises:
-        SourceError: there is none, or it holds something else.
-    """
-    import pyarrow as pa
-
-    schema = file.schema_arrow
-    if column not in schema.names:
-        raise SourceError(
-            f"{name} has no column {column} (its columns are {', '.join(schema.names)}), expected "
-            "encoded images as Hugging Face's datasets writes them: name the column with "
-            "--image-column (image_column=)."
-        )
-    kind = schema.field(column).type
-    bytes_kind = kind
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        bytes_kind = kind.field("bytes").type
-    is_bytes = pa.types.is_binary(bytes_kind) or pa.types.is_large_binary(bytes_kind)
-    if not is_bytes and not pa.types.is_null(bytes_kind):
-        is_list = pa.types.is_nested(kind) and not pa.types.is_struct(kind)
-        several = "one image a row is" if is_list else "encoded images are"
-        raise SourceError(
-            f"the column {column} of {name} is of the type {kind}; {several} expected, as bytes or "
-            "a struct {bytes, path}: write the images into the file, one a row, or name another "
-            "column with --image-column (image_column=)."
-        )
-    if file.metadata.num_rows and _nulls(file.metadata, column) == file.metadata.num_rows:
-        raise SourceError(
-            f"the column {column} of {name} has paths without bytes: the images lie in other "
-            "files, which are not read; write them into the Parquet file (with datasets, "
-            "embed_external_files=True), or give the folder that holds them."
-        )
-    return kind
-
-
-def _nulls(metadata: Any, column: str) -> int:
-    """How many rows have no bytes, as far as a file's statistics tell."""
-    total = 0
-    for place in range(metadata.num_row_groups):
-        group = metadata.row_group(place)
-        for leaf in map(group.column, range(group.num_columns)):
-            if leaf.path_in_schema in (column, f"{column}.bytes") and leaf.statistics is not None:
-                total += leaf.statistics.null_count or 0
-    return total
-
-
-def _labels(file: Any, name: str, column: str | None) -> tuple[list[str | None] | None, str]:
-    """The label of each row as text, None where unknown; or None, and why."""
-    import pyarrow as pa
-
-    schema = file.schema_arrow
-    wanted = column or "label"
-    if wanted not in schema.names:
-        reason = (
-            f"{name} has no column {wanted} (its columns are {', '.join(schema.names)}): name the "
-            "column with --label-column (label_column=)"
-        )
-        if column is not None:
-            raise SourceError(f"{reason}.")
-        return None, reason
-    kind = schema.field(wanted).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if not (
-        pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    ):
-        reason = (
-            f"the column {wanted} of {name} is of the type {kind}, expected integers or text: name "
-            "another with --label-column (label_column=)"
-        )
-        if column is not None:
-            raise SourceError(f"{reason}.")
-        return None, reason
-    values = file.read(columns=[wanted]).column(wanted).to_pylist()
-    for row, value in enumerate(values):
-        if isinstance(value, int) and value < -1:
-            raise SourceError(
-                f"row {row} of {name} has the label {value}, expected a class id, or -1 for "
-                "unknown: mend the column."
-            )
-    return [None if value is None else str(value) for value in values], ""
-
-
-def _label_names(metadata: dict[bytes, bytes], column: str) -> list[str] | None:
-    try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features[column]["names"]]
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def _line(error: Exception) -> str:

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from labelstore.errors import MismatchError, NotFoundError, SourceError, UsageError
+from labelstore.file_patterns import expand_braces
 from labelstore.images import FolderSource
-from labelstore.source_files import expand_braces
 from labelstore.sources import ParquetSource, TarSource, check_outside, open_source
 from labelstore.targets import class_pairs, resolve_targets
 
