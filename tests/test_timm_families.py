@@ -84,7 +84,7 @@ def test_odd_ones(name, photos, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("module", "names"), families(), ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("module", "names"), list(families()), ids=lambda value: str(value)[:30])
 @pytest.mark.filterwarnings("ignore")
 def test_a_small_network_of_each_family(module, names, photos, tmp_path):
     name = next((name for name in names[:8] if parameters(name) < MOST_PARAMETERS), None)
