@@ -103,4 +103,4 @@ def test_outputs_that_are_taken_for_embeddings_are_those_of_clip():
     for name in timm.list_pretrained():
         config = timm.get_pretrained_cfg(name)
         if 0 < config.num_classes < 10_000 and config.num_classes != 1000:
-            assert re.search("clip|_mci|siglip", name), name
+            assert re.search("clip|_mci|siglip|pe_core", name), name
