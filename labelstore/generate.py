@@ -91,7 +91,7 @@ class Labelling(Protocol):
         """C."""
 
     @property
-    def class_names(self) -> Sequence[str] | None:
+    def class_names(self) -> tuple[str, ...] | None:
         """C names, or None when unknown."""
 
     def describe(self) -> dict[str, Any]:
