@@ -144,7 +144,7 @@ def test_the_check_can_fail():
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("timm", {"teachers", "weights", "demo"}),
+        ("timm", {"teachers", "timm_networks", "preprocessing", "weights", "demo"}),
         ("zarr", {"backends"}),
         ("random", set()),
         ("shutil", {"files"}),
@@ -152,8 +152,13 @@ def test_the_check_can_fail():
             "torch",
             {
                 "teachers",
+                "timm_networks",
+                "checkpoints",
                 "devices",
                 "inference",
+                "preprocessing",
+                "outputs",
+                "memory",
                 "weights",
                 "topk",
                 "forward",
