@@ -69,6 +69,7 @@ LAYERS = [
         "forked",
         "numbering",
     },
+    {"private"},
     {"errors"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
