@@ -93,7 +93,7 @@ def _train(photos: Path, stores: list[str], epochs: int) -> None:
     from labelstore import demo
 
     source = inspect.getsource(demo.train_student)
-    output.note(textwrap.indent(source.rstrip(), "    "))
+    click.echo(textwrap.indent(source.rstrip(), "    "), err=True)
     torch.manual_seed(0)
     losses: list[float] = []
 

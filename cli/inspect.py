@@ -124,18 +124,6 @@ def _section(console: Console, title: str) -> None:
     console.print(title, style="bold")
 
 
-def _pairs(rows: list[tuple[str, str]]) -> RenderableType:
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column()
-    # A long path goes on in the next line; nothing is cut off.
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        grid.add_row(name, value)
-    return grid
-
-
 def _summary(store: dict[str, Any]) -> RenderableType:
     rows = [
         ("store", f"{store['path']} (id {store['id']})"),
@@ -162,7 +150,7 @@ def _summary(store: dict[str, Any]) -> RenderableType:
                 f"{store['labelled_images']:,} images that are labelled",
             )
         )
-    return _pairs(rows)
+    return output.pairs(rows)
 
 
 def _teachers(teachers: list[dict[str, Any]], operation: str | None) -> list[tuple[str, str]]:
@@ -351,7 +339,12 @@ def _plot(found: dict[str, Any], path: Path) -> None:
         )
     axes.set_xlabel("largest probability of a crop")
     axes.set_ylabel("share of crops")
-    axes.set_title(f"{Path(store['path']).name}: {store['labelled_crops']:,} crops", loc="left")
+    axes.set_title(
+        # A name with dollar signs is no formula.
+        output.printable(f"{Path(store['path']).name}: {store['labelled_crops']:,} crops"),
+        loc="left",
+        parse_math=False,
+    )
     axes.set_xticks([tick / 10 for tick in range(11)])
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     axes.grid(axis="y", color="#dddddd", linewidth=0.6, zorder=0)
