@@ -8,6 +8,7 @@ import click
 
 from . import options, output
 from .dry_run import dry_run
+from .output import counted
 
 if TYPE_CHECKING:
     from labelstore.generate import Report
@@ -280,12 +281,15 @@ def _run(given: dict[str, Any], law: Any) -> list[Report]:
     quiet = given["quiet"] or not first
     recipe, teacher = outputs[0].recipe, outputs[0].teacher
     if not quiet and not given["log_json"]:
-        ignored = f", {source.ignored} other files passed over" if source.ignored else ""
+        ignored = ""
+        if source.ignored:
+            ignored = f", {counted(source.ignored, 'other file')} passed over"
         names = " and ".join(made.teacher.spec for made in outputs)
         together = "" if launch is None else f"; one of {launch.world} processes"
         output.note(
-            f"{len(source)} images{ignored}; {recipe.num_views} views each; top {recipe.k} of "
-            f"{teacher.num_classes} classes; {names} on {teacher.device}{together}"
+            f"{counted(len(source), 'image')}{ignored}; "
+            f"{counted(recipe.num_views, 'view')} each; top {recipe.k} of "
+            f"{counted(teacher.num_classes, 'class')}; {names} on {teacher.device}{together}"
         )
     with output.progress(
         total_images=len(source),
@@ -370,20 +374,22 @@ def _tell(report: Report) -> None:
         if report.waiting_share is not None and report.waiting_share >= 0.05:
             waiting = f"; the teacher waited for pixels {report.waiting_share:.0%} of the time"
         output.note(
-            f"{report.path}: {report.views_made:,} views labelled in {report.seconds:,.0f} s"
-            f"{speed}{waiting}"
+            f"{report.path}: {counted(report.views_made, 'view')} labelled in "
+            f"{report.seconds:,.0f} s{speed}{waiting}"
         )
     elif not report.blocks_elsewhere:
         output.note(f"{report.path} is finished already: nothing was done")
     if report.blocks_elsewhere:
-        output.note(f"{report.blocks_elsewhere} blocks were made by other processes")
+        output.note(f"made by other processes: {counted(report.blocks_elsewhere, 'block')}")
     if report.blocks_missing:
         output.note(
-            f"{report.blocks_missing} blocks are not there yet: other processes are at them; give "
-            "the same command again if one of them died"
+            f"not there yet: {counted(report.blocks_missing, 'block')}, at which other "
+            "processes are; give the same command again if one of them died"
         )
     if report.unreadable:
         shown = ", ".join(report.unreadable[:20])
         more = f" and {len(report.unreadable) - 20} more" if len(report.unreadable) > 20 else ""
-        output.note(f"{len(report.unreadable)} images could not be decoded: {shown}{more}")
+        output.note(
+            f"{counted(len(report.unreadable), 'image')} could not be decoded: {shown}{more}"
+        )
     output.note(f"next: labelstore inspect {report.path}")

@@ -109,8 +109,10 @@ def printed_warnings() -> Iterator[None]:
 
 
 def counted(count: int, noun: str) -> str:
-    """``1 image``, ``2 images``, ``1,000 images``."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+    """``1 image``, ``2 images``, ``1,000 classes``."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def console() -> Console:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from . import options, output
+from .output import counted
 
 HELP = """Make the blocks of a store anew that are damaged or missing, and no others.
 
@@ -70,6 +71,7 @@ def command(**given: Any) -> None:
         blocks = sorted({problem.block for problem in found.problems})
         shown = ", ".join(map(str, blocks[:20])) + (", ..." if len(blocks) > 20 else "")
         output.note(
-            f"{found.path}: {made.blocks_made} of {found.blocks} blocks made anew ({shown}), "
-            f"{made.views_made:,} views in {made.seconds:,.0f} s"
+            f"{found.path}: {made.blocks_made} of "
+            f"{counted(found.blocks, 'block')} made anew ({shown}), "
+            f"{counted(made.views_made, 'view')} in {made.seconds:,.0f} s"
         )

@@ -111,7 +111,7 @@ def _show(found: dict[str, Any]) -> None:
     console = output.console()
     settings = found["settings"]
     console.print(
-        f"{found['labelled_images']:,} images x {found['views']:,} views of "
+        f"{counted(found['labelled_images'], 'image')} x {counted(found['views'], 'view')} of "
         + ", ".join(output.printable(store["path"]) for store in found["stores"]),
         soft_wrap=True,
     )
@@ -195,8 +195,8 @@ def _images(found: dict[str, Any]) -> RenderableType:
             lines.append(f"{counted(few, 'image')} with some left, and fewer than {per_image}")
     if found["images_that_repeat"] is not None:
         lines.append(
-            f"{found['images_that_repeat']:,} of {found['labelled_images']:,} images must show a "
-            f"view again within {found['settings']['epochs']:,} epochs"
+            f"{found['images_that_repeat']:,} of {counted(found['labelled_images'], 'image')} must "
+            f"show a view again within {counted(found['settings']['epochs'], 'epoch')}"
         )
     table = output.table(columns, rows, numeric=range(1, 6))
     return Group(table, *(Text(line) for line in lines))

@@ -43,7 +43,7 @@ from labelstore.errors import (
 )
 from labelstore.objects import place_of
 from labelstore.reading import NO_LIST, UNREADABLE
-from labelstore.store import Store
+from labelstore.store import Store, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ def materialized_bytes(store: Store) -> int:
 
 
 def materialize(
-    store: Store,
+    store: Store | str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -99,7 +99,7 @@ def materialize(
     a run that was interrupted leaves a folder ``*.partial`` beside it, which the next one replaces.
 
     Args:
-        store: a finished store.
+        store: a finished store, open or as a path or URL.
         path: the new folder. A whole copy of the same labels that is there is left as it is.
         overwrite: replace what is there, if it is a copy.
         tell: called with the images and views done since it was called last.
@@ -115,7 +115,7 @@ def materialize(
         raise UsageError(
             f"{place} is a URL, and a decoded copy is mapped from a local disk: name a folder."
         )
-    path = place
+    path, store = place, opened(store)
     store.require_complete()
     copy, source = _copied(store.manifest), _source(store)
     if _is_there(path, source, overwrite):

@@ -71,14 +71,20 @@ def place_of(path: str | os.PathLike[str]) -> Path | str:
     """A local path as ``Path``, a remote store's URL as ``str`` without a slash at its end.
 
     Raises:
-        UsageError: a URL of a kind that this library does not read.
+        UsageError: a URL of a kind that this library does not read, or a file on another machine.
     """
     found = _URL.match(path) if isinstance(path, str) else None
     if found is None:
         return Path(path)
     url, scheme = str(path), found[1].lower()
     if scheme == "file":
-        return Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+        parts = urllib.parse.urlsplit(url)
+        if parts.netloc not in ("", "localhost") or not parts.path:
+            raise UsageError(
+                f"{url} names the machine {parts.netloc!r}, expected file:// and an absolute path, "
+                f"as {Path(parts.netloc + parts.path).absolute().as_uri()}, or a plain path."
+            )
+        return Path(urllib.request.url2pathname(parts.path))
     if scheme not in REMOTE_SCHEMES:
         raise UsageError(
             f"{url} begins with {scheme}://, expected one of "

@@ -236,7 +236,8 @@ class BlockReader:
         chunks = blocks * manifest.num_groups + groups
         if not isinstance(self._backend, MappedBackend):
             return self._pool.take(chunks, rows, columns, self._load)
-        self._backend.check_unchanged()
+        if self._backend.touched():
+            self._checked[:] = False
         if not self._checked[chunks].all():
             unseen = np.unique(chunks[~self._checked[chunks]])
             self._load(unseen.tolist())

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Literal
 
 from labelstore.errors import MismatchError, StoreError, UsageError
 from labelstore.generate import Recipe, Report, generate
+from labelstore.store import opened
 from labelstore.verify import VerifyReport, verify
 from labelstore.views import ViewLaw
 from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:
+    import os
+
     from labelstore.inference import Teacher
     from labelstore.pipeline import Progress
     from labelstore.sources import ImageSource
@@ -20,7 +23,7 @@ __all__ = ["repair"]
 
 
 def repair(
-    store: Store,
+    store: Store | str | os.PathLike[str],
     source: ImageSource,
     teacher: Teacher,
     *,
@@ -36,7 +39,8 @@ def repair(
     never wrong, and is gone on with by the same call.
 
     Args:
-        store: one that ``generate`` made; its manifest says with what settings.
+        store: one that ``generate`` made, open or as a path or URL; its manifest says with what
+            settings.
         source, teacher: those it was made with, the teacher on the same kind of device.
         batch_size, workers, on_error, allow_version_drift, progress: as for ``generate``.
 
@@ -49,6 +53,7 @@ def repair(
             damaged, from which nothing can be made. StoreError: the system refuses to read a part,
             of which nothing is known then. The others of ``generate``.
     """
+    store = opened(store)
     manifest = store.manifest
     if manifest.origin is not None or manifest.teacher is None:
         raise MismatchError(

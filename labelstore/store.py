@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,6 @@ from labelstore.slabs import Slabs
 from labelstore.views import ViewLaw, Views
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     Codes = dict[str, npt.NDArray[Any]]
 
-__all__ = ["LABELLED", "UNREADABLE", "Store", "backend_of", "open"]
+__all__ = ["LABELLED", "UNREADABLE", "Store", "backend_of", "open", "opened"]
 
 CACHE_BYTES = 256 * 2**20
 """How many bytes of verified codes a store keeps by default."""
@@ -67,6 +67,15 @@ def open(
             description is damaged.
     """
     return Store(path, cache_bytes=cache_bytes, slab_bytes=slab_bytes)
+
+
+def opened(store: Store | str | os.PathLike[str]) -> Store:
+    """What was given as a store, or as the path or URL of one, which is opened.
+
+    Raises:
+        Those of ``open``.
+    """
+    return open(store) if isinstance(store, (str, os.PathLike)) else store
 
 
 def backend_of(path: str | os.PathLike[str]) -> Backend:
@@ -136,14 +145,17 @@ class Store:
         Store.__init__(
             self, state["path"], cache_bytes=state["cache_bytes"], slab_bytes=state["slab_bytes"]
         )
-        if self.manifest.id != state["id"]:
-            raise MismatchError(
-                f"{self.path} was replaced by another store (id {self.manifest.id}, expected "
-                f"{state['id']}) while it was in use: open it again."
-            )
+        self._require_id(self.manifest, state["id"])
         if state["commits"] not in (None, self._reader.commits_digest()):
             raise MismatchError(
                 f"{self.path} was replaced by a store of other labels with the same settings "
+                "while it was in use: open it again."
+            )
+
+    def _require_id(self, found: Manifest, expected: str) -> None:
+        if found.id != expected:
+            raise MismatchError(
+                f"{self.path} was replaced by another store (id {found.id}, expected {expected}) "
                 "while it was in use: open it again."
             )
 
@@ -217,8 +229,14 @@ class Store:
         order = np.argsort(self.key_hashes, kind="stable")
         return self.key_hashes[order], order
 
-    def index_of(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
-        """(n,) int64 positions of images by key; NotFoundError names a key that is not there."""
+    def index_of(self, keys: str | Sequence[str]) -> npt.NDArray[np.int64]:
+        """(n,) int64 positions of images by key, of one key () int64.
+
+        Raises:
+            NotFoundError: names a key that is not there.
+        """
+        if isinstance(keys, str):
+            return self.index_of([keys]).reshape(())
         ordered, order = self._sorted_hashes
         wanted = hash_keys(keys)
         places = np.searchsorted(ordered, wanted)
@@ -263,8 +281,15 @@ class Store:
             )
 
     def refresh(self) -> None:
-        """See what a writer has committed since the store was opened."""
+        """See what a writer has committed since the store was opened.
+
+        Raises:
+            MismatchError: another store is there now. NotFoundError, FormatError, CorruptError,
+            StoreError: as ``open``.
+        """
         self.slabs.close()
+        found = Manifest.from_json(self._backend.read_manifest(), str(self.path))
+        self._require_id(found, self.manifest.id)
         self._reader.refresh()
         self.__dict__.pop("_images", None)
 

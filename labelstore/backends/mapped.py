@@ -61,6 +61,7 @@ class MappedBackend:
         self.mapped: dict[str, npt.NDArray[Any]] = {}
         """The arrays with views, whole: unverified bytes of the files."""
         self._states: dict[str, tuple[int, int, int] | None] = {}
+        self._touched: dict[str, int] = {}
 
     def read_manifest(self) -> Any:
         return self.description()["manifest"]
@@ -106,22 +107,32 @@ class MappedBackend:
                 )
             self._arrays[name] = array
         self.mapped = {spec.name: self._arrays[spec.name] for spec in labels}
-        self._states = {
-            file: _state(file)
-            for file in (str(array_file(Path(self.path), name)) for name in self.mapped)
-        }
+        files_of_labels = [str(array_file(Path(self.path), name)) for name in self.mapped]
+        found = {file: _state(file) for file in files_of_labels}
+        self._states = {file: state[0] for file, state in found.items()}
+        self._touched = {file: state[1] for file, state in found.items()}
 
-    def check_unchanged(self) -> None:
-        """CorruptError when a file of labels was changed or taken away since the copy was opened.
+    def touched(self) -> bool:
+        """Whether what was compared with its digests must be compared again: somebody may have
+        written to a file and set its time back, or changed no more than its rights.
 
-        What was compared with its digest once is not compared again; this is what keeps it true.
+        Files are looked at, not their bytes: a change within the same tick of the file system's
+        clock (some milliseconds) as the last look is not noticed before the copy is opened anew.
+
+        Raises:
+            CorruptError: a file of labels was changed or taken away since the copy was opened.
         """
+        again = False
         for file, state in self._states.items():
-            if _state(file) != state:
+            found, touched = _state(file)
+            if found != state:
                 raise CorruptError(
                     f"{file} was changed, or taken away, while it was open: materialize the store "
                     "again, or open the copy anew if that has been done."
                 )
+            again |= touched != self._touched[file]
+            self._touched[file] = touched
+        return again
 
     def _open(self, name: str) -> npt.NDArray[Any]:
         file = array_file(Path(self.path), name)
@@ -195,10 +206,11 @@ class MappedBackend:
         )
 
 
-def _state(file: str) -> tuple[int, int, int] | None:
-    """What differs when a file is another or another's content; None for one that is not there."""
+def _state(file: str) -> tuple[tuple[int, int, int] | None, int]:
+    """What differs when a file is another or another's content (None for one that is not there),
+    and what differs when anything was done to it, which nobody can set back."""
     try:
         found = os.stat(file)
     except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+        return None, 0
+    return (found.st_ino, found.st_size, found.st_mtime_ns), found.st_ctime_ns

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from labelstore import images, teachers
+from labelstore.ensembles import opened_reader
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
 from labelstore.recovery import Recovery
 from labelstore.reduced import Photo
@@ -20,6 +21,7 @@ from labelstore.torch.photos import Photos
 from labelstore.torch.stored import StoredLabels
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Sequence
 
     import numpy.typing as npt
@@ -61,7 +63,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
     def __init__(
         self,
         dataset: Any,
-        store: Store | Ensemble,
+        store: Store | Ensemble | str | os.PathLike[str],
         *,
         keys: Sequence[str] | None = None,
         size: int | tuple[int, int] | None = None,
@@ -84,8 +86,8 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 W) or (H, W), or encoded bytes. In any order, and possibly with more images than
                 the store. None where photos are read elsewhere (``views_of``); nothing is then
                 probed.
-            store: where the labels are; a store, or an ensemble, whose first member is "the
-                teacher" below.
+            store: where the labels are; a store, its path or URL, or an ensemble, whose first
+                member is "the teacher" below.
             keys: the store's key of each item. When None: those of a source, or the paths
                 relative to ``root`` of an ImageFolder or DatasetFolder.
             size: side, or (height, width), of the views in pixels; the teacher's when None.
@@ -119,7 +121,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             UsageError: arguments that are missing or do not fit each other.
             MismatchError: the photos are not those of the store, or it has no replayable views.
         """
-        self.store = store
+        self.store = store = opened_reader(store)
         self.ferkd = ferkd
         self.tail: Tail | None = tail
         self.transform = transform

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import torch
 
+from labelstore.ensembles import opened_reader
 from labelstore.epochs import EpochOrder
 from labelstore.errors import NotFoundError, UsageError
 from labelstore.images import IMAGE_SUFFIXES
@@ -26,6 +27,7 @@ from labelstore.torch.dataset import Show, SoftLabelDataset
 from labelstore.torch.photos import as_photo
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
@@ -51,7 +53,7 @@ class ViewJoin:
 
     def __init__(
         self,
-        store: Store | Ensemble,
+        store: Store | Ensemble | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
         seed: int = 0,
@@ -64,7 +66,7 @@ class ViewJoin:
         """Plan epochs over a store.
 
         Args:
-            store: a store or an ensemble, complete.
+            store: a store, as it is or by its path or URL, or an ensemble; complete.
             views_per_image, seed, schedule, epochs, budget: as for ``ViewSampler``.
             check_pixels: as for ``SoftLabelDataset``; each view is compared when its photo comes.
             options: ``size``, ``interpolation``, ``normalize``, ``transform``, ``tail``,
@@ -73,6 +75,7 @@ class ViewJoin:
         Raises:
             UsageError, MismatchError, IncompleteError: as ``SoftLabelDataset`` and ``ViewSampler``.
         """
+        store = opened_reader(store)
         self.data = SoftLabelDataset(None, store, check_pixels=check_pixels, **options)
         self.order = EpochOrder(
             store,
@@ -164,7 +167,7 @@ class WebDatasetViews(ViewJoin):
 
     def __init__(
         self,
-        store: Store | Ensemble,
+        store: Store | Ensemble | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
         field: str | None = None,
@@ -227,7 +230,7 @@ class HuggingFaceViews(ViewJoin):
 
     def __init__(
         self,
-        store: Store | Ensemble,
+        store: Store | Ensemble | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
         key_column: str | None = None,

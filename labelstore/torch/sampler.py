@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from labelstore.ensembles import opened_reader
 from labelstore.epochs import EpochOrder
 from labelstore.errors import MismatchError, UsageError
 from labelstore.prefetch import Prefetcher
@@ -14,6 +15,7 @@ from labelstore.slabs import SLAB_BYTES
 from labelstore.torch.dataset import Show, SoftLabelDataset
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Mapping, Sequence
 
     import numpy.typing as npt
@@ -38,7 +40,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
 
     def __init__(
         self,
-        source: Store | Ensemble | SoftLabelDataset,
+        source: Store | Ensemble | SoftLabelDataset | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
         shuffle: bool = True,
@@ -56,7 +58,8 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         """Plan epochs over the labelled images of a store.
 
         Args:
-            source: a store, an ensemble, or a data set (its store, tail and ``ferkd``).
+            source: a store, its path or URL, an ensemble, or a data set (its store, tail and
+                ``ferkd``).
             views_per_image: how many views of an image stand side by side, 1..num_views.
             shuffle: whether images come in a random order; by number otherwise.
             seed: of the order of the images and of their views.
@@ -89,7 +92,11 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             UsageError: numbers out of range.
         """
         data = source if isinstance(source, SoftLabelDataset) else None
-        self.store: Store | Ensemble = source if data is None else data.store  # type: ignore[assignment]
+        self.store: Store | Ensemble
+        if isinstance(source, SoftLabelDataset):
+            self.store = source.store
+        else:
+            self.store = opened_reader(source)
         self.plan = EpochOrder(
             self.store,
             views_per_image,

@@ -108,4 +108,4 @@ def test_a_truncated_photo_is_named(photos, tmp_path):
     assert "--on-error skip" in done.stderr
     done = run(*common, "--on-error", "skip")
     assert done.returncode == 0, done.stderr
-    assert "1 images could not be decoded: dog/c.jpg" in done.stderr
+    assert "1 image could not be decoded: dog/c.jpg" in done.stderr
