@@ -63,6 +63,7 @@ LAYERS = [
         "prior",
         "philox",
         "files",
+        "foreign",
         "schemas",
         "objects",
         "remote",

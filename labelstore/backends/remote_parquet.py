@@ -24,6 +24,7 @@ from labelstore.backends.parquet import (
     block_file,
     readable_file,
 )
+from labelstore.foreign import DOCUMENT_BYTES
 from labelstore.remote import RemoteObjects
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class RemoteParquetBackend(ParquetBackend):
         self._held: dict[str, bytes] = {}
 
     def read_manifest(self) -> Any:
-        return self._parse_manifest(self._objects.get_first(MANIFEST))
+        return self._parse_manifest(self._objects.get_first(MANIFEST, DOCUMENT_BYTES))
 
     def read_commits(self) -> npt.NDArray[np.uint64]:
         # What is committed is looked at anew, and blocks may have been made again.
