@@ -47,6 +47,7 @@ LAYERS = [
     {"slabs"},
     {"slab"},
     {"reading"},
+    {"validity"},
     {"chunk_files", "pool"},
     {"backends"},
     {"encoding", "calibrate", "sources"},
