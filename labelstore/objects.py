@@ -42,8 +42,8 @@ class Objects(Protocol):
     def check_writable(self) -> None:
         """UsageError for a store that can only be read."""
 
-    def get(self, name: str) -> bytes:
-        """A whole object."""
+    def get(self, name: str, limit: int | None = None) -> bytes:
+        """A whole object; CorruptError when it has more than ``limit`` bytes."""
 
     def get_range(self, name: str, start: int, length: int) -> bytes:
         """``length`` bytes of an object from byte ``start``; StoreError when there are fewer."""

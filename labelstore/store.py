@@ -24,8 +24,9 @@ from labelstore.manifest import EXPLICIT, Manifest, fingerprint
 from labelstore.numbering import as_array, common_shape, in_range
 from labelstore.objects import place_of, suffix_of
 from labelstore.philox import hash_keys
-from labelstore.reading import LABELLED, NO_LIST, UNREADABLE, BlockReader
+from labelstore.reading import NO_LIST, BlockReader
 from labelstore.slabs import Slabs
+from labelstore.validity import LABELLED, UNREADABLE, table_problem
 from labelstore.views import ViewLaw, Views
 
 if TYPE_CHECKING:
@@ -207,6 +208,12 @@ class Store:
                 f"{self.path}/images: the table of keys and ground truth has digest {found}, "
                 f"expected {self.manifest.fingerprint}: it was changed or damaged; restore it."
             )
+        problem = table_problem(keys, targets, self.num_classes)
+        if problem is not None:
+            raise CorruptError(
+                f"{self.path}/images: {problem}: what wrote this table was at fault; make the "
+                "store again."
+            )
         return keys, targets
 
     @property
@@ -259,6 +266,9 @@ class Store:
         """Positions of images given by position or by key; NotFoundError when out of range."""
         given = as_array(images, "image")
         if given.dtype.kind in "US":
+            if not isinstance(images, np.ndarray):
+                # NumPy's own strings lose a NUL at their end.
+                given = np.array(images, dtype=object)
             return self.index_of([str(key) for key in given.reshape(-1)]).reshape(given.shape)
         return in_range(given, self.num_images, "image", str(self.path))
 

@@ -12,7 +12,6 @@ It is made whole by ``labelstore.materialize`` and read only.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from labelstore import files
 from labelstore.backends.base import (
     commit_columns,
     image_arrays,
@@ -28,6 +26,7 @@ from labelstore.backends.base import (
     view_arrays,
 )
 from labelstore.errors import CorruptError, UsageError
+from labelstore.foreign import DOCUMENT_BYTES, json_document, parsed, read_file, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,6 +41,8 @@ MATERIALIZED = "materialized.json"
 """The file that makes a folder a materialized copy; written last."""
 
 COMMITS, KEYS, TARGETS = "commits", "images/key", "images/target"
+
+_MEND = "materialize the store again"
 
 
 def array_file(root: Path, name: str) -> Path:
@@ -74,17 +75,12 @@ class MappedBackend:
             CorruptError: it says nothing that can be read.
         """
         file = Path(self.path, MATERIALIZED)
-        try:
-            with files.readable(file):
-                data = file.read_bytes()
-            document = json.loads(data)
-            found: dict[str, Any] = {name: document[name] for name in ("manifest", "source")}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CorruptError(
-                f"{file} cannot be read ({error!r}): it was changed or damaged; materialize the "
-                "store again."
-            ) from error
-        return found
+        with parsed(file, _MEND):
+            document = json_document(read_file(file, self.path, DOCUMENT_BYTES), file)
+            source = document["source"]
+            if not all(isinstance(source[name], str) for name in ("path", "id", "commits")):
+                raise ValueError("it does not name the store that it was made of")
+            return {"manifest": document["manifest"], "source": source}
 
     def open_arrays(self, manifest: Manifest) -> None:
         labels = view_arrays(manifest)
@@ -136,21 +132,19 @@ class MappedBackend:
 
     def _open(self, name: str) -> npt.NDArray[Any]:
         file = array_file(Path(self.path), name)
-        try:
+        with parsed(file, _MEND):
+            require_file(file, self.path)
+            # NumPy parses the header as Python source, and raises whatever that raises; of an
+            # archive it makes no array.
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                raise TypeError("it is no array")
             # A view as a plain array: indexing a memmap makes memmaps, which is slow.
-            return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
-        # NumPy parses the header as Python source, and raises whatever that raises.
-        except Exception as error:
-            refused = files.refusal(file, error)
-            if refused is not None:
-                raise refused from error
-            raise CorruptError(
-                f"{file} cannot be mapped ({error}): it is missing or damaged; materialize the "
-                "store again."
-            ) from error
+            return np.asarray(array)
 
     def read_keys(self) -> tuple[str, ...]:
-        return tuple(self._arrays[KEYS].tolist())
+        with parsed(array_file(Path(self.path), KEYS), _MEND):
+            return tuple(self._arrays[KEYS].tolist())
 
     def read_targets(self) -> npt.NDArray[np.int32]:
         return np.array(self._arrays[TARGETS], dtype=np.int32)

@@ -14,20 +14,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from labelstore.backends.base import commit_columns
 from labelstore.backends.parquet import (
     COMMITS,
     LABELS,
     MANIFEST,
     MEASURED,
     TABLE,
+    UNPROVED_BYTES,
     ParquetBackend,
     block_file,
-    readable_file,
 )
+from labelstore.foreign import DOCUMENT_BYTES, json_document
 from labelstore.remote import RemoteObjects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -35,6 +37,9 @@ __all__ = ["RemoteParquetBackend"]
 
 _TAIL = 2**16
 """Bytes of a file's end that are asked for at first: pyarrow looks for the footer there."""
+
+_FILE_BYTES = 2**32
+"""Bytes of a block's file that is taken as a whole, at most."""
 
 _FOOTERS = 256
 """Files whose footers are kept, at most."""
@@ -83,12 +88,17 @@ class RemoteParquetBackend(ParquetBackend):
         self._held: dict[str, bytes] = {}
 
     def read_manifest(self) -> Any:
-        return self._parse_manifest(self._objects.get_first(MANIFEST))
+        return json_document(
+            self._objects.get_first(MANIFEST, DOCUMENT_BYTES), self._where(MANIFEST)
+        )
 
     def read_commits(self) -> npt.NDArray[np.uint64]:
         # What is committed is looked at anew, and blocks may have been made again.
         self._footers.clear()
         self._held = {}
+        self._numbered.clear()
+        if self._manifest.num_blocks * commit_columns(self._manifest) * 8 > UNPROVED_BYTES:
+            self.read_targets()
         blocks = range(self._manifest.num_blocks)
         calls = (functools.partial(self.read_commit, block) for block in blocks)
         return np.stack(list(self._objects.together(calls)))
@@ -100,22 +110,24 @@ class RemoteParquetBackend(ParquetBackend):
 
     def fetch_block(self, block: int) -> None:
         names = [block_file(folder, block) for folder in (MEASURED, LABELS)]
-        found = self._objects.together(functools.partial(self._bytes, name) for name in names)
+        calls = (functools.partial(self._bytes, name, _FILE_BYTES) for name in names)
+        found = self._objects.together(calls)
         held = zip(names, found, strict=True)
         self._held = {name: data for name, data in held if data is not None}
 
-    def _bytes(self, name: str) -> bytes | None:
+    def _bytes(self, name: str, limit: int) -> bytes | None:
         try:
-            return self._objects.get(name)
+            return self._objects.get(name, limit)
         except FileNotFoundError:
             return None
 
-    def _open(self, name: str) -> pq.ParquetFile:
+    def _open(self, name: str, dictionaries: Sequence[str] = ()) -> tuple[pq.ParquetFile, int]:
         """A file of this read alone: pyarrow's are for one thread at a time."""
         if name in self._held:
-            return pq.ParquetFile(
+            opened = pq.ParquetFile(
                 pa.BufferReader(self._held[name]), page_checksum_verification=True
             )
+            return opened, len(self._held[name])
         known = self._footers.get(name)
         tail = b""
         if known is None:
@@ -126,6 +138,7 @@ class RemoteParquetBackend(ParquetBackend):
         opened = pq.ParquetFile(
             source,
             metadata=None if known is None else known[0],
+            read_dictionary=list(dictionaries),
             page_checksum_verification=True,
             pre_buffer=True,
         )
@@ -133,11 +146,12 @@ class RemoteParquetBackend(ParquetBackend):
             if len(self._footers) >= _FOOTERS:
                 self._footers.clear()
             self._footers[name] = opened.metadata, size
-        return opened
+        return opened, size
 
-    def _labels(self, block: int) -> pq.ParquetFile:
-        name = block_file(LABELS, block)
-        return readable_file(self._where(name), lambda: self._open(name))
+    def _labels(self, block: int) -> tuple[pq.ParquetFile, int]:
+        opened, size = self._open(block_file(LABELS, block))
+        self._check_labels(block, opened, size)
+        return opened, size
 
     def is_empty(self) -> bool:
         """Whether nothing is there."""
