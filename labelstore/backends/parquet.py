@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from labelstore import files
 from labelstore.backends.base import commit_columns, image_arrays, prior_arrays, view_arrays
@@ -30,6 +31,7 @@ from labelstore.backends.parquet_checks import (
     stray_files,
     table_schema,
 )
+from labelstore.backends.parquet_footer import OpenFile, footer_of
 from labelstore.backends.parquet_tables import EDGES, file_of, label_table, measured_table
 from labelstore.errors import CorruptError
 from labelstore.foreign import (
@@ -115,7 +117,8 @@ class ParquetBackend:
         self.path: Path | str = path
         self._manifest: Manifest
         self._specs: dict[str, ArraySpec]
-        self._files: OrderedDict[int, tuple[pq.ParquetFile, int]] = OrderedDict()
+        self._files: OrderedDict[int, OpenFile] = OrderedDict()
+        self._looked_at: dict[int, int] = {}
         self._numbered: set[tuple[int, int]] = set()
         """(block, group) whose rows are known to be of the images and views that they say."""
 
@@ -158,15 +161,13 @@ class ParquetBackend:
     def _table(self, column: str) -> pa.ChunkedArray:
         """A column of the image table; keys as a dictionary of them."""
         count = self._manifest.num_images
-        opened, size = self._open(TABLE, ["key"])
+        opened = self._open(TABLE, ["key"])
         schema = table_schema()
         schema = schema.set(1, pa.field("key", pa.dictionary(pa.int32(), pa.string())))
-        groups = range(opened.metadata.num_row_groups)
-        rows = [opened.metadata.row_group(group).num_rows for group in groups]
-        check_footer(opened, schema, rows, size)
+        rows = check_footer(opened, schema)
         if sum(rows) != count:
             raise ValueError(f"{sum(rows)} rows, expected {count}")
-        table = opened.read(["image", column], use_threads=False)
+        table = opened.file.read(["image", column], use_threads=False)
         check_numbers(table, np.arange(count))
         if table[column].null_count:
             raise ValueError(f"{table[column].null_count} nulls in {column}")
@@ -215,11 +216,11 @@ class ParquetBackend:
             part = block_file(MEASURED, block)
             rows = np.arange(images.start, images.stop)
             with parsed(self._where(part), _MEND):
-                opened, size = self._open(part)
-                check_footer(opened, self._measured, [len(rows)], size)
-                table = opened.read(["image", *self._columns(name)], use_threads=False)
+                opened = self._open(part)
+                check_footer(opened, self._measured, [len(rows)])
+                table = opened.file.read(["image", *self._columns(name)], use_threads=False)
                 check_numbers(table, rows)
-                return self._codes(name, table, (len(rows),), size)
+                return self._codes(name, table, (len(rows),), opened.size)
         groups = range(views.start // manifest.group_views, -(-views.stop // manifest.group_views))
         return np.concatenate([self._group(name, block, group) for group in groups], axis=1)
 
@@ -292,31 +293,37 @@ class ParquetBackend:
             except FileNotFoundError:
                 return None
 
-    def _open(self, name: str, dictionaries: Sequence[str] = ()) -> tuple[pq.ParquetFile, int]:
-        """A file, and its bytes; columns ``dictionaries`` are read as such."""
+    def _open(self, name: str, dictionaries: Sequence[str] = ()) -> OpenFile:
+        """A file; columns ``dictionaries`` are read as such."""
         file = Path(self.path, name)
         require_file(file, self.path)
-        opened = pq.ParquetFile(file, read_dictionary=list(dictionaries), **_READING)
-        return opened, file.stat().st_size
+        source = pa.OSFile(str(file))
+        footer = footer_of(source)
+        opened = pq.ParquetFile(source, read_dictionary=list(dictionaries), **_READING)
+        return OpenFile(opened, source.size(), footer)
 
-    def _labels(self, block: int) -> tuple[pq.ParquetFile, int]:
-        """The open file of a block's labels, and its bytes; the last few are kept."""
+    def _labels(self, block: int) -> OpenFile:
+        """The open file of a block's labels; the last few are kept."""
         held = self._files.pop(block, None)
         if held is None:
             held = self._open(block_file(LABELS, block))
-            self._check_labels(block, *held)
+            # Looking at a footer takes longer than reading a group, and each epoch opens it again.
+            digest = xxhash.xxh3_64_intdigest(held.footer)
+            if self._looked_at.get(block) != digest:
+                self._check_labels(block, held)
+                self._looked_at[block] = digest
         self._files[block] = held
         while len(self._files) > _OPEN_FILES:
-            self._files.popitem(last=False)[1][0].close()
+            self._files.popitem(last=False)[1].file.close(force=True)
         return held
 
-    def _check_labels(self, block: int, opened: pq.ParquetFile, size: int) -> None:
+    def _check_labels(self, block: int, opened: OpenFile) -> None:
         """Raise where the file of a block's labels is made up otherwise."""
         manifest = self._manifest
         rows = manifest.block_slice(block)
         widths = [manifest.group_slice(group) for group in range(manifest.num_groups)]
         counts = [(rows.stop - rows.start) * (part.stop - part.start) for part in widths]
-        check_footer(opened, self._labelled, counts, size)
+        check_footer(opened, self._labelled, counts)
 
     def _write(self, name: str, data: bytes | memoryview) -> None:
         files.write_durably(Path(self.path, name), data)
@@ -335,7 +342,7 @@ class ParquetBackend:
 
     def _bytes_by_column(self, name: str) -> dict[str, int]:
         with parsed(self._where(name), _MEND):
-            return _bytes_by_column(self._open(name)[0].metadata)
+            return _bytes_by_column(self._open(name))
 
     def _group(self, name: str, block: int, group: int) -> npt.NDArray[Any]:
         """The codes of an array of a block in one group of views: one row group."""
@@ -345,10 +352,10 @@ class ParquetBackend:
         seen = name != "labels/classes" or (block, group) in self._numbered
         numbers = [] if seen else ["image", "view"]
         with parsed(self._where(block_file(LABELS, block)), _MEND):
-            opened, size = self._labels(block)
+            opened = self._labels(block)
             columns = [*numbers, *self._columns(name)]
-            table = opened.read_row_group(group, columns, use_threads=False)
-            codes = self._codes(name, table, shape, size)
+            table = opened.file.read_row_group(group, columns, use_threads=False)
+            codes = self._codes(name, table, shape, opened.size)
             if numbers:
                 images = np.repeat(np.arange(rows.start, rows.stop), shape[1])
                 check_numbers(table, images, np.tile(np.arange(views.start, views.stop), shape[0]))
@@ -396,11 +403,9 @@ def block_file(folder: str, block: int) -> str:
     return f"{folder}/{block:06d}.{'npy' if folder == COMMITS else 'parquet'}"
 
 
-def _bytes_by_column(metadata: Any) -> dict[str, int]:
+def _bytes_by_column(opened: OpenFile) -> dict[str, int]:
     parts: dict[str, int] = defaultdict(int)
-    for group in range(metadata.num_row_groups):
-        for column in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(column)
-            name = chunk.path_in_schema.split(".")[0]
-            parts[_PART_OF_COLUMN.get(name, "labels/other")] += chunk.total_compressed_size
+    for group in opened.groups:
+        for column in group.columns:
+            parts[_PART_OF_COLUMN.get(column.name, "labels/other")] += column.compressed
     return parts

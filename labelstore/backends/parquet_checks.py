@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import numpy.typing as npt
-    import pyarrow.parquet as pq
 
+    from labelstore.backends.parquet_footer import OpenFile
     from labelstore.manifest import Manifest
 
 __all__ = [
@@ -63,24 +63,27 @@ def label_schema(manifest: Manifest) -> pa.Schema:
     return label_table(arrays, slice(0, 0), slice(0, 1)).schema
 
 
-def check_footer(opened: pq.ParquetFile, schema: pa.Schema, rows: list[int], size: int) -> None:
+def check_footer(opened: OpenFile, schema: pa.Schema, rows: list[int] | None = None) -> list[int]:
     """ValueError unless a file has these columns, and row groups of so many rows.
 
     Args:
-        opened: the file. rows: of each row group. size: bytes of the file.
+        opened: the file. rows: of each row group; any when None.
+
+    Returns:
+        the rows of each row group.
     """
-    found, metadata = opened.schema_arrow, opened.metadata
+    found, groups = opened.file.schema_arrow, opened.groups
     columns = [(field.name, _kind(field.type)) for field in found]
     expected = [(field.name, _kind(field.type)) for field in schema]
     if columns != expected:
         raise ValueError(f"its columns are {str(columns)[:160]}, expected {str(expected)[:160]}")
-    counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    if counts != rows:
+    counts = [group.rows for group in groups]
+    if rows is not None and counts != rows:
         raise ValueError(f"its row groups have {counts[:8]} rows, expected {rows[:8]}")
-    for group in range(metadata.num_row_groups):
-        for number in range(metadata.num_columns):
-            column = metadata.row_group(group).column(number)
-            check_expansion(max(column.total_uncompressed_size, 8 * column.num_values), size)
+    for group in groups:
+        for column in group.columns:
+            check_expansion(max(column.uncompressed, 8 * column.values), opened.size)
+    return counts
 
 
 def _kind(kind: pa.DataType) -> str:

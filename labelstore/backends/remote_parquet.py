@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from labelstore.backends.parquet import (
     ParquetBackend,
     block_file,
 )
+from labelstore.backends.parquet_footer import OpenFile, footer_of
 from labelstore.foreign import DOCUMENT_BYTES, json_document
 from labelstore.remote import RemoteObjects
 
@@ -78,13 +79,21 @@ class _RangeFile(io.RawIOBase):
         return self._objects.get_range(self._name, start, stop - start)
 
 
+class _Footer(NamedTuple):
+    """What is kept of a file that was opened."""
+
+    metadata: Any
+    size: int
+    footer: bytes
+
+
 class RemoteParquetBackend(ParquetBackend):
     """One store behind a URL; see ``Backend`` for the methods' contracts."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._objects = RemoteObjects(url)
-        self._footers: dict[str, tuple[Any, int]] = {}
+        self._footers: dict[str, _Footer] = {}
         self._held: dict[str, bytes] = {}
 
     def read_manifest(self) -> Any:
@@ -121,23 +130,24 @@ class RemoteParquetBackend(ParquetBackend):
         except FileNotFoundError:
             return None
 
-    def _open(self, name: str, dictionaries: Sequence[str] = ()) -> tuple[pq.ParquetFile, int]:
+    def _open(self, name: str, dictionaries: Sequence[str] = ()) -> OpenFile:
         """A file of this read alone: pyarrow's are for one thread at a time."""
         if name in self._held:
-            opened = pq.ParquetFile(
-                pa.BufferReader(self._held[name]), page_checksum_verification=True
-            )
-            return opened, len(self._held[name])
+            whole = pa.BufferReader(self._held[name])
+            footer = footer_of(whole)
+            opened = pq.ParquetFile(whole, page_checksum_verification=True)
+            return OpenFile(opened, len(self._held[name]), footer)
         known = self._footers.get(name)
         tail = b""
         if known is None:
             tail, size = self._objects.get_suffix(name, _TAIL)
         else:
-            size = known[1]
+            size = known.size
         source = pa.PythonFile(_RangeFile(self._objects, name, size, tail), mode="r")
+        footer = footer_of(source) if known is None else known.footer
         opened = pq.ParquetFile(
             source,
-            metadata=None if known is None else known[0],
+            metadata=None if known is None else known.metadata,
             read_dictionary=list(dictionaries),
             page_checksum_verification=True,
             pre_buffer=True,
@@ -145,13 +155,13 @@ class RemoteParquetBackend(ParquetBackend):
         if known is None:
             if len(self._footers) >= _FOOTERS:
                 self._footers.clear()
-            self._footers[name] = opened.metadata, size
-        return opened, size
+            self._footers[name] = _Footer(opened.metadata, size, footer)
+        return OpenFile(opened, size, footer)
 
-    def _labels(self, block: int) -> tuple[pq.ParquetFile, int]:
-        opened, size = self._open(block_file(LABELS, block))
-        self._check_labels(block, opened, size)
-        return opened, size
+    def _labels(self, block: int) -> OpenFile:
+        opened = self._open(block_file(LABELS, block))
+        self._check_labels(block, opened)
+        return opened
 
     def is_empty(self) -> bool:
         """Whether nothing is there."""
