@@ -6,6 +6,7 @@ schema, and the digest of the whole (``id``), which is also the store's identity
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from dataclasses import dataclass, field
@@ -233,14 +234,18 @@ class Manifest:
                 f"labelstore knows {ViewLaw.NAME!r} version {ViewLaw.VERSION}: install the "
                 "labelstore release that made it, or a newer one."
             )
-        try:
-            return cls._from_body(body)
-        except UsageError as error:
-            # What it advises is meant for who makes a store.
-            raise CorruptError(
-                f"{where}: the manifest's numbers make no store: its file was changed or damaged; "
-                "restore it from a copy."
-            ) from error
+        problem = "its numbers make no store"
+        # What a UsageError advises is meant for who makes one.
+        with contextlib.suppress(UsageError):
+            found = cls._from_body(body)
+            if found.id == document["id"]:
+                return found
+            # 1 where version 1 has 1.0: another text, and so another digest.
+            problem = "it is written otherwise than this format is"
+        raise CorruptError(
+            f"{where}: the manifest is malformed ({problem}): its file was changed or damaged; "
+            "restore it from a copy."
+        )
 
     @classmethod
     def _from_body(cls, body: Mapping[str, Any]) -> Manifest:
