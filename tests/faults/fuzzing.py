@@ -142,7 +142,8 @@ class Lane:
             self._seed, self._since, self._grace = seed, now, 0.0
         code = self._process.poll()
         if code is None:
-            if now - self._since < HANG_SECONDS + self._grace:
+            # The last input is done; ending takes a while, too.
+            if seed == self._stop or now - self._since < HANG_SECONDS + self._grace:
                 return True
             self._process.kill()
             self._process.wait()

@@ -120,7 +120,8 @@ def unpacked(chunk, dtype):
 def packed(values):
     """A chunk of values, as the library writes it."""
     shuffle = blosc.SHUFFLE if values.dtype.itemsize > 1 else blosc.NOSHUFFLE
-    return with_crc(blosc.compress(values.tobytes(), b"zstd", 5, shuffle))
+    # Of an array, not of its bytes: the size of its type stands in the header.
+    return with_crc(blosc.compress(np.ascontiguousarray(values), b"zstd", 5, shuffle))
 
 
 def other_values(values, rng):
