@@ -127,7 +127,8 @@ class Store:
         # A program may change its working directory while the store is open.
         self._place = self.path if isinstance(self.path, str) else self.path.absolute()
         self._backend = backend_of(self._place)
-        self.manifest = Manifest.from_json(self._backend.read_manifest(), str(self.path))
+        self._document = self._backend.read_manifest()
+        self.manifest = Manifest.from_json(self._document, str(self.path))
         self._backend.open_arrays(self.manifest)
         self._reader = BlockReader(self._backend, self.manifest, self.path, cache_bytes)
         self.slabs = Slabs(self._reader, self._labels, slab_bytes)
@@ -298,8 +299,11 @@ class Store:
             StoreError: as ``open``.
         """
         self.slabs.close()
-        found = Manifest.from_json(self._backend.read_manifest(), str(self.path))
-        self._require_id(found, self.manifest.id)
+        document = self._backend.read_manifest()
+        if document != self._document:
+            # Only then: looking at all of it takes milliseconds.
+            found = Manifest.from_json(document, str(self.path))
+            self._require_id(found, self.manifest.id)
         self._reader.refresh()
         self.__dict__.pop("_images", None)
 
