@@ -213,8 +213,8 @@ def _doubtful(
     if size:
         views = count // max(len(lists), 1)
         if outside.any():
-            place, label = np.nonzero(outside)
-            named = (classes[place, label] - size).astype(lists.dtype)
+            rank, label = np.nonzero(outside)
+            named = (classes[rank, label] - size).astype(lists.dtype)
             doubt[label[(lists[label // views] == named[:, None]).any(axis=1)]] = True
         # A rank counts the places that no earlier class has taken.
         empty = np.iinfo(lists.dtype).max

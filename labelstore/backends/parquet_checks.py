@@ -108,7 +108,7 @@ def check_numbers(
 def _integers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     if column.null_count:
         raise ValueError("a row has no number")
-    return column.to_numpy(zero_copy_only=False)
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def commit_row(data: bytes, columns: int) -> npt.NDArray[np.uint64]:
