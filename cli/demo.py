@@ -9,6 +9,7 @@ import click
 from . import options, output
 from .generate import command as generate_command
 from .inspect import command as inspect_command
+from .output import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,7 @@ def command(context: click.Context, folder: str, views: int, epochs: int, device
     photos, stores = root / "photos", []
     _say("1. Twenty photos in class folders, and two teachers' weights")
     count = demo.place_photos(photos)
-    output.note(f"{count} photos in {photos}, in folders named by their ImageNet class")
+    output.note(f"{counted(count, 'photo')} in {photos}, in folders named by their ImageNet class")
     for name in demo.TEACHERS:
         checkpoint = root / f"{name}.safetensors"
         demo.place_teacher(name, checkpoint)
@@ -93,7 +94,7 @@ def _train(photos: Path, stores: list[str], epochs: int) -> None:
     from labelstore import demo
 
     source = inspect.getsource(demo.train_student)
-    output.note(textwrap.indent(source.rstrip(), "    "))
+    click.echo(textwrap.indent(source.rstrip(), "    "), err=True)
     torch.manual_seed(0)
     losses: list[float] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import output
+from .output import counted
 
 if TYPE_CHECKING:
     from labelstore.generate import Output
@@ -33,9 +34,10 @@ def dry_run(given: dict[str, Any], source: Any, made: Output, workers: int) -> N
     else:
         shares = ", ".join(f"{share:.1%} {name}" for name, share in found.ferkd.items())
         output.note(
-            f"{found.images:,} images x {found.views:,} views = {found.crops:,} crops; "
-            f"{teacher.spec} on {teacher.device}; measured on {found.sample_images} images x "
-            f"{found.sample_views} views, nothing was written"
+            f"{counted(found.images, 'image')} x {counted(found.views, 'view')} = "
+            f"{counted(found.crops, 'crop')}; {teacher.spec} on {teacher.device}; measured "
+            f"on {counted(found.sample_images, 'image')} x "
+            f"{counted(found.sample_views, 'view')}, nothing was written"
         )
         output.note(
             f"bytes: {_size(found.bytes)} ({found.bytes_per_crop:.2f} a crop); free: "
@@ -43,8 +45,8 @@ def dry_run(given: dict[str, Any], source: Any, made: Output, workers: int) -> N
         )
         output.note(
             f"time: {_duration(found.seconds)} ({_duration(found.seconds_forward)} for the "
-            f"teacher, {_duration(found.seconds_pixels)} for decoding and cutting on {workers} "
-            f"workers; the bottleneck: {found.bottleneck})"
+            f"teacher, {_duration(found.seconds_pixels)} for decoding and cutting on "
+            f"{counted(workers, 'worker')}; the bottleneck: {found.bottleneck})"
         )
         output.note(f"KL(teacher || stored): {found.kl_nats:.4f} nats")
         output.note(f"FerKD would have {shares}")

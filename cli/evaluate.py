@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, output
+from .output import counted
 
 if TYPE_CHECKING:
     from labelstore.evaluate import EvaluationReport
@@ -95,7 +96,8 @@ def _tell(report: EvaluationReport) -> None:
         f"{width}, central crops of {report.crop_share:g} of the side"
     )
     output.note(
-        f"{report.images:,} images{left_out}, {report.images / report.seconds:,.0f} a second"
+        f"{counted(report.images, 'image')}{left_out}, "
+        f"{report.images / report.seconds:,.0f} a second"
     )
     output.note(
         f"top-1 {report.top1:.2%} (95 % interval {low:.2%} to {high:.2%}; chance is "
@@ -104,4 +106,4 @@ def _tell(report: EvaluationReport) -> None:
     )
     if report.unreadable:
         shown = ", ".join(report.unreadable[:20])
-        output.note(f"{len(report.unreadable)} images could not be decoded: {shown}")
+        output.note(f"{counted(len(report.unreadable), 'image')} could not be decoded: {shown}")

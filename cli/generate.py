@@ -10,6 +10,7 @@ import click
 
 from . import options, output
 from .dry_run import dry_run
+from .output import counted
 
 if TYPE_CHECKING:
     from labelstore.generate import Report
@@ -375,8 +376,9 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
         all_of_them = " (all there are)" if recipe.k == teacher.num_classes else ""
         together = "" if launch is None else f"; one of {launch.world} processes"
         output.note(
-            f"{len(source)} images; {recipe.num_views} views each; top {recipe.k} of "
-            f"{teacher.num_classes} classes{all_of_them}; {names} on {teacher.device}{together}"
+            f"{counted(len(source), 'image')}; {counted(recipe.num_views, 'view')} each; "
+            f"top {recipe.k} of {counted(teacher.num_classes, 'class')}{all_of_them}; "
+            f"{names} on {teacher.device}{together}"
         )
     with output.progress(
         total_images=len(source),
@@ -508,20 +510,20 @@ def _tell(report: Report) -> None:
         if report.waiting_share is not None and report.waiting_share >= 0.05:
             waiting = f"; the teacher waited for pixels {report.waiting_share:.0%} of the time"
         output.note(
-            f"{report.path}: {report.views_made:,} views labelled in {report.seconds:,.0f} s"
-            f"{speed}{waiting}"
+            f"{report.path}: {counted(report.views_made, 'view')} labelled in "
+            f"{report.seconds:,.0f} s{speed}{waiting}"
         )
     elif not report.blocks_elsewhere and not report.blocks_missing:
         output.note(f"{report.path} is finished already: nothing was done")
     if report.blocks_elsewhere:
-        output.note(f"{report.blocks_elsewhere} blocks were made by other processes")
+        output.note(f"made by other processes: {counted(report.blocks_elsewhere, 'block')}")
     for note in report.notes:
         output.note(note)
     for reason in report.unreadable.values():
         output.note(f"left out: {reason}")
     if report.unreadable:
         output.note(
-            f"{len(report.unreadable)} of {report.num_images} images could not be decoded and have "
-            f"no labels (exit code {SKIPPED}); once they are mended: labelstore repair --skipped"
+            f"{len(report.unreadable)} of {counted(report.num_images, 'image')} have no labels "
+            f"(exit code {SKIPPED}); once they are mended: labelstore repair --skipped"
         )
     output.note(f"next: labelstore inspect {report.path}")

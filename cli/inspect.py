@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, output
+from .output import counted
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -79,12 +80,19 @@ def _plot_path(
 def command(**given: Any) -> None:
     """Inspect a store."""
     import labelstore
+    from labelstore.errors import CorruptError
     from labelstore.inspect import report
 
     rule = options.ferkd_from(given)
     store = labelstore.open(given["store"])
     with output.progress(store.num_images, store.num_views, brief=True) as progress:
-        found = report(store, rule, given["extremes"], tell=progress.update)
+        try:
+            found = report(store, rule, given["extremes"], tell=progress.update)
+        except CorruptError as error:
+            raise CorruptError(
+                f"{error} labelstore verify names every block that is damaged, and labelstore "
+                "repair, given the photos and the teacher, makes those anew and no others."
+            ) from error
     if given["json"]:
         output.emit_json(found)
     else:
@@ -124,45 +132,37 @@ def _section(console: Console, title: str) -> None:
     console.print(title, style="bold")
 
 
-def _pairs(rows: list[tuple[str, str]]) -> RenderableType:
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column()
-    # A long path goes on in the next line; nothing is cut off.
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        grid.add_row(name, value)
-    return grid
-
-
 def _summary(store: dict[str, Any]) -> RenderableType:
     rows = [
         ("store", f"{store['path']} (id {store['id']})"),
         (
             "crops",
-            f"{store['crops']:,}: {store['images']:,} images x {store['views']:,} views",
+            f"{store['crops']:,}: {counted(store['images'], 'image')} x "
+            f"{counted(store['views'], 'view')}",
         ),
         (
             "labels",
-            f"top {store['k']} of {store['classes']:,} classes, type {store['label_type']}, "
-            f"temperature {_or_unknown(store['temperature'])}, quantizer {store['quantizer']}",
+            f"top {store['k']} of {counted(store['classes'], 'class')}, "
+            f"type {store['label_type']}, temperature {_or_unknown(store['temperature'])}, "
+            f"quantizer {store['quantizer']}",
         ),
         *_teachers(store["teachers"], store["operation"]),
         ("views", _law(store["law"])),
     ]
     if store["unreadable_images"]:
-        rows.append(("unreadable", f"{store['unreadable_images']:,} images, without labels"))
+        rows.append(
+            ("unreadable", f"{counted(store['unreadable_images'], 'image')}, without labels")
+        )
     if not store["complete"]:
         rows.append(
             (
                 "incomplete",
-                f"{store['missing_blocks']:,} of {store['blocks']:,} blocks are missing "
-                f"({store['missing_images']:,} images); what follows is about the "
-                f"{store['labelled_images']:,} images that are labelled",
+                f"{store['missing_blocks']:,} of {counted(store['blocks'], 'block')} missing "
+                f"({counted(store['missing_images'], 'image')}); what follows is about the "
+                f"{counted(store['labelled_images'], 'labelled image')}",
             )
         )
-    return _pairs(rows)
+    return output.pairs(rows)
 
 
 def _teachers(teachers: list[dict[str, Any]], operation: str | None) -> list[tuple[str, str]]:
@@ -277,7 +277,7 @@ def _ferkd(ferkd: dict[str, Any]) -> RenderableType:
 def _agreement(agreement: dict[str, Any] | None) -> str:
     if agreement is None:
         return "unknown: the store has no ground truth"
-    where = f"{agreement['crops']:,} crops of {agreement['images']:,} images"
+    where = f"{counted(agreement['crops'], 'crop')} of {counted(agreement['images'], 'image')}"
     line = f"top-1 {_percent(agreement['top1'])}"
     if agreement["n"] > 1:
         line += f", top-{agreement['n']} {_percent(agreement['top_n'])}"
@@ -351,7 +351,12 @@ def _plot(found: dict[str, Any], path: Path) -> None:
         )
     axes.set_xlabel("largest probability of a crop")
     axes.set_ylabel("share of crops")
-    axes.set_title(f"{Path(store['path']).name}: {store['labelled_crops']:,} crops", loc="left")
+    axes.set_title(
+        # A name with dollar signs is no formula.
+        output.printable(f"{Path(store['path']).name}: {store['labelled_crops']:,} crops"),
+        loc="left",
+        parse_math=False,
+    )
     axes.set_xticks([tick / 10 for tick in range(11)])
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     axes.grid(axis="y", color="#dddddd", linewidth=0.6, zorder=0)

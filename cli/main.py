@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from labelstore import __version__
-from labelstore.errors import LabelStoreError
+from labelstore.errors import LabelStoreError, UsageError
 
+from . import output
 from .options import JSON_META
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["COMMANDS", "LazyGroup", "main"]
 
@@ -78,15 +79,30 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Parse; what cannot be parsed becomes a message."""
+        as_json = "--json" in args
+        with _told_as_json(as_json):
+            context = super().make_context(info_name, args, parent, **extra)
+        # An error in parsing the command's own options comes before any of them is known.
+        context.meta[JSON_META] = as_json
+        return context
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; errors that are raised on purpose become a line and an exit code."""
         try:
-            return super().invoke(ctx)
+            with _told_as_json(ctx.meta[JSON_META]), output.printed_warnings():
+                return super().invoke(ctx)
         except LabelStoreError as error:
-            click.echo(f"Error: {error}", err=True)
-            if ctx.meta.get(JSON_META):
-                document = {"error": {"kind": error.kind, "message": str(error)}}
-                click.echo(json.dumps(document, ensure_ascii=False))
+            output.note(f"Error: {error}")
+            if ctx.meta[JSON_META]:
+                click.echo(_error_json(error.kind, str(error)))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             going_on = ""
@@ -94,6 +110,22 @@ class LazyGroup(click.Group):
                 going_on = ": what was committed is kept, and the same command goes on from there"
             click.echo(f"Interrupted{going_on}.", err=True)
             ctx.exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _told_as_json(as_json: bool) -> Iterator[None]:
+    """What click refuses is printed by click, made printable, and as JSON where that is wanted."""
+    try:
+        yield
+    except click.ClickException as error:
+        if as_json:
+            click.echo(_error_json(UsageError.kind, error.format_message()))
+        error.message = output.printable(error.message)
+        raise
+
+
+def _error_json(kind: str, message: str) -> str:
+    return output.text_of_json({"error": {"kind": kind, "message": message}})
 
 
 @click.group(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, output
+from .output import counted
 
 if TYPE_CHECKING:
     from labelstore.materialize import MaterializeReport
@@ -60,6 +61,7 @@ def _tell(report: MaterializeReport) -> None:
         output.note(f"{report.path} is a copy of this store already: nothing was done")
         return
     output.note(
-        f"{report.path}: {report.num_images:,} images x {report.num_views} views, "
+        f"{report.path}: {counted(report.num_images, 'image')} x "
+        f"{counted(report.num_views, 'view')}, "
         f"{report.bytes:,} bytes ({report.bytes_per_label:.1f} a label)"
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, output
+from .output import counted
 
 if TYPE_CHECKING:
     from labelstore.merge import MergeReport
@@ -135,13 +136,16 @@ def command(**given: Any) -> None:
 def _tell(report: MergeReport) -> None:
     crops = report.num_images * report.num_views
     output.note(
-        f"{report.path}: {report.num_images:,} images x {report.num_views:,} views of "
-        f"{len(report.stores)} teachers, {report.bytes:,} bytes ({report.bytes / crops:.2f} a crop)"
+        f"{report.path}: {counted(report.num_images, 'image')} x "
+        f"{counted(report.num_views, 'view')} of "
+        f"{counted(len(report.stores), 'teacher')}, "
+        f"{report.bytes:,} bytes ({report.bytes / crops:.2f} a crop)"
     )
     found = report.distances
     if found is not None:
         output.note(
-            f"against the unquantized mean, {found.labels:,} labels: KL {found.kl_nats:.4f} nats, "
+            f"against the unquantized mean, {counted(found.labels, 'label')}: "
+            f"KL {found.kl_nats:.4f} nats, "
             f"total variation {found.total_variation:.4f}, largest class the same in "
             f"{found.top1_kept:.2%}"
         )

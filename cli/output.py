@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import sys
 import time
+import unicodedata
+import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +20,21 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
-__all__ = ["ProgressMeter", "console", "emit_json", "note", "progress", "table"]
+__all__ = [
+    "ProgressMeter",
+    "console",
+    "counted",
+    "emit_json",
+    "note",
+    "pairs",
+    "printable",
+    "printed_warnings",
+    "progress",
+    "table",
+    "text_of_json",
+]
 
 PLAIN_SECONDS = 30.0
 """Where stderr is no terminal, progress is a line at most this often."""
@@ -30,25 +46,114 @@ RATE_SECONDS = 60.0
 """Rates are means over about this long, so that they follow a machine that slows down."""
 
 
+_JOINERS = "\u200c\u200d"
+"""Format characters that words of some languages, and emoji, are written with."""
+
+_JSON_SPECIAL = re.compile(r"[^\n -~]")
+
+
+def printable(text: str) -> str:
+    """Text for a terminal, on one line: what a terminal would obey is escaped.
+
+    Keys, class names and specs come from files that anybody may have made. Controls (ESC, those of
+    C1, line breaks), marks that turn the direction of writing, other invisible characters and lone
+    surrogates are written as ``\\x1b``, ``\\n``, ``\\u202e``. All else is as it was.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escaped(sign) if _is_obeyed(sign) else sign for sign in text)
+
+
+def _is_obeyed(sign: str) -> bool:
+    kind = unicodedata.category(sign)
+    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and sign not in _JOINERS)
+
+
+def _escaped(sign: str) -> str:
+    return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def text_of_json(document: Any, indent: int | None = None) -> str:
+    """JSON of the same data in which nothing is left that a terminal would obey.
+
+    Raises:
+        ValueError: NaN or infinity, which JSON does not have.
+    """
+    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
+    return _JSON_SPECIAL.sub(
+        lambda found: json.dumps(found[0])[1:-1] if _is_obeyed(found[0]) else found[0], text
+    )
+
+
+@contextlib.contextmanager
+def printed_warnings() -> Iterator[None]:
+    """Warnings on stderr as lines that may be printed; labelstore's own without their place."""
+
+    def line(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        _source: str | None = None,
+    ) -> str:
+        ours = category.__module__.startswith("labelstore.")
+        place = "Warning" if ours else f"{filename}:{lineno}: {category.__name__}"
+        return printable(f"{place}: {message}") + "\n"
+
+    before = warnings.formatwarning
+    warnings.formatwarning = line  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 image``, ``2 images``, ``1,000 classes``."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def console() -> Console:
-    """The console of results: stdout, as wide as its terminal, 100 columns elsewhere."""
+    """The console of results: stdout, as wide as its terminal, 100 columns elsewhere.
+
+    What is printed as ``str`` is made printable, but for its own line breaks, and is no markup.
+    """
     from rich.console import Console
+
+    class Plain(Console):
+        def render_str(self, text: str, **settings: Any) -> Text:
+            return super().render_str("\n".join(map(printable, text.split("\n"))), **settings)
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A key may have characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
     width = None if sys.stdout.isatty() else 100
-    return Console(width=width, highlight=False, emoji=False, markup=False)
+    return Plain(width=width, highlight=False, emoji=False, markup=False)
 
 
 def note(text: str) -> None:
     """A line on stderr for the person who watches."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def emit_json(document: Any) -> None:
     """One JSON document on stdout; a ValueError for NaN or infinity, which JSON does not have."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(text_of_json(document, indent=2))
+
+
+def pairs(rows: Sequence[tuple[str, str]]) -> Table:
+    """Names and values, a line each."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    # A long path goes on in the next line; nothing is cut off.
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(name, printable(value))
+    return grid
 
 
 def table(
@@ -66,7 +171,7 @@ def table(
         # Text that does not fit goes on in the next line: keys are there to be copied.
         made.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in row))
     return made
 
 

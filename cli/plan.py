@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, output
+from .output import counted
 
 if TYPE_CHECKING:
     from labelstore.plan import Row, Setting
@@ -160,6 +161,7 @@ def _show(rows: list[Row], sample: dict[str, int]) -> None:
     columns = ("", "k", "quantizer", "list", "B/crop", "KL", "TV", "top-1", "confidence", "speed")
     output.console().print(output.table(columns, lines, numeric=range(4, len(columns))))
     output.note(
-        f"measured on {sample['images']} images x {sample['views']} views; bytes for "
-        f"{sample['planned_views']} views an image, in chunks of about 4,096 crops"
+        f"measured on {counted(sample['images'], 'image')} x "
+        f"{counted(sample['views'], 'view')}; bytes for "
+        f"{counted(sample['planned_views'], 'view')} an image, in chunks of about 4,096 crops"
     )

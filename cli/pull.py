@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, output
+from .output import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +106,8 @@ def command(**given: Any) -> None:
         output.emit_json(report.to_json())
     elif not given["quiet"]:
         output.note(
-            f"{report.path}: {report.num_images:,} images x {report.num_views:,} views of "
-            f"{report.source}, {report.bytes:,} bytes, {report.blocks_copied:,} blocks in "
+            f"{report.path}: {counted(report.num_images, 'image')} x "
+            f"{counted(report.num_views, 'view')} of {report.source}, {report.bytes:,} bytes, "
+            f"{counted(report.blocks_copied, 'block')} in "
             f"{report.seconds:,.1f} s"
         )

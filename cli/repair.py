@@ -8,6 +8,7 @@ import click
 
 from . import options, output
 from .generate import SKIPPED
+from .output import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,8 +99,8 @@ def _tell(found: VerifyReport, made: Report | None, left: Mapping[str, str]) -> 
         shown = ", ".join(map(str, blocks[:20])) + (", ..." if len(blocks) > 20 else "")
         damaged = f" (damaged or missing: {shown})" if shown else ""
         output.note(
-            f"{found.path}: {made.blocks_made} of {found.blocks} blocks made anew{damaged}, "
-            f"{made.views_made:,} views in {made.seconds:,.0f} s"
+            f"{found.path}: {made.blocks_made} of {counted(found.blocks, 'block')} made "
+            f"anew{damaged}, {counted(made.views_made, 'view')} in {made.seconds:,.0f} s"
         )
     for reason in left.values():
         output.note(f"without labels: {reason}")

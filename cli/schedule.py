@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, output
+from .output import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -111,13 +112,13 @@ def _show(found: dict[str, Any]) -> None:
     console = output.console()
     settings = found["settings"]
     console.print(
-        f"{found['labelled_images']:,} images x {found['views']:,} views of "
-        + ", ".join(store["path"] for store in found["stores"]),
+        f"{counted(found['labelled_images'], 'image')} x {counted(found['views'], 'view')} of "
+        + ", ".join(output.printable(store["path"]) for store in found["stores"]),
         soft_wrap=True,
     )
     if found["missing_blocks"]:
         console.print(
-            f"incomplete: {_number(found['missing_blocks'], 'block')} missing; what follows is "
+            f"incomplete: {counted(found['missing_blocks'], 'block')} missing; what follows is "
             "about the images that are labelled"
         )
     for rule in found["rules"]:
@@ -141,7 +142,7 @@ def _title(source: str, rule: dict[str, Any]) -> str:
     looks_at = (
         "largest probability" if rule["confidence"] == "max" else "ground truth's probability"
     )
-    of = "the mean label" if source == "mean label" else source
+    of = "the mean label" if source == "mean label" else output.printable(source)
     return (
         f"Views of {of} (low {rule['low']:g}, middle {rule['middle']:g}, top {rule['top']:g}, "
         f"by the {looks_at})"
@@ -179,7 +180,7 @@ def _images(found: dict[str, Any]) -> RenderableType:
     rows = [
         ("views left of an image", *(f"{found['views_left'][name]:,}" for name in names)),
         (
-            f"epochs at {_number(per_image, 'view')} before one must come again",
+            f"epochs at {counted(per_image, 'view')} before one must come again",
             *(f"{found['epochs_without_repeat'][name]:,}" for name in names),
         ),
     ]
@@ -188,15 +189,15 @@ def _images(found: dict[str, Any]) -> RenderableType:
         lines = ["a random schedule shows all views, discarded ones too"]
     else:
         lines = [
-            f"{_number(found['images_without'], 'image')} without a view left: the easiest shown"
+            f"{counted(found['images_without'], 'image')} without a view left: the easiest shown"
         ]
         if per_image > 1:
             few = found["images_with_too_few"]
-            lines.append(f"{_number(few, 'image')} with some left, and fewer than {per_image}")
+            lines.append(f"{counted(few, 'image')} with some left, and fewer than {per_image}")
     if found["images_that_repeat"] is not None:
         lines.append(
-            f"{found['images_that_repeat']:,} of {found['labelled_images']:,} images must show a "
-            f"view again within {found['settings']['epochs']:,} epochs"
+            f"{found['images_that_repeat']:,} of {counted(found['labelled_images'], 'image')} must "
+            f"show a view again within {counted(found['settings']['epochs'], 'epoch')}"
         )
     table = output.table(columns, rows, numeric=range(1, 6))
     return Group(table, *(Text(line) for line in lines))
@@ -205,8 +206,8 @@ def _images(found: dict[str, Any]) -> RenderableType:
 def _epoch(epoch: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     groups = f"{epoch['groups']:.4g}".rstrip(".")
     lines = [
-        f"shows {_number(epoch['views'], 'view')}: "
-        f"{_number(settings['views_per_image'], 'view')} of {_number(epoch['images'], 'image')} "
+        f"shows {counted(epoch['views'], 'view')}: "
+        f"{counted(settings['views_per_image'], 'view')} of {counted(epoch['images'], 'image')} "
         f"({settings['schedule']})",
         f"lies in {groups} of {epoch['of_groups']} groups of views: about "
         f"{_size(epoch['label_bytes'])} of labels, {_size(epoch['slab_bytes'])} in memory",
@@ -217,10 +218,6 @@ def _epoch(epoch: dict[str, Any], settings: dict[str, Any]) -> list[str]:
             "chunk by chunk: training with more slab_bytes reads more ahead"
         )
     return lines
-
-
-def _number(count: int, noun: str) -> str:
-    return f"1 {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _size(size: int) -> str:

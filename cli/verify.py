@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, output
+from .output import counted
 
 if TYPE_CHECKING:
     from labelstore.verify import Replay, VerifyReport
@@ -105,7 +106,8 @@ def _replayed(given: dict[str, Any], store: Any, quiet: bool) -> Replay:
 
 def _tell(report: VerifyReport, replayed: Replay | None) -> None:
     output.note(
-        f"{report.path} (id {report.id}): {report.blocks:,} blocks, {report.images:,} images"
+        f"{report.path} (id {report.id}): {counted(report.blocks, 'block')}, "
+        f"{counted(report.images, 'image')}"
     )
     for problem in report.problems[:_SHOWN]:
         first, last = problem.images
@@ -122,21 +124,22 @@ def _tell(report: VerifyReport, replayed: Replay | None) -> None:
     if replayed is None:
         return
     output.note(
-        f"replayed {replayed.views:,} views of {replayed.images:,} images: largest probabilities "
+        f"replayed {counted(replayed.views, 'view')} of "
+        f"{counted(replayed.images, 'image')}: largest probabilities "
         f"differ by {replayed.mean_difference:.5f} on average and "
         f"{replayed.largest_difference:.5f} at most, the largest class is the same in "
         f"{replayed.same_top1:.2%}"
     )
     if replayed.changed:
         output.note(
-            f"{len(replayed.changed)} photos are other files than were labelled, as "
+            f"{counted(len(replayed.changed), 'photo')} of other files than were labelled, as "
             f"{replayed.changed[0]!r}"
         )
     for key in replayed.differing[:_SHOWN]:
         output.note(f"differs: {key}")
     if replayed.differing:
         output.note(
-            f"{len(replayed.differing)} images differ by more than {replayed.tolerance:g}: make "
+            f"{counted(len(replayed.differing), 'image')} beyond {replayed.tolerance:g}: make "
             "the store anew from these photos, or find the photos and libraries that it was made "
             "with"
         )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labelstore.ensembles import opened_reader
 from labelstore.epochs import EpochOrder
 from labelstore.errors import UsageError
 from labelstore.launch import torchrun_ranks
@@ -24,6 +25,7 @@ from labelstore.recovery import Recovery
 from labelstore.slabs import SLAB_BYTES
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
@@ -71,7 +73,7 @@ class Batches:
 
     def __init__(
         self,
-        store: Store | Ensemble,
+        store: Store | Ensemble | str | os.PathLike[str],
         batch_size: int,
         views_per_image: int = 1,
         *,
@@ -93,7 +95,7 @@ class Batches:
         """Plan epochs over the labelled images of a store.
 
         Args:
-            store: a store or an ensemble, complete.
+            store: a store, as it is or by its path or URL, or an ensemble; complete.
             batch_size: images of a batch, at least 1: it has ``batch_size * views_per_image``
                 views.
             views_per_image: how many views of an image stand side by side, 1..num_views.
@@ -127,7 +129,7 @@ class Batches:
             raise UsageError(
                 f"rank is {rank} of {num_replicas}, expected 0 to {num_replicas - 1}: give both."
             )
-        self.store = store
+        self.store = store = opened_reader(store)
         self.batch_size, self.drop_last = batch_size, drop_last
         self.num_replicas, self.rank = num_replicas, rank
         self.recovery = Recovery.of(

@@ -45,8 +45,10 @@ class ChunkFiles:
         self, digest: int, dtype: np.dtype[Any], shape: tuple[int, ...]
     ) -> npt.NDArray[Any] | None:
         """The codes of a digest, not compared with it; None where they are not there."""
+        path = self._path(digest)
         try:
-            data = self._path(digest).read_bytes()
+            # A pipe under the name would be waited for.
+            data = path.read_bytes() if path.is_file() else b""
         except OSError:
             return None
         if len(data) != dtype.itemsize * int(np.prod(shape)):

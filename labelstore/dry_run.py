@@ -13,7 +13,7 @@ import numpy as np
 
 from labelstore.calibrate import FerKD
 from labelstore.curriculum import Direction
-from labelstore.ensembles import Ensemble
+from labelstore.ensembles import Ensemble, opened_reader
 from labelstore.errors import NotFoundError, UsageError
 from labelstore.passing import count_views, decisions, pace_of
 from labelstore.schedule import Schedule, budget_images, budget_share
@@ -22,6 +22,8 @@ from labelstore.slabs import SLAB_BYTES
 from labelstore.walk import Walk
 
 if TYPE_CHECKING:
+    import os
+
     import numpy.typing as npt
 
     from labelstore.calibrate import EnsembleFerKD
@@ -40,7 +42,7 @@ SAMPLE_EPOCHS = 8
 
 
 def dry_run(
-    reader: Store | Ensemble,
+    reader: Store | Ensemble | str | os.PathLike[str],
     ferkd: FerKD | EnsembleFerKD | None = None,
     *,
     views_per_image: int = 1,
@@ -55,7 +57,7 @@ def dry_run(
     no labelled views. An incomplete store is looked at as far as it is committed.
 
     Args:
-        reader: a store or an ensemble.
+        reader: a store, as it is or by its path or URL, or an ensemble.
         ferkd: the rule; the paper's when None.
         views_per_image: how many views of an image stand side by side, 1..num_views.
         schedule: as for ``labelstore.torch.ViewSampler``; ``"random"`` discards nothing.
@@ -98,6 +100,7 @@ def dry_run(
         UsageError: numbers out of range. NotFoundError: no image is labelled. LabelError: the
         ground truth is needed and unknown. StoreError: labels are damaged.
     """
+    reader = opened_reader(reader)
     rule = FerKD() if ferkd is None else ferkd
     _check(reader, schedule, views_per_image, epochs)
     images = np.flatnonzero(reader.labelled())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -19,6 +20,7 @@ from labelstore.errors import MismatchError, NotFoundError, UsageError
 from labelstore.labels import SoftLabels, TopK, mix
 from labelstore.manifest import EXPLICIT, fingerprint
 from labelstore.numbering import as_array, in_range
+from labelstore.store import opened
 from labelstore.views import ViewLaw
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from labelstore.store import Store
     from labelstore.views import Views
 
-__all__ = ["Ensemble", "EnsembleTopK", "Images", "ensemble"]
+__all__ = ["Ensemble", "EnsembleTopK", "Images", "ensemble", "opened_all", "opened_reader"]
 
 Images = Literal["strict", "intersection"]
 
@@ -69,23 +71,24 @@ class Ensemble:
 
     def __init__(
         self,
-        members: Sequence[Store],
+        members: Sequence[Store | str | os.PathLike[str]],
         weights: Sequence[float] | None = None,
         images: Images = "strict",
     ) -> None:
+        members = opened_all(members)
         if not members:
             raise UsageError("an ensemble of no stores was asked for: give at least one.")
         factors = np.asarray([1.0] * len(members) if weights is None else weights, dtype=float)
         if factors.shape != (len(members),) or factors.min() < 0 or factors.sum() <= 0:
             raise UsageError(
-                f"weights are {list(factors)}, expected {len(members)} non-negative numbers that "
-                "are not all 0, one for each store."
+                f"weights are {', '.join(f'{factor:g}' for factor in factors.ravel())}, expected "
+                f"{len(members)} non-negative numbers that are not all 0, one for each store."
             )
         if images not in get_args(Images):
             raise UsageError(
                 f"images is {images!r}, expected one of {', '.join(get_args(Images))}: choose one."
             )
-        self.members = tuple(members)
+        self.members = members
         self.weights = factors / factors.sum()
         first = self.members[0]
         for member in self.members[1:]:
@@ -172,8 +175,14 @@ class Ensemble:
             together &= member.labelled()[rows]
         return together
 
-    def index_of(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
-        """(n,) int64 positions of images by key; NotFoundError names a key that is not there."""
+    def index_of(self, keys: str | Sequence[str]) -> npt.NDArray[np.int64]:
+        """(n,) int64 positions of images by key, of one key () int64.
+
+        Raises:
+            NotFoundError: names a key that is not there.
+        """
+        if isinstance(keys, str):
+            return self.index_of([keys]).reshape(())
         first, shared = self.members[0], self._rows[0]
         rows = first.index_of(keys)
         # The shared rows rise, as their images are numbered in the first member's order.
@@ -238,16 +247,16 @@ class Ensemble:
 
 
 def ensemble(
-    members: Sequence[Store],
+    members: Sequence[Store | str | os.PathLike[str]],
     weights: Sequence[float] | None = None,
     images: Images = "strict",
 ) -> Ensemble:
     """Open the (weighted) mean of several teachers' stores.
 
     Args:
-        members: stores of the same views, in any order of images; teachers, input sizes, k and
-            quantizers may differ, and so may the number of views (the first ones of each image
-            are the same; as many are read as all members have).
+        members: stores of the same views, open or as paths or URLs, in any order of images;
+            teachers, input sizes, k and quantizers may differ, and so may the number of views (the
+            first ones of each image are the same; as many are read as all members have).
         weights: one non-negative number a store; equal when None.
         images: ``"strict"``: all members hold the same images; ``"intersection"``: only the images
             that all of them hold are read, in the first member's order.
@@ -258,6 +267,26 @@ def ensemble(
         UsageError: no members, weights that do not fit, or another value of ``images``.
     """
     return Ensemble(members, weights, images)
+
+
+def opened_reader(store: Store | Ensemble | str | os.PathLike[str]) -> Store | Ensemble:
+    """What reads like a store, or the store at a path or URL, which is opened.
+
+    Raises:
+        Those of ``labelstore.open``.
+    """
+    return store if isinstance(store, Ensemble) else opened(store)
+
+
+def opened_all(stores: Sequence[Store | str | os.PathLike[str]]) -> tuple[Store, ...]:
+    """Stores of which some were given by path or URL.
+
+    Raises:
+        UsageError: one path instead of several. Those of ``labelstore.open``.
+    """
+    if isinstance(stores, (str, os.PathLike)):
+        raise UsageError(f"{stores} was given where several stores are read: give a list of them.")
+    return tuple(opened(store) for store in stores)
 
 
 def _check_classes(first: Store, member: Store) -> None:
@@ -305,7 +334,7 @@ def _check_images(first: Store, member: Store, held: npt.NDArray[np.bool_]) -> N
     raise MismatchError(
         f"{first.path} and {member.path} hold {first.num_images} and {member.num_images} images, "
         f"expected the same images, but only {owner.path} has {key!r}: generate both from one "
-        'source, or pass images="intersection" to read those that both have.'
+        'source, or read those that both have (images="intersection", --images intersection).'
     )
 
 
@@ -351,7 +380,7 @@ def _probe(
 def _check_laws(first: Store, member: Store, names: str) -> None:
     if member.manifest.law != first.manifest.law:
         raise MismatchError(
-            f"{names} hold different views ({first.manifest.law} and {member.manifest.law}): "
+            f"{names} hold different views ({_told(first.law)} and {_told(member.law)}): "
             "generate both with the same --seed, --scale, --ratio and --flip."
         )
     if first.manifest.law is None:
@@ -374,6 +403,15 @@ def _check_files(both: Ensemble, number: int, keys: tuple[str, ...]) -> None:
                 f"{differing.size} in all, first {keys[differing[0]]!r}: generate both from the "
                 "same files."
             )
+
+
+def _told(law: ViewLaw | str | None) -> str:
+    if isinstance(law, ViewLaw):
+        scale, ratio = (
+            " to ".join(f"{bound:.4g}" for bound in part) for part in (law.scale, law.ratio)
+        )
+        return f"seed {law.seed}, scale {scale}, ratio {ratio}, flip {law.flip:.4g}"
+    return "stored boxes" if law == EXPLICIT else "unknown ones"
 
 
 def _check_crops(both: Ensemble, number: int, keys: tuple[str, ...]) -> None:

@@ -10,12 +10,12 @@ import contextlib
 import errno
 import os
 import shutil
-import stat
 import time
 import uuid
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
+from labelstore import private
 from labelstore.errors import BusyError, StoreError
 
 if TYPE_CHECKING:
@@ -457,11 +457,16 @@ def publish(partial: Path, path: Path) -> None:
 
 
 def private_directory(path: Path) -> None:
-    """Make a folder that only this user may enter, or find it; StoreError when it is another's."""
+    """Make a folder that only this user may enter, or find it.
+
+    Raises:
+        StoreError: it is another user's, or others may write into it.
+    """
     with explained(path):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.lstat()
-    if os.name != "nt" and (found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode)):
-        raise StoreError(
-            f"{path} belongs to another user or is no folder: name a folder of your own."
-        )
+        if private.is_private_folder(path):
+            return
+    raise StoreError(
+        f"{path} belongs to another user, or others may write into it, or it is no folder: name a "
+        "folder of your own, or take the rights of others away (chmod go-w)."
+    )

@@ -12,9 +12,11 @@ import numpy as np
 
 from labelstore.calibrate import Action, FerKD
 from labelstore.errors import UsageError
+from labelstore.store import opened
 from labelstore.views import ViewLaw
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     import numpy.typing as npt
@@ -40,7 +42,7 @@ of views, at least one."""
 
 
 def report(
-    store: Store,
+    store: Store | str | os.PathLike[str],
     ferkd: FerKD | None = None,
     extremes: int = 5,
     tell: Callable[[int, int], None] | None = None,
@@ -52,7 +54,7 @@ def report(
     far as it is committed.
 
     Args:
-        store: an open store.
+        store: a store, open or as a path or URL.
         ferkd: the rule whose decisions are counted; the paper's when None.
         extremes: how many of the hardest and easiest crops and images are named, at least 0.
         tell: called after each block with how many images, and how many views, it had.
@@ -91,6 +93,7 @@ def report(
     """
     if extremes < 0:
         raise UsageError(f"extremes is {extremes}, expected 0 or more: correct it.")
+    store = opened(store)
     tally = _Tally(store, ferkd or FerKD(), extremes)
     labelled = store.labelled()
     for rows, plane in store.iter_confidence():

@@ -6,6 +6,7 @@ schema, and the digest of the whole (``id``), which is also the store's identity
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import xxhash
 
 from labelstore import codecs
 from labelstore.errors import CorruptError, FormatError, UsageError
+from labelstore.foreign import parsed
 from labelstore.views import ViewLaw
 
 if TYPE_CHECKING:
@@ -214,13 +216,45 @@ class Manifest:
             CorruptError: the manifest is not what was written.
         """
         _check_version(document, where)
-        _check_schema(document, where)
+        with parsed(where):
+            problem = _schema_problem(document) or _number_problem(document)
+        if problem:
+            raise CorruptError(
+                f"{where}: the manifest is malformed at {problem}: its file was changed or "
+                "damaged; restore it from a copy."
+            )
         body = {name: value for name, value in document.items() if name != "id"}
         if _digest(body) != document["id"]:
             raise CorruptError(
                 f"{where}: the manifest's digest is {document['id']}, expected {_digest(body)}: "
                 "its file was changed or damaged; restore it from a copy."
             )
+        law = body["views"]["law"]
+        if isinstance(law, dict) and (law["name"], law["version"]) != (
+            ViewLaw.NAME,
+            ViewLaw.VERSION,
+        ):
+            raise FormatError(
+                f"{where} has the view law {law['name']!r} version {law['version']}, this "
+                f"labelstore knows {ViewLaw.NAME!r} version {ViewLaw.VERSION}: install the "
+                "labelstore release that made it, or a newer one."
+            )
+        problem = "its numbers make no store"
+        # What a UsageError advises is meant for who makes one.
+        with contextlib.suppress(UsageError):
+            found = cls._from_body(body)
+            if found.id == document["id"]:
+                return found
+            # 1 where version 1 has 1.0: another text, and so another digest.
+            problem = "it is written otherwise than this format is"
+        raise CorruptError(
+            f"{where}: the manifest is malformed ({problem}): its file was changed or damaged; "
+            "restore it from a copy."
+        )
+
+    @classmethod
+    def _from_body(cls, body: Mapping[str, Any]) -> Manifest:
+        """A manifest from a document that fits the schema."""
         labels, law = body["labels"], body["views"]["law"]
         names = labels["class_names"]
         return cls(
@@ -300,7 +334,7 @@ def _check_version(document: Any, where: str) -> None:
             "that makes it again."
         )
     version = document.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise FormatError(
             f"{where} has format version {version!r}, this labelstore reads {FORMAT_VERSION}: "
             "install the labelstore release that made it, or a newer one."
@@ -312,7 +346,10 @@ def _validator() -> Any:
     import jsonschema
 
     text = resources.files("labelstore.schemas").joinpath("manifest.schema.json").read_text()
-    return jsonschema.Draft202012Validator(json.loads(text))
+    draft = jsonschema.Draft202012Validator
+    # JSON Schema takes 1.0 for an integer, and nothing else here does.
+    types = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    return jsonschema.validators.extend(draft, type_checker=types)(json.loads(text))
 
 
 def _schema_problem(document: Any) -> str | None:
@@ -324,10 +361,20 @@ def _schema_problem(document: Any) -> str | None:
     return f"{place} ({error.message[:200]})"
 
 
-def _check_schema(document: Any, where: str) -> None:
-    problem = _schema_problem(document)
-    if problem:
-        raise CorruptError(
-            f"{where}: the manifest is malformed at {problem}: its file was changed or damaged; "
-            "restore it from a copy."
-        )
+def _number_problem(document: Any) -> str | None:
+    """Where numbers of a document that fits the schema make no store; None when they do."""
+    labels, views = document["labels"], document["views"]
+    classes, names, law = labels["num_classes"], labels["class_names"], views["law"]
+    for name in ("k", "prior_size"):
+        if labels[name] > classes:
+            return f"labels/{name} ({labels[name]} of {classes} classes)"
+    if names is not None and len(names) != classes:
+        return f"labels/class_names ({len(names)} names of {classes} classes)"
+    if isinstance(law, dict):
+        for name in ("scale", "ratio"):
+            if law[name][0] > law[name][1]:
+                return f"views/law/{name} ({law[name]} falls)"
+    for number, entry in enumerate(document["probe"]):
+        if entry["view"] >= views["count"]:
+            return f"probe/{number}/view ({entry['view']} of {views['count']} views)"
+    return None

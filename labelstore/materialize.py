@@ -42,8 +42,8 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.objects import place_of
-from labelstore.reading import NO_LIST, UNREADABLE
-from labelstore.store import Store
+from labelstore.reading import NO_LIST
+from labelstore.store import UNREADABLE, Store, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +59,10 @@ __all__ = ["MaterializeReport", "materialize", "materialized_bytes"]
 
 BLOCK_IMAGES = 256
 """Images of a block of a copy, at most: what is compared with a digest when it is first read."""
+
+
+_KEY_BYTES, _KEY_GROWTH = 2**26, 64
+"""Bytes that a copy's keys may always take; beyond that, bytes for a character of the store's."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def materialized_bytes(store: Store) -> int:
 
 
 def materialize(
-    store: Store,
+    store: Store | str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -99,7 +103,7 @@ def materialize(
     a run that was interrupted leaves a folder ``*.partial`` beside it, which the next one replaces.
 
     Args:
-        store: a finished store.
+        store: a finished store, open or as a path or URL.
         path: the new folder. A whole copy of the same labels that is there is left as it is.
         overwrite: replace what is there, if it is a copy.
         tell: called with the images and views done since it was called last.
@@ -115,11 +119,12 @@ def materialize(
         raise UsageError(
             f"{place} is a URL, and a decoded copy is mapped from a local disk: name a folder."
         )
-    path = place
+    path, store = place, opened(store)
     store.require_complete()
     copy, source = _copied(store.manifest), _source(store)
     if _is_there(path, source, overwrite):
         return _report(path, copy, already_there=True)
+    _require_short_keys(store)
     needed, free = materialized_bytes(store), files.free_bytes(path)
     if needed > free:
         raise StoreError(
@@ -190,6 +195,18 @@ def _is_there(path: Path, source: dict[str, Any], overwrite: bool) -> bool:
         f"{held.get(differing[0])}, expected {source[differing[0]]}): choose another name, or give "
         "--overwrite to replace it."
     )
+
+
+def _require_short_keys(store: Store) -> None:
+    """StoreError where one long key would make the keys of a copy, all of one width, huge."""
+    longest = max(map(len, store.keys))
+    width = 4 * longest * store.num_images
+    if width > max(_KEY_BYTES, _KEY_GROWTH * sum(map(len, store.keys))):
+        raise StoreError(
+            f"{store.path} has a key of {longest:,} characters, and in a copy each of its "
+            f"{store.num_images:,} keys takes as much room, {width:,} bytes: name that image by a "
+            "shorter key."
+        )
 
 
 def _report(path: Path, copy: Manifest, already_there: bool) -> MaterializeReport:

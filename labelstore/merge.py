@@ -13,7 +13,7 @@ from labelstore.blocks import BlockData
 from labelstore.calibrate import Action, FerKD
 from labelstore.distinct import largest, mean_distribution
 from labelstore.encoding import cut_at_mass
-from labelstore.ensembles import Ensemble, ensemble
+from labelstore.ensembles import Ensemble, ensemble, opened_all
 from labelstore.errors import MismatchError, UsageError
 from labelstore.fidelity import Distances, distances
 from labelstore.manifest import EXPLICIT, Manifest
@@ -73,7 +73,7 @@ class MergeReport:
 
 
 def merge(
-    stores: Sequence[Store],
+    stores: Sequence[Store | str | os.PathLike[str]],
     path: str | os.PathLike[str],
     *,
     weights: Sequence[float] | None = None,
@@ -95,7 +95,8 @@ def merge(
     quantized; each image's prior list is made from the whole means.
 
     Args:
-        stores: finished stores; input sizes, k and quantizers may differ.
+        stores: two or more finished stores, open or as paths or URLs; input sizes, k and
+            quantizers may differ.
         path: the new store; its name decides the backend (``*.parquet`` or Zarr). One that the same
             call was interrupted in is gone on with.
         weights, images: as for ``labelstore.ensemble``.
@@ -116,11 +117,17 @@ def merge(
         or another store is at ``path``. LabelError: calibration needs a ground truth that is
         unknown. UsageError: settings that make no store.
     """
-    for store in stores:
+    members = opened_all(stores)
+    if len(members) == 1:
+        raise UsageError(
+            f"{members[0].path} alone was given, and a merge is of two or more stores: name "
+            "another one, or write this one anew with labelstore recode."
+        )
+    for store in members:
         store.require_complete()
         if same_place(path, store.path):
             raise UsageError(f"{path} is a store that is read: choose another name.")
-    both = ensemble(stores, weights, images=images)
+    both = ensemble(members, weights, images=images)
     given: dict[str, Any] = {
         "quantizer": quantizer,
         "block_images": block_images,
@@ -134,11 +141,11 @@ def merge(
         "weights": [float(weight) for weight in both.weights],
         "ferkd": None if ferkd is None else asdict(ferkd),
         "tail": tail,
-        "teachers": [dict(t) for store in stores for t in store.manifest.teachers],
+        "teachers": [dict(t) for store in members for t in store.manifest.teachers],
     }
     origin = {
         "operation": "merge",
-        "stores": [store.manifest.id for store in stores],
+        "stores": [store.manifest.id for store in members],
         "settings": settings,
     }
     new = dataclasses.replace(new, origin=origin)
@@ -155,7 +162,7 @@ def merge(
     found = _compare(means, made)
     return MergeReport(
         path=str(path),
-        stores=tuple(str(store.path) for store in stores),
+        stores=tuple(str(store.path) for store in members),
         weights=tuple(settings["weights"]),
         num_images=new.num_images,
         num_views=new.num_views,
@@ -189,6 +196,10 @@ class _Means(NamedTuple):
         return done.labels, done.action
 
 
+def _told(value: object) -> str:
+    return "unknown" if value is None else str(value)
+
+
 def _manifest(
     both: Ensemble, path: str | os.PathLike[str], given: dict[str, Any], calibrated: bool
 ) -> Manifest:
@@ -198,18 +209,20 @@ def _manifest(
         found = [getattr(manifest, name) for manifest in manifests]
         if len(set(found) - {None}) > 1:
             raise MismatchError(
-                f"the stores' {name.replace('_', ' ')}s are {found}, expected one: average them "
+                f"the stores' {name.replace('_', ' ')}s are {', '.join(_told(v) for v in found)}, "
+                "expected one: average them "
                 "at read time (labelstore.ensemble), or make them anew alike."
             )
     alike = all(manifest.temperature == first.temperature for manifest in manifests)
     if first.label_type != "top-k" and calibrated:
         raise UsageError(
-            f"FerKD calibrates recovered top-k labels and these are of type {first.label_type!r}: "
+            f"FerKD calibrates recovered top-k labels and these are of type {first.label_type}: "
             "leave the calibration out."
         )
     if first.label_type != "top-k" and given["k"] is None:
         raise UsageError(
-            f"labels of type {first.label_type!r} are averaged: say how many classes to keep (k)."
+            f"labels of type {first.label_type} are averaged: say how many classes to keep, k "
+            "(--top-k)."
         )
     backend = backend_of(path)
     wished = {name: value for name, value in given.items() if value is not None}

@@ -45,8 +45,8 @@ class Objects(Protocol):
     def check_writable(self) -> None:
         """UsageError for a store that can only be read."""
 
-    def get(self, name: str) -> bytes:
-        """A whole object."""
+    def get(self, name: str, limit: int | None = None) -> bytes:
+        """A whole object; CorruptError when it has more than ``limit`` bytes."""
 
     def get_range(self, name: str, start: int, length: int) -> bytes:
         """``length`` bytes of an object from byte ``start``; StoreError when there are fewer."""
@@ -83,14 +83,20 @@ def place_of(path: str | os.PathLike[str]) -> Path | str:
     """A local path as ``Path``, a remote store's URL as ``str`` without a slash at its end.
 
     Raises:
-        UsageError: a URL of a kind that this library does not read.
+        UsageError: a URL of a kind that this library does not read, or a file on another machine.
     """
     found = _URL.match(path) if isinstance(path, str) else None
     if found is None:
         return Path(path)
     url, scheme = str(path), found[1].lower()
     if scheme == "file":
-        return Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+        parts = urllib.parse.urlsplit(url)
+        if parts.netloc not in ("", "localhost") or not parts.path:
+            raise UsageError(
+                f"{url} names the machine {parts.netloc!r}, expected file:// and an absolute path, "
+                f"as {Path(parts.netloc + parts.path).absolute().as_uri()}, or a plain path."
+            )
+        return Path(urllib.request.url2pathname(parts.path))
     if scheme not in REMOTE_SCHEMES:
         raise UsageError(
             f"{url} begins with {scheme}://, expected one of "

@@ -62,9 +62,10 @@ class ChunkPool:
         """Forget everything."""
         self._lock, self._process = threading.Lock(), os.getpid()
         self._arrays: Codes = {}
-        self._slot_of = np.full(self._num_chunks, -1, dtype=np.int32)
-        self._chunk_in = np.full(self.capacity, -1, dtype=np.int64)
-        self._last_use = np.zeros(self.capacity, dtype=np.int64)
+        # Memory is taken when something is read, which shows how much of a store is there.
+        self._slot_of = np.empty(0, dtype=np.int32)
+        self._chunk_in = np.empty(0, dtype=np.int64)
+        self._last_use = np.empty(0, dtype=np.int64)
         self._oldest: list[tuple[int, int]] = []
         self._turn = 0
 
@@ -92,8 +93,16 @@ class ChunkPool:
                 self.clear()
             self._lock, self._process = threading.Lock(), os.getpid()
         with self._lock:
+            if not len(self._slot_of):
+                self._slot_of = np.full(self._num_chunks, -1, dtype=np.int32)
+                self._chunk_in = np.full(self.capacity, -1, dtype=np.int64)
+                self._last_use = np.zeros(self.capacity, dtype=np.int64)
+            if not len(chunks):
+                return {
+                    spec.name: np.empty((0, *spec.shape[2:]), spec.dtype) for spec in self._specs
+                }
             slots = self._slot_of[chunks]
-            if len(slots) and (slots >= 0).all():
+            if (slots >= 0).all():
                 return self._taken(slots, images, views)
             wanted = np.unique(chunks)
             if len(wanted) <= self.capacity:
@@ -124,15 +133,15 @@ class ChunkPool:
         self._turn += 1
         self._last_use[slots[slots >= 0]] = self._turn
         missing = wanted[slots < 0]
-        if not self._arrays:
-            self._arrays = {
-                spec.name: np.empty((self.capacity, *self._shape, *spec.shape[2:]), spec.dtype)
-                for spec in self._specs
-            }
         # In parts, so that what was read and not yet put into its slot stays small.
         for start in range(0, len(missing), _FREED):
             part = missing[start : start + _FREED]
             found = load(part.tolist())
+            if not self._arrays:
+                self._arrays = {
+                    spec.name: np.empty((self.capacity, *self._shape, *spec.shape[2:]), spec.dtype)
+                    for spec in self._specs
+                }
             freed = self._free(len(part))
             for chunk, slot, codes in zip(part.tolist(), freed, found, strict=True):
                 before = self._chunk_in[slot]

@@ -14,7 +14,7 @@ from labelstore.blocks import BlockCodes
 from labelstore.errors import UsageError
 from labelstore.manifest import fingerprint
 from labelstore.objects import same_place
-from labelstore.store import Store, backend_of
+from labelstore.store import Store, backend_of, opened
 from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class PullReport:
 
 
 def pull(
-    store: Store,
+    store: Store | str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
     views: range | None = None,
@@ -66,7 +66,7 @@ def pull(
     each only the groups of views that cover the views.
 
     Args:
-        store: a finished store.
+        store: a finished store, open or as a path or URL.
         path: where the copy goes, in the source's format (``*.parquet`` for Parquet). One that the
             same call was interrupted in is gone on with.
         views: the views of the copy, from 0 on; all when None.
@@ -81,6 +81,7 @@ def pull(
             what was copied before is kept. MismatchError: another store is at ``path``, or a copy
             of other labels.
     """
+    store = opened(store)
     store.require_complete()
     if same_place(path, store.path):
         raise UsageError(f"{path} is the store that is read: choose another name for the copy.")

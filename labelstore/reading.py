@@ -23,9 +23,16 @@ from labelstore.backends.base import (
 )
 from labelstore.backends.mapped import MappedBackend
 from labelstore.chunk_files import ChunkFiles
-from labelstore.encoding import decode_labels, decode_prior
+from labelstore.encoding import decode_prior
 from labelstore.errors import CorruptError, IncompleteError, StoreError
 from labelstore.pool import ChunkPool, flat_take
+from labelstore.validity import (
+    UNREADABLE,
+    image_problem,
+    label_problem,
+    prior_problem,
+    top_problem,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,16 +46,10 @@ if TYPE_CHECKING:
 
     Codes = dict[str, npt.NDArray[Any]]
 
-__all__ = ["LABELLED", "NO_LIST", "UNREADABLE", "BlockReader"]
-
-LABELLED, UNREADABLE = 1, 2
-"""Values of ``images/status`` in a committed block."""
+__all__ = ["NO_LIST", "BlockReader"]
 
 NO_LIST = np.empty((0, 0), dtype=np.int32)
 """The prior lists of a store without."""
-
-_ROUNDING = 1e-6
-"""By how much a sum of float32 probabilities may exceed 1."""
 
 _MOST_THREADS = 8
 """Threads that read and decompress chunks, at most."""
@@ -71,13 +72,17 @@ class BlockReader:
         self._specs = view_arrays(manifest)
         self._part_of = {spec.name: part for part, spec in enumerate(self._specs)}
         num_chunks = manifest.num_blocks * manifest.num_groups
-        chunk_shape = (manifest.block_images, manifest.group_views)
+        chunk_shape = (
+            min(manifest.block_images, manifest.num_images),
+            min(manifest.group_views, manifest.num_views),
+        )
         self._pool = ChunkPool(self._specs, chunk_shape, num_chunks, cache_bytes)
         # A materialized copy lies in memory as it is: its chunks are compared with their digests
         # when they are met first, and then read where they are.
         self._mapped: Codes = backend.mapped if isinstance(backend, MappedBackend) else {}
         self._checked = np.zeros(num_chunks if self._mapped else 0, dtype=bool)
         self._files = ChunkFiles.of_environment() if isinstance(path, str) else None
+        self._unreadable: dict[int, npt.NDArray[np.bool_]] = {}
         self.use_lists(None)
 
     @property
@@ -117,6 +122,7 @@ class BlockReader:
         self.__dict__.pop("_commits", None)
         self._pool.clear()
         self._checked[:] = False
+        self._unreadable = {}
         self.use_lists(None)
 
     @property
@@ -147,7 +153,16 @@ class BlockReader:
         for block, found in self._blocks_of(blocks, image_arrays(self.manifest)):
             if images_digest(self.manifest.id, block, found) != self._commits[block, 0]:
                 raise self._corrupt("images", block, None)
+            self._require_none(image_problem(found), "images/status", block, None)
+            self._unreadable[block] = found["images/status"] == UNREADABLE
             yield found
+
+    def _unreadable_of(self, blocks: Sequence[int]) -> list[npt.NDArray[np.bool_]]:
+        """(n,) bool for each block: which of its images could not be read."""
+        missing = [block for block in dict.fromkeys(blocks) if block not in self._unreadable]
+        for _ in self.images_of(missing):
+            pass
+        return [self._unreadable[block] for block in blocks]
 
     def _blocks_of(
         self, blocks: Sequence[int], specs: Sequence[ArraySpec]
@@ -171,30 +186,48 @@ class BlockReader:
         for block, codes in self._blocks_of(blocks, prior_arrays(self.manifest)):
             if images_digest(self.manifest.id, block, codes, "prior") != self._commits[block, -1]:
                 raise self._corrupt("images/prior_classes", block, None)
+            problem = prior_problem(codes, self.manifest.num_classes)
+            self._require_none(problem, "images/prior_classes", block, None)
             yield codes
 
     def use_lists(self, lists: Codes | None) -> None:
         """Take the prior lists of all images from arrays that were made of ``prior_codes``; from
         the store, as they are asked for, when None."""
-        read = np.full(self.manifest.num_blocks, lists is not None)
-        if lists is None:
+        # Which blocks' are there, too; replaced as one, since threads read lists.
+        self._lists: tuple[Codes, npt.NDArray[np.bool_]] | None = None
+        if lists is not None:
+            self._lists = lists, np.ones(self.manifest.num_blocks, dtype=bool)
+        self.__dict__.pop("_own_lists", None)
+
+    def _list_arrays(self) -> tuple[Codes, npt.NDArray[np.bool_]]:
+        """Prior lists of all images, and (num_blocks,) which blocks' have been read."""
+        held = self._lists or self.__dict__.get("_own_lists")
+        if held is None:
             # Memory is taken as blocks are read.
             specs = prior_arrays(self.manifest)
             lists = {spec.name: np.empty(spec.shape, spec.dtype) for spec in specs}
-        self._lists = lists, read
+            made = lists, np.zeros(self.manifest.num_blocks, dtype=bool)
+            # Of two threads that come at once, both use the same.
+            held = self.__dict__.setdefault("_own_lists", made)
+        return held
 
     def lists(self, images: npt.NDArray[np.int64]) -> ImagePrior:
         """The prior lists of images (n,); the codes of their blocks' are kept."""
-        lists, read = self._lists
-        blocks = images // self.manifest.block_images
-        if not read[blocks].all():
-            missing = np.unique(blocks[~read[blocks]]).tolist()
-            for block, found in zip(missing, self.prior_codes_of(missing), strict=True):
-                rows = self.manifest.block_slice(block)
-                for name, codes in found.items():
-                    lists[name][rows] = codes
-                read[block] = True
+        lists = self._read_lists(np.unique(images // self.manifest.block_images))
         return decode_prior({name: codes[images] for name, codes in lists.items()})
+
+    def _read_lists(self, blocks: npt.NDArray[np.int64]) -> Codes:
+        """Codes of the prior lists of all images; there are those of ``blocks``, at least."""
+        # Before anything is made of their size: these blocks have to be there.
+        self._unreadable_of(blocks.tolist())
+        lists, read = self._list_arrays()
+        missing = blocks[~read[blocks]].tolist()
+        for block, found in zip(missing, self.prior_codes_of(missing), strict=True):
+            rows = self.manifest.block_slice(block)
+            for name, codes in found.items():
+                lists[name][rows] = codes
+            read[block] = True
+        return lists
 
     def top_probs_of(self, blocks: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
         """(n, V) codes of the largest probabilities of some blocks, all views; not kept."""
@@ -202,10 +235,14 @@ class BlockReader:
         for block in blocks:
             self._require_committed(block)
             runs.append((name, self.manifest.block_slice(block), columns))
+        fill = self._specs[self._part_of[name]].fill
+        unreadable = self._unreadable_of(blocks)
         found = self._backend.read_many(runs)
-        for block, codes in zip(blocks, found, strict=True):
+        for block, codes, rows in zip(blocks, found, unreadable, strict=True):
             for group in range(self.manifest.num_groups):
                 self._check(name, block, group, codes[:, self.manifest.group_slice(group)])
+            problem = top_problem(codes, rows, self.manifest, fill)
+            self._require_none(problem, name, block, None)
             yield codes
 
     def block_codes(self, block: int, num_views: int) -> tuple[Codes, Codes, Codes]:
@@ -225,18 +262,22 @@ class BlockReader:
             for group in groups:
                 part = codes[:, self.manifest.group_slice(group)]
                 self._check(spec.name, block, group, part)
-            views[spec.name] = codes[:, :num_views]
-        return images, priors, views
+            views[spec.name] = codes
+        self._require_labels(views, block, None)
+        return images, priors, {name: codes[:, :num_views] for name, codes in views.items()}
 
     def gather(self, images: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Codes:
         """Codes (n, ...) of views, by array name; both arguments are (n,)."""
         manifest = self.manifest
+        # Before anything is made of their size: these rows have to be there.
+        _ = self._commits
         blocks, rows = np.divmod(images, manifest.block_images)
         groups, columns = np.divmod(views, manifest.group_views)
         chunks = blocks * manifest.num_groups + groups
         if not isinstance(self._backend, MappedBackend):
             return self._pool.take(chunks, rows, columns, self._load)
-        self._backend.check_unchanged()
+        if self._backend.touched():
+            self._checked[:] = False
         if not self._checked[chunks].all():
             unseen = np.unique(chunks[~self._checked[chunks]])
             self._load(unseen.tolist())
@@ -246,11 +287,21 @@ class BlockReader:
 
     def read_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
         """All codes of some (block, group), in order; not kept in memory."""
+        blocks = [block for block, _ in places]
+        for block in blocks:
+            self._require_committed(block)
+        self._unreadable_of(blocks)
+        if self.manifest.prior_size and self.manifest.encoding == "codes":
+            self._read_lists(np.unique(blocks))
+        for place, codes in zip(places, self._verified_chunks(places), strict=True):
+            self._require_labels(codes, *place)
+            yield codes
+
+    def _verified_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
+        """As ``read_chunks``, compared with digests alone."""
         if self._files is None:
             yield from self._fetch_chunks(places)
             return
-        for block, _ in places:
-            self._require_committed(block)
         kept = [self._is_kept(*place) for place in places]
         fetched = self._fetch_chunks(
             [p for p, there in zip(places, kept, strict=True) if not there]
@@ -290,10 +341,9 @@ class BlockReader:
         return int(self._commits[block, 1 + self._part_of[name] * self.manifest.num_groups + group])
 
     def _fetch_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
-        """As ``read_chunks``, from the backend."""
+        """As ``_verified_chunks``, from the backend."""
         runs = []
         for block, group in places:
-            self._require_committed(block)
             rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
             runs += [(spec.name, rows, columns) for spec in self._specs]
         found = self._backend.read_many(runs)
@@ -324,45 +374,53 @@ class BlockReader:
         try:
             self._require_committed(block)
             self._backend.fetch_block(block)
-            readable = self.images(block)["images/status"] == LABELLED
-            lists = NO_LIST
+            for _ in self.images_of([block]):
+                pass
             if self.manifest.prior_size:
-                lists = decode_prior(self.prior_codes(block)).classes
+                self.prior_codes(block)
         except IncompleteError as error:
             return [error]
         except StoreError as error:
-            found.append(error)
+            return [error, *self._damaged_chunks(block)]
         for group in range(self.manifest.num_groups):
             try:
-                (codes,) = self.read_chunks([(block, group)])
+                for _ in self.read_chunks([(block, group)]):
+                    pass
             except StoreError as error:
                 found.append(error)
-                continue
-            if not found and not self._holds_labels(codes, lists, readable):
-                found.append(self._corrupt("labels", block, group))
         return found
 
-    def _holds_labels(
-        self, codes: Codes, lists: npt.NDArray[np.int32], readable: npt.NDArray[np.bool_]
-    ) -> bool:
-        """Whether the codes of a chunk decode to labels."""
-        names = [name for name in codes if name.startswith("labels/")]
-        rows, columns = np.nonzero(np.broadcast_to(readable[:, None], codes[names[0]].shape[:2]))
-        parts = {name: codes[name][rows, columns] for name in names}
-        try:
-            classes, probs = decode_labels(parts, lists, rows, self.manifest)
-        except (IndexError, ValueError):
-            return False
-        ids = np.sort(np.where(probs > 0, classes, -1 - np.arange(self.manifest.k)), axis=-1)
-        return bool(
-            np.isfinite(probs).all()
-            and (probs >= 0).all()
-            and (np.diff(probs, axis=-1) <= 0).all()
-            and (probs.sum(axis=-1, dtype=np.float64) <= 1 + _ROUNDING).all()
-            and (np.diff(ids, axis=-1) > 0).all()
-            and ids.max(initial=0) < self.manifest.num_classes
-            and classes.min(initial=0) >= 0
-        )
+    def _damaged_chunks(self, block: int) -> list[StoreError]:
+        """What is wrong with the labels of a block whose images cannot be told."""
+        found: list[StoreError] = []
+        for group in range(self.manifest.num_groups):
+            try:
+                for _ in self._verified_chunks([(block, group)]):
+                    pass
+            except StoreError as error:
+                found.append(error)
+        return found
+
+    def _require_labels(self, codes: Codes, block: int, group: int | None) -> None:
+        """CorruptError unless codes of a block's images, which match their digests, are labels."""
+        rows = self.manifest.block_slice(block)
+        if self.manifest.prior_size and self.manifest.encoding == "codes":
+            every = self._read_lists(np.array([block]))
+            lists = every["images/prior_classes"][rows]
+        else:
+            lists = np.empty((rows.stop - rows.start, 0), np.uint16)
+        (unreadable,) = self._unreadable_of([block])
+        problem = label_problem(codes, self._specs, lists, unreadable, self.manifest)
+        self._require_none(problem, "labels", block, group)
+
+    def _require_none(self, problem: str | None, name: str, block: int, group: int | None) -> None:
+        """CorruptError of what was committed and cannot be meant, where there is a problem."""
+        if problem is not None:
+            raise CorruptError(
+                f"{self.path}/{name}: {self._place(block, group)} holds what is no label "
+                f"({problem}): what wrote it was at fault; make this block again (labelstore "
+                "repair), or the store."
+            )
 
     def _check(self, name: str, block: int, group: int, codes: npt.NDArray[Any]) -> None:
         found = array_digest(self.manifest.id, name, block, group, codes)
@@ -384,13 +442,16 @@ class BlockReader:
             )
 
     def _corrupt(self, name: str, block: int, group: int | None) -> CorruptError:
+        return CorruptError(
+            f"{self.path}/{name}: {self._place(block, group)} is not what was committed: its "
+            "files were changed, damaged or exchanged; make this block again (labelstore repair) "
+            "or restore it from a copy."
+        )
+
+    def _place(self, block: int, group: int | None) -> str:
         rows = self.manifest.block_slice(block)
         views = ""
         if group is not None:
             columns = self.manifest.group_slice(group)
             views = f", views {columns.start} to {columns.stop - 1}"
-        return CorruptError(
-            f"{self.path}/{name}: block {block} (images {rows.start} to {rows.stop - 1}{views}) is "
-            "not what was committed: its files were changed, damaged or exchanged; make this block "
-            "again (labelstore repair) or restore it from a copy."
-        )
+        return f"block {block} (images {rows.start} to {rows.stop - 1}{views})"

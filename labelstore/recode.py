@@ -16,7 +16,7 @@ from labelstore.errors import UsageError
 from labelstore.fidelity import Distances, distances
 from labelstore.manifest import EXPLICIT
 from labelstore.objects import same_place
-from labelstore.store import Store, backend_of
+from labelstore.store import Store, backend_of, opened
 from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class RecodeReport:
 
 
 def recode(
-    store: Store,
+    store: Store | str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
     k: int | None = None,
@@ -78,7 +78,7 @@ def recode(
     distributions.
 
     Args:
-        store: a finished store.
+        store: a finished store, open or as a path or URL.
         path: the new store; its name decides the backend (``*.parquet`` or Zarr). One that the same
             call was interrupted in is gone on with.
         k: at most the store's. quantizer, prior_size, top_p, block_images, group_views: as in
@@ -90,6 +90,7 @@ def recode(
         IncompleteError: the source is not finished. UsageError: settings that make no store, or
         that ask for more than is there. MismatchError: another store is at ``path``.
     """
+    store = opened(store)
     store.require_complete()
     if same_place(path, store.path):
         raise UsageError(f"{path} is the store that is read: choose another name for the new one.")

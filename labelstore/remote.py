@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-from labelstore.errors import NotFoundError, StoreError, UsageError
+from labelstore.errors import CorruptError, NotFoundError, StoreError, UsageError
 from labelstore.forked import Helper
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ class RemoteObjects:
             helper = self._helper
         return helper.ask(verb, *arguments)
 
-    def get(self, name: str) -> bytes:
-        return bytes(self._do("get", name))
+    def get(self, name: str, limit: int | None = None) -> bytes:
+        return bytes(self._do("get", name, limit))
 
     def get_range(self, name: str, start: int, length: int) -> bytes:
         return self.get_ranges(name, [(start, length)])[0]
@@ -252,10 +252,10 @@ class RemoteObjects:
         except FileNotFoundError:
             return None
 
-    def get_first(self, name: str) -> bytes:
+    def get_first(self, name: str, limit: int) -> bytes:
         """The object that every store has; NotFoundError where it is not there."""
         try:
-            return self.get(name)
+            return self.get(name, limit)
         except FileNotFoundError as error:
             raise NotFoundError(
                 f"there is no store at {self.where}: check the URL, its bucket or host included, "
@@ -332,10 +332,17 @@ class Requests:
                 "settings in the environment."
             ) from error
 
-    def get(self, name: str) -> bytes:
-        """A whole object."""
+    def get(self, name: str, limit: int | None = None) -> bytes:
+        """A whole object; CorruptError when it has more than ``limit`` bytes."""
         with self._explained(name):
-            return bytes(self._obstore.get(self._store, name).bytes().to_bytes())
+            found = self._obstore.get(self._store, name)
+            size = int(found.meta["size"])
+            if limit is not None and size > limit:
+                raise CorruptError(
+                    f"{self._where}/{name} has {size:,} bytes, expected at most {limit:,}: it was "
+                    "exchanged; restore it from a copy."
+                )
+            return bytes(found.bytes().to_bytes())
 
     def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Ranges of an object, (start, length) each; less where it ends before."""
@@ -395,7 +402,7 @@ class Requests:
         where = f"{self._where}/{name}" if name else self._where
         try:
             yield
-        except FileNotFoundError:
+        except (FileNotFoundError, CorruptError):
             raise
         except (known.AlreadyExistsError, known.PreconditionError) as error:
             raise FileExistsError(_line(error)) from error

@@ -11,12 +11,14 @@ from labelstore.errors import DecodeError, MismatchError, StoreError, UsageError
 from labelstore.generate import Output, Recipe, Report, generate_together
 from labelstore.images import decode
 from labelstore.probes import check_description, prove
-from labelstore.store import LABELLED, UNREADABLE
+from labelstore.store import LABELLED, UNREADABLE, opened
 from labelstore.verify import STEP, TOLERANCE, VerifyReport, verify
 from labelstore.views import ViewLaw
 from labelstore.writer import Remake
 
 if TYPE_CHECKING:
+    import os
+
     from labelstore.blocks import BlockCodes
     from labelstore.inference import Teacher
     from labelstore.pipeline import Progress
@@ -27,7 +29,7 @@ __all__ = ["repair"]
 
 
 def repair(
-    store: Store,
+    store: Store | str | os.PathLike[str],
     source: ImageSource,
     teacher: Teacher,
     *,
@@ -46,7 +48,8 @@ def repair(
     gone on with by the same call.
 
     Args:
-        store: one that ``generate`` made; its manifest says with what settings.
+        store: one that ``generate`` made, open or as a path or URL; its manifest says with what
+            settings.
         source, teacher: those it was made with, the teacher on the same kind of device.
         skipped: label the images, too, that could not be decoded when their block was made and can
             be now. The labels of the block's other images stay as they are, to the bit.
@@ -63,6 +66,7 @@ def repair(
             nothing can be made. StoreError: the system refuses to read a part, of which nothing is
             known then. The others of ``generate``.
     """
+    store = opened(store)
     manifest = store.manifest
     if manifest.origin is not None or manifest.teacher is None:
         raise MismatchError(

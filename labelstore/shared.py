@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from labelstore import files
+from labelstore import files, private
 
 try:
     import fcntl
@@ -57,17 +57,21 @@ def default_folder(nbytes: int) -> Path:
 
     The folder of the variable LABELSTORE_SLABS; else one in memory (``/dev/shm``), where the system
     has it and it is large enough as a whole; else one among the temporary files, which stay in
-    memory as long as the system has room for them.
+    memory as long as the system has room for them. In a place of all users a folder of this user's.
     """
     named = os.environ.get("LABELSTORE_SLABS")
     if named:
-        return Path(named)
+        place = Path(named)
+        return _own_folder(place) if private.is_shared_place(place) else place
     memory = Path("/dev/shm")
     root = Path(tempfile.gettempdir())
     if os.access(memory, os.W_OK) and files.total_bytes(memory) >= nbytes:
         root = memory
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    return root / f"labelstore-{user}"
+    return _own_folder(root)
+
+
+def _own_folder(root: Path) -> Path:
+    return private.folder_below(root, "labelstore")
 
 
 @functools.cache
@@ -131,7 +135,7 @@ class SharedArrays:
         self.nbytes = layout.nbytes
         self._descriptor, self._process = descriptor, os.getpid()
         # A mapping keeps its descriptor open: one of its own, so that the lock can be given up.
-        other = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        other = private.open_file(path, os.O_RDONLY)
         try:
             if not os.path.sameopenfile(descriptor, other):
                 raise FileNotFoundError(errno.ENOENT, "replaced while it was opened", str(path))
@@ -182,7 +186,7 @@ def find(folder: Path, layout: Layout) -> SharedArrays | None:
     if fcntl is None:
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = private.open_file(path, os.O_RDONLY)
     except OSError:
         return None
     try:
@@ -190,7 +194,6 @@ def find(folder: Path, layout: Layout) -> SharedArrays | None:
         state = os.fstat(descriptor)
         if (
             state.st_nlink
-            and state.st_uid == os.getuid()
             and state.st_size == layout.nbytes
             and os.pread(descriptor, len(layout.header), 0) == layout.header
         ):
@@ -231,8 +234,9 @@ def make(
         found = find(folder, layout)
         if found is not None:
             return found
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(partial, flags, 0o600)
+        descriptor = _opened(partial)
+        if descriptor is None:
+            continue
         try:
             if not _locked(descriptor):
                 go_on()
@@ -252,6 +256,23 @@ def make(
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def _opened(partial: Path) -> int | None:
+    """A descriptor of a file that is being made, by this process or another one of this user; None
+    where it has gone meanwhile."""
+    try:
+        return private.open_file(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        pass
+    try:
+        return private.open_file(partial, os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    except private.ForeignFileError:
+        # From a time when others could write here. Nobody fills it, and nobody waits for it.
+        files.delete_file(partial)
+        return None
 
 
 def _make(
@@ -298,7 +319,7 @@ def _size(path: Path) -> int:
     # In this order: one that is finished between the looks is met by the second.
     for place in (path.with_name(path.name + files.PARTIAL), path):
         with contextlib.suppress(FileNotFoundError):
-            return place.stat().st_size
+            return private.size_of(place)
     return 0
 
 
@@ -323,7 +344,7 @@ def _delete_if_unused(path: Path) -> bool:
     """Delete a file that nobody holds a lock on."""
     try:
         # Opened anew: a lock belongs to an opening, which forked processes have in common.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = private.open_file(path, os.O_RDONLY)
     except OSError:
         return False
     try:

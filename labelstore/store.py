@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +24,12 @@ from labelstore.manifest import EXPLICIT, Manifest, fingerprint
 from labelstore.numbering import as_array, common_shape, in_range
 from labelstore.objects import place_of, suffix_of
 from labelstore.philox import hash_keys
-from labelstore.reading import LABELLED, NO_LIST, UNREADABLE, BlockReader
+from labelstore.reading import NO_LIST, BlockReader
 from labelstore.slabs import Slabs
+from labelstore.validity import LABELLED, UNREADABLE, table_problem
 from labelstore.views import ViewLaw, Views
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     Codes = dict[str, npt.NDArray[Any]]
 
-__all__ = ["LABELLED", "UNREADABLE", "Store", "backend_of", "open"]
+__all__ = ["LABELLED", "UNREADABLE", "Store", "backend_of", "open", "opened"]
 
 CACHE_BYTES = 256 * 2**20
 """How many bytes of verified codes a store keeps by default."""
@@ -67,6 +68,15 @@ def open(
             description is damaged.
     """
     return Store(path, cache_bytes=cache_bytes, slab_bytes=slab_bytes)
+
+
+def opened(store: Store | str | os.PathLike[str]) -> Store:
+    """What was given as a store, or as the path or URL of one, which is opened.
+
+    Raises:
+        Those of ``open``.
+    """
+    return open(store) if isinstance(store, (str, os.PathLike)) else store
 
 
 def backend_of(path: str | os.PathLike[str]) -> Backend:
@@ -117,7 +127,8 @@ class Store:
         # A program may change its working directory while the store is open.
         self._place = self.path if isinstance(self.path, str) else self.path.absolute()
         self._backend = backend_of(self._place)
-        self.manifest = Manifest.from_json(self._backend.read_manifest(), str(self.path))
+        self._document = self._backend.read_manifest()
+        self.manifest = Manifest.from_json(self._document, str(self.path))
         self._backend.open_arrays(self.manifest)
         self._reader = BlockReader(self._backend, self.manifest, self.path, cache_bytes)
         self.slabs = Slabs(self._reader, self._labels, slab_bytes)
@@ -136,14 +147,17 @@ class Store:
         Store.__init__(
             self, state["path"], cache_bytes=state["cache_bytes"], slab_bytes=state["slab_bytes"]
         )
-        if self.manifest.id != state["id"]:
-            raise MismatchError(
-                f"{self.path} was replaced by another store (id {self.manifest.id}, expected "
-                f"{state['id']}) while it was in use: open it again."
-            )
+        self._require_id(self.manifest, state["id"])
         if state["commits"] not in (None, self._reader.commits_digest()):
             raise MismatchError(
                 f"{self.path} was replaced by a store of other labels with the same settings "
+                "while it was in use: open it again."
+            )
+
+    def _require_id(self, found: Manifest, expected: str) -> None:
+        if found.id != expected:
+            raise MismatchError(
+                f"{self.path} was replaced by another store (id {found.id}, expected {expected}) "
                 "while it was in use: open it again."
             )
 
@@ -195,6 +209,12 @@ class Store:
                 f"{self.path}/images: the table of keys and ground truth has digest {found}, "
                 f"expected {self.manifest.fingerprint}: it was changed or damaged; restore it."
             )
+        problem = table_problem(keys, targets, self.num_classes)
+        if problem is not None:
+            raise CorruptError(
+                f"{self.path}/images: {problem}: what wrote this table was at fault; make the "
+                "store again."
+            )
         return keys, targets
 
     @property
@@ -217,8 +237,14 @@ class Store:
         order = np.argsort(self.key_hashes, kind="stable")
         return self.key_hashes[order], order
 
-    def index_of(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
-        """(n,) int64 positions of images by key; NotFoundError names a key that is not there."""
+    def index_of(self, keys: str | Sequence[str]) -> npt.NDArray[np.int64]:
+        """(n,) int64 positions of images by key, of one key () int64.
+
+        Raises:
+            NotFoundError: names a key that is not there.
+        """
+        if isinstance(keys, str):
+            return self.index_of([keys]).reshape(())
         ordered, order = self._sorted_hashes
         wanted = hash_keys(keys)
         places = np.searchsorted(ordered, wanted)
@@ -241,6 +267,9 @@ class Store:
         """Positions of images given by position or by key; NotFoundError when out of range."""
         given = as_array(images, "image")
         if given.dtype.kind in "US":
+            if not isinstance(images, np.ndarray):
+                # NumPy's own strings lose a NUL at their end.
+                given = np.array(images, dtype=object)
             return self.index_of([str(key) for key in given.reshape(-1)]).reshape(given.shape)
         return in_range(given, self.num_images, "image", str(self.path))
 
@@ -263,8 +292,18 @@ class Store:
             )
 
     def refresh(self) -> None:
-        """See what a writer has committed since the store was opened."""
+        """See what a writer has committed since the store was opened.
+
+        Raises:
+            MismatchError: another store is there now. NotFoundError, FormatError, CorruptError,
+            StoreError: as ``open``.
+        """
         self.slabs.close()
+        document = self._backend.read_manifest()
+        if document != self._document:
+            # Only then: looking at all of it takes milliseconds.
+            found = Manifest.from_json(document, str(self.path))
+            self._require_id(found, self.manifest.id)
         self._reader.refresh()
         self.__dict__.pop("_images", None)
 

@@ -15,9 +15,11 @@ from labelstore.errors import MismatchError, SourceError, UsageError
 from labelstore.images import content_digest, cut, decode
 from labelstore.philox import permutation
 from labelstore.schedule import mixed_seed
+from labelstore.store import opened
 from labelstore.topk import top_k
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     import numpy.typing as npt
@@ -102,16 +104,20 @@ class Replay:
         return {**found, "agrees": self.agrees}
 
 
-def verify(store: Store, tell: Callable[[int, int], None] | None = None) -> VerifyReport:
+def verify(
+    store: Store | str | os.PathLike[str], tell: Callable[[int, int], None] | None = None
+) -> VerifyReport:
     """Read every block of a store and name what is missing, damaged or no label.
 
     Args:
-        store: any; one that is still being made lacks blocks, which are problems here.
+        store: any, open or as a path or URL; one that is still being made lacks blocks, which are
+            problems here.
         tell: called after each block with its images and views.
 
     Raises:
         CorruptError: the table of images is damaged, without which no block can be named.
     """
+    store = opened(store)
     manifest, keys = store.manifest, store.keys
     problems: list[Problem] = []
     unreadable = 0
@@ -135,7 +141,7 @@ def verify(store: Store, tell: Callable[[int, int], None] | None = None) -> Veri
 
 
 def replay(
-    store: Store,
+    store: Store | str | os.PathLike[str],
     source: ImageSource,
     teacher: Teacher,
     share: float,
@@ -148,7 +154,7 @@ def replay(
     """Run the teacher over a sample of a store's views and compare.
 
     Args:
-        store: finished, with views that can be replayed.
+        store: finished, open or as a path or URL, with views that can be replayed.
         source: the photos. teacher: the one that made the store, on any device.
         share: of all views, above 0 to 1; at least one image's.
         tolerance: in probability. seed: of the sample.
@@ -161,6 +167,7 @@ def replay(
     """
     if not 0 < share <= 1:
         raise UsageError(f"the share to replay is {share}, expected above 0, up to 1.")
+    store = opened(store)
     store.require_complete()
     _check_teacher(store, teacher)
     labelled = np.flatnonzero(store.labelled())

@@ -60,6 +60,7 @@ LAYERS = [
     {"slabs"},
     {"slab"},
     {"reading"},
+    {"validity"},
     {"chunk_files", "pool"},
     {"backends"},
     {"encoding", "calibrate", "sources"},
@@ -80,12 +81,14 @@ LAYERS = [
         "prior",
         "philox",
         "files",
+        "foreign",
         "schemas",
         "objects",
         "remote",
         "forked",
         "numbering",
     },
+    {"private"},
     {"errors"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -62,15 +62,6 @@ def test_what_cutting_and_quantizing_lose_is_told(tmp_path, suffix):
     assert kl < 0.2
 
 
-def test_one_store_merged_alone_is_that_store(tmp_path):
-    store, _, _ = written(tmp_path / "a.zarr", k=5, quantizer="u16")
-    made = labelstore.open(merge([store], tmp_path / "out.zarr").path)
-    images, views = np.arange(IMAGES)[:, None], np.arange(VIEWS)
-    a, b = store.read(images, views), made.read(images, views)
-    assert np.array_equal(a.indices, b.indices)
-    np.testing.assert_allclose(a.probs, b.probs, atol=1e-4)
-
-
 @pytest.mark.parametrize("by", ["all", "any", "mean"])
 def test_calibrated_labels_are_those_of_the_reader(tmp_path, by):
     """Equation 4 at merge time and at read time say the same."""
@@ -136,11 +127,11 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(UsageError, match="choose another name"):
         merge([a, b], tmp_path / "b.zarr")
     softer = make_planned(tmp_path / "soft.zarr", temperature=2.0)[0]
-    with pytest.raises(MismatchError, match=r"temperatures are \[1.0, 2.0\]"):
+    with pytest.raises(MismatchError, match=r"temperatures are 1.0, 2.0"):
         merge([a, softer], tmp_path / "out.zarr")
     unknown = written(tmp_path / "unknown.zarr", targets=np.full(IMAGES, -1))[0]
     with pytest.raises(LabelError, match="needs the ground truth"):
-        merge([unknown], tmp_path / "out.zarr", ferkd=labelstore.FerKD(middle=0.9))
+        merge([unknown, unknown], tmp_path / "out.zarr", ferkd=labelstore.FerKD(middle=0.9))
     merge([a, b], tmp_path / "done.zarr")
     with pytest.raises(MismatchError, match="origin"):
         merge([a, c], tmp_path / "done.zarr")

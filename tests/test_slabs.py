@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import time
@@ -440,6 +443,92 @@ def test_the_folder_of_another_user_is_not_entered(tmp_path, monkeypatch):
     slabs = Slabs(store.reader, store._labels, ROOMY, folder)
     with pytest.raises(labelstore.errors.StoreError, match="another user"):
         slabs.get(0)
+
+
+def planted(kind, path):
+    """What another user, or an accident, may have put under a slab's name."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to(path.with_name("elsewhere"))
+        path.with_name("elsewhere").write_bytes(b"theirs")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            # Such a name is short at most.
+            here = os.open(path.parent, os.O_RDONLY)
+            made.bind(f"/proc/self/fd/{here}/s")
+            os.close(here)
+        path.with_name("s").rename(path)
+    else:
+        path.write_bytes(bytes(2**20))
+        if kind == "theirs":
+            os.chown(path, 65534, 65534)
+        else:
+            path.chmod(0o666)
+
+
+KINDS = ["pipe", "link", "writable"]
+KINDS += ["socket"] if sys.platform == "linux" else []
+KINDS += ["theirs"] if hasattr(os, "getuid") and os.getuid() == 0 else []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("partial", [True, False])
+def test_what_was_planted_is_neither_trusted_nor_waited_for(tmp_path, folder, kind, partial):
+    plain, _ = make_planned(tmp_path / "s.zarr")
+    store = labelstore.open(plain.path, slab_bytes=ROOMY)
+    layout = store.slabs._sizes.layout(0, 3)
+    folder.mkdir(mode=0o700)
+    path = folder / (layout.name + (".partial" if partial else ""))
+    planted(kind, path)
+    if kind not in ("pipe", "socket"):
+        # As somebody does who waits for the moment.
+        lock = os.open(path, os.O_RDWR)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    assert shared.find(folder, layout) is None
+    assert shared.used(folder, layout.prefix, besides="nothing") == 0
+    slab = store.slab(0)
+    state = slab.path.lstat()
+    assert stat.S_ISREG(state.st_mode)
+    assert (state.st_uid, stat.S_IMODE(state.st_mode)) == (os.getuid(), 0o600)
+    if kind not in ("pipe", "socket"):
+        os.pwrite(lock, bytes([7]) * 2**20, 0)
+        os.close(lock)
+    same(all_of(store, np.arange(4)), all_of(plain, np.arange(4)))
+    slab.close()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o757])
+def test_a_folder_that_others_may_write_into_is_refused(tmp_path, folder, mode):
+    plain, _ = make_planned(tmp_path / "s.zarr")
+    folder.mkdir()
+    folder.chmod(mode)
+    store = labelstore.open(plain.path, slab_bytes=ROOMY)
+    with pytest.raises(StoreError, match="chmod go-w"):
+        store.slab(0)
+    store.slabs.read_ahead([0])
+    with pytest.warns(FallbackWarning, match="chmod go-w"):
+        store.slabs.wait([0])
+    same(all_of(store, np.arange(4)), all_of(plain, np.arange(4)))
+    assert files_in(folder) == []
+    folder.chmod(0o700)
+    store.slab(0).close()
+
+
+def test_a_place_of_all_users_gets_a_folder_of_this_user(tmp_path, folder):
+    """Another's folder, or a link, that has the name first does not keep slabs away."""
+    plain, _ = make_planned(tmp_path / "s.zarr")
+    folder.mkdir()
+    folder.chmod(0o1777)
+    own = f"labelstore-{os.getuid()}"
+    (folder / own).mkdir()
+    (folder / own).chmod(0o777)
+    (folder / f"{own}-1").symlink_to(tmp_path)
+    slabs = [labelstore.open(plain.path, slab_bytes=ROOMY).slab(0) for _ in range(2)]
+    assert {slab.path.parent for slab in slabs} == {folder / f"{own}-2"}
+    assert stat.S_IMODE((folder / f"{own}-2").stat().st_mode) == 0o700
+    for slab in slabs:
+        slab.close()
 
 
 def test_slabs_that_are_asked_for_keep_to_the_bound(tmp_path, folder):

@@ -12,7 +12,6 @@ It is made whole by ``labelstore.materialize`` and read only.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from labelstore import files
 from labelstore.backends.base import (
     commit_columns,
     image_arrays,
@@ -28,6 +26,7 @@ from labelstore.backends.base import (
     view_arrays,
 )
 from labelstore.errors import CorruptError, UsageError
+from labelstore.foreign import DOCUMENT_BYTES, json_document, parsed, read_file, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,6 +41,8 @@ MATERIALIZED = "materialized.json"
 """The file that makes a folder a materialized copy; written last."""
 
 COMMITS, KEYS, TARGETS = "commits", "images/key", "images/target"
+
+_MEND = "materialize the store again"
 
 
 def array_file(root: Path, name: str) -> Path:
@@ -61,6 +62,7 @@ class MappedBackend:
         self.mapped: dict[str, npt.NDArray[Any]] = {}
         """The arrays with views, whole: unverified bytes of the files."""
         self._states: dict[str, tuple[int, int, int] | None] = {}
+        self._touched: dict[str, int] = {}
 
     def read_manifest(self) -> Any:
         return self.description()["manifest"]
@@ -73,17 +75,12 @@ class MappedBackend:
             CorruptError: it says nothing that can be read.
         """
         file = Path(self.path, MATERIALIZED)
-        try:
-            with files.readable(file):
-                data = file.read_bytes()
-            document = json.loads(data)
-            found: dict[str, Any] = {name: document[name] for name in ("manifest", "source")}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CorruptError(
-                f"{file} cannot be read ({error!r}): it was changed or damaged; materialize the "
-                "store again."
-            ) from error
-        return found
+        with parsed(file, _MEND):
+            document = json_document(read_file(file, self.path, DOCUMENT_BYTES), file)
+            source = document["source"]
+            if not all(isinstance(source[name], str) for name in ("path", "id", "commits")):
+                raise ValueError("it does not name the store that it was made of")
+            return {"manifest": document["manifest"], "source": source}
 
     def open_arrays(self, manifest: Manifest) -> None:
         labels = view_arrays(manifest)
@@ -106,40 +103,48 @@ class MappedBackend:
                 )
             self._arrays[name] = array
         self.mapped = {spec.name: self._arrays[spec.name] for spec in labels}
-        self._states = {
-            file: _state(file)
-            for file in (str(array_file(Path(self.path), name)) for name in self.mapped)
-        }
+        files_of_labels = [str(array_file(Path(self.path), name)) for name in self.mapped]
+        found = {file: _state(file) for file in files_of_labels}
+        self._states = {file: state[0] for file, state in found.items()}
+        self._touched = {file: state[1] for file, state in found.items()}
 
-    def check_unchanged(self) -> None:
-        """CorruptError when a file of labels was changed or taken away since the copy was opened.
+    def touched(self) -> bool:
+        """Whether what was compared with its digests must be compared again: somebody may have
+        written to a file and set its time back, or changed no more than its rights.
 
-        What was compared with its digest once is not compared again; this is what keeps it true.
+        Files are looked at, not their bytes: a change within the same tick of the file system's
+        clock (some milliseconds) as the last look is not noticed before the copy is opened anew.
+
+        Raises:
+            CorruptError: a file of labels was changed or taken away since the copy was opened.
         """
+        again = False
         for file, state in self._states.items():
-            if _state(file) != state:
+            found, touched = _state(file)
+            if found != state:
                 raise CorruptError(
                     f"{file} was changed, or taken away, while it was open: materialize the store "
                     "again, or open the copy anew if that has been done."
                 )
+            again |= touched != self._touched[file]
+            self._touched[file] = touched
+        return again
 
     def _open(self, name: str) -> npt.NDArray[Any]:
         file = array_file(Path(self.path), name)
-        try:
+        with parsed(file, _MEND):
+            require_file(file, self.path)
+            # NumPy parses the header as Python source, and raises whatever that raises; of an
+            # archive it makes no array.
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                raise TypeError("it is no array")
             # A view as a plain array: indexing a memmap makes memmaps, which is slow.
-            return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
-        # NumPy parses the header as Python source, and raises whatever that raises.
-        except Exception as error:
-            refused = files.refusal(file, error)
-            if refused is not None:
-                raise refused from error
-            raise CorruptError(
-                f"{file} cannot be mapped ({error}): it is missing or damaged; materialize the "
-                "store again."
-            ) from error
+            return np.asarray(array)
 
     def read_keys(self) -> tuple[str, ...]:
-        return tuple(self._arrays[KEYS].tolist())
+        with parsed(array_file(Path(self.path), KEYS), _MEND):
+            return tuple(self._arrays[KEYS].tolist())
 
     def read_targets(self) -> npt.NDArray[np.int32]:
         return np.array(self._arrays[TARGETS], dtype=np.int32)
@@ -203,10 +208,11 @@ class MappedBackend:
         )
 
 
-def _state(file: str) -> tuple[int, int, int] | None:
-    """What differs when a file is another or another's content; None for one that is not there."""
+def _state(file: str) -> tuple[tuple[int, int, int] | None, int]:
+    """What differs when a file is another or another's content (None for one that is not there),
+    and what differs when anything was done to it, which nobody can set back."""
     try:
         found = os.stat(file)
     except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+        return None, 0
+    return (found.st_ino, found.st_size, found.st_mtime_ns), found.st_ctime_ns

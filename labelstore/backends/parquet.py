@@ -9,19 +9,39 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections import OrderedDict, defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from labelstore import files
 from labelstore.backends.base import commit_columns, image_arrays, prior_arrays, view_arrays
+from labelstore.backends.parquet_checks import (
+    check_footer,
+    check_numbers,
+    commit_row,
+    label_schema,
+    measured_schema,
+    stray_files,
+    table_schema,
+)
+from labelstore.backends.parquet_footer import OpenFile, footer_of
 from labelstore.backends.parquet_tables import EDGES, file_of, label_table, measured_table
-from labelstore.errors import CorruptError, FormatError, LabelStoreError, NotFoundError
+from labelstore.errors import CorruptError
+from labelstore.foreign import (
+    check_expansion,
+    json_document,
+    parsed,
+    read_file,
+    read_manifest,
+    require_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,19 +53,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMMITS",
+    "FOLDERS",
     "LABELS",
     "MANIFEST",
     "MEASURED",
     "TABLE",
     "ParquetBackend",
     "block_file",
-    "readable_file",
 ]
-
-T = TypeVar("T")
 
 MANIFEST, TABLE = "manifest.json", "images.parquet"
 LABELS, MEASURED, COMMITS = "labels", "measured", "commits"
+FOLDERS = (LABELS, MEASURED, COMMITS)
+
+UNPROVED_BYTES = 2**20
+"""Bytes of commit rows that are looked for before the images are known to be there."""
+
+_MEND = "make this part of the store again or restore it from a copy"
 
 _OPEN_FILES = 16
 
@@ -93,31 +117,14 @@ class ParquetBackend:
         self.path: Path | str = path
         self._manifest: Manifest
         self._specs: dict[str, ArraySpec]
-        self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._files: OrderedDict[int, OpenFile] = OrderedDict()
+        self._looked_at: dict[int, int] = {}
+        self._numbered: set[tuple[int, int]] = set()
+        """(block, group) whose rows are known to be of the images and views that they say."""
 
     def read_manifest(self) -> Any:
-        file = Path(self.path, MANIFEST)
-        with files.readable(file):
-            return self._parse_manifest(self._manifest_bytes(file))
-
-    def _manifest_bytes(self, file: Path) -> bytes:
-        if not file.parent.exists():
-            raise NotFoundError(f"there is no store at {self.path}: check the path.")
-        if not file.is_file():
-            raise FormatError(
-                f"{self.path} is not a labelstore store (it has no {MANIFEST}): name a folder that "
-                "labelstore made."
-            )
-        return file.read_bytes()
-
-    def _parse_manifest(self, data: bytes) -> Any:
-        try:
-            return json.loads(data)
-        except ValueError as error:
-            raise CorruptError(
-                f"{self.path}/{MANIFEST} cannot be read as JSON ({error}): it was changed or "
-                "damaged; restore it from a copy."
-            ) from error
+        with files.readable(Path(self.path, MANIFEST)):
+            return json_document(read_manifest(Path(self.path), MANIFEST), self._where(MANIFEST))
 
     def open_arrays(self, manifest: Manifest) -> None:
         if manifest.encoding != self.encoding:
@@ -128,53 +135,94 @@ class ParquetBackend:
         self._manifest = manifest
         specs = (*image_arrays(manifest), *prior_arrays(manifest), *view_arrays(manifest))
         self._specs = {spec.name: spec for spec in specs}
+        self._measured, self._labelled = measured_schema(manifest), label_schema(manifest)
 
     def open_for_writing(self, manifest: Manifest) -> None:
         """As ``open_arrays``, for a writer."""
         self.open_arrays(manifest)
 
     def read_keys(self) -> tuple[str, ...]:
-        return tuple(self._table("key", pa.string()).to_pylist())
+        with parsed(self._where(TABLE), _MEND):
+            keys: list[str] = []
+            # Each key once: a table that names a long one a thousand times is not spread out.
+            for chunk in self._table("key").chunks:
+                places = chunk.indices.to_numpy(zero_copy_only=False)
+                if len(np.unique(places)) < len(places):
+                    raise ValueError("two images have the same key")
+                values = chunk.dictionary.to_pylist()
+                keys += [values[place] for place in places.tolist()]
+            return tuple(keys)
 
     def read_targets(self) -> npt.NDArray[np.int32]:
-        found = self._table("target", pa.int32()).to_numpy(zero_copy_only=False)
-        return np.asarray(found, dtype=np.int32)
+        with parsed(self._where(TABLE), _MEND):
+            found = self._table("target").to_numpy(zero_copy_only=False)
+            return np.asarray(found, dtype=np.int32)
+
+    def _table(self, column: str) -> pa.ChunkedArray:
+        """A column of the image table; keys as a dictionary of them."""
+        count = self._manifest.num_images
+        opened = self._open(TABLE, ["key"])
+        schema = table_schema()
+        schema = schema.set(1, pa.field("key", pa.dictionary(pa.int32(), pa.string())))
+        rows = check_footer(opened, schema)
+        if sum(rows) != count:
+            raise ValueError(f"{sum(rows)} rows, expected {count}")
+        table = opened.file.read(["image", column], use_threads=False)
+        check_numbers(table, np.arange(count))
+        if table[column].null_count:
+            raise ValueError(f"{table[column].null_count} nulls in {column}")
+        return table[column]
 
     def read_commits(self) -> npt.NDArray[np.uint64]:
-        return np.stack([self.read_commit(block) for block in range(self._manifest.num_blocks)])
+        manifest = self._manifest
+        if manifest.num_blocks * commit_columns(manifest) * 8 > UNPROVED_BYTES:
+            # So many images must be there before so many blocks are looked for.
+            self.read_targets()
+        self._refuse_strays()
+        return np.stack([self.read_commit(block) for block in range(manifest.num_blocks)])
+
+    def _refuse_strays(self) -> None:
+        """CorruptError where there are files that others would read as labels of this store."""
+        manifest = self._manifest
+        blocks = range(manifest.num_blocks)
+        known = {block_file(folder, block) for folder in FOLDERS for block in blocks}
+        with files.readable(Path(self.path)):
+            names = [
+                f"{folder}/{name}"
+                for folder in FOLDERS
+                if Path(self.path, folder).is_dir()
+                for name in os.listdir(Path(self.path, folder))
+            ]
+        strays = stray_files(names, known)
+        if strays:
+            raise CorruptError(
+                f"{self.path} has {len(strays)} files that are none of its {len(blocks)} blocks' "
+                f"({strays[0]!r}), and SQL would read them as its labels: remove them."
+            )
 
     def read_commit(self, block: int) -> npt.NDArray[np.uint64]:
         columns = commit_columns(self._manifest)
         name = block_file(COMMITS, block)
-        file = self._where(name)
-        data = self._bytes(name)
+        data = self._bytes(name, 8 * columns + 2048)
         if data is None:
             return np.zeros(columns, dtype=np.uint64)
-        row = readable_file(file, lambda: np.load(io.BytesIO(data), allow_pickle=False))
-        if row.shape != (columns,) or row.dtype != np.dtype("<u8"):
-            raise CorruptError(
-                f"{file} holds {row.dtype} of shape {row.shape}, expected uint64 of shape "
-                f"({columns},): it was changed or damaged; make that block again."
-            )
-        return np.asarray(row)
+        with parsed(self._where(name), _MEND):
+            return commit_row(data, columns)
 
     def read(self, name: str, images: slice, views: slice | None) -> npt.NDArray[Any]:
         manifest = self._manifest
         block = images.start // manifest.block_images
         if views is None:
             part = block_file(MEASURED, block)
-            file = self._where(part)
-            table = readable_file(
-                file, lambda: self._open(part).read(self._columns(name), use_threads=False)
-            )
-            shape: tuple[int, ...] = (images.stop - images.start,)
-            return readable_file(file, lambda: self._codes(name, table, shape))
-        size, parts = manifest.group_views, []
-        for group in range(views.start // size, -(-views.stop // size)):
-            columns = manifest.group_slice(group)
-            shape = (images.stop - images.start, columns.stop - columns.start)
-            parts.append(self._group(name, block, group, shape))
-        return np.concatenate(parts, axis=1)
+            rows = np.arange(images.start, images.stop)
+            with parsed(self._where(part), _MEND):
+                opened = self._open(part)
+                check_footer(opened, self._measured, [len(rows)])
+                table = opened.file.read(["image", *self._columns(name)], use_threads=False)
+                check_numbers(table, rows)
+                return self._codes(name, table, (len(rows),), opened.size)
+        groups = range(views.start // manifest.group_views, -(-views.stop // manifest.group_views))
+        return np.concatenate([self._group(name, block, group) for group in groups], axis=1)
 
     def read_many(
         self, runs: Iterable[tuple[str, slice, slice | None]]
@@ -247,13 +295,7 @@ class ParquetBackend:
                 for part, count in self._bytes_by_column(name).items():
                     parts[part] += count
                     size -= count
-            known = {
-                COMMITS: COMMITS,
-                MEASURED: "images",
-                TABLE: "images",
-                LABELS: "labels/footers",
-            }
-            parts[known.get(folder, "manifest")] += size
+            parts[_PART_OF_FOLDER.get(folder, "manifest")] += size
         return dict(parts)
 
     # What depends on where the store lies
@@ -262,25 +304,46 @@ class ParquetBackend:
         """A file's name in messages."""
         return f"{self.path}/{name}"
 
-    def _bytes(self, name: str) -> bytes | None:
-        """A file's bytes; None when it is not there."""
+    def _bytes(self, name: str, limit: int) -> bytes | None:
+        """The bytes of a file of at most ``limit``; None when it is not there."""
         file = Path(self.path, name)
         with files.readable(file):
-            return file.read_bytes() if file.exists() else None
+            try:
+                return read_file(file, self.path, limit)
+            except FileNotFoundError:
+                return None
 
-    def _open(self, name: str) -> pq.ParquetFile:
-        return pq.ParquetFile(Path(self.path, name), **_READING)
+    def _open(self, name: str, dictionaries: Sequence[str] = ()) -> OpenFile:
+        """A file; columns ``dictionaries`` are read as such."""
+        file = Path(self.path, name)
+        require_file(file, self.path)
+        source = pa.OSFile(str(file))
+        footer = footer_of(source)
+        opened = pq.ParquetFile(source, read_dictionary=list(dictionaries), **_READING)
+        return OpenFile(opened, source.size(), footer)
 
-    def _labels(self, block: int) -> pq.ParquetFile:
+    def _labels(self, block: int) -> OpenFile:
         """The open file of a block's labels; the last few are kept."""
-        name = block_file(LABELS, block)
-        opened = self._files.pop(block, None) or readable_file(
-            self._where(name), lambda: self._open(name)
-        )
-        self._files[block] = opened
+        held = self._files.pop(block, None)
+        if held is None:
+            held = self._open(block_file(LABELS, block))
+            # Looking at a footer takes longer than reading a group, and each epoch opens it again.
+            digest = xxhash.xxh3_64_intdigest(held.footer)
+            if self._looked_at.get(block) != digest:
+                self._check_labels(block, held)
+                self._looked_at[block] = digest
+        self._files[block] = held
         while len(self._files) > _OPEN_FILES:
-            self._files.popitem(last=False)[1].close()
-        return opened
+            self._files.popitem(last=False)[1].file.close(force=True)
+        return held
+
+    def _check_labels(self, block: int, opened: OpenFile) -> None:
+        """Raise where the file of a block's labels is made up otherwise."""
+        manifest = self._manifest
+        rows = manifest.block_slice(block)
+        widths = [manifest.group_slice(group) for group in range(manifest.num_groups)]
+        counts = [(rows.stop - rows.start) * (part.stop - part.start) for part in widths]
+        check_footer(opened, self._labelled, counts)
 
     def _write(self, name: str, data: bytes | memoryview) -> None:
         files.write_durably(Path(self.path, name), data)
@@ -302,34 +365,34 @@ class ParquetBackend:
         }
 
     def _bytes_by_column(self, name: str) -> dict[str, int]:
-        return _bytes_by_column(readable_file(self._where(name), lambda: self._open(name).metadata))
+        with parsed(self._where(name), _MEND):
+            return _bytes_by_column(self._open(name))
 
-    def _table(self, column: str, kind: pa.DataType) -> pa.ChunkedArray:
-        """A column of the image table; CorruptError where it is of another type or has nulls."""
-
-        def read() -> pa.ChunkedArray:
-            found = self._open(TABLE).read([column], use_threads=False)[column].cast(kind)
-            if found.null_count:
-                raise ValueError(f"{found.null_count} nulls in {column}")
-            return found
-
-        return readable_file(self._where(TABLE), read)
-
-    def _group(self, name: str, block: int, group: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    def _group(self, name: str, block: int, group: int) -> npt.NDArray[Any]:
         """The codes of an array of a block in one group of views: one row group."""
-        opened = self._labels(block)
-        return readable_file(
-            self._where(block_file(LABELS, block)),
-            lambda: self._codes(
-                name,
-                opened.read_row_group(group, self._columns(name), use_threads=False),
-                shape,
-            ),
-        )
+        rows, views = self._manifest.block_slice(block), self._manifest.group_slice(group)
+        shape = rows.stop - rows.start, views.stop - views.start
+        # Digests say nothing of the rows' own numbers; they are looked at once, with the classes.
+        seen = name != "labels/classes" or (block, group) in self._numbered
+        numbers = [] if seen else ["image", "view"]
+        with parsed(self._where(block_file(LABELS, block)), _MEND):
+            opened = self._labels(block)
+            columns = [*numbers, *self._columns(name)]
+            table = opened.file.read_row_group(group, columns, use_threads=False)
+            codes = self._codes(name, table, shape, opened.size)
+            if numbers:
+                images = np.repeat(np.arange(rows.start, rows.stop), shape[1])
+                check_numbers(table, images, np.tile(np.arange(views.start, views.stop), shape[0]))
+                self._numbered.add((block, group))
+        return codes
 
-    def _codes(self, name: str, table: pa.Table, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """An array's codes from its columns; ValueError or KeyError when they do not fit."""
-        count, spec = int(np.prod(shape)), self._specs[name]
+    def _codes(
+        self, name: str, table: pa.Table, shape: tuple[int, ...], size: int
+    ) -> npt.NDArray[Any]:
+        """An array's codes from its columns, of a file of ``size`` bytes; ValueError or KeyError
+        when they do not fit."""
+        count, spec = math.prod(shape), self._specs[name]
+        check_expansion(count * math.prod(spec.shape[len(shape) :]) * spec.dtype.itemsize, size)
         if table.num_rows != count:
             raise ValueError(f"{table.num_rows} rows, expected {count}")
         columns = [table[column].combine_chunks() for column in self._columns(name)]
@@ -364,28 +427,9 @@ def block_file(folder: str, block: int) -> str:
     return f"{folder}/{block:06d}.{'npy' if folder == COMMITS else 'parquet'}"
 
 
-def readable_file(file: str, call: Callable[[], T]) -> T:
-    # pyarrow and NumPy raise what their parsers raise: any of it means that the file is damaged.
-    try:
-        return call()
-    except LabelStoreError:
-        raise
-    except Exception as error:
-        refused = files.refusal(file, error)
-        if refused is not None:
-            raise refused from error
-        text = " ".join(str(error).split())[:160] or type(error).__name__
-        raise CorruptError(
-            f"{file} cannot be read ({text}): it is missing, changed or damaged; make this part "
-            "of the store again or restore it from a copy."
-        ) from error
-
-
-def _bytes_by_column(metadata: Any) -> dict[str, int]:
+def _bytes_by_column(opened: OpenFile) -> dict[str, int]:
     parts: dict[str, int] = defaultdict(int)
-    for group in range(metadata.num_row_groups):
-        for column in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(column)
-            name = chunk.path_in_schema.split(".")[0]
-            parts[_PART_OF_COLUMN.get(name, "labels/other")] += chunk.total_compressed_size
+    for group in opened.groups:
+        for column in group.columns:
+            parts[_PART_OF_COLUMN.get(column.name, "labels/other")] += column.compressed
     return parts

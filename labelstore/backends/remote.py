@@ -12,23 +12,32 @@ import functools
 import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-import zarr
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
-from labelstore.backends.shards import decode, entry, index_bytes, is_plain, parse_index
+from labelstore.backends.shards import (
+    chunk_bytes,
+    decode,
+    entry,
+    filled,
+    index_bytes,
+    parse_index,
+    shard_bytes,
+)
 from labelstore.backends.zarr import ZarrBackend
 from labelstore.backends.zarr_layout import ATTRIBUTE, COMMITS, KEYS, TARGETS
+from labelstore.foreign import DOCUMENT_BYTES, check_expansion
 from labelstore.leases import Lease
 from labelstore.remote import THREADS, RemoteObjects, Threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
+    import numpy as np
     import numpy.typing as npt
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
+    from labelstore.backends.zarr_metadata import ArrayLayout
     from labelstore.objects import Objects
 
 __all__ = ["ObjectsStore", "RemoteZarrBackend"]
@@ -126,22 +135,14 @@ class RemoteZarrBackend(ZarrBackend):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._objects = RemoteObjects(url)
-        self._plain: set[str] = set()
         self._indexes: dict[str, tuple[npt.NDArray[np.uint64], int]] = {}
         self._held: dict[str, bytes] = {}
 
     def read_manifest(self) -> Any:
-        return self._parse_manifest(self._objects.get_first(_MANIFEST))
+        return self._parse_manifest(self._objects.get_first(_MANIFEST, DOCUMENT_BYTES))
 
-    def _storage(self, read_only: bool) -> Store:
-        return ObjectsStore(self._objects, read_only=read_only)
-
-    def _open_arrays(self, store: Store, names: Sequence[str]) -> dict[str, Any]:
-        calls = [functools.partial(self._open_array, store, name) for name in names]
-        arrays = dict(zip(names, self._objects.together(calls), strict=True))
-        tables = {KEYS, TARGETS, COMMITS}
-        self._plain = {name for name in arrays if name not in tables and is_plain(arrays[name])}
-        return arrays
+    def _storage(self) -> Store:
+        return ObjectsStore(self._objects, read_only=False)
 
     def read_commits(self) -> npt.NDArray[np.uint64]:
         # What is committed is looked at anew, and blocks may have been made again.
@@ -149,63 +150,52 @@ class RemoteZarrBackend(ZarrBackend):
         self._held.clear()
         return super().read_commits()
 
-    def _get(self, name: str, selection: Any) -> Any:
-        with zarr.config.set({"async.concurrency": THREADS}):
-            return super()._get(name, selection)
-
-    def read(self, name: str, images: slice, views: slice | None) -> npt.NDArray[Any]:
-        array = self._arrays[name]
-        block = images.start // array.chunks[0]
-        start, stop = block * array.chunks[0], (block + 1) * array.chunks[0]
-        if views is not None or name not in self._plain or images.stop > stop:
-            return super().read(name, images, views)
-        wanted = self._object_name(name, block)
-        try:
-            data = self._held.get(wanted) or self._objects.get(wanted)
-            codes = decode(data, array.chunks, array.dtype)
-        except FileNotFoundError:
-            codes = np.full(array.chunks, array.fill_value, array.dtype)
-        except ValueError as error:
-            raise self._damaged(name, images, error) from error
-        return codes[images.start - start : images.stop - start]
-
-    def _together(self, calls: Sequence[Callable[[], T]]) -> Iterator[T]:
+    def _together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
         return self._objects.together(calls)
 
-    def fetch_block(self, block: int) -> None:
-        names = [self._object_name(name, block) for name in self._direct | self._plain]
-        found = self._objects.together(functools.partial(self._whole, name) for name in names)
-        held = zip(names, found, strict=True)
-        self._held = {name: data for name, data in held if data is not None}
-
-    def _whole(self, name: str) -> bytes | None:
+    def _object_bytes(self, name: str, limit: int) -> bytes | None:
+        if name in self._held:
+            return self._held[name]
         try:
-            return self._objects.get(name)
+            return self._objects.get(name, limit)
         except FileNotFoundError:
             return None
 
-    def _read_chunks(
-        self, name: str, block: int, groups: Sequence[int], count: int
-    ) -> list[npt.NDArray[Any]]:
-        array, shard = self._arrays[name], self._object_name(name, block)
+    def fetch_block(self, block: int) -> None:
+        tables = {KEYS, TARGETS, COMMITS}
+        names = {
+            self._object_name(name, block): shard_bytes(array.count, array.chunks, array.dtype)
+            for name, array in self._layouts.items()
+            if name not in tables
+        }
+        self._held = {}
+        calls = (functools.partial(self._object_bytes, *entry) for entry in names.items())
+        found = zip(names, self._objects.together(calls), strict=True)
+        self._held = {name: data for name, data in found if data is not None}
+
+    def _read_chunks(self, name: str, block: int, groups: Sequence[int]) -> list[npt.NDArray[Any]]:
+        array, shard = self._layouts[name], self._object_name(name, block)
         try:
-            parts = self._ranges(shard, groups, count)
+            parts = self._ranges(shard, groups, array)
         except FileNotFoundError:
             parts = [None] * len(groups)
         return [
-            np.full(array.chunks, array.fill_value, array.dtype)
+            filled(array.chunks, array.dtype, array.fill, 0)
             if data is None
             else decode(data, array.chunks, array.dtype)
             for data in parts
         ]
 
-    def _ranges(self, shard: str, groups: Sequence[int], count: int) -> list[bytes | None]:
+    def _ranges(self, shard: str, groups: Sequence[int], array: ArrayLayout) -> list[bytes | None]:
         """The bytes of some chunks of a shard; None for one that is not there."""
         whole = self._held.get(shard)
-        if whole is None and len(set(groups)) == count > 1:
-            whole = self._objects.get(shard)
-        index, start = self._index(shard, count, whole)
-        places = [entry(index, group, start) for group in groups]
+        if whole is None and len(set(groups)) == array.count > 1:
+            most = shard_bytes(array.count, array.chunks, array.dtype)
+            whole = self._objects.get(shard, most)
+        index, start = self._index(shard, array.count, whole)
+        most = chunk_bytes(array.chunks, array.dtype)
+        check_expansion(len(groups) * most, start)
+        places = [entry(index, group, start, most) for group in groups]
         if whole is not None:
             return [place and whole[place[0] : sum(place)] for place in places]
         there = sorted({place for place in places if place is not None})
@@ -275,8 +265,8 @@ class RemoteZarrBackend(ZarrBackend):
 
     def _sizes(self) -> dict[str, int]:
         """Bytes of each object; where a server cannot list them, of those that a store has."""
-        names = [_MANIFEST, *(f"{name}/{_MANIFEST}" for name in self._arrays)]
-        for name, array in self._arrays.items():
-            rows = (array.shards or array.chunks)[0]
-            names += [self._object_name(name, n) for n in range(-(-array.shape[0] // rows))]
+        names = [_MANIFEST, *(f"{name}/{_MANIFEST}" for name in self._layouts)]
+        for name, array in self._layouts.items():
+            objects = range(-(-array.shape[0] // array.rows))
+            names += [self._object_name(name, number) for number in objects]
         return self._objects.sizes(names)

@@ -8,22 +8,25 @@ from __future__ import annotations
 import functools
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from labelstore.backends.base import commit_columns
 from labelstore.backends.parquet import (
     COMMITS,
     LABELS,
     MANIFEST,
     MEASURED,
     TABLE,
+    UNPROVED_BYTES,
     ParquetBackend,
     block_file,
-    readable_file,
 )
+from labelstore.backends.parquet_footer import OpenFile, footer_of
+from labelstore.foreign import DOCUMENT_BYTES, json_document
 from labelstore.leases import Lease
 from labelstore.remote import RemoteObjects
 
@@ -36,6 +39,9 @@ __all__ = ["RemoteParquetBackend"]
 
 _TAIL = 2**16
 """Bytes of a file's end that are asked for at first: pyarrow looks for the footer there."""
+
+_FILE_BYTES = 2**32
+"""Bytes of a block's file that is taken as a whole, at most."""
 
 _FOOTERS = 256
 """Files whose footers are kept, at most."""
@@ -74,22 +80,35 @@ class _RangeFile(io.RawIOBase):
         return self._objects.get_range(self._name, start, stop - start)
 
 
+class _Footer(NamedTuple):
+    """What is kept of a file that was opened."""
+
+    metadata: Any
+    size: int
+    footer: bytes
+
+
 class RemoteParquetBackend(ParquetBackend):
     """One store behind a URL; see ``Backend`` for the methods' contracts."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._objects = RemoteObjects(url)
-        self._footers: dict[str, tuple[Any, int]] = {}
+        self._footers: dict[str, _Footer] = {}
         self._held: dict[str, bytes] = {}
 
     def read_manifest(self) -> Any:
-        return self._parse_manifest(self._objects.get_first(MANIFEST))
+        return json_document(
+            self._objects.get_first(MANIFEST, DOCUMENT_BYTES), self._where(MANIFEST)
+        )
 
     def read_commits(self) -> npt.NDArray[np.uint64]:
         # What is committed is looked at anew, and blocks may have been made again.
         self._footers.clear()
         self._held = {}
+        self._numbered.clear()
+        if self._manifest.num_blocks * commit_columns(self._manifest) * 8 > UNPROVED_BYTES:
+            self.read_targets()
         blocks = range(self._manifest.num_blocks)
         calls = (functools.partial(self.read_commit, block) for block in blocks)
         return np.stack(list(self._objects.together(calls)))
@@ -101,44 +120,49 @@ class RemoteParquetBackend(ParquetBackend):
 
     def fetch_block(self, block: int) -> None:
         names = [block_file(folder, block) for folder in (MEASURED, LABELS)]
-        found = self._objects.together(functools.partial(self._bytes, name) for name in names)
+        calls = (functools.partial(self._bytes, name, _FILE_BYTES) for name in names)
+        found = self._objects.together(calls)
         held = zip(names, found, strict=True)
         self._held = {name: data for name, data in held if data is not None}
 
-    def _bytes(self, name: str) -> bytes | None:
+    def _bytes(self, name: str, limit: int) -> bytes | None:
         try:
-            return self._objects.get(name)
+            return self._objects.get(name, limit)
         except FileNotFoundError:
             return None
 
-    def _open(self, name: str) -> pq.ParquetFile:
+    def _open(self, name: str, dictionaries: Sequence[str] = ()) -> OpenFile:
         """A file of this read alone: pyarrow's are for one thread at a time."""
         if name in self._held:
-            return pq.ParquetFile(
-                pa.BufferReader(self._held[name]), page_checksum_verification=True
-            )
+            whole = pa.BufferReader(self._held[name])
+            footer = footer_of(whole)
+            opened = pq.ParquetFile(whole, page_checksum_verification=True)
+            return OpenFile(opened, len(self._held[name]), footer)
         known = self._footers.get(name)
         tail = b""
         if known is None:
             tail, size = self._objects.get_suffix(name, _TAIL)
         else:
-            size = known[1]
+            size = known.size
         source = pa.PythonFile(_RangeFile(self._objects, name, size, tail), mode="r")
+        footer = footer_of(source) if known is None else known.footer
         opened = pq.ParquetFile(
             source,
-            metadata=None if known is None else known[0],
+            metadata=None if known is None else known.metadata,
+            read_dictionary=list(dictionaries),
             page_checksum_verification=True,
             pre_buffer=True,
         )
         if known is None:
             if len(self._footers) >= _FOOTERS:
                 self._footers.clear()
-            self._footers[name] = opened.metadata, size
-        return opened
+            self._footers[name] = _Footer(opened.metadata, size, footer)
+        return OpenFile(opened, size, footer)
 
-    def _labels(self, block: int) -> pq.ParquetFile:
-        name = block_file(LABELS, block)
-        return readable_file(self._where(name), lambda: self._open(name))
+    def _labels(self, block: int) -> OpenFile:
+        opened = self._open(block_file(LABELS, block))
+        self._check_labels(block, opened)
+        return opened
 
     def is_empty(self) -> bool:
         """Whether nothing is there."""

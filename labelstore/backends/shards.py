@@ -1,20 +1,24 @@
-"""Inner chunks of the backend's own shards, read directly.
+"""Chunks of a Zarr store's arrays, read directly.
 
 zarr takes about a millisecond for a chunk, whatever its size, most of it spent on switching between
-tasks; reading and decompressing the 4 to 40 kB that a chunk has takes a twentieth. So what an epoch
-reads, chunks of arrays with views, is read here, and all the rest by zarr. Only shards of the very
-layout and codecs that this library writes are: blosc, then crc32c, the index at the end.
+tasks; reading and decompressing the 4 to 40 kB that a chunk has takes a twentieth. And blosc
+believes the header of what it decompresses, and reads and writes where that says. So every chunk is
+read here, of the very layout and codecs that this library writes, which opening a store has
+checked: values, blosc with zstd, then crc32c; in shards the index is at the end.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
 from numcodecs import blosc
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
+from numcodecs.vlen import VLenUTF8
+
+from labelstore.foreign import check_expansion, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,15 +27,16 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
+    "chunk_bytes",
     "decode",
+    "decode_bare",
+    "decode_strings",
     "entry",
+    "filled",
     "index_bytes",
-    "is_bare",
-    "is_direct",
-    "is_plain",
     "parse_index",
-    "read_bare",
     "read_chunks",
+    "shard_bytes",
 ]
 
 _ABSENT = 2**64 - 1
@@ -41,60 +46,33 @@ _CRC = 4
 """Bytes of a checksum."""
 
 _HEADER = 16
-"""Bytes of a blosc header, in which bytes 4 to 8 are the size of what is compressed."""
+"""Bytes of a blosc header: its version, the codec's, flags, type size; then, of four bytes each,
+the size of what is compressed, of a block of it, and of the compressed whole."""
+
+_VERSIONS = b"\x02\x01"
+"""The only version of blosc's format, and that of what zstd puts into it."""
+
+_ZSTD, _STORED = 4, 0x02
+"""The codec's number, in the highest three bits of the flags; the flag of data that is no smaller
+when compressed and lies there as it is."""
+
+_MOST_STRINGS = 2**31 - 1
+"""Bytes that blosc compresses at a time."""
 
 
-def is_direct(array: Any) -> bool:
-    """Whether an open zarr array is sharded with the codecs that this module reads."""
-    codecs = array.metadata.codecs
-    if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec):
-        return False
-    sharding = codecs[0]
-    kinds = [type(codec) for codec in sharding.codecs]
-    index = [type(codec) for codec in sharding.index_codecs]
-    return (
-        kinds == [BytesCodec, BloscCodec, Crc32cCodec]
-        and index == [BytesCodec, Crc32cCodec]
-        and sharding.index_location.value == "end"
-        and all(_is_little(part[0]) for part in (sharding.codecs, sharding.index_codecs))
-    )
+def chunk_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Bytes on disk that a chunk has at most."""
+    return math.prod(shape) * dtype.itemsize + _HEADER + _CRC
 
 
-def is_plain(array: Any) -> bool:
-    """Whether an open zarr array has no shards, and chunks with the codecs that this reads."""
-    codecs = array.metadata.codecs
-    kinds = [type(codec) for codec in codecs]
-    return kinds == [BytesCodec, BloscCodec, Crc32cCodec] and _is_little(codecs[0])
-
-
-def is_bare(array: Any) -> bool:
-    """Whether an open zarr array's chunks are its values and a checksum."""
-    codecs = array.metadata.codecs
-    return [type(codec) for codec in codecs] == [BytesCodec, Crc32cCodec] and _is_little(codecs[0])
-
-
-def read_bare(
-    file: Path | str, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> npt.NDArray[Any] | None:
-    """A chunk of such an array; None when it is not there. ValueError when it is damaged."""
-    try:
-        with open(file, "rb", buffering=0) as opened:
-            data = opened.read()
-    except FileNotFoundError:
-        return None
-    _check(data)
-    if len(data) != math.prod(shape) * dtype.itemsize + _CRC:
-        raise ValueError(f"{len(data)} bytes, expected {math.prod(shape)} values")
-    return np.frombuffer(data[:-_CRC], dtype).reshape(shape)
-
-
-def _is_little(codec: Any) -> bool:
-    """Whether a bytes codec is little-endian, or of single bytes."""
-    return codec.endian is None or codec.endian.value == "little"
+def shard_bytes(count: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Bytes on disk that a shard of ``count`` chunks has at most."""
+    return count * chunk_bytes(shape, dtype) + index_bytes(count)
 
 
 def read_chunks(
     shard: Path | str,
+    root: Path | str,
     places: Sequence[int],
     count: int,
     shape: tuple[int, ...],
@@ -104,32 +82,41 @@ def read_chunks(
     """Inner chunks of a shard; the fill value where the shard or a chunk is not there.
 
     Args:
-        shard: the shard's file.
+        shard: the shard's file. root: the store's folder.
         places: the chunks' places in the index, 0..count-1; count: how many chunks a shard has.
         shape, dtype, fill: of a chunk.
 
     Raises:
-        ValueError: the shard is damaged. OSError: it cannot be read.
+        ValueError, CorruptError: the shard is damaged. OSError: it cannot be read.
     """
     chunks = []
     try:
         # Unbuffered: each chunk is one read.
-        with open(shard, "rb", buffering=0) as file:
-            start = file.seek(0, 2) - index_bytes(count)
+        with open_file(shard, root) as file:
+            start = os.fstat(file.fileno()).st_size - index_bytes(count)
             if start < 0:
                 raise ValueError(f"no index of {index_bytes(count)} bytes at its end")
+            check_expansion(len(places) * chunk_bytes(shape, dtype), start)
             file.seek(start)
             index = parse_index(file.read(index_bytes(count)))
             for place in places:
-                found = entry(index, place, start)
+                found = entry(index, place, start, chunk_bytes(shape, dtype))
                 if found is None:
-                    chunks.append(np.full(shape, fill, dtype))
+                    chunks.append(filled(shape, dtype, fill, start))
                     continue
                 file.seek(found[0])
                 chunks.append(decode(file.read(found[1]), shape, dtype))
     except FileNotFoundError:
-        return [np.full(shape, fill, dtype) for _ in places]
+        return [filled(shape, dtype, fill, 0) for _ in places]
     return chunks
+
+
+def filled(
+    shape: tuple[int, ...], dtype: np.dtype[Any], fill: Any, stored: int
+) -> npt.NDArray[Any]:
+    """A chunk of an object of ``stored`` bytes that holds nothing but the fill value."""
+    check_expansion(math.prod(shape) * dtype.itemsize, stored)
+    return np.full(shape, fill, dtype)
 
 
 def index_bytes(count: int) -> int:
@@ -143,16 +130,19 @@ def parse_index(data: bytes) -> npt.NDArray[np.uint64]:
     return np.frombuffer(data, "<u8", (len(data) - _CRC) // 8).reshape(-1, 2)
 
 
-def entry(index: npt.NDArray[np.uint64], place: int, start: int) -> tuple[int, int] | None:
+def entry(
+    index: npt.NDArray[np.uint64], place: int, start: int, most: int
+) -> tuple[int, int] | None:
     """Offset and size of a chunk; None when it is not there.
 
     Raises:
-        ValueError: by the index, which starts at byte ``start``, it is no chunk of the shard.
+        ValueError: by the index, which starts at byte ``start``, it is no chunk of the shard, or
+            one of more than ``most`` bytes.
     """
     offset, size = index[place].tolist()
     if offset == _ABSENT:
         return None
-    if offset + size > start or size < _HEADER + _CRC:
+    if offset + size > start or not _HEADER + _CRC <= size <= most:
         raise ValueError(f"a chunk of {size} bytes at {offset}, before byte {start}")
     return offset, size
 
@@ -161,10 +151,43 @@ def decode(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDA
     """The codes of a chunk from its bytes; ValueError where they are damaged."""
     _check(data)
     expected = math.prod(shape) * dtype.itemsize
-    held = int.from_bytes(data[4:8], "little")
+    held = _check_blosc(data, dtype.itemsize)
     if held != expected:
         raise ValueError(f"{held} bytes are compressed, expected {expected}")
-    return np.frombuffer(blosc.decompress(data[:-_CRC]), dtype).reshape(shape)
+    return np.frombuffer(_decompressed(data), dtype).reshape(shape)
+
+
+def decode_bare(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """The values of a chunk that is not compressed; ValueError where they are damaged."""
+    _check(data)
+    if len(data) != math.prod(shape) * dtype.itemsize + _CRC:
+        raise ValueError(f"{len(data)} bytes, expected {math.prod(shape)} values")
+    return np.frombuffer(data[:-_CRC], dtype).reshape(shape)
+
+
+def decode_strings(data: bytes, count: int) -> list[str]:
+    """The ``count`` strings of a chunk; ValueError where it is damaged."""
+    _check(data)
+    held = _check_blosc(data, 1)
+    if not 4 * (count + 1) <= held <= _MOST_STRINGS:
+        raise ValueError(f"{held} bytes are compressed, expected {count} strings")
+    whole = _decompressed(data)
+    if int.from_bytes(whole[:4], "little") != count:
+        raise ValueError(f"{int.from_bytes(whole[:4], 'little')} strings, expected {count}")
+    try:
+        found: list[str] = VLenUTF8().decode(whole).tolist()
+    except SystemError as error:
+        raise ValueError("a string's length is negative") from error
+    return found
+
+
+def _decompressed(data: bytes) -> bytes:
+    """What is compressed in bytes whose header has been checked; their checksum follows them."""
+    try:
+        whole: bytes = blosc.decompress(data[:-_CRC])
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    return whole
 
 
 def _check(data: bytes) -> None:
@@ -172,3 +195,31 @@ def _check(data: bytes) -> None:
     stored = int.from_bytes(data[-_CRC:], "little")
     if len(data) < _CRC or google_crc32c.value(data[:-_CRC]) != stored:
         raise ValueError("a checksum differs")
+
+
+def _check_blosc(data: bytes, typesize: int) -> int:
+    """How many bytes are compressed, by a header that blosc may believe.
+
+    Args:
+        data: the compressed bytes and their checksum. typesize: bytes of a value.
+
+    Raises:
+        ValueError: the header is not one of these bytes.
+    """
+    held, block, stored = (int.from_bytes(data[at : at + 4], "little") for at in (4, 8, 12))
+    size = len(data) - _CRC
+    flags = data[2] if size >= _HEADER else 0
+    if (
+        size < _HEADER
+        or data[:2] != _VERSIONS
+        or data[3] != typesize
+        or stored != size
+        or (flags >> 5 != _ZSTD and not flags & _STORED)
+        or (held > 0 and not 0 < block <= held)
+        or (flags & _STORED and size != held + _HEADER)
+        # Where each block begins is told in four bytes.
+        or (not flags & _STORED and held and size < _HEADER + 4 * -(-held // block))
+    ):
+        raise ValueError("a compressed chunk's header does not describe it")
+    check_expansion(held, size)
+    return held

@@ -2,26 +2,34 @@
 
 A shard is one block of images with all its views, written once by one writer; its inner chunks are
 groups of views, so that an epoch reads one chunk of each shard. Everything is read by any Zarr v3
-library: zstd inside blosc with byte shuffle, and crc32c.
+library: zstd inside blosc with byte shuffle, and crc32c. zarr writes; what is read is read here
+(``labelstore.backends.shards`` says why).
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections import defaultdict
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import zarr
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import MemoryStore
 
 from labelstore import files
 from labelstore.backends.base import commit_columns
-from labelstore.backends.shards import is_bare, is_direct, read_bare, read_chunks
+from labelstore.backends.shards import (
+    chunk_bytes,
+    decode,
+    decode_bare,
+    decode_strings,
+    filled,
+    read_chunks,
+)
 from labelstore.backends.zarr_layout import (
     ATTRIBUTE,
     COMMITS,
@@ -33,12 +41,16 @@ from labelstore.backends.zarr_layout import (
     create_array,
     layout,
 )
-from labelstore.errors import (
-    CorruptError,
-    FormatError,
-    LabelStoreError,
-    NotFoundError,
-    StoreError,
+from labelstore.backends.zarr_metadata import ArrayLayout, array_layouts, check_description
+from labelstore.errors import CorruptError, FormatError, LabelStoreError, StoreError
+from labelstore.foreign import (
+    DOCUMENT_BYTES,
+    check_expansion,
+    json_document,
+    line_of,
+    parsed,
+    read_file,
+    read_manifest,
 )
 
 if TYPE_CHECKING:
@@ -53,6 +65,15 @@ __all__ = ["ZarrBackend"]
 
 T = TypeVar("T")
 
+_MANIFEST = "zarr.json"
+
+_TABLE_BYTES = 2**31
+"""Bytes of a chunk of keys or of targets, at most: blosc knows no larger ones."""
+
+_UNPROVED_BYTES, _SPARSE_BYTES = 2**20, 2**29
+"""Bytes of commit rows that are looked for before the images are known to be there, and that may
+nearly all be missing."""
+
 
 class ZarrBackend:
     """One store in a local folder; see ``Backend`` for the methods' contracts."""
@@ -62,78 +83,126 @@ class ZarrBackend:
 
     def __init__(self, path: Path | str) -> None:
         self.path: Path | str = path
-        self._arrays: dict[str, Any] = {}
-        self._direct: set[str] = set()
-        # Of direct arrays: chunk, chunks of a shard, type, fill; zarr works them out at each look.
-        self._layouts: dict[str, tuple[tuple[int, ...], int, np.dtype[Any], Any]] = {}
+        self._layouts: dict[str, ArrayLayout] = {}
+        self._writing: dict[str, Any] = {}
+        """The arrays as zarr writes them, where the store is open for writing."""
 
     def read_manifest(self) -> Any:
-        file = Path(self.path, "zarr.json")
-        with files.readable(file):
-            return self._parse_manifest(self._manifest_bytes(file))
-
-    def _manifest_bytes(self, file: Path) -> bytes:
-        if not file.parent.exists():
-            raise NotFoundError(f"there is no store at {self.path}: check the path.")
-        if not file.is_file():
-            raise FormatError(
-                f"{self.path} is not a labelstore store (it has no zarr.json): name a folder that "
-                "labelstore made."
-            )
-        return file.read_bytes()
+        with files.readable(Path(self.path, _MANIFEST)):
+            return self._parse_manifest(read_manifest(Path(self.path), _MANIFEST))
 
     def _parse_manifest(self, data: bytes) -> Any:
-        try:
-            return json.loads(data).get("attributes", {}).get(ATTRIBUTE)
-        except (ValueError, AttributeError) as error:
-            raise CorruptError(
-                f"{self.path}/zarr.json cannot be read as JSON ({error}): it was changed or "
-                "damaged; restore it from a copy."
-            ) from error
+        document = json_document(data, f"{self.path}/{_MANIFEST}")
+        attributes = document.get("attributes") if isinstance(document, dict) else None
+        if not isinstance(attributes, dict):
+            raise FormatError(
+                f"{self.path} is not a labelstore store (its zarr.json has no manifest): name a "
+                "folder that labelstore made."
+            )
+        return attributes.get(ATTRIBUTE)
 
     def open_arrays(self, manifest: Manifest) -> None:
-        self._open(self._storage(read_only=True), manifest)
+        if manifest.encoding != self.encoding:
+            raise CorruptError(
+                f"{self.path}: the manifest says encoding {manifest.encoding!r}, expected "
+                f"{self.encoding!r} in Zarr: zarr.json was exchanged; restore it from a copy."
+            )
+        layouts = array_layouts(manifest)
+        calls = [functools.partial(self._check_array, *entry) for entry in layouts.items()]
+        for _ in self._together(calls):
+            pass
+        self._layouts = layouts
 
-    def _storage(self, read_only: bool) -> Store:
-        """Where zarr reads and writes."""
-        return LocalStore(self.path, read_only=True) if read_only else DurableStore(Path(self.path))
+    def _check_array(self, name: str, expected: ArrayLayout) -> None:
+        """CorruptError unless an array's description says what its manifest implies."""
+        where = f"{self.path}/{name}/{_MANIFEST}"
+        with parsed(where):
+            data = self._object_bytes(f"{name}/{_MANIFEST}", DOCUMENT_BYTES)
+            if data is None:
+                raise ValueError("it is not there")
+            check_description(json_document(data, where), expected)
 
     def read_keys(self) -> tuple[str, ...]:
-        return tuple(str(key) for key in self._get(KEYS, ...))
+        array = self._layouts[KEYS]
+        keys: list[str] = []
+        with self._guard(KEYS, ...):
+            for data in self._table(KEYS):
+                found = decode_strings(data, array.rows)[: array.shape[0] - len(keys)]
+                # Here, too: before a multitude of them takes memory.
+                if len(set(found)) < len(found):
+                    raise ValueError("two images have the same key")
+                keys += found
+        return tuple(keys)
 
     def read_targets(self) -> npt.NDArray[np.int32]:
-        return np.asarray(self._get(TARGETS, ...), dtype=np.int32)
+        array, dtype = self._layouts[TARGETS], np.dtype("<i4")
+        with self._guard(TARGETS, ...):
+            parts = [decode(data, array.chunks, dtype) for data in self._table(TARGETS)]
+            return np.concatenate(parts)[: array.shape[0]].astype(np.int32)
+
+    def _table(self, name: str) -> Iterator[bytes]:
+        """The bytes of all chunks of keys or of targets, in order."""
+        array = self._layouts[name]
+        chunks = range(-(-array.shape[0] // array.rows))
+        names = (self._object_name(name, chunk) for chunk in chunks)
+        calls = (functools.partial(self._object_bytes, part, _TABLE_BYTES) for part in names)
+        for chunk, data in zip(chunks, self._together(calls), strict=True):
+            if data is None:
+                raise ValueError(f"part {chunk} of {len(chunks)} is not there")
+            yield data
 
     def read_commits(self) -> npt.NDArray[np.uint64]:
-        array = self._arrays[COMMITS]
-        if isinstance(self.path, str) or not is_bare(array):
-            return np.asarray(self._get(COMMITS, ...), dtype=np.uint64)
-        # A file a block: zarr would take a millisecond for each.
-        rows = np.zeros(array.shape, dtype=np.uint64)
-        shape, dtype = array.chunks, array.dtype
-        try:
-            for block in range(len(rows)):
-                row = read_bare(f"{self.path}/{COMMITS}/c/{block}/0", shape, dtype)
-                if row is not None:
-                    rows[block] = row
-        except Exception as error:
-            raise self._damaged(COMMITS, ..., error) from error
+        array = self._layouts[COMMITS]
+        row_bytes = array.shape[1] * 8
+        if array.shape[0] * row_bytes > _UNPROVED_BYTES:
+            # So many images must be there before so many blocks are looked for.
+            self.read_targets()
+        with self._guard(COMMITS, ...):
+            calls = (functools.partial(self._commit, block) for block in range(array.shape[0]))
+            numbered = enumerate(self._together(calls))
+            found = {block: row for block, row in numbered if row is not None}
+            if array.shape[0] * row_bytes > _SPARSE_BYTES:
+                check_expansion(array.shape[0] * row_bytes, len(found) * row_bytes)
+            rows = np.zeros(array.shape, dtype=np.uint64)
+        for block, row in found.items():
+            rows[block] = row
         return rows
 
     def read_commit(self, block: int) -> npt.NDArray[np.uint64]:
-        return np.asarray(self._get(COMMITS, (slice(block, block + 1),))[0], dtype=np.uint64)
+        with self._guard(COMMITS, slice(block, block + 1)):
+            row = self._commit(block)
+        return np.zeros(self._layouts[COMMITS].shape[1], np.uint64) if row is None else row
+
+    def _commit(self, block: int) -> npt.NDArray[np.uint64] | None:
+        """A block's commit row; None where there is none."""
+        chunks, dtype = self._layouts[COMMITS].chunks, np.dtype("<u8")
+        data = self._object_bytes(self._object_name(COMMITS, block), chunk_bytes(chunks, dtype))
+        return None if data is None else decode_bare(data, chunks, dtype)[0]
 
     def read(self, name: str, images: slice, views: slice | None) -> npt.NDArray[Any]:
-        if views is None:
-            return np.asarray(self._get(name, images))
-        if name not in self._direct:
-            return np.asarray(self._get(name, (images, views)))
-        try:
-            return self._read_groups(name, images, views)
-        except LabelStoreError:
-            raise
-        except Exception as error:
-            raise self._damaged(name, (images, views), error) from error
+        rows = self._layouts[name].rows
+        blocks = range(images.start // rows, -(-images.stop // rows))
+        selection = images if views is None else (images, views)
+        with self._guard(name, selection):
+            parts = []
+            for block in blocks:
+                start = max(images.start - block * rows, 0)
+                inner = slice(start, min(images.stop - block * rows, rows))
+                parts.append(
+                    self._read_rows(name, block)[inner]
+                    if views is None
+                    else self._read_groups(name, block, inner, views)
+                )
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _read_rows(self, name: str, block: int) -> npt.NDArray[Any]:
+        """A block of an array without views."""
+        array = self._layouts[name]
+        most = chunk_bytes(array.chunks, array.dtype)
+        data = self._object_bytes(self._object_name(name, block), most)
+        if data is None:
+            return filled(array.chunks, array.dtype, array.fill, 0)
+        return decode(data, array.chunks, array.dtype)
 
     def read_many(
         self, runs: Iterable[tuple[str, slice, slice | None]]
@@ -142,8 +211,7 @@ class ZarrBackend:
         # Chunks of one shard are read together: its index is read and checked once.
         units: dict[object, list[int]] = defaultdict(list)
         for place, (name, images, views) in enumerate(wanted):
-            chunk = views is not None and name in self._direct
-            if chunk and views and self._is_chunk(name, images, views):
+            if views is not None and self._is_chunk(name, images, views):
                 units[name, images.start].append(place)
             else:
                 units[place].append(place)
@@ -159,7 +227,7 @@ class ZarrBackend:
                 found.update(zip(unit, parts, strict=True))
             yield found.pop(place)
 
-    def _together(self, calls: Sequence[Callable[[], T]]) -> Iterator[T]:
+    def _together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
         """What calls return, in order."""
         return (call() for call in calls)
 
@@ -168,15 +236,11 @@ class ZarrBackend:
         (name, images, _), count = runs[0], len(runs)
         if count == 1:
             return [self.read(*runs[0])]
-        (rows, width, *_), chunks, *_ = self._layouts[name]
+        array = self._layouts[name]
         columns = [views for _, _, views in runs if views]
-        groups = [views.start // width for views in columns]
-        try:
-            codes = self._read_chunks(name, images.start // rows, groups, chunks)
-        except LabelStoreError:
-            raise
-        except Exception as error:
-            raise self._damaged(name, (images, columns[0]), error) from error
+        groups = [views.start // array.chunks[1] for views in columns]
+        with self._guard(name, (images, columns[0])):
+            codes = self._read_chunks(name, images.start // array.rows, groups)
         return [
             part[: run.stop - run.start, : views.stop - views.start]
             for part, (_, run, _), views in zip(codes, runs, columns, strict=True)
@@ -184,7 +248,7 @@ class ZarrBackend:
 
     def _is_chunk(self, name: str, images: slice, views: slice) -> bool:
         """Whether runs of images and views are of one chunk, from its beginning."""
-        rows, columns = self._layouts[name][0][:2]
+        rows, columns = self._layouts[name].chunks[:2]
         return bool(
             images.start % rows == 0
             and views.start % columns == 0
@@ -195,33 +259,33 @@ class ZarrBackend:
     def fetch_block(self, block: int) -> None:
         """Nothing to do: the block is here."""
 
-    def _read_groups(self, name: str, images: slice, views: slice) -> npt.NDArray[Any]:
-        """Codes of one block of images and a run of views, chunk by chunk."""
-        (rows, columns, *_), count, *_ = self._layouts[name]
-        block = images.start // rows
-        if images.stop > (block + 1) * rows:
-            return np.asarray(self._get(name, (images, views)))
+    def _read_groups(self, name: str, block: int, rows: slice, views: slice) -> npt.NDArray[Any]:
+        """Codes of rows of a block and a run of views, chunk by chunk."""
+        columns = self._layouts[name].chunks[1]
         first, last = views.start // columns, -(-views.stop // columns)
-        parts = self._read_chunks(name, block, range(first, last), count)
+        parts = self._read_chunks(name, block, range(first, last))
         codes = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
         start = views.start - first * columns
-        inner = slice(images.start - block * rows, images.stop - block * rows)
-        return codes[inner, start : start + views.stop - views.start]
+        return codes[rows, start : start + views.stop - views.start]
 
-    def _read_chunks(
-        self, name: str, block: int, groups: Sequence[int], count: int
-    ) -> list[npt.NDArray[Any]]:
-        """The chunks of some groups of a shard of ``count``."""
-        shape, _, dtype, fill = self._layouts[name]
+    def _read_chunks(self, name: str, block: int, groups: Sequence[int]) -> list[npt.NDArray[Any]]:
+        """The chunks of some groups of a shard."""
+        array = self._layouts[name]
         shard = f"{self.path}/{self._object_name(name, block)}"
-        return read_chunks(shard, groups, count, shape, dtype, fill)
+        return read_chunks(
+            shard, self.path, groups, array.count, array.chunks, array.dtype, array.fill
+        )
 
     def create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
         with files.explained(Path(self.path)):
             self._create(manifest, keys, targets)
 
+    def _storage(self) -> Store:
+        """Where zarr writes."""
+        return DurableStore(Path(self.path))
+
     def _create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
-        store = self._storage(read_only=False)
+        store = self._storage()
         opening = {"format": "labelstore", "state": "creating"}
         group = zarr.create_group(store, attributes={ATTRIBUTE: opening})
         rows = min(manifest.num_images, TABLE_CHUNK)
@@ -248,7 +312,11 @@ class ZarrBackend:
 
     def open_for_writing(self, manifest: Manifest) -> None:
         """As ``open_arrays``, for a writer."""
-        self._open(self._storage(read_only=False), manifest)
+        self.open_arrays(manifest)
+        store = self._storage()
+        for name in self._layouts:
+            with parsed(f"{self.path}/{name}"):
+                self._writing[name] = zarr.open_array(store, path=name, mode="r+", zarr_format=3)
 
     def committed(self, blocks: Sequence[int]) -> list[int]:
         folder = Path(self.path, COMMITS, "c")
@@ -293,7 +361,7 @@ class ZarrBackend:
 
         In memory: zarr would read and merge an old shard, and fail on one that was torn.
         """
-        known = self._arrays[name]
+        known = self._writing[name]
         prototype = default_buffer_prototype()
         objects: dict[str, Any] = {
             f"{name}/{part}": data
@@ -310,7 +378,7 @@ class ZarrBackend:
 
     def bytes_by_part(self) -> dict[str, int]:
         parts: dict[str, int] = defaultdict(int)
-        known = sorted(self._arrays, key=len, reverse=True)
+        known = sorted(self._layouts, key=len, reverse=True)
         for name, size in self._sizes().items():
             part = next((array for array in known if name.startswith(f"{array}/")), "manifest")
             parts[part] += size
@@ -330,66 +398,21 @@ class ZarrBackend:
 
     def _object_name(self, name: str, block: int) -> str:
         """What the object of a block is called in which an array lies."""
-        axes = len(self._arrays[name].shape) - 1
+        axes = len(self._layouts[name].shape) - 1
         return "/".join((name, "c", str(block), *["0"] * axes))
 
-    def _open(self, store: Store, manifest: Manifest) -> None:
-        names = [KEYS, TARGETS, COMMITS, *(spec.name for spec in all_arrays(manifest))]
-        self._arrays = self._open_arrays(store, names)
-        columns = commit_columns(manifest)
-        self._expect(KEYS, (manifest.num_images,))
-        self._expect(TARGETS, (manifest.num_images,), np.dtype("<i4"))
-        self._expect(COMMITS, (manifest.num_blocks, columns), np.dtype("<u8"))
-        for spec in all_arrays(manifest):
-            shape, sharded, chunks = layout(spec, manifest)
-            self._expect(spec.name, shape, spec.dtype, sharded, chunks)
-        self._direct = {
-            name for name, array in self._arrays.items() if array.shards and is_direct(array)
-        }
-        for name in self._direct:
-            array = self._arrays[name]
-            count = array.shards[1] // array.chunks[1]
-            self._layouts[name] = array.chunks, count, array.dtype, array.fill_value
-
-    def _open_arrays(self, store: Store, names: Sequence[str]) -> dict[str, Any]:
-        return {name: self._open_array(store, name) for name in names}
-
-    def _open_array(self, store: Store, name: str) -> Any:
-        # zarr raises what its parsers and codecs raise: any of it means that the file is damaged.
+    def _object_bytes(self, name: str, limit: int) -> bytes | None:
+        """An object of at most ``limit`` bytes; None when it is not there."""
         try:
-            mode: Literal["r", "r+"] = "r" if store.read_only else "r+"
-            return zarr.open_array(store, path=name, mode=mode, zarr_format=3)
-        except LabelStoreError:
-            raise
-        except Exception as error:
-            refused = files.refusal(f"{self.path}/{name}/zarr.json", error)
-            if refused is not None:
-                raise refused from error
-            raise CorruptError(
-                f"{self.path}/{name}/zarr.json cannot be read ({_line(error)}): it is missing or "
-                "damaged; restore it from a copy."
-            ) from error
+            return read_file(f"{self.path}/{name}", self.path, limit)
+        except FileNotFoundError:
+            return None
 
-    def _expect(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any] | None = None,
-        shards: tuple[int, ...] | None = None,
-        chunks: tuple[int, ...] | None = None,
-    ) -> None:
-        array = self._arrays[name]
-        found = (array.shape, array.dtype if dtype else None, array.shards if chunks else None)
-        if found != (shape, dtype, shards) or (chunks and array.chunks != chunks):
-            raise CorruptError(
-                f"{self.path}/{name} has shape {array.shape}, type {array.dtype}, shards "
-                f"{array.shards} and chunks {array.chunks}, which the manifest does not imply "
-                f"(shape {shape}): its zarr.json was changed; restore it from a copy."
-            )
-
-    def _get(self, name: str, selection: Any) -> Any:
+    @contextmanager
+    def _guard(self, name: str, selection: Any) -> Iterator[None]:
+        """Turn what decoding raises into the error of a damaged store."""
         try:
-            return self._arrays[name][selection]
+            yield
         except LabelStoreError:
             raise
         except Exception as error:
@@ -397,14 +420,9 @@ class ZarrBackend:
 
     def _damaged(self, name: str, selection: Any, error: Exception) -> StoreError:
         return files.refusal(f"{self.path}/{name}", error) or CorruptError(
-            f"{self.path}/{name} cannot be read at {_place(selection)} ({_line(error)}): the "
+            f"{self.path}/{name} cannot be read at {_place(selection)} ({line_of(error)}): the "
             "store is damaged there; make these blocks again."
         )
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def _place(selection: Any) -> str:

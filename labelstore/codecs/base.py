@@ -38,6 +38,9 @@ class Grid(Protocol):
     def decode(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Values of codes, of any shape."""
 
+    def holds(self, codes: npt.NDArray[Any]) -> bool:
+        """Whether all codes are those of values of the grid."""
+
 
 class TableGrid:
     """Values from an ascending table that starts at 0; the code is the place in the table."""
@@ -57,8 +60,14 @@ class TableGrid:
         return (np.searchsorted(self._exact, values, side="right") - 1).astype(self.dtype)
 
     def decode(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        # A code beyond the table is the fill of an image without labels: it decodes to 0.
-        return np.take(self._table, codes, mode="clip") * (codes < len(self._table))
+        values = np.take(self._table, codes, mode="clip")
+        if not self.holds(codes):
+            # A code beyond the table is the fill of an image without labels: it decodes to 0.
+            values *= codes < len(self._table)
+        return values
+
+    def holds(self, codes: npt.NDArray[Any]) -> bool:
+        return int(codes.max(initial=0)) < len(self._table)
 
 
 class FloatGrid:
@@ -80,6 +89,10 @@ class FloatGrid:
     def decode(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return codes.astype(np.float32)
 
+    def holds(self, codes: npt.NDArray[Any]) -> bool:
+        # NaN is neither.
+        return not codes.size or bool(codes.min() >= 0 and codes.max() <= 1)
+
 
 @dataclass(frozen=True)
 class Quantizer:
@@ -93,6 +106,8 @@ class Quantizer:
     """Of the second largest and smaller ones, none of which exceeds 1/2."""
     summary: str
     """One line for ``--help``."""
+    by_shares: bool = False
+    """Whether the rest are shares of what is left, so that no codes sum to more than 1 or rise."""
 
     def encode(self, probs: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Codes of probabilities.

@@ -58,6 +58,10 @@ class Shares:
         code = np.minimum(step, self.steps - 1) + 1
         return np.where((values > 0) & (limit > 0), code, 0).astype(np.uint8)
 
+    def holds(self, codes: npt.NDArray[Any]) -> bool:
+        """Whether all codes are 0 or those of shares."""
+        return int(codes.max(initial=0)) <= self.steps
+
 
 class RatioQuantizer(Quantizer):
     """Probabilities after the first as shares of their limit."""
@@ -109,10 +113,12 @@ RATIO16 = RatioQuantizer(
     top=TOP,
     rest=Shares(16),  # type: ignore[arg-type]
     summary="largest probability in 255 bins with edges at multiples of 1/200, others in 16 steps",
+    by_shares=True,
 )
 RATIO32 = RatioQuantizer(
     name="ratio32",
     top=TOP,
     rest=Shares(32),  # type: ignore[arg-type]
     summary="as ratio16, in 32 steps",
+    by_shares=True,
 )

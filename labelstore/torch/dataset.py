@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from labelstore import images, teachers
+from labelstore.ensembles import opened_reader
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
 from labelstore.recovery import Recovery
 from labelstore.reduced import Photo
@@ -21,6 +22,7 @@ from labelstore.torch.photos import Photos
 from labelstore.torch.stored import StoredLabels
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Sequence
 
     import numpy.typing as npt
@@ -63,7 +65,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
     def __init__(
         self,
         dataset: Any,
-        store: Store | Ensemble,
+        store: Store | Ensemble | str | os.PathLike[str],
         *,
         keys: Sequence[str] | None = None,
         size: int | tuple[int, int] | None = None,
@@ -88,8 +90,8 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 store, or with fewer: images without a photo are then left out by ``ViewSampler``,
                 with a warning that says how many (PartialDataWarning). None where photos are read
                 elsewhere (``views_of``); nothing is then probed.
-            store: where the labels are; a store, or an ensemble, whose first member is "the
-                teacher" below.
+            store: where the labels are; a store, its path or URL, or an ensemble, whose first
+                member is "the teacher" below.
             keys: the store's key of each item. When None: those of a source, or the paths of an
                 ImageFolder or DatasetFolder (or a Subset of one) relative to its ``root``, or to
                 the folder below or above it that the store was made from, as for torchvision's
@@ -133,7 +135,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             UsageError: arguments that are missing or do not fit each other.
             MismatchError: the photos are not those of the store, or it has no replayable views.
         """
-        self.store = store
+        self.store = store = opened_reader(store)
         self.ferkd = ferkd
         self.tail: Tail | None = tail
         self.transform = transform

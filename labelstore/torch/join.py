@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import torch
 
+from labelstore.ensembles import opened_reader
 from labelstore.epochs import EpochOrder
 from labelstore.errors import NotFoundError, PartialDataWarning, UsageError
 from labelstore.images import IMAGE_SUFFIXES
@@ -27,6 +28,7 @@ from labelstore.torch.dataset import Show, SoftLabelDataset
 from labelstore.torch.photos import as_photo, file_of
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
@@ -55,7 +57,7 @@ class ViewJoin:
 
     def __init__(
         self,
-        store: Store | Ensemble,
+        store: Store | Ensemble | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
         seed: int = 0,
@@ -68,7 +70,7 @@ class ViewJoin:
         """Plan epochs over a store.
 
         Args:
-            store: a store or an ensemble, complete.
+            store: a store, as it is or by its path or URL, or an ensemble; complete.
             views_per_image, seed, schedule, epochs, budget: as for ``ViewSampler``.
             check_pixels: as for ``SoftLabelDataset``; each view is compared when its photo comes.
             options: ``size``, ``interpolation``, ``normalize``, ``transform``, ``tail``,
@@ -79,6 +81,7 @@ class ViewJoin:
         Raises:
             UsageError, MismatchError, IncompleteError: as ``SoftLabelDataset`` and ``ViewSampler``.
         """
+        store = opened_reader(store)
         self.data = SoftLabelDataset(None, store, check_pixels=check_pixels, **options)
         self.order = EpochOrder(
             store,
@@ -172,7 +175,7 @@ class WebDatasetViews(ViewJoin):
 
     def __init__(
         self,
-        store: Store | Ensemble,
+        store: Store | Ensemble | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
         field: str | None = None,
@@ -263,7 +266,7 @@ class HuggingFaceViews(ViewJoin):
 
     def __init__(
         self,
-        store: Store | Ensemble,
+        store: Store | Ensemble | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
         key_column: str | None = None,

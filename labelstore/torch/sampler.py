@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from labelstore.ensembles import opened_reader
 from labelstore.epochs import EpochOrder
 from labelstore.errors import MismatchError, NotFoundError, UsageError
 from labelstore.prefetch import Prefetcher
@@ -15,6 +16,7 @@ from labelstore.torch.dataset import Show, SoftLabelDataset
 from labelstore.torch.ranks import check_undivided, ranks
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Mapping, Sequence
 
     import numpy.typing as npt
@@ -39,7 +41,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
 
     def __init__(
         self,
-        source: Store | Ensemble | SoftLabelDataset,
+        source: Store | Ensemble | SoftLabelDataset | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
         shuffle: bool = True,
@@ -57,7 +59,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         """Plan epochs over the labelled images of a store.
 
         Args:
-            source: a store, an ensemble, or a data set (its store and ``ferkd``).
+            source: a store, its path or URL, an ensemble, or a data set (its store and ``ferkd``).
             views_per_image: how many views of an image stand side by side, 1..num_views.
             shuffle: whether images come in a random order; by number otherwise.
             seed: of the order of the images and of their views.
@@ -95,7 +97,11 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             UsageError: numbers out of range.
         """
         data = source if isinstance(source, SoftLabelDataset) else None
-        self.store: Store | Ensemble = source if data is None else data.store  # type: ignore[assignment]
+        self.store: Store | Ensemble
+        if isinstance(source, SoftLabelDataset):
+            self.store = source.store
+        else:
+            self.store = opened_reader(source)
         self.plan = EpochOrder(
             self.store,
             views_per_image,

@@ -186,7 +186,7 @@ def test_the_papers_plot_of_an_empty_store(tmp_path):
     with StoreWriter(tmp_path / "begun.zarr", manifest, keys, targets):
         pass
     done = inspect(tmp_path / "begun.zarr", "--plot", tmp_path / "figure.png")
-    assert "2 of 2 blocks are missing (2 images)" in done.stdout
+    assert "2 of 2 blocks missing (2 images)" in done.stdout
     assert "No crop is labelled yet." in done.stdout
     assert (tmp_path / "figure.png").exists()
 

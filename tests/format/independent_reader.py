@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
 import xxhash
 import zarr
+
+
+@dataclass
+class Contents:
+    """What a store says."""
+
+    classes: np.ndarray
+    """(N, V, k) class ids, -1 for an empty place."""
+    probs: np.ndarray
+    """(N, V, k) float32."""
+    lists: tuple
+    """Of each image: its likely classes, likeliest first, their mean probabilities, and the power;
+    () of a store without lists."""
+    num_classes: int
+    boxes: np.ndarray
+    """(N, V, 4) top, left, height, width."""
+    flips: np.ndarray
+    """(N, V) bool."""
 
 
 def top_values(name, codes):
@@ -112,7 +132,7 @@ def parquet_arrays(path, manifest):
 
 
 def read(path):
-    """Class ids (N, V, k), -1 for an empty place, and probabilities, after checking all digests."""
+    """The contents of a store, after checking all digests."""
     if path.suffix == ".parquet":
         manifest = json.loads((path / "manifest.json").read_text())
         group = parquet_arrays(path, manifest)
@@ -143,13 +163,15 @@ def read(path):
         if m:
             expected.append(digest_of_parts(group, store_id, block, rows, "prior", PRIOR_ARRAYS))
         assert row.tolist() == expected
+    boxes, flips = views_of(group, manifest, keys)
+    rest = (lists_of(group, labels), labels["num_classes"], boxes, flips)
     if labels["encoding"] == "plain":
         probs = group["labels/top_prob"][..., None]
         if k > 1:
             probs = np.concatenate([probs, group["labels/rest_probs"]], -1)
         classes = group["labels/classes"].astype(int)
         classes[..., 1:][probs[..., 1:] == 0] = -1
-        return classes, probs
+        return Contents(classes, probs, *rest)
     probs = [top_values(name, group["labels/top_prob"][:]).astype(np.float32)]
     for rank in range(k - 1):
         left = 1 - sum(value.astype(np.float64) for value in probs)
@@ -168,7 +190,119 @@ def read(path):
             left = [entry for entry in lists[place[0]] if entry not in used]
             used.append(left[code] if code < m else code - m)
             classes[(*place, rank)] = used[-1]
-    return classes, probs
+    return Contents(classes, probs, *rest)
+
+
+def lists_of(group, labels):
+    if not labels["prior_size"]:
+        return ()
+    probs = group["images/prior_probs"][:].astype(np.float64)
+    if labels["encoding"] == "codes":
+        # Section 7: what a list decodes to is a float32.
+        probs = ((probs / 255) ** 4).astype(np.float32).astype(np.float64)
+    classes = group["images/prior_classes"][:]
+    held = classes != np.iinfo(classes.dtype).max
+    powers = group["images/prior_power"][:]
+    return tuple(
+        (classes[image][held[image]].tolist(), probs[image][held[image]].tolist(), power / 100)
+        for image, power in enumerate(powers.tolist())
+    )
+
+
+def recovered(contents, image, view, tail):
+    """(C,) float64: the distribution that a label is recovered to (section 4)."""
+    stored = {
+        int(cls): float(p)
+        for cls, p in zip(contents.classes[image, view], contents.probs[image, view], strict=True)
+        if cls >= 0
+    }
+    size, total = contents.num_classes, math.fsum(stored.values())
+    rest = max(0.0, 1 - total)
+    out = np.zeros(size)
+    others = [cls for cls in range(size) if cls not in stored]
+    if tail == "none":
+        for cls, p in stored.items():
+            out[cls] = p / total
+        return out
+    for cls, p in stored.items():
+        out[cls] = p
+    if tail == "uniform":
+        out[others] = rest / len(others)
+        return out
+    listed, means, power = contents.lists[image]
+    stranger = (max(1 - math.fsum(means), 1e-6) / (size - len(listed))) ** power
+    weights = dict.fromkeys(others, stranger)
+    weights |= {cls: q**power for cls, q in zip(listed, means, strict=True) if cls not in stored}
+    limit = 0.75 * min(stored.values())
+    capped = set()
+    while True:
+        free = math.fsum(w for cls, w in weights.items() if cls not in capped)
+        left = rest - limit * len(capped)
+        over = {c for c in set(listed) & set(weights) - capped if left * weights[c] / free > limit}
+        if not over:
+            break
+        capped |= over
+    for cls, weight in weights.items():
+        out[cls] = limit if cls in capped else left * weight / free
+    return out
+
+
+def philox(key, counter):
+    """The four words of Philox4x32-10."""
+    (k0, k1), (c0, c1, c2, c3) = key, counter
+    for _ in range(10):
+        one, two = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (
+            (two >> 32) ^ c1 ^ k0,
+            two & 0xFFFFFFFF,
+            (one >> 32) ^ c3 ^ k1,
+            one & 0xFFFFFFFF,
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return c0, c1, c2, c3
+
+
+def view_of(law, key, view, width, height):
+    """Box and flip of one view (section 5)."""
+    name = xxhash.xxh3_64_intdigest(key.encode())
+
+    def draw(domain):
+        words = (name % 2**32, name // 2**32, domain, view)
+        return philox((law["seed"] % 2**32, law["seed"] // 2**32), words)
+
+    (s0, s1), (r0, r1) = law["scale"], law["ratio"]
+    for domain in range(10):
+        x0, x1, x2, x3 = draw(domain)
+        area = width * height * (s0 + (s1 - s0) * (x0 / 2**32))
+        ratio = math.exp(math.log(r0) + (math.log(r1) - math.log(r0)) * (x1 / 2**32))
+        # Python rounds halves to even.
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            box = (x2 * (height - h + 1) // 2**32, x3 * (width - w + 1) // 2**32, h, w)
+            break
+    else:
+        w, h = width, height
+        if width / height < r0:
+            h = round(width / r0)
+        elif width / height > r1:
+            w = round(height * r1)
+        box = ((height - h) // 2, (width - w) // 2, h, w)
+    return box, draw(16)[0] / 2**32 < law["flip"]
+
+
+def views_of(group, manifest, keys):
+    """Boxes (N, V, 4) and flips (N, V)."""
+    law = manifest["views"]["law"]
+    if law == "explicit":
+        return group["views/box"][:], group["views/flip"][:] == 1
+    sizes = group["images/size"][:].tolist()
+    views = range(manifest["views"]["count"])
+    found = [
+        [view_of(law, key, view, *size) for view in views]
+        for key, size in zip(keys, sizes, strict=True)
+    ]
+    boxes = np.array([[box for box, _ in row] for row in found])
+    return boxes, np.array([[flip for _, flip in row] for row in found])
 
 
 IMAGE_ARRAYS = ("images/digest", "images/size", "images/status")

@@ -1,0 +1,146 @@
+"""What the files of a Parquet store must be, beyond what their digests tell.
+
+SQL engines and data frames look at rows, their numbers and whichever files are there, and know
+nothing of commits. So these are checked, too, wherever this library reads: a store that it takes
+for whole gives others the same labels.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from labelstore.backends.base import image_arrays, prior_arrays, view_arrays
+from labelstore.backends.parquet_tables import label_table, measured_table
+from labelstore.foreign import check_expansion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+
+    from labelstore.backends.parquet_footer import OpenFile
+    from labelstore.manifest import Manifest
+
+__all__ = [
+    "check_footer",
+    "check_numbers",
+    "commit_row",
+    "label_schema",
+    "measured_schema",
+    "stray_files",
+    "table_schema",
+]
+
+_MAGIC = b"\x93NUMPY\x01\x00"
+"""How NumPy's format 1.0 begins."""
+
+_HEADER_BYTES = 1024
+"""Of the text that follows, at most."""
+
+
+def table_schema() -> pa.Schema:
+    """Columns of the table of images."""
+    return pa.schema({"image": pa.int32(), "key": pa.string(), "target": pa.int32()})
+
+
+def measured_schema(manifest: Manifest) -> pa.Schema:
+    """Columns of a block's measured images."""
+    specs = (*image_arrays(manifest), *prior_arrays(manifest))
+    arrays = {spec.name: np.empty((0, *spec.shape[1:]), spec.dtype) for spec in specs}
+    return measured_table(arrays, slice(0, 0)).schema
+
+
+def label_schema(manifest: Manifest) -> pa.Schema:
+    """Columns of a block's labels."""
+    arrays = {
+        spec.name: np.empty((0, 1, *spec.shape[2:]), spec.dtype) for spec in view_arrays(manifest)
+    }
+    return label_table(arrays, slice(0, 0), slice(0, 1)).schema
+
+
+def check_footer(opened: OpenFile, schema: pa.Schema, rows: list[int] | None = None) -> list[int]:
+    """ValueError unless a file has these columns, and row groups of so many rows.
+
+    Args:
+        opened: the file. rows: of each row group; any when None.
+
+    Returns:
+        the rows of each row group.
+    """
+    found, groups = opened.file.schema_arrow, opened.groups
+    columns = [(field.name, _kind(field.type)) for field in found]
+    expected = [(field.name, _kind(field.type)) for field in schema]
+    if columns != expected:
+        raise ValueError(f"its columns are {str(columns)[:160]}, expected {str(expected)[:160]}")
+    counts = [group.rows for group in groups]
+    if rows is not None and counts != rows:
+        raise ValueError(f"its row groups have {counts[:8]} rows, expected {rows[:8]}")
+    for group in groups:
+        for column in group.columns:
+            check_expansion(max(column.uncompressed, 8 * column.values), opened.size)
+    return counts
+
+
+def _kind(kind: pa.DataType) -> str:
+    """A type's name, whatever a list calls its values."""
+    return f"list of {kind.value_type}" if pa.types.is_list(kind) else str(kind)
+
+
+def check_numbers(
+    table: pa.Table, images: npt.NDArray[np.int64], views: npt.NDArray[np.int64] | None = None
+) -> None:
+    """ValueError unless rows say that they are these images, and views of them.
+
+    Args:
+        table: with a column ``image``, and ``view`` where there are ``views``.
+        images, views: (rows,) numbers in order.
+    """
+    for name, numbers in (("image", images), ("view", views)):
+        if numbers is not None and not np.array_equal(_integers(table[name]), numbers):
+            raise ValueError(f"its rows are not those of these images: the column {name} differs")
+
+
+def _integers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    if column.null_count:
+        raise ValueError("a row has no number")
+    return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def commit_row(data: bytes, columns: int) -> npt.NDArray[np.uint64]:
+    """A commit row from its file; ValueError, or what else comes of it, for any other bytes.
+
+    NumPy's own reader takes archives and Python objects, too.
+    """
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise ValueError("it is no array in NumPy's format 1.0")
+    start = len(_MAGIC) + 2
+    end = start + int.from_bytes(data[len(_MAGIC) : start], "little")
+    if end > _HEADER_BYTES or len(data) != end + 8 * columns:
+        raise ValueError(f"{len(data)} bytes, expected {columns} digests")
+    header = ast.literal_eval(data[start:end].decode("ascii").strip())
+    expected = {"descr": "<u8", "fortran_order": False, "shape": (columns,)}
+    if header != expected:
+        raise ValueError(f"its header is {str(header)[:80]}, expected {expected}")
+    return np.frombuffer(data, "<u8", columns, end).copy()
+
+
+def stray_files(names: Iterable[str], known: set[str]) -> list[str]:
+    """Which of a store's files others would read along with its own.
+
+    Args:
+        names: paths inside the store. known: those that the manifest implies.
+    """
+    folders = {os.path.dirname(name) for name in known} - {""}
+    return sorted(
+        name
+        for name in names
+        if name not in known
+        and name.split("/")[0] in folders
+        and not name.endswith(".partial")
+        and not os.path.basename(name).startswith(".")
+    )

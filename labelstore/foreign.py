@@ -1,0 +1,238 @@
+"""The gate for what somebody else may have made: files are opened, and bytes parsed, through here.
+
+A store from a stranger must be safe to open. So nothing is opened that could wait for ever or lies
+outside the store, nothing is taken into memory that its size on disk does not account for, and
+whatever a parser raises is a CorruptError that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from labelstore import files
+from labelstore.errors import (
+    CorruptError,
+    FormatError,
+    LabelStoreError,
+    NotFoundError,
+    StoreError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = [
+    "DOCUMENT_BYTES",
+    "check_expansion",
+    "json_document",
+    "line_of",
+    "open_file",
+    "parsed",
+    "read_file",
+    "read_manifest",
+    "require_file",
+]
+
+DOCUMENT_BYTES = 32 * 2**20
+"""Bytes of a JSON document, at most: a manifest names each class once."""
+
+_PLAIN_BYTES = 64 * 2**20
+"""Bytes that compressed data may always expand to."""
+
+_EXPANSION = 1000
+"""Beyond that, how many bytes may come of one: labels that are nearly all alike reach a hundred."""
+
+_INTEGERS = 2**64
+"""JSON integers are smaller than this: none that means anything here is larger."""
+
+_MEND = "restore it from a copy"
+
+
+@contextmanager
+def parsed(where: Path | str, mend: str = _MEND) -> Iterator[None]:
+    """Turn what parsers raise into a CorruptError; ``where`` names the file, ``mend`` the remedy.
+
+    Raises:
+        CorruptError: the content is no such thing. StoreError: the system refused to read it, or
+            has no memory for it.
+    """
+    try:
+        yield
+    except LabelStoreError:
+        raise
+    except MemoryError as error:
+        raise StoreError(
+            f"{where} cannot be read: there is not enough memory ({line_of(error)}): free some, "
+            "then try again."
+        ) from error
+    except Exception as error:
+        refused = files.refusal(where, error)
+        if refused is not None:
+            raise refused from error
+        raise CorruptError(
+            f"{where} cannot be read ({line_of(error)}): it is missing, changed or damaged; {mend}."
+        ) from error
+
+
+def line_of(error: BaseException) -> str:
+    """What an error says, on one line of at most 160 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def open_file(path: Path | str, root: Path | str) -> BinaryIO:
+    """Open a file of the store at ``root`` for reading, unbuffered.
+
+    Raises:
+        FileNotFoundError: it is not there. CorruptError: it is no file (opening a pipe would wait
+            for ever), or a link that leaves the store. OSError: the system refuses.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if files.refusal(path, error) is not None:
+            raise
+        raise CorruptError(
+            f"{path} cannot be opened ({error.strerror}): it was exchanged; {_MEND}."
+        ) from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CorruptError(f"{path} is no file: it was exchanged; {_MEND}.")
+        _require_inside(_real_path(descriptor, path), path, root)
+        return os.fdopen(descriptor, "rb", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def require_file(path: Path | str, root: Path | str) -> None:
+    """As ``open_file``, for a library that opens files itself."""
+    open_file(path, root).close()
+
+
+def read_file(path: Path | str, root: Path | str, limit: int) -> bytes:
+    """The bytes of a file of the store at ``root``.
+
+    Raises:
+        As ``open_file``; CorruptError also where there are more than ``limit`` bytes.
+    """
+    with open_file(path, root) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise CorruptError(
+                f"{path} has {size:,} bytes, expected at most {limit:,}: it was exchanged; {_MEND}."
+            )
+        # One more, so that a file that grows meanwhile is noticed and not read to its end.
+        data = file.read(size + 1) or b""
+        while len(data) < size:
+            part = file.read(size - len(data))
+            if not part:
+                break
+            data += part
+        return data
+
+
+def read_manifest(root: Path, name: str) -> bytes:
+    """The bytes of the file with a store's manifest.
+
+    Raises:
+        NotFoundError: nothing is at ``root``. FormatError: it is no store. CorruptError: as
+        ``read_file``.
+    """
+    if not root.exists():
+        raise NotFoundError(f"there is no store at {root}: check the path.")
+    try:
+        if root.is_dir():
+            return read_file(root / name, root, DOCUMENT_BYTES)
+    except FileNotFoundError:
+        pass
+    raise FormatError(
+        f"{root} is not a labelstore store (it has no {name}): name a folder that labelstore made."
+    )
+
+
+def _real_path(descriptor: int, path: Path | str) -> str:
+    """Where an open file lies, links resolved."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return os.path.realpath(path)
+
+
+_roots: dict[str, tuple[str, ...]] = {}
+"""Folders in which the files of a store may lie, by its path; looked up again before an error."""
+
+
+def _require_inside(real: str, path: Path | str, root: Path | str) -> None:
+    name = os.fspath(root)
+    if real.startswith(_roots.get(name, ("\0",))):
+        return
+    place = os.path.realpath(name)
+    allowed = [place + os.sep]
+    head, found, _ = place.partition(f"{os.sep}snapshots{os.sep}")
+    if found:
+        # The cache of the Hugging Face hub: a snapshot is a folder of links to blobs beside it.
+        allowed.append(os.path.join(head, "blobs") + os.sep)
+    _roots[name] = tuple(allowed)
+    if not real.startswith(_roots[name]):
+        raise CorruptError(
+            f"{path} is a link to {real}, outside the store: put the file itself in its place."
+        )
+
+
+def json_document(data: bytes, where: Path | str) -> Any:
+    """A JSON document: UTF-8, numbers that are finite, no name twice in an object.
+
+    Raises:
+        CorruptError: it is not that.
+    """
+    with parsed(where):
+        if len(data) > DOCUMENT_BYTES:
+            raise ValueError(f"{len(data):,} bytes, expected at most {DOCUMENT_BYTES:,}")
+        text = data.decode("utf-8")
+        document = json.loads(
+            text,
+            object_pairs_hook=_members,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_number,
+        )
+        if "\\u" in text:
+            # An escape may name half a character, which no digest and no terminal takes.
+            json.dumps(document, ensure_ascii=False).encode()
+        return document
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an object names a member twice")
+    return members
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or abs(int(text)) >= _INTEGERS:
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text[:20]}")
+    return number
+
+
+def check_expansion(decoded: int, stored: int) -> None:
+    """ValueError where data of ``stored`` bytes may not be what ``decoded`` bytes come of."""
+    if decoded > max(_PLAIN_BYTES, _EXPANSION * stored):
+        raise ValueError(f"{stored:,} bytes are to be {decoded:,} when decompressed")

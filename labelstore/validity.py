@@ -1,0 +1,252 @@
+"""Whether committed codes are those of labels: what a digest cannot tell, since it covers them all.
+
+Pure functions over arrays. Everything is looked at in codes, which is a fraction of decoding it;
+only the few labels that such a look leaves in doubt are decoded. A chunk is looked at once, when it
+is read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore import codecs
+from labelstore.encoding import decode_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from labelstore.backends.base import ArraySpec
+    from labelstore.manifest import Manifest
+
+    Codes = Mapping[str, npt.NDArray[Any]]
+    Bools = npt.NDArray[np.bool_]
+
+__all__ = [
+    "LABELLED",
+    "UNREADABLE",
+    "image_problem",
+    "label_problem",
+    "prior_problem",
+    "table_problem",
+    "top_problem",
+]
+
+LABELLED, UNREADABLE = 1, 2
+"""Values of ``images/status`` in a committed block."""
+
+_ROUNDING = 1e-6
+"""By how much a sum of float32 probabilities may exceed 1."""
+
+_PAIRS = 16
+"""Up to so many classes a label are compared pair by pair, which is faster than sorting."""
+
+
+def table_problem(
+    keys: Sequence[str], targets: npt.NDArray[np.int32], num_classes: int
+) -> str | None:
+    """What is wrong with a table of images; None when nothing is."""
+    if len(set(keys)) < len(keys):
+        return "two images have the same key"
+    if any("\0" in key for key in keys):
+        return "a key has a NUL"
+    low, high = int(targets.min()), int(targets.max())
+    if low < -1 or high >= num_classes:
+        return f"targets run from {low} to {high}, expected -1 to {num_classes - 1}"
+    return None
+
+
+def image_problem(codes: Codes) -> str | None:
+    """What is wrong with a committed block's measured images; None when nothing is."""
+    status = codes["images/status"]
+    if not ((status == LABELLED) | (status == UNREADABLE)).all():
+        return f"a status is neither {LABELLED} nor {UNREADABLE}"
+    return None
+
+
+def prior_problem(codes: Codes, num_classes: int) -> str | None:
+    """What is wrong with the lists of likely classes of a block's images; None when nothing is."""
+    classes, probs = codes["images/prior_classes"], codes["images/prior_probs"]
+    empty = np.iinfo(classes.dtype).max
+    held = classes != empty
+    if (held[:, 1:] & ~held[:, :-1]).any():
+        return "a list has an empty place before a class"
+    if int(np.where(held, classes, 0).max(initial=0)) >= num_classes:
+        return f"a list names a class above {num_classes - 1}"
+    ordered = np.sort(classes, axis=1)
+    if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != empty)).any():
+        return "a list names a class twice"
+    if probs.dtype.kind == "f" and not _are_probabilities(probs):
+        return "a list has a probability that is none"
+    if (probs[:, 1:] > probs[:, :-1]).any():
+        return "a list's probabilities rise"
+    return None
+
+
+def top_problem(
+    top: npt.NDArray[Any], unreadable: Bools, manifest: Manifest, fill: float
+) -> str | None:
+    """What is wrong with codes (n, views) of ``labels/top_prob``; None when nothing is.
+
+    Args:
+        unreadable: (n,) which images could not be read. fill: the code of no value.
+    """
+    if unreadable.any():
+        if not _are_fill(top[unreadable], fill):
+            return "an image that could not be read has labels"
+        top = top[~unreadable]
+    return None if _top_fits(top, manifest) else "a largest probability is none"
+
+
+def label_problem(
+    codes: Codes,
+    specs: Sequence[ArraySpec],
+    lists: npt.NDArray[Any],
+    unreadable: Bools,
+    manifest: Manifest,
+) -> str | None:
+    """What is wrong with the codes of n images' labels; None when they are labels.
+
+    Args:
+        codes: by array name, each (n, views, ...). specs: of these arrays.
+        lists: (n, m) codes of the images' lists of likely classes, as they are stored; m may be 0.
+        unreadable: (n,) which images could not be read, and have no labels.
+        manifest: says how they are stored.
+    """
+    if unreadable.any():
+        for spec in specs:
+            if not _are_fill(codes[spec.name][unreadable], spec.fill):
+                return "an image that could not be read has labels"
+        readable = ~unreadable
+        codes = {name: part[readable] for name, part in codes.items()}
+        lists = lists[readable]
+    if "views/flip" in codes and int(codes["views/flip"].max(initial=0)) > 1:
+        return "a view is neither mirrored nor not"
+    top = codes["labels/top_prob"]
+    if not _top_fits(top, manifest):
+        return "a largest probability is none"
+    # Place after place: what is compared lies side by side.
+    classes = _places(codes["labels/classes"])
+    rest = _places(codes["labels/rest_probs"]) if manifest.k > 1 else None
+    if rest is not None and not _rest_fits(top.reshape(-1), rest, manifest):
+        return "probabilities are none, rise, or exceed 1 in sum"
+    lists = lists if manifest.encoding == "codes" else lists[:, :0]
+    if int(classes.max(initial=0)) >= manifest.num_classes + lists.shape[1]:
+        return f"a class is above {manifest.num_classes - 1}"
+    doubtful = _doubtful(classes, rest, lists)
+    if len(doubtful) and not _are_distinct(codes, lists, doubtful, manifest):
+        return "a label names a class twice, or an empty place of its image's list"
+    return None
+
+
+def _places(codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(k, n * views) of codes (n, views, k)."""
+    return np.ascontiguousarray(codes.reshape(-1, codes.shape[-1]).T)
+
+
+def _are_fill(codes: npt.NDArray[Any], fill: float) -> bool:
+    return bool((np.isnan(codes) if np.isnan(fill) else codes == fill).all())
+
+
+def _are_probabilities(values: npt.NDArray[Any]) -> bool:
+    """Whether all are numbers from 0 to 1; NaN is not."""
+    return not values.size or bool(values.min() >= 0 and values.max() <= 1)
+
+
+def _top_fits(top: npt.NDArray[Any], manifest: Manifest) -> bool:
+    if manifest.encoding == "plain":
+        return _are_probabilities(top)
+    return codecs.get(manifest.quantizer).top.holds(top)
+
+
+def _rest_fits(top: npt.NDArray[Any], rest: npt.NDArray[Any], manifest: Manifest) -> bool:
+    """Whether probabilities, largest (n,) and others (k - 1, n), are some, fall along a label and
+    are at most 1 in sum."""
+    if manifest.encoding == "plain":
+        if not _are_probabilities(rest):
+            return False
+    else:
+        quantizer = codecs.get(manifest.quantizer)
+        if not quantizer.rest.holds(rest):
+            return False
+        if quantizer.by_shares:
+            # Shares of a limit that no sum exceeds.
+            return True
+        top, rest = quantizer.top.decode(top), quantizer.rest.decode(rest)
+    if (rest[0] > top).any() or (rest[1:] > rest[:-1]).any():
+        return False
+    # Summed in float32 first, whose error is at most that of as many roundings.
+    sums = top + rest.sum(axis=0)
+    near = np.flatnonzero(sums > 1 + _ROUNDING - len(rest) * 1.2e-7)
+    exact = top[near] + rest[:, near].sum(axis=0, dtype=np.float64)
+    return bool((exact <= 1 + _ROUNDING).all())
+
+
+def _doubtful(
+    classes: npt.NDArray[Any], rest: npt.NDArray[Any] | None, lists: npt.NDArray[Any]
+) -> npt.NDArray[np.int64]:
+    """Which of n labels may name a class twice or an empty place.
+
+    Args:
+        classes: (k, n) codes; rest: (k - 1, n) codes of probabilities after the first.
+        lists: (images, m) of n / images labels each.
+    """
+    k, count = classes.shape
+    size = lists.shape[1]
+    doubt = np.zeros(count, dtype=bool)
+    # Ranks are different, whatever they are; so only classes outside the list can be named twice.
+    outside = classes >= size
+    if rest is not None:
+        outside[1:] &= rest > 0
+    if not outside[1:].any():
+        pass
+    elif k > _PAIRS:
+        places = np.arange(k)[:, None] - k
+        ordered = np.sort(np.where(outside, classes.astype(np.int64), places), axis=0)
+        doubt |= (ordered[1:] == ordered[:-1]).any(axis=0)
+    else:
+        for place in range(1, k):
+            doubt |= (classes[place] == classes[:place]).any(axis=0) & outside[place]
+    if size:
+        views = count // max(len(lists), 1)
+        if outside.any():
+            rank, label = np.nonzero(outside)
+            named = (classes[rank, label] - size).astype(lists.dtype)
+            doubt[label[(lists[label // views] == named[:, None]).any(axis=1)]] = True
+        # A rank counts the places that no earlier class has taken.
+        empty = np.iinfo(lists.dtype).max
+        room: npt.NDArray[Any] = np.full((1, 1), size)
+        if (lists[:, -1] == empty).any():
+            room = np.repeat((lists != empty).sum(axis=1), views)[None]
+        beyond = classes >= np.maximum(room - np.arange(k)[:, None], 0).astype(classes.dtype)
+        beyond &= classes < size
+        if rest is not None:
+            beyond[1:] &= rest > 0
+        doubt |= beyond.any(axis=0)
+    return np.flatnonzero(doubt)
+
+
+def _are_distinct(
+    codes: Codes,
+    lists: npt.NDArray[Any],
+    labels: npt.NDArray[np.int64],
+    manifest: Manifest,
+) -> bool:
+    """Whether some labels, decoded, name different classes that there are."""
+    views = codes["labels/classes"].shape[1]
+    rows = labels // views
+    parts = {
+        name: part[rows, labels % views]
+        for name, part in codes.items()
+        if name.startswith("labels/")
+    }
+    empty = np.iinfo(lists.dtype).max
+    ids = np.where(lists == empty, -1, lists.astype(np.int64)).astype(np.int32)
+    classes, probs = decode_labels(parts, ids, rows, manifest)
+    apart = np.sort(np.where(probs > 0, classes, -1 - np.arange(classes.shape[1])), axis=1)
+    held = probs > 0
+    held[:, 0] = True
+    return bool((apart[:, 1:] != apart[:, :-1]).all() and (classes[held] >= 0).all())
