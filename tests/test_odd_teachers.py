@@ -221,7 +221,7 @@ class TestLogitsThatAreNotFinite:
         ):
             label(photos, model, path, batch_size=50, precision=precision)
         report = label(photos, model, path, on_error="skip", precision=precision)
-        assert report.unreadable == ("c.png",)
+        assert list(report.unreadable) == ["c.png"]
         store = labelstore.open(path)
         assert store.complete
         assert store.unreadable() == ["c.png"]
@@ -237,7 +237,7 @@ class TestLogitsThatAreNotFinite:
 
         path = tmp_path / "s.zarr"
         report = label(photos, Then(after), path, precision="bf16")
-        assert report.unreadable == ()
+        assert report.unreadable == {}
         (note,) = report.notes
         assert "not finite at precision bf16 and were made again in fp32" in note
         label(photos, Then(after), tmp_path / "exact.zarr", precision="fp32")
@@ -274,8 +274,9 @@ class TestMemory:
     def test_fewer_crops_go_through_at_once(self, photos, tmp_path, error):
         model = Narrow(5, error)
         report = label(photos, model, tmp_path / "s.zarr", batch_size=12)
-        # Three to try it out, a batch of 12 with the look at its first 4, and one of 9.
-        assert model.sizes == [1, 4, 4, 4, 12, 6, 3, 3, 3, 3, 3, 1, 3, 3, 3]
+        # Three to try it out, the probe of two views of four photos, a batch of 12 with the look
+        # at its first 4, and one of 9.
+        assert model.sizes == [1, 4, 4, 4, *[1] * 8, 12, 6, 3, 3, 3, 3, 3, 1, 3, 3, 3]
         assert report.notes == (
             "odd ran out of memory on 6 crops at once: 3 go through it at once since then; "
             "--batch-size 3 does so from the beginning",
