@@ -313,7 +313,10 @@ def undecodable(
         if reason is None:
             try:
                 decode(source.read(image), str(source.path_of(image)))
-                reason = "it can be decoded now: labelstore repair --skipped labels it."
+                reason = (
+                    "it can be decoded now (or its teacher gave no finite logits): labelstore "
+                    "repair --skipped tries again."
+                )
             except SourceError as error:
                 reason = str(error)
         reasons[source.keys[image]] = reason

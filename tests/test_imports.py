@@ -147,7 +147,7 @@ def test_the_check_can_fail():
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("timm", {"teachers", "timm_networks", "preprocessing", "weights", "demo"}),
+        ("timm", {"checkpoints", "timm_networks", "demo"}),
         ("zarr", {"backends"}),
         ("random", set()),
         ("shutil", {"files"}),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
+from labelstore.backends.remote_writing import RemoteWriting
 from labelstore.backends.shards import (
     chunk_bytes,
     decode,
@@ -26,11 +27,10 @@ from labelstore.backends.shards import (
 from labelstore.backends.zarr import ZarrBackend
 from labelstore.backends.zarr_layout import ATTRIBUTE, COMMITS, KEYS, TARGETS
 from labelstore.foreign import DOCUMENT_BYTES, check_expansion
-from labelstore.leases import Lease
 from labelstore.remote import THREADS, RemoteObjects, Threads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -129,7 +129,7 @@ class ObjectsStore(Store):
         yield prefix
 
 
-class RemoteZarrBackend(ZarrBackend):
+class RemoteZarrBackend(RemoteWriting, ZarrBackend):
     """One store behind a URL; see ``Backend`` for the methods' contracts."""
 
     def __init__(self, url: str) -> None:
@@ -236,29 +236,6 @@ class RemoteZarrBackend(ZarrBackend):
         opening = {ATTRIBUTE: {"format": "labelstore", "state": "creating"}}
         document = {"zarr_format": 3, "node_type": "group", "attributes": opening}
         self._objects.clear(_MANIFEST, json.dumps(document).encode())
-
-    def is_empty(self) -> bool:
-        """Whether nothing is there."""
-        return not self._objects.sizes([])
-
-    def check_writable(self) -> None:
-        """UsageError for a URL that can only be read."""
-        self._objects.check_writable()
-
-    def committed(self, blocks: Sequence[int]) -> list[int]:
-        rows = self._objects.together(functools.partial(self.read_commit, one) for one in blocks)
-        return [block for block, row in zip(blocks, rows, strict=True) if row[0]]
-
-    def _write_objects(self, objects: Mapping[str, Any], ready: Callable[[], None]) -> None:
-        for name, data in objects.items():
-            self._objects.put_part(name, None if data is None else bytes(data), ready)
-
-    def _write_new(self, name: str, data: bytes) -> bool:
-        return self._objects.put_new(name, data)
-
-    def lease(self, rank: int, world: int) -> Lease:
-        """The right to write here, for one of several processes; not taken yet."""
-        return Lease(self._objects, rank, world)
 
     def withdraw_commit(self, block: int) -> None:
         self._objects.delete(self._object_name(COMMITS, block))

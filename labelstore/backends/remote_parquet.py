@@ -26,12 +26,12 @@ from labelstore.backends.parquet import (
     block_file,
 )
 from labelstore.backends.parquet_footer import OpenFile, footer_of
+from labelstore.backends.remote_writing import RemoteWriting
 from labelstore.foreign import DOCUMENT_BYTES, json_document
-from labelstore.leases import Lease
 from labelstore.remote import RemoteObjects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -88,7 +88,7 @@ class _Footer(NamedTuple):
     footer: bytes
 
 
-class RemoteParquetBackend(ParquetBackend):
+class RemoteParquetBackend(RemoteWriting, ParquetBackend):
     """One store behind a URL; see ``Backend`` for the methods' contracts."""
 
     def __init__(self, url: str) -> None:
@@ -164,14 +164,6 @@ class RemoteParquetBackend(ParquetBackend):
         self._check_labels(block, opened)
         return opened
 
-    def is_empty(self) -> bool:
-        """Whether nothing is there."""
-        return not self._objects.sizes([])
-
-    def check_writable(self) -> None:
-        """UsageError for a URL that can only be read."""
-        self._objects.check_writable()
-
     def clear(self) -> None:
         """Delete all that is there; while this goes on, it is a store whose making was stopped."""
         opening = {"format": "labelstore", "state": "creating"}
@@ -179,21 +171,6 @@ class RemoteParquetBackend(ParquetBackend):
 
     def _write(self, name: str, data: bytes | memoryview) -> None:
         self._objects.put(name, bytes(data))
-
-    def committed(self, blocks: Sequence[int]) -> list[int]:
-        rows = self._objects.together(functools.partial(self.read_commit, one) for one in blocks)
-        return [block for block, row in zip(blocks, rows, strict=True) if row[0]]
-
-    def _write_objects(self, objects: Mapping[str, Any], ready: Callable[[], None]) -> None:
-        for name, data in objects.items():
-            self._objects.put_part(name, None if data is None else bytes(data), ready)
-
-    def _write_new(self, name: str, data: bytes) -> bool:
-        return self._objects.put_new(name, data)
-
-    def lease(self, rank: int, world: int) -> Lease:
-        """The right to write here, for one of several processes; not taken yet."""
-        return Lease(self._objects, rank, world)
 
     def withdraw_commit(self, block: int) -> None:
         self._objects.delete(block_file(COMMITS, block))
