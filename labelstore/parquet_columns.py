@@ -74,7 +74,7 @@ def checked_rows(footer: Footer, name: str, column: str) -> int:
     Raises:
         SourceError: the footer contradicts itself.
     """
-    rows, groups = footer.metadata.num_rows, sum(group.rows for group in footer.groups)
+    rows, groups = int(footer.metadata.num_rows), sum(group.rows for group in footer.groups)
     if groups != rows:
         raise SourceError(
             f"the footer of {name} tells of {rows} rows and of row groups with {groups}: it is "

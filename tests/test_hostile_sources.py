@@ -1,4 +1,4 @@
-"""Photos from strangers: footers that contradict themselves, pipes and devices under their names."""
+"""Photos from strangers: contradictory footers, pipes and devices under their names."""
 
 from __future__ import annotations
 
@@ -156,3 +156,16 @@ def test_links_to_files_elsewhere_are_read(tmp_path, suffix, write):
     (tmp_path / "photos" / "0.jpg").symlink_to("../blobs/photo")
     assert sorted(read_all(tmp_path / "shards").values()) == sorted(PHOTOS.values())
     assert read_all(tmp_path / "photos") == {"0.jpg": b"x"}
+
+
+def test_a_size_of_many_digits_in_an_extended_header(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("0.jpg")
+        member.pax_headers = {"comment": "7" * 5000}
+        archive.addfile(member)
+    data = (tmp_path / "0.tar").read_bytes()
+    assert data.count(b"comment=") == 1
+    # A longer value, for a shorter name: the record is as long as before.
+    (tmp_path / "0.tar").write_bytes(data.replace(b"comment=", b"size=777"))
+    with pytest.raises(SourceError, match="an extended header says '7"):
+        open_source(tmp_path / "0.tar")
