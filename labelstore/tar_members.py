@@ -108,7 +108,8 @@ def members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
         if not block.strip(b"\0"):
             if own:
                 raise TarDamageError(place, "an extended header is followed by no member")
-            place, ended = place + _BLOCK, True
+            # A stump of zeros is no block: a file that was cut may end so.
+            place, ended = place + _BLOCK, ended or len(block) == _BLOCK
             continue
         header = _header(block, place)
         data = place + _BLOCK

@@ -169,3 +169,15 @@ def test_a_size_of_many_digits_in_an_extended_header(tmp_path):
     (tmp_path / "0.tar").write_bytes(data.replace(b"comment=", b"size=777"))
     with pytest.raises(SourceError, match="an extended header says '7"):
         open_source(tmp_path / "0.tar")
+
+
+def test_a_stump_of_zeros_ends_no_archive(tmp_path):
+    """A file that was cut in a hole of the disk: its last photos must not be lost in silence."""
+    tar_of(PHOTOS, tmp_path / "0.tar")
+    whole = (tmp_path / "0.tar").read_bytes()
+    end = 4 * 1024
+    (tmp_path / "0.tar").write_bytes(whole[: 2 * 1024] + bytes(400))
+    with pytest.raises(SourceError, match="cut between members"):
+        open_source(tmp_path)
+    (tmp_path / "0.tar").write_bytes(whole[:end] + bytes(512 + 400))
+    assert read_all(tmp_path).keys() == {"n0/0", "n1/1", "n2/2", "n3/3"}
