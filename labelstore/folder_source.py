@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from labelstore.errors import NotFoundError, SourceError
+from labelstore.foreign import open_descriptor
 from labelstore.formats import IMAGE_SUFFIXES, NOT_HERE
 from labelstore.passed_over import PassedOver
 from labelstore.source_files import walk
@@ -92,7 +93,7 @@ class FolderSource:
         """
         path = self.path_of(index)
         try:
-            with path.open("rb") as file:
+            with os.fdopen(open_descriptor(path), "rb") as file:
                 data = file.read()
                 size = os.fstat(file.fileno()).st_size
         except (OSError, MemoryError) as error:

@@ -7,6 +7,7 @@ whatever a parser raises is a CorruptError that names the file.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -32,6 +33,7 @@ __all__ = [
     "check_expansion",
     "json_document",
     "line_of",
+    "open_descriptor",
     "open_file",
     "parsed",
     "read_file",
@@ -86,6 +88,30 @@ def line_of(error: BaseException) -> str:
     return text if len(text) <= 160 else f"{text[:157]}..."
 
 
+def open_descriptor(path: Path | str) -> int:
+    """Open a regular file, wherever it lies, for reading; links are followed.
+
+    Raises:
+        OSError: the system refuses, or what is there is no file: opening a pipe would wait for
+            ever, and a device may never end.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, f"it is no file, but {_kind_of(mode)}", os.fspath(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _kind_of(mode: int) -> str:
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
 def open_file(path: Path | str, root: Path | str) -> BinaryIO:
     """Open a file of the store at ``root`` for reading, unbuffered.
 
@@ -93,9 +119,8 @@ def open_file(path: Path | str, root: Path | str) -> BinaryIO:
         FileNotFoundError: it is not there. CorruptError: it is no file (opening a pipe would wait
             for ever), or a link that leaves the store. OSError: the system refuses.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
-        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+        descriptor = open_descriptor(path)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -105,8 +130,6 @@ def open_file(path: Path | str, root: Path | str) -> BinaryIO:
             f"{path} cannot be opened ({error.strerror}): it was exchanged; {_MEND}."
         ) from error
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CorruptError(f"{path} is no file: it was exchanged; {_MEND}.")
         _require_inside(_real_path(descriptor, path), path, root)
         return os.fdopen(descriptor, "rb", buffering=0)
     except BaseException:

@@ -2,27 +2,111 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labelstore.errors import SourceError
+from labelstore.foreign import line_of
 
-__all__ = ["checked_column", "checked_rows", "names_of_labels", "read_labels"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from labelstore.parquet_footer import RowGroupNumbers
+
+__all__ = [
+    "Footer",
+    "checked_column",
+    "checked_rows",
+    "names_of_labels",
+    "parsed_photos",
+    "read_labels",
+]
 
 
-def checked_rows(metadata: Any, name: str) -> int:
-    """The number of rows of a file, which its footer says twice."""
-    groups = sum(int(metadata.row_group(n).num_rows) for n in range(metadata.num_row_groups))
-    if groups != metadata.num_rows:
+class Footer(NamedTuple):
+    """What the footer of a file says."""
+
+    metadata: Any
+    """pyarrow's, to open the file with again; its row groups must not be looked at."""
+    groups: list[RowGroupNumbers]
+    size: int
+    """Bytes of the file."""
+
+
+@contextlib.contextmanager
+def parsed_photos(where: str) -> Iterator[None]:
+    """Turn what pyarrow and the parsing of a foreign file raise into a SourceError.
+
+    Args:
+        where: what the error calls that which is read.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except UnicodeDecodeError as error:
         raise SourceError(
-            f"the footer of {name} tells of {metadata.num_rows} rows and of row groups with "
-            f"{groups}: it is damaged; restore the file."
+            f"{where} has a name, a path or a label that is not valid UTF-8 ({error.object!r:.80}):"
+            " write it anew."
+        ) from error
+    except (
+        pa.ArrowException,
+        ArithmeticError,
+        LookupError,
+        MemoryError,
+        OSError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise SourceError(f"cannot read {where} ({line_of(error)}): restore the file.") from error
+
+
+def checked_rows(footer: Footer, name: str, column: str) -> int:
+    """The number of rows of a file, which its footer says in several places.
+
+    Args:
+        footer: the file's.
+        name: what errors call the file.
+        column: the one of images.
+
+    Raises:
+        SourceError: the footer contradicts itself.
+    """
+    rows, groups = int(footer.metadata.num_rows), sum(group.rows for group in footer.groups)
+    if groups != rows:
+        raise SourceError(
+            f"the footer of {name} tells of {rows} rows and of row groups with {groups}: it is "
+            "damaged; restore the file."
         )
-    return groups
+    if rows > footer.size:
+        raise SourceError(
+            f"the footer of {name} tells of {rows:,} rows in {footer.size:,} bytes: it is damaged; "
+            "restore the file."
+        )
+    for group in footer.groups:
+        for leaf in group.columns:
+            if leaf.path in _leaves(column) and leaf.values != group.rows:
+                raise SourceError(
+                    f"the footer of {name} tells of a row group of {group.rows} rows with "
+                    f"{leaf.values} values of {leaf.path}: it is damaged; restore the file."
+                )
+    return rows
 
 
-def checked_column(file: Any, name: str, column: str) -> Any:
+def _leaves(column: str) -> tuple[str, ...]:
+    return (column, f"{column}.bytes", f"{column}.path")
+
+
+def checked_column(file: Any, footer: Footer, name: str, column: str) -> Any:
     """The type of a file's column of images.
+
+    Args:
+        file: a ``ParquetFile``.
+        footer: the file's.
+        name: what errors call it.
+        column: the one of images.
 
     Raises:
         SourceError: there is none, or it holds something else.
@@ -49,24 +133,20 @@ def checked_column(file: Any, name: str, column: str) -> Any:
             "a struct {bytes, path}: write the images into the file, one a row, or name another "
             "column with --image-column (image_column=)."
         )
-    if file.metadata.num_rows and _nulls(file.metadata, column) == file.metadata.num_rows:
+    # How many rows have no bytes, as far as statistics tell.
+    nulls = sum(
+        leaf.nulls
+        for group in footer.groups
+        for leaf in group.columns
+        if leaf.path in (column, f"{column}.bytes")
+    )
+    if nulls and nulls == footer.metadata.num_rows:
         raise SourceError(
             f"the column {column} of {name} has paths without bytes: the images lie in other "
             "files, which are not read; write them into the Parquet file (with datasets, "
             "embed_external_files=True), or give the folder that holds them."
         )
     return kind
-
-
-def _nulls(metadata: Any, column: str) -> int:
-    """How many rows have no bytes, as far as a file's statistics tell."""
-    total = 0
-    for place in range(metadata.num_row_groups):
-        group = metadata.row_group(place)
-        for leaf in map(group.column, range(group.num_columns)):
-            if leaf.path_in_schema in (column, f"{column}.bytes") and leaf.statistics is not None:
-                total += leaf.statistics.null_count or 0
-    return total
 
 
 def read_labels(file: Any, name: str, column: str | None) -> tuple[list[str | None] | None, str]:
@@ -120,6 +200,9 @@ def names_of_labels(metadata: dict[bytes, bytes], column: str) -> list[str] | No
     """The names of labels 0, 1, ..., as Hugging Face's metadata have them; None without."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features[column]["names"]]
-    except (KeyError, TypeError, ValueError):
+        names = [str(name) for name in features[column]["names"]]
+        # JSON may name half a character, which no store can hold.
+        "".join(names).encode()
+    except (KeyError, RecursionError, TypeError, ValueError):
         return None
+    return names

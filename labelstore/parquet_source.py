@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
+import os
 import threading
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -13,17 +15,19 @@ import numpy as np
 from labelstore.errors import DecodeError, SourceError
 from labelstore.objects import place_of
 from labelstore.parquet_columns import (
+    Footer,
     checked_column,
     checked_rows,
     names_of_labels,
+    parsed_photos,
     read_labels,
 )
+from labelstore.parquet_footer import footer_of, row_groups
 from labelstore.passed_over import PassedOver
 from labelstore.source_classes import check_key, classes_of_keys, classes_of_labels
 from labelstore.source_files import files_at
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Sequence
 
     from labelstore.source_files import SourceFiles
@@ -38,6 +42,9 @@ _KEPT_BYTES = 2**29
 
 _BATCH_BYTES = 2**24
 """Of a batch of rows: far below the 2 GiB that an Arrow array of bytes may have."""
+
+_BATCH_ROWS = 2**16
+"""Rows of a batch, at most."""
 
 _BATCHES = 4
 """Batches of a large row group that are kept: as threads read ahead, rows come not quite in order.
@@ -90,7 +97,7 @@ class ParquetSource:
         self.passed_over = PassedOver()
         for name in self._files.others:
             self.passed_over.add(name)
-        self._metadata: dict[int, Any] = {}
+        self._footers: dict[int, Footer] = {}
         self._forget()
         files = [self._rows(number, label_column) for number in range(len(self._files))]
         paths = [path for rows in files for path in rows.paths]
@@ -155,7 +162,7 @@ class ParquetSource:
         """Without what was read, for another process."""
         state = dict(self.__dict__)
         del state["_lock"], state["_groups"]
-        return state | {"_metadata": {}}
+        return state | {"_footers": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -200,32 +207,25 @@ class ParquetSource:
         Raises:
             SourceError: it cannot be read. DecodeError: the row has none.
         """
-        import pyarrow as pa
-
         number, row = int(self._file_of[index]), int(self._row_of[index])
-        try:
+        with parsed_photos(f"row {row} of {self._files.place(number)}"):
             group, start = self._group_of(number, row)
             data = group.read(row - start)
-        except (OSError, pa.ArrowException) as error:
-            raise SourceError(
-                f"cannot read row {row} of {self._files.place(number)} ({_line(error)}): restore "
-                "the file."
-            ) from error
         if not data:
             raise DecodeError(f"{self.path_of(index)} has no image bytes: restore the row.")
         return data
 
     def _group_of(self, number: int, row: int) -> tuple[_Group, int]:
         """The row group that holds a row, and its first row."""
-        metadata = self._metadata_of(number)
+        footer = self._footer_of(number)
         place, start = 0, 0
-        while row >= start + metadata.row_group(place).num_rows:
-            start += metadata.row_group(place).num_rows
+        while row >= start + footer.groups[place].rows:
+            start += footer.groups[place].rows
             place += 1
         with self._lock:
             group = self._groups.get((number, place))
             if group is None:
-                group = _Group(self._files, number, metadata, place, self._image_column)
+                group = _Group(self._files, number, footer, place, self._image_column)
                 self._groups[number, place] = group
             self._groups.move_to_end((number, place))
             while len(self._groups) > 1 and (
@@ -235,71 +235,73 @@ class ParquetSource:
                 self._groups.popitem(last=False)
         return group, start
 
-    def _metadata_of(self, number: int) -> Any:
-        import pyarrow.parquet as pq
-
-        if number not in self._metadata:
-            with pq.ParquetFile(self._files.open(number), memory_map=True) as file:
-                self._metadata[number] = file.metadata
-        return self._metadata[number]
+    def _footer_of(self, number: int) -> Footer:
+        if number not in self._footers:
+            with _opened(self._files, number) as (_, footer):
+                self._footers[number] = footer
+        return self._footers[number]
 
     def _rows(self, number: int, label_column: str | None) -> _Rows:
         """Paths and labels of a file's rows; its columns are checked."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         name = self._files.place(number)
-        try:
-            with pq.ParquetFile(self._files.open(number), memory_map=True) as file:
-                self._metadata[number] = file.metadata
-                kind = checked_column(file, name, self._image_column)
-                rows = checked_rows(file.metadata, name)
-                paths: list[Any] = [None] * rows
-                if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
-                    columns = file.read(columns=[f"{self._image_column}.path"])
-                    paths = [
-                        path
-                        for chunk in columns.column(self._image_column).chunks
-                        for path in chunk.field("path").to_pylist()
-                    ]
-                labels, unlabelled = read_labels(file, name, label_column)
-                if len(paths) != rows or (labels is not None and len(labels) != rows):
-                    raise SourceError(
-                        f"the columns of {name} differ in length ({rows} rows, {len(paths)} paths, "
-                        f"{len(labels or ())} labels): the file is damaged; restore it."
-                    )
-                metadata = file.schema_arrow.metadata or {}
-                return _Rows(
-                    paths, labels, names_of_labels(metadata, label_column or "label"), unlabelled
+        with parsed_photos(name), _opened(self._files, number) as (file, footer):
+            self._footers[number] = footer
+            kind = checked_column(file, footer, name, self._image_column)
+            rows = checked_rows(footer, name, self._image_column)
+            paths: list[Any] = [None] * rows
+            if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
+                columns = file.read(columns=[f"{self._image_column}.path"])
+                paths = [
+                    path
+                    for chunk in columns.column(self._image_column).chunks
+                    for path in chunk.field("path").to_pylist()
+                ]
+            labels, unlabelled = read_labels(file, name, label_column)
+            if len(paths) != rows or (labels is not None and len(labels) != rows):
+                raise SourceError(
+                    f"the columns of {name} differ in length ({rows} rows, {len(paths)} paths, "
+                    f"{len(labels or ())} labels): the file is damaged; restore it."
                 )
-        except UnicodeDecodeError as error:
-            raise SourceError(
-                f"{name} has a path or a label that is not valid UTF-8 ({error.object!r}): write "
-                "it anew."
-            ) from error
-        except (OSError, pa.ArrowException) as error:
-            raise SourceError(f"cannot read {name} ({_line(error)}): restore it.") from error
+            metadata = file.schema_arrow.metadata or {}
+            return _Rows(
+                paths, labels, names_of_labels(metadata, label_column or "label"), unlabelled
+            )
+
+
+@contextlib.contextmanager
+def _opened(files: SourceFiles, number: int) -> Iterator[tuple[Any, Footer]]:
+    """A file of a source as pyarrow reads it, and its footer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    opened = files.open(number)
+    if isinstance(opened, os.PathLike):
+        source = pa.memory_map(os.fspath(opened))
+    else:
+        source = pa.PythonFile(opened, mode="r")
+    with source:
+        groups = row_groups(footer_of(source))
+        file = pq.ParquetFile(source)
+        yield file, Footer(file.metadata, groups, source.size())
 
 
 class _Group:
     """The encoded images of a row group: kept whole, or if they are large the latest batches."""
 
     def __init__(
-        self, files: SourceFiles, number: int, metadata: Any, place: int, column: str
+        self, files: SourceFiles, number: int, footer: Footer, place: int, column: str
     ) -> None:
         self._files = files
         self._number = number
-        self._metadata = metadata
+        self._metadata = footer.metadata
         self._place = place
         self._column = column
-        group = metadata.row_group(place)
-        size = sum(
-            group.column(leaf).total_uncompressed_size
-            for leaf in range(group.num_columns)
-            if group.column(leaf).path_in_schema.split(".")[0] == column
-        )
-        self._rows = group.num_rows
-        self._batch_rows = max(1, _BATCH_BYTES * group.num_rows // max(size, 1))
+        group = footer.groups[place]
+        size = sum(leaf.uncompressed for leaf in group.columns if leaf.name == column)
+        self._rows = group.rows
+        self._batch_rows = min(max(1, _BATCH_BYTES * group.rows // max(size, 1)), _BATCH_ROWS)
         is_large = size > _KEPT_BYTES
         self.bytes = _BATCHES * _BATCH_BYTES if is_large else size
         self._kept: deque[tuple[int, Any]] = deque(maxlen=_BATCHES if is_large else None)
@@ -340,7 +342,3 @@ class _Group:
                 images = batch.column(0)
                 yield start, images.field("bytes") if is_struct else images
                 start += len(images)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

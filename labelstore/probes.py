@@ -292,9 +292,16 @@ def other_photo(source: ImageSource, store: Store) -> str | None:
         image = runs[run].stop - int(ends[run]) + number
         try:
             key, stored = store.keys[image], int(store.image_digests(image))
+            width, _ = store.sizes(image)
         except CorruptError:  # which reading and verify name
             continue
-        if stored and key in places and content_digest(source.read(places[key])) != stored:
+        # One that could not be decoded has no size, nor labels: it may have been mended since.
+        if (
+            stored
+            and int(width) > 0
+            and key in places
+            and content_digest(source.read(places[key])) != stored
+        ):
             return str(key)
     return None
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from labelstore.errors import LabelStoreError, NotFoundError, SourceError
 from labelstore.file_patterns import expand_braces, is_pattern
+from labelstore.foreign import open_descriptor
 from labelstore.objects import place_of
 from labelstore.remote import RemoteObjects
 
@@ -35,6 +36,10 @@ _OPEN_FILES = 64
 """Files that are held open: of the 1,024 that a process may have, most are needed elsewhere."""
 
 
+_TAIL_BYTES = 2**16
+"""Bytes of a remote file's end that are asked for together: as many as pyarrow wants of it."""
+
+
 class _OpenFiles:
     """Descriptors of files that are read at random; the least recently used ones are closed."""
 
@@ -49,7 +54,7 @@ class _OpenFiles:
         """The descriptor of a file, which stays open meanwhile."""
         with self._lock:
             if number not in self._held:
-                self._held[number] = os.open(self._paths[number], os.O_RDONLY)
+                self._held[number] = open_descriptor(self._paths[number])
             self._held.move_to_end(number)
             self._users[number] = self._users.get(number, 0) + 1
         try:
@@ -112,7 +117,8 @@ class LocalFiles:
         return self.paths[number].stat().st_size
 
     def open(self, number: int) -> Any:
-        """A file to be read by libraries: its path."""
+        """A file to be read by libraries: its path. OSError when it is no file that can be read."""
+        os.close(open_descriptor(self.paths[number]))
         return self.paths[number]
 
     def read(self, number: int, start: int, length: int) -> bytes:
@@ -203,6 +209,7 @@ class _Ranged(io.RawIOBase):
         self._number = number
         self._size = files.size(number)
         self._place = 0
+        self._tail = b""
 
     def readable(self) -> bool:
         return True
@@ -219,10 +226,18 @@ class _Ranged(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        data = self._files.read(self._number, self._place, len(buffer))
+        data = self._read(self._place, len(buffer))
         buffer[: len(data)] = data
         self._place += len(data)
         return len(data)
+
+    def _read(self, start: int, length: int) -> bytes:
+        first = self._size - min(self._size, _TAIL_BYTES)
+        if start < first:
+            return self._files.read(self._number, start, length)
+        # A footer is looked for in several places, one request for all of them.
+        self._tail = self._tail or self._files.read(self._number, first, _TAIL_BYTES)
+        return self._tail[start - first :][:length]
 
 
 SourceFiles = LocalFiles | RemoteFiles
@@ -245,14 +260,19 @@ def files_at(path: str | os.PathLike[str], suffix: str) -> SourceFiles:
     place = place_of(path)
     if isinstance(place, str):
         return _remote(place, suffix)
-    if place.is_file():
+    if os.path.lexists(place) and not place.is_dir():
+        # Of what is no file, reading tells.
         return LocalFiles([place])
     if is_pattern(place):
         return LocalFiles(_matching(place))
     if not place.exists():
         raise NotFoundError(f"there is nothing at {place}: give a file or a folder of files.")
-    names = sorted(entry.name for entry in place.iterdir() if entry.is_file())
-    if not any(name.endswith(suffix) for name in names):
+    entries = {entry.name: entry for entry in place.iterdir()}
+    names = sorted(name for name, entry in entries.items() if not entry.is_dir())
+    if any(name.endswith(suffix) for name in names):
+        # A folder of a shard's name beside shards is a shard that was exchanged: reading tells.
+        names = sorted({*names, *(name for name in entries if name.endswith(suffix))})
+    else:
         names = sorted(walk(place))
     names = [name for name in names if not name.startswith(".")]
     return LocalFiles(
@@ -266,7 +286,8 @@ def walk(
 ) -> Iterator[str]:
     """Relative POSIX paths of all files below a folder that are not hidden, in no order.
 
-    Links to folders are followed, loops are cut.
+    Links to folders are followed, loops are cut. Pipes, devices and links to nothing are named,
+    too.
 
     Args:
         folder: where to look.
@@ -291,11 +312,19 @@ def walk(
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from walk(Path(entry.path), f"{prefix}{entry.name}/", above | {identity})
-        # A dangling link is kept, to fail by name when it is read; reading a pipe would hang.
-        elif entry.is_file() or entry.is_symlink():
+        # What is no file, or a link to nothing, is kept, to fail by name when it is read.
+        else:
             yield prefix + entry.name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself.
+        return False
 
 
 def remote_sizes(url: str) -> dict[str, int]:
@@ -321,9 +350,9 @@ def _matching(pattern: Path) -> list[Path]:
     for name in expand_braces(str(pattern)):
         path = Path(name)
         if re.search(r"[*?[]", name) is None or path.exists():
-            found = [path] if path.is_file() else []
+            found = [path] if os.path.lexists(path) else []
         else:
-            found = [file for file in sorted(_glob(path)) if file.is_file()]
+            found = sorted(_glob(path))
         if not found:
             raise NotFoundError(
                 f"there is no file {name} (of {pattern}): correct the pattern, or restore the file."

@@ -2,7 +2,9 @@
 
 Python's ``tarfile`` ends in silence at a header that is damaged, cut off, or behind the end of a
 first archive. Here the headers have to chain from the file's first byte to its last one: what lies
-between two members, or behind the last of them, is a header or zeros, or an error.
+between two members, or behind the last of them, is a header or zeros, or an error. What has no
+checksum cannot be told: the data, and what an extended header says, such as a path. A damaged path
+is another name, and the member is not lost.
 
 Sources: POSIX.1-2017, "pax", ustar and extended headers; GNU tar's manual, "Basic Tar Format" and
 "Storing Sparse Files".
@@ -22,6 +24,9 @@ _BLOCK = 512
 
 _MOST_EXTENSION = 2**24
 """Bytes of a long name or of extended headers; writers make some hundreds."""
+
+_MOST_DIGITS = 20
+"""Of a size in extended headers."""
 
 Kind = Literal["file", "hard link", "symbolic link", "sparse", "part", "special"]
 
@@ -103,7 +108,8 @@ def members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
         if not block.strip(b"\0"):
             if own:
                 raise TarDamageError(place, "an extended header is followed by no member")
-            place, ended = place + _BLOCK, True
+            # A stump of zeros is no block: a file that was cut may end so.
+            place, ended = place + _BLOCK, ended or len(block) == _BLOCK
             continue
         header = _header(block, place)
         data = place + _BLOCK
@@ -151,8 +157,8 @@ def _member(header: tarfile.TarInfo, data: int, records: dict[str, str], place: 
     kind = _KINDS.get(header.type, "file")
     length = header.size
     if "size" in records and kind not in _WITHOUT_DATA:
-        if not records["size"].isdecimal():
-            raise TarDamageError(place, f"an extended header says {records['size']!r} bytes")
+        if not records["size"].isdecimal() or len(records["size"]) > _MOST_DIGITS:
+            raise TarDamageError(place, f"an extended header says {records['size']!r:.40} bytes")
         length = int(records["size"])
     if kind == "file" and any(name.startswith("GNU.sparse.") for name in records):
         kind = "sparse"

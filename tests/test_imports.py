@@ -84,6 +84,7 @@ LAYERS = [
         "foreign",
         "schemas",
         "objects",
+        "parquet_footer",
         "remote",
         "forked",
         "numbering",

@@ -14,12 +14,12 @@ import pytest
 from core_data import make_planned
 
 import labelstore
-from labelstore.backends.parquet_footer import footer_of, row_groups
+from labelstore.parquet_footer import footer_of, row_groups
 
 FUZZED = """
 import random, sys
 import pyarrow as pa, pyarrow.parquet as pq
-from labelstore.backends.parquet_footer import footer_of, row_groups
+from labelstore.parquet_footer import footer_of, row_groups
 data = open(sys.argv[1], "rb").read()
 size = int.from_bytes(data[-8:-4], "little") + 8
 rng, met = random.Random(0), [0, 0]
@@ -65,6 +65,18 @@ def test_the_numbers_are_pyarrows(files):
                 assert column.values == chunk.num_values
                 assert column.compressed == chunk.total_compressed_size
                 assert column.uncompressed == chunk.total_uncompressed_size
+                assert column.path == chunk.path_in_schema
+
+
+def test_nulls_of_leaves():
+    images = [{"bytes": b"x", "path": "a"}, {"bytes": b"x", "path": None}, None]
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"image": images}), sink)
+    (group,) = row_groups(footer_of(pa.BufferReader(sink.getvalue())))
+    assert [(column.path, column.nulls) for column in group.columns] == [
+        ("image.bytes", 1),
+        ("image.path", 2),
+    ]
 
 
 def test_many_row_groups_and_columns():

@@ -31,7 +31,6 @@ from labelstore.backends.parquet_checks import (
     stray_files,
     table_schema,
 )
-from labelstore.backends.parquet_footer import OpenFile, footer_of
 from labelstore.backends.parquet_tables import EDGES, file_of, label_table, measured_table
 from labelstore.errors import CorruptError
 from labelstore.foreign import (
@@ -42,6 +41,7 @@ from labelstore.foreign import (
     read_manifest,
     require_file,
 )
+from labelstore.parquet_footer import OpenFile, footer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.backends.parquet_footer import OpenFile
     from labelstore.manifest import Manifest
+    from labelstore.parquet_footer import OpenFile
 
 __all__ = [
     "check_footer",

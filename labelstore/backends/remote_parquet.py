@@ -25,9 +25,9 @@ from labelstore.backends.parquet import (
     ParquetBackend,
     block_file,
 )
-from labelstore.backends.parquet_footer import OpenFile, footer_of
 from labelstore.backends.remote_writing import RemoteWriting
 from labelstore.foreign import DOCUMENT_BYTES, json_document
+from labelstore.parquet_footer import OpenFile, footer_of
 from labelstore.remote import RemoteObjects
 
 if TYPE_CHECKING:

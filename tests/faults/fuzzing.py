@@ -11,6 +11,8 @@ or stands still, is followed by another one that goes on behind the input that i
 
     PYTHONPATH=tests python tests/faults/fuzzing.py --inputs 100000 --seed 0 --children 2
     PYTHONPATH=tests python tests/faults/fuzzing.py --only 4711      # one input again
+
+``--subjects tar,photo_table`` takes some subjects only; what a seed changes depends on them.
 """
 
 from __future__ import annotations
@@ -47,8 +49,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_T
 
 KINDS = ("crash", "hang", "memory", "traceback", "advice", "silent", "no-label")
 """What an input may show: the process died; it stood still; MemoryError; another error than the
-library's; an error that blames the request; other labels than were written; values that are no
-labels."""
+library's; an error that blames the request; other labels than were written, or fewer
+photos; values that are no labels."""
 
 
 def try_one(subjects, seed):
@@ -87,9 +89,9 @@ def _outcome(subject, change):
     return "silent", where
 
 
-def child(folder, first, stop):
+def child(folder, first, stop, names=()):
     """Try the inputs first..stop-1, telling where it is; failures are lines of JSON on stdout."""
-    subjects = subjects_of(folder / "files")
+    subjects = subjects_of(folder / "files", names)
     for subject in subjects:
         subject.warm()
     parent = os.getppid()
@@ -111,7 +113,8 @@ def child(folder, first, stop):
 class Lane:
     """One child after the other, over a range of inputs."""
 
-    def __init__(self, root, first, stop):
+    def __init__(self, root, first, stop, names=()):
+        self._names = ",".join(names)
         self._whole = root / "whole"
         self._folder = root / str(first)
         self._folder.mkdir()
@@ -127,10 +130,9 @@ class Lane:
         (self._folder / "place").write_bytes(struct.pack("<q", first))
         self._seed, self._since = first, time.monotonic()
         command = [sys.executable, __file__, "--child", str(self._folder), str(first)]
+        command += [str(self._stop), "--subjects", self._names]
         with self._lines.open("ab") as lines, (self._folder / "errors").open("wb") as errors:
-            self._process = subprocess.Popen(
-                [*command, str(self._stop)], stdout=lines, stderr=errors, env=ENVIRONMENT
-            )
+            self._process = subprocess.Popen(command, stdout=lines, stderr=errors, env=ENVIRONMENT)
         # Its imports take seconds.
         self._grace = 60.0
 
@@ -176,7 +178,7 @@ class Lane:
             self._process.wait()
 
 
-def fuzz(inputs, seed=0, children=1):
+def fuzz(inputs, seed=0, children=1, names=()):
     """Try inputs in children; failures as (seed, kind, words), and inputs a second."""
     memory = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
@@ -186,7 +188,9 @@ def fuzz(inputs, seed=0, children=1):
         (root / "whole").mkdir()
         make_files(root / "whole")
         stop = seed + inputs
-        lanes += [Lane(root, first, min(first + size, stop)) for first in range(seed, stop, size)]
+        lanes += [
+            Lane(root, first, min(first + size, stop), names) for first in range(seed, stop, size)
+        ]
         running = list(lanes)
         while running:
             running = [lane for lane in running if lane.step()]
@@ -207,17 +211,19 @@ def main():
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--children", type=int, default=1)
+    parser.add_argument("--subjects", default="")
     asked = parser.parse_args()
+    names = tuple(filter(None, asked.subjects.split(",")))
     if asked.child:
         folder, first, stop = asked.child
-        child(Path(folder), int(first), int(stop))
+        child(Path(folder), int(first), int(stop), names)
         return
     if asked.only is not None:
         with tempfile.TemporaryDirectory() as folder:
             make_files(Path(folder))
-            print(try_one(subjects_of(Path(folder)), asked.only))
+            print(try_one(subjects_of(Path(folder), names), asked.only))
         return
-    failures, rate = fuzz(asked.inputs, asked.seed, asked.children)
+    failures, rate = fuzz(asked.inputs, asked.seed, asked.children, names)
     for failure in failures:
         print(*failure)
     counts = Counter(kind for _, kind, _ in failures)

@@ -11,11 +11,14 @@ import random
 import subprocess
 import sys
 
+import fuzz_subjects
 import fuzzing
 import mutations
 import numpy as np
 import pytest
 from fuzz_subjects import Change, make_files, subjects_of
+
+from labelstore.sources import open_source
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bounds memory as Linux does")
 
@@ -114,6 +117,35 @@ def test_what_it_is_to_find_is_found(subjects, monkeypatch):
 
             patched.setattr(reader, "_check", fail)
             assert outcome()[0] == kind
+
+
+def test_a_photo_that_is_lost_is_found(subjects, monkeypatch):
+    def outcome(subject, data):
+        change = Change(subject.root, name, "bytes", data)
+        change.apply()
+        try:
+            return fuzzing._outcome(subject, change)
+        finally:
+            change.restore()
+
+    for subject in (subjects["tar"], subjects["photo_table"]):
+        name, data = list(subject.files.items())[-1]
+        assert outcome(subject, data) is None
+        with monkeypatch.context() as patched:
+
+            def without_the_first(root):
+                source = open_source(root)
+                source.keys = source.keys[1:]
+                return source
+
+            patched.setattr(fuzz_subjects, "open_source", without_the_first)
+            assert outcome(subject, data)[0] == "silent"
+    # A path in an extended header has no checksum: another name is another key, or no image's.
+    name, data = list(subjects["tar"].files.items())[-1]
+    path = "path=n4/é.jpg".encode()
+    assert data.count(path) == 1
+    for other in ("path=n4/è.jpg", "path=n4/é.jqg"):
+        assert outcome(subjects["tar"], data.replace(path, other.encode())) is None
 
 
 CHILD = """

@@ -30,12 +30,14 @@ _INTEGERS = (4, 5, 6)
 _LONG_LIST = 15
 
 _ROW_GROUPS, _COLUMNS, _NUM_ROWS, _META_DATA = 4, 1, 3, 3
-_PATH, _NUM_VALUES, _UNCOMPRESSED, _COMPRESSED = 3, 5, 6, 7
-"""Numbers of fields: of FileMetaData, RowGroup, ColumnChunk and ColumnMetaData."""
+_PATH, _NUM_VALUES, _UNCOMPRESSED, _COMPRESSED, _STATISTICS = 3, 5, 6, 7, 12
+_NULLS = 3
+"""Numbers of fields: of FileMetaData, RowGroup, ColumnChunk, ColumnMetaData and Statistics."""
 
 _Wanted = dict[int, Any]
 
 _COLUMN: _Wanted = {field: {} for field in (_PATH, _NUM_VALUES, _UNCOMPRESSED, _COMPRESSED)}
+_COLUMN[_STATISTICS] = {_NULLS: {}}
 _FOOTER: _Wanted = {_ROW_GROUPS: {_COLUMNS: {_META_DATA: _COLUMN}, _NUM_ROWS: {}}}
 """The fields that are read, structure by structure; all others are passed over."""
 
@@ -50,6 +52,10 @@ class ColumnNumbers:
     compressed: int
     uncompressed: int
     """Bytes."""
+    path: str
+    """Of the leaf, such as ``image.bytes``; ``name`` is its first part."""
+    nulls: int
+    """As its statistics tell; 0 where they do not."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +115,12 @@ def _row_group(group: dict[int, Any]) -> RowGroupNumbers:
     parts = [chunk[_META_DATA] for chunk in group[_COLUMNS]]
     columns = tuple(
         ColumnNumbers(
-            name=part[_PATH][0].decode("utf-8", "replace"),
+            name=_text(part[_PATH][:1]),
             values=int(part[_NUM_VALUES]),
             compressed=int(part[_COMPRESSED]),
             uncompressed=int(part[_UNCOMPRESSED]),
+            path=_text(part[_PATH]),
+            nulls=int(part.get(_STATISTICS, {}).get(_NULLS, 0)),
         )
         for part in parts
     )
@@ -121,6 +129,10 @@ def _row_group(group: dict[int, Any]) -> RowGroupNumbers:
     if min(rows, *numbers) < 0:
         raise ValueError("its footer has a negative size")
     return RowGroupNumbers(rows, columns)
+
+
+def _text(parts: list[bytes]) -> str:
+    return b".".join(parts).decode("utf-8", "replace")
 
 
 # Structures in Thrift's compact protocol. Every element takes a byte at least, so that nothing
