@@ -370,7 +370,7 @@ class Requests:
             condition: "create" for one that is not there, a tag for one that is to be replaced;
                 else FileExistsError, or io.UnsupportedOperation where the server knows none.
         """
-        with self._explained(name):
+        with self._explained(name), self._conditional():
             self._obstore.put(self._store, name, data, mode=condition, use_multipart=False)
 
     def tag(self, name: str) -> Tag:
@@ -402,12 +402,8 @@ class Requests:
         where = f"{self._where}/{name}" if name else self._where
         try:
             yield
-        except (FileNotFoundError, CorruptError):
+        except (FileNotFoundError, FileExistsError, io.UnsupportedOperation, CorruptError):
             raise
-        except (known.AlreadyExistsError, known.PreconditionError) as error:
-            raise FileExistsError(_line(error)) from error
-        except known.NotSupportedError as error:
-            raise io.UnsupportedOperation(_line(error)) from error
         except (known.PermissionDeniedError, known.UnauthenticatedError) as error:
             raise self._denied(where, error) from error
         except Exception as error:
@@ -416,12 +412,25 @@ class Requests:
                 raise self._denied(where, error) from error
             if "status code: 404" in str(error):
                 raise FileNotFoundError(_line(error)) from error
-            if "status code: 501" in str(error) or isinstance(error, NotImplementedError):
-                raise io.UnsupportedOperation(_line(error)) from error
             raise StoreError(
                 f"{where}: the request failed, its retries included ({_line(error)}): check the "
                 "network and the service's address, then run the same command again."
             ) from error
+
+    @contextlib.contextmanager
+    def _conditional(self) -> Iterator[None]:
+        """What a server says of a condition, in Python's own errors."""
+        known = self._obstore.exceptions
+        try:
+            yield
+        except (known.AlreadyExistsError, known.PreconditionError) as error:
+            raise FileExistsError(_line(error)) from error
+        except (known.NotSupportedError, NotImplementedError) as error:
+            raise io.UnsupportedOperation(_line(error)) from error
+        except known.BaseError as error:
+            if "status code: 501" not in str(error):
+                raise
+            raise io.UnsupportedOperation(_line(error)) from error
 
     def _denied(self, where: str, error: Exception) -> NotFoundError:
         mend = _CREDENTIALS.get(self._scheme, _CREDENTIALS["https"])
