@@ -7,12 +7,13 @@ whatever a parser raises is a CorruptError that names the file.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from labelstore import files
 from labelstore.errors import (
@@ -47,6 +48,11 @@ _PLAIN_BYTES = 64 * 2**20
 
 _EXPANSION = 1000
 """Beyond that, how many bytes may come of one: labels that are nearly all alike reach a hundred."""
+
+_OPEN = os.O_RDONLY
+"""How files are opened; without waiting for a pipe."""
+for _flag in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+    _OPEN |= getattr(os, _flag, 0)
 
 _INTEGERS = 2**64
 """JSON integers are smaller than this: none that means anything here is larger."""
@@ -86,16 +92,15 @@ def line_of(error: BaseException) -> str:
     return text if len(text) <= 160 else f"{text[:157]}..."
 
 
-def open_file(path: Path | str, root: Path | str) -> BinaryIO:
+def open_file(path: Path | str, root: Path | str) -> io.FileIO:
     """Open a file of the store at ``root`` for reading, unbuffered.
 
     Raises:
         FileNotFoundError: it is not there. CorruptError: it is no file (opening a pipe would wait
             for ever), or a link that leaves the store. OSError: the system refuses.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
-        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, _OPEN)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -108,7 +113,7 @@ def open_file(path: Path | str, root: Path | str) -> BinaryIO:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise CorruptError(f"{path} is no file: it was exchanged; {_MEND}.")
         _require_inside(_real_path(descriptor, path), path, root)
-        return os.fdopen(descriptor, "rb", buffering=0)
+        return io.FileIO(descriptor)
     except BaseException:
         os.close(descriptor)
         raise

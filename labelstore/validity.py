@@ -138,7 +138,7 @@ def label_problem(
     if lists.shape[1]:
         doubtful = _doubtful_ranks(classes, rest, lists)
     elif rest is not None:
-        doubtful = _repeated(_places(classes), _places(rest))
+        doubtful = _repeated(_places(classes), rest)
     else:
         doubtful = np.empty(0, dtype=np.int64)
     if len(doubtful) and not _are_distinct(codes, lists, doubtful, manifest):
@@ -177,10 +177,11 @@ def _rest_fits(top: npt.NDArray[Any], rest: npt.NDArray[Any], manifest: Manifest
         # Shares of a limit that no sum exceeds.
         return True
     rest = _places(rest)
-    # Codes rise where their values do.
-    if (rest[1:] > rest[:-1]).any():
-        return False
     largest, others = quantizer.top.near(top), quantizer.rest.near(rest)
+    # Codes rise where their values do; those that are numbers are near themselves.
+    falling = others if rest.dtype.kind == "f" else rest
+    if (falling[1:] > falling[:-1]).any():
+        return False
     sums = others.sum(axis=0)
     sums += largest
     # Also the sum's error is at most that of as many roundings.
@@ -198,22 +199,25 @@ def _repeated(classes: npt.NDArray[Any], rest: npt.NDArray[Any]) -> npt.NDArray[
     """Which of n labels name a class twice.
 
     Args:
-        classes: (k, n) ids; rest: (k - 1, n) codes of probabilities after the first.
+        classes: (k, n) ids.
+        rest: (images, views, k - 1) codes of the labels' probabilities after the first.
     """
     k, count = classes.shape
     if k > _PAIRS:
         ids = classes.astype(np.int64)
-        ids[1:] = np.where(rest > 0, ids[1:], np.arange(1, k)[:, None] - k)
+        ids[1:] = np.where(_places(rest) > 0, ids[1:], np.arange(1, k)[:, None] - k)
         ids.sort(axis=0)
         return np.flatnonzero((ids[1:] == ids[:-1]).any(axis=0))
     doubt = np.zeros(count, dtype=bool)
-    held, room = None, np.empty((k - 1, count), dtype=bool)
+    room = np.empty((k - 1, count), dtype=bool)
+    held = None
     for step in range(1, k):
         same = np.equal(classes[step:], classes[:-step], out=room[: k - step])
         if not np.count_nonzero(same):
             continue
         # Ids of places that hold nothing say nothing.
-        held = rest > 0 if held is None else held
+        if held is None:
+            held = _places(rest) > 0
         same &= held[step - 1 :]
         doubt |= same.any(axis=0)
     return np.flatnonzero(doubt)
@@ -238,6 +242,8 @@ def _doubtful_ranks(
     # earlier class has taken. So only classes outside the list, and large ranks, are looked at.
     codes = classes.reshape(-1)
     large = np.flatnonzero(codes >= max(int(room.min(initial=size)) - k + 1, 0))
+    if not len(large):
+        return large
     label, place = np.divmod(large, k)
     if rest is not None:
         held = (place == 0) | (rest.reshape(-1)[label * (k - 1) + np.maximum(place - 1, 0)] > 0)
@@ -249,7 +255,7 @@ def _doubtful_ranks(
     listed = (lists[image] == code[:, None].astype(lists.dtype)).any(axis=1)
     named = np.sort(stranger << 32 | code)
     twice = named[1:][named[1:] == named[:-1]] >> 32
-    return np.unique(np.concatenate([label[doubt], stranger[listed], twice]))
+    return np.concatenate([label[doubt], stranger[listed], twice])
 
 
 def _are_distinct(

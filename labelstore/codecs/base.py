@@ -28,6 +28,9 @@ __all__ = [
 NEAR = 1e-6
 """Relative error of ``Grid.near``, at most."""
 
+_HALF_ONE = 0x3C00
+"""The bits of 1 in half precision."""
+
 
 class Grid(Protocol):
     """A finite, ascending set of values in [0, 1], each with a code."""
@@ -126,6 +129,9 @@ class FloatGrid:
         return self.decode(codes)
 
     def holds(self, codes: npt.NDArray[Any]) -> bool:
+        if self.dtype.itemsize == 2 and int(codes.view("<u2").max(initial=0)) <= _HALF_ONE:
+            # The bits of positive numbers are ordered as they are; NumPy has no fast halves.
+            return True
         # NaN is neither.
         return not codes.size or bool(codes.min() >= 0 and codes.max() <= 1)
 
