@@ -8,12 +8,13 @@ whatever a parser raises is a CorruptError that names the file.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import os
 import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from labelstore import files
 from labelstore.errors import (
@@ -49,6 +50,11 @@ _PLAIN_BYTES = 64 * 2**20
 
 _EXPANSION = 1000
 """Beyond that, how many bytes may come of one: labels that are nearly all alike reach a hundred."""
+
+_OPEN = os.O_RDONLY
+"""How files are opened; without waiting for a pipe."""
+for _flag in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+    _OPEN |= getattr(os, _flag, 0)
 
 _INTEGERS = 2**64
 """JSON integers are smaller than this: none that means anything here is larger."""
@@ -95,8 +101,7 @@ def open_descriptor(path: Path | str) -> int:
         OSError: the system refuses, or what is there is no file: opening a pipe would wait for
             ever, and a device may never end.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    descriptor = os.open(path, _OPEN)
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
@@ -112,7 +117,7 @@ def _kind_of(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
-def open_file(path: Path | str, root: Path | str) -> BinaryIO:
+def open_file(path: Path | str, root: Path | str) -> io.FileIO:
     """Open a file of the store at ``root`` for reading, unbuffered.
 
     Raises:
@@ -131,7 +136,7 @@ def open_file(path: Path | str, root: Path | str) -> BinaryIO:
         ) from error
     try:
         _require_inside(_real_path(descriptor, path), path, root)
-        return os.fdopen(descriptor, "rb", buffering=0)
+        return io.FileIO(descriptor)
     except BaseException:
         os.close(descriptor)
         raise

@@ -160,8 +160,9 @@ class BlockReader:
     def _unreadable_of(self, blocks: Sequence[int]) -> list[npt.NDArray[np.bool_]]:
         """(n,) bool for each block: which of its images could not be read."""
         missing = [block for block in dict.fromkeys(blocks) if block not in self._unreadable]
-        for _ in self.images_of(missing):
-            pass
+        if missing:
+            for _ in self.images_of(missing):
+                pass
         return [self._unreadable[block] for block in blocks]
 
     def _blocks_of(
@@ -404,12 +405,14 @@ class BlockReader:
     def _require_labels(self, codes: Codes, block: int, group: int | None) -> None:
         """CorruptError unless codes of a block's images, which match their digests, are labels."""
         rows = self.manifest.block_slice(block)
+        (unreadable,) = self._unreadable_of([block])
         if self.manifest.prior_size and self.manifest.encoding == "codes":
-            every = self._read_lists(np.array([block]))
+            every, read = self._list_arrays()
+            if not read[block]:
+                every = self._read_lists(np.array([block]))
             lists = every["images/prior_classes"][rows]
         else:
             lists = np.empty((rows.stop - rows.start, 0), np.uint16)
-        (unreadable,) = self._unreadable_of([block])
         problem = label_problem(codes, self._specs, lists, unreadable, self.manifest)
         self._require_none(problem, "labels", block, group)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore import codecs
+from labelstore.codecs.base import NEAR
 from labelstore.encoding import decode_labels
 
 if TYPE_CHECKING:
@@ -125,25 +126,28 @@ def label_problem(
         lists = lists[readable]
     if "views/flip" in codes and int(codes["views/flip"].max(initial=0)) > 1:
         return "a view is neither mirrored nor not"
-    top = codes["labels/top_prob"]
+    top, classes = codes["labels/top_prob"], codes["labels/classes"]
+    rest = codes["labels/rest_probs"] if manifest.k > 1 else None
     if not _top_fits(top, manifest):
         return "a largest probability is none"
-    # Place after place: what is compared lies side by side.
-    classes = _places(codes["labels/classes"])
-    rest = _places(codes["labels/rest_probs"]) if manifest.k > 1 else None
     if rest is not None and not _rest_fits(top.reshape(-1), rest, manifest):
         return "probabilities are none, rise, or exceed 1 in sum"
     lists = lists if manifest.encoding == "codes" else lists[:, :0]
     if int(classes.max(initial=0)) >= manifest.num_classes + lists.shape[1]:
         return f"a class is above {manifest.num_classes - 1}"
-    doubtful = _doubtful(classes, rest, lists)
+    if lists.shape[1]:
+        doubtful = _doubtful_ranks(classes, rest, lists)
+    elif rest is not None:
+        doubtful = _repeated(_places(classes), rest)
+    else:
+        doubtful = np.empty(0, dtype=np.int64)
     if len(doubtful) and not _are_distinct(codes, lists, doubtful, manifest):
         return "a label names a class twice, or an empty place of its image's list"
     return None
 
 
 def _places(codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(k, n * views) of codes (n, views, k)."""
+    """(k, n * views) of codes (n, views, k): what is compared lies side by side."""
     return np.ascontiguousarray(codes.reshape(-1, codes.shape[-1]).T)
 
 
@@ -163,70 +167,95 @@ def _top_fits(top: npt.NDArray[Any], manifest: Manifest) -> bool:
 
 
 def _rest_fits(top: npt.NDArray[Any], rest: npt.NDArray[Any], manifest: Manifest) -> bool:
-    """Whether probabilities, largest (n,) and others (k - 1, n), are some, fall along a label and
-    are at most 1 in sum."""
-    if manifest.encoding == "plain":
-        if not _are_probabilities(rest):
-            return False
-    else:
-        quantizer = codecs.get(manifest.quantizer)
-        if not quantizer.rest.holds(rest):
-            return False
-        if quantizer.by_shares:
-            # Shares of a limit that no sum exceeds.
-            return True
-        top, rest = quantizer.top.decode(top), quantizer.rest.decode(rest)
-    if (rest[0] > top).any() or (rest[1:] > rest[:-1]).any():
+    """Whether probabilities, largest (n * views,) and others (n, views, k - 1), are some, fall
+    along a label and are at most 1 in sum."""
+    plain = codecs.get("fp32") if manifest.encoding == "plain" else None
+    quantizer = plain or codecs.get(manifest.quantizer)
+    if not quantizer.rest.holds(rest):
         return False
-    # Summed in float32 first, whose error is at most that of as many roundings.
-    sums = top + rest.sum(axis=0)
-    near = np.flatnonzero(sums > 1 + _ROUNDING - len(rest) * 1.2e-7)
-    exact = top[near] + rest[:, near].sum(axis=0, dtype=np.float64)
-    return bool((exact <= 1 + _ROUNDING).all())
+    if quantizer.by_shares:
+        # Shares of a limit that no sum exceeds.
+        return True
+    rest = _places(rest)
+    largest, others = quantizer.top.near(top), quantizer.rest.near(rest)
+    # Codes rise where their values do; those that are numbers are near themselves.
+    falling = others if rest.dtype.kind == "f" else rest
+    if (falling[1:] > falling[:-1]).any():
+        return False
+    sums = others.sum(axis=0)
+    sums += largest
+    # Also the sum's error is at most that of as many roundings.
+    doubt = sums > 1 - 2 * NEAR - len(rest) * 1.2e-7
+    doubt |= others[0] > largest * np.float32(1 - 2 * NEAR)
+    places = np.flatnonzero(doubt)
+    if not len(places):
+        return True
+    largest, others = quantizer.top.decode(top[places]), quantizer.rest.decode(rest[:, places])
+    exact = largest + others.sum(axis=0, dtype=np.float64)
+    return bool((others[0] <= largest).all() and (exact <= 1 + _ROUNDING).all())
 
 
-def _doubtful(
-    classes: npt.NDArray[Any], rest: npt.NDArray[Any] | None, lists: npt.NDArray[Any]
-) -> npt.NDArray[np.int64]:
-    """Which of n labels may name a class twice or an empty place.
+def _repeated(classes: npt.NDArray[Any], rest: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Which of n labels name a class twice.
 
     Args:
-        classes: (k, n) codes; rest: (k - 1, n) codes of probabilities after the first.
-        lists: (images, m) of n / images labels each.
+        classes: (k, n) ids.
+        rest: (images, views, k - 1) codes of the labels' probabilities after the first.
     """
     k, count = classes.shape
-    size = lists.shape[1]
+    if k > _PAIRS:
+        ids = classes.astype(np.int64)
+        ids[1:] = np.where(_places(rest) > 0, ids[1:], np.arange(1, k)[:, None] - k)
+        ids.sort(axis=0)
+        return np.flatnonzero((ids[1:] == ids[:-1]).any(axis=0))
     doubt = np.zeros(count, dtype=bool)
-    # Ranks are different, whatever they are; so only classes outside the list can be named twice.
-    outside = classes >= size
-    if rest is not None:
-        outside[1:] &= rest > 0
-    if not outside[1:].any():
-        pass
-    elif k > _PAIRS:
-        places = np.arange(k)[:, None] - k
-        ordered = np.sort(np.where(outside, classes.astype(np.int64), places), axis=0)
-        doubt |= (ordered[1:] == ordered[:-1]).any(axis=0)
-    else:
-        for place in range(1, k):
-            doubt |= (classes[place] == classes[:place]).any(axis=0) & outside[place]
-    if size:
-        views = count // max(len(lists), 1)
-        if outside.any():
-            rank, label = np.nonzero(outside)
-            named = (classes[rank, label] - size).astype(lists.dtype)
-            doubt[label[(lists[label // views] == named[:, None]).any(axis=1)]] = True
-        # A rank counts the places that no earlier class has taken.
-        empty = np.iinfo(lists.dtype).max
-        room: npt.NDArray[Any] = np.full((1, 1), size)
-        if (lists[:, -1] == empty).any():
-            room = np.repeat((lists != empty).sum(axis=1), views)[None]
-        beyond = classes >= np.maximum(room - np.arange(k)[:, None], 0).astype(classes.dtype)
-        beyond &= classes < size
-        if rest is not None:
-            beyond[1:] &= rest > 0
-        doubt |= beyond.any(axis=0)
+    room = np.empty((k - 1, count), dtype=bool)
+    held = None
+    for step in range(1, k):
+        same = np.equal(classes[step:], classes[:-step], out=room[: k - step])
+        if not np.count_nonzero(same):
+            continue
+        # Ids of places that hold nothing say nothing.
+        if held is None:
+            held = _places(rest) > 0
+        same &= held[step - 1 :]
+        doubt |= same.any(axis=0)
     return np.flatnonzero(doubt)
+
+
+def _doubtful_ranks(
+    classes: npt.NDArray[Any], rest: npt.NDArray[Any] | None, lists: npt.NDArray[Any]
+) -> npt.NDArray[np.int64]:
+    """Which labels of n images may name a class twice, or an empty place of their image's list.
+
+    Args:
+        classes: (n, views, k) codes; rest: (n, views, k - 1) codes of probabilities after the
+            first. lists: (n, m) with m > 0.
+    """
+    views, k = classes.shape[1:]
+    size = lists.shape[1]
+    empty = np.iinfo(lists.dtype).max
+    room = np.full(len(lists), size)
+    if (lists[:, -1] == empty).any():
+        room = (lists != empty).sum(axis=1)
+    # Ranks are different, whatever they are, and most are small; a rank counts the places that no
+    # earlier class has taken. So only classes outside the list, and large ranks, are looked at.
+    codes = classes.reshape(-1)
+    large = np.flatnonzero(codes >= max(int(room.min(initial=size)) - k + 1, 0))
+    if not len(large):
+        return large
+    label, place = np.divmod(large, k)
+    if rest is not None:
+        held = (place == 0) | (rest.reshape(-1)[label * (k - 1) + np.maximum(place - 1, 0)] > 0)
+        large, label, place = large[held], label[held], place[held]
+    code, image = codes[large].astype(np.int64), label // views
+    outside = code >= size
+    doubt = ~outside & (code >= room[image] - place)
+    code, image, stranger = code[outside] - size, image[outside], label[outside]
+    listed = (lists[image] == code[:, None].astype(lists.dtype)).any(axis=1)
+    named = np.sort(stranger << 32 | code)
+    twice = named[1:][named[1:] == named[:-1]] >> 32
+    return np.concatenate([label[doubt], stranger[listed], twice])
 
 
 def _are_distinct(

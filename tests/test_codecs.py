@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from labelstore import codecs
 from labelstore.calibrate import FerKD
 from labelstore.codecs import ranks
+from labelstore.codecs.base import NEAR
 from labelstore.errors import UsageError
 
 # The largest error of the largest probability, and of each further one.
@@ -117,3 +118,15 @@ def test_classes_in_the_lists_order_have_code_0():
     lists = np.array([[7, 3, 9, 1]])
     assert ranks.encode([[[7, 3, 9]]], lists, 10).tolist() == [[[0, 0, 0]]]
     assert ranks.encode([[[3, 5, 7]]], lists, 10).tolist() == [[[1, 9, 0]]]
+
+
+@pytest.mark.parametrize("name", [name for name, q in codecs.QUANTIZERS.items() if not q.by_shares])
+def test_values_that_are_near_are_within_the_bound_that_checks_of_sums_rely_on(name):
+    for grid in (codecs.get(name).top, codecs.get(name).rest):
+        if grid.dtype.kind == "f":
+            codes = np.random.default_rng(0).random(1000).astype(grid.dtype)
+        else:
+            codes = np.arange(np.iinfo(grid.dtype).max).astype(grid.dtype)
+        assert grid.holds(codes)
+        exact = grid.decode(codes).astype(np.float64)
+        assert (np.abs(grid.near(codes) - exact) <= NEAR * exact).all()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -48,6 +49,9 @@ _CRC = 4
 _HEADER = 16
 """Bytes of a blosc header: its version, the codec's, flags, type size; then, of four bytes each,
 the size of what is compressed, of a block of it, and of the compressed whole."""
+
+_FIELDS = struct.Struct("<2s2B3I")
+"""These fields, the two versions as one."""
 
 _VERSIONS = b"\x02\x01"
 """The only version of blosc's format, and that of what zstd puts into it."""
@@ -93,7 +97,7 @@ def read_chunks(
     try:
         # Unbuffered: each chunk is one read.
         with open_file(shard, root) as file:
-            start = os.fstat(file.fileno()).st_size - index_bytes(count)
+            start = file.seek(0, os.SEEK_END) - index_bytes(count)
             if start < 0:
                 raise ValueError(f"no index of {index_bytes(count)} bytes at its end")
             check_expansion(len(places) * chunk_bytes(shape, dtype), start)
@@ -206,13 +210,13 @@ def _check_blosc(data: bytes, typesize: int) -> int:
     Raises:
         ValueError: the header is not one of these bytes.
     """
-    held, block, stored = (int.from_bytes(data[at : at + 4], "little") for at in (4, 8, 12))
     size = len(data) - _CRC
-    flags = data[2] if size >= _HEADER else 0
+    if size < _HEADER:
+        raise ValueError(f"{size} bytes are no compressed chunk")
+    versions, flags, width, held, block, stored = _FIELDS.unpack_from(data)
     if (
-        size < _HEADER
-        or data[:2] != _VERSIONS
-        or data[3] != typesize
+        versions != _VERSIONS
+        or width != typesize
         or stored != size
         or (flags >> 5 != _ZSTD and not flags & _STORED)
         or (held > 0 and not 0 < block <= held)
@@ -222,4 +226,4 @@ def _check_blosc(data: bytes, typesize: int) -> int:
     ):
         raise ValueError("a compressed chunk's header does not describe it")
     check_expansion(held, size)
-    return held
+    return int(held)

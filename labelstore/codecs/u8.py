@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from labelstore.codecs.base import Quantizer, TableGrid
+from labelstore.codecs.base import PowerGrid, Quantizer
 from labelstore.codecs.u16 import TOP
 
 # Fourth powers of even steps: a step is about 1.6 % of a value of 1/2 and 20 % of one of 1e-5.
-REST = TableGrid((0.5 * (np.arange(255) / 254.0) ** 4).astype(np.float32), "|u1")
+REST = PowerGrid(0.5, 254, 4, "|u1")
 
 QUANTIZER = Quantizer(
     name="u8",

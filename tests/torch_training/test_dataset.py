@@ -415,7 +415,7 @@ def test_photos_that_were_changed_are_never_labelled(work, store, kind):
     data = SoftLabelDataset(items, store, keys=store.keys)
     words = {
         "resized": r"'b/photo 13\.jpg' is 32 x 32 pixels and 151 x 51 was labelled",
-        "float": r"a tensor of type torch\.float32.*leave its transform out",
+        "float": r"a Tensor of type torch\.float32.*leave its transform out",
     }.get(kind, r"expected a PIL image, encoded bytes or a uint8 tensor")
     with pytest.raises(MismatchError if kind == "resized" else UsageError, match=words):
         data[Show(0, (0,))]
