@@ -407,7 +407,7 @@ def test_photos_that_were_changed_are_never_labelled(work, store, kind):
     change = {
         "resized": lambda photo: photo.resize((32, 32)),
         "float": lambda photo: T.to_dtype(T.pil_to_tensor(photo), scale=True),
-        "numpy": np.asarray,
+        "numpy": lambda photo: np.asarray(photo, dtype=np.float32),
         "four channels": lambda photo: torch.zeros(4, 20, 20, dtype=torch.uint8),
         "text": lambda photo: "photo.jpg",
     }[kind]
