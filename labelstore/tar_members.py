@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Member", "TarDamageError", "compression_of", "members"]
 
 _BLOCK = 512
+_RECORD = 20 * _BLOCK
+"""What archives are padded to, unless their writer was told otherwise."""
 
 _MOST_EXTENSION = 2**24
 """Bytes of a long name or of extended headers; writers make some hundreds."""
@@ -90,15 +92,21 @@ def compression_of(data: bytes) -> str | None:
 def members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
     """All members of an archive, in order; archives that were joined are read on, as ``tar -i``.
 
+    A hole of zeros over whole members looks like the end of one archive before the next. So only
+    what a writer leaves at an end counts as one: two blocks of zeros, filled up to a whole record
+    of 20 blocks (POSIX's default, which GNU tar and Python keep to).
+
     Args:
         read: (offset, length) -> bytes, fewer only where the file ends. OSErrors pass through.
         size: of the file in bytes.
 
     Raises:
         TarDamageError: between members, or behind the last one, lies something else than headers
-            and zeros; or no zeros end the archive, as where it was cut between two members.
+            and the ends of archives; or no zeros end the archive, as where it was cut between two
+            members.
     """
-    place, ended = 0, False
+    place = begin = end = 0
+    ended = False
     common: dict[str, str] = {}
     own: dict[str, str] = {}
     while place < size:
@@ -112,6 +120,14 @@ def members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
             place, ended = place + _BLOCK, ended or len(block) == _BLOCK
             continue
         header = _header(block, place)
+        if place > end:
+            if place != begin - (begin - end - 2 * _BLOCK) // _RECORD * _RECORD:
+                raise TarDamageError(
+                    end,
+                    f"{place - end} bytes of zeros stand before the next header, which is no end "
+                    "of an archive in records of 20 blocks",
+                )
+            begin = place
         data = place + _BLOCK
         if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
             text = _extension(read, data, header.size, size).partition(b"\0")[0]
@@ -131,7 +147,8 @@ def members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
                 )
             yield member
             own, header.size = {}, member.size
-        place, ended = data + -(-header.size // _BLOCK) * _BLOCK, False
+        place = end = data + -(-header.size // _BLOCK) * _BLOCK
+        ended = False
     if not ended:
         raise TarDamageError(
             size, "the file ends without zero blocks, so it was cut between members"

@@ -82,6 +82,17 @@ class TestDamage:
         with pytest.raises(SourceError, match=rf"from byte {offset} on \(no header is there"):
             open_source(shard)
 
+    @pytest.mark.parametrize(("first", "last"), [(3, 4), (3, 7), (0, 11), (0, 1), (10, 11)])
+    def test_zeros_in_place_of_whole_members(self, shard, first, last):
+        """As a copy leaves that went on over a bad place: they look like an archive's end."""
+        data = bytearray(shard.read_bytes())
+        places = headers_of(shard)
+        start, stop = places[first][0], places[last][0]
+        data[start:stop] = bytes(stop - start)
+        shard.write_bytes(data)
+        with pytest.raises(SourceError, match=rf"from byte {start} on \({stop - start} bytes"):
+            open_source(shard)
+
     def test_something_behind_the_end(self, shard):
         shard.write_bytes(shard.read_bytes() + b"appended by mistake")
         with pytest.raises(SourceError, match="a header was cut"):
