@@ -113,9 +113,13 @@ class TestFolderSource:
             source.read(0)
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-    def test_a_pipe_is_no_image(self, tmp_path):
+    def test_a_pipe_is_refused_by_name(self, tmp_path):
+        """Not passed over: the photo that should be there would be missed by nobody."""
         os.mkfifo(tmp_path / "pipe.png")
-        assert lay_out(tmp_path, "1.png").keys == ("1.png",)
+        source = lay_out(tmp_path, "1.png")
+        assert source.keys == ("1.png", "pipe.png")
+        with pytest.raises(SourceError, match=r"pipe\.png.*a pipe"):
+            source.read(1)
 
     def test_folders_that_cannot_be_used(self, tmp_path):
         with pytest.raises(NotFoundError, match="there is no folder"):
