@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["loss", "tests"]
 
 ROOT = Path(__file__).parent.parent.parent
-TESTS = ("tests/test_on_device.py", "tests/torch_training/test_loss_kernels.py")
-"""What a GPU runs and a CPU skips, or runs elsewhere."""
+TESTS = (
+    "tests/test_on_device.py",
+    "tests/torch_training/test_loss_kernels.py",
+    "tests/torch_training/test_recover.py",
+    "tests/test_teachers.py",
+)
+"""Where the tests are that a GPU runs and a CPU skips, or runs elsewhere."""
 
 Way = dict[str, "Callable[[], torch.Tensor]"]
 
@@ -32,8 +37,11 @@ def tests(place: Place, record: Record) -> None:
 
     report = Path(os.environ.get("TMPDIR", "/tmp")) / f"labelstore-gpu-tests-{os.getpid()}.xml"
     arguments = ["-q", "-W", "default", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    arguments.append("--continue-on-collection-errors")
     chosen = (
-        ["-k", "crops_are_pillows and bilinear"] if place.dry else ["-k", "gpu or test_on_device"]
+        ["-k", "crops_are_pillows and bilinear"]
+        if place.dry
+        else ["-k", "gpu or cuda or test_on_device"]
     )
     os.chdir(ROOT)
     code = pytest.main([*arguments, *chosen, *(str(ROOT / test) for test in TESTS)])
