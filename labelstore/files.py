@@ -218,8 +218,9 @@ def remove_partials(root: Path) -> int:
 
 
 def remove_claims(root: Path) -> None:
-    """Delete what writers that shared the store at ``root`` have left of their locks."""
-    (root / CREATION_NAME).unlink(missing_ok=True)
+    """Delete what writers that shared the store at ``root`` have left of their locks; StoreError
+    when refused."""
+    delete_file(root / CREATION_NAME)
     shutil.rmtree(root / CLAIMS_NAME, ignore_errors=True)
 
 

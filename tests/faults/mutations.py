@@ -195,10 +195,10 @@ def text_of(document):
     return re.sub('"@deep([0-9]+)@"', lambda found: "[" * int(found[1]) + "]" * int(found[1]), text)
 
 
-def _places(document):
-    """All members of a document: what holds each, and its name there."""
+def _places(document, depth=20):
+    """All members of a document but the deepest: what holds each, and its name there."""
     entries = document.items() if isinstance(document, dict) else enumerate(document)
     for name, value in list(entries):
         yield document, name
-        if isinstance(value, (dict, list)) and len(str(value)) < 10_000:
-            yield from _places(value)
+        if isinstance(value, (dict, list)) and depth and len(value) < 2_000:
+            yield from _places(value, depth - 1)
