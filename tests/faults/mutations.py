@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 
@@ -179,13 +180,14 @@ def other_document(document, rng):
             other, theirs = rng.choice(places)
             holder[name] = json.loads(json.dumps(other[theirs]))
         elif kind == 2 and isinstance(holder, dict):
-            holder[rng.choice(("x", "", "id", "format", "\x1b", "count"))] = rng.choice(HOSTILE)
+            name = rng.choice(("x", "", "id", "format", "\x1b", "count"))
+            holder[name] = copy.deepcopy(rng.choice(HOSTILE))
         elif kind == 3 and isinstance(holder[name], (int, float)):
             holder[name] = rng.choice((-1, 1)) * holder[name] + rng.choice((-1, 0, 1, 0.5))
         elif kind == 4:
             holder[name] = f"@deep{rng.choice((3, 100, 2000, 100_000))}@"
         else:
-            holder[name] = rng.choice(HOSTILE)
+            holder[name] = copy.deepcopy(rng.choice(HOSTILE))
     return document
 
 
