@@ -221,7 +221,10 @@ def main():
     if asked.only is not None:
         with tempfile.TemporaryDirectory() as folder:
             make_files(Path(folder))
-            print(try_one(subjects_of(Path(folder), names), asked.only))
+            subjects = subjects_of(Path(folder), names)
+            for subject in subjects:
+                subject.warm()
+            print(try_one(subjects, asked.only))
         return
     failures, rate = fuzz(asked.inputs, asked.seed, asked.children, names)
     for failure in failures:
