@@ -103,8 +103,8 @@ def _sample(given: dict[str, Any]) -> tuple[Any, int, int | None]:
     """The true distributions, the planned number of views, and the largest k that makes sense."""
     import labelstore
     from labelstore.errors import UsageError
-    from labelstore.objects import is_remote
     from labelstore.plan import sample_of_store, sample_of_teacher
+    from labelstore.storage.location import is_remote
 
     images, views = given["sample_images"], given["sample_views"]
     quiet = given["quiet"] or given["json"]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore import files
 from labelstore.errors import StoreError
+from labelstore.storage import local_files
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -58,7 +58,7 @@ class ChunkFiles:
     def put(self, digest: int, codes: npt.NDArray[Any]) -> bool:
         """Keep codes; False where the disk refuses, which does not matter but for speed."""
         try:
-            files.write_whole(self._path(digest), np.ascontiguousarray(codes).tobytes())
+            local_files.write_whole(self._path(digest), np.ascontiguousarray(codes).tobytes())
         except StoreError:
             return False
         return True

@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labelstore import files
 from labelstore.errors import NotFoundError
+from labelstore.storage import local_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ def place_photos(folder: Path) -> int:
         found = re.fullmatch(r"imagenet_(\d+)_(\d+)\.jpg", photo.name)
         if found:
             place = folder / names[int(found[2])] / f"imagenet_{found[1]}.jpg"
-            files.write_durably(place, photo.read_bytes())
+            local_files.write_durably(place, photo.read_bytes())
             count += 1
     return count
 
@@ -71,7 +71,7 @@ def place_teacher(name: str, checkpoint: Path) -> None:
     path = getattr(importlib.import_module(package), holder).get_model_file_path()
     model = create_model(name)
     load_state_dict_in_order(model, torch.load(path, map_location="cpu", weights_only=True))
-    files.write_durably(checkpoint, save(model.state_dict()))
+    local_files.write_durably(checkpoint, save(model.state_dict()))
 
 
 def train_student(

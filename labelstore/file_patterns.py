@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labelstore.errors import UsageError
-from labelstore.objects import place_of
+from labelstore.storage.location import place_of
 
 if TYPE_CHECKING:
     import os

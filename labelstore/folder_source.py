@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from labelstore.errors import NotFoundError, SourceError
-from labelstore.foreign import open_descriptor
 from labelstore.formats import IMAGE_SUFFIXES, NOT_HERE
 from labelstore.passed_over import PassedOver
 from labelstore.source_files import walk
+from labelstore.storage.untrusted import open_descriptor
 
 __all__ = ["FolderSource", "no_image"]
 

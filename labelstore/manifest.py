@@ -17,7 +17,7 @@ import xxhash
 
 from labelstore import codecs
 from labelstore.errors import CorruptError, FormatError, UsageError
-from labelstore.foreign import parsed
+from labelstore.storage.untrusted import parsed
 from labelstore.views import ViewLaw
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore import files
 from labelstore.backends.base import (
     array_digest,
     commit_columns,
@@ -41,8 +40,9 @@ from labelstore.errors import (
     StoreError,
     UsageError,
 )
-from labelstore.objects import place_of
 from labelstore.reading import NO_LIST
+from labelstore.storage import local_files, locks
+from labelstore.storage.location import place_of
 from labelstore.store import UNREADABLE, Store, opened
 
 if TYPE_CHECKING:
@@ -125,35 +125,35 @@ def materialize(
     if _is_there(path, source, overwrite):
         return _report(path, copy, already_there=True)
     _require_short_keys(store)
-    needed, free = materialized_bytes(store), files.free_bytes(path)
+    needed, free = materialized_bytes(store), local_files.free_bytes(path)
     if needed > free:
         raise StoreError(
             f"a copy takes {needed:,} bytes and {free:,} are free where {path} is to lie: choose "
             "another disk, or make a store of fewer classes or views (labelstore recode)."
         )
-    partial = path.with_name(path.name + files.PARTIAL)
-    with files.exclusive_lock(partial):
+    partial = path.with_name(path.name + local_files.PARTIAL)
+    with locks.exclusive_lock(partial):
         # Another process may have finished between the look and the lock.
         if _is_there(path, source, overwrite):
-            files.delete_tree(partial)
+            local_files.delete_tree(partial)
             return _report(path, copy, already_there=True)
         for entry in partial.iterdir():
-            if entry.name != files.LOCK_NAME:
-                (files.delete_tree if entry.is_dir() else files.delete_file)(entry)
+            if entry.name != locks.LOCK_NAME:
+                (local_files.delete_tree if entry.is_dir() else local_files.delete_file)(entry)
         _write(store, copy, partial, tell)
         if _source(Store(store.path)) != source:
-            files.delete_tree(partial)
+            local_files.delete_tree(partial)
             raise MismatchError(
                 f"{store.path} was changed while it was copied: run the same command again."
             )
         description = {"format": "labelstore copy", "manifest": copy.to_json(), "source": source}
         text = json.dumps(description, indent=2, ensure_ascii=False)
-        files.write_durably(partial / MATERIALIZED, text.encode())
+        local_files.write_durably(partial / MATERIALIZED, text.encode())
         if path.exists():
-            files.delete_tree(path)
+            local_files.delete_tree(path)
         # With the lock in it, so that nobody else takes the folder for one that was left behind.
-        files.publish(partial, path)
-        files.delete_file(path / files.LOCK_NAME)
+        local_files.publish(partial, path)
+        local_files.delete_file(path / locks.LOCK_NAME)
     return _report(path, copy, already_there=False)
 
 
@@ -310,10 +310,10 @@ def _commit(copy: Manifest, block: int, arrays: Codes) -> npt.NDArray[np.uint64]
 def _new(root: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
     """A new array file, mapped for writing."""
     file = array_file(root, name)
-    files.make_directory(file.parent)
+    local_files.make_directory(file.parent)
     array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
         # A mapping of room that the disk does not have would end the process.
-        with files.explained(file), file.open("r+b") as opened:
+        with local_files.explained(file), file.open("r+b") as opened:
             os.posix_fallocate(opened.fileno(), 0, max(file.stat().st_size, 1))
     return array

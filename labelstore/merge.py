@@ -17,7 +17,7 @@ from labelstore.ensembles import Ensemble, ensemble, opened_all
 from labelstore.errors import MismatchError, UsageError
 from labelstore.fidelity import Distances, distances
 from labelstore.manifest import EXPLICIT, Manifest
-from labelstore.objects import same_place
+from labelstore.storage.location import same_place
 from labelstore.store import Store, backend_of
 from labelstore.writer import StoreWriter
 

@@ -7,12 +7,12 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labelstore.errors import SourceError
-from labelstore.foreign import line_of
+from labelstore.storage.untrusted import line_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from labelstore.parquet_footer import RowGroupNumbers
+    from labelstore.storage.parquet_footer import RowGroupNumbers
 
 __all__ = [
     "Footer",

@@ -13,7 +13,7 @@ import numpy as np
 from labelstore.blocks import BlockCodes
 from labelstore.errors import UsageError
 from labelstore.manifest import fingerprint
-from labelstore.objects import same_place
+from labelstore.storage.location import same_place
 from labelstore.store import Store, backend_of, opened
 from labelstore.writer import StoreWriter
 

@@ -15,7 +15,7 @@ from labelstore.encoding import cut_at_mass
 from labelstore.errors import UsageError
 from labelstore.fidelity import Distances, distances
 from labelstore.manifest import EXPLICIT
-from labelstore.objects import same_place
+from labelstore.storage.location import same_place
 from labelstore.store import Store, backend_of, opened
 from labelstore.writer import StoreWriter
 

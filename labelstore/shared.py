@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from labelstore import files, private
+from labelstore.storage import local_files, private_folders
 
 try:
     import fcntl
@@ -62,16 +62,16 @@ def default_folder(nbytes: int) -> Path:
     named = os.environ.get("LABELSTORE_SLABS")
     if named:
         place = Path(named)
-        return _own_folder(place) if private.is_shared_place(place) else place
+        return _own_folder(place) if private_folders.is_shared_place(place) else place
     memory = Path("/dev/shm")
     root = Path(tempfile.gettempdir())
-    if os.access(memory, os.W_OK) and files.total_bytes(memory) >= nbytes:
+    if os.access(memory, os.W_OK) and local_files.total_bytes(memory) >= nbytes:
         root = memory
     return _own_folder(root)
 
 
 def _own_folder(root: Path) -> Path:
-    return private.folder_below(root, "labelstore")
+    return private_folders.folder_below(root, "labelstore")
 
 
 @functools.cache
@@ -135,7 +135,7 @@ class SharedArrays:
         self.nbytes = layout.nbytes
         self._descriptor, self._process = descriptor, os.getpid()
         # A mapping keeps its descriptor open: one of its own, so that the lock can be given up.
-        other = private.open_file(path, os.O_RDONLY)
+        other = private_folders.open_file(path, os.O_RDONLY)
         try:
             if not os.path.sameopenfile(descriptor, other):
                 raise FileNotFoundError(errno.ENOENT, "replaced while it was opened", str(path))
@@ -186,7 +186,7 @@ def find(folder: Path, layout: Layout) -> SharedArrays | None:
     if fcntl is None:
         return None
     try:
-        descriptor = private.open_file(path, os.O_RDONLY)
+        descriptor = private_folders.open_file(path, os.O_RDONLY)
     except OSError:
         return None
     try:
@@ -227,9 +227,9 @@ def make(
     """
     if fcntl is None:
         raise OSError(errno.ENOTSUP, "this system has no file locks")
-    files.private_directory(folder)
+    local_files.private_directory(folder)
     sweep(folder)
-    partial = folder / f"{layout.name}{files.PARTIAL}"
+    partial = folder / f"{layout.name}{local_files.PARTIAL}"
     while True:
         found = find(folder, layout)
         if found is not None:
@@ -244,11 +244,11 @@ def make(
                 continue
             # Who holds the lock of the file under this name is its only writer; it may have been
             # finished, or swept away, between the opening and the lock.
-            if not files.is_at(descriptor, partial):
+            if not local_files.is_at(descriptor, partial):
                 continue
             found = find(folder, layout)
             if found is not None:
-                files.delete_file(partial)
+                local_files.delete_file(partial)
                 return found
             made = _make(folder, layout, partial, descriptor, fill)
             descriptor = -1
@@ -262,16 +262,16 @@ def _opened(partial: Path) -> int | None:
     """A descriptor of a file that is being made, by this process or another one of this user; None
     where it has gone meanwhile."""
     try:
-        return private.open_file(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        return private_folders.open_file(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
         pass
     try:
-        return private.open_file(partial, os.O_RDWR)
+        return private_folders.open_file(partial, os.O_RDWR)
     except FileNotFoundError:
         return None
-    except private.ForeignFileError:
+    except private_folders.ForeignFileError:
         # From a time when others could write here. Nobody fills it, and nobody waits for it.
-        files.delete_file(partial)
+        local_files.delete_file(partial)
         return None
 
 
@@ -293,9 +293,9 @@ def _make(
         os.ftruncate(descriptor, layout.nbytes)
         fill(Writer(descriptor, layout))
         _write(descriptor, memoryview(layout.header), 0)
-        files.publish(partial, folder / layout.name)
+        local_files.publish(partial, folder / layout.name)
     except BaseException:
-        files.delete_file(partial)
+        local_files.delete_file(partial)
         raise
     finally:
         _making.discard(descriptor)
@@ -307,7 +307,7 @@ def used(folder: Path, prefix: str, besides: str) -> int:
     """Bytes of all files of a prefix but one, those that are being made included."""
     # Twice: a listing may miss a file that is renamed meanwhile.
     names = {
-        path.name.removesuffix(files.PARTIAL)
+        path.name.removesuffix(local_files.PARTIAL)
         for _ in range(2)
         for path in folder.glob(f"{prefix}-*")
     }
@@ -317,15 +317,15 @@ def used(folder: Path, prefix: str, besides: str) -> int:
 def _size(path: Path) -> int:
     """Bytes of a file, whole or being made; 0 where it is gone."""
     # In this order: one that is finished between the looks is met by the second.
-    for place in (path.with_name(path.name + files.PARTIAL), path):
+    for place in (path.with_name(path.name + local_files.PARTIAL), path):
         with contextlib.suppress(FileNotFoundError):
-            return private.size_of(place)
+            return private_folders.size_of(place)
     return 0
 
 
 def sweep(folder: Path) -> int:
     """Delete the files that no process has open: what killed processes left. How many it were."""
-    paths = [*folder.glob(f"*{SUFFIX}"), *folder.glob(f"*{SUFFIX}{files.PARTIAL}")]
+    paths = [*folder.glob(f"*{SUFFIX}"), *folder.glob(f"*{SUFFIX}{local_files.PARTIAL}")]
     return sum(_delete_if_unused(path) for path in paths)
 
 
@@ -344,13 +344,13 @@ def _delete_if_unused(path: Path) -> bool:
     """Delete a file that nobody holds a lock on."""
     try:
         # Opened anew: a lock belongs to an opening, which forked processes have in common.
-        descriptor = private.open_file(path, os.O_RDONLY)
+        descriptor = private_folders.open_file(path, os.O_RDONLY)
     except OSError:
         return False
     try:
-        if not _locked(descriptor) or not files.is_at(descriptor, path):
+        if not _locked(descriptor) or not local_files.is_at(descriptor, path):
             return False
-        files.delete_file(path)
+        local_files.delete_file(path)
         return True
     finally:
         os.close(descriptor)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from labelstore.errors import LabelStoreError, NotFoundError, SourceError
 from labelstore.file_patterns import expand_braces, is_pattern
-from labelstore.foreign import open_descriptor
-from labelstore.objects import place_of
-from labelstore.remote import RemoteObjects
+from labelstore.storage.location import place_of
+from labelstore.storage.objects import RemoteObjects
+from labelstore.storage.untrusted import open_descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

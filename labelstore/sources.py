@@ -14,11 +14,11 @@ from labelstore.errors import SourceError, UsageError
 from labelstore.file_patterns import expand_braces, is_pattern
 from labelstore.folder_source import FolderSource, no_image
 from labelstore.formats import IMAGE_SUFFIXES
-from labelstore.objects import place_of
 from labelstore.parquet_source import ParquetSource
 from labelstore.passed_over import PassedOver
 from labelstore.source_classes import classes_of_keys
 from labelstore.source_files import RemoteFiles, remote_sizes, walk
+from labelstore.storage.location import place_of
 from labelstore.tar_source import TarSource
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore import files
 from labelstore.backends.base import image_arrays
 from labelstore.backends.mapped import MATERIALIZED, MappedBackend
 from labelstore.encoding import decode_confidence, decode_labels
@@ -22,10 +21,11 @@ from labelstore.errors import (
 from labelstore.labels import TopK
 from labelstore.manifest import EXPLICIT, Manifest, fingerprint
 from labelstore.numbering import as_array, common_shape, in_range
-from labelstore.objects import place_of, suffix_of
 from labelstore.philox import hash_keys
 from labelstore.reading import NO_LIST, BlockReader
 from labelstore.slabs import Slabs
+from labelstore.storage import local_files
+from labelstore.storage.location import place_of, suffix_of
 from labelstore.validity import LABELLED, UNREADABLE, table_problem
 from labelstore.views import ViewLaw, Views
 
@@ -85,7 +85,7 @@ def backend_of(path: str | os.PathLike[str]) -> Backend:
     path = place_of(path)
     if isinstance(path, str):
         return _remote_backend(path)
-    with files.readable(path):
+    with local_files.readable(path):
         if (path / MATERIALIZED).is_file():
             return MappedBackend(path)
     if path.suffix == ".parquet":

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from labelstore.errors import SourceError
 from labelstore.folder_source import no_image
 from labelstore.formats import IMAGE_SUFFIXES
-from labelstore.objects import place_of
 from labelstore.passed_over import PassedOver
 from labelstore.source_classes import check_key, classes_of_keys, classes_of_labels
 from labelstore.source_files import files_at
+from labelstore.storage.location import place_of
 from labelstore.tar_members import TarDamageError, compression_of, members
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import xxhash
 
-from labelstore import codecs, files, prior
+from labelstore import codecs, prior
 from labelstore.backends.mapped import MappedBackend
 from labelstore.blocks import BlockData, block_codes, check_table, default_block_images
 from labelstore.errors import (
@@ -23,7 +23,8 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.manifest import EXPLICIT, Manifest, differences, fingerprint
-from labelstore.objects import place_of
+from labelstore.storage import local_files, locks
+from labelstore.storage.location import place_of
 from labelstore.store import Store, backend_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from labelstore.backends.base import RemoteBackend
     from labelstore.blocks import BlockCodes
     from labelstore.labels import LabelType
-    from labelstore.leases import Lease
+    from labelstore.storage.leases import Lease
     from labelstore.views import ViewLaw
 
 __all__ = ["Remake", "Share", "StoreWriter", "write"]
@@ -107,8 +108,8 @@ class StoreWriter:
         self._share = share
         self._adopt = None if remake is None else remake.adopt
         self._remaking = set() if remake is None else set(remake.blocks)
-        self._claims: dict[int, files.Claim] = {}
-        self._lock: files.Claim | None = None
+        self._claims: dict[int, locks.Claim] = {}
+        self._lock: locks.Claim | None = None
         self._lease: Lease | None = None
         self._stack = contextlib.ExitStack()
 
@@ -129,11 +130,11 @@ class StoreWriter:
                 self._wait_for_first()
                 self._begin()
             elif self._share is None:
-                self._lock = stack.enter_context(files.exclusive_lock(self.path))
+                self._lock = stack.enter_context(locks.exclusive_lock(self.path))
                 self._begin()
             else:
-                stack.enter_context(files.shared_lock(self.path))
-                with files.creation_lock(self.path):
+                stack.enter_context(locks.shared_lock(self.path))
+                with locks.creation_lock(self.path):
                     self._begin()
             self._backend.open_for_writing(self.manifest)
             self._committed = self._backend.read_commits()[:, 0] != 0
@@ -160,12 +161,14 @@ class StoreWriter:
                 self._remote.clear()
             else:
                 for entry in self.path.iterdir():
-                    if entry.name not in files.LOCK_NAMES:
-                        (files.delete_tree if entry.is_dir() else files.delete_file)(entry)
+                    if entry.name not in locks.LOCK_NAMES:
+                        (local_files.delete_tree if entry.is_dir() else local_files.delete_file)(
+                            entry
+                        )
             self._backend.create(self.manifest, self._keys, self._targets)
         elif self._share is None and isinstance(self.path, Path):
-            files.remove_partials(self.path)
-            files.remove_claims(self.path)
+            local_files.remove_partials(self.path)
+            locks.remove_claims(self.path)
 
     def _wait_for_first(self) -> None:
         """On an object store the first process makes the empty store; the others wait for it."""
@@ -258,7 +261,7 @@ class StoreWriter:
             return True
         if isinstance(self.path, str):
             return block % self._share.world == self._share.rank
-        held = files.claim(self.path, block)
+        held = locks.claim(self.path, block)
         if held is None:
             return False
         # Another process may have committed it since the last look.
@@ -349,8 +352,8 @@ class StoreWriter:
 def _holds_nothing(path: Path) -> bool:
     """Whether a folder is empty but for what a writer leaves that died before its first object."""
     return path.is_dir() and all(
-        entry.name in files.LOCK_NAMES
-        or (entry.name.startswith(_FIRST_OBJECTS) and entry.suffix == files.PARTIAL)
+        entry.name in locks.LOCK_NAMES
+        or (entry.name.startswith(_FIRST_OBJECTS) and entry.suffix == local_files.PARTIAL)
         for entry in path.iterdir()
     )
 

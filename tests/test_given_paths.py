@@ -17,10 +17,10 @@ from labelstore.errors import CorruptError, MismatchError, NotFoundError, UsageE
 from labelstore.inspect import report
 from labelstore.materialize import materialize
 from labelstore.merge import merge
-from labelstore.objects import place_of
 from labelstore.pull import pull
 from labelstore.recode import recode
 from labelstore.sources import open_source
+from labelstore.storage.location import place_of
 from labelstore.torch import SoftLabelDataset, ViewSampler
 from labelstore.verify import verify
 

@@ -15,7 +15,6 @@ from core_data import files_of, make_planned, planned, written
 from test_recode import everything
 
 import labelstore
-from labelstore import files
 from labelstore.errors import (
     BusyError,
     CorruptError,
@@ -26,6 +25,7 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.materialize import materialize, materialized_bytes
+from labelstore.storage import local_files, locks
 from labelstore.writer import StoreWriter
 
 
@@ -178,7 +178,7 @@ def test_a_damaged_source_makes_no_copy(tmp_path):
 
 def test_no_room(tmp_path, monkeypatch):
     store, _ = make_planned(tmp_path / "s.zarr")
-    monkeypatch.setattr("labelstore.files.free_bytes", lambda path: 1000)
+    monkeypatch.setattr("labelstore.storage.local_files.free_bytes", lambda path: 1000)
     with pytest.raises(StoreError, match="1,000 are free"):
         materialize(store, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
@@ -262,7 +262,7 @@ def test_a_url_is_no_place_for_a_copy(tmp_path, monkeypatch):
 
 def test_one_that_is_about_to_be_named_is_left_alone(tmp_path, monkeypatch):
     store, _, _ = written(tmp_path / "s.zarr")
-    publish, met = files.publish, []
+    publish, met = local_files.publish, []
 
     def another_comes(partial, path):
         # Two openings of a file exclude each other in one process as well.
@@ -271,16 +271,16 @@ def test_one_that_is_about_to_be_named_is_left_alone(tmp_path, monkeypatch):
         met.append(path)
         publish(partial, path)
 
-    monkeypatch.setattr(files, "publish", another_comes)
+    monkeypatch.setattr(local_files, "publish", another_comes)
     materialize(store, tmp_path / "copy")
     assert met == [tmp_path / "copy"]
     assert everything(labelstore.open(tmp_path / "copy")) == everything(store)
-    assert not (tmp_path / "copy" / files.LOCK_NAME).exists()
+    assert not (tmp_path / "copy" / locks.LOCK_NAME).exists()
 
 
 def test_one_that_was_named_meanwhile_is_met(tmp_path, monkeypatch):
     store, _, _ = written(tmp_path / "s.zarr")
-    flock, met = files._flock, []
+    flock, met = locks._flock, []
 
     def late(file, root, kind):
         # Between the opening of the lock's file and the lock, another process finishes.
@@ -289,7 +289,7 @@ def test_one_that_was_named_meanwhile_is_met(tmp_path, monkeypatch):
             materialize(store, tmp_path / "copy")
         flock(file, root, kind)
 
-    monkeypatch.setattr(files, "_flock", late)
+    monkeypatch.setattr(local_files, "_flock", late)
     assert materialize(store, tmp_path / "copy").already_there
     assert everything(labelstore.open(tmp_path / "copy")) == everything(store)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "s.zarr"]

@@ -14,12 +14,12 @@ import pytest
 from core_data import make_planned
 
 import labelstore
-from labelstore.parquet_footer import footer_of, row_groups
+from labelstore.storage.parquet_footer import footer_of, row_groups
 
 FUZZED = """
 import random, sys
 import pyarrow as pa, pyarrow.parquet as pq
-from labelstore.parquet_footer import footer_of, row_groups
+from labelstore.storage.parquet_footer import footer_of, row_groups
 data = open(sys.argv[1], "rb").read()
 size = int.from_bytes(data[-8:-4], "little") + 8
 rng, met = random.Random(0), [0, 0]

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import labelstore
-from labelstore import files
 from labelstore.blocks import BlockData
 from labelstore.errors import (
     BusyError,
@@ -31,6 +30,7 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.prior import decode_probs
+from labelstore.storage import locks
 from labelstore.writer import StoreWriter
 
 
@@ -214,7 +214,7 @@ def test_what_is_no_store_is_never_touched(tmp_path):
 def test_a_second_writer_is_refused(tmp_path, suffix):
     make_planned(tmp_path / f"s.{suffix}", blocks={0})
     manifest, keys, targets, _, _ = planned()
-    with files.exclusive_lock(tmp_path / f"s.{suffix}"):
+    with locks.exclusive_lock(tmp_path / f"s.{suffix}"):
         code = (
             "import sys; sys.path.insert(0, sys.argv[2]); from core_data import make_planned\n"
             "from pathlib import Path; from labelstore.errors import BusyError\n"
@@ -384,7 +384,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(StoreError, match="without locks"), files.exclusive_lock(tmp_path):
+    with pytest.raises(StoreError, match="without locks"), locks.exclusive_lock(tmp_path):
         pass
 
 

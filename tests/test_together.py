@@ -21,6 +21,7 @@ from labelstore.errors import BusyError, MismatchError, UsageError
 from labelstore.generate import Output, Recipe, generate, generate_together
 from labelstore.images import FolderSource
 from labelstore.memory import batch_that_fits
+from labelstore.storage import locks
 from labelstore.teachers import load_teacher
 from labelstore.views import ViewLaw
 from labelstore.writer import Share
@@ -247,13 +248,12 @@ def test_processes_share_a_store_and_take_over_from_one_that_is_killed(photos, t
 def test_a_process_alone_and_processes_together_keep_out_of_each_others_way(
     photos, teachers, tmp_path
 ):
-    from labelstore import files
 
     source = FolderSource(photos)
     (tmp_path / "a.zarr").mkdir()
-    with files.shared_lock(tmp_path / "a.zarr"), pytest.raises(BusyError):
+    with locks.shared_lock(tmp_path / "a.zarr"), pytest.raises(BusyError):
         alone(source, teachers[0], tmp_path / "a.zarr")
-    with files.exclusive_lock(tmp_path / "a.zarr"), pytest.raises(BusyError, match="single"):
+    with locks.exclusive_lock(tmp_path / "a.zarr"), pytest.raises(BusyError, match="single"):
         alone(source, teachers[0], tmp_path / "a.zarr", share=Share(0, 2))
     alone(source, teachers[0], tmp_path / "b.zarr")
     with pytest.raises(UsageError, match="delete it first"):
@@ -262,12 +262,11 @@ def test_a_process_alone_and_processes_together_keep_out_of_each_others_way(
 
 @needs_locks
 def test_an_error_of_one_of_several_writers_is_not_lost(tmp_path):
-    from labelstore import files
 
     with (
-        files.shared_lock(tmp_path),
+        locks.shared_lock(tmp_path),
         pytest.raises(ZeroDivisionError),
-        files.shared_lock(tmp_path),
+        locks.shared_lock(tmp_path),
     ):
         raise ZeroDivisionError
     assert sorted(file.name for file in tmp_path.iterdir()) == [".lock"]
@@ -275,19 +274,18 @@ def test_an_error_of_one_of_several_writers_is_not_lost(tmp_path):
 
 @needs_locks
 def test_a_claim_is_one_processes_and_lapses(tmp_path):
-    from labelstore import files
 
-    first = files.claim(tmp_path, 3)
+    first = locks.claim(tmp_path, 3)
     assert first is not None
-    assert files.claim(tmp_path, 3) is None
-    other = files.claim(tmp_path, 4)
+    assert locks.claim(tmp_path, 3) is None
+    other = locks.claim(tmp_path, 4)
     assert other is not None
     other.release(finished=True)
     first.release(finished=False)
-    again = files.claim(tmp_path, 3)
+    again = locks.claim(tmp_path, 3)
     assert again is not None
     again.release(finished=True)
-    assert not (tmp_path / files.CLAIMS_NAME / "3").exists()
+    assert not (tmp_path / locks.CLAIMS_NAME / "3").exists()
 
 
 @needs_locks

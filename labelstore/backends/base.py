@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.leases import Lease
     from labelstore.manifest import Encoding, Manifest
+    from labelstore.storage.leases import Lease
 
 __all__ = [
     "ArraySpec",

@@ -27,7 +27,7 @@ from labelstore.backends.base import (
 )
 from labelstore.backends.npy_header import HEADER_BYTES, array_header
 from labelstore.errors import CorruptError, UsageError
-from labelstore.foreign import DOCUMENT_BYTES, json_document, open_file, parsed, read_file
+from labelstore.storage.untrusted import DOCUMENT_BYTES, json_document, open_file, parsed, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

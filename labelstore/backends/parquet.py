@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from labelstore import files
 from labelstore.backends.base import commit_columns, image_arrays, prior_arrays, view_arrays
 from labelstore.backends.parquet_checks import (
     check_footer,
@@ -33,7 +32,9 @@ from labelstore.backends.parquet_checks import (
 )
 from labelstore.backends.parquet_tables import EDGES, file_of, label_table, measured_table
 from labelstore.errors import CorruptError
-from labelstore.foreign import (
+from labelstore.storage import local_files
+from labelstore.storage.parquet_footer import OpenFile, footer_of
+from labelstore.storage.untrusted import (
     check_expansion,
     json_document,
     parsed,
@@ -41,7 +42,6 @@ from labelstore.foreign import (
     read_manifest,
     require_file,
 )
-from labelstore.parquet_footer import OpenFile, footer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -123,7 +123,7 @@ class ParquetBackend:
         """(block, group) whose rows are known to be of the images and views that they say."""
 
     def read_manifest(self) -> Any:
-        with files.readable(Path(self.path, MANIFEST)):
+        with local_files.readable(Path(self.path, MANIFEST)):
             return json_document(read_manifest(Path(self.path), MANIFEST), self._where(MANIFEST))
 
     def open_arrays(self, manifest: Manifest) -> None:
@@ -186,7 +186,7 @@ class ParquetBackend:
         manifest = self._manifest
         blocks = range(manifest.num_blocks)
         known = {block_file(folder, block) for folder in FOLDERS for block in blocks}
-        with files.readable(Path(self.path)):
+        with local_files.readable(Path(self.path)):
             names = [
                 f"{folder}/{name}"
                 for folder in FOLDERS
@@ -248,7 +248,7 @@ class ParquetBackend:
 
     def committed(self, blocks: Sequence[int]) -> list[int]:
         folder = Path(self.path, COMMITS)
-        with files.readable(folder):
+        with local_files.readable(folder):
             names = set(os.listdir(folder)) if folder.is_dir() else set()
         return [
             block
@@ -285,7 +285,7 @@ class ParquetBackend:
         return True
 
     def withdraw_commit(self, block: int) -> None:
-        files.delete_durably(Path(self.path, block_file(COMMITS, block)))
+        local_files.delete_durably(Path(self.path, block_file(COMMITS, block)))
 
     def bytes_by_part(self) -> dict[str, int]:
         parts: dict[str, int] = defaultdict(int)
@@ -307,7 +307,7 @@ class ParquetBackend:
     def _bytes(self, name: str, limit: int) -> bytes | None:
         """The bytes of a file of at most ``limit``; None when it is not there."""
         file = Path(self.path, name)
-        with files.readable(file):
+        with local_files.readable(file):
             try:
                 return read_file(file, self.path, limit)
             except FileNotFoundError:
@@ -346,14 +346,16 @@ class ParquetBackend:
         check_footer(opened, self._labelled, counts)
 
     def _write(self, name: str, data: bytes | memoryview) -> None:
-        files.write_durably(Path(self.path, name), data)
+        local_files.write_durably(Path(self.path, name), data)
 
     def _write_objects(self, objects: Mapping[str, Any], ready: Callable[[], None]) -> None:
-        files.write_together({Path(self.path, name): data for name, data in objects.items()}, ready)
+        local_files.write_together(
+            {Path(self.path, name): data for name, data in objects.items()}, ready
+        )
 
     def _write_new(self, name: str, data: bytes) -> bool:
         """Write a file that is not there; False where it is."""
-        return files.write_new(Path(self.path, name), data)
+        return local_files.write_new(Path(self.path, name), data)
 
     def _sizes(self) -> dict[str, int]:
         """Bytes of each of the store's files."""
@@ -361,7 +363,7 @@ class ParquetBackend:
         return {
             file.relative_to(root).as_posix(): file.stat().st_size
             for file in root.rglob("*")
-            if file.is_file() and file.suffix != files.PARTIAL
+            if file.is_file() and file.suffix != local_files.PARTIAL
         }
 
     def _bytes_by_column(self, name: str) -> dict[str, int]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from labelstore.backends.base import image_arrays, prior_arrays, view_arrays
 from labelstore.backends.npy_header import HEADER_BYTES, ArrayHeader, array_header
 from labelstore.backends.parquet_tables import label_table, measured_table
-from labelstore.foreign import check_expansion
+from labelstore.storage.untrusted import check_expansion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.manifest import Manifest
-    from labelstore.parquet_footer import OpenFile
+    from labelstore.storage.parquet_footer import OpenFile
 
 __all__ = [
     "check_footer",

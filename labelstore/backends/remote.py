@@ -26,8 +26,9 @@ from labelstore.backends.shards import (
 )
 from labelstore.backends.zarr import ZarrBackend
 from labelstore.backends.zarr_layout import ATTRIBUTE, COMMITS, KEYS, TARGETS
-from labelstore.foreign import DOCUMENT_BYTES, check_expansion
-from labelstore.remote import THREADS, RemoteObjects, Threads
+from labelstore.storage.objects import RemoteObjects
+from labelstore.storage.requests import THREADS, Threads
+from labelstore.storage.untrusted import DOCUMENT_BYTES, check_expansion
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
     from labelstore.backends.zarr_metadata import ArrayLayout
-    from labelstore.objects import Objects
+    from labelstore.storage.objects import Objects
 
 __all__ = ["ObjectsStore", "RemoteZarrBackend"]
 

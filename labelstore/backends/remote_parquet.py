@@ -26,9 +26,9 @@ from labelstore.backends.parquet import (
     block_file,
 )
 from labelstore.backends.remote_writing import RemoteWriting
-from labelstore.foreign import DOCUMENT_BYTES, json_document
-from labelstore.parquet_footer import OpenFile, footer_of
-from labelstore.remote import RemoteObjects
+from labelstore.storage.objects import RemoteObjects
+from labelstore.storage.parquet_footer import OpenFile, footer_of
+from labelstore.storage.untrusted import DOCUMENT_BYTES, json_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -19,7 +19,7 @@ import numpy as np
 from numcodecs import blosc
 from numcodecs.vlen import VLenUTF8
 
-from labelstore.foreign import check_expansion, open_file
+from labelstore.storage.untrusted import check_expansion, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

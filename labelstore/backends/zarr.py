@@ -20,7 +20,6 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from labelstore import files
 from labelstore.backends.base import commit_columns
 from labelstore.backends.shards import (
     chunk_bytes,
@@ -43,7 +42,8 @@ from labelstore.backends.zarr_layout import (
 )
 from labelstore.backends.zarr_metadata import ArrayLayout, array_layouts, check_description
 from labelstore.errors import CorruptError, FormatError, LabelStoreError, StoreError
-from labelstore.foreign import (
+from labelstore.storage import local_files
+from labelstore.storage.untrusted import (
     DOCUMENT_BYTES,
     check_expansion,
     json_document,
@@ -88,7 +88,7 @@ class ZarrBackend:
         """The arrays as zarr writes them, where the store is open for writing."""
 
     def read_manifest(self) -> Any:
-        with files.readable(Path(self.path, _MANIFEST)):
+        with local_files.readable(Path(self.path, _MANIFEST)):
             return self._parse_manifest(read_manifest(Path(self.path), _MANIFEST))
 
     def _parse_manifest(self, data: bytes) -> Any:
@@ -277,7 +277,7 @@ class ZarrBackend:
         )
 
     def create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
-        with files.explained(Path(self.path)):
+        with local_files.explained(Path(self.path)):
             self._create(manifest, keys, targets)
 
     def _storage(self) -> Store:
@@ -320,7 +320,7 @@ class ZarrBackend:
 
     def committed(self, blocks: Sequence[int]) -> list[int]:
         folder = Path(self.path, COMMITS, "c")
-        with files.readable(folder):
+        with local_files.readable(folder):
             names = set(os.listdir(folder)) if folder.is_dir() else set()
         return [block for block in blocks if str(block) in names and self.read_commit(block)[0]]
 
@@ -339,7 +339,9 @@ class ZarrBackend:
     def _write_objects(
         self, objects: Mapping[str, bytes | None], ready: Callable[[], None]
     ) -> None:
-        files.write_together({Path(self.path, name): data for name, data in objects.items()}, ready)
+        local_files.write_together(
+            {Path(self.path, name): data for name, data in objects.items()}, ready
+        )
 
     def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> bool:
         name, data = self._object_name(COMMITS, block), self._encoded(COMMITS, block, row[None])
@@ -354,7 +356,7 @@ class ZarrBackend:
 
     def _write_new(self, name: str, data: bytes) -> bool:
         """Write an object that is not there; False where it is."""
-        return files.write_new(Path(self.path, name), data)
+        return local_files.write_new(Path(self.path, name), data)
 
     def _encoded(self, name: str, block: int, codes: npt.NDArray[Any]) -> bytes | None:
         """The object of a block's codes of an array; None where all are fill values.
@@ -374,7 +376,7 @@ class ZarrBackend:
         return None if data is None else bytes(data.to_bytes())
 
     def withdraw_commit(self, block: int) -> None:
-        files.delete_durably(self._object(COMMITS, block))
+        local_files.delete_durably(self._object(COMMITS, block))
 
     def bytes_by_part(self) -> dict[str, int]:
         parts: dict[str, int] = defaultdict(int)
@@ -390,7 +392,7 @@ class ZarrBackend:
         return {
             file.relative_to(root).as_posix(): file.stat().st_size
             for file in root.rglob("*")
-            if file.is_file() and file.suffix != files.PARTIAL
+            if file.is_file() and file.suffix != local_files.PARTIAL
         }
 
     def _object(self, name: str, block: int) -> Path:
@@ -419,7 +421,7 @@ class ZarrBackend:
             raise self._damaged(name, selection, error) from error
 
     def _damaged(self, name: str, selection: Any, error: Exception) -> StoreError:
-        return files.refusal(f"{self.path}/{name}", error) or CorruptError(
+        return local_files.refusal(f"{self.path}/{name}", error) or CorruptError(
             f"{self.path}/{name} cannot be read at {_place(selection)} ({line_of(error)}): the "
             "store is damaged there; make these blocks again."
         )

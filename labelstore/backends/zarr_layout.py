@@ -12,9 +12,9 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
-from labelstore import files
 from labelstore.backends.base import image_arrays, prior_arrays, view_arrays
 from labelstore.errors import StoreError
+from labelstore.storage import local_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +72,7 @@ class DurableStore(LocalStore):
                     "committed is untouched."
                 )
             self._refused = True
-            files.write_durably(self.root / key, value.as_numpy_array().tobytes())
+            local_files.write_durably(self.root / key, value.as_numpy_array().tobytes())
             self._refused = False
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:

@@ -1,8 +1,8 @@
 """Stop a writer at every step that it takes on the file system.
 
-``labelstore.files`` is the only module that changes files, so its calls into the system are all the
-moments at which a crash can leave something behind. ``trip`` counts them and lets the chosen one
-fail, or the process die just before or just after it.
+``labelstore.storage.local_files``, with ``locks`` beside it, is the only module that changes files,
+so its calls into the system are all the moments at which a crash can leave something behind.
+``trip`` counts them and lets the chosen one fail, or the process die just before or just after it.
 """
 
 from __future__ import annotations

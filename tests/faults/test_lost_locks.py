@@ -15,10 +15,10 @@ import zarr
 from core_data import files_of, make_planned, planned
 
 import labelstore
-from labelstore import files
 from labelstore.errors import StoreError
 from labelstore.pipeline import Made
 from labelstore.running import Run
+from labelstore.storage import local_files
 from labelstore.testing.faults import trip
 from labelstore.writer import Share, StoreWriter
 
@@ -59,7 +59,7 @@ def test_a_lapsed_lock_is_noticed_before_anything_is_written(tmp_path, suffix):
         one._ready = lambda block: None
         assert not one._backend.write_commit(0, other._backend.read_commit(0) + 1)
         assert of_store(path) == before
-        assert not [name for name in before if name.endswith(files.PARTIAL)]
+        assert not [name for name in before if name.endswith(local_files.PARTIAL)]
 
 
 def test_a_withdrawn_commit_makes_room_for_another(tmp_path, suffix):

@@ -16,8 +16,8 @@ from PIL import Image
 from remote_data import bucket_of, count_of, objects_of, send
 
 import labelstore
-from labelstore import leases
 from labelstore.errors import FormatError, MismatchError, NotFoundError, UsageError
+from labelstore.storage import leases
 from labelstore.testing.network import Proxy
 
 TESTS = Path(__file__).parent.parent

@@ -15,9 +15,10 @@ from core_data import make_planned, planned, read_everything
 from remote_data import bucket_of, objects_of
 
 import labelstore
-from labelstore import leases, running
+from labelstore import running
 from labelstore.errors import BusyError, LaunchWarning, StoreError
 from labelstore.running import Run
+from labelstore.storage import leases
 from labelstore.testing.network import Proxy
 from labelstore.writer import Share, StoreWriter
 

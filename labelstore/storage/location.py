@@ -10,73 +10,22 @@ import re
 import urllib.parse
 import urllib.request
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from labelstore.errors import UsageError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["REMOTE_SCHEMES", "Objects", "Tag", "is_remote", "place_of", "same_place", "suffix_of"]
+__all__ = ["REMOTE_SCHEMES", "is_remote", "place_of", "same_place", "suffix_of"]
 
 T = TypeVar("T")
 
-Tag = dict[str, str]
-"""The tag and version by which a server knows an object."""
 
 REMOTE_SCHEMES = ("s3", "gs", "https", "http", "hf")
 """What URLs of stores begin with; ``file`` is the folder that it names."""
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-
-
-class Objects(Protocol):
-    """The objects of one remote store.
-
-    Where an object is not there, FileNotFoundError; any other failure, after the retries that its
-    library makes, is a StoreError, or a NotFoundError where access is denied, that names the
-    object.
-    """
-
-    where: str
-    """The store's URL, for messages."""
-
-    def check_writable(self) -> None:
-        """UsageError for a store that can only be read."""
-
-    def get(self, name: str, limit: int | None = None) -> bytes:
-        """A whole object; CorruptError when it has more than ``limit`` bytes."""
-
-    def get_range(self, name: str, start: int, length: int) -> bytes:
-        """``length`` bytes of an object from byte ``start``; StoreError when there are fewer."""
-
-    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """As ``get_range``, of several (start, length) of an object, under way together."""
-
-    def get_suffix(self, name: str, length: int) -> tuple[bytes, int]:
-        """The last bytes of an object, up to ``length``, and the size of the whole."""
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write an object: whole under its name before this returns, or not at all."""
-
-    def put_new(self, name: str, data: bytes) -> bool:
-        """As ``put``, where no object has the name; False where another one has it."""
-
-    def replace(self, name: str, data: bytes, tag: Tag) -> bool:
-        """As ``put``, in place of the object with this tag; False where it is another one now."""
-
-    def tag(self, name: str) -> Tag:
-        """What tells an object from any other that had its name."""
-
-    def delete(self, name: str) -> None:
-        """Delete an object if it is there."""
-
-    def sizes(self, names: Iterable[str]) -> dict[str, int]:
-        """Bytes of the store's objects: of all, or of those ``names`` where none can be listed."""
-
-    def together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
-        """What calls return, in order, several being under way at once; what a call raises."""
 
 
 def place_of(path: str | os.PathLike[str]) -> Path | str:

@@ -16,7 +16,6 @@ import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from labelstore import files
 from labelstore.errors import (
     CorruptError,
     FormatError,
@@ -24,6 +23,7 @@ from labelstore.errors import (
     NotFoundError,
     StoreError,
 )
+from labelstore.storage import local_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +80,7 @@ def parsed(where: Path | str, mend: str = _MEND) -> Iterator[None]:
             "then try again."
         ) from error
     except Exception as error:
-        refused = files.refusal(where, error)
+        refused = local_files.refusal(where, error)
         if refused is not None:
             raise refused from error
         raise CorruptError(
@@ -129,7 +129,7 @@ def open_file(path: Path | str, root: Path | str) -> io.FileIO:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if files.refusal(path, error) is not None:
+        if local_files.refusal(path, error) is not None:
             raise
         raise CorruptError(
             f"{path} cannot be opened ({error.strerror}): it was exchanged; {_MEND}."

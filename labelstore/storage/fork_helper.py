@@ -28,7 +28,13 @@ class Helper:
     def __init__(self, url: str) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "labelstore.forked", str(theirs.fileno()), url]
+            command = [
+                sys.executable,
+                "-m",
+                "labelstore.storage.fork_helper",
+                str(theirs.fileno()),
+                url,
+            ]
             self._process = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno()],
@@ -47,7 +53,7 @@ class Helper:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ask(self, verb: str, *arguments: Any) -> Any:
-        """What a method of ``labelstore.remote.Requests`` returns, or raises."""
+        """What a method of ``labelstore.storage.requests.Requests`` returns, or raises."""
         future: Future[Any] = Future()
         with self._lock:
             self._count += 1
@@ -85,7 +91,7 @@ class Helper:
 
 def serve(connection: Connection, url: str) -> None:
     """Answer requests until the other end closes."""
-    from labelstore.remote import THREADS, Requests, Threads
+    from labelstore.storage.requests import THREADS, Requests, Threads
 
     requests, threads, lock = Requests(url), Threads(THREADS), threading.Lock()
 

@@ -20,13 +20,13 @@ import uuid
 from typing import TYPE_CHECKING
 
 from labelstore.errors import BusyError, LabelStoreError, StoreError
-from labelstore.remote import HIDDEN
+from labelstore.storage.objects import HIDDEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from labelstore.objects import Tag
-    from labelstore.remote import RemoteObjects
+    from labelstore.storage.objects import RemoteObjects
+    from labelstore.storage.requests import Tag
 
 __all__ = ["LEASE_SECONDS", "Lease"]
 
