@@ -22,7 +22,7 @@ from PIL import Image
 from benchmarks.common import alternate, ratio, summary, write_result
 from labelstore import images, reduced
 from labelstore.demo import place_photos
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 
 ROUNDS = 7
 

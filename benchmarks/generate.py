@@ -28,10 +28,10 @@ from labelstore.demo import place_photos
 from labelstore.forward import Forward
 from labelstore.generate import FIDELITIES, Recipe, generate
 from labelstore.images import FolderSource, cut, decode
-from labelstore.philox import hash_keys
 from labelstore.pipeline import default_batch_size
 from labelstore.targets import resolve_targets
 from labelstore.teachers import Teacher, load_teacher, top_k
+from labelstore.views.philox import hash_keys
 
 
 def main() -> None:

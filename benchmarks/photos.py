@@ -24,7 +24,7 @@ from labelstore.images import FolderSource
 from labelstore.plan import sample_of_teacher
 from labelstore.storage.local_files import write_durably
 from labelstore.teachers import create_model, load_state_dict_in_order, load_teacher
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     from collections.abc import Callable

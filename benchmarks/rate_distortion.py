@@ -50,8 +50,8 @@ from benchmarks.rate_store import (
 )
 from benchmarks.read_labels import size_of
 from labelstore.fidelity import distances
-from labelstore.philox import hash_keys
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
+from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     from labelstore.labels import SoftLabels

@@ -34,8 +34,8 @@ from labelstore.backends.base import array_digest, view_arrays
 from labelstore.backends.shards import entry, index_bytes, parse_index
 from labelstore.blocks import BlockData
 from labelstore.manifest import Manifest, fingerprint
-from labelstore.philox import hash_keys
 from labelstore.schedule import random_views
+from labelstore.views.philox import hash_keys
 from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:

@@ -249,7 +249,7 @@ def _views_of(given: dict[str, Any], context: click.Context) -> Any:
     """The view law of ``--views-from``; it also sets ``views`` where that is not given."""
     import labelstore
     from labelstore.errors import MismatchError, UsageError
-    from labelstore.views import ViewLaw
+    from labelstore.views.law import ViewLaw
 
     store = labelstore.open(given["views_from"])
     if not isinstance(store.law, ViewLaw):

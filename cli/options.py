@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from labelstore.calibrate import Combine, FerKD
     from labelstore.sources import ImageSource
     from labelstore.teachers import Teacher
-    from labelstore.views import ViewLaw
+    from labelstore.views.law import ViewLaw
 
 __all__ = [
     "JSON_META",
@@ -389,7 +389,7 @@ def law_options(command: _Command) -> _Command:
 
 def law_from(given: dict[str, Any]) -> ViewLaw:
     """The view law that ``law_options`` were given for."""
-    from labelstore.views import ViewLaw
+    from labelstore.views.law import ViewLaw
 
     return ViewLaw(given["seed"], given["scale"], given["ratio"], given["flip"])
 

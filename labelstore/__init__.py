@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from labelstore.recipes import Recipe, recipe
     from labelstore.store import Store, open
     from labelstore.temperature import at_temperature
-    from labelstore.views import ViewLaw, Views
+    from labelstore.views.law import ViewLaw, Views
     from labelstore.writer import write
 
 

@@ -15,8 +15,8 @@ from labelstore.backends.base import (
 )
 from labelstore.encoding import cut_at_mass, encode_labels, encode_prior_probs
 from labelstore.errors import LabelError, UsageError
-from labelstore.philox import hash_keys
 from labelstore.store import LABELLED, UNREADABLE
+from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,8 +17,8 @@ import numpy as np
 from labelstore.device_resize import resize_boxes
 from labelstore.errors import DecodeError, SourceError
 from labelstore.images import content_digest, cut, decode
-from labelstore.philox import hash_keys
 from labelstore.staging import own_stream, place_batch, place_photo, ready_event
+from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from labelstore.inference import Preprocessing
     from labelstore.sources import ImageSource
-    from labelstore.views import ViewLaw
+    from labelstore.views.law import ViewLaw
 
 __all__ = ["RESIZES", "Batch", "Cutter", "Photo", "Resize", "Run", "Shape", "shape_of"]
 

@@ -21,7 +21,7 @@ from labelstore.labels import SoftLabels, TopK, mix
 from labelstore.manifest import EXPLICIT, fingerprint
 from labelstore.numbering import as_array, in_range
 from labelstore.store import opened
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from labelstore.labels import LabelType, Tail
     from labelstore.store import Store
-    from labelstore.views import Views
+    from labelstore.views.law import Views
 
 __all__ = ["Ensemble", "EnsembleTopK", "Images", "ensemble", "opened_all", "opened_reader"]
 

@@ -17,7 +17,6 @@ from labelstore.curriculum import MOST_EPOCHS, Direction, confidence_order, curr
 from labelstore.ensembles import Ensemble
 from labelstore.errors import IncompleteError, NotFoundError, UsageError
 from labelstore.passing import passing
-from labelstore.philox import permutation
 from labelstore.schedule import (
     Schedule,
     budget_images,
@@ -27,6 +26,7 @@ from labelstore.schedule import (
     random_views,
     surgical_views,
 )
+from labelstore.views.philox import permutation
 from labelstore.walk import Walk
 
 if TYPE_CHECKING:

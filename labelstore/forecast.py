@@ -12,11 +12,11 @@ import numpy as np
 from labelstore.calibrate import Action, FerKD
 from labelstore.errors import DecodeError, SourceError
 from labelstore.images import cut, decode
-from labelstore.philox import hash_keys
 from labelstore.plan import Setting, measure
 from labelstore.storage.local_files import free_bytes
 from labelstore.storage.location import place_of, suffix_of
 from labelstore.topk import softmax
+from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     import os

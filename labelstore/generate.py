@@ -19,7 +19,7 @@ from labelstore.probes import library_versions, make_probe, other_photo
 from labelstore.running import LocalEngine, Run, Settings
 from labelstore.sources import check_outside
 from labelstore.store import Store, backend_of
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 from labelstore.calibrate import Action, FerKD
 from labelstore.errors import UsageError
 from labelstore.store import opened
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     import os

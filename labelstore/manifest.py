@@ -18,7 +18,7 @@ import xxhash
 from labelstore import codecs
 from labelstore.errors import CorruptError, FormatError, UsageError
 from labelstore.storage.untrusted import parsed
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

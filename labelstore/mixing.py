@@ -24,8 +24,8 @@ import xxhash
 from labelstore.errors import UsageError
 from labelstore.labels import mix
 from labelstore.mixing_draws import beta, boxes, cyclic_partners, halves
-from labelstore.philox import philox4x32, uniform
 from labelstore.schedule import mixed_seed
+from labelstore.views.philox import philox4x32, uniform
 
 if TYPE_CHECKING:
     import numpy.typing as npt

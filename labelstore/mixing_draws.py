@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.philox import bounded, philox4x32, uniform
+from labelstore.views.philox import bounded, philox4x32, uniform
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -20,7 +20,7 @@ from labelstore.encoding import cut_at_mass
 from labelstore.errors import TeacherError, UsageError
 from labelstore.forward import Forward
 from labelstore.staging import take
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -22,9 +22,9 @@ from labelstore.fidelity import Distances, distances
 from labelstore.generate import FIDELITIES
 from labelstore.images import cut, decode
 from labelstore.manifest import Manifest, fingerprint
-from labelstore.philox import hash_keys
 from labelstore.store import Store
 from labelstore.topk import softmax
+from labelstore.views.philox import hash_keys
 from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from labelstore.inference import Teacher
     from labelstore.sources import ImageSource
-    from labelstore.views import ViewLaw
+    from labelstore.views.law import ViewLaw
 
     Float32Array = npt.NDArray[np.float32]
 

@@ -17,9 +17,9 @@ from labelstore.errors import CorruptError, DecodeError, MismatchError
 from labelstore.forward import log_probabilities
 from labelstore.images import content_digest, cut, decode, pixel_digest
 from labelstore.manifest import LOGITS_PROBE
-from labelstore.philox import hash_keys
 from labelstore.staging import place_photo
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
+from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -13,7 +13,7 @@ from labelstore.images import decode
 from labelstore.probes import check_description, prove
 from labelstore.store import LABELLED, UNREADABLE, opened
 from labelstore.verify import STEP, TOLERANCE, VerifyReport, verify
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 from labelstore.writer import Remake
 
 if TYPE_CHECKING:

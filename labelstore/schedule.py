@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.philox import permutation
-from labelstore.walk import Walk, mixed_seed
+from labelstore.views.philox import mixed_seed, permutation
+from labelstore.walk import Walk
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -21,13 +21,13 @@ from labelstore.errors import (
 from labelstore.labels import TopK
 from labelstore.manifest import EXPLICIT, Manifest, fingerprint
 from labelstore.numbering import as_array, common_shape, in_range
-from labelstore.philox import hash_keys
 from labelstore.reading import NO_LIST, BlockReader
 from labelstore.slabs import Slabs
 from labelstore.storage import local_files
 from labelstore.storage.location import place_of, suffix_of
 from labelstore.validity import LABELLED, UNREADABLE, table_problem
-from labelstore.views import ViewLaw, Views
+from labelstore.views.law import ViewLaw, Views
+from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

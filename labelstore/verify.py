@@ -13,10 +13,10 @@ import numpy as np
 
 from labelstore.errors import MismatchError, SourceError, UsageError
 from labelstore.images import content_digest, cut, decode
-from labelstore.philox import permutation
 from labelstore.schedule import mixed_seed
 from labelstore.store import opened
 from labelstore.topk import top_k
+from labelstore.views.philox import permutation
 
 if TYPE_CHECKING:
     import os

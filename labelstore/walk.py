@@ -45,10 +45,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xxhash
 
 from labelstore.errors import UsageError
-from labelstore.philox import permutation, philox4x32
+from labelstore.views.philox import mixed_seed, permutation, philox4x32
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +57,7 @@ if TYPE_CHECKING:
     BoolArray = npt.NDArray[np.bool_]
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["Walk", "mixed_seed"]
+__all__ = ["Walk"]
 
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
@@ -69,11 +68,6 @@ _MARKS = (2, 4, 8)
 
 _NEVER = np.uint64(1 << 32)
 """Above every 32-bit word: sorts behind all candidates."""
-
-
-def mixed_seed(purpose: str, seed: int) -> int:
-    """A Philox key for one purpose: xxh3_64 of a text that names the purpose and the seed."""
-    return int(xxhash.xxh3_64_intdigest(f"labelstore schedule 1 {purpose} {seed}".encode()))
 
 
 @dataclass(frozen=True)

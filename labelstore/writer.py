@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from labelstore.blocks import BlockCodes
     from labelstore.labels import LabelType
     from labelstore.storage.leases import Lease
-    from labelstore.views import ViewLaw
+    from labelstore.views.law import ViewLaw
 
 __all__ = ["Remake", "Share", "StoreWriter", "write"]
 

@@ -11,7 +11,7 @@ import labelstore
 from labelstore.blocks import BlockData
 from labelstore.manifest import Manifest, fingerprint
 from labelstore.prior import fit
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 from labelstore.writer import StoreWriter
 
 

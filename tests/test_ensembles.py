@@ -12,7 +12,7 @@ from core_data import make_planned, planned, written
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, UsageError
 from labelstore.passing import passing
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 from labelstore.writer import StoreWriter
 
 

@@ -23,7 +23,7 @@ from labelstore.generate import Recipe, generate
 from labelstore.images import FolderSource, cut, decode
 from labelstore.targets import resolve_targets
 from labelstore.teachers import load_teacher, top_k
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from labelstore.calibrate import Action, FerKD
 from labelstore.errors import CorruptError, LabelError, UsageError
 from labelstore.inspect import report
 from labelstore.manifest import Manifest, fingerprint
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 from labelstore.writer import StoreWriter
 
 IMAGES, VIEWS, K, CLASSES = 37, 7, 6, 23

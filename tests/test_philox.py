@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from labelstore.philox import bounded, hash_keys, permutation, philox4x32, uniform
+from labelstore.views.philox import bounded, hash_keys, permutation, philox4x32, uniform
 
 ONES = 0xFFFFFFFF
 # Random123's kat_vectors for philox4x32-10: counter, key, result.

@@ -22,7 +22,7 @@ from labelstore.generate import Output, Recipe, generate, generate_together
 from labelstore.images import FolderSource
 from labelstore.inference import Teacher
 from labelstore.teachers import create_model, load_teacher
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 

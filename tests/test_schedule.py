@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labelstore.errors import UsageError
-from labelstore.philox import hash_keys
 from labelstore.schedule import (
     budget_images,
     budget_showings,
@@ -20,6 +19,7 @@ from labelstore.schedule import (
     random_views,
     surgical_views,
 )
+from labelstore.views.philox import hash_keys
 
 HASHES = hash_keys([f"class/{number}.jpg" for number in range(40)])
 

@@ -23,7 +23,7 @@ from labelstore.images import FolderSource
 from labelstore.memory import batch_that_fits
 from labelstore.storage import locks
 from labelstore.teachers import load_teacher
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 from labelstore.writer import Share
 
 RECIPE = Recipe(num_views=5, k=3, block_images=2)

@@ -12,8 +12,8 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
 from labelstore.errors import UsageError
-from labelstore.philox import hash_keys, philox4x32
-from labelstore.views import ViewLaw, _exp, _ln
+from labelstore.views.law import ViewLaw, _exp, _ln
+from labelstore.views.philox import hash_keys, philox4x32
 
 HASHES = hash_keys([f"photo/{number}.jpg" for number in range(400)])
 

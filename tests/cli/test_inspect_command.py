@@ -16,7 +16,7 @@ from PIL import Image
 import labelstore
 from labelstore.cli.main import main
 from labelstore.inspect import report
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 
 # Of ten views of each image: what the largest probability is.
 CONFIDENCE = (0.1, 0.2, 0.2, 0.5, 0.6, 0.7, 0.75, 0.92, 0.96, 0.99)

@@ -17,7 +17,7 @@ from labelstore.cli.main import main
 from labelstore.dry_run import dry_run
 from labelstore.errors import LabelError, NotFoundError, UsageError
 from labelstore.torch import ViewSampler
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
 
 V = 12
 # Of twelve views: two too hard, one to calibrate, six kept, three too easy.

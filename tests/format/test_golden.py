@@ -10,8 +10,8 @@ import pytest
 from independent_reader import philox, read, recovered, view_of
 
 import labelstore
-from labelstore.philox import hash_keys
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
+from labelstore.views.philox import hash_keys
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 KNOWN = json.loads((GOLDEN / "known.json").read_text())

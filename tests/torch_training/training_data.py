@@ -14,8 +14,8 @@ import labelstore
 from labelstore.blocks import BlockData
 from labelstore.images import pixel_digest
 from labelstore.manifest import Manifest, fingerprint
-from labelstore.philox import hash_keys
-from labelstore.views import ViewLaw
+from labelstore.views.law import ViewLaw
+from labelstore.views.philox import hash_keys
 from labelstore.writer import StoreWriter
 
 NUM_VIEWS, NUM_CLASSES, TOP_K = 10, 20, 3

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.philox import bounded, philox4x32, uniform
+from labelstore.views.philox import bounded, philox4x32, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
     U32 = npt.NDArray[np.uint32]
 
-__all__ = ["bounded", "hash_keys", "permutation", "philox4x32", "uniform"]
+    import numpy.typing as npt
+
+    BoolArray = npt.NDArray[np.bool_]
+    Int64Array = npt.NDArray[np.int64]
+
+__all__ = ["bounded", "hash_keys", "mixed_seed", "permutation", "philox4x32", "uniform"]
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -99,3 +104,8 @@ def hash_keys(keys: Sequence[str]) -> npt.NDArray[np.uint64]:
     """xxh3_64 of each key's UTF-8 bytes: (N,) uint64. It names the image in every draw."""
     digest = xxhash.xxh3_64_intdigest
     return np.fromiter((digest(key.encode()) for key in keys), dtype=np.uint64, count=len(keys))
+
+
+def mixed_seed(purpose: str, seed: int) -> int:
+    """A Philox key for one purpose: xxh3_64 of a text that names the purpose and the seed."""
+    return int(xxhash.xxh3_64_intdigest(f"labelstore schedule 1 {purpose} {seed}".encode()))
