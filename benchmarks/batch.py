@@ -19,9 +19,9 @@ import torch
 
 import labelstore
 from benchmarks.common import alternate, ratio, summary, synthetic_labels, write_result
-from labelstore.labels import TopK
+from labelstore.labels.prior import ImagePrior
+from labelstore.labels.top_k import TopK
 from labelstore.mixing import mixed_labels
-from labelstore.prior import ImagePrior
 from labelstore.recovery import Recovery
 from labelstore.torch import SelfMix, StoredLabels, TorchSoftLabels, recover
 

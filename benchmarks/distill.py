@@ -33,7 +33,7 @@ import torch
 import labelstore
 from benchmarks import distill_report, fashion
 from benchmarks.common import alternate, ratio, summary, write_result
-from labelstore.labels import hard, smooth
+from labelstore.labels.soft_labels import hard, smooth
 from labelstore.passing import decisions
 from labelstore.torch import (
     CutMix,

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.common import alternate, ratio, summary, synthetic_labels, write_result
-from labelstore.labels import TopK
+from labelstore.labels.top_k import TopK
 from labelstore.torch import TorchSoftLabels, soft_cross_entropy
 
 if TYPE_CHECKING:

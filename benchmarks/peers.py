@@ -25,7 +25,7 @@ import torch
 import zarr
 from zarr.codecs import ZstdCodec
 
-from labelstore.labels import SoftLabels
+from labelstore.labels.soft_labels import SoftLabels
 
 if TYPE_CHECKING:
     from collections.abc import Callable

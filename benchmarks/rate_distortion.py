@@ -49,12 +49,12 @@ from benchmarks.rate_store import (
     weigh,
 )
 from benchmarks.read_labels import size_of
-from labelstore.fidelity import distances
+from labelstore.labels.distance import distances
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
-    from labelstore.labels import SoftLabels
+    from labelstore.labels.soft_labels import SoftLabels
 
 SIZE = (375, 500)
 """Height and width of the images whose boxes the peers' files hold: ImageNet's most frequent."""

@@ -24,9 +24,9 @@ from benchmarks.read_labels import size_of
 from labelstore import codecs
 from labelstore.blocks import BlockData, block_codes
 from labelstore.encoding import cut_at_mass, decode_labels, encode_labels
-from labelstore.labels import TopK
+from labelstore.labels.prior import fit
+from labelstore.labels.top_k import TopK
 from labelstore.manifest import Manifest, fingerprint
-from labelstore.prior import fit
 from labelstore.writer import StoreWriter
 
 CHUNK_CROPS = {"zarr": 4096, "parquet": 16384}

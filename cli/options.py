@@ -25,7 +25,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from labelstore.calibrate import Combine, FerKD
+    from labelstore.labels.ferkd import Combine, FerKD
     from labelstore.sources import ImageSource
     from labelstore.teachers import Teacher
     from labelstore.views.law import ViewLaw
@@ -403,7 +403,7 @@ def ferkd_options(command: _Command) -> _Command:
 
 def ferkd_from(given: dict[str, Any], smoothing: float = 0.1, ensemble: Combine = "all") -> FerKD:
     """The rule that ``ferkd_options`` were given for; UsageError for thresholds out of order."""
-    from labelstore.calibrate import FerKD
+    from labelstore.labels.ferkd import FerKD
 
     return FerKD(
         low=given["low"],

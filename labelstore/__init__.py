@@ -64,13 +64,14 @@ __all__ = [
 
 if TYPE_CHECKING:
     from labelstore.batching import Batch, Batches
-    from labelstore.calibrate import Action, Calibrated, EnsembleFerKD, FerKD
     from labelstore.ensembles import Ensemble, ensemble
     from labelstore.errors import LabelStoreError
-    from labelstore.labels import SoftLabels, TopK
+    from labelstore.labels.ferkd import Action, Calibrated, EnsembleFerKD, FerKD
+    from labelstore.labels.soft_labels import SoftLabels
+    from labelstore.labels.temperature import at_temperature
+    from labelstore.labels.top_k import TopK
     from labelstore.recipes import Recipe, recipe
     from labelstore.store import Store, open
-    from labelstore.temperature import at_temperature
     from labelstore.views.law import ViewLaw, Views
     from labelstore.writer import write
 

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.calibrate import EnsembleFerKD, FerKD
     from labelstore.ensembles import Ensemble
-    from labelstore.labels import LabelType, SoftLabels, Tail
+    from labelstore.labels.ferkd import EnsembleFerKD, FerKD
+    from labelstore.labels.soft_labels import SoftLabels
+    from labelstore.labels.top_k import LabelType, Tail
     from labelstore.schedule import Schedule
     from labelstore.store import Store
 

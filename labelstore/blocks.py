@@ -58,7 +58,7 @@ class BlockData:
     """(n, m) class ids of the images' prior lists, -1 for an empty place; where the store has a
     prior."""
     prior_probs: npt.NDArray[np.uint8] | None = None
-    """(n, m) codes of ``labelstore.prior``."""
+    """(n, m) codes of ``labelstore.labels.prior``."""
     prior_power: npt.NDArray[np.uint8] | None = None
     """(n,) hundredths."""
     boxes: npt.NDArray[Any] | None = None

@@ -20,8 +20,8 @@ from labelstore.passing import confidence_planes
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from labelstore.calibrate import EnsembleFerKD, FerKD
     from labelstore.ensembles import Ensemble
+    from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.passing import Passing
     from labelstore.store import Store
 

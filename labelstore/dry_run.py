@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from labelstore.calibrate import FerKD
 from labelstore.curriculum import Direction
 from labelstore.ensembles import Ensemble, opened_reader
 from labelstore.errors import NotFoundError, UsageError
+from labelstore.labels.ferkd import FerKD
 from labelstore.passing import count_views, decisions, pace_of
 from labelstore.schedule import Schedule, budget_images, budget_share
 from labelstore.slab import label_bytes
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.calibrate import EnsembleFerKD
+    from labelstore.labels.ferkd import EnsembleFerKD
     from labelstore.passing import Counts, Decisions
     from labelstore.store import Store
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore import codecs, prior
+from labelstore import codecs
 from labelstore.codecs import ranks
-from labelstore.prior import ImagePrior
+from labelstore.labels import prior
+from labelstore.labels.prior import ImagePrior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +101,7 @@ def decode_confidence(top: npt.NDArray[Any], manifest: Manifest) -> npt.NDArray[
 
 
 def encode_prior_probs(codes: npt.NDArray[np.uint8], manifest: Manifest) -> npt.NDArray[Any]:
-    """What is stored of ``labelstore.prior``'s codes of mean probabilities: they, or the values."""
+    """What is stored of ``labelstore.labels.prior``'s codes of mean probabilities: they, or the values."""
     return prior.decode_probs(codes) if manifest.encoding == "plain" else codes
 
 

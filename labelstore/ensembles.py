@@ -11,13 +11,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from labelstore.errors import MismatchError, NotFoundError, UsageError
-from labelstore.labels import SoftLabels, TopK, mix
+from labelstore.labels.ensemble import EnsembleTopK
 from labelstore.manifest import EXPLICIT, fingerprint
 from labelstore.numbering import as_array, in_range
 from labelstore.store import opened
@@ -28,39 +27,15 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.labels import LabelType, Tail
     from labelstore.store import Store
     from labelstore.views.law import Views
 
-__all__ = ["Ensemble", "EnsembleTopK", "Images", "ensemble", "opened_all", "opened_reader"]
+__all__ = ["Ensemble", "Images", "ensemble", "opened_all", "opened_reader"]
 
 Images = Literal["strict", "intersection"]
 
 _READ_AGAIN = ("keys", "key_hashes")
 """Cached properties of an ensemble."""
-
-
-@dataclass(frozen=True)
-class EnsembleTopK:
-    """Stored labels of the same views from several teachers."""
-
-    members: tuple[TopK, ...]
-    """One TopK for each teacher, all of one leading shape."""
-    weights: npt.NDArray[np.float64]
-    """(M,) float64, non-negative, sum 1."""
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes, the same for all members."""
-        return self.members[0].num_classes
-
-    def recover(self, tail: Tail | None = None) -> SoftLabels:
-        """The weighted mean of the members' recovered labels."""
-        return mix([member.recover(tail) for member in self.members], self.weights)
-
-    def as_type(self, label_type: LabelType, tail: Tail | None = None) -> SoftLabels:
-        """The weighted mean of the members' labels of a label type."""
-        return mix([member.as_type(label_type, tail) for member in self.members], self.weights)
 
 
 class Ensemble:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.calibrate import EnsembleFerKD, FerKD
+    from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.store import Store
 
 __all__ = ["EpochOrder"]

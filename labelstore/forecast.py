@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.calibrate import Action, FerKD
 from labelstore.errors import DecodeError, SourceError
 from labelstore.images import cut, decode
+from labelstore.labels.ferkd import Action, FerKD
 from labelstore.plan import Setting, measure
 from labelstore.storage.local_files import free_bytes
 from labelstore.storage.location import place_of, suffix_of

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from labelstore.cutting import Resize
     from labelstore.inference import Teacher
-    from labelstore.labels import LabelType
+    from labelstore.labels.top_k import LabelType
     from labelstore.pipeline import Progress
     from labelstore.ray_engine import Described, RayEngine
     from labelstore.sources import ImageSource

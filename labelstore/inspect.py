@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.calibrate import Action, FerKD
 from labelstore.errors import UsageError
+from labelstore.labels.ferkd import Action, FerKD
 from labelstore.store import opened
 from labelstore.views.law import ViewLaw
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.labels import TopK
+    from labelstore.labels.top_k import TopK
     from labelstore.store import Store
 
     Int64Array = npt.NDArray[np.int64]

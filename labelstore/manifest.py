@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from labelstore.labels import LabelType
+    from labelstore.labels.top_k import LabelType
 
 __all__ = [
     "EXPLICIT",

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from labelstore import prior
 from labelstore.blocks import BlockData
-from labelstore.calibrate import Action, FerKD
-from labelstore.distinct import largest, mean_distribution
 from labelstore.encoding import cut_at_mass
 from labelstore.ensembles import Ensemble, ensemble, opened_all
 from labelstore.errors import MismatchError, UsageError
-from labelstore.fidelity import Distances, distances
+from labelstore.labels import prior
+from labelstore.labels.distance import Distances, distances
+from labelstore.labels.distribution import largest, mean_distribution
+from labelstore.labels.ferkd import Action, FerKD
 from labelstore.manifest import EXPLICIT, Manifest
 from labelstore.storage.location import same_place
 from labelstore.store import Store, backend_of
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.calibrate import EnsembleFerKD
     from labelstore.ensembles import Images
-    from labelstore.labels import SoftLabels, Tail
+    from labelstore.labels.ferkd import EnsembleFerKD
+    from labelstore.labels.soft_labels import SoftLabels
+    from labelstore.labels.top_k import Tail
 
 __all__ = ["MergeReport", "merge"]
 

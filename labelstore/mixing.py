@@ -22,7 +22,7 @@ import numpy as np
 import xxhash
 
 from labelstore.errors import UsageError
-from labelstore.labels import mix
+from labelstore.labels.soft_labels import mix
 from labelstore.mixing_draws import beta, boxes, cyclic_partners, halves
 from labelstore.schedule import mixed_seed
 from labelstore.views.philox import philox4x32, uniform
@@ -30,7 +30,7 @@ from labelstore.views.philox import philox4x32, uniform
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from labelstore.labels import SoftLabels
+    from labelstore.labels.soft_labels import SoftLabels
 
     BoolArray = npt.NDArray[np.bool_]
     Int64Array = npt.NDArray[np.int64]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.calibrate import Action, FerKD
 from labelstore.ensembles import Ensemble
+from labelstore.labels.ferkd import Action, FerKD
 from labelstore.schedule import most_confident
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.calibrate import EnsembleFerKD
+    from labelstore.labels.ferkd import EnsembleFerKD
     from labelstore.store import Store
 
     BoolArray = npt.NDArray[np.bool_]

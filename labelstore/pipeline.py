@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from labelstore import prior
 from labelstore.ahead import ahead
 from labelstore.blocks import BlockData
 from labelstore.cutting import Cutter, shape_of
 from labelstore.encoding import cut_at_mass
 from labelstore.errors import TeacherError, UsageError
 from labelstore.forward import Forward
+from labelstore.labels import prior
 from labelstore.staging import take
 from labelstore.views.law import ViewLaw
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore import prior
 from labelstore.blocks import BlockData
 from labelstore.encoding import cut_at_mass
 from labelstore.errors import DecodeError, SourceError, UsageError
-from labelstore.fidelity import Distances, distances
 from labelstore.generate import FIDELITIES
 from labelstore.images import cut, decode
+from labelstore.labels import prior
+from labelstore.labels.distance import Distances, distances
 from labelstore.manifest import Manifest, fingerprint
 from labelstore.store import Store
 from labelstore.topk import softmax

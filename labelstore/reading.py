@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.backends.base import ArraySpec, Backend
+    from labelstore.labels.prior import ImagePrior
     from labelstore.manifest import Manifest
-    from labelstore.prior import ImagePrior
 
     Codes = dict[str, npt.NDArray[Any]]
 

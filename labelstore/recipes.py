@@ -24,8 +24,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from labelstore.calibrate import FerKD
 from labelstore.errors import UsageError
+from labelstore.labels.ferkd import FerKD
 from labelstore.mixing import MixUp, OneOf, SelfMix
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from labelstore.labels import LabelType, SoftLabels, Tail, TopK
+    from labelstore.labels.soft_labels import SoftLabels
+    from labelstore.labels.top_k import LabelType, Tail, TopK
     from labelstore.mixing import Mixing
     from labelstore.torch.collate import TorchSoftLabels
     from labelstore.torch.mixing import MixingOfTensors

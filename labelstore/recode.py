@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore import prior
 from labelstore.blocks import BlockData
-from labelstore.distinct import mean_distribution
 from labelstore.encoding import cut_at_mass
 from labelstore.errors import UsageError
-from labelstore.fidelity import Distances, distances
+from labelstore.labels import prior
+from labelstore.labels.distance import Distances, distances
+from labelstore.labels.distribution import mean_distribution
 from labelstore.manifest import EXPLICIT
 from labelstore.storage.location import same_place
 from labelstore.store import Store, backend_of, opened
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
-    from labelstore.labels import TopK
+    from labelstore.labels.top_k import TopK
     from labelstore.manifest import Manifest
 
 __all__ = ["RecodeReport", "recode"]

@@ -6,17 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from labelstore.ensembles import Ensemble, EnsembleTopK
+from labelstore.ensembles import Ensemble
 from labelstore.errors import UsageError
-from labelstore.labels import mix
-from labelstore.temperature import at_temperature
+from labelstore.labels.ensemble import EnsembleTopK
+from labelstore.labels.soft_labels import mix
+from labelstore.labels.temperature import at_temperature
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from labelstore.calibrate import EnsembleFerKD, FerKD
-    from labelstore.labels import LabelType, SoftLabels, Tail, TopK
+    from labelstore.labels.ferkd import EnsembleFerKD, FerKD
+    from labelstore.labels.soft_labels import SoftLabels
+    from labelstore.labels.top_k import LabelType, Tail, TopK
     from labelstore.store import Store
 
 __all__ = ["Recovered", "Recovery"]

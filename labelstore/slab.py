@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.labels import TopK
+    from labelstore.labels.top_k import TopK
     from labelstore.manifest import Manifest
     from labelstore.reading import BlockReader
     from labelstore.shared import SharedArrays

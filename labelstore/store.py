@@ -18,7 +18,7 @@ from labelstore.errors import (
     NotFoundError,
     UsageError,
 )
-from labelstore.labels import TopK
+from labelstore.labels.top_k import TopK
 from labelstore.manifest import EXPLICIT, Manifest, fingerprint
 from labelstore.numbering import as_array, common_shape, in_range
 from labelstore.reading import NO_LIST, BlockReader

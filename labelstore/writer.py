@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import xxhash
 
-from labelstore import codecs, prior
+from labelstore import codecs
 from labelstore.backends.mapped import MappedBackend
 from labelstore.blocks import BlockData, block_codes, check_table, default_block_images
 from labelstore.errors import (
@@ -22,6 +22,7 @@ from labelstore.errors import (
     StoreError,
     UsageError,
 )
+from labelstore.labels import prior
 from labelstore.manifest import EXPLICIT, Manifest, differences, fingerprint
 from labelstore.storage import local_files, locks
 from labelstore.storage.location import place_of
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from labelstore.backends.base import RemoteBackend
     from labelstore.blocks import BlockCodes
-    from labelstore.labels import LabelType
+    from labelstore.labels.top_k import LabelType
     from labelstore.storage.leases import Lease
     from labelstore.views.law import ViewLaw
 

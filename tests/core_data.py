@@ -9,8 +9,8 @@ import numpy as np
 
 import labelstore
 from labelstore.blocks import BlockData
+from labelstore.labels.prior import fit
 from labelstore.manifest import Manifest, fingerprint
-from labelstore.prior import fit
 from labelstore.views.law import ViewLaw
 from labelstore.writer import StoreWriter
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from labelstore.calibrate import Action, EnsembleFerKD, FerKD
-from labelstore.ensembles import EnsembleTopK
 from labelstore.errors import LabelError, UsageError
-from labelstore.labels import TopK
-from labelstore.prior import ImagePrior
+from labelstore.labels.ensemble import EnsembleTopK
+from labelstore.labels.ferkd import Action, EnsembleFerKD, FerKD
+from labelstore.labels.prior import ImagePrior
+from labelstore.labels.top_k import TopK
 
 C = 6
 

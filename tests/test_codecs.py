@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labelstore import codecs
-from labelstore.calibrate import FerKD
 from labelstore.codecs import ranks
 from labelstore.codecs.base import NEAR
 from labelstore.errors import UsageError
+from labelstore.labels.ferkd import FerKD
 
 # The largest error of the largest probability, and of each further one.
 BOUNDS = {

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import labelstore
-from labelstore.calibrate import Action, FerKD
 from labelstore.curriculum import confidence_order, curriculum_views
 from labelstore.errors import LabelError, UsageError
+from labelstore.labels.ferkd import Action, FerKD
 from labelstore.passing import passing
 
 

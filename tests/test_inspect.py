@@ -11,9 +11,9 @@ import pytest
 
 import labelstore
 from labelstore.blocks import BlockData
-from labelstore.calibrate import Action, FerKD
 from labelstore.errors import CorruptError, LabelError, UsageError
 from labelstore.inspect import report
+from labelstore.labels.ferkd import Action, FerKD
 from labelstore.manifest import Manifest, fingerprint
 from labelstore.views.law import ViewLaw
 from labelstore.writer import StoreWriter

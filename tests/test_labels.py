@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from labelstore.errors import FallbackWarning, LabelError, UsageError
-from labelstore.labels import SoftLabels, TopK, hard, mix, smooth
-from labelstore.prior import ImagePrior, decode_probs, encode_probs, fit
+from labelstore.labels.prior import ImagePrior, decode_probs, encode_probs, fit
+from labelstore.labels.soft_labels import SoftLabels, hard, mix, smooth
+from labelstore.labels.top_k import TopK
 
 
 def random_topk(rng, rows=40, k=5, classes=50, sharp=3.0):

@@ -11,9 +11,9 @@ import pytest
 from core_data import distributions, files_of, make_planned, top_of, written
 
 import labelstore
-from labelstore.distinct import largest
 from labelstore.errors import IncompleteError, LabelError, MismatchError, UsageError
-from labelstore.labels import mix
+from labelstore.labels.distribution import largest
+from labelstore.labels.soft_labels import mix
 from labelstore.merge import merge
 
 IMAGES, VIEWS, CLASSES = 20, 6, 30

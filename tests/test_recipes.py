@@ -14,8 +14,8 @@ import torch
 
 import labelstore
 from labelstore import mixing
-from labelstore.calibrate import FerKD
 from labelstore.errors import FallbackWarning, UsageError
+from labelstore.labels.ferkd import FerKD
 from labelstore.recipes import LABEL_TYPES, RECIPES, recover_as
 from labelstore.torch import (
     SelfMix,

@@ -29,7 +29,7 @@ from labelstore.errors import (
     StoreError,
     UsageError,
 )
-from labelstore.prior import decode_probs
+from labelstore.labels.prior import decode_probs
 from labelstore.storage import locks
 from labelstore.writer import StoreWriter
 

@@ -8,11 +8,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import labelstore
-from labelstore.distinct import distinct, entropy
 from labelstore.errors import UsageError
-from labelstore.labels import SoftLabels, TopK, hard, mix, smooth
-from labelstore.prior import ImagePrior
-from labelstore.temperature import at_temperature
+from labelstore.labels.distribution import distinct, entropy
+from labelstore.labels.prior import ImagePrior
+from labelstore.labels.soft_labels import SoftLabels, hard, mix, smooth
+from labelstore.labels.temperature import at_temperature
+from labelstore.labels.top_k import TopK
 from labelstore.testing.strategies import soft_labels
 
 

@@ -103,7 +103,7 @@ def _named(dtype: torch.dtype, size: tuple[int, int, int]) -> dict[str, Any]:
 def _inputs(place: Place, batch: int, k: int, classes: int, dtype: torch.dtype) -> tuple[Any, Any]:
     """Logits that want a gradient, and labels."""
     from benchmarks.common import synthetic_labels
-    from labelstore.labels import TopK
+    from labelstore.labels.top_k import TopK
     from labelstore.torch import TorchSoftLabels
 
     # Labels of 256 images, shown again where the batch is larger: the device does not see it.

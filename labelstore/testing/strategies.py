@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from hypothesis import strategies as st
 
-from labelstore.labels import SoftLabels, TopK
-from labelstore.prior import ImagePrior, decode_probs, encode_probs
+from labelstore.labels.prior import ImagePrior, decode_probs, encode_probs
+from labelstore.labels.top_k import TopK
+
+if TYPE_CHECKING:
+    from labelstore.labels.soft_labels import SoftLabels
 
 __all__ = ["soft_labels", "top_k"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from _typeshed import DataclassInstance
 
-    from labelstore.labels import SoftLabels
+    from labelstore.labels.soft_labels import SoftLabels
 
 __all__ = ["TorchSoftLabels", "collate_views", "copied", "join_tensors", "map_tensors"]
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.calibrate import EnsembleFerKD, FerKD
     from labelstore.ensembles import Ensemble
-    from labelstore.labels import LabelType, Tail
+    from labelstore.labels.ferkd import EnsembleFerKD, FerKD
+    from labelstore.labels.top_k import LabelType, Tail
     from labelstore.store import Store
     from labelstore.torch.identity import CheckPhotos
     from labelstore.torch.photos import Decoding

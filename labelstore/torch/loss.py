@@ -219,7 +219,7 @@ def label_entropy(target: TorchSoftLabels) -> torch.Tensor:
     """(B,) float64: ``-sum_c p[c] log p[c]`` of each label in nats, exact for the label as it is
     (float32 on MPS).
 
-    The torch twin of ``labelstore.distinct.entropy``: O(B K) memory. A class that stands more
+    The torch twin of ``labelstore.labels.distribution.entropy``: O(B K) memory. A class that stands more
     than once in the sparse part is summed up first. No gradient.
     """
     if target.base.device.type == "mps":  # which has no float64

@@ -1,6 +1,6 @@
 """Stored labels recovered, calibrated and averaged on the device, from the sparse form.
 
-The torch twin of ``labelstore.labels.TopK.recover``, ``labelstore.calibrate`` and
+The torch twin of ``labelstore.labels.TopK.recover``, ``labelstore.labels.ferkd`` and
 ``labelstore.recovery``, for loops whose labels are all that is left to the processor: with photos
 or latents in the GPU's memory, say. The same arithmetic (float64 inside, float32 results), without
 a loop over classes and without waiting for the device.
@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from labelstore.calibrate import Action
 from labelstore.errors import LabelError, UsageError
+from labelstore.labels.ferkd import Action
 from labelstore.torch.collate import TorchSoftLabels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from labelstore.calibrate import EnsembleFerKD, FerKD
-    from labelstore.labels import Tail
+    from labelstore.labels.ferkd import EnsembleFerKD, FerKD
+    from labelstore.labels.top_k import Tail
     from labelstore.recovery import Recovery
     from labelstore.torch.stored import StoredLabels, TorchTopK
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.calibrate import EnsembleFerKD, FerKD
     from labelstore.ensembles import Ensemble
+    from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.schedule import Schedule
     from labelstore.store import Store
 

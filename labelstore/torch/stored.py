@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, get_args
 
 import torch
 
-from labelstore.ensembles import EnsembleTopK
 from labelstore.errors import FallbackWarning, LabelError, UsageError
-from labelstore.labels import MOST_UNSEEN, LabelType, Tail
-from labelstore.prior import LEAST
+from labelstore.labels.ensemble import EnsembleTopK
+from labelstore.labels.prior import LEAST
+from labelstore.labels.top_k import MOST_UNSEEN, LabelType, Tail
 from labelstore.torch.collate import TorchSoftLabels, join_tensors, map_tensors
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.labels import TopK
+    from labelstore.labels.top_k import TopK
 
 __all__ = ["StoredLabels", "TorchTopK"]
 
@@ -151,7 +151,7 @@ class TorchTopK:
         )
 
     def _tail_weights(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As ``labelstore.prior.tail_weights``: (B, m) of the listed, (B, 1) of each outside."""
+        """As ``labelstore.labels.prior.tail_weights``: (B, m) of the listed, (B, 1) of each outside."""
         if self.prior_probs is None or self.prior_power is None:
             raise UsageError("a list of classes was given without its probabilities: give both.")
         power = self.prior_power.double()[:, None]

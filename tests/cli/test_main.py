@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 import labelstore
-from labelstore.calibrate import FerKD
 from labelstore.cli import options, output
 from labelstore.cli.main import COMMANDS, main
+from labelstore.labels.ferkd import FerKD
 
 COMMAND = [sys.executable, "-m", "labelstore"]
 

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from core_data import make_planned
 
 import labelstore
-from labelstore.calibrate import Action, EnsembleFerKD, FerKD
 from labelstore.cli.main import main
 from labelstore.dry_run import dry_run
 from labelstore.errors import LabelError, NotFoundError, UsageError
+from labelstore.labels.ferkd import Action, EnsembleFerKD, FerKD
 from labelstore.torch import ViewSampler
 from labelstore.views.law import ViewLaw
 

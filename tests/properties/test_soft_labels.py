@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labelstore.calibrate import Action, FerKD
-from labelstore.labels import mix
+from labelstore.labels.ferkd import Action, FerKD
+from labelstore.labels.soft_labels import mix
 from labelstore.testing.strategies import soft_labels, top_k
 
 

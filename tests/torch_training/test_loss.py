@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 import labelstore
 from labelstore.errors import LabelError, UsageError
-from labelstore.labels import SoftLabels, mix, smooth
+from labelstore.labels.soft_labels import SoftLabels, mix, smooth
 from labelstore.torch import (
     TorchSoftLabels,
     cross_entropy,

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import labelstore
-from labelstore.calibrate import FerKD
-from labelstore.distinct import entropy
 from labelstore.errors import LabelError, UsageError
-from labelstore.labels import SoftLabels, mix, smooth
+from labelstore.labels.distribution import entropy
+from labelstore.labels.ferkd import FerKD
+from labelstore.labels.soft_labels import SoftLabels, mix, smooth
 from labelstore.recipes import LABEL_TYPES, recover_as
 from labelstore.torch import (
     TorchSoftLabels,

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from labelstore import TopK
-from labelstore.labels import hard
+from labelstore.labels.soft_labels import hard
 from labelstore.torch import (
     MixUp,
     TorchSoftLabels,

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labelstore import mixing
-from labelstore.calibrate import FerKD
 from labelstore.errors import LabelError, UsageError
-from labelstore.labels import SoftLabels
+from labelstore.labels.ferkd import FerKD
+from labelstore.labels.soft_labels import SoftLabels
 from labelstore.mixing_draws import beta, boxes, cyclic_partners
 from labelstore.testing.strategies import top_k
 from labelstore.torch import (

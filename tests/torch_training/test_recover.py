@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 import labelstore
 from labelstore import FerKD, TopK
-from labelstore.calibrate import EnsembleFerKD
-from labelstore.ensembles import EnsembleTopK
 from labelstore.errors import FallbackWarning, LabelError, UsageError
-from labelstore.labels import _spread
-from labelstore.prior import ImagePrior
+from labelstore.labels.ensemble import EnsembleTopK
+from labelstore.labels.ferkd import EnsembleFerKD
+from labelstore.labels.prior import ImagePrior
+from labelstore.labels.top_k import _spread
 from labelstore.recovery import Recovery
 from labelstore.torch import (
     SoftLabelDataset,

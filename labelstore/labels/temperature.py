@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.distinct import distinct
 from labelstore.errors import UsageError
-from labelstore.labels import SoftLabels, TopK
+from labelstore.labels.distribution import distinct
+from labelstore.labels.soft_labels import SoftLabels
+from labelstore.labels.top_k import TopK
 
 if TYPE_CHECKING:
-    from labelstore.labels import Tail
+    from labelstore.labels.top_k import Tail
 
 __all__ = ["at_temperature"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.labels import SoftLabels
+    from labelstore.labels.soft_labels import SoftLabels
 
 __all__ = ["Distances", "distances"]
 

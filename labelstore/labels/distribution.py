@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.labels import SoftLabels, TopK
+from labelstore.labels.top_k import TopK
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from labelstore.labels.soft_labels import SoftLabels
 
     Float64Array = npt.NDArray[np.float64]
 

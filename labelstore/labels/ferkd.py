@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from labelstore.errors import LabelError, UsageError
-from labelstore.labels import SoftLabels, TopK, mix, smooth
-from labelstore.prior import ImagePrior
+from labelstore.labels.prior import ImagePrior
+from labelstore.labels.soft_labels import SoftLabels, mix, smooth
+from labelstore.labels.top_k import TopK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
 
-    from labelstore.ensembles import EnsembleTopK
-    from labelstore.labels import Tail
+    from labelstore.labels.ensemble import EnsembleTopK
+    from labelstore.labels.top_k import Tail
 
 __all__ = ["Action", "Calibrated", "EnsembleFerKD", "FerKD"]
 
