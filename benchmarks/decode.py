@@ -75,7 +75,7 @@ def measure(files: list[bytes], side: int, size: int, count: int) -> dict[str, A
         for data, reduction, boxes, flips in zip(
             files, reductions, views.box, views.flip, strict=True
         ):
-            photo = reduced.decode(data, "", reduction)
+            photo = reduced.decode_reduced(data, "", reduction)
             found += [
                 photo.cut(box.tolist(), bool(flip), shape, interpolation)
                 for box, flip in zip(boxes, flips, strict=True)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from labelstore.errors import NotFoundError, SourceError
-from labelstore.formats import IMAGE_SUFFIXES, NOT_HERE
+from labelstore.formats import IMAGE_SUFFIXES, NOT_HERE, is_image_name
 from labelstore.passed_over import PassedOver
 from labelstore.source_files import walk
 from labelstore.storage.untrusted import open_descriptor
@@ -53,7 +53,7 @@ class FolderSource:
         keys: list[str] = []
         self.passed_over = PassedOver()
         for key in walk(self.path):
-            if os.path.splitext(key)[1].lower() in IMAGE_SUFFIXES:
+            if is_image_name(key):
                 keys.append(_checked_name(self.path, key))
             else:
                 self.passed_over.add(key)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import posixpath
 
 from PIL import Image, features
 
-__all__ = ["DECODERS", "IMAGE_SUFFIXES", "NOT_HERE"]
+__all__ = ["DECODERS", "IMAGE_SUFFIXES", "NOT_HERE", "is_image_name"]
 
 _PLUGINS = {
     "JPEG": "JpegImagePlugin",
@@ -63,3 +64,8 @@ NOT_HERE: dict[str, str]
 """Suffixes of images that cannot be read here -> why, or what would read them."""
 
 DECODERS, IMAGE_SUFFIXES, NOT_HERE = _load()
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name (its path, with slashes) is taken for an image."""
+    return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
 
-__all__ = ["REDUCTIONS", "Photo", "decode", "reduction_for"]
+__all__ = ["REDUCTIONS", "Photo", "decode_reduced", "reduction_for"]
 
 REDUCTIONS = (8, 4, 2, 1)
 """By what a JPEG decoder can divide the sides of a photo."""
@@ -90,7 +90,7 @@ def reduction_for(boxes: npt.NDArray[np.int32], size: tuple[int, int]) -> int:
     return next((reduction for reduction in REDUCTIONS if reduction <= spare), 1)
 
 
-def decode(data: bytes, name: str, reduction: int) -> Photo:
+def decode_reduced(data: bytes, name: str, reduction: int) -> Photo:
     """Decode an encoded image to an upright RGB photo; JPEG files to a part of their size.
 
     Args:

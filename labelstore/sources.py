@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from labelstore.errors import SourceError, UsageError
 from labelstore.file_patterns import expand_braces, is_pattern
 from labelstore.folder_source import FolderSource, no_image
-from labelstore.formats import IMAGE_SUFFIXES
+from labelstore.formats import is_image_name
 from labelstore.parquet_source import ParquetSource
 from labelstore.passed_over import PassedOver
 from labelstore.source_classes import classes_of_keys
@@ -61,7 +61,7 @@ class RemoteFolderSource:
     def __init__(self, url: str, sizes: dict[str, int] | None = None) -> None:
         self.path = url
         sizes = remote_sizes(url) if sizes is None else sizes
-        images = {name: size for name, size in sizes.items() if _is_image(name)}
+        images = {name: size for name, size in sizes.items() if is_image_name(name)}
         self.passed_over = PassedOver()
         for name in sizes.keys() - images.keys():
             self.passed_over.add(name)
@@ -207,9 +207,9 @@ def _kind_of_path(place: Path | str) -> str:
         # FolderSource says so.
         return ""
     names = [entry.name for entry in entries if not entry.is_dir()]
-    if len(names) == len(entries) or any(map(_is_image, names)):
+    if len(names) == len(entries) or any(map(is_image_name, names)):
         return _kind_of_names(str(place), names)
-    if any(map(_is_image, walk(place))):
+    if any(map(is_image_name, walk(place))):
         return ""
     return _kind_of_names(str(place), walk(place))
 
@@ -219,7 +219,7 @@ def _kind_of_names(where: str, names: Iterable[str]) -> str:
     shards: dict[str, list[str]] = {suffix: [] for suffix in (*_SHARDS, "compressed")}
     has_images, picture = False, ""
     for name in names:
-        if _is_image(name):
+        if is_image_name(name):
             has_images = True
             picture = picture or ("" if "/" in name else name)
         elif _COMPRESSED.search(name.lower()):
@@ -277,7 +277,3 @@ def _check_split(where: str, names: list[str]) -> None:
             f"{where} holds the shards of {len(splits)} splits ({shown}): give those of one, such "
             f"as {where}/{pattern if pattern != first else first}, or all of them by a glob."
         )
-
-
-def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from labelstore.errors import SourceError
 from labelstore.folder_source import no_image
-from labelstore.formats import IMAGE_SUFFIXES
+from labelstore.formats import IMAGE_SUFFIXES, is_image_name
 from labelstore.passed_over import PassedOver
 from labelstore.source_classes import check_key, classes_of_keys, classes_of_labels
 from labelstore.source_files import files_at
@@ -267,7 +267,7 @@ def _index(files: SourceFiles, number: int) -> _Index:
             "to read it."
         ) from error
     for member in order:
-        if _is_image(member.name):
+        if is_image_name(member.name):
             _check_whole(member, shard)
     return _Index([(member.name, member.offset, member.size) for member in order], classes)
 
@@ -281,10 +281,6 @@ def _note_class(classes: dict[str, str], member: Member, window: _Window, shard:
             f"{shard} gives the sample {key!r} two classes, {classes[key]!r} and {text!r}: pack it "
             "anew with one."
         )
-
-
-def _is_image(name: str) -> bool:
-    return f".{name.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES
 
 
 def _check_whole(member: Member, shard: str) -> None:
@@ -318,7 +314,7 @@ def _followed(link: Member, members_of: dict[str, Member], shard: str) -> Member
         found = None
     if found is not None:
         return found._replace(name=link.name)
-    if _is_image(link.name) or key_and_field(link.name)[1] == "cls":
+    if is_image_name(link.name) or key_and_field(link.name)[1] == "cls":
         raise SourceError(
             f"{link.name!r} in {shard} is a {link.kind} to {link.target!r}, which is no member "
             "that could be read in its stead: pack the file itself (with GNU tar, "

@@ -12,7 +12,7 @@ from PIL import Image
 
 from labelstore import images
 from labelstore.errors import SourceError, UsageError
-from labelstore.reduced import REDUCTIONS, Photo, decode, reduction_for
+from labelstore.reduced import REDUCTIONS, Photo, decode_reduced, reduction_for
 
 
 def ramps(width, height, mode="RGB"):
@@ -62,7 +62,7 @@ def test_views_are_where_they_are_in_the_whole_photo(
 ):
     file = encoded(ramps(*size, mode), progressive=progressive, exif=exif_of(orientation))
     whole = images.decode(file, "a")
-    photo = decode(file, "a", reduction)
+    photo = decode_reduced(file, "a", reduction)
     assert (photo.width, photo.height) == whole.size
     # Turned photos are reduced only to whole pixels.
     assert photo.reduction == (1 if orientation > 1 and size[0] % 8 else reduction)
@@ -85,7 +85,7 @@ def test_views_are_where_they_are_in_the_whole_photo(
 )
 def test_sizes_are_those_of_the_whole_photo(width, height, reduction, orientation):
     file = encoded(ramps(width, height), exif=exif_of(orientation))
-    whole, photo = images.decode(file, "a"), decode(file, "a", reduction)
+    whole, photo = images.decode(file, "a"), decode_reduced(file, "a", reduction)
     assert (photo.width, photo.height) == whole.size
     assert photo.reduction in (1, reduction)
     assert photo.image.size == tuple(-(-side // photo.reduction) for side in whole.size)
@@ -96,7 +96,7 @@ def test_sizes_are_those_of_the_whole_photo(width, height, reduction, orientatio
 def test_nothing_outside_a_box_is_looked_at():
     pixels = np.zeros((256, 256, 3), np.uint8)
     pixels[:, :128] = 255
-    photo = decode(encoded(Image.fromarray(pixels)), "a", 4)
+    photo = decode_reduced(encoded(Image.fromarray(pixels)), "a", 4)
     assert photo.cut((0, 128, 256, 128), False, (32, 32), "lanczos").max() <= 2
     assert photo.cut((0, 0, 256, 128), False, (32, 32), "lanczos").min() >= 253
 
@@ -104,7 +104,7 @@ def test_nothing_outside_a_box_is_looked_at():
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP"])
 def test_other_formats_are_decoded_whole(format):
     file = encoded(ramps(64, 48), format)
-    photo = decode(file, "a", 8)
+    photo = decode_reduced(file, "a", 8)
     assert (photo.image.size, photo.reduction) == ((64, 48), 1)
     assert photo == Photo.whole(photo.image)
 
@@ -112,8 +112,8 @@ def test_other_formats_are_decoded_whole(format):
 def test_errors_are_those_of_whole_photos():
     file = encoded(ramps(300, 200))
     with pytest.raises(SourceError, match=r"cannot decode the image here\.jpg"):
-        decode(file[: len(file) // 2], "here.jpg", 2)
-    photo = decode(file, "a", 2)
+        decode_reduced(file[: len(file) // 2], "here.jpg", 2)
+    photo = decode_reduced(file, "a", 2)
     with pytest.raises(UsageError, match="leaves the image of 200 x 300"):
         photo.cut((150, 0, 51, 10), False, (4, 4), "bilinear")
     with pytest.raises(UsageError, match="interpolation is 'none'"):

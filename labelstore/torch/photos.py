@@ -13,7 +13,7 @@ from PIL import Image
 
 from labelstore import images
 from labelstore.errors import MismatchError, PartialDataWarning, UsageError
-from labelstore.reduced import Photo, decode, reduction_for
+from labelstore.reduced import Photo, decode_reduced, reduction_for
 from labelstore.source_classes import other_form
 from labelstore.sources import ImageSource
 
@@ -105,13 +105,13 @@ class Photos:
             reduction = reduction_for(boxes, size)
         if isinstance(self._dataset, ImageSource):
             data = self._dataset.read(row)
-            photo = decode(data, str(self._dataset.path_of(row)), reduction)
+            photo = decode_reduced(data, str(self._dataset.path_of(row)), reduction)
             self._identity.check(photo, image, data=data)
             return photo
         item = self._dataset[row]
         data = _first(item)
         if isinstance(data, bytes):
-            photo = decode(data, key, reduction)
+            photo = decode_reduced(data, key, reduction)
             self._identity.check(photo, image, data=data)
             return photo
         if self._reduced:
