@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common import alternate, ratio, summary, write_result
-from labelstore import images, reduced
 from labelstore.demo import place_photos
+from labelstore.images import reduced_jpeg
+from labelstore.images.pixels import decode
 from labelstore.views.law import ViewLaw
 
 ROUNDS = 7
@@ -48,7 +49,7 @@ def photos_of(side: int, count: int) -> list[bytes]:
     """Encoded photos of side x side pixels, each of other real photos side by side."""
     with tempfile.TemporaryDirectory() as folder:
         place_photos(Path(folder))
-        real = [images.decode(path.read_bytes(), "") for path in sorted(Path(folder).glob("*/*"))]
+        real = [decode(path.read_bytes(), "") for path in sorted(Path(folder).glob("*/*"))]
     across = side // 512
     files = []
     for number in range(count):
@@ -68,14 +69,14 @@ def measure(files: list[bytes], side: int, size: int, count: int) -> dict[str, A
     hashes = np.arange(len(files), dtype=np.uint64)[:, None]
     views = law(hashes, np.arange(count), side, side)
     shape = (size, size)
-    reductions = [reduced.reduction_for(boxes, shape) for boxes in views.box]
+    reductions = [reduced_jpeg.reduction_for(boxes, shape) for boxes in views.box]
 
     def cuts(reductions: list[int], interpolation: str = "bicubic") -> list[Any]:
         found = []
         for data, reduction, boxes, flips in zip(
             files, reductions, views.box, views.flip, strict=True
         ):
-            photo = reduced.decode_reduced(data, "", reduction)
+            photo = reduced_jpeg.decode_reduced(data, "", reduction)
             found += [
                 photo.cut(box.tolist(), bool(flip), shape, interpolation)
                 for box, flip in zip(boxes, flips, strict=True)

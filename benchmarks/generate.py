@@ -27,9 +27,9 @@ from benchmarks.common import alternate, ratio, summary, write_result
 from labelstore.demo import place_photos
 from labelstore.forward import Forward
 from labelstore.generate import FIDELITIES, Recipe, generate
-from labelstore.images import FolderSource, cut, decode
+from labelstore.images.ground_truth import resolve_targets
+from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.pipeline import default_batch_size
-from labelstore.targets import resolve_targets
 from labelstore.teachers import Teacher, load_teacher, top_k
 from labelstore.views.philox import hash_keys
 

@@ -20,7 +20,7 @@ import numpy as np
 import xxhash
 from PIL import Image
 
-from labelstore.images import FolderSource
+from labelstore.images.pixels import FolderSource
 from labelstore.plan import sample_of_teacher
 from labelstore.storage.local_files import write_durably
 from labelstore.teachers import create_model, load_state_dict_in_order, load_teacher

@@ -32,9 +32,8 @@ from PIL import Image
 
 import labelstore
 from benchmarks.common import ratio, summary, write_result
-from labelstore import images
 from labelstore.demo import place_photos, place_teacher
-from labelstore.images import FolderSource
+from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.teachers import create_model, load_teacher, normalize
 from labelstore.torch import (
     Show,
@@ -193,10 +192,10 @@ class Work:
         views = self.store.views(*numbers_of(shows))
         crops = zip(views.box.tolist(), views.flip.tolist(), strict=True)
         for show in shows:
-            photo = images.decode(self.source.read(show.image), "photo")
+            photo = decode(self.source.read(show.image), "photo")
             for box, flip in itertools.islice(crops, len(show.views)):
                 for size, pixels in zip(sizes, made, strict=True):
-                    pixels.append(images.cut(photo, box, flip, (size, size), interpolation))
+                    pixels.append(cut(photo, box, flip, (size, size), interpolation))
         return [np.stack(pixels) for pixels in made]
 
     def truth(self, shows: list[Show]) -> torch.Tensor:

@@ -57,7 +57,7 @@ def command(**given: Any) -> None:
     import os
 
     from labelstore.evaluate import evaluate
-    from labelstore.targets import read_class_map, resolve_targets
+    from labelstore.images.ground_truth import read_class_map, resolve_targets
 
     source = options.source_from(given, given["source"])
     class_map = read_class_map(given["class_map"]) if given["class_map"] else None

@@ -14,8 +14,8 @@ from .output import counted
 
 if TYPE_CHECKING:
     from labelstore.generate import Report
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.launch import Launch
-    from labelstore.sources import ImageSource
 
 _SHOWN = 6
 
@@ -305,11 +305,11 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
     """Do what was asked for; a report for each store, none of a dry run."""
     from labelstore.errors import UsageError
     from labelstore.generate import Output, generate_together
-    from labelstore.images import read_class_map, resolve_targets
+    from labelstore.images.ground_truth import class_pairs
+    from labelstore.images.pixels import read_class_map, resolve_targets
+    from labelstore.images.sources.choose import check_outside
     from labelstore.launch import own_cores, take_gpu
     from labelstore.precheck import check_request
-    from labelstore.sources import check_outside
-    from labelstore.targets import class_pairs
     from labelstore.teachers import facts_of
     from labelstore.writer import Share
 
@@ -413,7 +413,7 @@ def _as_stored(source: ImageSource, outputs: tuple[str, ...]) -> ImageSource:
     """A source in the order of the images of a store that may be gone on with."""
     import labelstore
     from labelstore.errors import LabelStoreError
-    from labelstore.sources import in_order
+    from labelstore.images.sources.choose import in_order
 
     for path in outputs:
         # What is no store, or a broken one, the writer speaks of.

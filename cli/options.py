@@ -25,8 +25,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.labels.ferkd import Combine, FerKD
-    from labelstore.sources import ImageSource
     from labelstore.teachers import Teacher
     from labelstore.views.law import ViewLaw
 
@@ -367,8 +367,8 @@ def source_options(command: _Command) -> _Command:
 def source_from(given: dict[str, Any], path: str) -> ImageSource:
     """The images at a path that ``source_options`` were given for; photos of many pixels are let in
     from here on."""
-    from labelstore.images import allow_pixels
-    from labelstore.sources import open_source
+    from labelstore.images.pixels import allow_pixels
+    from labelstore.images.sources.choose import open_source
 
     if given["max_pixels"] is not None:
         allow_pixels(given["max_pixels"])

@@ -63,8 +63,8 @@ def command(context: click.Context, **given: Any) -> None:
 
     import labelstore
     from labelstore.generate import undecodable
+    from labelstore.images.sources.choose import in_order
     from labelstore.repair import repair
-    from labelstore.sources import in_order
 
     store = labelstore.open(given["store"])
     quiet = given["quiet"] or given["json"]

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from labelstore.device_resize import resize_boxes
 from labelstore.errors import DecodeError, SourceError
-from labelstore.images import content_digest, cut, decode
+from labelstore.images.pixels import content_digest, cut, decode
+from labelstore.images.resize_on_device import resize_boxes
 from labelstore.staging import own_stream, place_batch, place_photo, ready_event
 from labelstore.views.philox import hash_keys
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Preprocessing
-    from labelstore.sources import ImageSource
     from labelstore.views.law import ViewLaw
 
 __all__ = ["RESIZES", "Batch", "Cutter", "Photo", "Resize", "Run", "Shape", "shape_of"]

@@ -113,7 +113,7 @@ def recognised(student: torch.nn.Module, photos: Path) -> int:
     import numpy as np
     import torch
 
-    from labelstore.images import FolderSource, cut, decode, resolve_targets
+    from labelstore.images.pixels import FolderSource, cut, decode, resolve_targets
     from labelstore.teachers import imagenet_class_names, normalize
 
     source = FolderSource(photos)

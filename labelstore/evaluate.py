@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import DecodeError, SourceError, UsageError
-from labelstore.images import cut, decode
+from labelstore.images.pixels import cut, decode
 from labelstore.topk import top_k
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Teacher
-    from labelstore.sources import ImageSource
 
 __all__ = ["EvaluationReport", "central_box", "evaluate", "wilson_interval"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import DecodeError, SourceError
-from labelstore.images import cut, decode
+from labelstore.images.pixels import cut, decode
 from labelstore.labels.ferkd import Action, FerKD
 from labelstore.plan import Setting, measure
 from labelstore.storage.local_files import free_bytes
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.generate import Recipe
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Teacher
-    from labelstore.sources import ImageSource
 
 __all__ = ["Forecast", "forecast"]
 

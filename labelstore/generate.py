@@ -12,12 +12,12 @@ import numpy as np
 from labelstore.blocks import check_table, default_block_images
 from labelstore.cutting import RESIZES
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
-from labelstore.images import decode
+from labelstore.images.pixels import decode
+from labelstore.images.sources.choose import check_outside
 from labelstore.manifest import LOGITS_PROBE, Manifest, fingerprint
 from labelstore.pipeline import Silent
 from labelstore.probes import library_versions, make_probe, other_photo
 from labelstore.running import LocalEngine, Run, Settings
-from labelstore.sources import check_outside
 from labelstore.store import Store, backend_of
 from labelstore.views.law import ViewLaw
 from labelstore.writer import StoreWriter
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.cutting import Resize
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Teacher
     from labelstore.labels.top_k import LabelType
     from labelstore.pipeline import Progress
     from labelstore.ray_engine import Described, RayEngine
-    from labelstore.sources import ImageSource
     from labelstore.writer import Remake, Share
 
 __all__ = [

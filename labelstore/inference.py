@@ -9,6 +9,7 @@ import numpy as np
 
 from labelstore.devices import checked_device, exact_float32
 from labelstore.errors import TeacherError, UsageError
+from labelstore.images.preprocessing import Preprocessing, normalize
 from labelstore.memory import PROBED_BATCHES, batch_that_fits, is_out_of_memory
 from labelstore.outputs import (
     REARRANGED,
@@ -18,7 +19,6 @@ from labelstore.outputs import (
     difference,
     tried_crops,
 )
-from labelstore.preprocessing import Preprocessing, normalize
 from labelstore.weights import channels_last, module_digest, settled
 
 if TYPE_CHECKING:

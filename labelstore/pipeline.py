@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.cutting import Batch, Photo, Resize, Run
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Teacher
     from labelstore.manifest import Manifest
-    from labelstore.sources import ImageSource
 
 __all__ = ["BATCH_SIZES", "Labeller", "Made", "Progress", "Silent", "default_batch_size"]
 

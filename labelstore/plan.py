@@ -18,7 +18,7 @@ from labelstore.blocks import BlockData
 from labelstore.encoding import cut_at_mass
 from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.generate import FIDELITIES
-from labelstore.images import cut, decode
+from labelstore.images.pixels import cut, decode
 from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
 from labelstore.manifest import Manifest, fingerprint
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Teacher
-    from labelstore.sources import ImageSource
     from labelstore.views.law import ViewLaw
 
     Float32Array = npt.NDArray[np.float32]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from labelstore.cutting import Resize
     from labelstore.generate import Recipe
-    from labelstore.sources import ImageSource
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.writer import Share
 
 __all__ = ["check_request"]

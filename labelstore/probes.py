@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import labelstore
-from labelstore.device_resize import resize_boxes
 from labelstore.errors import CorruptError, DecodeError, MismatchError
 from labelstore.forward import log_probabilities
-from labelstore.images import content_digest, cut, decode, pixel_digest
+from labelstore.images.pixels import content_digest, cut, decode, pixel_digest
+from labelstore.images.resize_on_device import resize_boxes
 from labelstore.manifest import LOGITS_PROBE
 from labelstore.staging import place_photo
 from labelstore.views.law import ViewLaw
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.cutting import Shape
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Preprocessing, Teacher
     from labelstore.manifest import Manifest
-    from labelstore.sources import ImageSource
     from labelstore.store import Store
 
     Pixels = npt.NDArray[np.uint8]

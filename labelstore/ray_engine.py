@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import MismatchError, SourceError, TeacherError, UsageError
-from labelstore.images import content_digest
+from labelstore.images.pixels import content_digest
 from labelstore.probes import library_versions
 from labelstore.ray_worker import (
     Described,
@@ -33,11 +33,11 @@ from labelstore.ray_worker import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.manifest import Manifest
     from labelstore.pipeline import Made, Progress
     from labelstore.ray_worker import Load
     from labelstore.running import Settings
-    from labelstore.sources import ImageSource
 
 __all__ = ["Described", "RayEngine"]
 

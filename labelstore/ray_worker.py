@@ -22,11 +22,11 @@ from labelstore.running import LocalEngine
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Preprocessing, Teacher
     from labelstore.manifest import Manifest
     from labelstore.pipeline import Labeller, Made
     from labelstore.running import Settings
-    from labelstore.sources import ImageSource
 
     Load = Callable[[], tuple[ImageSource, list[Teacher]]]
     """What an actor opens on its node; it is pickled."""

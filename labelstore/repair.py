@@ -9,7 +9,7 @@ import numpy as np
 from labelstore.encoding import decode_confidence
 from labelstore.errors import DecodeError, MismatchError, StoreError, UsageError
 from labelstore.generate import Output, Recipe, Report, generate_together
-from labelstore.images import decode
+from labelstore.images.pixels import decode
 from labelstore.probes import check_description, prove
 from labelstore.store import LABELLED, UNREADABLE, opened
 from labelstore.verify import STEP, TOLERANCE, VerifyReport, verify
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import os
 
     from labelstore.blocks import BlockCodes
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Teacher
     from labelstore.pipeline import Progress
-    from labelstore.sources import ImageSource
     from labelstore.store import Store
 
 __all__ = ["repair"]

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from labelstore.cutting import Resize
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.manifest import Manifest
     from labelstore.pipeline import Progress
     from labelstore.ray_engine import Described
-    from labelstore.sources import ImageSource
     from labelstore.writer import Share, StoreWriter
 
 __all__ = ["LocalEngine", "Run", "Settings"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import MismatchError, SourceError, UsageError
-from labelstore.images import content_digest, cut, decode
+from labelstore.images.pixels import content_digest, cut, decode
 from labelstore.schedule import mixed_seed
 from labelstore.store import opened
 from labelstore.topk import top_k
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Teacher
-    from labelstore.sources import ImageSource
     from labelstore.store import Store
 
 __all__ = ["Problem", "Replay", "VerifyReport", "replay", "verify"]

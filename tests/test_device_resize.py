@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from labelstore import device_resize
-from labelstore.device_resize import FILTERS, resize_boxes, taps
 from labelstore.errors import UsageError
-from labelstore.images import cut
+from labelstore.images import resize_on_device
+from labelstore.images.pixels import cut
+from labelstore.images.resize_on_device import FILTERS, resize_boxes, taps
 
 
 def photo_of(height, width, seed=0):
@@ -74,7 +74,7 @@ def test_what_does_not_fit_into_the_working_memory_goes_in_parts(monkeypatch):
     pixels = photo_of(120, 100)
     boxes, flips = boxes_in(120, 100, 9, rng), rng.random(9) < 0.5
     whole = resize_boxes(torch.from_numpy(pixels), boxes, flips, (24, 24), "bicubic")
-    monkeypatch.setattr(device_resize, "WORKING_BYTES", 1)
+    monkeypatch.setattr(resize_on_device, "WORKING_BYTES", 1)
     parts = resize_boxes(torch.from_numpy(pixels), boxes, flips, (24, 24), "bicubic")
     assert torch.equal(whole, parts)
 

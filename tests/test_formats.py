@@ -14,8 +14,8 @@ import pytest
 from PIL import Image, features
 
 from labelstore.errors import DecodeError, SourceError, UsageError
-from labelstore.formats import DECODERS, IMAGE_SUFFIXES
-from labelstore.images import FolderSource, allow_pixels, decode, max_pixels
+from labelstore.images.formats import DECODERS, IMAGE_SUFFIXES
+from labelstore.images.pixels import FolderSource, allow_pixels, decode, max_pixels
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
 
@@ -65,7 +65,7 @@ def test_eps_never_runs_ghostscript(tmp_path, named):
     assert called.exists()
     called.unlink()
     done = run(
-        "from labelstore.images import decode; decode(open(sys.argv[1], 'rb').read(), 'photo')"
+        "from labelstore.images.pixels import decode; decode(open(sys.argv[1], 'rb').read(), 'photo')"
     )
     assert "DecodeError: cannot decode the image photo: its" in done.stderr
     assert not called.exists()
@@ -124,7 +124,7 @@ def test_heic_where_it_cannot_be_read_is_told(tmp_path):
         "import sys; sys.modules['pillow_heif'] = None\n"
         "import importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'pillow_heif' else find(name, *a)\n"
-        "from labelstore.sources import open_source; open_source(sys.argv[1])"
+        "from labelstore.images.sources.choose import open_source; open_source(sys.argv[1])"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     assert "holds no image (1 other file passed over: 1 '.heic' ('a.heic')" in done.stderr

@@ -20,8 +20,8 @@ import labelstore
 from labelstore import demo
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
 from labelstore.generate import Recipe, generate
-from labelstore.images import FolderSource, cut, decode
-from labelstore.targets import resolve_targets
+from labelstore.images.ground_truth import resolve_targets
+from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.teachers import load_teacher, top_k
 from labelstore.views.law import ViewLaw
 

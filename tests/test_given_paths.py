@@ -14,12 +14,12 @@ import labelstore
 from labelstore import Batches
 from labelstore.dry_run import dry_run
 from labelstore.errors import CorruptError, MismatchError, NotFoundError, UsageError
+from labelstore.images.sources.choose import open_source
 from labelstore.inspect import report
 from labelstore.materialize import materialize
 from labelstore.merge import merge
 from labelstore.pull import pull
 from labelstore.recode import recode
-from labelstore.sources import open_source
 from labelstore.storage.location import place_of
 from labelstore.torch import SoftLabelDataset, ViewSampler
 from labelstore.verify import verify

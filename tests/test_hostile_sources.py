@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from labelstore.errors import SourceError
-from labelstore.sources import open_source
+from labelstore.images.sources.choose import open_source
 
 PHOTOS = {f"n{number}/{number}.jpg": bytes([number + 1]) * 40 for number in range(4)}
 
 FOOTERS = """
 import random, sys
 from labelstore.errors import LabelStoreError
-from labelstore.sources import open_source
+from labelstore.images.sources.choose import open_source
 file = sys.argv[1]
 data = open(file, "rb").read()
 size = int.from_bytes(data[-8:-4], "little") + 8

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from labelstore.errors import MismatchError, NotFoundError, SourceError, UsageError
-from labelstore.images import (
+from labelstore.images.pixels import (
     INTERPOLATIONS,
     FolderSource,
     content_digest,

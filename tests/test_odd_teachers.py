@@ -17,7 +17,7 @@ from torch import nn
 import labelstore
 from labelstore.errors import TeacherError
 from labelstore.generate import Recipe, generate
-from labelstore.images import FolderSource
+from labelstore.images.pixels import FolderSource
 from labelstore.inference import Preprocessing, Teacher
 from labelstore.outputs import difference, fault_of
 

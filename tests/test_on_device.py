@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 import labelstore
 from benchmarks.support.synthetic_photos import place_synthetic_photos
 from labelstore import FerKD
-from labelstore.device_resize import FILTERS, resize_boxes
 from labelstore.generate import Recipe, generate
-from labelstore.images import FolderSource, cut, decode
+from labelstore.images.pixels import FolderSource, cut, decode
+from labelstore.images.resize_on_device import FILTERS, resize_boxes
 from labelstore.recovery import Recovery
 from labelstore.teachers import create_model, load_teacher
 from labelstore.topk import top_k

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from labelstore import parquet_source
 from labelstore.errors import DecodeError, MismatchError, SourceError, UsageError
-from labelstore.sources import in_order, open_source
-from labelstore.targets import class_pairs, resolve_targets
+from labelstore.images.ground_truth import class_pairs, resolve_targets
+from labelstore.images.sources import parquet
+from labelstore.images.sources.choose import in_order, open_source
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -139,9 +139,9 @@ def test_rows_in_any_order_are_read_once(tmp_path, monkeypatch):
     """Each row group is decoded once for a walk over all images."""
     path, data = shuffled(tmp_path)
     begun = []
-    batches = parquet_source._Group._batches
+    batches = parquet._Group._batches
     monkeypatch.setattr(
-        parquet_source._Group, "_batches", lambda self: begun.append(self._place) or batches(self)
+        parquet._Group, "_batches", lambda self: begun.append(self._place) or batches(self)
     )
     source = open_source(path)
     assert source.keys == tuple(data)
@@ -172,8 +172,8 @@ def test_large_row_groups_are_read_in_batches(tmp_path, monkeypatch, kind):
         [{"bytes": d, "path": f"{n:02}"} for n, d in enumerate(data)] if kind == STRUCT else data
     )
     path = write(tmp_path / "x.parquet", {"image": pa.array(values, kind)}, compression="none")
-    monkeypatch.setattr(parquet_source, "_KEPT_BYTES", 10 * size)
-    monkeypatch.setattr(parquet_source, "_BATCH_BYTES", 2 * size)
+    monkeypatch.setattr(parquet, "_KEPT_BYTES", 10 * size)
+    monkeypatch.setattr(parquet, "_BATCH_BYTES", 2 * size)
     source = open_source(path)
     for row in [*range(rows), *np.random.default_rng(1).permutation(rows).tolist()]:
         assert source.read(row) == data[row]

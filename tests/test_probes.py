@@ -17,7 +17,7 @@ import labelstore
 from labelstore import probes
 from labelstore.errors import CorruptError, MismatchError
 from labelstore.generate import Recipe, generate
-from labelstore.images import FolderSource, content_digest
+from labelstore.images.pixels import FolderSource, content_digest
 from labelstore.inference import Preprocessing, Teacher
 from labelstore.manifest import LOGITS_PROBE, Manifest
 from labelstore.repair import repair

@@ -19,7 +19,7 @@ from core_data import few_photos, files_of
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, SourceError, UsageError
 from labelstore.generate import Output, Recipe, generate, generate_together
-from labelstore.images import FolderSource
+from labelstore.images.pixels import FolderSource
 from labelstore.inference import Teacher
 from labelstore.teachers import create_model, load_teacher
 from labelstore.views.law import ViewLaw

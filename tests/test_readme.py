@@ -54,7 +54,7 @@ student = Student()
 """,
     "loader = PrefetchLoader(loader, mean=teacher": """
 from timm.data.loader import PrefetchLoader
-from labelstore.sources import open_source
+from labelstore.images.sources.choose import open_source
 photos = open_source("photos")
 device = torch.device("cpu")
 """,

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from labelstore import images
 from labelstore.errors import SourceError, UsageError
-from labelstore.reduced import REDUCTIONS, Photo, decode_reduced, reduction_for
+from labelstore.images.pixels import cut, decode
+from labelstore.images.reduced_jpeg import REDUCTIONS, Photo, decode_reduced, reduction_for
 
 
 def ramps(width, height, mode="RGB"):
@@ -61,7 +61,7 @@ def test_views_are_where_they_are_in_the_whole_photo(
     reduction, orientation, size, mode, progressive
 ):
     file = encoded(ramps(*size, mode), progressive=progressive, exif=exif_of(orientation))
-    whole = images.decode(file, "a")
+    whole = decode(file, "a")
     photo = decode_reduced(file, "a", reduction)
     assert (photo.width, photo.height) == whole.size
     # Turned photos are reduced only to whole pixels.
@@ -72,7 +72,7 @@ def test_views_are_where_they_are_in_the_whole_photo(
         for flip in (False, True):
             args = (box, flip, (11, 10), "bilinear")
             found = photo.cut(*args).astype(int)
-            expected = images.cut(whole, *args).astype(int)
+            expected = cut(whole, *args).astype(int)
             assert abs(found - expected).max() <= (0 if photo.reduction == 1 else 3)
             assert abs((found - expected).mean(axis=(0, 1))).max() < 0.7
 
@@ -85,7 +85,7 @@ def test_views_are_where_they_are_in_the_whole_photo(
 )
 def test_sizes_are_those_of_the_whole_photo(width, height, reduction, orientation):
     file = encoded(ramps(width, height), exif=exif_of(orientation))
-    whole, photo = images.decode(file, "a"), decode_reduced(file, "a", reduction)
+    whole, photo = decode(file, "a"), decode_reduced(file, "a", reduction)
     assert (photo.width, photo.height) == whole.size
     assert photo.reduction in (1, reduction)
     assert photo.image.size == tuple(-(-side // photo.reduction) for side in whole.size)

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from labelstore.errors import MismatchError, NotFoundError, SourceError, UsageError
-from labelstore.file_patterns import expand_braces
-from labelstore.images import FolderSource
-from labelstore.sources import ParquetSource, TarSource, check_outside, open_source
-from labelstore.targets import class_pairs, resolve_targets
+from labelstore.images.ground_truth import class_pairs, resolve_targets
+from labelstore.images.pixels import FolderSource
+from labelstore.images.sources.choose import ParquetSource, TarSource, check_outside, open_source
+from labelstore.images.sources.patterns import expand_braces
 
 
 def photo(seed):

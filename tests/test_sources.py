@@ -17,9 +17,9 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, SourceError
-from labelstore.images import FolderSource
-from labelstore.sources import ParquetSource, TarSource, open_source
-from labelstore.targets import resolve_targets
+from labelstore.images.ground_truth import resolve_targets
+from labelstore.images.pixels import FolderSource
+from labelstore.images.sources.choose import ParquetSource, TarSource, open_source
 from labelstore.torch import SoftLabelDataset, ViewSampler
 
 NAMES = ("ant", "bee", "cat")

@@ -15,8 +15,8 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from labelstore.errors import MismatchError, SourceError
-from labelstore.sources import open_source
-from labelstore.targets import resolve_targets
+from labelstore.images.ground_truth import resolve_targets
+from labelstore.images.sources.choose import open_source
 
 
 def photo(seed):
@@ -253,8 +253,8 @@ def test_more_shards_than_files_may_be_open(tmp_path):
     code = (
         "import os, resource, sys\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "from labelstore.sources import open_source\n"
-        "import labelstore.source_files as files\n"
+        "from labelstore.images.sources.choose import open_source\n"
+        "import labelstore.images.sources.source_files as files\n"
         "limit = len(os.listdir('/proc/self/fd')) + files._OPEN_FILES + 16\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))\n"
         "source = open_source(sys.argv[1])\n"

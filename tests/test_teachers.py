@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from labelstore.errors import NotFoundError, TeacherError, UsageError
-from labelstore.images import cut, decode
+from labelstore.images.pixels import cut, decode
 from labelstore.teachers import (
     Preprocessing,
     Teacher,

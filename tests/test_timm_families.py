@@ -13,7 +13,7 @@ from PIL import Image
 import labelstore
 from labelstore.errors import TeacherError
 from labelstore.generate import Recipe, generate
-from labelstore.images import FolderSource
+from labelstore.images.pixels import FolderSource
 from labelstore.teachers import load_teacher
 
 SMALL = (

@@ -19,7 +19,7 @@ from PIL import Image
 import labelstore
 from labelstore.errors import BusyError, MismatchError, UsageError
 from labelstore.generate import Output, Recipe, generate, generate_together
-from labelstore.images import FolderSource
+from labelstore.images.pixels import FolderSource
 from labelstore.memory import batch_that_fits
 from labelstore.storage import locks
 from labelstore.teachers import load_teacher
@@ -186,7 +186,7 @@ WORKER = """
 import sys
 import numpy as np
 from labelstore.generate import Recipe, generate
-from labelstore.images import FolderSource
+from labelstore.images.pixels import FolderSource
 from labelstore.teachers import load_teacher
 from labelstore.writer import Share
 
@@ -363,7 +363,7 @@ import resource, sys
 import numpy as np
 import torch
 from labelstore.generate import Recipe, generate
-from labelstore.images import FolderSource
+from labelstore.images.pixels import FolderSource
 from labelstore.teachers import load_teacher
 
 torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import MismatchError, SourceError
-from labelstore.images import FolderSource
+from labelstore.images.pixels import FolderSource
 from labelstore.teachers import load_teacher
 from labelstore.verify import replay, verify
 from labelstore.writer import StoreWriter

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from benchmarks.support.gpu_place import Place, Record
-    from labelstore.images import FolderSource
+    from labelstore.images.pixels import FolderSource
     from labelstore.teachers import Teacher
 
 __all__ = ["batch_size", "generate", "sharing"]
@@ -149,7 +149,7 @@ class _Work:
     """Photos, and what runs over them."""
 
     def __init__(self, place: Place, folder: Path) -> None:
-        from labelstore.images import FolderSource
+        from labelstore.images.pixels import FolderSource
 
         self.place = place
         self.folder = folder
@@ -221,7 +221,7 @@ class _Work:
         """Seconds of each stage alone, of four photos: one thread but for the teacher."""
         from benchmarks.generate import measure_stages
         from labelstore.generate import generate
-        from labelstore.images import FolderSource
+        from labelstore.images.pixels import FolderSource
 
         teacher, batch, _ = self.teacher(model, compiled=False)
         folder = self.folder / f"stages-{model}"
@@ -262,8 +262,8 @@ def _bare(teacher: Teacher, placed: torch.Tensor) -> Any:
 
 def _crops_equal(place: Place, source: FolderSource, record: Record) -> None:
     """Crops resized on the device against Pillow's, value by value, and the time of both."""
-    from labelstore.device_resize import FILTERS, resize_boxes
-    from labelstore.images import cut, decode
+    from labelstore.images.pixels import cut, decode
+    from labelstore.images.resize_on_device import FILTERS, resize_boxes
 
     photo = decode(source.read(0), "")
     pixels = torch.from_numpy(np.array(photo)).to(place.device)

@@ -11,11 +11,12 @@ import PIL
 import torch
 from PIL import Image
 
-from labelstore import images, teachers
+from labelstore import teachers
 from labelstore.ensembles import opened_reader
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
+from labelstore.images.pixels import INTERPOLATIONS, pixel_digest
+from labelstore.images.reduced_jpeg import Photo
 from labelstore.recovery import Recovery
-from labelstore.reduced import Photo
 from labelstore.torch.collate import TorchSoftLabels
 from labelstore.torch.identity import PhotoIdentity
 from labelstore.torch.photos import Photos
@@ -84,7 +85,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         """Align photos with a store's labels.
 
         Args:
-            dataset: a source of ``labelstore.sources.open_source``, or any map-style data set
+            dataset: a source of ``labelstore.images.sources.choose.open_source``, or any map-style data set
                 whose items are photos or start with one: a PIL image, a uint8 tensor (3 or 1, H,
                 W) or (H, W), or encoded bytes. In any order, possibly with more images than the
                 store, or with fewer: images without a photo are then left out by ``ViewSampler``,
@@ -114,7 +115,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 store's own when None. Not together with ferkd, whose thresholds are about labels
                 as they are stored.
             decode: ``"reduced"``: JPEG files are decoded to a half, a quarter or an eighth of their
-                size where all views of an item still have their pixels (``labelstore.reduced``):
+                size where all views of an item still have their pixels (``labelstore.images.reduced_jpeg``):
                 faster for photos much larger than the views, but not quite the pixels that the
                 teacher saw. For a source, or items that are encoded bytes.
             labels: ``"recovered"``: ``TorchSoftLabels``, calibrated and averaged over the teachers;
@@ -162,10 +163,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         self.interpolation = str(
             interpolation or _teacher(store, "interpolation", 'pass interpolation="bilinear"')
         )
-        if self.interpolation not in images.INTERPOLATIONS:
+        if self.interpolation not in INTERPOLATIONS:
             raise UsageError(
                 f"interpolation is {self.interpolation!r}, expected one of "
-                f"{', '.join(images.INTERPOLATIONS)}: choose one."
+                f"{', '.join(INTERPOLATIONS)}: choose one."
             )
         self._normalize = None if transform is not None else _channels(store, normalize)
         if check_pixels not in (True, False, "raise"):
@@ -317,7 +318,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             cut = self._cut(
                 photo, view.box, np.bool_(view.flip), image, (height, width), filter_name
             )
-            differing += images.pixel_digest(cut) != entry["digest"]
+            differing += pixel_digest(cut) != entry["digest"]
         return differing, len(entries)
 
     def tell(self, differing: int, count: int, strict: bool, stacklevel: int = 2) -> None:

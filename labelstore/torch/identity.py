@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from labelstore.errors import MismatchError, UsageError
-from labelstore.images import content_digest
+from labelstore.images.pixels import content_digest
 
 if TYPE_CHECKING:
     import os
 
     from labelstore.ensembles import Ensemble
-    from labelstore.reduced import Photo
+    from labelstore.images.reduced_jpeg import Photo
     from labelstore.store import Store
 
 __all__ = ["CheckPhotos", "PhotoIdentity"]

@@ -22,8 +22,8 @@ import torch
 from labelstore.ensembles import opened_reader
 from labelstore.epochs import EpochOrder
 from labelstore.errors import NotFoundError, PartialDataWarning, UsageError
-from labelstore.images import IMAGE_SUFFIXES
-from labelstore.reduced import Photo
+from labelstore.images.pixels import IMAGE_SUFFIXES
+from labelstore.images.reduced_jpeg import Photo
 from labelstore.torch.dataset import Show, SoftLabelDataset
 from labelstore.torch.photos import as_photo, file_of
 

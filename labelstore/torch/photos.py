@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from labelstore import images
 from labelstore.errors import MismatchError, PartialDataWarning, UsageError
-from labelstore.reduced import Photo, decode_reduced, reduction_for
-from labelstore.source_classes import other_form
-from labelstore.sources import ImageSource
+from labelstore.images import pixels
+from labelstore.images.reduced_jpeg import Photo, decode_reduced, reduction_for
+from labelstore.images.sources.choose import ImageSource
+from labelstore.images.sources.classes import other_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,7 +117,7 @@ class Photos:
         if self._reduced:
             raise UsageError(
                 f'decode is "reduced" and the data set gives a {type(data).__name__} for {key!r}, '
-                "expected encoded bytes: give labelstore.sources.open_source(folder), or decode "
+                "expected encoded bytes: give labelstore.images.sources.choose.open_source(folder), or decode "
                 "whole."
             )
         path = file_of(item) if self._paths is None else self._paths[row]
@@ -264,9 +264,9 @@ def as_photo(item: Any, key: str) -> Image.Image:
     """
     photo = _first(item)
     if isinstance(photo, bytes):
-        return images.decode(photo, key)
+        return pixels.decode(photo, key)
     if isinstance(photo, Image.Image):
-        return images.to_rgb(photo)
+        return pixels.to_rgb(photo)
     if isinstance(photo, torch.Tensor) and photo.dtype == torch.uint8:
         if photo.ndim == 3 and photo.shape[0] == 3:
             return Image.fromarray(photo.permute(1, 2, 0).contiguous().numpy())

@@ -15,8 +15,8 @@ from PIL import Image
 import labelstore
 from labelstore.cli.main import main
 from labelstore.generate import Recipe, generate
-from labelstore.sources import in_order, open_source
-from labelstore.targets import resolve_targets
+from labelstore.images.ground_truth import resolve_targets
+from labelstore.images.sources.choose import in_order, open_source
 from labelstore.teachers import load_teacher
 
 FACTORY = """

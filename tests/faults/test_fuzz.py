@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from fuzz_subjects import Change, make_files, subjects_of
 
-from labelstore.sources import open_source
+from labelstore.images.sources.choose import open_source
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bounds memory as Linux does")
 

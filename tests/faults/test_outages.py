@@ -14,7 +14,7 @@ from PIL import Image
 import labelstore
 from labelstore.errors import DecodeError, SourceError
 from labelstore.generate import Recipe, generate
-from labelstore.images import FolderSource, decode
+from labelstore.images.pixels import FolderSource, decode
 from labelstore.teachers import load_teacher
 
 RECIPE = Recipe(num_views=4, k=2, block_images=2, group_views=2)
@@ -167,7 +167,7 @@ LACKING = """
 import resource, sys
 from pathlib import Path
 from labelstore.errors import SourceError
-from labelstore.images import decode
+from labelstore.images.pixels import decode
 
 lack, photo = sys.argv[1], Path(sys.argv[2]).read_bytes()
 if lack == "memory":

@@ -15,7 +15,7 @@ import labelstore
 from labelstore import probes
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, StoreError
 from labelstore.generate import Recipe, generate
-from labelstore.images import FolderSource
+from labelstore.images.pixels import FolderSource
 from labelstore.repair import repair
 from labelstore.teachers import load_teacher
 from labelstore.testing.faults import trip

@@ -17,9 +17,9 @@ from remote_data import bucket_of, send
 from labelstore.demo import place_photos
 from labelstore.errors import NotFoundError, SourceError
 from labelstore.generate import Recipe, generate
-from labelstore.images import FolderSource
-from labelstore.sources import open_source
-from labelstore.targets import resolve_targets
+from labelstore.images.ground_truth import resolve_targets
+from labelstore.images.pixels import FolderSource
+from labelstore.images.sources.choose import open_source
 from labelstore.teachers import load_teacher
 from labelstore.testing.network import FileServer
 

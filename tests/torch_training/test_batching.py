@@ -12,7 +12,7 @@ from training_data import SIZE, make_store, replay, upright
 import labelstore
 from labelstore import Batches, FerKD
 from labelstore.errors import UsageError
-from labelstore.images import cut
+from labelstore.images.pixels import cut
 from labelstore.torch import Show, SoftLabelDataset, ViewSampler, collate_views
 
 FERKD = FerKD(low=0.3, middle=0.5, top=0.9)

@@ -30,9 +30,9 @@ from labelstore.errors import (
     SourceError,
     UsageError,
 )
-from labelstore.images import FolderSource, to_rgb
+from labelstore.images.pixels import FolderSource, to_rgb
+from labelstore.images.reduced_jpeg import reduction_for
 from labelstore.recode import recode
-from labelstore.reduced import reduction_for
 from labelstore.torch import (
     Show,
     SoftLabelDataset,

@@ -15,7 +15,7 @@ from labelstore import Action, EnsembleFerKD, FerKD
 from labelstore.blocks import BlockData
 from labelstore.curriculum import curriculum_views
 from labelstore.errors import IncompleteError, MismatchError, NotFoundError, UsageError
-from labelstore.images import FolderSource
+from labelstore.images.pixels import FolderSource
 from labelstore.manifest import Manifest, fingerprint
 from labelstore.torch import Show, SoftLabelDataset, ViewSampler
 from labelstore.torch.join import ViewJoin

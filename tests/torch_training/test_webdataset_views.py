@@ -23,8 +23,8 @@ from labelstore.errors import (
     ReplayWarning,
     UsageError,
 )
-from labelstore.images import decode, is_upright
-from labelstore.sources import TarSource
+from labelstore.images.pixels import decode, is_upright
+from labelstore.images.sources.choose import TarSource
 from labelstore.torch import SoftLabelDataset, ViewSampler, WebDatasetViews, collate_views
 from labelstore.torch.dataset import Show
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 import labelstore
 from labelstore.blocks import BlockData
-from labelstore.images import pixel_digest
+from labelstore.images.pixels import pixel_digest
 from labelstore.manifest import Manifest, fingerprint
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from labelstore.errors import LabelStoreError, NotFoundError, SourceError
-from labelstore.file_patterns import expand_braces, is_pattern
+from labelstore.images.sources.patterns import expand_braces, is_pattern
 from labelstore.storage.location import place_of
 from labelstore.storage.objects import RemoteObjects
 from labelstore.storage.untrusted import open_descriptor

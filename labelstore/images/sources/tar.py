@@ -6,21 +6,21 @@ import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 from labelstore.errors import SourceError
-from labelstore.folder_source import no_image
-from labelstore.formats import IMAGE_SUFFIXES, is_image_name
-from labelstore.passed_over import PassedOver
-from labelstore.source_classes import check_key, classes_of_keys, classes_of_labels
-from labelstore.source_files import files_at
+from labelstore.images.formats import IMAGE_SUFFIXES, is_image_name
+from labelstore.images.sources.classes import check_key, classes_of_keys, classes_of_labels
+from labelstore.images.sources.folder import no_image
+from labelstore.images.sources.passed_over import PassedOver
+from labelstore.images.sources.source_files import files_at
+from labelstore.images.sources.tar_members import TarDamageError, compression_of, members
 from labelstore.storage.location import place_of
-from labelstore.tar_members import TarDamageError, compression_of, members
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from labelstore.source_classes import SourceClasses
-    from labelstore.source_files import SourceFiles
-    from labelstore.tar_members import Member
+    from labelstore.images.sources.classes import SourceClasses
+    from labelstore.images.sources.source_files import SourceFiles
+    from labelstore.images.sources.tar_members import Member
 
 __all__ = ["TarSource", "key_and_field"]
 

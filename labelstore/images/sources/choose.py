@@ -11,29 +11,20 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from labelstore.errors import SourceError, UsageError
-from labelstore.file_patterns import expand_braces, is_pattern
-from labelstore.folder_source import FolderSource, no_image
-from labelstore.formats import is_image_name
-from labelstore.parquet_source import ParquetSource
-from labelstore.passed_over import PassedOver
-from labelstore.source_classes import classes_of_keys
-from labelstore.source_files import RemoteFiles, remote_sizes, walk
+from labelstore.images.formats import is_image_name
+from labelstore.images.sources.folder import FolderSource
+from labelstore.images.sources.parquet import ParquetSource
+from labelstore.images.sources.patterns import expand_braces, is_pattern
+from labelstore.images.sources.remote_folder import RemoteFolderSource
+from labelstore.images.sources.source_files import remote_sizes, walk
+from labelstore.images.sources.tar import TarSource
 from labelstore.storage.location import place_of
-from labelstore.tar_source import TarSource
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
 
-__all__ = [
-    "ImageSource",
-    "ParquetSource",
-    "RemoteFolderSource",
-    "TarSource",
-    "check_outside",
-    "in_order",
-    "open_source",
-]
+__all__ = ["ImageSource", "ParquetSource", "TarSource", "check_outside", "in_order", "open_source"]
 
 _SHARDS = (".tar", ".parquet")
 
@@ -47,52 +38,6 @@ _SPLIT = re.compile(
 )
 _SPLITS = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
 """Other names of a split -> its name."""
-
-
-class RemoteFolderSource:
-    """The images below a URL of a bucket: as ``FolderSource``, with names for paths.
-
-    Raises:
-        SourceError: there is no image. NotFoundError: there is nothing.
-    """
-
-    numbers = None
-
-    def __init__(self, url: str, sizes: dict[str, int] | None = None) -> None:
-        self.path = url
-        sizes = remote_sizes(url) if sizes is None else sizes
-        images = {name: size for name, size in sizes.items() if is_image_name(name)}
-        self.passed_over = PassedOver()
-        for name in sizes.keys() - images.keys():
-            self.passed_over.add(name)
-        if not images:
-            raise SourceError(no_image(url, self.passed_over))
-        self._files = RemoteFiles(url, images)
-        self.keys = tuple(sorted(images))
-        self.classes, self.mixed, _, self._names = classes_of_keys(self.keys)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __repr__(self) -> str:
-        return f"RemoteFolderSource({self.path!r})"
-
-    @property
-    def ignored(self) -> int:
-        """How many objects were passed over."""
-        return self.passed_over.count
-
-    def path_of(self, index: int) -> str:
-        """URL of image number ``index``."""
-        return self._files.place(index)
-
-    def class_name(self, index: int) -> str | None:
-        """Class folder of image number ``index``; None where ``classes`` is None."""
-        return None if self._names is None else self._names[index]
-
-    def read(self, index: int) -> bytes:
-        """The encoded file of image number ``index``; SourceError when it cannot be read."""
-        return self._files.whole(index)
 
 
 ImageSource = FolderSource | RemoteFolderSource | TarSource | ParquetSource

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.images import INTERPOLATIONS
+from labelstore.images.pixels import INTERPOLATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from labelstore.errors import MismatchError, NotFoundError, UsageError
-from labelstore.source_classes import other_form
+from labelstore.images.sources.classes import other_form
 
 if TYPE_CHECKING:
     import os
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.sources import ImageSource
+    from labelstore.images.sources.choose import ImageSource
 
 __all__ = ["class_pairs", "read_class_map", "resolve_targets"]
 

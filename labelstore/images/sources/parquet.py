@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from labelstore.errors import DecodeError, SourceError
-from labelstore.parquet_columns import (
+from labelstore.images.sources.classes import check_key, classes_of_keys, classes_of_labels
+from labelstore.images.sources.parquet_columns import (
     Footer,
     checked_column,
     checked_rows,
@@ -21,16 +22,15 @@ from labelstore.parquet_columns import (
     parsed_photos,
     read_labels,
 )
-from labelstore.passed_over import PassedOver
-from labelstore.source_classes import check_key, classes_of_keys, classes_of_labels
-from labelstore.source_files import files_at
+from labelstore.images.sources.passed_over import PassedOver
+from labelstore.images.sources.source_files import files_at
 from labelstore.storage.location import place_of
 from labelstore.storage.parquet_footer import footer_of, row_groups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from labelstore.source_files import SourceFiles
+    from labelstore.images.sources.source_files import SourceFiles
 
 __all__ = ["ParquetSource"]
 

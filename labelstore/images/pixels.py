@@ -19,9 +19,9 @@ import xxhash
 from PIL import Image, UnidentifiedImageError
 
 from labelstore.errors import DecodeError, SourceError, UsageError
-from labelstore.folder_source import FolderSource
-from labelstore.formats import DECODERS, IMAGE_SUFFIXES
-from labelstore.targets import read_class_map, resolve_targets
+from labelstore.images.formats import DECODERS, IMAGE_SUFFIXES
+from labelstore.images.ground_truth import read_class_map, resolve_targets
+from labelstore.images.sources.folder import FolderSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore import images
+from labelstore.images.pixels import (
+    INTERPOLATIONS,
+    check_cut,
+    cut,
+    decode,
+    is_upright,
+    upright_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,8 +67,8 @@ class Photo:
                 filter is unknown.
         """
         if self.reduction == 1:
-            return images.cut(self.image, box, flip, size, interpolation)
-        images.check_cut((self.width, self.height), box, size, interpolation)
+            return cut(self.image, box, flip, size, interpolation)
+        check_cut((self.width, self.height), box, size, interpolation)
         # A reduced pixel is the mean of reduction x reduction whole ones, so places in pixels are
         # divided, and need not be whole numbers. Nothing outside the box's pixels is looked at.
         top, left, height, width = (side / self.reduction for side in box)
@@ -72,7 +79,7 @@ class Photo:
         top, left = top - inside[0], left - inside[1]
         resized = cropped.resize(
             (size[1], size[0]),
-            images.INTERPOLATIONS[interpolation],
+            INTERPOLATIONS[interpolation],
             box=(left, top, left + width, top + height),
         )
         pixels: npt.NDArray[np.uint8] = np.asarray(resized)
@@ -106,17 +113,17 @@ def decode_reduced(data: bytes, name: str, reduction: int) -> Photo:
 
     def reduce(image: Image.Image) -> None:
         width, height = image.size
-        sizes.append(images.upright_size(image))
+        sizes.append(upright_size(image))
         # The last pixels may be less than whole ones; in a photo that is turned they come first.
         even = width % reduction == height % reduction == 0
-        if reduction > 1 and image.format == "JPEG" and (even or images.is_upright(image)):
+        if reduction > 1 and image.format == "JPEG" and (even or is_upright(image)):
             image.draft(None, (max(width // reduction, 1), max(height // reduction, 1)))
 
-    image = images.decode(data, name, reduce)
+    image = decode(data, name, reduce)
     width, height = sizes[0]
     if image.size == (width, height):
         return Photo.whole(image)
     if image.size != (-(-width // reduction), -(-height // reduction)):
         # Too small a photo to be reduced as it was asked for.
-        return Photo.whole(images.decode(data, name))
+        return Photo.whole(decode(data, name))
     return Photo(image, width, height, reduction)

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from labelstore.errors import NotFoundError, SourceError
-from labelstore.formats import IMAGE_SUFFIXES, NOT_HERE, is_image_name
-from labelstore.passed_over import PassedOver
-from labelstore.source_files import walk
+from labelstore.images.formats import IMAGE_SUFFIXES, NOT_HERE, is_image_name
+from labelstore.images.sources.passed_over import PassedOver
+from labelstore.images.sources.source_files import walk
 from labelstore.storage.untrusted import open_descriptor
 
 __all__ = ["FolderSource", "no_image"]
