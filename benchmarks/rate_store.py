@@ -21,12 +21,12 @@ from benchmarks.entropy import (
     plug_in_bits,
 )
 from benchmarks.read_labels import size_of
-from labelstore import codecs
-from labelstore.blocks import BlockData, block_codes
-from labelstore.encoding import cut_at_mass, decode_labels, encode_labels
+from labelstore.format import codecs
+from labelstore.format.blocks import BlockData, block_codes
+from labelstore.format.encoding import cut_at_mass, decode_labels, encode_labels
+from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.labels.prior import fit
 from labelstore.labels.top_k import TopK
-from labelstore.manifest import Manifest, fingerprint
 from labelstore.writer import StoreWriter
 
 CHUNK_CROPS = {"zarr": 4096, "parquet": 16384}

@@ -30,10 +30,10 @@ import torch
 import labelstore
 from benchmarks.common import RESULTS, synthetic_labels, write_result
 from benchmarks.epoch_peers import PEERS, floor
-from labelstore.backends.base import array_digest, view_arrays
 from labelstore.backends.shards import entry, index_bytes, parse_index
-from labelstore.blocks import BlockData
-from labelstore.manifest import Manifest, fingerprint
+from labelstore.format.arrays import array_digest, view_arrays
+from labelstore.format.blocks import BlockData
+from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.schedule import random_views
 from labelstore.views.philox import hash_keys
 from labelstore.writer import StoreWriter

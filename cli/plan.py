@@ -33,7 +33,7 @@ def _settings(
     _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
 ) -> list[Setting]:
     """``K:QUANTIZER:PRIOR_SIZE[:TOP_P]`` each."""
-    from labelstore import codecs
+    from labelstore.format import codecs
     from labelstore.plan import Setting
 
     found = []

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from labelstore.errors import MismatchError, NotFoundError, UsageError
+from labelstore.format.manifest import EXPLICIT, fingerprint
 from labelstore.labels.ensemble import EnsembleTopK
-from labelstore.manifest import EXPLICIT, fingerprint
 from labelstore.numbering import as_array, in_range
 from labelstore.store import opened
 from labelstore.views.law import ViewLaw

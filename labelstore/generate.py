@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from labelstore.blocks import check_table, default_block_images
 from labelstore.cutting import RESIZES
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
+from labelstore.format.blocks import check_table, default_block_images
+from labelstore.format.manifest import LOGITS_PROBE, Manifest, fingerprint
 from labelstore.images.pixels import decode
 from labelstore.images.sources.choose import check_outside
-from labelstore.manifest import LOGITS_PROBE, Manifest, fingerprint
 from labelstore.pipeline import Silent
 from labelstore.probes import library_versions, make_probe, other_photo
 from labelstore.running import LocalEngine, Run, Settings

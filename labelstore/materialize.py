@@ -17,14 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.backends.base import (
-    array_digest,
-    commit_columns,
-    image_arrays,
-    images_digest,
-    prior_arrays,
-    view_arrays,
-)
 from labelstore.backends.mapped import (
     COMMITS,
     KEYS,
@@ -33,14 +25,22 @@ from labelstore.backends.mapped import (
     MappedBackend,
     array_file,
 )
-from labelstore.encoding import decode_labels, decode_prior
 from labelstore.errors import (
     CorruptError,
     MismatchError,
     StoreError,
     UsageError,
 )
-from labelstore.reading import NO_LIST
+from labelstore.format.arrays import (
+    NO_LIST,
+    array_digest,
+    commit_columns,
+    image_arrays,
+    images_digest,
+    prior_arrays,
+    view_arrays,
+)
+from labelstore.format.encoding import decode_labels, decode_prior
 from labelstore.storage import local_files, locks
 from labelstore.storage.location import place_of
 from labelstore.store import UNREADABLE, Store, opened
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.manifest import Manifest
+    from labelstore.format.manifest import Manifest
 
     Codes = dict[str, npt.NDArray[Any]]
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from labelstore.blocks import BlockData
-from labelstore.encoding import cut_at_mass
 from labelstore.ensembles import Ensemble, ensemble, opened_all
 from labelstore.errors import MismatchError, UsageError
+from labelstore.format.blocks import BlockData
+from labelstore.format.encoding import cut_at_mass
+from labelstore.format.manifest import EXPLICIT, Manifest
 from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import largest, mean_distribution
 from labelstore.labels.ferkd import Action, FerKD
-from labelstore.manifest import EXPLICIT, Manifest
 from labelstore.storage.location import same_place
 from labelstore.store import Store, backend_of
 from labelstore.writer import StoreWriter
@@ -108,7 +108,7 @@ def merge(
         tail: how residual masses are spread before they are averaged.
         k: classes of each label; the largest k of the stores when None.
         quantizer: the first store's when None. prior_size: the largest of the stores' when None.
-        top_p, block_images, group_views: as in ``labelstore.manifest.Manifest``; for a None the
+        top_p, block_images, group_views: as in ``labelstore.format.manifest.Manifest``; for a None the
             last two are the first store's.
         overwrite: replace a store that is at ``path``.
         tell: called with the images and views done since it was called last.

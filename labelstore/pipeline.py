@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from labelstore.ahead import ahead
-from labelstore.blocks import BlockData
 from labelstore.cutting import Cutter, shape_of
-from labelstore.encoding import cut_at_mass
 from labelstore.errors import TeacherError, UsageError
+from labelstore.format.blocks import BlockData
+from labelstore.format.encoding import cut_at_mass
 from labelstore.forward import Forward
 from labelstore.labels import prior
 from labelstore.staging import take
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.cutting import Batch, Photo, Resize, Run
+    from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Teacher
-    from labelstore.manifest import Manifest
 
 __all__ = ["BATCH_SIZES", "Labeller", "Made", "Progress", "Silent", "default_batch_size"]
 

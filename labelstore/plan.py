@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.blocks import BlockData
-from labelstore.encoding import cut_at_mass
 from labelstore.errors import DecodeError, SourceError, UsageError
+from labelstore.format.blocks import BlockData
+from labelstore.format.encoding import cut_at_mass
+from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.generate import FIDELITIES
 from labelstore.images.pixels import cut, decode
 from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
-from labelstore.manifest import Manifest, fingerprint
 from labelstore.store import Store
 from labelstore.topk import softmax
 from labelstore.views.philox import hash_keys

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.backends.base import ArraySpec
+    from labelstore.format.arrays import ArraySpec
 
     Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.blocks import BlockCodes
 from labelstore.errors import UsageError
-from labelstore.manifest import fingerprint
+from labelstore.format.blocks import BlockCodes
+from labelstore.format.manifest import fingerprint
 from labelstore.storage.location import same_place
 from labelstore.store import Store, backend_of, opened
 from labelstore.writer import StoreWriter
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.manifest import Manifest
+    from labelstore.format.manifest import Manifest
 
     Codes = dict[str, npt.NDArray[Any]]
 

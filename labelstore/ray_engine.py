@@ -33,8 +33,8 @@ from labelstore.ray_worker import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.manifest import Manifest
     from labelstore.pipeline import Made, Progress
     from labelstore.ray_worker import Load
     from labelstore.running import Settings

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import LabelStoreError, MismatchError
-from labelstore.manifest import fingerprint
+from labelstore.format.manifest import fingerprint
 from labelstore.pipeline import Silent
 from labelstore.probes import check_description, library_versions
 from labelstore.running import LocalEngine
@@ -22,9 +22,9 @@ from labelstore.running import LocalEngine
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Preprocessing, Teacher
-    from labelstore.manifest import Manifest
     from labelstore.pipeline import Labeller, Made
     from labelstore.running import Settings
 

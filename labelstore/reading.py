@@ -14,25 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from labelstore.backends.base import (
+from labelstore.backends.mapped import MappedBackend
+from labelstore.chunk_files import ChunkFiles
+from labelstore.errors import CorruptError, IncompleteError, StoreError
+from labelstore.format.arrays import (
+    UNREADABLE,
     array_digest,
     image_arrays,
     images_digest,
     prior_arrays,
     view_arrays,
 )
-from labelstore.backends.mapped import MappedBackend
-from labelstore.chunk_files import ChunkFiles
-from labelstore.encoding import decode_prior
-from labelstore.errors import CorruptError, IncompleteError, StoreError
+from labelstore.format.encoding import decode_prior
+from labelstore.format.validity import image_problem, label_problem, prior_problem, top_problem
 from labelstore.pool import ChunkPool, flat_take
-from labelstore.validity import (
-    UNREADABLE,
-    image_problem,
-    label_problem,
-    prior_problem,
-    top_problem,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,16 +35,15 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.backends.base import ArraySpec, Backend
+    from labelstore.backends.base import Backend
+    from labelstore.format.arrays import ArraySpec
+    from labelstore.format.manifest import Manifest
     from labelstore.labels.prior import ImagePrior
-    from labelstore.manifest import Manifest
 
     Codes = dict[str, npt.NDArray[Any]]
 
-__all__ = ["NO_LIST", "BlockReader"]
+__all__ = ["BlockReader"]
 
-NO_LIST = np.empty((0, 0), dtype=np.int32)
-"""The prior lists of a store without."""
 
 _MOST_THREADS = 8
 """Threads that read and decompress chunks, at most."""

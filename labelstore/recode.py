@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.blocks import BlockData
-from labelstore.encoding import cut_at_mass
 from labelstore.errors import UsageError
+from labelstore.format.blocks import BlockData
+from labelstore.format.encoding import cut_at_mass
+from labelstore.format.manifest import EXPLICIT
 from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import mean_distribution
-from labelstore.manifest import EXPLICIT
 from labelstore.storage.location import same_place
 from labelstore.store import Store, backend_of, opened
 from labelstore.writer import StoreWriter
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    from labelstore.format.manifest import Manifest
     from labelstore.labels.top_k import TopK
-    from labelstore.manifest import Manifest
 
 __all__ = ["RecodeReport", "recode"]
 
@@ -82,7 +82,7 @@ def recode(
         path: the new store; its name decides the backend (``*.parquet`` or Zarr). One that the same
             call was interrupted in is gone on with.
         k: at most the store's. quantizer, prior_size, top_p, block_images, group_views: as in
-            ``labelstore.manifest.Manifest``.
+            ``labelstore.format.manifest.Manifest``.
         overwrite: replace a store that is at ``path``.
         tell: called with the images and views done since it was called last.
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from labelstore.encoding import decode_confidence
 from labelstore.errors import DecodeError, MismatchError, StoreError, UsageError
+from labelstore.format.encoding import decode_confidence
 from labelstore.generate import Output, Recipe, Report, generate_together
 from labelstore.images.pixels import decode
 from labelstore.probes import check_description, prove
@@ -19,7 +19,7 @@ from labelstore.writer import Remake
 if TYPE_CHECKING:
     import os
 
-    from labelstore.blocks import BlockCodes
+    from labelstore.format.blocks import BlockCodes
     from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Teacher
     from labelstore.pipeline import Progress

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from labelstore.cutting import Resize
+    from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.manifest import Manifest
     from labelstore.pipeline import Progress
     from labelstore.ray_engine import Described
     from labelstore.writer import Share, StoreWriter

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from labelstore.backends.base import prior_arrays, view_arrays
 from labelstore.errors import NotFoundError
+from labelstore.format.arrays import prior_arrays, view_arrays
 from labelstore.numbering import as_array, common_shape
 from labelstore.pool import flat_take
 from labelstore.shared import Layout
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.format.manifest import Manifest
     from labelstore.labels.top_k import TopK
-    from labelstore.manifest import Manifest
     from labelstore.reading import BlockReader
     from labelstore.shared import SharedArrays
 

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.backends.base import image_arrays
 from labelstore.backends.mapped import MATERIALIZED, MappedBackend
-from labelstore.encoding import decode_confidence, decode_labels
 from labelstore.errors import (
     CorruptError,
     IncompleteError,
@@ -18,14 +16,16 @@ from labelstore.errors import (
     NotFoundError,
     UsageError,
 )
+from labelstore.format.arrays import LABELLED, NO_LIST, UNREADABLE, image_arrays
+from labelstore.format.encoding import decode_confidence, decode_labels
+from labelstore.format.manifest import EXPLICIT, Manifest, fingerprint
+from labelstore.format.validity import table_problem
 from labelstore.labels.top_k import TopK
-from labelstore.manifest import EXPLICIT, Manifest, fingerprint
 from labelstore.numbering import as_array, common_shape, in_range
-from labelstore.reading import NO_LIST, BlockReader
+from labelstore.reading import BlockReader
 from labelstore.slabs import Slabs
 from labelstore.storage import local_files
 from labelstore.storage.location import place_of, suffix_of
-from labelstore.validity import LABELLED, UNREADABLE, table_problem
 from labelstore.views.law import ViewLaw, Views
 from labelstore.views.philox import hash_keys
 

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import xxhash
 
-from labelstore import codecs
 from labelstore.backends.mapped import MappedBackend
-from labelstore.blocks import BlockData, block_codes, check_table, default_block_images
 from labelstore.errors import (
     FormatError,
     LabelError,
@@ -22,8 +20,10 @@ from labelstore.errors import (
     StoreError,
     UsageError,
 )
+from labelstore.format import codecs
+from labelstore.format.blocks import BlockData, block_codes, check_table, default_block_images
+from labelstore.format.manifest import EXPLICIT, Manifest, differences, fingerprint
 from labelstore.labels import prior
-from labelstore.manifest import EXPLICIT, Manifest, differences, fingerprint
 from labelstore.storage import local_files, locks
 from labelstore.storage.location import place_of
 from labelstore.store import Store, backend_of
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.backends.base import RemoteBackend
-    from labelstore.blocks import BlockCodes
+    from labelstore.format.blocks import BlockCodes
     from labelstore.labels.top_k import LabelType
     from labelstore.storage.leases import Lease
     from labelstore.views.law import ViewLaw
@@ -401,7 +401,7 @@ def write(
         means: (images, num_classes), the mean of each image's views' full distributions. With it
             each image keeps a list of its ``prior_size`` likeliest classes, and the tail of its
             labels is spread like that.
-        quantizer: a name from ``labelstore.codecs``.
+        quantizer: a name from ``labelstore.format.codecs``.
         label_type, temperature, class_names, teacher: for the manifest.
         block_images, group_views: layout; the defaults suit.
         overwrite: replace a store that is there.

@@ -8,9 +8,9 @@ import shutil
 import numpy as np
 
 import labelstore
-from labelstore.blocks import BlockData
+from labelstore.format.blocks import BlockData
+from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.labels.prior import fit
-from labelstore.manifest import Manifest, fingerprint
 from labelstore.views.law import ViewLaw
 from labelstore.writer import StoreWriter
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labelstore import codecs
-from labelstore.codecs import ranks
-from labelstore.codecs.base import NEAR
 from labelstore.errors import UsageError
+from labelstore.format import codecs
+from labelstore.format.codecs import class_ranks
+from labelstore.format.codecs.base import NEAR
 from labelstore.labels.ferkd import FerKD
 
 # The largest error of the largest probability, and of each further one.
@@ -107,17 +107,17 @@ def test_rank_codes_give_back_every_class(seed, k, size, empty):
     if size:
         lists[0, size - min(empty, size) :] = -1
     ids = np.argsort(rng.random((images, views, classes)), -1)[..., :k]
-    codes = ranks.encode(ids, lists, classes)
+    codes = class_ranks.encode(ids, lists, classes)
     rows = np.repeat(np.arange(images), views)
-    assert np.array_equal(ranks.decode(codes.reshape(-1, k), lists, rows), ids.reshape(-1, k))
+    assert np.array_equal(class_ranks.decode(codes.reshape(-1, k), lists, rows), ids.reshape(-1, k))
     assert codes.min() >= 0
     assert codes.max() < size + classes
 
 
 def test_classes_in_the_lists_order_have_code_0():
     lists = np.array([[7, 3, 9, 1]])
-    assert ranks.encode([[[7, 3, 9]]], lists, 10).tolist() == [[[0, 0, 0]]]
-    assert ranks.encode([[[3, 5, 7]]], lists, 10).tolist() == [[[1, 9, 0]]]
+    assert class_ranks.encode([[[7, 3, 9]]], lists, 10).tolist() == [[[0, 0, 0]]]
+    assert class_ranks.encode([[[3, 5, 7]]], lists, 10).tolist() == [[[1, 9, 0]]]
 
 
 @pytest.mark.parametrize("name", [name for name, q in codecs.QUANTIZERS.items() if not q.by_shares])

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import labelstore
-from labelstore.blocks import BlockData
 from labelstore.errors import CorruptError, LabelError, UsageError
+from labelstore.format.blocks import BlockData
+from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.inspect import report
 from labelstore.labels.ferkd import Action, FerKD
-from labelstore.manifest import Manifest, fingerprint
 from labelstore.views.law import ViewLaw
 from labelstore.writer import StoreWriter
 

@@ -8,7 +8,7 @@ import pytest
 from core_data import planned
 
 from labelstore.errors import CorruptError, FormatError, UsageError
-from labelstore.manifest import Manifest, differences
+from labelstore.format.manifest import Manifest, differences
 
 
 @pytest.fixture

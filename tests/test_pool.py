@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labelstore.backends.base import ArraySpec
+from labelstore.format.arrays import ArraySpec
 from labelstore.pool import ChunkPool
 
 IMAGES, VIEWS, CHUNKS = 3, 2, 7

@@ -16,10 +16,10 @@ from core_data import few_photos, files_of
 import labelstore
 from labelstore import probes
 from labelstore.errors import CorruptError, MismatchError
+from labelstore.format.manifest import LOGITS_PROBE, Manifest
 from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource, content_digest
 from labelstore.inference import Preprocessing, Teacher
-from labelstore.manifest import LOGITS_PROBE, Manifest
 from labelstore.repair import repair
 from labelstore.teachers import load_teacher
 from labelstore.verify import replay, verify

@@ -33,7 +33,7 @@ def everything(store):
     return [np.asarray(part).tobytes() for part in parts] + [store.keys]
 
 
-@pytest.mark.parametrize("quantizer", labelstore.codecs.QUANTIZERS)
+@pytest.mark.parametrize("quantizer", labelstore.format.codecs.QUANTIZERS)
 @pytest.mark.parametrize("top_p", [None, 0.7])
 def test_there_and_back_is_the_same_to_the_last_bit(tmp_path, suffix, quantizer, top_p):
     path = tmp_path / f"a.{suffix}"

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import labelstore
-from labelstore.blocks import BlockData
 from labelstore.errors import (
     BusyError,
     FormatError,
@@ -29,6 +28,7 @@ from labelstore.errors import (
     StoreError,
     UsageError,
 )
+from labelstore.format.blocks import BlockData
 from labelstore.labels.prior import decode_probs
 from labelstore.storage import locks
 from labelstore.writer import StoreWriter

@@ -109,7 +109,7 @@ def test_a_producers_fault_is_no_label_although_its_digest_is_right(tmp_path):
                 writer.write_block(block, data(block))
                 continue
             whole = data(block)
-            from labelstore.blocks import block_codes
+            from labelstore.format.blocks import block_codes
 
             codes = block_codes(whole, writer.manifest, block)
             codes.views["labels/classes"][2, 3, 1] = codes.views["labels/classes"][2, 3, 0]

@@ -6,144 +6,19 @@ manifest and backend meet.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-import numpy as np
-import xxhash
-
-from labelstore import codecs
-from labelstore.manifest import EXPLICIT
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     import numpy.typing as npt
 
-    from labelstore.manifest import Encoding, Manifest
+    from labelstore.format.manifest import Encoding, Manifest
     from labelstore.storage.leases import Lease
 
-__all__ = [
-    "ArraySpec",
-    "Backend",
-    "RemoteBackend",
-    "array_digest",
-    "commit_columns",
-    "image_arrays",
-    "images_digest",
-    "prior_arrays",
-    "view_arrays",
-]
-
-Axis = Literal["image", "view", "rank", "side", "edge"]
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """One array of a store."""
-
-    name: str
-    """Path inside the store."""
-    dtype: np.dtype[Any]
-    """Little-endian type of a code."""
-    shape: tuple[int, ...]
-    """Of the whole store; the first axis is images, the second, for labels, views."""
-    axes: tuple[Axis, ...]
-    """Names of the axes."""
-    fill: float
-    """The code of an entry that was never written; no written entry of a label has it."""
-
-
-def view_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
-    """The arrays with one entry a view, in the order of their commit digests."""
-    images, views, k = manifest.num_images, manifest.num_views, manifest.k
-    top, rest = codecs.get(manifest.quantizer).top, codecs.get(manifest.quantizer).rest
-    class_code = codecs.class_id_dtype(manifest.num_classes + manifest.prior_size)
-    if manifest.encoding == "plain":
-        top = rest = codecs.get("fp32").top
-        class_code = codecs.class_id_dtype(manifest.num_classes)
-    ranked: tuple[Axis, ...] = ("image", "view", "rank")
-    arrays = [
-        ArraySpec("labels/top_prob", top.dtype, (images, views), ("image", "view"), top.fill),
-        ArraySpec(
-            "labels/classes",
-            class_code,
-            (images, views, k),
-            ranked,
-            float(np.iinfo(class_code).max),
-        ),
-    ]
-    if k > 1:
-        arrays.append(
-            ArraySpec("labels/rest_probs", rest.dtype, (images, views, k - 1), ranked, rest.fill)
-        )
-    if manifest.law == EXPLICIT:
-        arrays += [
-            ArraySpec(
-                "views/box", np.dtype("<i4"), (images, views, 4), ("image", "view", "edge"), -1
-            ),
-            ArraySpec("views/flip", np.dtype("|u1"), (images, views), ("image", "view"), 255),
-        ]
-    return tuple(arrays)
-
-
-def prior_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
-    """The arrays of the images' prior lists, in the order of hashing; none without a prior."""
-    images, size = manifest.num_images, manifest.prior_size
-    if not size:
-        return ()
-    class_id = codecs.class_id_dtype(manifest.num_classes)
-    empty = float(np.iinfo(class_id).max)
-    probs = np.dtype("<f4" if manifest.encoding == "plain" else "|u1")
-    return (
-        ArraySpec("images/prior_classes", class_id, (images, size), ("image", "rank"), empty),
-        ArraySpec("images/prior_power", np.dtype("|u1"), (images,), ("image",), 0),
-        ArraySpec("images/prior_probs", probs, (images, size), ("image", "rank"), 0),
-    )
-
-
-def commit_columns(manifest: Manifest) -> int:
-    """Digests in a commit row: the images, each view array's groups, and the prior if any."""
-    groups = len(view_arrays(manifest)) * manifest.num_groups
-    return 1 + groups + (1 if manifest.prior_size else 0)
-
-
-def image_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
-    """The arrays with one entry an image that a block's writer fills, in the order of hashing."""
-    images = manifest.num_images
-    return (
-        ArraySpec("images/size", np.dtype("<i4"), (images, 2), ("image", "side"), 0),
-        ArraySpec("images/digest", np.dtype("<u8"), (images,), ("image",), 0),
-        ArraySpec("images/status", np.dtype("|u1"), (images,), ("image",), 0),
-    )
-
-
-def array_digest(
-    store_id: str, name: str, block: int, group: int | None, codes: npt.NDArray[Any]
-) -> int:
-    """The commit digest of one array's codes: xxh3_64, never 0.
-
-    Over the ASCII text ``{store_id}/{name}/{block}/{group}`` (group ``-`` for arrays without
-    views), a NUL byte, and the codes, little-endian in C order. The text makes a valid block in
-    the wrong place, or from another store, as wrong as a flipped bit.
-    """
-    place = f"{store_id}/{name}/{block}/{'-' if group is None else group}\0"
-    digest = xxhash.xxh3_64(place.encode())
-    digest.update(np.ascontiguousarray(codes).data.cast("B") if codes.size else b"")
-    return digest.intdigest() or 1
-
-
-def images_digest(
-    store_id: str, block: int, arrays: Mapping[str, npt.NDArray[Any]], name: str = "images"
-) -> int:
-    """The commit digest of several arrays of a block without a view axis.
-
-    ``array_digest`` named ``images``, or ``prior``, over the arrays' own digests, as uint64, sorted
-    by array name.
-    """
-    digests = [array_digest(store_id, part, block, None, arrays[part]) for part in sorted(arrays)]
-    return array_digest(store_id, name, block, None, np.array(digests, dtype="<u8"))
+__all__ = ["Backend", "RemoteBackend"]
 
 
 class Backend(Protocol):

@@ -19,14 +19,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from labelstore.backends.base import (
-    commit_columns,
-    image_arrays,
-    prior_arrays,
-    view_arrays,
-)
 from labelstore.backends.npy_header import HEADER_BYTES, array_header
 from labelstore.errors import CorruptError, UsageError
+from labelstore.format.arrays import commit_columns, image_arrays, prior_arrays, view_arrays
 from labelstore.storage.untrusted import DOCUMENT_BYTES, json_document, open_file, parsed, read_file
 
 if TYPE_CHECKING:
@@ -34,7 +29,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.manifest import Encoding, Manifest
+    from labelstore.format.manifest import Encoding, Manifest
 
 __all__ = ["COMMITS", "KEYS", "MATERIALIZED", "TARGETS", "MappedBackend", "array_file"]
 

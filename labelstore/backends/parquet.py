@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from labelstore.backends.base import commit_columns, image_arrays, prior_arrays, view_arrays
 from labelstore.backends.parquet_checks import (
     check_footer,
     check_numbers,
@@ -32,6 +31,7 @@ from labelstore.backends.parquet_checks import (
 )
 from labelstore.backends.parquet_tables import EDGES, file_of, label_table, measured_table
 from labelstore.errors import CorruptError
+from labelstore.format.arrays import commit_columns, image_arrays, prior_arrays, view_arrays
 from labelstore.storage import local_files
 from labelstore.storage.parquet_footer import OpenFile, footer_of
 from labelstore.storage.untrusted import (
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.backends.base import ArraySpec
-    from labelstore.manifest import Encoding, Manifest
+    from labelstore.format.arrays import ArraySpec
+    from labelstore.format.manifest import Encoding, Manifest
 
 __all__ = [
     "COMMITS",

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from labelstore.backends.base import image_arrays, prior_arrays, view_arrays
 from labelstore.backends.npy_header import HEADER_BYTES, ArrayHeader, array_header
 from labelstore.backends.parquet_tables import label_table, measured_table
+from labelstore.format.arrays import image_arrays, prior_arrays, view_arrays
 from labelstore.storage.untrusted import check_expansion
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.manifest import Manifest
+    from labelstore.format.manifest import Manifest
     from labelstore.storage.parquet_footer import OpenFile
 
 __all__ = [

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from labelstore.backends.base import commit_columns
 from labelstore.backends.parquet import (
     COMMITS,
     LABELS,
@@ -26,6 +25,7 @@ from labelstore.backends.parquet import (
     block_file,
 )
 from labelstore.backends.remote_writing import RemoteWriting
+from labelstore.format.arrays import commit_columns
 from labelstore.storage.objects import RemoteObjects
 from labelstore.storage.parquet_footer import OpenFile, footer_of
 from labelstore.storage.untrusted import DOCUMENT_BYTES, json_document

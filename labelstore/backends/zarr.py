@@ -20,7 +20,6 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from labelstore.backends.base import commit_columns
 from labelstore.backends.shards import (
     chunk_bytes,
     decode,
@@ -42,6 +41,7 @@ from labelstore.backends.zarr_layout import (
 )
 from labelstore.backends.zarr_metadata import ArrayLayout, array_layouts, check_description
 from labelstore.errors import CorruptError, FormatError, LabelStoreError, StoreError
+from labelstore.format.arrays import commit_columns
 from labelstore.storage import local_files
 from labelstore.storage.untrusted import (
     DOCUMENT_BYTES,
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from zarr.abc.store import Store
 
-    from labelstore.manifest import Encoding, Manifest
+    from labelstore.format.manifest import Encoding, Manifest
 
 __all__ = ["ZarrBackend"]
 

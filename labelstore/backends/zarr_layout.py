@@ -12,8 +12,8 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
-from labelstore.backends.base import image_arrays, prior_arrays, view_arrays
 from labelstore.errors import StoreError
+from labelstore.format.arrays import image_arrays, prior_arrays, view_arrays
 from labelstore.storage import local_files
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
     from zarr.core.buffer import Buffer
 
-    from labelstore.backends.base import ArraySpec
-    from labelstore.manifest import Manifest
+    from labelstore.format.arrays import ArraySpec
+    from labelstore.format.manifest import Manifest
 
 __all__ = [
     "ATTRIBUTE",

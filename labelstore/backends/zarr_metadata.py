@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.backends.base import commit_columns
 from labelstore.backends.zarr_layout import (
     COMMITS,
     KEYS,
@@ -21,9 +20,10 @@ from labelstore.backends.zarr_layout import (
     all_arrays,
     layout,
 )
+from labelstore.format.arrays import commit_columns
 
 if TYPE_CHECKING:
-    from labelstore.manifest import Manifest
+    from labelstore.format.manifest import Manifest
 
 __all__ = ["ArrayLayout", "array_layouts", "check_description"]
 

@@ -178,7 +178,7 @@ def test_a_plot_that_cannot_be_written_is_an_error_of_one_line(store, tmp_path):
 
 
 def test_the_papers_plot_of_an_empty_store(tmp_path):
-    from labelstore.manifest import Manifest, fingerprint
+    from labelstore.format.manifest import Manifest, fingerprint
     from labelstore.writer import StoreWriter
 
     keys, targets = ["a", "b"], np.array([0, 1], dtype=np.int32)

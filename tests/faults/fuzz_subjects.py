@@ -17,8 +17,8 @@ import xxhash
 from core_data import make_planned, read_everything, written
 
 import labelstore
-from labelstore.backends.base import array_digest, images_digest, view_arrays
 from labelstore.backends.parquet_tables import file_of, label_table, measured_table
+from labelstore.format.arrays import array_digest, images_digest, view_arrays
 from labelstore.images.sources.choose import open_source
 from labelstore.materialize import materialize
 

@@ -10,8 +10,8 @@ import sys
 import numpy as np
 from core_data import planned
 
-from labelstore.blocks import block_codes
-from labelstore.manifest import _digest, fingerprint
+from labelstore.format.blocks import block_codes
+from labelstore.format.manifest import _digest, fingerprint
 from labelstore.store import backend_of
 
 SIZE = {"images": 6, "views": 4, "classes": 12, "k": 3}

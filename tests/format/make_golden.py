@@ -12,7 +12,7 @@ import numpy as np
 from core_data import make_planned, written
 
 import labelstore
-from labelstore.manifest import FORMAT_VERSION
+from labelstore.format.manifest import FORMAT_VERSION
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 SIZE = {"images": 5, "views": 3, "classes": 12, "block_images": 3}

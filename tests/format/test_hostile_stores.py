@@ -21,7 +21,7 @@ from numcodecs import blosc
 import labelstore
 from labelstore.backends.zarr_metadata import array_layouts
 from labelstore.errors import CorruptError, StoreError
-from labelstore.manifest import Manifest
+from labelstore.format.manifest import Manifest
 from labelstore.materialize import materialize
 
 

@@ -12,11 +12,11 @@ from training_data import NUM_VIEWS, make_store
 
 import labelstore
 from labelstore import Action, EnsembleFerKD, FerKD
-from labelstore.blocks import BlockData
 from labelstore.curriculum import curriculum_views
 from labelstore.errors import IncompleteError, MismatchError, NotFoundError, UsageError
+from labelstore.format.blocks import BlockData
+from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.images.pixels import FolderSource
-from labelstore.manifest import Manifest, fingerprint
 from labelstore.torch import Show, SoftLabelDataset, ViewSampler
 from labelstore.torch.join import ViewJoin
 from labelstore.writer import StoreWriter

@@ -11,9 +11,9 @@ import xxhash
 from PIL import Image, ImageOps
 
 import labelstore
-from labelstore.blocks import BlockData
+from labelstore.format.blocks import BlockData
+from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.images.pixels import pixel_digest
-from labelstore.manifest import Manifest, fingerprint
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 from labelstore.writer import StoreWriter

@@ -11,33 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore import codecs
-from labelstore.codecs.base import NEAR
-from labelstore.encoding import decode_labels
+from labelstore.format import codecs
+from labelstore.format.arrays import LABELLED, UNREADABLE
+from labelstore.format.codecs.base import NEAR
+from labelstore.format.encoding import decode_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
-    from labelstore.backends.base import ArraySpec
-    from labelstore.manifest import Manifest
+    from labelstore.format.arrays import ArraySpec
+    from labelstore.format.manifest import Manifest
 
     Codes = Mapping[str, npt.NDArray[Any]]
     Bools = npt.NDArray[np.bool_]
 
-__all__ = [
-    "LABELLED",
-    "UNREADABLE",
-    "image_problem",
-    "label_problem",
-    "prior_problem",
-    "table_problem",
-    "top_problem",
-]
+__all__ = ["image_problem", "label_problem", "prior_problem", "table_problem", "top_problem"]
 
-LABELLED, UNREADABLE = 1, 2
-"""Values of ``images/status`` in a committed block."""
 
 _ROUNDING = 1e-6
 """By how much a sum of float32 probabilities may exceed 1."""

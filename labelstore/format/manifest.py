@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import xxhash
 
-from labelstore import codecs
 from labelstore.errors import CorruptError, FormatError, UsageError
+from labelstore.format import codecs
 from labelstore.storage.untrusted import parsed
 from labelstore.views.law import ViewLaw
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from labelstore.codecs.base import PowerGrid, Quantizer
-from labelstore.codecs.u16 import TOP
+from labelstore.format.codecs.base import PowerGrid, Quantizer
+from labelstore.format.codecs.u16 import TOP
 
 # Fourth powers of even steps: a step is about 1.6 % of a value of 1/2 and 20 % of one of 1e-5.
 REST = PowerGrid(0.5, 254, 4, "|u1")

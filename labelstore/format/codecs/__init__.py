@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from labelstore.codecs import fp16, fp32, ratio, u8, u16
-from labelstore.codecs.base import Quantizer, class_id_dtype
 from labelstore.errors import UsageError
+from labelstore.format.codecs import fp16, fp32, ratio, u8, u16
+from labelstore.format.codecs.base import Quantizer, class_id_dtype
 
 __all__ = ["DEFAULT", "QUANTIZERS", "Quantizer", "class_id_dtype", "get"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.codecs.base import Quantizer, TableGrid
+from labelstore.format.codecs.base import Quantizer, TableGrid
 
 if TYPE_CHECKING:
     import numpy.typing as npt

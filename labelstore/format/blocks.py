@@ -7,14 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.backends.base import (
-    array_digest,
-    images_digest,
-    prior_arrays,
-    view_arrays,
-)
-from labelstore.encoding import cut_at_mass, encode_labels, encode_prior_probs
 from labelstore.errors import LabelError, UsageError
+from labelstore.format.arrays import array_digest, images_digest, prior_arrays, view_arrays
+from labelstore.format.encoding import cut_at_mass, encode_labels, encode_prior_probs
 from labelstore.store import LABELLED, UNREADABLE
 from labelstore.views.philox import hash_keys
 
@@ -23,7 +18,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.manifest import Manifest
+    from labelstore.format.manifest import Manifest
 
     Codes = dict[str, npt.NDArray[Any]]
 

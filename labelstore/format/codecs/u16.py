@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labelstore.codecs.base import PowerGrid, Quantizer
+from labelstore.format.codecs.base import PowerGrid, Quantizer
 
 # Even steps of 1/65534: the largest error, 7.7e-6, moves next to no view over a threshold.
 TOP = PowerGrid(1.0, 65534, 1, "<u2")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from labelstore.codecs.base import FloatGrid, Quantizer
-from labelstore.codecs.u16 import TOP
+from labelstore.format.codecs.base import FloatGrid, Quantizer
+from labelstore.format.codecs.u16 import TOP
 
 # Half precision has steps of 1/2048 near 1, too coarse for a threshold of 0.95: TOP is finer.
 QUANTIZER = Quantizer(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore import codecs
-from labelstore.codecs import ranks
+from labelstore.format import codecs
+from labelstore.format.codecs import class_ranks
 from labelstore.labels import prior
 from labelstore.labels.prior import ImagePrior
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.manifest import Manifest
+    from labelstore.format.manifest import Manifest
 
     Codes = dict[str, npt.NDArray[Any]]
 
@@ -53,7 +53,7 @@ def encode_labels(
         top, rest = values[..., 0], values[..., 1:]
         classes = np.where(stored, indices, 0)
     else:
-        classes = np.where(stored, ranks.encode(indices, lists, manifest.num_classes), 0)
+        classes = np.where(stored, class_ranks.encode(indices, lists, manifest.num_classes), 0)
     return {"labels/top_prob": top, "labels/classes": classes, "labels/rest_probs": rest}
 
 
@@ -87,7 +87,7 @@ def decode_labels(
         parts = [top[:, None]] if rest is None else [top[:, None], rest]
         return ids, np.concatenate(parts, axis=1)
     values = codecs.get(manifest.quantizer).decode(top, rest)
-    classes = ranks.decode(codes["labels/classes"], lists, rows)
+    classes = class_ranks.decode(codes["labels/classes"], lists, rows)
     if manifest.prior_size:
         classes[:, 1:] = np.where(values[:, 1:] > 0, classes[:, 1:], 0)
     return classes, values

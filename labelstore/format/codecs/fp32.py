@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labelstore.codecs.base import FloatGrid, Quantizer
+from labelstore.format.codecs.base import FloatGrid, Quantizer
 
 QUANTIZER = Quantizer(
     name="fp32",
