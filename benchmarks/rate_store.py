@@ -27,7 +27,7 @@ from labelstore.format.encoding import cut_at_mass, decode_labels, encode_labels
 from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.labels.prior import fit
 from labelstore.labels.top_k import TopK
-from labelstore.writer import StoreWriter
+from labelstore.store.writer import StoreWriter
 
 CHUNK_CROPS = {"zarr": 4096, "parquet": 16384}
 """Crops of a chunk or row group, as a large store has them: 1,024 images x 4 or 16 views."""

@@ -30,13 +30,13 @@ import torch
 import labelstore
 from benchmarks.common import RESULTS, synthetic_labels, write_result
 from benchmarks.epoch_peers import PEERS, floor
-from labelstore.backends.shards import entry, index_bytes, parse_index
 from labelstore.format.arrays import array_digest, view_arrays
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.schedule import random_views
+from labelstore.store.backends.zarr.shards import entry, index_bytes, parse_index
+from labelstore.store.writer import StoreWriter
 from labelstore.views.philox import hash_keys
-from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

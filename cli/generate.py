@@ -310,8 +310,8 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
     from labelstore.images.sources.choose import check_outside
     from labelstore.launch import own_cores, take_gpu
     from labelstore.precheck import check_request
+    from labelstore.store.writer import Share
     from labelstore.teachers import facts_of
-    from labelstore.writer import Share
 
     each = options.teachers_from(given)
     source = options.source_from(given, given["source"])

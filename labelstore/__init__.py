@@ -64,16 +64,16 @@ __all__ = [
 
 if TYPE_CHECKING:
     from labelstore.batching import Batch, Batches
-    from labelstore.ensembles import Ensemble, ensemble
     from labelstore.errors import LabelStoreError
     from labelstore.labels.ferkd import Action, Calibrated, EnsembleFerKD, FerKD
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.temperature import at_temperature
     from labelstore.labels.top_k import TopK
     from labelstore.recipes import Recipe, recipe
-    from labelstore.store import Store, open
+    from labelstore.store.ensemble import Ensemble, ensemble
+    from labelstore.store.store import Store, open
+    from labelstore.store.write import write
     from labelstore.views.law import ViewLaw, Views
-    from labelstore.writer import write
 
 
 def __getattr__(name: str) -> Any:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.ensembles import opened_reader
 from labelstore.epochs import EpochOrder
 from labelstore.errors import UsageError
 from labelstore.launch import torchrun_ranks
 from labelstore.prefetch import Prefetcher
 from labelstore.recovery import Recovery
-from labelstore.slabs import SLAB_BYTES
+from labelstore.store.ensemble import opened_reader
+from labelstore.store.slabs.slab_cache import SLAB_BYTES
 
 if TYPE_CHECKING:
     import os
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.ensembles import Ensemble
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import LabelType, Tail
     from labelstore.schedule import Schedule
-    from labelstore.store import Store
+    from labelstore.store.ensemble import Ensemble
+    from labelstore.store.store import Store
 
 __all__ = ["Batch", "Batches"]
 

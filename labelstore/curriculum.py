@@ -20,10 +20,10 @@ from labelstore.passing import confidence_planes
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from labelstore.ensembles import Ensemble
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.passing import Passing
-    from labelstore.store import Store
+    from labelstore.store.ensemble import Ensemble
+    from labelstore.store.store import Store
 
 __all__ = ["ConfidenceOrder", "Direction", "confidence_order", "curriculum_views"]
 

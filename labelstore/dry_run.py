@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from labelstore.curriculum import Direction
-from labelstore.ensembles import Ensemble, opened_reader
 from labelstore.errors import NotFoundError, UsageError
 from labelstore.labels.ferkd import FerKD
 from labelstore.passing import count_views, decisions, pace_of
 from labelstore.schedule import Schedule, budget_images, budget_share
-from labelstore.slab import label_bytes
-from labelstore.slabs import SLAB_BYTES
+from labelstore.store.ensemble import Ensemble, opened_reader
+from labelstore.store.slabs.slab import label_bytes
+from labelstore.store.slabs.slab_cache import SLAB_BYTES
 from labelstore.walk import Walk
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from labelstore.labels.ferkd import EnsembleFerKD
     from labelstore.passing import Counts, Decisions
-    from labelstore.store import Store
+    from labelstore.store.store import Store
 
     Int64Array = npt.NDArray[np.int64]
 

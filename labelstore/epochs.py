@@ -14,7 +14,6 @@ import numpy as np
 import xxhash
 
 from labelstore.curriculum import MOST_EPOCHS, Direction, confidence_order, curriculum_views
-from labelstore.ensembles import Ensemble
 from labelstore.errors import IncompleteError, NotFoundError, UsageError
 from labelstore.passing import passing
 from labelstore.schedule import (
@@ -26,6 +25,7 @@ from labelstore.schedule import (
     random_views,
     surgical_views,
 )
+from labelstore.store.ensemble import Ensemble
 from labelstore.views.philox import permutation
 from labelstore.walk import Walk
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
-    from labelstore.store import Store
+    from labelstore.store.store import Store
 
 __all__ = ["EpochOrder"]
 

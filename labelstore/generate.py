@@ -18,9 +18,10 @@ from labelstore.images.sources.choose import check_outside
 from labelstore.pipeline import Silent
 from labelstore.probes import library_versions, make_probe, other_photo
 from labelstore.running import LocalEngine, Run, Settings
-from labelstore.store import Store, backend_of
+from labelstore.store.backends.registry import backend_of
+from labelstore.store.store import Store
+from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
-from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:
     import os
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from labelstore.labels.top_k import LabelType
     from labelstore.pipeline import Progress
     from labelstore.ray_engine import Described, RayEngine
-    from labelstore.writer import Remake, Share
+    from labelstore.store.writer import Remake, Share
 
 __all__ = [
     "FIDELITIES",

@@ -12,7 +12,7 @@ import numpy as np
 
 from labelstore.errors import UsageError
 from labelstore.labels.ferkd import Action, FerKD
-from labelstore.store import opened
+from labelstore.store.store import opened
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.top_k import TopK
-    from labelstore.store import Store
+    from labelstore.store.store import Store
 
     Int64Array = npt.NDArray[np.int64]
 

@@ -1,8 +1,8 @@
 """Make a decoded copy of a store: plain arrays that are mapped into memory.
 
 Labels of any images and views are then read at the speed of memory, or of a local disk that holds
-them; an epoch that follows a schedule needs no copy (``labelstore.slabs``). See
-``labelstore.backends.mapped`` for the files.
+them; an epoch that follows a schedule needs no copy (``labelstore.store.slabs.slab_cache``). See
+``labelstore.store.backends.npy`` for the files.
 """
 
 from __future__ import annotations
@@ -17,14 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.backends.mapped import (
-    COMMITS,
-    KEYS,
-    MATERIALIZED,
-    TARGETS,
-    MappedBackend,
-    array_file,
-)
 from labelstore.errors import (
     CorruptError,
     MismatchError,
@@ -43,7 +35,15 @@ from labelstore.format.arrays import (
 from labelstore.format.encoding import decode_labels, decode_prior
 from labelstore.storage import local_files, locks
 from labelstore.storage.location import place_of
-from labelstore.store import UNREADABLE, Store, opened
+from labelstore.store.backends.npy import (
+    COMMITS,
+    KEYS,
+    MATERIALIZED,
+    TARGETS,
+    MappedBackend,
+    array_file,
+)
+from labelstore.store.store import UNREADABLE, Store, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from labelstore.ensembles import Ensemble, ensemble, opened_all
 from labelstore.errors import MismatchError, UsageError
 from labelstore.format.blocks import BlockData
 from labelstore.format.encoding import cut_at_mass
@@ -18,8 +17,10 @@ from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import largest, mean_distribution
 from labelstore.labels.ferkd import Action, FerKD
 from labelstore.storage.location import same_place
-from labelstore.store import Store, backend_of
-from labelstore.writer import StoreWriter
+from labelstore.store.backends.registry import backend_of
+from labelstore.store.ensemble import Ensemble, ensemble, opened_all
+from labelstore.store.store import Store
+from labelstore.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     import os
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.ensembles import Images
     from labelstore.labels.ferkd import EnsembleFerKD
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import Tail
+    from labelstore.store.ensemble import Images
 
 __all__ = ["MergeReport", "merge"]
 

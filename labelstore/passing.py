@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.ensembles import Ensemble
 from labelstore.labels.ferkd import Action, FerKD
 from labelstore.schedule import most_confident
+from labelstore.store.ensemble import Ensemble
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import EnsembleFerKD
-    from labelstore.store import Store
+    from labelstore.store.store import Store
 
     BoolArray = npt.NDArray[np.bool_]
     Bits = npt.NDArray[np.uint8]

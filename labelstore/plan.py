@@ -22,10 +22,10 @@ from labelstore.generate import FIDELITIES
 from labelstore.images.pixels import cut, decode
 from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
-from labelstore.store import Store
+from labelstore.store.store import Store
+from labelstore.store.writer import StoreWriter
 from labelstore.topk import softmax
 from labelstore.views.philox import hash_keys
-from labelstore.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

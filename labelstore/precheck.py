@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.generate import plan_of, stored_manifest
-from labelstore.store import backend_of
-from labelstore.writer import StoreWriter
+from labelstore.store.backends.registry import backend_of
+from labelstore.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     import os
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from labelstore.cutting import Resize
     from labelstore.generate import Recipe
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.writer import Share
+    from labelstore.store.writer import Share
 
 __all__ = ["check_request"]
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.ensembles import Ensemble
-from labelstore.slabs import SLAB_BYTES
+from labelstore.store.ensemble import Ensemble
+from labelstore.store.slabs.slab_cache import SLAB_BYTES
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.epochs import EpochOrder
-    from labelstore.store import Store
+    from labelstore.store.store import Store
 
 __all__ = ["Prefetcher"]
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Preprocessing, Teacher
-    from labelstore.store import Store
+    from labelstore.store.store import Store
 
     Pixels = npt.NDArray[np.uint8]
 

@@ -14,8 +14,9 @@ from labelstore.errors import UsageError
 from labelstore.format.blocks import BlockCodes
 from labelstore.format.manifest import fingerprint
 from labelstore.storage.location import same_place
-from labelstore.store import Store, backend_of, opened
-from labelstore.writer import StoreWriter
+from labelstore.store.backends.registry import backend_of
+from labelstore.store.store import Store, opened
+from labelstore.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     import os

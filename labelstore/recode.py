@@ -16,8 +16,9 @@ from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import mean_distribution
 from labelstore.storage.location import same_place
-from labelstore.store import Store, backend_of, opened
-from labelstore.writer import StoreWriter
+from labelstore.store.backends.registry import backend_of
+from labelstore.store.store import Store, opened
+from labelstore.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     import os

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from labelstore.ensembles import Ensemble
 from labelstore.errors import UsageError
 from labelstore.labels.ensemble import EnsembleTopK
 from labelstore.labels.soft_labels import mix
 from labelstore.labels.temperature import at_temperature
+from labelstore.store.ensemble import Ensemble
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import LabelType, Tail, TopK
-    from labelstore.store import Store
+    from labelstore.store.store import Store
 
 __all__ = ["Recovered", "Recovery"]
 

@@ -11,10 +11,10 @@ from labelstore.format.encoding import decode_confidence
 from labelstore.generate import Output, Recipe, Report, generate_together
 from labelstore.images.pixels import decode
 from labelstore.probes import check_description, prove
-from labelstore.store import LABELLED, UNREADABLE, opened
+from labelstore.store.store import LABELLED, UNREADABLE, opened
+from labelstore.store.writer import Remake
 from labelstore.verify import STEP, TOLERANCE, VerifyReport, verify
 from labelstore.views.law import ViewLaw
-from labelstore.writer import Remake
 
 if TYPE_CHECKING:
     import os
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Teacher
     from labelstore.pipeline import Progress
-    from labelstore.store import Store
+    from labelstore.store.store import Store
 
 __all__ = ["repair"]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from labelstore.images.sources.choose import ImageSource
     from labelstore.pipeline import Progress
     from labelstore.ray_engine import Described
-    from labelstore.writer import Share, StoreWriter
+    from labelstore.store.writer import Share, StoreWriter
 
 __all__ = ["LocalEngine", "Run", "Settings"]
 

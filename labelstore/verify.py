@@ -14,7 +14,7 @@ import numpy as np
 from labelstore.errors import MismatchError, SourceError, UsageError
 from labelstore.images.pixels import content_digest, cut, decode
 from labelstore.schedule import mixed_seed
-from labelstore.store import opened
+from labelstore.store.store import opened
 from labelstore.topk import top_k
 from labelstore.views.philox import permutation
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from labelstore.images.sources.choose import ImageSource
     from labelstore.inference import Teacher
-    from labelstore.store import Store
+    from labelstore.store.store import Store
 
 __all__ = ["Problem", "Replay", "VerifyReport", "replay", "verify"]
 

@@ -11,8 +11,8 @@ import labelstore
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.labels.prior import fit
+from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
-from labelstore.writer import StoreWriter
 
 
 def distributions(images, views, classes, seed=0):

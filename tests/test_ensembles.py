@@ -12,8 +12,8 @@ from core_data import make_planned, planned, written
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, UsageError
 from labelstore.passing import passing
+from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
-from labelstore.writer import StoreWriter
 
 
 def test_the_mean_of_members_in_another_order(tmp_path):

@@ -141,7 +141,9 @@ def test_the_check_can_fail():
         "labelstore.torch",
         "labelstore.torch.loss",
     ]
-    assert upward("labels", "def f():\n    import labelstore.store") == ["labelstore.store"]
+    assert upward("labels", "def f():\n    import labelstore.store.store") == [
+        "labelstore.store.store"
+    ]
     assert upward("store", "if TYPE_CHECKING:\n    import labelstore.torch") == []
 
 

@@ -15,8 +15,8 @@ from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.inspect import report
 from labelstore.labels.ferkd import Action, FerKD
+from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
-from labelstore.writer import StoreWriter
 
 IMAGES, VIEWS, K, CLASSES = 37, 7, 6, 23
 

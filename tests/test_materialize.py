@@ -26,7 +26,7 @@ from labelstore.errors import (
 )
 from labelstore.materialize import materialize, materialized_bytes
 from labelstore.storage import local_files, locks
-from labelstore.writer import StoreWriter
+from labelstore.store.writer import StoreWriter
 
 
 @pytest.mark.parametrize("k", [1, 3])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelstore.backends.npy_header import HEADER_BYTES, array_header
+from labelstore.store.backends.npy_header import HEADER_BYTES, array_header
 
 DTYPES = ["<u8", "<i4", "|u1", "<f2", "<f4", "<f8", "|b1", "<U7", "|S3", ">u8"]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labelstore.format.arrays import ArraySpec
-from labelstore.pool import ChunkPool
+from labelstore.store.chunks.memory_cache import ChunkPool
 
 IMAGES, VIEWS, CHUNKS = 3, 2, 7
 SPECS = (

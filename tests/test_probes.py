@@ -21,9 +21,9 @@ from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource, content_digest
 from labelstore.inference import Preprocessing, Teacher
 from labelstore.repair import repair
+from labelstore.store.writer import Share, StoreWriter
 from labelstore.teachers import load_teacher
 from labelstore.verify import replay, verify
-from labelstore.writer import Share, StoreWriter
 
 RECIPE = Recipe(num_views=3, k=3, block_images=3, prior_size=0)
 

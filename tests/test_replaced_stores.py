@@ -12,8 +12,8 @@ from core_data import files_of, make_planned, planned, written
 import labelstore
 from labelstore.errors import MismatchError
 from labelstore.pull import pull
+from labelstore.store.writer import StoreWriter
 from labelstore.torch import ViewSampler
-from labelstore.writer import StoreWriter
 
 
 def remade(path, factor=0.5, blocks=None):

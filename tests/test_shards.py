@@ -9,9 +9,9 @@ import zarr
 from core_data import make_planned, written
 from numcodecs import blosc
 
-from labelstore.backends.shards import decode, decode_strings, read_chunks
-from labelstore.backends.zarr import ZarrBackend
 from labelstore.errors import CorruptError
+from labelstore.store.backends.zarr.backend import ZarrBackend
+from labelstore.store.backends.zarr.shards import decode, decode_strings, read_chunks
 
 
 @pytest.fixture

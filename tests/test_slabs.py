@@ -18,11 +18,11 @@ import pytest
 from core_data import make_planned, planned, written
 
 import labelstore
-from labelstore import shared
 from labelstore.errors import CorruptError, FallbackWarning, NotFoundError, StoreError
-from labelstore.reading import BlockReader
-from labelstore.slabs import Slabs
-from labelstore.writer import StoreWriter
+from labelstore.store.chunks.reader import BlockReader
+from labelstore.store.slabs import shared_file
+from labelstore.store.slabs.slab_cache import Slabs
+from labelstore.store.writer import StoreWriter
 
 ROOMY = 2**26
 
@@ -33,7 +33,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("LABELSTORE_SLABS", str(tmp_path / "slabs"))
     yield tmp_path / "slabs"
     # Whatever a test did, the slabs of ended processes can be swept away.
-    shared.sweep(tmp_path / "slabs")
+    shared_file.sweep(tmp_path / "slabs")
 
 
 def files_in(folder):
@@ -311,7 +311,7 @@ def test_killed_while_it_makes_one(tmp_path, folder, stage):
         store = labelstore.open(plain.path, slab_bytes=ROOMY)
         if stage != "done":
             # What is not whole is nobody's slab.
-            assert shared.find(folder, store.slabs._sizes.layout(0, 3)) is None
+            assert shared_file.find(folder, store.slabs._sizes.layout(0, 3)) is None
         process.send_signal(signal.SIGKILL)
     assert len(files_in(folder)) == 1
     slab = store.slab(0)
@@ -374,11 +374,12 @@ def test_a_file_that_is_not_the_slab_is_not_taken(tmp_path, folder, damage):
         "longer": whole + b"\0",
         "header": whole[:30] + b"!" + whole[31:],
         "empty": b"",
-        "another's": shared.Layout("x", {}, layout.arrays).header + whole[len(layout.header) :],
+        "another's": shared_file.Layout("x", {}, layout.arrays).header
+        + whole[len(layout.header) :],
     }
     folder.mkdir(exist_ok=True)
     (folder / layout.name).write_bytes(parts[damage])
-    assert shared.find(folder, layout) is None
+    assert shared_file.find(folder, layout) is None
     slab = store.slab(0)
     same(all_of(store, np.arange(4)), all_of(plain, np.arange(4)))
     slab.close()
@@ -485,8 +486,8 @@ def test_what_was_planted_is_neither_trusted_nor_waited_for(tmp_path, folder, ki
         # As somebody does who waits for the moment.
         lock = os.open(path, os.O_RDWR)
         fcntl.flock(lock, fcntl.LOCK_EX)
-    assert shared.find(folder, layout) is None
-    assert shared.used(folder, layout.prefix, besides="nothing") == 0
+    assert shared_file.find(folder, layout) is None
+    assert shared_file.used(folder, layout.prefix, besides="nothing") == 0
     slab = store.slab(0)
     state = slab.path.lstat()
     assert stat.S_ISREG(state.st_mode)

@@ -31,7 +31,7 @@ from labelstore.errors import (
 from labelstore.format.blocks import BlockData
 from labelstore.labels.prior import decode_probs
 from labelstore.storage import locks
-from labelstore.writer import StoreWriter
+from labelstore.store.writer import StoreWriter
 
 
 @settings(max_examples=25, deadline=None)

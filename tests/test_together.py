@@ -22,9 +22,9 @@ from labelstore.generate import Output, Recipe, generate, generate_together
 from labelstore.images.pixels import FolderSource
 from labelstore.memory import batch_that_fits
 from labelstore.storage import locks
+from labelstore.store.writer import Share
 from labelstore.teachers import load_teacher
 from labelstore.views.law import ViewLaw
-from labelstore.writer import Share
 
 RECIPE = Recipe(num_views=5, k=3, block_images=2)
 
@@ -188,7 +188,7 @@ import numpy as np
 from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource
 from labelstore.teachers import load_teacher
-from labelstore.writer import Share
+from labelstore.store.writer import Share
 
 photos, path, rank, world = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from labelstore import teachers
-from labelstore.ensembles import opened_reader
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
 from labelstore.images.pixels import INTERPOLATIONS, pixel_digest
 from labelstore.images.reduced_jpeg import Photo
 from labelstore.recovery import Recovery
+from labelstore.store.ensemble import opened_reader
 from labelstore.torch.collate import TorchSoftLabels
 from labelstore.torch.identity import PhotoIdentity
 from labelstore.torch.photos import Photos
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.ensembles import Ensemble
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.labels.top_k import LabelType, Tail
-    from labelstore.store import Store
+    from labelstore.store.ensemble import Ensemble
+    from labelstore.store.store import Store
     from labelstore.torch.identity import CheckPhotos
     from labelstore.torch.photos import Decoding
 

@@ -16,9 +16,9 @@ from labelstore.images.pixels import content_digest
 if TYPE_CHECKING:
     import os
 
-    from labelstore.ensembles import Ensemble
     from labelstore.images.reduced_jpeg import Photo
-    from labelstore.store import Store
+    from labelstore.store.ensemble import Ensemble
+    from labelstore.store.store import Store
 
 __all__ = ["CheckPhotos", "PhotoIdentity"]
 

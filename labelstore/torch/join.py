@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import torch
 
-from labelstore.ensembles import opened_reader
 from labelstore.epochs import EpochOrder
 from labelstore.errors import NotFoundError, PartialDataWarning, UsageError
 from labelstore.images.pixels import IMAGE_SUFFIXES
 from labelstore.images.reduced_jpeg import Photo
+from labelstore.store.ensemble import opened_reader
 from labelstore.torch.dataset import Show, SoftLabelDataset
 from labelstore.torch.photos import as_photo, file_of
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.ensembles import Ensemble
     from labelstore.schedule import Schedule
-    from labelstore.store import Store
+    from labelstore.store.ensemble import Ensemble
+    from labelstore.store.store import Store
     from labelstore.torch.collate import TorchSoftLabels
     from labelstore.torch.stored import StoredLabels
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.ensembles import Ensemble
-    from labelstore.store import Store
+    from labelstore.store.ensemble import Ensemble
+    from labelstore.store.store import Store
     from labelstore.torch.identity import PhotoIdentity
 
 __all__ = ["Decoding", "Photos", "as_photo", "file_of"]

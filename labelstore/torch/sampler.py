@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from labelstore.ensembles import opened_reader
 from labelstore.epochs import EpochOrder
 from labelstore.errors import MismatchError, NotFoundError, UsageError
 from labelstore.prefetch import Prefetcher
-from labelstore.slabs import SLAB_BYTES
+from labelstore.store.ensemble import opened_reader
+from labelstore.store.slabs.slab_cache import SLAB_BYTES
 from labelstore.torch.dataset import Show, SoftLabelDataset
 from labelstore.torch.ranks import check_undivided, ranks
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.ensembles import Ensemble
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.schedule import Schedule
-    from labelstore.store import Store
+    from labelstore.store.ensemble import Ensemble
+    from labelstore.store.store import Store
 
 __all__ = ["ViewSampler"]
 
@@ -89,7 +89,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 (unreadable ones) are left out, and those that a data set has no photo of.
             slab_bytes: how much memory the labels of this and the next epoch may take, of all
                 processes of the machine together; 0 for none. They are read ahead
-                (``labelstore.slabs``), for orders of at least an eighth of the store's images: all
+                (``labelstore.store.slabs.slab_cache``), for orders of at least an eighth of the store's images: all
                 groups of views that these epochs need where there is room, else the most wanted.
 
         Raises:

@@ -179,7 +179,7 @@ def test_a_plot_that_cannot_be_written_is_an_error_of_one_line(store, tmp_path):
 
 def test_the_papers_plot_of_an_empty_store(tmp_path):
     from labelstore.format.manifest import Manifest, fingerprint
-    from labelstore.writer import StoreWriter
+    from labelstore.store.writer import StoreWriter
 
     keys, targets = ["a", "b"], np.array([0, 1], dtype=np.int32)
     manifest = Manifest(2, 3, 4, 1, fingerprint(keys, targets), None, 1, 3)

@@ -17,10 +17,10 @@ import xxhash
 from core_data import make_planned, read_everything, written
 
 import labelstore
-from labelstore.backends.parquet_tables import file_of, label_table, measured_table
 from labelstore.format.arrays import array_digest, images_digest, view_arrays
 from labelstore.images.sources.choose import open_source
 from labelstore.materialize import materialize
+from labelstore.store.backends.parquet.tables import file_of, label_table, measured_table
 
 SIZE = {"images": 4, "views": 3, "classes": 8, "block_images": 2, "group_views": 2}
 BOXES = {

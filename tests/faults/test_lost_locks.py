@@ -19,8 +19,8 @@ from labelstore.errors import StoreError
 from labelstore.pipeline import Made
 from labelstore.running import Run
 from labelstore.storage import local_files
+from labelstore.store.writer import Share, StoreWriter
 from labelstore.testing.faults import trip
-from labelstore.writer import Share, StoreWriter
 
 TESTS = Path(__file__).parent.parent
 SETTINGS = {"images": 12, "views": 4, "block_images": 4}
@@ -89,7 +89,7 @@ def test_a_single_writer_whose_lock_file_was_replaced(tmp_path, suffix):
 import sys
 sys.path.insert(0, {str(TESTS)!r})
 from core_data import planned
-from labelstore.writer import StoreWriter
+from labelstore.store.writer import StoreWriter
 manifest, keys, targets, data, _ = planned(**{SETTINGS!r})
 with StoreWriter({str(path)!r}, manifest, keys, targets) as writer:
     print("ready", flush=True)

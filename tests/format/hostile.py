@@ -12,7 +12,7 @@ from core_data import planned
 
 from labelstore.format.blocks import block_codes
 from labelstore.format.manifest import _digest, fingerprint
-from labelstore.store import backend_of
+from labelstore.store.backends.registry import backend_of
 
 SIZE = {"images": 6, "views": 4, "classes": 12, "k": 3}
 LAYOUT = {"block_images": 3, "group_views": 2}

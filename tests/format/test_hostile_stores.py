@@ -19,10 +19,10 @@ from hostile import manifest_file, manifest_of, outcome, outcomes, signed, write
 from numcodecs import blosc
 
 import labelstore
-from labelstore.backends.zarr_metadata import array_layouts
 from labelstore.errors import CorruptError, StoreError
 from labelstore.format.manifest import Manifest
 from labelstore.materialize import materialize
+from labelstore.store.backends.zarr.metadata import array_layouts
 
 
 def checked(data):

@@ -8,7 +8,7 @@ from core_data import make_planned
 from remote_data import bucket_of, send
 
 import labelstore
-from labelstore.chunk_files import VARIABLE
+from labelstore.store.chunks.disk_cache import VARIABLE
 
 
 @pytest.fixture

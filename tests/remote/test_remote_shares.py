@@ -8,9 +8,9 @@ import pytest
 from core_data import make_planned, planned, read_everything
 
 import labelstore
-from labelstore import writer
 from labelstore.errors import StoreError
-from labelstore.writer import Share, StoreWriter
+from labelstore.store import writer
+from labelstore.store.writer import Share, StoreWriter
 
 SETTINGS = {"images": 20, "views": 6, "block_images": 4}
 

@@ -19,8 +19,8 @@ from labelstore import running
 from labelstore.errors import BusyError, LaunchWarning, StoreError
 from labelstore.running import Run
 from labelstore.storage import leases
+from labelstore.store.writer import Share, StoreWriter
 from labelstore.testing.network import Proxy
-from labelstore.writer import Share, StoreWriter
 
 TESTS = Path(__file__).parent.parent
 SETTINGS = {"images": 12, "views": 4, "block_images": 4}
@@ -92,7 +92,7 @@ sys.path.insert(0, {str(TESTS)!r})
 from labelstore import leases
 leases.LEASE_SECONDS = 1.5
 from core_data import planned
-from labelstore.writer import StoreWriter
+from labelstore.store.writer import StoreWriter
 manifest, keys, targets, data, _ = planned(**{SETTINGS!r})
 with StoreWriter({url!r}, manifest, keys, targets) as writer:
     print("ready", flush=True)

@@ -12,9 +12,10 @@ import torch
 from core_data import written
 
 import labelstore
-from labelstore import FerKD, shared
+from labelstore import FerKD
 from labelstore.epochs import EpochOrder
 from labelstore.prefetch import Prefetcher
+from labelstore.store.slabs import shared_file
 from labelstore.torch import ViewSampler
 
 
@@ -23,7 +24,7 @@ def folder(tmp_path, monkeypatch):
     """A folder of the test's own for slabs."""
     monkeypatch.setenv("LABELSTORE_SLABS", str(tmp_path / "slabs"))
     yield tmp_path / "slabs"
-    shared.sweep(tmp_path / "slabs")
+    shared_file.sweep(tmp_path / "slabs")
 
 
 class Labels(torch.utils.data.Dataset):
@@ -75,7 +76,7 @@ def test_epochs_are_the_same_with_and_without(tmp_path, workers, method, persist
         sampler.set_epoch(epoch)
         plain_sampler.set_epoch(epoch)
         assert epoch_of(loader) == epoch_of(plain)
-        assert shared.used(folder, store.manifest.id, besides="nothing") <= 2 * size
+        assert shared_file.used(folder, store.manifest.id, besides="nothing") <= 2 * size
     assert list(folder.glob("*.slab"))
     del loader
     store.slabs.close()
@@ -184,7 +185,7 @@ def test_where_room_is_short_the_most_wanted_groups_are_held(tmp_path, folder):
             assert len(held) == 3
             assert max(counts[missing]) <= 1.25 * min(counts[list(held)])
             short += 1
-        assert shared.used(folder, store.manifest.id, besides="nothing") <= room
+        assert shared_file.used(folder, store.manifest.id, besides="nothing") <= room
         images = order.order(epoch)
         views = order.views(images, epoch)
         assert (views == plain.views(images, epoch)).all()
@@ -207,7 +208,7 @@ def test_workers_see_the_same_surgical_epochs_in_little_room(tmp_path, folder):
         assert epoch_of(loader) == epoch_of(plain)
         # Workers give an old slab up after some reads, of which so few images have hardly enough.
         assert store.slabs.held() or epoch
-        assert shared.used(folder, store.manifest.id, besides="nothing") <= room
+        assert shared_file.used(folder, store.manifest.id, besides="nothing") <= room
     del loader
     store.slabs.close()
     assert list(folder.glob("*")) == []

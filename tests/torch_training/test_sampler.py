@@ -17,9 +17,9 @@ from labelstore.errors import IncompleteError, MismatchError, NotFoundError, Usa
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.images.pixels import FolderSource
+from labelstore.store.writer import StoreWriter
 from labelstore.torch import Show, SoftLabelDataset, ViewSampler
 from labelstore.torch.join import ViewJoin
-from labelstore.writer import StoreWriter
 
 
 def epoch_of(sampler, epoch):

@@ -14,9 +14,9 @@ import labelstore
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.images.pixels import pixel_digest
+from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
-from labelstore.writer import StoreWriter
 
 NUM_VIEWS, NUM_CLASSES, TOP_K = 10, 20, 3
 SIZE = (24, 20)

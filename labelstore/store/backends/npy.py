@@ -5,7 +5,7 @@ A folder of arrays in NumPy's own format, little-endian, which ``numpy.load`` op
     materialized.json              the manifest, and which store it is a copy of
     commits.npy                    (blocks, parts) uint64 commit digests, as in any store
     images/key.npy, target.npy     keys as fixed-width text, ground truth
-    images/*.npy, labels/*.npy     the arrays of ``labelstore.backends.base``, encoding ``plain``
+    images/*.npy, labels/*.npy     the arrays of ``labelstore.store.backends.protocol``, encoding ``plain``
 
 It is made whole by ``labelstore.materialize`` and read only.
 """
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from labelstore.backends.npy_header import HEADER_BYTES, array_header
 from labelstore.errors import CorruptError, UsageError
 from labelstore.format.arrays import commit_columns, image_arrays, prior_arrays, view_arrays
 from labelstore.storage.untrusted import DOCUMENT_BYTES, json_document, open_file, parsed, read_file
+from labelstore.store.backends.npy_header import HEADER_BYTES, array_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

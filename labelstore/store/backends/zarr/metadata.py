@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.backends.zarr_layout import (
+from labelstore.format.arrays import commit_columns
+from labelstore.store.backends.zarr.arrays import (
     COMMITS,
     KEYS,
     TABLE_CHUNK,
@@ -20,7 +21,6 @@ from labelstore.backends.zarr_layout import (
     all_arrays,
     layout,
 )
-from labelstore.format.arrays import commit_columns
 
 if TYPE_CHECKING:
     from labelstore.format.manifest import Manifest

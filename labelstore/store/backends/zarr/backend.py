@@ -3,7 +3,7 @@
 A shard is one block of images with all its views, written once by one writer; its inner chunks are
 groups of views, so that an epoch reads one chunk of each shard. Everything is read by any Zarr v3
 library: zstd inside blosc with byte shuffle, and crc32c. zarr writes; what is read is read here
-(``labelstore.backends.shards`` says why).
+(``labelstore.store.backends.zarr.shards`` says why).
 """
 
 from __future__ import annotations
@@ -20,26 +20,6 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from labelstore.backends.shards import (
-    chunk_bytes,
-    decode,
-    decode_bare,
-    decode_strings,
-    filled,
-    read_chunks,
-)
-from labelstore.backends.zarr_layout import (
-    ATTRIBUTE,
-    COMMITS,
-    KEYS,
-    TABLE_CHUNK,
-    TARGETS,
-    DurableStore,
-    all_arrays,
-    create_array,
-    layout,
-)
-from labelstore.backends.zarr_metadata import ArrayLayout, array_layouts, check_description
 from labelstore.errors import CorruptError, FormatError, LabelStoreError, StoreError
 from labelstore.format.arrays import commit_columns
 from labelstore.storage import local_files
@@ -51,6 +31,26 @@ from labelstore.storage.untrusted import (
     parsed,
     read_file,
     read_manifest,
+)
+from labelstore.store.backends.zarr.arrays import (
+    ATTRIBUTE,
+    COMMITS,
+    KEYS,
+    TABLE_CHUNK,
+    TARGETS,
+    DurableStore,
+    all_arrays,
+    create_array,
+    layout,
+)
+from labelstore.store.backends.zarr.metadata import ArrayLayout, array_layouts, check_description
+from labelstore.store.backends.zarr.shards import (
+    chunk_bytes,
+    decode,
+    decode_bare,
+    decode_strings,
+    filled,
+    read_chunks,
 )
 
 if TYPE_CHECKING:

@@ -20,16 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from labelstore.backends.parquet_checks import (
-    check_footer,
-    check_numbers,
-    commit_row,
-    label_schema,
-    measured_schema,
-    stray_files,
-    table_schema,
-)
-from labelstore.backends.parquet_tables import EDGES, file_of, label_table, measured_table
 from labelstore.errors import CorruptError
 from labelstore.format.arrays import commit_columns, image_arrays, prior_arrays, view_arrays
 from labelstore.storage import local_files
@@ -42,6 +32,16 @@ from labelstore.storage.untrusted import (
     read_manifest,
     require_file,
 )
+from labelstore.store.backends.parquet.checks import (
+    check_footer,
+    check_numbers,
+    commit_row,
+    label_schema,
+    measured_schema,
+    stray_files,
+    table_schema,
+)
+from labelstore.store.backends.parquet.tables import EDGES, file_of, label_table, measured_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

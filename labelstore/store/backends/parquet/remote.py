@@ -14,7 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from labelstore.backends.parquet import (
+from labelstore.format.arrays import commit_columns
+from labelstore.storage.objects import RemoteObjects
+from labelstore.storage.parquet_footer import OpenFile, footer_of
+from labelstore.storage.untrusted import DOCUMENT_BYTES, json_document
+from labelstore.store.backends.parquet.backend import (
     COMMITS,
     LABELS,
     MANIFEST,
@@ -24,11 +28,7 @@ from labelstore.backends.parquet import (
     ParquetBackend,
     block_file,
 )
-from labelstore.backends.remote_writing import RemoteWriting
-from labelstore.format.arrays import commit_columns
-from labelstore.storage.objects import RemoteObjects
-from labelstore.storage.parquet_footer import OpenFile, footer_of
-from labelstore.storage.untrusted import DOCUMENT_BYTES, json_document
+from labelstore.store.backends.remote_writing import RemoteWriting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

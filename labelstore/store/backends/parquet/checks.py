@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from labelstore.backends.npy_header import HEADER_BYTES, ArrayHeader, array_header
-from labelstore.backends.parquet_tables import label_table, measured_table
 from labelstore.format.arrays import image_arrays, prior_arrays, view_arrays
 from labelstore.storage.untrusted import check_expansion
+from labelstore.store.backends.npy_header import HEADER_BYTES, ArrayHeader, array_header
+from labelstore.store.backends.parquet.tables import label_table, measured_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -18,8 +18,8 @@ import numpy as np
 from labelstore.errors import MismatchError, NotFoundError, UsageError
 from labelstore.format.manifest import EXPLICIT, fingerprint
 from labelstore.labels.ensemble import EnsembleTopK
-from labelstore.numbering import as_array, in_range
-from labelstore.store import opened
+from labelstore.store.indexing import as_array, in_range
+from labelstore.store.store import opened
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.store import Store
+    from labelstore.store.store import Store
     from labelstore.views.law import Views
 
 __all__ = ["Ensemble", "Images", "ensemble", "opened_all", "opened_reader"]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.backends.mapped import MATERIALIZED, MappedBackend
 from labelstore.errors import (
     CorruptError,
     IncompleteError,
@@ -21,11 +20,11 @@ from labelstore.format.encoding import decode_confidence, decode_labels
 from labelstore.format.manifest import EXPLICIT, Manifest, fingerprint
 from labelstore.format.validity import table_problem
 from labelstore.labels.top_k import TopK
-from labelstore.numbering import as_array, common_shape, in_range
-from labelstore.reading import BlockReader
-from labelstore.slabs import Slabs
-from labelstore.storage import local_files
-from labelstore.storage.location import place_of, suffix_of
+from labelstore.storage.location import place_of
+from labelstore.store.backends.registry import backend_of
+from labelstore.store.chunks.reader import BlockReader
+from labelstore.store.indexing import as_array, common_shape, in_range
+from labelstore.store.slabs.slab_cache import Slabs
 from labelstore.views.law import ViewLaw, Views
 from labelstore.views.philox import hash_keys
 
@@ -35,13 +34,12 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.backends.base import Backend
     from labelstore.errors import StoreError
-    from labelstore.slab import Slab
+    from labelstore.store.slabs.slab import Slab
 
     Codes = dict[str, npt.NDArray[Any]]
 
-__all__ = ["LABELLED", "UNREADABLE", "Store", "backend_of", "open", "opened"]
+__all__ = ["LABELLED", "Store", "UNREADABLE", "open", "opened"]
 
 CACHE_BYTES = 256 * 2**20
 """How many bytes of verified codes a store keeps by default."""
@@ -59,7 +57,7 @@ def open(
             likely classes that it has read are kept besides: ``3 m + 1`` bytes for an image's list
             of m classes, in memory that all processes share where there are slabs.
         slab_bytes: how many bytes of slabs the machine may hold for this store, at most; 0 for
-            none (``labelstore.slabs``). A ``ViewSampler`` sets it.
+            none (``labelstore.store.slabs.slab_cache``). A ``ViewSampler`` sets it.
 
     Raises:
         NotFoundError: nothing is there, or access is denied. UsageError: a URL of another kind, or
@@ -77,34 +75,6 @@ def opened(store: Store | str | os.PathLike[str]) -> Store:
         Those of ``open``.
     """
     return open(store) if isinstance(store, (str, os.PathLike)) else store
-
-
-def backend_of(path: str | os.PathLike[str]) -> Backend:
-    """The backend for a path: Parquet for names that end in ``.parquet``, a materialized copy for
-    folders that hold one, else Zarr."""
-    path = place_of(path)
-    if isinstance(path, str):
-        return _remote_backend(path)
-    with local_files.readable(path):
-        if (path / MATERIALIZED).is_file():
-            return MappedBackend(path)
-    if path.suffix == ".parquet":
-        from labelstore.backends.parquet import ParquetBackend
-
-        return ParquetBackend(path)
-    from labelstore.backends.zarr import ZarrBackend
-
-    return ZarrBackend(path)
-
-
-def _remote_backend(url: str) -> Backend:
-    if suffix_of(url) == ".parquet":
-        from labelstore.backends.remote_parquet import RemoteParquetBackend
-
-        return RemoteParquetBackend(url)
-    from labelstore.backends.remote import RemoteZarrBackend
-
-    return RemoteZarrBackend(url)
 
 
 class Store:

@@ -6,7 +6,7 @@ class ids of two bytes and probabilities of one, two more for a finer largest pr
 decoded as a batch is read, which takes less time than reading decoded ones would. The prior lists
 of all images, which every epoch needs, are shared in the same way.
 
-A slab is a file of ``labelstore.shared``, by default in ``/dev/shm``. What it is called follows
+A slab is a file of ``labelstore.store.slabs.shared_file``, by default in ``/dev/shm``. What it is called follows
 from the store's id and the commit digests of its chunks, so that one made of a store that was
 changed since is never met; it is filled with chunks that were compared with those very digests.
 """
@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore import shared
 from labelstore.errors import (
     CorruptError,
     FallbackWarning,
@@ -32,15 +31,16 @@ from labelstore.errors import (
     LabelStoreError,
     StoreError,
 )
-from labelstore.slab import Slab, SlabSizes
+from labelstore.store.slabs import shared_file
+from labelstore.store.slabs.slab import Slab, SlabSizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from labelstore.reading import BlockReader
-    from labelstore.shared import SharedArrays, Writer
-    from labelstore.slab import Codes, Decode, Int64Array
+    from labelstore.store.chunks.reader import BlockReader
+    from labelstore.store.slabs.shared_file import SharedArrays, Writer
+    from labelstore.store.slabs.slab import Codes, Decode, Int64Array
 
 __all__ = ["SLAB_BYTES", "Slabs"]
 
@@ -91,7 +91,7 @@ class Slabs:
             reader: reads and verifies chunks.
             labels: makes labels of a given shape of the codes of views (n,) of images (n,).
             slab_bytes: of all slabs of the store on this machine together; 0 for none.
-            folder: where slabs lie; ``labelstore.shared.default_folder`` when None.
+            folder: where slabs lie; ``labelstore.store.slabs.shared_file.default_folder`` when None.
         """
         self.slab_bytes = slab_bytes
         self._folder = folder
@@ -116,7 +116,7 @@ class Slabs:
     @property
     def folder(self) -> Path:
         """Where slabs lie."""
-        return self._folder or shared.default_folder(self.slab_bytes)
+        return self._folder or shared_file.default_folder(self.slab_bytes)
 
     # Reading
 
@@ -168,7 +168,7 @@ class Slabs:
         if now < self._looked.get(group, 0.0):
             return None
         blocks = self._blocks(group)
-        held = shared.find(self.folder, self._sizes.layout(group, blocks)) if blocks else None
+        held = shared_file.find(self.folder, self._sizes.layout(group, blocks)) if blocks else None
         if held is None:
             self._looked[group] = now + _LOOK_SECONDS
             return None
@@ -186,7 +186,7 @@ class Slabs:
             return
         self._looked[None] = now + _LOOK_SECONDS
         if self._lists_fit():
-            self._adopt(shared.find(self.folder, self._sizes.lists()))
+            self._adopt(shared_file.find(self.folder, self._sizes.lists()))
 
     def _adopt(self, held: SharedArrays | None) -> None:
         if held is not None:
@@ -226,7 +226,7 @@ class Slabs:
                 held = self._made(group, blocks)
             except _NoRoomError:
                 layout = self._sizes.layout(group, blocks)
-                others = shared.used(self.folder, layout.prefix, besides=layout.name)
+                others = shared_file.used(self.folder, layout.prefix, besides=layout.name)
                 raise StoreError(
                     f"{self._reader.path}: the slab of group {group} takes {layout.nbytes:,} bytes "
                     f"beside {others:,} of others, and slab_bytes is {self.slab_bytes:,}: close a "
@@ -382,7 +382,7 @@ class Slabs:
             return False
         patience = time.monotonic() + _PATIENCE_SECONDS
         while self._plan is plan:
-            held = shared.used(self.folder, layout.prefix, besides=layout.name)
+            held = shared_file.used(self.folder, layout.prefix, besides=layout.name)
             if held + layout.nbytes <= self.slab_bytes:
                 self._crowded = False
                 return True
@@ -411,7 +411,7 @@ class Slabs:
 
         def fill(writer: Writer) -> None:
             # Its own room is taken by now: of two who looked at the same time one sees the other.
-            held = shared.used(self.folder, layout.prefix, besides=layout.name)
+            held = shared_file.used(self.folder, layout.prefix, besides=layout.name)
             if self.slab_bytes and held + layout.nbytes > self.slab_bytes:
                 raise _NoRoomError
             starts = range(0, blocks, _BATCH)
@@ -425,7 +425,7 @@ class Slabs:
                 for _ in pool.map(functools.partial(fill_part, writer), parts):
                     pass
 
-        return shared.make(self.folder, layout, fill, go_on)
+        return shared_file.make(self.folder, layout, fill, go_on)
 
     def _fill(self, writer: Writer, group: int | None, blocks: range) -> None:
         found: Iterator[Codes]

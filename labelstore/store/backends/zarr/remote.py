@@ -14,8 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
-from labelstore.backends.remote_writing import RemoteWriting
-from labelstore.backends.shards import (
+from labelstore.storage.objects import RemoteObjects
+from labelstore.storage.requests import THREADS, Threads
+from labelstore.storage.untrusted import DOCUMENT_BYTES, check_expansion
+from labelstore.store.backends.remote_writing import RemoteWriting
+from labelstore.store.backends.zarr.arrays import ATTRIBUTE, COMMITS, KEYS, TARGETS
+from labelstore.store.backends.zarr.backend import ZarrBackend
+from labelstore.store.backends.zarr.shards import (
     chunk_bytes,
     decode,
     entry,
@@ -24,11 +29,6 @@ from labelstore.backends.shards import (
     parse_index,
     shard_bytes,
 )
-from labelstore.backends.zarr import ZarrBackend
-from labelstore.backends.zarr_layout import ATTRIBUTE, COMMITS, KEYS, TARGETS
-from labelstore.storage.objects import RemoteObjects
-from labelstore.storage.requests import THREADS, Threads
-from labelstore.storage.untrusted import DOCUMENT_BYTES, check_expansion
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-    from labelstore.backends.zarr_metadata import ArrayLayout
     from labelstore.storage.objects import Objects
+    from labelstore.store.backends.zarr.metadata import ArrayLayout
 
 __all__ = ["ObjectsStore", "RemoteZarrBackend"]
 

@@ -13,9 +13,9 @@ import xxhash
 
 from labelstore.errors import NotFoundError
 from labelstore.format.arrays import prior_arrays, view_arrays
-from labelstore.numbering import as_array, common_shape
-from labelstore.pool import flat_take
-from labelstore.shared import Layout
+from labelstore.store.chunks.memory_cache import flat_take
+from labelstore.store.indexing import as_array, common_shape
+from labelstore.store.slabs.shared_file import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from labelstore.format.manifest import Manifest
     from labelstore.labels.top_k import TopK
-    from labelstore.reading import BlockReader
-    from labelstore.shared import SharedArrays
+    from labelstore.store.chunks.reader import BlockReader
+    from labelstore.store.slabs.shared_file import SharedArrays
 
     Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from labelstore.backends.mapped import MappedBackend
-from labelstore.chunk_files import ChunkFiles
 from labelstore.errors import CorruptError, IncompleteError, StoreError
 from labelstore.format.arrays import (
     UNREADABLE,
@@ -27,7 +25,9 @@ from labelstore.format.arrays import (
 )
 from labelstore.format.encoding import decode_prior
 from labelstore.format.validity import image_problem, label_problem, prior_problem, top_problem
-from labelstore.pool import ChunkPool, flat_take
+from labelstore.store.backends.npy import MappedBackend
+from labelstore.store.chunks.disk_cache import ChunkFiles
+from labelstore.store.chunks.memory_cache import ChunkPool, flat_take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.backends.base import Backend
     from labelstore.format.arrays import ArraySpec
     from labelstore.format.manifest import Manifest
     from labelstore.labels.prior import ImagePrior
+    from labelstore.store.backends.protocol import Backend
 
     Codes = dict[str, npt.NDArray[Any]]
 
