@@ -19,19 +19,12 @@ if TYPE_CHECKING:
     from labelstore.format.manifest import Manifest
 
     Codes = Mapping[str, npt.NDArray[Any]]
-    Bools = npt.NDArray[np.bool_]
-
-    import numpy.typing as npt
-
-    from labelstore.format.manifest import Manifest
-
-    Codes = dict[str, npt.NDArray[Any]]
 
 __all__ = [
-    "ArraySpec",
     "LABELLED",
     "NO_LIST",
     "UNREADABLE",
+    "ArraySpec",
     "array_digest",
     "commit_columns",
     "image_arrays",
