@@ -34,7 +34,7 @@ import labelstore
 from benchmarks.common import ratio, summary, write_result
 from labelstore.demo import place_photos, place_teacher
 from labelstore.images.pixels import FolderSource, cut, decode
-from labelstore.teachers import create_model, load_teacher, normalize
+from labelstore.teachers.load import create_model, load_teacher, normalize
 from labelstore.torch import (
     Show,
     SoftLabelDataset,

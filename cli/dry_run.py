@@ -18,7 +18,7 @@ def dry_run(given: dict[str, Any], source: Any, made: Output, workers: int) -> N
         StoreError: there is no room for it.
     """
     from labelstore.forecast import forecast
-    from labelstore.pipeline import BATCH_SIZES
+    from labelstore.teachers.batch_size import BATCH_SIZES
 
     teacher = made.teacher
     found = forecast(

@@ -311,7 +311,7 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
     from labelstore.launch import own_cores, take_gpu
     from labelstore.precheck import check_request
     from labelstore.store.writer import Share
-    from labelstore.teachers import facts_of
+    from labelstore.teachers.load import facts_of
 
     each = options.teachers_from(given)
     source = options.source_from(given, given["source"])

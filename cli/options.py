@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from labelstore.images.sources.choose import ImageSource
     from labelstore.labels.ferkd import Combine, FerKD
-    from labelstore.teachers import Teacher
+    from labelstore.teachers.load import Teacher
     from labelstore.views.law import ViewLaw
 
 __all__ = [
@@ -344,7 +344,7 @@ def teacher_options(required: bool = True) -> Callable[[_Command], _Command]:
 
 def teacher_from(given: dict[str, Any]) -> Teacher:
     """The teacher that ``teacher_options`` were given for."""
-    from labelstore.teachers import load_teacher
+    from labelstore.teachers.load import load_teacher
 
     return load_teacher(
         given["spec"],

@@ -271,7 +271,7 @@ class ProgressMeter:
             "waiting_share": round(self.waiting_share, 4),
         }
         if device != "cpu":
-            from labelstore.devices import utilisation
+            from labelstore.teachers.devices import utilisation
 
             document["device_utilisation"] = utilisation(device)
         return document

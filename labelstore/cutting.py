@@ -17,7 +17,7 @@ import numpy as np
 from labelstore.errors import DecodeError, SourceError
 from labelstore.images.pixels import content_digest, cut, decode
 from labelstore.images.resize_on_device import resize_boxes
-from labelstore.staging import own_stream, place_batch, place_photo, ready_event
+from labelstore.teachers.transfer import own_stream, place_batch, place_photo, ready_event
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.inference import Preprocessing
+    from labelstore.teachers.teacher import Preprocessing
     from labelstore.views.law import ViewLaw
 
 __all__ = ["RESIZES", "Batch", "Cutter", "Photo", "Resize", "Run", "Shape", "shape_of"]

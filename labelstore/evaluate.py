@@ -18,7 +18,7 @@ import numpy as np
 
 from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.images.pixels import cut, decode
-from labelstore.topk import top_k
+from labelstore.teachers.top_k import top_k
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.inference import Teacher
+    from labelstore.teachers.teacher import Teacher
 
 __all__ = ["EvaluationReport", "central_box", "evaluate", "wilson_interval"]
 

@@ -15,7 +15,7 @@ from labelstore.labels.ferkd import Action, FerKD
 from labelstore.plan import Setting, measure
 from labelstore.storage.local_files import free_bytes
 from labelstore.storage.location import place_of, suffix_of
-from labelstore.topk import softmax
+from labelstore.teachers.top_k import softmax
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from labelstore.generate import Recipe
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.inference import Teacher
+    from labelstore.teachers.teacher import Teacher
 
 __all__ = ["Forecast", "forecast"]
 

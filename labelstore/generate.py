@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     from labelstore.cutting import Resize
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.inference import Teacher
     from labelstore.labels.top_k import LabelType
     from labelstore.pipeline import Progress
-    from labelstore.ray_engine import Described, RayEngine
+    from labelstore.ray_engine import RayEngine
     from labelstore.store.writer import Remake, Share
+    from labelstore.teachers.teacher import Described, Teacher
 
 __all__ = [
     "FIDELITIES",

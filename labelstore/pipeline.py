@@ -17,9 +17,9 @@ from labelstore.cutting import Cutter, shape_of
 from labelstore.errors import TeacherError, UsageError
 from labelstore.format.blocks import BlockData
 from labelstore.format.encoding import cut_at_mass
-from labelstore.forward import Forward
 from labelstore.labels import prior
-from labelstore.staging import take
+from labelstore.teachers.forward import Forward
+from labelstore.teachers.transfer import take
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from labelstore.cutting import Batch, Photo, Resize, Run
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.inference import Teacher
+    from labelstore.teachers.teacher import Teacher
 
-__all__ = ["BATCH_SIZES", "Labeller", "Made", "Progress", "Silent", "default_batch_size"]
+__all__ = ["Labeller", "Made", "Progress", "Silent"]
 
 STAGED_BATCHES = {"cpu": 0, "cuda": 2, "mps": 2}
 """Batches of pixels that wait for the teacher. On a CPU pixels and teacher take turns: side by side
@@ -41,17 +41,6 @@ slowest of its cores."""
 
 BATCHES_UNDER_WAY = {"cpu": 0, "cuda": 2, "mps": 1}
 """Batches whose results are not waited for before the next one begins."""
-
-
-BATCH_SIZES = {"cpu": 16, "cuda": 256, "mps": 64}
-"""Views in one forward where nothing was measured."""
-
-
-def default_batch_size(teachers: Sequence[Teacher]) -> int:
-    """Views in one forward: on a GPU as many as fit, of all teachers the fewest."""
-    if teachers[0].device == "cuda":
-        return min(teacher.fitting_batch() for teacher in teachers)
-    return BATCH_SIZES[teachers[0].device]
 
 
 class Progress(Protocol):

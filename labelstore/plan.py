@@ -24,7 +24,7 @@ from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
 from labelstore.store.store import Store
 from labelstore.store.writer import StoreWriter
-from labelstore.topk import softmax
+from labelstore.teachers.top_k import softmax
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.inference import Teacher
+    from labelstore.teachers.teacher import Teacher
     from labelstore.views.law import ViewLaw
 
     Float32Array = npt.NDArray[np.float32]

@@ -14,10 +14,10 @@ import numpy as np
 import labelstore
 from labelstore.errors import CorruptError, DecodeError, MismatchError
 from labelstore.format.manifest import LOGITS_PROBE
-from labelstore.forward import log_probabilities
 from labelstore.images.pixels import content_digest, cut, decode, pixel_digest
 from labelstore.images.resize_on_device import resize_boxes
-from labelstore.staging import place_photo
+from labelstore.teachers.forward import log_probabilities
+from labelstore.teachers.transfer import place_photo
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from labelstore.cutting import Shape
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.inference import Preprocessing, Teacher
     from labelstore.store.store import Store
+    from labelstore.teachers.teacher import Preprocessing, Teacher
 
     Pixels = npt.NDArray[np.uint8]
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from labelstore.ray_worker import Load
     from labelstore.running import Settings
 
-__all__ = ["Described", "RayEngine"]
+__all__ = ["RayEngine"]
 
 DEATHS = 5
 """How often the actor of one block may die before the run stops: a block that kills each actor

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.inference import Preprocessing, Teacher
     from labelstore.pipeline import Labeller, Made
     from labelstore.running import Settings
+    from labelstore.teachers.teacher import Preprocessing, Teacher
 
     Load = Callable[[], tuple[ImageSource, list[Teacher]]]
     """What an actor opens on its node; it is pickled."""

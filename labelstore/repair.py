@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from labelstore.format.blocks import BlockCodes
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.inference import Teacher
     from labelstore.pipeline import Progress
     from labelstore.store.store import Store
+    from labelstore.teachers.teacher import Teacher
 
 __all__ = ["repair"]
 

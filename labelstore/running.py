@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import LaunchWarning, UsageError
-from labelstore.inference import Teacher
-from labelstore.pipeline import Labeller, default_batch_size
+from labelstore.pipeline import Labeller
 from labelstore.probes import check_device_resize, prove
+from labelstore.teachers.batch_size import default_batch_size
+from labelstore.teachers.teacher import Teacher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
     from labelstore.pipeline import Progress
-    from labelstore.ray_engine import Described
     from labelstore.store.writer import Share, StoreWriter
+    from labelstore.teachers.teacher import Described
 
 __all__ = ["LocalEngine", "Run", "Settings"]
 

@@ -15,7 +15,7 @@ from labelstore.errors import MismatchError, SourceError, UsageError
 from labelstore.images.pixels import content_digest, cut, decode
 from labelstore.schedule import mixed_seed
 from labelstore.store.store import opened
-from labelstore.topk import top_k
+from labelstore.teachers.top_k import top_k
 from labelstore.views.philox import permutation
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.inference import Teacher
     from labelstore.store.store import Store
+    from labelstore.teachers.teacher import Teacher
 
 __all__ = ["Problem", "Replay", "VerifyReport", "replay", "verify"]
 

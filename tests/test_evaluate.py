@@ -14,7 +14,7 @@ from PIL import Image
 from labelstore.errors import SourceError, UsageError
 from labelstore.evaluate import central_box, evaluate, wilson_interval
 from labelstore.images.pixels import FolderSource, decode
-from labelstore.inference import Preprocessing, Teacher
+from labelstore.teachers.teacher import Preprocessing, Teacher
 
 COLOURS = ((220, 30, 30), (30, 220, 30), (30, 30, 220))
 FACTORY = """

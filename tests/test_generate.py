@@ -22,7 +22,7 @@ from labelstore.errors import LabelStoreError, MismatchError, SourceError, Usage
 from labelstore.generate import Recipe, generate
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import FolderSource, cut, decode
-from labelstore.teachers import load_teacher, top_k
+from labelstore.teachers.load import load_teacher, top_k
 from labelstore.views.law import ViewLaw
 
 

@@ -18,8 +18,8 @@ import labelstore
 from labelstore.errors import TeacherError
 from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource
-from labelstore.inference import Preprocessing, Teacher
-from labelstore.outputs import difference, fault_of
+from labelstore.teachers.outputs import difference, fault_of
+from labelstore.teachers.teacher import Preprocessing, Teacher
 
 INPUT = Preprocessing((32, 32), (0.5,) * 3, (0.25,) * 3, "bilinear")
 

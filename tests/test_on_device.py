@@ -18,8 +18,8 @@ from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.images.resize_on_device import FILTERS, resize_boxes
 from labelstore.recovery import Recovery
-from labelstore.teachers import create_model, load_teacher
-from labelstore.topk import top_k
+from labelstore.teachers.load import create_model, load_teacher
+from labelstore.teachers.top_k import top_k
 from labelstore.torch import StoredLabels, recover, soft_cross_entropy
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

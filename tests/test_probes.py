@@ -19,10 +19,10 @@ from labelstore.errors import CorruptError, MismatchError
 from labelstore.format.manifest import LOGITS_PROBE, Manifest
 from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource, content_digest
-from labelstore.inference import Preprocessing, Teacher
 from labelstore.repair import repair
 from labelstore.store.writer import Share, StoreWriter
-from labelstore.teachers import load_teacher
+from labelstore.teachers.load import load_teacher
+from labelstore.teachers.teacher import Preprocessing, Teacher
 from labelstore.verify import replay, verify
 
 RECIPE = Recipe(num_views=3, k=3, block_images=3, prior_size=0)

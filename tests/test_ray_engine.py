@@ -20,8 +20,8 @@ import labelstore
 from labelstore.errors import MismatchError, NotFoundError, SourceError, UsageError
 from labelstore.generate import Output, Recipe, generate, generate_together
 from labelstore.images.pixels import FolderSource
-from labelstore.inference import Teacher
-from labelstore.teachers import create_model, load_teacher
+from labelstore.teachers.load import create_model, load_teacher
+from labelstore.teachers.teacher import Teacher
 from labelstore.views.law import ViewLaw
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")

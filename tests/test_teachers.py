@@ -22,7 +22,7 @@ from torch import nn
 
 from labelstore.errors import NotFoundError, TeacherError, UsageError
 from labelstore.images.pixels import cut, decode
-from labelstore.teachers import (
+from labelstore.teachers.load import (
     Preprocessing,
     Teacher,
     create_model,
@@ -32,7 +32,7 @@ from labelstore.teachers import (
     normalize,
     top_k,
 )
-from labelstore.weights import weights_digest
+from labelstore.teachers.weights import weights_digest
 
 # Small networks of timm: a convolutional one for any input size, and a transformer for one alone.
 CONVOLUTIONAL, TRANSFORMER = "test_resnet", "vit_tiny_patch16_224"
@@ -579,7 +579,7 @@ class TestSpecs:
 
 TF32 = """
 import os, torch
-from labelstore.devices import exact_float32
+from labelstore.teachers.devices import exact_float32
 
 cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
 kinds = [cudnn.conv, cudnn.rnn, matmul] if hasattr(cudnn, "conv") else []
@@ -715,7 +715,7 @@ class TestFactories:
 
     GOOD = """
         import torch
-        from labelstore.teachers import Preprocessing
+        from labelstore.teachers.load import Preprocessing
 
         def teacher():
             torch.manual_seed(0)
@@ -824,7 +824,7 @@ def test_pretrained_weights_come_from_the_cache_or_fail_fast(tmp_path):
     script = """
         import time
         from labelstore.errors import TeacherError
-        from labelstore.teachers import load_teacher
+        from labelstore.teachers.load import load_teacher
         import timm
 
         teacher = load_teacher("timm:test_resnet.r160_in1k", device="cpu")

@@ -14,7 +14,7 @@ import labelstore
 from labelstore.errors import TeacherError
 from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource
-from labelstore.teachers import load_teacher
+from labelstore.teachers.load import load_teacher
 
 SMALL = (
     "test_|atto|femto|pico|nano|zepto",

@@ -20,10 +20,10 @@ import labelstore
 from labelstore.errors import BusyError, MismatchError, UsageError
 from labelstore.generate import Output, Recipe, generate, generate_together
 from labelstore.images.pixels import FolderSource
-from labelstore.memory import batch_that_fits
 from labelstore.storage import locks
 from labelstore.store.writer import Share
-from labelstore.teachers import load_teacher
+from labelstore.teachers.batch_size import batch_that_fits
+from labelstore.teachers.load import load_teacher
 from labelstore.views.law import ViewLaw
 
 RECIPE = Recipe(num_views=5, k=3, block_images=2)
@@ -187,7 +187,7 @@ import sys
 import numpy as np
 from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource
-from labelstore.teachers import load_teacher
+from labelstore.teachers.load import load_teacher
 from labelstore.store.writer import Share
 
 photos, path, rank, world = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -318,7 +318,9 @@ def test_processes_killed_two_hundred_times_make_the_same_store(photos, teachers
     deaths = rounds = 0
     # Forked from a process that has imported all and run nothing.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "timm", "labelstore.generate", "labelstore.teachers"])
+    context.set_forkserver_preload(
+        ["torch", "timm", "labelstore.generate", "labelstore.teachers.load"]
+    )
     while deaths < 200:
         path = tmp_path / f"{rounds}.zarr"
         rounds += 1
@@ -364,7 +366,7 @@ import numpy as np
 import torch
 from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource
-from labelstore.teachers import load_teacher
+from labelstore.teachers.load import load_teacher
 
 torch.set_num_threads(1)
 source = FolderSource(sys.argv[1])

@@ -17,7 +17,7 @@ import labelstore
 from labelstore.errors import MismatchError, SourceError
 from labelstore.images.pixels import FolderSource
 from labelstore.store.writer import StoreWriter
-from labelstore.teachers import load_teacher
+from labelstore.teachers.load import load_teacher
 from labelstore.verify import replay, verify
 
 FACTORY = """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from benchmarks.support.gpu_place import Place, Record
     from labelstore.images.pixels import FolderSource
-    from labelstore.teachers import Teacher
+    from labelstore.teachers.load import Teacher
 
 __all__ = ["batch_size", "generate", "sharing"]
 
@@ -206,7 +206,7 @@ class _Work:
         """A teacher, its batch size, and the views a second of its forward alone."""
         key = (model, compiled)
         if key not in self._teachers:
-            from labelstore.pipeline import default_batch_size
+            from labelstore.teachers.batch_size import default_batch_size
 
             teacher = _teacher(model, self.place)
             batch = 8 if self.place.dry else default_batch_size([teacher])
@@ -239,7 +239,7 @@ class _Work:
 
 def _teacher(model: str, place: Place) -> Teacher:
     """An untrained network: it takes the time of a trained one."""
-    from labelstore.teachers import load_teacher
+    from labelstore.teachers.load import load_teacher
 
     return load_teacher(
         f"timm:{model}", checkpoint="none", device=place.device.type, precision=place.precision
@@ -255,7 +255,7 @@ def _pixels(teacher: Teacher, count: int) -> torch.Tensor:
 
 def _bare(teacher: Teacher, placed: torch.Tensor) -> Any:
     """A forward with softmax and top-k, as ``generate`` does it, not waited for."""
-    from labelstore.forward import Forward
+    from labelstore.teachers.forward import Forward
 
     return Forward(teacher, placed, 4, 1.0, None)
 

@@ -115,7 +115,7 @@ class _Steps:
         from benchmarks.batch import stored
         from labelstore import FerKD
         from labelstore.recovery import Recovery
-        from labelstore.teachers import create_model
+        from labelstore.teachers.load import create_model
         from labelstore.torch import StoredLabels, TorchSoftLabels
 
         self.place = place
@@ -173,7 +173,7 @@ class _Steps:
     def online(self, name: str) -> Callable[..., Any]:
         """A teacher in the loop, made at its first step."""
         if name not in self.__dict__:
-            from labelstore.teachers import create_model
+            from labelstore.teachers.load import create_model
 
             teacher = create_model(name, num_classes=1000).eval().requires_grad_(False)
             setattr(self, name, teacher.to(self.place.device, memory_format=torch.channels_last))
@@ -193,7 +193,7 @@ class _Steps:
 
     def step(self, label: Callable[[torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]) -> None:
         """Copy a batch, normalize it, forward, loss, backward, optimizer."""
-        from labelstore.teachers import normalize
+        from labelstore.teachers.load import normalize
 
         pixels = self.pixels.to(self.place.device, non_blocking=True)
         x = normalize(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -11,7 +11,7 @@ for epoch in range(epochs):
 
 from __future__ import annotations
 
-from labelstore.teachers import normalize
+from labelstore.teachers.load import normalize
 from labelstore.torch.collate import TorchSoftLabels, collate_views
 from labelstore.torch.dataset import Show, SoftLabelDataset
 from labelstore.torch.join import HuggingFaceViews, ViewJoin, WebDatasetViews

@@ -11,12 +11,12 @@ import PIL
 import torch
 from PIL import Image
 
-from labelstore import teachers
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
 from labelstore.images.pixels import INTERPOLATIONS, pixel_digest
 from labelstore.images.reduced_jpeg import Photo
 from labelstore.recovery import Recovery
 from labelstore.store.ensemble import opened_reader
+from labelstore.teachers import load
 from labelstore.torch.collate import TorchSoftLabels
 from labelstore.torch.identity import PhotoIdentity
 from labelstore.torch.photos import Photos
@@ -268,7 +268,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         pixels = torch.from_numpy(np.stack(cuts)).permute(0, 3, 1, 2).contiguous()
         if self._normalize is None:
             return pixels
-        return teachers.normalize(pixels, *self._normalize)
+        return load.normalize(pixels, *self._normalize)
 
     def _cut(
         self,

@@ -17,7 +17,7 @@ from labelstore.cli.main import main
 from labelstore.generate import Recipe, generate
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.sources.choose import in_order, open_source
-from labelstore.teachers import load_teacher
+from labelstore.teachers.load import load_teacher
 
 FACTORY = """
 import torch

@@ -15,7 +15,7 @@ import labelstore
 from labelstore.errors import DecodeError, SourceError
 from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource, decode
-from labelstore.teachers import load_teacher
+from labelstore.teachers.load import load_teacher
 
 RECIPE = Recipe(num_views=4, k=2, block_images=2, group_views=2)
 

@@ -18,7 +18,7 @@ from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource
 from labelstore.repair import repair
 from labelstore.store.writer import Remake, StoreWriter
-from labelstore.teachers import load_teacher
+from labelstore.teachers.load import load_teacher
 from labelstore.testing.faults import trip
 
 SETTINGS = {"images": 9, "views": 4, "classes": 12, "k": 2, "prior_size": 4, "block_images": 3}

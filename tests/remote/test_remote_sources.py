@@ -20,7 +20,7 @@ from labelstore.generate import Recipe, generate
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import FolderSource
 from labelstore.images.sources.choose import open_source
-from labelstore.teachers import load_teacher
+from labelstore.teachers.load import load_teacher
 from labelstore.testing.network import FileServer
 
 

@@ -9,8 +9,8 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import NotFoundError, TeacherError
-from labelstore.inference import NETWORK_ERRORS, one_line
-from labelstore.weights import COUNTER
+from labelstore.teachers.teacher import NETWORK_ERRORS, one_line
+from labelstore.teachers.weights import COUNTER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

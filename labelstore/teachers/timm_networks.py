@@ -1,6 +1,6 @@
 """timm's networks: by name, from a hub or a folder, with weights of their own or a checkpoint's.
 
-This and `labelstore.checkpoints` are the modules that import timm, when it is first needed.
+This and `labelstore.teachers.checkpoints` are the modules that import timm, when it is first needed.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelstore.checkpoints import classes_of, read_checkpoint, without_prefix
 from labelstore.errors import NotFoundError, TeacherError, UsageError
-from labelstore.inference import NETWORK_ERRORS, Preprocessing, one_line
-from labelstore.weights import check_hub, load_state_dict_by_name
+from labelstore.teachers.checkpoints import classes_of, read_checkpoint, without_prefix
+from labelstore.teachers.teacher import NETWORK_ERRORS, Preprocessing, one_line
+from labelstore.teachers.weights import check_hub, load_state_dict_by_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

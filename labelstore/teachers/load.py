@@ -1,7 +1,7 @@
 """Teachers: from a short spec to a network that turns crops into logits.
 
 torch is imported when first needed. What a
-teacher does once it is built is in `labelstore.inference`, whose names are offered here too.
+teacher does once it is built is in `labelstore.teachers.teacher`, whose names are offered here too.
 """
 
 from __future__ import annotations
@@ -14,23 +14,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelstore.devices import DEVICES, PRECISIONS, checked_device
 from labelstore.errors import TeacherError, UsageError
-from labelstore.inference import (
-    Preprocessing,
-    Teacher,
-    normalize,
-    one_line,
-)
-from labelstore.timm_networks import (
+from labelstore.teachers.devices import DEVICES, PRECISIONS, checked_device
+from labelstore.teachers.teacher import Preprocessing, Teacher, normalize, one_line
+from labelstore.teachers.timm_networks import (
     build,
     class_names_of,
     create_model,
     imagenet_class_names,
     preprocessing_of,
 )
-from labelstore.topk import top_k
-from labelstore.weights import load_state_dict_in_order
+from labelstore.teachers.top_k import top_k
+from labelstore.teachers.weights import load_state_dict_in_order
 
 if TYPE_CHECKING:
     import torch

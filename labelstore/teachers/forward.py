@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.topk import top_k_keys, unpack_keys
+from labelstore.teachers.top_k import top_k_keys, unpack_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from labelstore.inference import Teacher
+    from labelstore.teachers.teacher import Teacher
 
 __all__ = ["Forward", "log_probabilities"]
 

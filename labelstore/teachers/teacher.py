@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.devices import checked_device, exact_float32
 from labelstore.errors import TeacherError, UsageError
 from labelstore.images.preprocessing import Preprocessing, normalize
-from labelstore.memory import PROBED_BATCHES, batch_that_fits, is_out_of_memory
-from labelstore.outputs import (
+from labelstore.ray_worker import (
+    Described,
+)
+from labelstore.teachers.batch_size import PROBED_BATCHES, batch_that_fits, is_out_of_memory
+from labelstore.teachers.devices import checked_device, exact_float32
+from labelstore.teachers.outputs import (
     REARRANGED,
     REPEATED,
     TRIED_CROPS,
@@ -19,7 +22,7 @@ from labelstore.outputs import (
     difference,
     tried_crops,
 )
-from labelstore.weights import channels_last, module_digest, settled
+from labelstore.teachers.weights import channels_last, module_digest, settled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,13 +30,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-__all__ = [
-    "NETWORK_ERRORS",
-    "Preprocessing",
-    "Teacher",
-    "normalize",
-    "one_line",
-]
+
+__all__ = ["Described", "NETWORK_ERRORS", "Preprocessing", "Teacher", "normalize", "one_line"]
 
 _NO_MEMORY = "ran out of memory on"
 
