@@ -21,9 +21,9 @@ import labelstore
 from benchmarks.common import alternate, ratio, summary, synthetic_labels, write_result
 from labelstore.labels.prior import ImagePrior
 from labelstore.labels.top_k import TopK
-from labelstore.mixing import mixed_labels
-from labelstore.recovery import Recovery
 from labelstore.torch import SelfMix, StoredLabels, TorchSoftLabels, recover
+from labelstore.training.mixing import mixed_labels
+from labelstore.training.recovery import Recovery
 
 IMAGES, VIEWS, CLASSES = 256, 4, 1000
 

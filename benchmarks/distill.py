@@ -34,7 +34,6 @@ import labelstore
 from benchmarks import distill_report, fashion
 from benchmarks.common import alternate, ratio, summary, write_result
 from labelstore.labels.soft_labels import hard, smooth
-from labelstore.passing import decisions
 from labelstore.torch import (
     CutMix,
     MixUp,
@@ -44,6 +43,7 @@ from labelstore.torch import (
     ViewSampler,
     soft_cross_entropy,
 )
+from labelstore.training.decisions import decisions
 
 BATCH_IMAGES, VIEWS_PER_IMAGE = 64, 4
 LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.02

@@ -33,9 +33,9 @@ from benchmarks.epoch_peers import PEERS, floor
 from labelstore.format.arrays import array_digest, view_arrays
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
-from labelstore.schedule import random_views
 from labelstore.store.backends.zarr.shards import entry, index_bytes, parse_index
 from labelstore.store.writer import StoreWriter
+from labelstore.training.cycle import random_views
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:

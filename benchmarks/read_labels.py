@@ -25,7 +25,7 @@ import torch
 import labelstore
 from benchmarks.common import alternate, ratio, summary, synthetic_labels, write_result
 from labelstore.materialize import materialize
-from labelstore.schedule import random_views
+from labelstore.training.cycle import random_views
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:

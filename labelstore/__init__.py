@@ -63,7 +63,6 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from labelstore.batching import Batch, Batches
     from labelstore.errors import LabelStoreError
     from labelstore.labels.ferkd import Action, Calibrated, EnsembleFerKD, FerKD
     from labelstore.labels.soft_labels import SoftLabels
@@ -73,6 +72,7 @@ if TYPE_CHECKING:
     from labelstore.store.ensemble import Ensemble, ensemble
     from labelstore.store.store import Store, open
     from labelstore.store.write import write
+    from labelstore.training.batches import Batch, Batches
     from labelstore.views.law import ViewLaw, Views
 
 

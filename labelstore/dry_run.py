@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from labelstore.curriculum import Direction
 from labelstore.errors import NotFoundError, UsageError
 from labelstore.labels.ferkd import FerKD
-from labelstore.passing import count_views, decisions, pace_of
-from labelstore.schedule import Schedule, budget_images, budget_share
 from labelstore.store.ensemble import Ensemble, opened_reader
 from labelstore.store.slabs.slab import label_bytes
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
-from labelstore.walk import Walk
+from labelstore.training.budget import budget_images, budget_share
+from labelstore.training.curriculum import Direction
+from labelstore.training.cycle import Schedule
+from labelstore.training.decisions import count_views, decisions, pace_of
+from labelstore.training.walk import Walk
 
 if TYPE_CHECKING:
     import os
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import EnsembleFerKD
-    from labelstore.passing import Counts, Decisions
     from labelstore.store.store import Store
+    from labelstore.training.decisions import Counts, Decisions
 
     Int64Array = npt.NDArray[np.int64]
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from labelstore.errors import UsageError
 from labelstore.labels.ferkd import FerKD
-from labelstore.mixing import MixUp, OneOf, SelfMix
+from labelstore.training.mixing import MixUp, OneOf, SelfMix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import LabelType, Tail, TopK
-    from labelstore.mixing import Mixing
     from labelstore.torch.collate import TorchSoftLabels
     from labelstore.torch.mixing import MixingOfTensors
+    from labelstore.training.mixing import Mixing
 
     LossFunction = Callable[[torch.Tensor, TorchSoftLabels], torch.Tensor]
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from labelstore.errors import MismatchError, SourceError, UsageError
 from labelstore.images.pixels import content_digest, cut, decode
-from labelstore.schedule import mixed_seed
 from labelstore.store.store import opened
 from labelstore.teachers.top_k import top_k
+from labelstore.training.cycle import mixed_seed
 from labelstore.views.philox import permutation
 
 if TYPE_CHECKING:

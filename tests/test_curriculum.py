@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import labelstore
-from labelstore.curriculum import confidence_order, curriculum_views
 from labelstore.errors import LabelError, UsageError
 from labelstore.labels.ferkd import Action, FerKD
-from labelstore.passing import passing
+from labelstore.training.curriculum import confidence_order, curriculum_views
+from labelstore.training.decisions import passing
 
 
 def slow_places(n, epoch, epochs, m, direction):

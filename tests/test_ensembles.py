@@ -11,8 +11,8 @@ from core_data import make_planned, planned, written
 
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, UsageError
-from labelstore.passing import passing
 from labelstore.store.writer import StoreWriter
+from labelstore.training.decisions import passing
 from labelstore.views.law import ViewLaw
 
 

@@ -17,10 +17,10 @@ from labelstore import FerKD
 from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.images.resize_on_device import FILTERS, resize_boxes
-from labelstore.recovery import Recovery
 from labelstore.teachers.load import create_model, load_teacher
 from labelstore.teachers.top_k import top_k
 from labelstore.torch import StoredLabels, recover, soft_cross_entropy
+from labelstore.training.recovery import Recovery
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RECIPE = Recipe(num_views=9, k=3, block_images=2, prior_size=8)

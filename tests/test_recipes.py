@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import labelstore
-from labelstore import mixing
 from labelstore.errors import FallbackWarning, UsageError
 from labelstore.labels.ferkd import FerKD
 from labelstore.recipes import LABEL_TYPES, RECIPES, recover_as
@@ -24,6 +23,7 @@ from labelstore.torch import (
     soft_kl_divergence,
     vanilla_kd_loss,
 )
+from labelstore.training import mixing
 
 
 def target():

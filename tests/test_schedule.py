@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labelstore.errors import UsageError
-from labelstore.schedule import (
-    budget_images,
-    budget_showings,
+from labelstore.training.budget import budget_images, budget_showings
+from labelstore.training.cycle import (
     groups_of_epoch,
     mixed_seed,
     most_confident,

@@ -38,9 +38,9 @@ def _label_times(place: Place, images: int, views: int, k: int, listed: int) -> 
     """Both ways over the labels of one batch."""
     from benchmarks.batch import stored
     from labelstore import FerKD
-    from labelstore.mixing import mixed_labels
-    from labelstore.recovery import Recovery
     from labelstore.torch import SelfMix, StoredLabels, TorchSoftLabels, mix_batch, recover
+    from labelstore.training.mixing import mixed_labels
+    from labelstore.training.recovery import Recovery
 
     topk, targets, numbers = stored(k, listed, images, views)
     rule, mix = FerKD(), SelfMix("mixup", alpha=0.8)
@@ -114,9 +114,9 @@ class _Steps:
     def __init__(self, place: Place) -> None:
         from benchmarks.batch import stored
         from labelstore import FerKD
-        from labelstore.recovery import Recovery
         from labelstore.teachers.load import create_model
         from labelstore.torch import StoredLabels, TorchSoftLabels
+        from labelstore.training.recovery import Recovery
 
         self.place = place
         images, views = (2, 2) if place.dry else (64, 4)

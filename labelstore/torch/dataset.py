@@ -14,13 +14,13 @@ from PIL import Image
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
 from labelstore.images.pixels import INTERPOLATIONS, pixel_digest
 from labelstore.images.reduced_jpeg import Photo
-from labelstore.recovery import Recovery
 from labelstore.store.ensemble import opened_reader
 from labelstore.teachers import load
 from labelstore.torch.collate import TorchSoftLabels
 from labelstore.torch.identity import PhotoIdentity
 from labelstore.torch.photos import Photos
 from labelstore.torch.stored import StoredLabels
+from labelstore.training.recovery import Recovery
 
 if TYPE_CHECKING:
     import os

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import torch
 
-from labelstore.epochs import EpochOrder
 from labelstore.errors import NotFoundError, PartialDataWarning, UsageError
 from labelstore.images.pixels import IMAGE_SUFFIXES
 from labelstore.images.reduced_jpeg import Photo
 from labelstore.store.ensemble import opened_reader
 from labelstore.torch.dataset import Show, SoftLabelDataset
 from labelstore.torch.photos import as_photo, file_of
+from labelstore.training.epochs import EpochOrder
 
 if TYPE_CHECKING:
     import os
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.schedule import Schedule
     from labelstore.store.ensemble import Ensemble
     from labelstore.store.store import Store
     from labelstore.torch.collate import TorchSoftLabels
     from labelstore.torch.stored import StoredLabels
+    from labelstore.training.cycle import Schedule
 
     Sample = tuple[torch.Tensor, TorchSoftLabels | StoredLabels]
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from labelstore import mixing
 from labelstore.errors import LabelError, UsageError
 from labelstore.torch.collate import copied
 from labelstore.torch.ranks import group_rank
+from labelstore.training import mixing
 
 if TYPE_CHECKING:
-    from labelstore.mixing import MixPlan
     from labelstore.torch.collate import TorchSoftLabels
+    from labelstore.training.mixing import MixPlan
 
 __all__ = ["CutMix", "InTurn", "MixUp", "Mixed", "OneOf", "SelfMix", "mix_batch", "on_tensors"]
 

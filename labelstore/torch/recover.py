@@ -1,7 +1,7 @@
 """Stored labels recovered, calibrated and averaged on the device, from the sparse form.
 
 The torch twin of ``labelstore.labels.TopK.recover``, ``labelstore.labels.ferkd`` and
-``labelstore.recovery``, for loops whose labels are all that is left to the processor: with photos
+``labelstore.training.recovery``, for loops whose labels are all that is left to the processor: with photos
 or latents in the GPU's memory, say. The same arithmetic (float64 inside, float32 results), without
 a loop over classes and without waiting for the device.
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.labels.top_k import Tail
-    from labelstore.recovery import Recovery
     from labelstore.torch.stored import StoredLabels, TorchTopK
+    from labelstore.training.recovery import Recovery
 
 __all__ = ["recover"]
 
@@ -35,7 +35,7 @@ KEPT, CALIBRATED, DISCARDED = int(Action.KEPT), int(Action.CALIBRATED), int(Acti
 
 
 def recover(stored: StoredLabels, recovery: Recovery) -> TorchSoftLabels:
-    """What ``labelstore.recovery.Recovery`` makes of labels, on the device where they lie.
+    """What ``labelstore.training.recovery.Recovery`` makes of labels, on the device where they lie.
 
     It does not wait for the device, unless a rule is given and some ground truth is unknown.
 

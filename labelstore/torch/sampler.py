@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from labelstore.epochs import EpochOrder
 from labelstore.errors import MismatchError, NotFoundError, UsageError
-from labelstore.prefetch import Prefetcher
 from labelstore.store.ensemble import opened_reader
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
 from labelstore.torch.dataset import Show, SoftLabelDataset
 from labelstore.torch.ranks import check_undivided, ranks
+from labelstore.training.epochs import EpochOrder
+from labelstore.training.read_ahead import Prefetcher
 
 if TYPE_CHECKING:
     import os
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
-    from labelstore.schedule import Schedule
     from labelstore.store.ensemble import Ensemble
     from labelstore.store.store import Store
+    from labelstore.training.cycle import Schedule
 
 __all__ = ["ViewSampler"]
 
@@ -68,9 +68,9 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 teacher (``EnsembleFerKD``).
             schedule: which views an image shows: ``"random"``: drawn, each once before any comes
                 again; ``"surgical"``: likewise, of the views that are not discarded, and of images
-                that have none the most confident ones (``labelstore.walk``); ``"easy-to-hard"`` or
+                that have none the most confident ones (``labelstore.training.walk``); ``"easy-to-hard"`` or
                 ``"hard-to-easy"``: by falling or rising confidence over all ``epochs``
-                (``labelstore.curriculum``), without those that are discarded. When None: surgical
+                (``labelstore.training.curriculum``), without those that are discarded. When None: surgical
                 where a ferkd replaces views, else random.
             epochs: how many epochs the whole training has; the two curricula need it.
             budget: share of the images that an epoch shows, 0.01 to 1, to the nearest fraction with

@@ -14,11 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labelstore import mixing
 from labelstore.errors import LabelError, UsageError
 from labelstore.labels.ferkd import FerKD
 from labelstore.labels.soft_labels import SoftLabels
-from labelstore.mixing_draws import beta, boxes, cyclic_partners
 from labelstore.testing.strategies import top_k
 from labelstore.torch import (
     CutMix,
@@ -34,6 +32,8 @@ from labelstore.torch import (
     soft_cross_entropy,
 )
 from labelstore.torch.mixing import on_tensors
+from labelstore.training import mixing
+from labelstore.training.mixing_draws import beta, boxes, cyclic_partners
 
 GROUPS = np.array([4, 4, 4, 4, 9, 9, 2, 7, 7, 7, 9, 4])
 """Views 0 to 3 and 11 are of image 4 and so on; 6 alone is of image 2."""

@@ -13,10 +13,10 @@ from core_data import written
 
 import labelstore
 from labelstore import FerKD
-from labelstore.epochs import EpochOrder
-from labelstore.prefetch import Prefetcher
 from labelstore.store.slabs import shared_file
 from labelstore.torch import ViewSampler
+from labelstore.training.epochs import EpochOrder
+from labelstore.training.read_ahead import Prefetcher
 
 
 @pytest.fixture(autouse=True)

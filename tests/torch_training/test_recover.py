@@ -19,7 +19,6 @@ from labelstore.labels.ensemble import EnsembleTopK
 from labelstore.labels.ferkd import EnsembleFerKD
 from labelstore.labels.prior import ImagePrior
 from labelstore.labels.top_k import _spread
-from labelstore.recovery import Recovery
 from labelstore.torch import (
     SoftLabelDataset,
     StoredLabels,
@@ -30,6 +29,7 @@ from labelstore.torch import (
 )
 from labelstore.torch.stored import TorchTopK
 from labelstore.torch.stored import _spread as spread_on_device
+from labelstore.training.recovery import Recovery
 
 ROWS = 24
 

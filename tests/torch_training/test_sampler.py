@@ -12,7 +12,6 @@ from training_data import NUM_VIEWS, make_store
 
 import labelstore
 from labelstore import Action, EnsembleFerKD, FerKD
-from labelstore.curriculum import curriculum_views
 from labelstore.errors import IncompleteError, MismatchError, NotFoundError, UsageError
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
@@ -20,6 +19,7 @@ from labelstore.images.pixels import FolderSource
 from labelstore.store.writer import StoreWriter
 from labelstore.torch import Show, SoftLabelDataset, ViewSampler
 from labelstore.torch.join import ViewJoin
+from labelstore.training.curriculum import curriculum_views
 
 
 def epoch_of(sampler, epoch):

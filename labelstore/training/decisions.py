@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.labels.ferkd import Action, FerKD
-from labelstore.schedule import most_confident
 from labelstore.store.ensemble import Ensemble
+from labelstore.training.cycle import most_confident
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,7 +141,7 @@ def count_views(
 
 
 def pace_of(counts: npt.NDArray[np.int64]) -> int:
-    """The pace of a surgical schedule (``labelstore.walk``): the median, rounded down, of the
+    """The pace of a surgical schedule (``labelstore.training.walk``): the median, rounded down, of the
     numbers of passing views of images that have any; 1 where none has."""
     some = counts[counts > 0]
     return int(np.median(some)) if some.size else 1

@@ -19,8 +19,8 @@ from labelstore.store.slabs.slab_cache import SLAB_BYTES
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from labelstore.epochs import EpochOrder
     from labelstore.store.store import Store
+    from labelstore.training.epochs import EpochOrder
 
 __all__ = ["Prefetcher"]
 

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.passing import confidence_planes
+from labelstore.training.decisions import confidence_planes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
-    from labelstore.passing import Passing
     from labelstore.store.ensemble import Ensemble
     from labelstore.store.store import Store
+    from labelstore.training.decisions import Passing
 
 __all__ = ["ConfidenceOrder", "Direction", "confidence_order", "curriculum_views"]
 

@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import xxhash
 
-from labelstore.curriculum import MOST_EPOCHS, Direction, confidence_order, curriculum_views
 from labelstore.errors import IncompleteError, NotFoundError, UsageError
-from labelstore.passing import passing
-from labelstore.schedule import (
-    Schedule,
-    budget_images,
-    budget_share,
-    budget_showings,
-    mixed_seed,
-    random_views,
-    surgical_views,
-)
 from labelstore.store.ensemble import Ensemble
+from labelstore.training.budget import budget_images, budget_share, budget_showings
+from labelstore.training.curriculum import (
+    MOST_EPOCHS,
+    Direction,
+    confidence_order,
+    curriculum_views,
+)
+from labelstore.training.cycle import Schedule, mixed_seed, random_views, surgical_views
+from labelstore.training.decisions import passing
+from labelstore.training.walk import Walk
 from labelstore.views.philox import permutation
-from labelstore.walk import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,9 +71,9 @@ class EpochOrder:
                 image has others. For an ensemble also a rule for each teacher (``EnsembleFerKD``).
             schedule: which views an image shows: ``"random"``: drawn, each once before any comes
                 again; ``"surgical"``: likewise, of the views that are not discarded, and of images
-                that have none the most confident ones (``labelstore.walk``); ``"easy-to-hard"`` or
+                that have none the most confident ones (``labelstore.training.walk``); ``"easy-to-hard"`` or
                 ``"hard-to-easy"``: by falling or rising confidence over all ``epochs``
-                (``labelstore.curriculum``), without those that are discarded. When None: surgical
+                (``labelstore.training.curriculum``), without those that are discarded. When None: surgical
                 where a ferkd replaces views, else random.
             epochs: how many epochs the whole training has; the two curricula need it.
             budget: share of the images that an epoch shows, 0.01 to 1, to the nearest fraction with

@@ -9,7 +9,7 @@ repeated mixes the same. Ranks of a distributed training mix otherwise by ``rank
 SelfMix (Shen, "FerKD", ICCV 2023, section 3.4, figure 8) mixes only views of the same image that
 stand in one batch. The paper does not state its weights: they are drawn as MixUp's and CutMix's.
 
-The draws are those of ``labelstore.mixing_draws``.
+The draws are those of ``labelstore.training.mixing_draws``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import xxhash
 
 from labelstore.errors import UsageError
 from labelstore.labels.soft_labels import mix
-from labelstore.mixing_draws import beta, boxes, cyclic_partners, halves
-from labelstore.schedule import mixed_seed
+from labelstore.training.cycle import mixed_seed
+from labelstore.training.mixing_draws import beta, boxes, cyclic_partners, halves
 from labelstore.views.philox import philox4x32, uniform
 
 if TYPE_CHECKING:

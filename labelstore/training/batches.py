@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.epochs import EpochOrder
 from labelstore.errors import UsageError
 from labelstore.launch import torchrun_ranks
-from labelstore.prefetch import Prefetcher
-from labelstore.recovery import Recovery
 from labelstore.store.ensemble import opened_reader
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
+from labelstore.training.epochs import EpochOrder
+from labelstore.training.read_ahead import Prefetcher
+from labelstore.training.recovery import Recovery
 
 if TYPE_CHECKING:
     import os
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import LabelType, Tail
-    from labelstore.schedule import Schedule
     from labelstore.store.ensemble import Ensemble
     from labelstore.store.store import Store
+    from labelstore.training.cycle import Schedule
 
 __all__ = ["Batch", "Batches"]
 
