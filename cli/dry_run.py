@@ -8,7 +8,7 @@ from . import output
 from .output import counted
 
 if TYPE_CHECKING:
-    from labelstore.generate import Output
+    from labelstore.producer.settings import Output
 
 
 def dry_run(given: dict[str, Any], source: Any, made: Output, workers: int) -> None:

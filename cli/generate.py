@@ -13,9 +13,9 @@ from .dry_run import dry_run
 from .output import counted
 
 if TYPE_CHECKING:
-    from labelstore.generate import Report
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.launch import Launch
+    from labelstore.producer.generate import Report
+    from labelstore.producer.launch import Launch
 
 _SHOWN = 6
 
@@ -83,7 +83,7 @@ Exit codes:
     help="How labels are stored. small: one class a view; balanced: as many as 95 % of the mass "
     "needs, at most four; both with a list of each image's likely classes. fast: five plain "
     "classes, no list. The four options below change single settings; "
-    "labelstore.generate.FIDELITIES has them.",
+    "labelstore.producer.settings.FIDELITIES has them.",
 )
 @click.option(
     "--top-k",
@@ -220,7 +220,7 @@ Exit codes:
 @options.quiet_option
 @click.pass_context
 def command(context: click.Context, **given: Any) -> None:
-    """Parse, and hand over to ``labelstore.generate``."""
+    """Parse, and hand over to ``labelstore.producer.generate``."""
     if given["views_from"]:
         law = _views_of(given, context)
     elif given["views"] is None:
@@ -277,7 +277,7 @@ def _check_photos(source: Any, path: str) -> None:
     """Refuse to label the views of other photos than those of the store of ``--views-from``."""
     import labelstore
     from labelstore.errors import MismatchError
-    from labelstore.probes import other_photo
+    from labelstore.producer.probe import other_photo
 
     key = other_photo(source, labelstore.open(path))
     if key is not None:
@@ -291,7 +291,7 @@ def _launch() -> Launch | None:
     """How this process was launched; what is odd about it is told."""
     import warnings
 
-    from labelstore.launch import launched
+    from labelstore.producer.launch import launched
 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -304,12 +304,13 @@ def _launch() -> Launch | None:
 def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]:
     """Do what was asked for; a report for each store, none of a dry run."""
     from labelstore.errors import UsageError
-    from labelstore.generate import Output, generate_together
     from labelstore.images.ground_truth import class_pairs
     from labelstore.images.pixels import read_class_map, resolve_targets
     from labelstore.images.sources.choose import check_outside
-    from labelstore.launch import own_cores, take_gpu
-    from labelstore.precheck import check_request
+    from labelstore.producer.generate import generate_together
+    from labelstore.producer.launch import own_cores, take_gpu
+    from labelstore.producer.precheck import check_request
+    from labelstore.producer.settings import Output
     from labelstore.store.writer import Share
     from labelstore.teachers.load import facts_of
 
@@ -437,7 +438,7 @@ def _load(given: dict[str, Any], each: list[dict[str, Any]]) -> Any:
 
 def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int) -> Any:
     from labelstore.errors import UsageError
-    from labelstore.ray_engine import RayEngine
+    from labelstore.producer.engines.ray_engine import RayEngine
 
     if given["dry_run"]:
         raise UsageError("--engine ray has no --dry-run: leave one of them out.")
@@ -453,7 +454,7 @@ def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int)
 
 def _recipe(given: dict[str, Any], law: Any, one: dict[str, Any], num_classes: int) -> Any:
     """What labels a teacher of so many classes is to make."""
-    from labelstore.generate import Recipe
+    from labelstore.producer.settings import Recipe
 
     return Recipe(
         num_views=given["views"],
@@ -468,7 +469,7 @@ def _recipe(given: dict[str, Any], law: Any, one: dict[str, Any], num_classes: i
 
 def _fidelity(given: dict[str, Any], num_classes: int) -> dict[str, Any]:
     """The settings of a fidelity, with those that were given in their stead."""
-    from labelstore.generate import FIDELITIES
+    from labelstore.producer.settings import FIDELITIES
 
     settings = dict(FIDELITIES[given["fidelity"]])
     # A fidelity's classes are at most the teacher's.

@@ -13,7 +13,7 @@ from .output import counted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from labelstore.generate import Report
+    from labelstore.producer.generate import Report
     from labelstore.verify import VerifyReport
 
 HELP = """Make the blocks of a store anew that are damaged or missing, and no others.
@@ -62,8 +62,8 @@ def command(context: click.Context, **given: Any) -> None:
     import os
 
     import labelstore
-    from labelstore.generate import undecodable
     from labelstore.images.sources.choose import in_order
+    from labelstore.producer.generate import undecodable
     from labelstore.repair import repair
 
     store = labelstore.open(given["store"])

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.generate import Recipe
     from labelstore.images.sources.choose import ImageSource
+    from labelstore.producer.settings import Recipe
     from labelstore.teachers.teacher import Teacher
 
 __all__ = ["Forecast", "forecast"]

@@ -18,10 +18,10 @@ from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.format.blocks import BlockData
 from labelstore.format.encoding import cut_at_mass
 from labelstore.format.manifest import Manifest, fingerprint
-from labelstore.generate import FIDELITIES
 from labelstore.images.pixels import cut, decode
 from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
+from labelstore.producer.settings import FIDELITIES
 from labelstore.store.store import Store
 from labelstore.store.writer import StoreWriter
 from labelstore.teachers.top_k import softmax

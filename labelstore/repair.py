@@ -8,9 +8,10 @@ import numpy as np
 
 from labelstore.errors import DecodeError, MismatchError, StoreError, UsageError
 from labelstore.format.encoding import decode_confidence
-from labelstore.generate import Output, Recipe, Report, generate_together
 from labelstore.images.pixels import decode
-from labelstore.probes import check_description, prove
+from labelstore.producer.generate import Report, generate_together
+from labelstore.producer.probe import check_description, prove
+from labelstore.producer.settings import Output, Recipe
 from labelstore.store.store import LABELLED, UNREADABLE, opened
 from labelstore.store.writer import Remake
 from labelstore.verify import STEP, TOLERANCE, VerifyReport, verify
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from labelstore.format.blocks import BlockCodes
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.pipeline import Progress
+    from labelstore.producer.progress import Progress
     from labelstore.store.store import Store
     from labelstore.teachers.teacher import Teacher
 

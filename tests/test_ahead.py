@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from labelstore.ahead import ahead
+from labelstore.producer.background import ahead
 
 
 def test_items_come_in_order_and_waiting_is_counted():

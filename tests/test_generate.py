@@ -19,9 +19,10 @@ import torch
 import labelstore
 from labelstore import demo
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
-from labelstore.generate import Recipe, generate
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import FolderSource, cut, decode
+from labelstore.producer.generate import generate
+from labelstore.producer.settings import Recipe
 from labelstore.teachers.load import load_teacher, top_k
 from labelstore.views.law import ViewLaw
 
@@ -245,7 +246,7 @@ def test_unreadable_images_stop_the_run_or_are_skipped_and_listed(small, tmp_pat
 
 
 def test_each_photo_is_decoded_once(small, tmp_path, monkeypatch):
-    from labelstore import cutting
+    from labelstore.producer import crops
 
     decoded = []
 
@@ -253,7 +254,7 @@ def test_each_photo_is_decoded_once(small, tmp_path, monkeypatch):
         decoded.append(name)
         return decode(data, name)
 
-    monkeypatch.setattr(cutting, "decode", counting)
+    monkeypatch.setattr(crops, "decode", counting)
     make(small, tmp_path / "s.zarr", recipe=Recipe(num_views=100, k=2), batch_size=7, workers=3)
     assert len(decoded) == len(set(decoded)) == 3
 

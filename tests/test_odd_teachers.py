@@ -16,8 +16,9 @@ from torch import nn
 
 import labelstore
 from labelstore.errors import TeacherError
-from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource
+from labelstore.producer.generate import generate
+from labelstore.producer.settings import Recipe
 from labelstore.teachers.outputs import difference, fault_of
 from labelstore.teachers.teacher import Preprocessing, Teacher
 

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 import labelstore
 from benchmarks.support.synthetic_photos import place_synthetic_photos
 from labelstore import FerKD
-from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.images.resize_on_device import FILTERS, resize_boxes
+from labelstore.producer.generate import generate
+from labelstore.producer.settings import Recipe
 from labelstore.teachers.load import create_model, load_teacher
 from labelstore.teachers.top_k import top_k
 from labelstore.torch import StoredLabels, recover, soft_cross_entropy

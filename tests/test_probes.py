@@ -14,11 +14,12 @@ import torch
 from core_data import few_photos, files_of
 
 import labelstore
-from labelstore import probes
 from labelstore.errors import CorruptError, MismatchError
 from labelstore.format.manifest import LOGITS_PROBE, Manifest
-from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource, content_digest
+from labelstore.producer.generate import generate
+from labelstore.producer.probe import make_probe, prove, spread
+from labelstore.producer.settings import Recipe
 from labelstore.repair import repair
 from labelstore.store.writer import Share, StoreWriter
 from labelstore.teachers.load import load_teacher
@@ -230,7 +231,7 @@ def test_stores_of_other_files_under_the_same_keys_are_not_averaged(photos, copy
 
 @pytest.mark.parametrize(("count", "wanted"), [(1, 4), (3, 4), (4, 4), (9, 4), (10**6, 8)])
 def test_places_that_are_spread(count, wanted):
-    places = probes.spread(count, wanted)
+    places = spread(count, wanted)
     assert (places[0], places[-1]) == (0, count - 1)
     assert len(places) == min(count, wanted)
     steps = np.diff(places)
@@ -275,11 +276,11 @@ def test_a_view_without_finite_logits_has_no_answer(photos):
     source = FolderSource(photos)
     by = teacher("1.0 *")
     law = RECIPE.law
-    probe = probes.make_probe(source, by.preprocessing, law, 3)
+    probe = make_probe(source, by.preprocessing, law, 3)
     manifest = Manifest(
         9, 3, 10, 3, "0" * 32, law, 3, 3, probe=probe, teacher=by.describe(), prior_size=0
     )
-    assert len(probes.prove(source, by, manifest, "here")) == 8
+    assert len(prove(source, by, manifest, "here")) == 8
     usual = by._model.forward
     first = []
 
@@ -288,7 +289,7 @@ def test_a_view_without_finite_logits_has_no_answer(photos):
         return usual(x) * (float("inf") if len(first) == 1 else 1.0)
 
     by._model.forward = infinite
-    answers = probes.prove(source, by, manifest, "here")
+    answers = prove(source, by, manifest, "here")
     assert [(a["key"], a["view"]) for a in answers] == [
         (entry["key"], entry["view"]) for entry in probe[1:]
     ]

@@ -18,8 +18,9 @@ from core_data import few_photos, files_of
 
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, SourceError, UsageError
-from labelstore.generate import Output, Recipe, generate, generate_together
 from labelstore.images.pixels import FolderSource
+from labelstore.producer.generate import generate, generate_together
+from labelstore.producer.settings import Output, Recipe
 from labelstore.teachers.load import create_model, load_teacher
 from labelstore.teachers.teacher import Teacher
 from labelstore.views.law import ViewLaw
@@ -65,7 +66,7 @@ def make(photos, path, engine, **options):
 
 
 def engine_of(photos, actors, workers=1):
-    from labelstore.ray_engine import RayEngine
+    from labelstore.producer.engines.ray_engine import RayEngine
 
     opened = functools.partial(load, photos)
     return RayEngine(opened, actors=actors, device="cpu", workers=workers)
@@ -206,7 +207,7 @@ QUICK = ("a file more", "files changed", "other code")
 def test_a_node_that_differs_is_left_out_by_name_and_others_do_its_work(
     node, photos, tmp_path, cluster
 ):
-    from labelstore.ray_engine import RayEngine
+    from labelstore.producer.engines.ray_engine import RayEngine
 
     here = shutil.copytree(photos, tmp_path / "photos")
     if "file" in node:
@@ -245,7 +246,7 @@ class UntilAll:
 
 
 def test_an_actor_that_is_started_again_elsewhere_proves_itself_again(photos, tmp_path, cluster):
-    from labelstore.ray_engine import RayEngine
+    from labelstore.producer.engines.ray_engine import RayEngine
 
     here = shutil.copytree(photos, tmp_path / "photos")
     spoil("a file more", here)

@@ -12,8 +12,9 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import TeacherError
-from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource
+from labelstore.producer.generate import generate
+from labelstore.producer.settings import Recipe
 from labelstore.teachers.load import load_teacher
 
 SMALL = (

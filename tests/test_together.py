@@ -18,8 +18,9 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import BusyError, MismatchError, UsageError
-from labelstore.generate import Output, Recipe, generate, generate_together
 from labelstore.images.pixels import FolderSource
+from labelstore.producer.generate import generate, generate_together
+from labelstore.producer.settings import Output, Recipe
 from labelstore.storage import locks
 from labelstore.store.writer import Share
 from labelstore.teachers.batch_size import batch_that_fits
@@ -57,19 +58,19 @@ def alone(source, teacher, path, **options):
 def test_two_teachers_in_one_pass_make_the_stores_of_each_alone(
     photos, teachers, tmp_path, monkeypatch
 ):
-    from labelstore import cutting
+    from labelstore.producer import crops
 
     source = FolderSource(photos)
     for number, teacher in enumerate(teachers):
         alone(source, teacher, tmp_path / f"alone{number}.zarr")
     decoded = []
-    decode = cutting.decode
+    decode = crops.decode
 
     def counting(data, name):
         decoded.append(name)
         return decode(data, name)
 
-    monkeypatch.setattr(cutting, "decode", counting)
+    monkeypatch.setattr(crops, "decode", counting)
     outputs = [
         output(source, teacher, tmp_path / f"both{number}.zarr")
         for number, teacher in enumerate(teachers)
@@ -134,10 +135,10 @@ def test_crops_from_the_device_give_the_same_labels_and_the_manifest_says_so(
 
 
 def test_a_device_that_makes_other_pixels_is_refused(photos, teachers, tmp_path, monkeypatch):
-    from labelstore import probes
+    from labelstore.producer import probe
 
-    resize_boxes = probes.resize_boxes
-    monkeypatch.setattr(probes, "resize_boxes", lambda *given: resize_boxes(*given) ^ 1)
+    resize_boxes = probe.resize_boxes
+    monkeypatch.setattr(probe, "resize_boxes", lambda *given: resize_boxes(*given) ^ 1)
     source = FolderSource(photos)
     with pytest.raises(MismatchError, match="by 1 at most"):
         alone(source, teachers[0], tmp_path / "a.zarr", resize="device")
@@ -185,7 +186,7 @@ def test_batches_that_fit():
 WORKER = """
 import sys
 import numpy as np
-from labelstore.generate import Recipe, generate
+from labelstore.producer.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource
 from labelstore.teachers.load import load_teacher
 from labelstore.store.writer import Share
@@ -319,7 +320,7 @@ def test_processes_killed_two_hundred_times_make_the_same_store(photos, teachers
     # Forked from a process that has imported all and run nothing.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch", "timm", "labelstore.generate", "labelstore.teachers.load"]
+        ["torch", "timm", "labelstore.producer.generate", "labelstore.teachers.load"]
     )
     while deaths < 200:
         path = tmp_path / f"{rounds}.zarr"
@@ -364,7 +365,7 @@ MEMORY = """
 import resource, sys
 import numpy as np
 import torch
-from labelstore.generate import Recipe, generate
+from labelstore.producer.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource
 from labelstore.teachers.load import load_teacher
 

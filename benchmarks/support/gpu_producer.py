@@ -168,7 +168,7 @@ class _Work:
 
     def run(self, model: str, resize: Any, cores: int, *, compiled: bool = False) -> dict[str, Any]:
         """One run, its threads bound to some cores."""
-        from labelstore.generate import generate
+        from labelstore.producer.generate import generate
 
         teacher, batch, bare = self.teacher(model, compiled)
         store = self.folder / "store.zarr"
@@ -198,7 +198,7 @@ class _Work:
         }
 
     def recipe(self) -> Any:
-        from labelstore.generate import FIDELITIES, Recipe
+        from labelstore.producer.settings import FIDELITIES, Recipe
 
         return Recipe(num_views=self.views, **FIDELITIES["balanced"])
 
@@ -220,8 +220,8 @@ class _Work:
     def stages(self, model: str) -> dict[str, Any]:
         """Seconds of each stage alone, of four photos: one thread but for the teacher."""
         from benchmarks.generate import measure_stages
-        from labelstore.generate import generate
         from labelstore.images.pixels import FolderSource
+        from labelstore.producer.generate import generate
 
         teacher, batch, _ = self.teacher(model, compiled=False)
         folder = self.folder / f"stages-{model}"

@@ -292,7 +292,7 @@ def differences(stored: Manifest, asked: Manifest) -> list[str]:
     """What differs between two manifests, as ``name: stored VALUE, asked for VALUE`` each.
 
     But for what the teacher said of the probed views, which is never the same to the last bit:
-    ``labelstore.probes`` compares it.
+    ``labelstore.producer.probe`` compares it.
     """
     return _differences(stored.to_json(), asked.to_json(), "")
 

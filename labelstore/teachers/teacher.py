@@ -9,9 +9,7 @@ import numpy as np
 
 from labelstore.errors import TeacherError, UsageError
 from labelstore.images.preprocessing import Preprocessing, normalize
-from labelstore.ray_worker import (
-    Described,
-)
+from labelstore.producer.engines.ray_worker import Described
 from labelstore.teachers.batch_size import PROBED_BATCHES, batch_that_fits, is_out_of_memory
 from labelstore.teachers.devices import checked_device, exact_float32
 from labelstore.teachers.outputs import (

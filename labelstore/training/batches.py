@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.launch import torchrun_ranks
+from labelstore.producer.launch import torchrun_ranks
 from labelstore.store.ensemble import opened_reader
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
 from labelstore.training.epochs import EpochOrder

@@ -16,8 +16,8 @@ from core_data import files_of, make_planned, planned
 
 import labelstore
 from labelstore.errors import StoreError
-from labelstore.pipeline import Made
-from labelstore.running import Run
+from labelstore.producer.labeller import Made
+from labelstore.producer.run import Run
 from labelstore.storage import local_files
 from labelstore.store.writer import Share, StoreWriter
 from labelstore.testing.faults import trip

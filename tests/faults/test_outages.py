@@ -13,8 +13,9 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import DecodeError, SourceError
-from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource, decode
+from labelstore.producer.generate import generate
+from labelstore.producer.settings import Recipe
 from labelstore.teachers.load import load_teacher
 
 RECIPE = Recipe(num_views=4, k=2, block_images=2, group_views=2)

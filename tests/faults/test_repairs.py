@@ -12,10 +12,11 @@ from core_data import files_of, make_planned, planned
 from PIL import Image
 
 import labelstore
-from labelstore import probes
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, StoreError
-from labelstore.generate import Recipe, generate
 from labelstore.images.pixels import FolderSource
+from labelstore.producer import probe
+from labelstore.producer.generate import generate
+from labelstore.producer.settings import Recipe
 from labelstore.repair import repair
 from labelstore.store.writer import Remake, StoreWriter
 from labelstore.teachers.load import load_teacher
@@ -207,7 +208,7 @@ def test_other_photos_or_labels_are_told_when_skipped_ones_are_made(
     photos, tmp_path, teacher, monkeypatch
 ):
     # Of so few photos all would be compared before anything is made.
-    monkeypatch.setattr(probes, "CHECKED_PHOTOS", 1)
+    monkeypatch.setattr(probe, "CHECKED_PHOTOS", 1)
     path = tmp_path / "s.zarr"
     whole = (photos / "01.jpg").read_bytes()
     (photos / "01.jpg").write_bytes(whole[:-200])

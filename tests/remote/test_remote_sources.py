@@ -16,10 +16,11 @@ from remote_data import bucket_of, send
 
 from labelstore.demo import place_photos
 from labelstore.errors import NotFoundError, SourceError
-from labelstore.generate import Recipe, generate
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import FolderSource
 from labelstore.images.sources.choose import open_source
+from labelstore.producer.generate import generate
+from labelstore.producer.settings import Recipe
 from labelstore.teachers.load import load_teacher
 from labelstore.testing.network import FileServer
 

@@ -15,9 +15,8 @@ from core_data import make_planned, planned, read_everything
 from remote_data import bucket_of, objects_of
 
 import labelstore
-from labelstore import running
 from labelstore.errors import BusyError, LaunchWarning, StoreError
-from labelstore.running import Run
+from labelstore.producer.run import Run
 from labelstore.storage import leases
 from labelstore.store.writer import Share, StoreWriter
 from labelstore.testing.network import Proxy
@@ -188,7 +187,7 @@ class Made:
         self.data = data
 
     def blocks(self, todo, progress):
-        from labelstore.pipeline import Made
+        from labelstore.producer.labeller import Made
 
         for block, _ in todo:
             yield Made(block, 0, self.data(block), 1)

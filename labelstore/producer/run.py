@@ -8,23 +8,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labelstore.errors import LaunchWarning, UsageError
-from labelstore.pipeline import Labeller
-from labelstore.probes import check_device_resize, prove
-from labelstore.teachers.batch_size import default_batch_size
-from labelstore.teachers.teacher import Teacher
+from labelstore.errors import LaunchWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
-    from labelstore.cutting import Resize
     from labelstore.format.manifest import Manifest
-    from labelstore.images.sources.choose import ImageSource
-    from labelstore.pipeline import Progress
+    from labelstore.producer.crops import Resize
+    from labelstore.producer.progress import Progress
     from labelstore.store.writer import Share, StoreWriter
-    from labelstore.teachers.teacher import Described
 
-__all__ = ["LocalEngine", "Run", "Settings"]
+__all__ = ["Run", "Settings"]
 
 WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 20.0
 """Between looks at what other processes have left to do: at first, and after long without news."""
@@ -45,50 +39,6 @@ class Settings:
     workers: int
     on_error: str
     resize: Resize
-
-
-class LocalEngine:
-    """The teachers in this process; ``RayEngine`` has one in each of its actors."""
-
-    def __init__(
-        self, teachers: Sequence[Teacher | Described], batch_size: int | None, compiled: bool
-    ) -> None:
-        self._teachers = [one for one in teachers if isinstance(one, Teacher)]
-        if len(self._teachers) < len(teachers):
-            raise UsageError("a teacher of an engine was given without its engine: give both.")
-        self._compiled_for: int | None = None
-        if compiled:
-            self._compiled_for = batch_size or default_batch_size(self._teachers)
-            for teacher in self._teachers:
-                teacher.compile(self._compiled_for)
-
-    def prove(
-        self, source: ImageSource, manifests: Mapping[int, Manifest], paths: Sequence[str]
-    ) -> dict[int, tuple[dict[str, Any], ...]]:
-        """``labelstore.probes.prove`` for some of the teachers.
-
-        Args:
-            source: the images.
-            manifests: by the teacher's number. paths: of all stores, for messages.
-
-        Returns:
-            What each of these teachers says of the probed views.
-        """
-        return {
-            number: prove(source, self._teachers[number], manifest, paths[number])
-            for number, manifest in manifests.items()
-        }
-
-    def labeller(self, source: ImageSource, settings: Settings) -> Labeller:
-        """What makes the blocks of stores."""
-        batch_size = settings.batch_size or self._compiled_for or default_batch_size(self._teachers)
-        pairs = list(zip(self._teachers, settings.manifests, strict=True))
-        if settings.resize == "device":
-            for (teacher, manifest), path in zip(pairs, settings.paths, strict=True):
-                check_device_resize(source, teacher, manifest, path)
-        return Labeller(
-            source, pairs, batch_size, settings.workers, settings.on_error, settings.resize
-        )
 
 
 class Run:

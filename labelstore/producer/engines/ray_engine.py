@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import MismatchError, SourceError, TeacherError, UsageError
 from labelstore.images.pixels import content_digest
-from labelstore.probes import library_versions
-from labelstore.ray_worker import (
+from labelstore.producer.engines.ray_worker import (
     Described,
     Driver,
     Labelled,
@@ -29,15 +28,17 @@ from labelstore.ray_worker import (
     keys_apart,
     keys_digest,
 )
+from labelstore.producer.probe import library_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.pipeline import Made, Progress
-    from labelstore.ray_worker import Load
-    from labelstore.running import Settings
+    from labelstore.producer.engines.ray_worker import Load
+    from labelstore.producer.labeller import Made
+    from labelstore.producer.progress import Progress
+    from labelstore.producer.run import Settings
 
 __all__ = ["RayEngine"]
 

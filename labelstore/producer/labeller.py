@@ -1,6 +1,6 @@
 """The producer's pipeline: batches of pixels -> teachers -> the arrays of blocks.
 
-Pixels are made ahead (``labelstore.cutting``) and handed over by a bounded queue; on a GPU, a batch
+Pixels are made ahead (``labelstore.producer.crops``) and handed over by a bounded queue; on a GPU, a batch
 is begun before the results of the one before it have come back.
 """
 
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.ahead import ahead
-from labelstore.cutting import Cutter, shape_of
 from labelstore.errors import TeacherError, UsageError
 from labelstore.format.blocks import BlockData
 from labelstore.format.encoding import cut_at_mass
 from labelstore.labels import prior
+from labelstore.producer.background import ahead
+from labelstore.producer.crops import Cutter, shape_of
 from labelstore.teachers.forward import Forward
 from labelstore.teachers.transfer import take
 from labelstore.views.law import ViewLaw
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.cutting import Batch, Photo, Resize, Run
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
+    from labelstore.producer.crops import Batch, Photo, Resize, Run
+    from labelstore.producer.progress import Progress
     from labelstore.teachers.teacher import Teacher
 
-__all__ = ["Labeller", "Made", "Progress", "Silent"]
+__all__ = ["Labeller", "Made"]
 
 STAGED_BATCHES = {"cpu": 0, "cuda": 2, "mps": 2}
 """Batches of pixels that wait for the teacher. On a CPU pixels and teacher take turns: side by side
@@ -41,32 +42,6 @@ slowest of its cores."""
 
 BATCHES_UNDER_WAY = {"cpu": 0, "cuda": 2, "mps": 1}
 """Batches whose results are not waited for before the next one begins."""
-
-
-class Progress(Protocol):
-    """What is told of the work as it goes on."""
-
-    def resumed(self, images: int) -> None:
-        """So many images were finished by an earlier run, or by another process."""
-
-    def update(self, images: int, views: int) -> None:
-        """So many more images finished, and views labelled."""
-
-    def waited(self, seconds: float) -> None:
-        """The teacher has waited for pixels so long, in all of this run."""
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def resumed(self, images: int) -> None:
-        """Nothing."""
-
-    def update(self, images: int, views: int) -> None:
-        """Nothing."""
-
-    def waited(self, seconds: float) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)

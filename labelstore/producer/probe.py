@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.cutting import Shape
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
+    from labelstore.producer.crops import Shape
     from labelstore.store.store import Store
     from labelstore.teachers.teacher import Preprocessing, Teacher
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.generate import plan_of, stored_manifest
+from labelstore.producer.generate import plan_of, stored_manifest
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.writer import StoreWriter
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping
 
-    from labelstore.cutting import Resize
-    from labelstore.generate import Recipe
     from labelstore.images.sources.choose import ImageSource
+    from labelstore.producer.crops import Resize
+    from labelstore.producer.settings import Recipe
     from labelstore.store.writer import Share
 
 __all__ = ["check_request"]

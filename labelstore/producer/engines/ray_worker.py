@@ -15,17 +15,17 @@ import numpy as np
 
 from labelstore.errors import LabelStoreError, MismatchError
 from labelstore.format.manifest import fingerprint
-from labelstore.pipeline import Silent
-from labelstore.probes import check_description, library_versions
-from labelstore.running import LocalEngine
+from labelstore.producer.engines.local import LocalEngine
+from labelstore.producer.probe import check_description, library_versions
+from labelstore.producer.progress import Silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.pipeline import Labeller, Made
-    from labelstore.running import Settings
+    from labelstore.producer.labeller import Labeller, Made
+    from labelstore.producer.run import Settings
     from labelstore.teachers.teacher import Preprocessing, Teacher
 
     Load = Callable[[], tuple[ImageSource, list[Teacher]]]
