@@ -68,10 +68,10 @@ if TYPE_CHECKING:
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.temperature import at_temperature
     from labelstore.labels.top_k import TopK
-    from labelstore.recipes import Recipe, recipe
     from labelstore.store.ensemble import Ensemble, ensemble
     from labelstore.store.store import Store, open
     from labelstore.store.write import write
+    from labelstore.torch.recipes import Recipe, recipe
     from labelstore.training.batches import Batch, Batches
     from labelstore.views.law import ViewLaw, Views
 

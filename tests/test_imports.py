@@ -139,7 +139,7 @@ def test_every_module_has_its_layer_and_imports_point_down():
 def test_the_check_can_fail():
     assert upward("store", "from labelstore.torch import loss") == [
         "labelstore.torch",
-        "labelstore.torch.loss",
+        "labelstore.torch.losses.losses",
     ]
     assert upward("labels", "def f():\n    import labelstore.store.store") == [
         "labelstore.store.store"

@@ -15,7 +15,6 @@ import torch
 import labelstore
 from labelstore.errors import FallbackWarning, UsageError
 from labelstore.labels.ferkd import FerKD
-from labelstore.recipes import LABEL_TYPES, RECIPES, recover_as
 from labelstore.torch import (
     SelfMix,
     TorchSoftLabels,
@@ -23,6 +22,7 @@ from labelstore.torch import (
     soft_kl_divergence,
     vanilla_kd_loss,
 )
+from labelstore.torch.recipes import LABEL_TYPES, RECIPES, recover_as
 from labelstore.training import mixing
 
 

@@ -198,7 +198,7 @@ def _way(
 @contextlib.contextmanager
 def _kernels(used: bool) -> Iterator[None]:
     """Whether the loss takes its Triton kernels or torch's own operations."""
-    from labelstore.torch import cross_entropy
+    from labelstore.torch.losses import cross_entropy
 
     if used:
         yield

@@ -38,7 +38,8 @@ def _label_times(place: Place, images: int, views: int, k: int, listed: int) -> 
     """Both ways over the labels of one batch."""
     from benchmarks.batch import stored
     from labelstore import FerKD
-    from labelstore.torch import SelfMix, StoredLabels, TorchSoftLabels, mix_batch, recover
+    from labelstore.torch import SelfMix, StoredLabels, TorchSoftLabels, mix_batch
+    from labelstore.torch.labels import recover
     from labelstore.training.mixing import mixed_labels
     from labelstore.training.recovery import Recovery
 
@@ -145,7 +146,8 @@ class _Steps:
 
     def ways(self) -> dict[str, Callable[[], None]]:
         """What a step is, each way."""
-        from labelstore.torch import recover, soft_cross_entropy
+        from labelstore.torch import soft_cross_entropy
+        from labelstore.torch.labels import recover
 
         device = self.place.device
 

@@ -12,10 +12,13 @@ for epoch in range(epochs):
 from __future__ import annotations
 
 from labelstore.teachers.load import normalize
-from labelstore.torch.collate import TorchSoftLabels, collate_views
+from labelstore.torch.collate import collate_views
 from labelstore.torch.dataset import Show, SoftLabelDataset
 from labelstore.torch.join import HuggingFaceViews, ViewJoin, WebDatasetViews
-from labelstore.torch.loss import (
+from labelstore.torch.labels.recover import recover
+from labelstore.torch.labels.soft_labels import TorchSoftLabels
+from labelstore.torch.labels.stored_labels import StoredLabels
+from labelstore.torch.losses.losses import (
     ferkd_loss,
     fkd_loss,
     label_entropy,
@@ -25,9 +28,7 @@ from labelstore.torch.loss import (
     vanilla_kd_loss,
 )
 from labelstore.torch.mixing import CutMix, InTurn, Mixed, MixUp, OneOf, SelfMix, mix_batch
-from labelstore.torch.recover import recover
 from labelstore.torch.sampler import ViewSampler
-from labelstore.torch.stored import StoredLabels
 
 __all__ = [
     "CutMix",

@@ -16,10 +16,10 @@ from labelstore.images.pixels import INTERPOLATIONS, pixel_digest
 from labelstore.images.reduced_jpeg import Photo
 from labelstore.store.ensemble import opened_reader
 from labelstore.teachers import load
-from labelstore.torch.collate import TorchSoftLabels
 from labelstore.torch.identity import PhotoIdentity
+from labelstore.torch.labels.soft_labels import TorchSoftLabels
+from labelstore.torch.labels.stored_labels import StoredLabels
 from labelstore.torch.photos import Photos
-from labelstore.torch.stored import StoredLabels
 from labelstore.training.recovery import Recovery
 
 if TYPE_CHECKING:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from labelstore.store.ensemble import Ensemble
     from labelstore.store.store import Store
-    from labelstore.torch.collate import TorchSoftLabels
-    from labelstore.torch.stored import StoredLabels
+    from labelstore.torch.labels.soft_labels import TorchSoftLabels
+    from labelstore.torch.labels.stored_labels import StoredLabels
     from labelstore.training.cycle import Schedule
 
     Sample = tuple[torch.Tensor, TorchSoftLabels | StoredLabels]

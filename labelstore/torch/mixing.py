@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from labelstore.errors import LabelError, UsageError
-from labelstore.torch.collate import copied
+from labelstore.torch.labels.soft_labels import copied
 from labelstore.torch.ranks import group_rank
 from labelstore.training import mixing
 
 if TYPE_CHECKING:
-    from labelstore.torch.collate import TorchSoftLabels
+    from labelstore.torch.labels.soft_labels import TorchSoftLabels
     from labelstore.training.mixing import MixPlan
 
 __all__ = ["CutMix", "InTurn", "MixUp", "Mixed", "OneOf", "SelfMix", "mix_batch", "on_tensors"]

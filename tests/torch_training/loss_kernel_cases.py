@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import torch
 
-from labelstore.torch import cross_entropy, kernels
+from labelstore.torch.losses import cross_entropy, triton_kernels
 
 NAMES = ("logits", "base", "indices", "weights", "upstream")
 
@@ -32,8 +32,8 @@ def laid_out(logits, layout):
 def by_kernels(case, dtype, temperature, layout, device="cpu"):
     logits, base, indices, weights, upstream = tensors(case, dtype, device)
     logits = laid_out(logits, layout)
-    losses, rows = kernels.losses(logits, base, indices, weights, temperature)
-    gradient = kernels.gradient(logits, base, indices, weights, rows, upstream, temperature)
+    losses, rows = triton_kernels.losses(logits, base, indices, weights, temperature)
+    gradient = triton_kernels.gradient(logits, base, indices, weights, rows, upstream, temperature)
     return losses, gradient
 
 
@@ -58,7 +58,7 @@ def main(source, result):
         assert gradient.dtype == getattr(torch, dtype)
         assert gradient.is_contiguous()
         found[name] = (losses.numpy(), gradient.double().numpy())
-    found["works"] = kernels.works(torch.device("cpu"))
+    found["works"] = triton_kernels.works(torch.device("cpu"))
     np.save(result, np.array(found, dtype=object))
 
 

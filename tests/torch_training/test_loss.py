@@ -12,12 +12,8 @@ from torch.utils._pytree import tree_leaves
 import labelstore
 from labelstore.errors import LabelError, UsageError
 from labelstore.labels.soft_labels import SoftLabels, mix, smooth
-from labelstore.torch import (
-    TorchSoftLabels,
-    cross_entropy,
-    soft_cross_entropy,
-    soft_kl_divergence,
-)
+from labelstore.torch import TorchSoftLabels, soft_cross_entropy, soft_kl_divergence
+from labelstore.torch.losses import cross_entropy
 
 
 def recovered(rows=6, classes=30, k=4, seed=0, tail="uniform"):

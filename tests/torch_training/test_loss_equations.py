@@ -11,7 +11,6 @@ from labelstore.errors import LabelError, UsageError
 from labelstore.labels.distribution import entropy
 from labelstore.labels.ferkd import FerKD
 from labelstore.labels.soft_labels import SoftLabels, mix, smooth
-from labelstore.recipes import LABEL_TYPES, recover_as
 from labelstore.torch import (
     TorchSoftLabels,
     ferkd_loss,
@@ -21,6 +20,7 @@ from labelstore.torch import (
     soft_kl_divergence,
     vanilla_kd_loss,
 )
+from labelstore.torch.recipes import LABEL_TYPES, recover_as
 
 CLASSES, ROWS = 30, 6
 

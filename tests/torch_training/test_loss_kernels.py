@@ -225,9 +225,9 @@ def test_kernels_on_a_gpu_give_the_loss_and_its_gradient_alike_in_every_run(name
 
 @on_gpu
 def test_on_a_gpu_the_kernels_are_used_and_make_nothing_as_wide_as_the_classes():
-    from labelstore.torch import kernels
+    from labelstore.torch.losses import triton_kernels
 
-    assert kernels.works(torch.device("cuda", torch.cuda.current_device()))
+    assert triton_kernels.works(torch.device("cuda", torch.cuda.current_device()))
     given = case(64, 20_000, 20)
     target = TorchSoftLabels(
         *(torch.from_numpy(given[name]) for name in ("base", "indices", "weights")), 20_000

@@ -8,8 +8,8 @@ import torch
 
 import labelstore
 from labelstore.errors import LabelError
-from labelstore.recipes import RECIPES
 from labelstore.torch import SoftLabelDataset, ViewSampler, collate_views
+from labelstore.torch.recipes import RECIPES
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -24,11 +24,11 @@ from labelstore.torch import (
     StoredLabels,
     ViewSampler,
     collate_views,
-    recover,
     soft_cross_entropy,
 )
-from labelstore.torch.stored import TorchTopK
-from labelstore.torch.stored import _spread as spread_on_device
+from labelstore.torch.labels import recover
+from labelstore.torch.labels.stored_labels import TorchTopK
+from labelstore.torch.labels.stored_labels import _spread as spread_on_device
 from labelstore.training.recovery import Recovery
 
 ROWS = 24

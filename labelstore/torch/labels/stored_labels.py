@@ -14,7 +14,7 @@ from labelstore.errors import FallbackWarning, LabelError, UsageError
 from labelstore.labels.ensemble import EnsembleTopK
 from labelstore.labels.prior import LEAST
 from labelstore.labels.top_k import MOST_UNSEEN, LabelType, Tail
-from labelstore.torch.collate import TorchSoftLabels, join_tensors, map_tensors
+from labelstore.torch.labels.soft_labels import TorchSoftLabels, join_tensors, map_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

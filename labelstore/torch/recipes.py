@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import LabelType, Tail, TopK
-    from labelstore.torch.collate import TorchSoftLabels
+    from labelstore.torch.labels.soft_labels import TorchSoftLabels
     from labelstore.torch.mixing import MixingOfTensors
     from labelstore.training.mixing import Mixing
 
@@ -104,7 +104,7 @@ class Recipe:
     """The calibration, or None."""
     mixing: Mixing | None = None
     """A rule of ``labelstore.mixing``, or None."""
-    loss: Loss = "fkd"
+    losses: Loss = "fkd"
     """Which loss of ``labelstore.torch``."""
     hard_weight: float | None = None
     """Alpha of equation 1, the hard labels' share; of ``loss="vanilla-kd"`` alone."""
@@ -192,7 +192,7 @@ class Recipe:
         Raises:
             UsageError: ``hard_weight`` is needed and not set.
         """
-        from labelstore.torch import loss
+        from labelstore.torch.losses import losses
 
         softened: dict[str, Any] = {
             "temperature": self.temperature,
@@ -205,11 +205,11 @@ class Recipe:
                     f"not state alpha of equation 1, choose it with recipe({self.name!r}, "
                     "hard_weight=0.5) or another."
                 )
-            return functools.partial(loss.vanilla_kd_loss, alpha=self.hard_weight, **softened)
+            return functools.partial(losses.vanilla_kd_loss, alpha=self.hard_weight, **softened)
         chosen: dict[str, Callable[..., torch.Tensor]] = {
-            "fkd": loss.fkd_loss,
-            "ferkd": loss.ferkd_loss,
-            "kl-divergence": loss.soft_kl_divergence,
+            "fkd": losses.fkd_loss,
+            "ferkd": losses.ferkd_loss,
+            "kl-divergence": losses.soft_kl_divergence,
         }
         return functools.partial(chosen[self.loss], **softened)
 

@@ -26,8 +26,8 @@ from typing import Any, Literal, get_args
 import torch
 
 from labelstore.errors import LabelError, UsageError
-from labelstore.torch.collate import TorchSoftLabels
-from labelstore.torch.cross_entropy import SoftCrossEntropy
+from labelstore.torch.labels.soft_labels import TorchSoftLabels
+from labelstore.torch.losses.cross_entropy import SoftCrossEntropy
 
 __all__ = [
     "Reduction",
@@ -56,7 +56,7 @@ def soft_cross_entropy(
     Computed in float32, also under autocast and for half-precision logits (in float64 for float64
     logits); the gradient has the logits' type. On a CPU it makes nothing as wide as the classes but
     the gradient, apart from room of fixed size; so it does on a GPU where Triton is installed (see
-    ``labelstore.torch.kernels``), and elsewhere one more such array at a time (two at another
+    ``labelstore.torch.losses.triton_kernels``), and elsewhere one more such array at a time (two at another
     temperature than 1). It compiles without a graph break and can be differentiated twice.
 
     Args:

@@ -19,14 +19,14 @@ import torch
 
 from labelstore.errors import LabelError, UsageError
 from labelstore.labels.ferkd import Action
-from labelstore.torch.collate import TorchSoftLabels
+from labelstore.torch.labels.soft_labels import TorchSoftLabels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.labels.top_k import Tail
-    from labelstore.torch.stored import StoredLabels, TorchTopK
+    from labelstore.torch.labels.stored_labels import StoredLabels, TorchTopK
     from labelstore.training.recovery import Recovery
 
 __all__ = ["recover"]

@@ -1,4 +1,4 @@
-"""The arithmetic under ``labelstore.torch.loss``: cross-entropy of ``base + sparse`` labels.
+"""The arithmetic under ``labelstore.torch.losses.losses``: cross-entropy of ``base + sparse`` labels.
 
 z are a row's logits, tau the temperature, ``x = z / tau``, ``p = base + sum_j weights[j]
 onehot(indices[j])`` its label and u what comes from above:
@@ -11,7 +11,7 @@ There are three ways, of the same value:
 
     parts    on a CPU: rows in parts that fit its caches, so that a part's logits come from memory
              once in each pass, and nothing as wide as the classes is made but the gradient
-    fused    on a GPU, where Triton is installed: ``labelstore.torch.kernels``
+    fused    on a GPU, where Triton is installed: ``labelstore.torch.losses.triton_kernels``
     whole    anywhere else, and under torch.compile, which fuses the passes itself
 """
 
@@ -56,9 +56,9 @@ class SoftCrossEntropy(torch.autograd.Function):
         dtype = _precision(logits)
         base, weights = base.to(dtype), weights.to(dtype)
         if _fusible(logits):
-            from labelstore.torch import kernels
+            from labelstore.torch.losses import triton_kernels
 
-            return kernels.losses(logits, base, indices, weights, temperature)
+            return triton_kernels.losses(logits, base, indices, weights, temperature)
         losses = _losses(logits, base, indices, weights, temperature)
         return losses, losses.new_empty(0)
 
@@ -80,9 +80,9 @@ class SoftCrossEntropy(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True
             gradient = _differentiable_gradient(logits, base, indices, weights, *given)
         elif rows.numel():
-            from labelstore.torch import kernels
+            from labelstore.torch.losses import triton_kernels
 
-            gradient = kernels.gradient(logits, base, indices, weights, rows, *given)
+            gradient = triton_kernels.gradient(logits, base, indices, weights, rows, *given)
         else:
             gradient = _gradient(logits, base, indices, weights, *given)
         return gradient, None, None, None, None
@@ -203,10 +203,10 @@ def _fusible(logits: torch.Tensor) -> bool:
     if importlib.util.find_spec("triton") is None:
         return False
     try:
-        from labelstore.torch import kernels
+        from labelstore.torch.losses import triton_kernels
     except ImportError:  # Installed, and broken.
         return False
-    return kernels.works(logits.device)
+    return triton_kernels.works(logits.device)
 
 
 def _precision(logits: torch.Tensor) -> torch.dtype:
