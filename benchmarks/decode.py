@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common import alternate, ratio, summary, write_result
-from labelstore.demo import place_photos
 from labelstore.images import reduced_jpeg
 from labelstore.images.pixels import decode
+from labelstore.operations.demo import place_photos
 from labelstore.views.law import ViewLaw
 
 ROUNDS = 7

@@ -24,9 +24,9 @@ import torch
 
 import labelstore
 from benchmarks.common import alternate, ratio, summary, write_result
-from labelstore.demo import place_photos
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import FolderSource, cut, decode
+from labelstore.operations.demo import place_photos
 from labelstore.producer.generate import generate
 from labelstore.producer.settings import FIDELITIES, Recipe
 from labelstore.teachers.batch_size import default_batch_size

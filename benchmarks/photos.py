@@ -21,7 +21,7 @@ import xxhash
 from PIL import Image
 
 from labelstore.images.pixels import FolderSource
-from labelstore.plan import sample_of_teacher
+from labelstore.operations.plan import sample_of_teacher
 from labelstore.storage.local_files import write_durably
 from labelstore.teachers.load import create_model, load_state_dict_in_order, load_teacher
 from labelstore.views.law import ViewLaw

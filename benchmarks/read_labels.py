@@ -24,7 +24,7 @@ import torch
 
 import labelstore
 from benchmarks.common import alternate, ratio, summary, synthetic_labels, write_result
-from labelstore.materialize import materialize
+from labelstore.operations.materialize import materialize
 from labelstore.training.cycle import random_views
 from labelstore.views.philox import hash_keys
 

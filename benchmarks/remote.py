@@ -27,7 +27,7 @@ import numpy as np
 import labelstore
 import labelstore.storage.requests
 from benchmarks.common import ratio, summary, synthetic_labels, write_result
-from labelstore.pull import pull
+from labelstore.operations.pull import pull
 from labelstore.store.backends.zarr.shards import index_bytes, parse_index
 from labelstore.testing.network import Proxy, S3Server
 

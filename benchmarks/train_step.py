@@ -32,8 +32,8 @@ from PIL import Image
 
 import labelstore
 from benchmarks.common import ratio, summary, write_result
-from labelstore.demo import place_photos, place_teacher
 from labelstore.images.pixels import FolderSource, cut, decode
+from labelstore.operations.demo import place_photos, place_teacher
 from labelstore.teachers.load import create_model, load_teacher, normalize
 from labelstore.torch import (
     Show,

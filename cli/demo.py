@@ -39,7 +39,7 @@ def command(context: click.Context, folder: str, views: int, epochs: int, device
     """Run the steps."""
     from pathlib import Path
 
-    from labelstore import demo
+    from labelstore.operations import demo
 
     root = Path(folder)
     photos, stores = root / "photos", []
@@ -91,7 +91,7 @@ def _train(photos: Path, stores: list[str], epochs: int) -> None:
 
     import torch
 
-    from labelstore import demo
+    from labelstore.operations import demo
 
     source = inspect.getsource(demo.train_student)
     click.echo(textwrap.indent(source.rstrip(), "    "), err=True)

@@ -17,7 +17,7 @@ def dry_run(given: dict[str, Any], source: Any, made: Output, workers: int) -> N
     Raises:
         StoreError: there is no room for it.
     """
-    from labelstore.forecast import forecast
+    from labelstore.operations.forecast import forecast
     from labelstore.teachers.batch_size import BATCH_SIZES
 
     teacher = made.teacher

@@ -10,7 +10,7 @@ from . import options, output
 from .output import counted
 
 if TYPE_CHECKING:
-    from labelstore.evaluate import EvaluationReport
+    from labelstore.operations.evaluate import EvaluationReport
 
 HELP = """Measure a teacher's accuracy on plain central crops, before days of GPU time are spent.
 
@@ -56,8 +56,8 @@ def command(**given: Any) -> None:
     """Evaluate a teacher."""
     import os
 
-    from labelstore.evaluate import evaluate
     from labelstore.images.ground_truth import read_class_map, resolve_targets
+    from labelstore.operations.evaluate import evaluate
 
     source = options.source_from(given, given["source"])
     class_map = read_class_map(given["class_map"]) if given["class_map"] else None

@@ -81,7 +81,7 @@ def command(**given: Any) -> None:
     """Inspect a store."""
     import labelstore
     from labelstore.errors import CorruptError
-    from labelstore.inspect import report
+    from labelstore.operations.inspect import report
 
     rule = options.ferkd_from(given)
     store = labelstore.open(given["store"])

@@ -10,7 +10,7 @@ from . import options, output
 from .output import counted
 
 if TYPE_CHECKING:
-    from labelstore.materialize import MaterializeReport
+    from labelstore.operations.materialize import MaterializeReport
 
 HELP = """Make a decoded copy of a finished store, for reading any labels at the speed of memory.
 
@@ -40,7 +40,7 @@ that was changed since it makes no other copy unless --overwrite is given.
 def command(**given: Any) -> None:
     """Materialize a store."""
     import labelstore
-    from labelstore.materialize import materialize, materialized_bytes
+    from labelstore.operations.materialize import materialize, materialized_bytes
 
     store = labelstore.open(given["store"])
     quiet = given["quiet"] or given["json"]

@@ -10,7 +10,7 @@ from . import options, output
 from .output import counted
 
 if TYPE_CHECKING:
-    from labelstore.merge import MergeReport
+    from labelstore.operations.merge import MergeReport
 
 HELP = """Write the mean of several teachers' labels of the same views to one store.
 
@@ -102,7 +102,7 @@ def _weights(
 def command(**given: Any) -> None:
     """Merge stores."""
     import labelstore
-    from labelstore.merge import merge
+    from labelstore.operations.merge import merge
 
     rule = None
     if given["calibrate"]:

@@ -11,7 +11,7 @@ from . import options, output
 from .output import counted
 
 if TYPE_CHECKING:
-    from labelstore.plan import Row, Setting
+    from labelstore.operations.plan import Row, Setting
 
 HELP = """Show, for a sample of real labels, what each way to store them costs and keeps.
 
@@ -34,7 +34,7 @@ def _settings(
 ) -> list[Setting]:
     """``K:QUANTIZER:PRIOR_SIZE[:TOP_P]`` each."""
     from labelstore.format import codecs
-    from labelstore.plan import Setting
+    from labelstore.operations.plan import Setting
 
     found = []
     for value in values:
@@ -81,7 +81,7 @@ def _settings(
 @options.quiet_option
 def command(**given: Any) -> None:
     """Measure each setting."""
-    from labelstore.plan import SETTINGS, measure
+    from labelstore.operations.plan import SETTINGS, measure
 
     truth, num_views, most = _sample(given)
     settings = [
@@ -103,7 +103,7 @@ def _sample(given: dict[str, Any]) -> tuple[Any, int, int | None]:
     """The true distributions, the planned number of views, and the largest k that makes sense."""
     import labelstore
     from labelstore.errors import UsageError
-    from labelstore.plan import sample_of_store, sample_of_teacher
+    from labelstore.operations.plan import sample_of_store, sample_of_teacher
     from labelstore.storage.location import is_remote
 
     images, views = given["sample_images"], given["sample_views"]

@@ -86,7 +86,7 @@ def _images(keys: Sequence[str], wanted: Sequence[str]) -> list[str]:
 def command(**given: Any) -> None:
     """Copy a store."""
     import labelstore
-    from labelstore.pull import pull
+    from labelstore.operations.pull import pull
 
     store = labelstore.open(given["store"])
     quiet = given["quiet"] or given["json"]

@@ -9,7 +9,7 @@ import click
 from . import options, output
 
 if TYPE_CHECKING:
-    from labelstore.recode import RecodeReport
+    from labelstore.operations.recode import RecodeReport
 
 HELP = """Write a finished store anew: as Parquet or Zarr, smaller, or with another prior list.
 
@@ -46,7 +46,7 @@ measured over a sample and told. labelstore plan STORE shows what the settings w
 def command(**given: Any) -> None:
     """Recode a store."""
     import labelstore
-    from labelstore.recode import recode
+    from labelstore.operations.recode import recode
 
     store = labelstore.open(given["store"])
     quiet = given["quiet"] or given["json"]

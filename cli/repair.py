@@ -13,8 +13,8 @@ from .output import counted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from labelstore.operations.verify import VerifyReport
     from labelstore.producer.generate import Report
-    from labelstore.verify import VerifyReport
 
 HELP = """Make the blocks of a store anew that are damaged or missing, and no others.
 
@@ -63,8 +63,8 @@ def command(context: click.Context, **given: Any) -> None:
 
     import labelstore
     from labelstore.images.sources.choose import in_order
+    from labelstore.operations.repair import repair
     from labelstore.producer.generate import undecodable
-    from labelstore.repair import repair
 
     store = labelstore.open(given["store"])
     quiet = given["quiet"] or given["json"]

@@ -88,7 +88,7 @@ RULES = {
 def command(**given: Any) -> None:
     """Try a schedule out."""
     import labelstore
-    from labelstore.dry_run import dry_run
+    from labelstore.operations.schedule import dry_run
 
     stores = [labelstore.open(path) for path in given["stores"]]
     several = len(stores) > 1

@@ -10,7 +10,7 @@ from . import options, output
 from .output import counted
 
 if TYPE_CHECKING:
-    from labelstore.verify import Replay, VerifyReport
+    from labelstore.operations.verify import Replay, VerifyReport
 
 HELP = """Read every label of a store and check it; name the blocks and images that are not right.
 
@@ -64,7 +64,7 @@ def _share(_context: click.Context, _parameter: click.Parameter, value: str | No
 def command(context: click.Context, **given: Any) -> None:
     """Verify a store."""
     import labelstore
-    from labelstore.verify import verify
+    from labelstore.operations.verify import verify
 
     if given["replay"] is not None and not (given["photos"] and given["spec"]):
         raise click.UsageError("--replay runs the teacher again: give --photos and --teacher, too.")
@@ -88,7 +88,7 @@ def command(context: click.Context, **given: Any) -> None:
 
 
 def _replayed(given: dict[str, Any], store: Any, quiet: bool) -> Replay:
-    from labelstore.verify import replay
+    from labelstore.operations.verify import replay
 
     source = options.source_from(given, given["photos"])
     teacher = options.teacher_from(given)

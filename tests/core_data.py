@@ -116,7 +116,7 @@ def files_of(path):
 
 def few_photos(folder, count):
     """A flat folder below ``folder`` with the first of the demo's photos."""
-    from labelstore.demo import place_photos
+    from labelstore.operations.demo import place_photos
 
     place_photos(folder / "all")
     few = folder / "few"

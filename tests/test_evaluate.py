@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from labelstore.errors import SourceError, UsageError
-from labelstore.evaluate import central_box, evaluate, wilson_interval
 from labelstore.images.pixels import FolderSource, decode
+from labelstore.operations.evaluate import central_box, evaluate, wilson_interval
 from labelstore.teachers.teacher import Preprocessing, Teacher
 
 COLOURS = ((220, 30, 30), (30, 220, 30), (30, 30, 220))

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 import labelstore
-from labelstore import demo
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import FolderSource, cut, decode
+from labelstore.operations import demo
 from labelstore.producer.generate import generate
 from labelstore.producer.settings import Recipe
 from labelstore.teachers.load import load_teacher, top_k

@@ -12,17 +12,17 @@ from core_data import make_planned, written
 
 import labelstore
 from labelstore import Batches
-from labelstore.dry_run import dry_run
 from labelstore.errors import CorruptError, MismatchError, NotFoundError, UsageError
 from labelstore.images.sources.choose import open_source
-from labelstore.inspect import report
-from labelstore.materialize import materialize
-from labelstore.merge import merge
-from labelstore.pull import pull
-from labelstore.recode import recode
+from labelstore.operations.inspect import report
+from labelstore.operations.materialize import materialize
+from labelstore.operations.merge import merge
+from labelstore.operations.pull import pull
+from labelstore.operations.recode import recode
+from labelstore.operations.schedule import dry_run
+from labelstore.operations.verify import verify
 from labelstore.storage.location import place_of
 from labelstore.torch import SoftLabelDataset, ViewSampler
-from labelstore.verify import verify
 
 
 @pytest.fixture(params=["str", "Path", "URL"])

@@ -1,4 +1,4 @@
-"""``labelstore.inspect.report`` against slow computations in plain Python."""
+"""``labelstore.operations.inspect.report`` against slow computations in plain Python."""
 
 import json
 import math
@@ -13,8 +13,8 @@ import labelstore
 from labelstore.errors import CorruptError, LabelError, UsageError
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
-from labelstore.inspect import report
 from labelstore.labels.ferkd import Action, FerKD
+from labelstore.operations.inspect import report
 from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
 

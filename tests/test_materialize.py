@@ -24,7 +24,7 @@ from labelstore.errors import (
     StoreError,
     UsageError,
 )
-from labelstore.materialize import materialize, materialized_bytes
+from labelstore.operations.materialize import materialize, materialized_bytes
 from labelstore.storage import local_files, locks
 from labelstore.store.writer import StoreWriter
 

@@ -14,7 +14,7 @@ import labelstore
 from labelstore.errors import IncompleteError, LabelError, MismatchError, UsageError
 from labelstore.labels.distribution import largest
 from labelstore.labels.soft_labels import mix
-from labelstore.merge import merge
+from labelstore.operations.merge import merge
 
 IMAGES, VIEWS, CLASSES = 20, 6, 30
 

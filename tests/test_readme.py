@@ -123,7 +123,7 @@ def test_its_python_runs(tmp_path):
         after = next(check for start, check in AFTER.items() if line.startswith(start))
         parts += [BEFORE[line], block, after, f"print({json.dumps(line)}, flush=True)"]
     make = """
-from labelstore.demo import place_photos, place_teacher
+from labelstore.operations.demo import place_photos, place_teacher
 from pathlib import Path
 place_photos(Path("photos"))
 place_teacher("tf_efficientnet_lite0", Path("lite0.safetensors"))

@@ -13,7 +13,7 @@ from core_data import distributions, files_of, make_planned, planned, top_of, wr
 
 import labelstore
 from labelstore.errors import IncompleteError, LabelError, MismatchError, UsageError
-from labelstore.recode import recode
+from labelstore.operations.recode import recode
 from labelstore.store.writer import StoreWriter
 
 OTHER = {"zarr": "parquet", "parquet": "zarr"}

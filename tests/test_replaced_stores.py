@@ -11,7 +11,7 @@ from core_data import files_of, make_planned, planned, written
 
 import labelstore
 from labelstore.errors import MismatchError
-from labelstore.pull import pull
+from labelstore.operations.pull import pull
 from labelstore.store.writer import StoreWriter
 from labelstore.torch import ViewSampler
 

@@ -13,9 +13,9 @@ from core_data import make_planned
 
 import labelstore
 from labelstore.cli.main import main
-from labelstore.dry_run import dry_run
 from labelstore.errors import LabelError, NotFoundError, UsageError
 from labelstore.labels.ferkd import Action, EnsembleFerKD, FerKD
+from labelstore.operations.schedule import dry_run
 from labelstore.torch import ViewSampler
 from labelstore.views.law import ViewLaw
 
@@ -173,7 +173,7 @@ def test_how_much_is_read_ahead_into_the_bound(tmp_path, monkeypatch):
     whole = dry_run(store, rule, epochs=40)["epoch"]
     for room in (0.1, 0.5, 0.9, 1.1):
         bound = int(whole["slab_bytes"] * 6 / whole["groups"] * room)
-        monkeypatch.setattr("labelstore.dry_run.SLAB_BYTES", bound)
+        monkeypatch.setattr("labelstore.operations.schedule.SLAB_BYTES", bound)
         shares[room] = dry_run(store, rule, epochs=40)["epoch"]["read_ahead"]
     assert shares[0.1] < shares[0.5] < shares[0.9] <= shares[1.1] == whole["read_ahead"] == 1
     # The most wanted groups are held.

@@ -19,7 +19,7 @@ from core_data import make_planned, read_everything, written
 import labelstore
 from labelstore.format.arrays import array_digest, images_digest, view_arrays
 from labelstore.images.sources.choose import open_source
-from labelstore.materialize import materialize
+from labelstore.operations.materialize import materialize
 from labelstore.store.backends.parquet.tables import file_of, label_table, measured_table
 
 SIZE = {"images": 4, "views": 3, "classes": 8, "block_images": 2, "group_views": 2}

@@ -12,7 +12,7 @@ from core_data import make_planned
 
 import labelstore
 from labelstore.errors import CorruptError, StoreError
-from labelstore.materialize import materialize
+from labelstore.operations.materialize import materialize
 
 
 @pytest.fixture(params=["zarr", "parquet", "copy"])

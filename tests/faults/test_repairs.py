@@ -14,10 +14,10 @@ from PIL import Image
 import labelstore
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, StoreError
 from labelstore.images.pixels import FolderSource
+from labelstore.operations.repair import repair
 from labelstore.producer import probe
 from labelstore.producer.generate import generate
 from labelstore.producer.settings import Recipe
-from labelstore.repair import repair
 from labelstore.store.writer import Remake, StoreWriter
 from labelstore.teachers.load import load_teacher
 from labelstore.testing.faults import trip

@@ -22,7 +22,7 @@ import resource, sys, time
 limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 import numpy as np, labelstore
-from labelstore.verify import verify
+from labelstore.operations.verify import verify
 
 def read(path):
     store = labelstore.open(path)

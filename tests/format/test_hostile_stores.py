@@ -21,7 +21,7 @@ from numcodecs import blosc
 import labelstore
 from labelstore.errors import CorruptError, StoreError
 from labelstore.format.manifest import Manifest
-from labelstore.materialize import materialize
+from labelstore.operations.materialize import materialize
 from labelstore.store.backends.zarr.metadata import array_layouts
 
 

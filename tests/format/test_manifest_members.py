@@ -14,7 +14,7 @@ from hostile import manifest_file, manifest_of, signed, write
 
 import labelstore
 from labelstore.errors import CorruptError, FormatError, LabelStoreError
-from labelstore.inspect import _describe
+from labelstore.operations.inspect import _describe
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 

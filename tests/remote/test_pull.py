@@ -14,8 +14,8 @@ from remote_data import bucket_of, send
 
 import labelstore
 from labelstore.errors import CorruptError, IncompleteError, NotFoundError, UsageError
-from labelstore.pull import pull
-from labelstore.verify import verify
+from labelstore.operations.pull import pull
+from labelstore.operations.verify import verify
 
 
 @pytest.fixture

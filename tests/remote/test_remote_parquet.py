@@ -10,7 +10,7 @@ from remote_data import bucket_of, objects_of, send
 
 import labelstore
 from labelstore.errors import LabelStoreError, MismatchError, NotFoundError, StoreError
-from labelstore.pull import pull
+from labelstore.operations.pull import pull
 from labelstore.testing.network import FileServer, Proxy
 
 

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from remote_data import bucket_of, send
 
-from labelstore.demo import place_photos
 from labelstore.errors import NotFoundError, SourceError
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import FolderSource
 from labelstore.images.sources.choose import open_source
+from labelstore.operations.demo import place_photos
 from labelstore.producer.generate import generate
 from labelstore.producer.settings import Recipe
 from labelstore.teachers.load import load_teacher

@@ -32,7 +32,7 @@ from labelstore.errors import (
 )
 from labelstore.images.pixels import FolderSource, to_rgb
 from labelstore.images.reduced_jpeg import reduction_for
-from labelstore.recode import recode
+from labelstore.operations.recode import recode
 from labelstore.torch import (
     Show,
     SoftLabelDataset,

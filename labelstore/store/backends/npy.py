@@ -7,7 +7,7 @@ A folder of arrays in NumPy's own format, little-endian, which ``numpy.load`` op
     images/key.npy, target.npy     keys as fixed-width text, ground truth
     images/*.npy, labels/*.npy     the arrays of ``labelstore.store.backends.protocol``, encoding ``plain``
 
-It is made whole by ``labelstore.materialize`` and read only.
+It is made whole by ``labelstore.operations.materialize`` and read only.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ import numpy as np
 from labelstore.errors import DecodeError, MismatchError, StoreError, UsageError
 from labelstore.format.encoding import decode_confidence
 from labelstore.images.pixels import decode
+from labelstore.operations.verify import STEP, TOLERANCE, VerifyReport, verify
 from labelstore.producer.generate import Report, generate_together
 from labelstore.producer.probe import check_description, prove
 from labelstore.producer.settings import Output, Recipe
 from labelstore.store.store import LABELLED, UNREADABLE, opened
 from labelstore.store.writer import Remake
-from labelstore.verify import STEP, TOLERANCE, VerifyReport, verify
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from labelstore.errors import DecodeError, SourceError
 from labelstore.images.pixels import cut, decode
 from labelstore.labels.ferkd import Action, FerKD
-from labelstore.plan import Setting, measure
+from labelstore.operations.plan import Setting, measure
 from labelstore.storage.local_files import free_bytes
 from labelstore.storage.location import place_of, suffix_of
 from labelstore.teachers.top_k import softmax
