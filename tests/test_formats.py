@@ -65,7 +65,8 @@ def test_eps_never_runs_ghostscript(tmp_path, named):
     assert called.exists()
     called.unlink()
     done = run(
-        "from labelstore.images.pixels import decode; decode(open(sys.argv[1], 'rb').read(), 'photo')"
+        "from labelstore.images.pixels import decode\n"
+        "decode(open(sys.argv[1], 'rb').read(), 'photo')"
     )
     assert "DecodeError: cannot decode the image photo: its" in done.stderr
     assert not called.exists()

@@ -101,7 +101,7 @@ def decode_confidence(top: npt.NDArray[Any], manifest: Manifest) -> npt.NDArray[
 
 
 def encode_prior_probs(codes: npt.NDArray[np.uint8], manifest: Manifest) -> npt.NDArray[Any]:
-    """What is stored of ``labelstore.labels.prior``'s codes of mean probabilities: they, or the values."""
+    """What is stored of a prior's codes of mean probabilities: they, or the values."""
     return prior.decode_probs(codes) if manifest.encoding == "plain" else codes
 
 

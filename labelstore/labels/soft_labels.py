@@ -1,4 +1,4 @@
-"""What a student learns of images: sparse probabilities, and the rest of them alike in all classes."""
+"""Soft labels: what a student learns of a view, as sparse probabilities over a common base."""
 
 from __future__ import annotations
 

@@ -109,8 +109,8 @@ def merge(
         tail: how residual masses are spread before they are averaged.
         k: classes of each label; the largest k of the stores when None.
         quantizer: the first store's when None. prior_size: the largest of the stores' when None.
-        top_p, block_images, group_views: as in ``labelstore.format.manifest.Manifest``; for a None the
-            last two are the first store's.
+        top_p, block_images, group_views: as in ``labelstore.format.manifest.Manifest``; for a None
+            the last two are the first store's.
         overwrite: replace a store that is at ``path``.
         tell: called with the images and views done since it was called last.
 

@@ -1,7 +1,7 @@
 """The producer's pipeline: batches of pixels -> teachers -> the arrays of blocks.
 
-Pixels are made ahead (``labelstore.producer.crops``) and handed over by a bounded queue; on a GPU, a batch
-is begun before the results of the one before it have come back.
+Pixels are made ahead (``labelstore.producer.crops``) and handed over by a bounded queue; on a GPU,
+a batch is begun before the results of the one before it have come back.
 """
 
 from __future__ import annotations

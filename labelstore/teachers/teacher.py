@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 
-__all__ = ["Described", "NETWORK_ERRORS", "Preprocessing", "Teacher", "normalize", "one_line"]
+__all__ = ["NETWORK_ERRORS", "Described", "Preprocessing", "Teacher", "normalize", "one_line"]
 
 _NO_MEMORY = "ran out of memory on"
 

@@ -1,6 +1,7 @@
 """timm's networks: by name, from a hub or a folder, with weights of their own or a checkpoint's.
 
-This and `labelstore.teachers.checkpoints` are the modules that import timm, when it is first needed.
+This and `labelstore.teachers.checkpoints` are the modules that import timm, when it is first
+needed.
 """
 
 from __future__ import annotations

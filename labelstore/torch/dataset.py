@@ -85,12 +85,12 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         """Align photos with a store's labels.
 
         Args:
-            dataset: a source of ``labelstore.images.sources.choose.open_source``, or any map-style data set
-                whose items are photos or start with one: a PIL image, a uint8 tensor (3 or 1, H,
-                W) or (H, W), or encoded bytes. In any order, possibly with more images than the
-                store, or with fewer: images without a photo are then left out by ``ViewSampler``,
-                with a warning that says how many (PartialDataWarning). None where photos are read
-                elsewhere (``views_of``); nothing is then probed.
+            dataset: a source of ``labelstore.open_source``, or any map-style
+                data set whose items are photos or start with one: a PIL image, a uint8 tensor (3 or
+                1, H, W) or (H, W), or encoded bytes. In any order, possibly with more images than
+                the store, or with fewer: images without a photo are then left out by
+                ``ViewSampler``, with a warning that says how many (PartialDataWarning). None where
+                photos are read elsewhere (``views_of``); nothing is then probed.
             store: where the labels are; a store, its path or URL, or an ensemble, whose first
                 member is "the teacher" below.
             keys: the store's key of each item. When None: those of a source, or the paths of an
@@ -115,9 +115,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 store's own when None. Not together with ferkd, whose thresholds are about labels
                 as they are stored.
             decode: ``"reduced"``: JPEG files are decoded to a half, a quarter or an eighth of their
-                size where all views of an item still have their pixels (``labelstore.images.reduced_jpeg``):
-                faster for photos much larger than the views, but not quite the pixels that the
-                teacher saw. For a source, or items that are encoded bytes.
+                size where all views of an item still have their pixels
+                (``labelstore.images.reduced_jpeg``): faster for photos much larger than the views,
+                but not quite the pixels that the teacher saw. For a source, or items that are
+                encoded bytes.
             labels: ``"recovered"``: ``TorchSoftLabels``, calibrated and averaged over the teachers;
                 ``"stored"``: ``StoredLabels``, of which ``labelstore.torch.recover(stored,
                 data.recovery)`` makes the same on the device. Not together with temperature.

@@ -117,7 +117,7 @@ class Photos:
         if self._reduced:
             raise UsageError(
                 f'decode is "reduced" and the data set gives a {type(data).__name__} for {key!r}, '
-                "expected encoded bytes: give labelstore.images.sources.choose.open_source(folder), or decode "
+                "expected encoded bytes: give labelstore.open_source(folder), or decode "
                 "whole."
             )
         path = file_of(item) if self._paths is None else self._paths[row]

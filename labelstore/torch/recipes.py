@@ -104,7 +104,7 @@ class Recipe:
     """The calibration, or None."""
     mixing: Mixing | None = None
     """A rule of ``labelstore.mixing``, or None."""
-    losses: Loss = "fkd"
+    loss: Loss = "fkd"
     """Which loss of ``labelstore.torch``."""
     hard_weight: float | None = None
     """Alpha of equation 1, the hard labels' share; of ``loss="vanilla-kd"`` alone."""

@@ -68,10 +68,10 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 teacher (``EnsembleFerKD``).
             schedule: which views an image shows: ``"random"``: drawn, each once before any comes
                 again; ``"surgical"``: likewise, of the views that are not discarded, and of images
-                that have none the most confident ones (``labelstore.training.walk``); ``"easy-to-hard"`` or
-                ``"hard-to-easy"``: by falling or rising confidence over all ``epochs``
-                (``labelstore.training.curriculum``), without those that are discarded. When None: surgical
-                where a ferkd replaces views, else random.
+                that have none the most confident ones (``labelstore.training.walk``);
+                ``"easy-to-hard"`` or ``"hard-to-easy"``: by falling or rising confidence over all
+                ``epochs`` (``labelstore.training.curriculum``), without those that are discarded.
+                When None: surgical where a ferkd replaces views, else random.
             epochs: how many epochs the whole training has; the two curricula need it.
             budget: share of the images that an epoch shows, 0.01 to 1, to the nearest fraction with
                 a denominator of at most 100: p / q. Every image is shown in p of q epochs, other
@@ -89,8 +89,9 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 (unreadable ones) are left out, and those that a data set has no photo of.
             slab_bytes: how much memory the labels of this and the next epoch may take, of all
                 processes of the machine together; 0 for none. They are read ahead
-                (``labelstore.store.slabs.slab_cache``), for orders of at least an eighth of the store's images: all
-                groups of views that these epochs need where there is room, else the most wanted.
+                (``labelstore.store.slabs.slab_cache``), for orders of at least an eighth of the
+                store's images: all groups of views that these epochs need where there is room, else
+                the most wanted.
 
         Raises:
             IncompleteError: labels are missing. NotFoundError: no such image, or none labelled.

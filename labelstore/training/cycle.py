@@ -1,11 +1,11 @@
 """The schedule: which views an image shows in which epoch. NumPy only, pure functions.
 
 An image shows ``views_per_image`` views in every epoch that has it, and none of its views comes
-again before all were shown: ``labelstore.training.walk`` has the rule and its proof. A surgical schedule
-walks over the views that a rule does not discard, a random one over all. What counts is how often
-an image was shown before (its showings), which is the number of the epoch unless a budget leaves
-images out. Every draw is a pure function of the image's key hash, never of its position or of the
-other images in the call.
+again before all were shown: ``labelstore.training.walk`` has the rule and its proof. A surgical
+schedule walks over the views that a rule does not discard, a random one over all. What counts is
+how often an image was shown before (its showings), which is the number of the epoch unless a budget
+leaves images out. Every draw is a pure function of the image's key hash, never of its position or
+of the other images in the call.
 
 Counter words of the draws besides those of the walk, under a Philox key of their own:
 

@@ -141,8 +141,8 @@ def count_views(
 
 
 def pace_of(counts: npt.NDArray[np.int64]) -> int:
-    """The pace of a surgical schedule (``labelstore.training.walk``): the median, rounded down, of the
-    numbers of passing views of images that have any; 1 where none has."""
+    """The pace of a surgical schedule (``labelstore.training.walk``): the median, rounded down, of
+    the numbers of passing views of images that have any; 1 where none has."""
     some = counts[counts > 0]
     return int(np.median(some)) if some.size else 1
 

@@ -71,10 +71,10 @@ class EpochOrder:
                 image has others. For an ensemble also a rule for each teacher (``EnsembleFerKD``).
             schedule: which views an image shows: ``"random"``: drawn, each once before any comes
                 again; ``"surgical"``: likewise, of the views that are not discarded, and of images
-                that have none the most confident ones (``labelstore.training.walk``); ``"easy-to-hard"`` or
-                ``"hard-to-easy"``: by falling or rising confidence over all ``epochs``
-                (``labelstore.training.curriculum``), without those that are discarded. When None: surgical
-                where a ferkd replaces views, else random.
+                that have none the most confident ones (``labelstore.training.walk``);
+                ``"easy-to-hard"`` or ``"hard-to-easy"``: by falling or rising confidence over all
+                ``epochs`` (``labelstore.training.curriculum``), without those that are discarded.
+                When None: surgical where a ferkd replaces views, else random.
             epochs: how many epochs the whole training has; the two curricula need it.
             budget: share of the images that an epoch shows, 0.01 to 1, to the nearest fraction with
                 a denominator of at most 100. What an image shows then depends on how often it was

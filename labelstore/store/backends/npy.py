@@ -5,7 +5,7 @@ A folder of arrays in NumPy's own format, little-endian, which ``numpy.load`` op
     materialized.json              the manifest, and which store it is a copy of
     commits.npy                    (blocks, parts) uint64 commit digests, as in any store
     images/key.npy, target.npy     keys as fixed-width text, ground truth
-    images/*.npy, labels/*.npy     the arrays of ``labelstore.store.backends.protocol``, encoding ``plain``
+    images/*.npy, labels/*.npy     the arrays of ``labelstore.format.arrays``, encoding ``plain``
 
 It is made whole by ``labelstore.operations.materialize`` and read only.
 """

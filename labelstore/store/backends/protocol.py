@@ -1,7 +1,7 @@
 """What a store is made of below its manifest: named arrays, blocks in, blocks out, commit rows.
 
-A backend moves arrays of codes and knows nothing of what they mean; ``labelstore.store.store`` is where
-manifest and backend meet.
+A backend moves arrays of codes and knows nothing of what they mean; ``labelstore.store.store`` is
+where manifest and backend meet.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ class ids of two bytes and probabilities of one, two more for a finer largest pr
 decoded as a batch is read, which takes less time than reading decoded ones would. The prior lists
 of all images, which every epoch needs, are shared in the same way.
 
-A slab is a file of ``labelstore.store.slabs.shared_file``, by default in ``/dev/shm``. What it is called follows
-from the store's id and the commit digests of its chunks, so that one made of a store that was
-changed since is never met; it is filled with chunks that were compared with those very digests.
+A slab is a file of ``labelstore.store.slabs.shared_file``, by default in ``/dev/shm``. What it is
+called follows from the store's id and the commit digests of its chunks, so that one made of a store
+that was changed since is never met; it is filled with chunks that were compared with those very
+digests.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class Slabs:
             reader: reads and verifies chunks.
             labels: makes labels of a given shape of the codes of views (n,) of images (n,).
             slab_bytes: of all slabs of the store on this machine together; 0 for none.
-            folder: where slabs lie; ``labelstore.store.slabs.shared_file.default_folder`` when None.
+            folder: where slabs lie; ``labelstore.store.slabs.shared_file.default_folder`` when
+                None.
         """
         self.slab_bytes = slab_bytes
         self._folder = folder

@@ -1,9 +1,9 @@
 """Stored labels recovered, calibrated and averaged on the device, from the sparse form.
 
 The torch twin of ``labelstore.labels.TopK.recover``, ``labelstore.labels.ferkd`` and
-``labelstore.training.recovery``, for loops whose labels are all that is left to the processor: with photos
-or latents in the GPU's memory, say. The same arithmetic (float64 inside, float32 results), without
-a loop over classes and without waiting for the device.
+``labelstore.training.recovery``, for loops whose labels are all that is left to the processor: with
+photos or latents in the GPU's memory, say. The same arithmetic (float64 inside, float32 results),
+without a loop over classes and without waiting for the device.
 
     data = SoftLabelDataset(photos, store, ferkd=rule, labels="stored")
     for images, stored in loader:

@@ -151,7 +151,7 @@ class TorchTopK:
         )
 
     def _tail_weights(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As ``labelstore.labels.prior.tail_weights``: (B, m) of the listed, (B, 1) of each outside."""
+        """As ``prior.tail_weights``: (B, m) of the listed, (B, 1) of each outside."""
         if self.prior_probs is None or self.prior_power is None:
             raise UsageError("a list of classes was given without its probabilities: give both.")
         power = self.prior_power.double()[:, None]

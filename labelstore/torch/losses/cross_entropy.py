@@ -1,4 +1,5 @@
-"""The arithmetic under ``labelstore.torch.losses.losses``: cross-entropy of ``base + sparse`` labels.
+"""The arithmetic under ``labelstore.torch.losses.losses``: cross-entropy of ``base + sparse``
+labels.
 
 z are a row's logits, tau the temperature, ``x = z / tau``, ``p = base + sum_j weights[j]
 onehot(indices[j])`` its label and u what comes from above:

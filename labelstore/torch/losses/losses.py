@@ -56,8 +56,8 @@ def soft_cross_entropy(
     Computed in float32, also under autocast and for half-precision logits (in float64 for float64
     logits); the gradient has the logits' type. On a CPU it makes nothing as wide as the classes but
     the gradient, apart from room of fixed size; so it does on a GPU where Triton is installed (see
-    ``labelstore.torch.losses.triton_kernels``), and elsewhere one more such array at a time (two at another
-    temperature than 1). It compiles without a graph break and can be differentiated twice.
+    ``labelstore.torch.losses.triton_kernels``), and elsewhere one more such array at a time (two at
+    another temperature than 1). It compiles without a graph break and can be differentiated twice.
 
     Args:
         logits: (B, num_classes) floating point.
@@ -219,8 +219,8 @@ def label_entropy(target: TorchSoftLabels) -> torch.Tensor:
     """(B,) float64: ``-sum_c p[c] log p[c]`` of each label in nats, exact for the label as it is
     (float32 on MPS).
 
-    The torch twin of ``labelstore.labels.distribution.entropy``: O(B K) memory. A class that stands more
-    than once in the sparse part is summed up first. No gradient.
+    The torch twin of ``labelstore.labels.distribution.entropy``: O(B K) memory. A class that stands
+    more than once in the sparse part is summed up first. No gradient.
     """
     if target.base.device.type == "mps":  # which has no float64
         return label_entropy(target.to("cpu")).float().to(target.base.device)

@@ -13,7 +13,8 @@ NVIDIA's compute capabilities 8.0 and 9.0. What was not: no GPU has run them, so
 nor their order of writes was seen on one. ``works`` therefore tries them on each GPU before their
 first use, and the loss goes on with torch's own operations where they fail.
 
-Importing this module needs Triton; ``labelstore.torch.losses.cross_entropy`` does it where it is used.
+Importing this module needs Triton; ``labelstore.torch.losses.cross_entropy`` does it where it is
+used.
 """
 
 from __future__ import annotations
