@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labelstore import __version__
+from labelstore.cli import output
+from labelstore.cli.options import JSON_META
 from labelstore.errors import LabelStoreError, UsageError
-
-from . import output
-from .options import JSON_META
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,18 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "LazyGroup", "main"]
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "evaluate": (".evaluate", "Measure a teacher's accuracy on plain central crops."),
-    "generate": (".generate", "Run a teacher over the views of every image."),
-    "inspect": (".inspect", "Show what a store holds: statistics, plot, extremes, bytes."),
-    "verify": (".verify", "Check that a store is whole and right."),
-    "repair": (".repair", "Make damaged blocks anew."),
-    "plan": (".plan", "Show what settings cost and keep, before GPU time."),
-    "schedule": (".schedule", "Try out a schedule without training: what is left and read."),
-    "pull": (".pull", "Copy a store here, all of it or a part."),
-    "merge": (".merge", "Write the mean of several teachers' stores."),
-    "recode": (".recode", "Write a store anew: backend, size, prior list."),
-    "materialize": (".materialize", "Make a decoded copy for reading at random."),
-    "demo": (".demo", "Try it all on twenty photos: two teachers, one student."),
+    "evaluate": (".commands.evaluate", "Measure a teacher's accuracy on plain central crops."),
+    "generate": (".commands.generate", "Run a teacher over the views of every image."),
+    "inspect": (".commands.inspect", "Show what a store holds: statistics, plot, extremes, bytes."),
+    "verify": (".commands.verify", "Check that a store is whole and right."),
+    "repair": (".commands.repair", "Make damaged blocks anew."),
+    "plan": (".commands.plan", "Show what settings cost and keep, before GPU time."),
+    "schedule": (".commands.schedule", "Try out a schedule without training: what is left and read."),
+    "pull": (".commands.pull", "Copy a store here, all of it or a part."),
+    "merge": (".commands.merge", "Write the mean of several teachers' stores."),
+    "recode": (".commands.recode", "Write a store anew: backend, size, prior list."),
+    "materialize": (".commands.materialize", "Make a decoded copy for reading at random."),
+    "demo": (".commands.demo", "Try it all on twenty photos: two teachers, one student."),
 }
 """Name of each command -> the module of its ``command``, and its line in ``--help``."""
 

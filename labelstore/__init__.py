@@ -8,83 +8,10 @@ Importing this package imports neither torch nor zarr nor pyarrow (nor NumPy, un
 is used), so that scripts and ``labelstore --help`` start at once.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
 __version__ = "0.1.0"
 
-# Public name -> the module that defines it; resolved on first use (PEP 562).
-_HOMES = {
-    "Action": "calibrate",
-    "Batch": "batching",
-    "Batches": "batching",
-    "Calibrated": "calibrate",
-    "Ensemble": "ensembles",
-    "EnsembleFerKD": "calibrate",
-    "FerKD": "calibrate",
-    "LabelStoreError": "errors",
-    "Recipe": "recipes",
-    "SoftLabels": "labels",
-    "Store": "store",
-    "TopK": "labels",
-    "ViewLaw": "views",
-    "Views": "views",
-    "at_temperature": "temperature",
-    "ensemble": "ensembles",
-    "open": "store",
-    "recipe": "recipes",
-    "write": "writer",
-}
-_SUBMODULES = ("errors", "labels", "mixing", "recipes", "temperature", "torch", "views")
-
-__all__ = [
-    "Action",
-    "Batch",
-    "Batches",
-    "Calibrated",
-    "Ensemble",
-    "EnsembleFerKD",
-    "FerKD",
-    "LabelStoreError",
-    "Recipe",
-    "SoftLabels",
-    "Store",
-    "TopK",
-    "ViewLaw",
-    "Views",
-    "__version__",
-    "at_temperature",
-    "ensemble",
-    "open",
-    "recipe",
-    "write",
-]
-
-if TYPE_CHECKING:
-    from labelstore.errors import LabelStoreError
-    from labelstore.labels.ferkd import Action, Calibrated, EnsembleFerKD, FerKD
-    from labelstore.labels.soft_labels import SoftLabels
-    from labelstore.labels.temperature import at_temperature
-    from labelstore.labels.top_k import TopK
-    from labelstore.store.ensemble import Ensemble, ensemble
-    from labelstore.store.store import Store, open
-    from labelstore.store.write import write
-    from labelstore.torch.recipes import Recipe, recipe
-    from labelstore.training.batches import Batch, Batches
-    from labelstore.views.law import ViewLaw, Views
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"labelstore.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    if name in _SUBMODULES:
-        return importlib.import_module(f"labelstore.{name}")
-    raise AttributeError(f"module 'labelstore' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_SUBMODULES])
+# The names, and where they are: __init__.pyi, which type checkers read, too.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ += ["__version__"]

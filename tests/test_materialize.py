@@ -186,7 +186,8 @@ def test_no_room(tmp_path, monkeypatch):
 
 KILLED = """
 import sys, time, labelstore
-from labelstore import files, materialize
+from labelstore.operations import materialize
+from labelstore.storage import local_files as files
 stage = sys.argv[3]
 def stop(*arguments):
     print("now", flush=True)

@@ -280,19 +280,19 @@ def test_many_processes_make_one(tmp_path, folder):
 
 KILLED = """
 import sys, time, labelstore
-from labelstore import shared
-put, stage = shared.Writer.put, sys.argv[2]
+from labelstore.store.slabs import shared_file
+put, stage = shared_file.Writer.put, sys.argv[2]
 def slow(self, name, row, values):
     put(self, name, row, values)
     if stage == "filling" and row >= 8:
         print("now", flush=True)
         time.sleep(60)
-shared.Writer.put = slow
+shared_file.Writer.put = slow
 if stage == "publishing":
     def stop(*arguments):
         print("now", flush=True)
         time.sleep(60)
-    shared.files.publish = stop
+    shared_file.local_files.publish = stop
 store = labelstore.open(sys.argv[1], slab_bytes=2**26)
 store.slab(0)
 if stage == "done":

@@ -1,0 +1,5 @@
+"""A store of labels: read it, write it, read several as one."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,51 +9,6 @@ for epoch in range(epochs):
         loss = soft_cross_entropy(model(images), target)
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from labelstore.teachers.load import normalize
-from labelstore.torch.collate import collate_views
-from labelstore.torch.dataset import Show, SoftLabelDataset
-from labelstore.torch.join import HuggingFaceViews, ViewJoin, WebDatasetViews
-from labelstore.torch.labels.recover import recover
-from labelstore.torch.labels.soft_labels import TorchSoftLabels
-from labelstore.torch.labels.stored_labels import StoredLabels
-from labelstore.torch.losses.losses import (
-    ferkd_loss,
-    fkd_loss,
-    label_entropy,
-    mean_weight,
-    soft_cross_entropy,
-    soft_kl_divergence,
-    vanilla_kd_loss,
-)
-from labelstore.torch.mixing import CutMix, InTurn, Mixed, MixUp, OneOf, SelfMix, mix_batch
-from labelstore.torch.sampler import ViewSampler
-
-__all__ = [
-    "CutMix",
-    "HuggingFaceViews",
-    "InTurn",
-    "MixUp",
-    "Mixed",
-    "OneOf",
-    "SelfMix",
-    "Show",
-    "SoftLabelDataset",
-    "StoredLabels",
-    "TorchSoftLabels",
-    "ViewJoin",
-    "ViewSampler",
-    "WebDatasetViews",
-    "collate_views",
-    "ferkd_loss",
-    "fkd_loss",
-    "label_entropy",
-    "mean_weight",
-    "mix_batch",
-    "normalize",
-    "recover",
-    "soft_cross_entropy",
-    "soft_kl_divergence",
-    "vanilla_kd_loss",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

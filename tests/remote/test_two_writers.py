@@ -88,7 +88,7 @@ def test_a_writer_that_was_stopped_does_not_write_what_another_one_has_made(s3, 
     code = f"""
 import sys
 sys.path.insert(0, {str(TESTS)!r})
-from labelstore import leases
+from labelstore.storage import leases
 leases.LEASE_SECONDS = 1.5
 from core_data import planned
 from labelstore.store.writer import StoreWriter

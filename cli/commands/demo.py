@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import options, output
-from .generate import command as generate_command
-from .inspect import command as inspect_command
-from .output import counted
+from labelstore.cli import options, output
+from labelstore.cli.commands.generate import command as generate_command
+from labelstore.cli.commands.inspect import command as inspect_command
+from labelstore.cli.output import counted
 
 if TYPE_CHECKING:
     from pathlib import Path

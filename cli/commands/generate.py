@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options, output
-from .dry_run import dry_run
-from .output import counted
+from labelstore.cli import options, output
+from labelstore.cli.output import counted
+from labelstore.cli.reports.forecast import dry_run
 
 if TYPE_CHECKING:
     from labelstore.images.sources.choose import ImageSource

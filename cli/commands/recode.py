@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options, output
+from labelstore.cli import options, output
 
 if TYPE_CHECKING:
     from labelstore.operations.recode import RecodeReport

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import output
-from .output import counted
+from labelstore.cli import output
+from labelstore.cli.output import counted
 
 if TYPE_CHECKING:
     from labelstore.producer.settings import Output

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options, output
-from .generate import SKIPPED
-from .output import counted
+from labelstore.cli import options, output
+from labelstore.cli.commands.generate import SKIPPED
+from labelstore.cli.output import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

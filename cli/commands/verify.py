@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options, output
-from .output import counted
+from labelstore.cli import options, output
+from labelstore.cli.output import counted
 
 if TYPE_CHECKING:
     from labelstore.operations.verify import Replay, VerifyReport

@@ -1,0 +1,6 @@
+from . import codecs as codecs
+from .arrays import ArraySpec as ArraySpec
+from .blocks import BlockCodes as BlockCodes, BlockData as BlockData
+from .codecs import QUANTIZERS as QUANTIZERS
+from .manifest import FORMAT_VERSION as FORMAT_VERSION, Manifest as Manifest
+

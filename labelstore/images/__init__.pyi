@@ -1,0 +1,9 @@
+from .ground_truth import read_class_map as read_class_map, resolve_targets as resolve_targets
+from .pixels import INTERPOLATIONS as INTERPOLATIONS, cut as cut, decode as decode
+from .preprocessing import Preprocessing as Preprocessing, normalize as normalize
+from .sources.choose import ImageSource as ImageSource, open_source as open_source
+from .sources.folder import FolderSource as FolderSource
+from .sources.parquet import ParquetSource as ParquetSource
+from .sources.remote_folder import RemoteFolderSource as RemoteFolderSource
+from .sources.tar import TarSource as TarSource
+

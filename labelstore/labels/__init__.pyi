@@ -1,0 +1,10 @@
+from . import temperature as temperature, prior as prior
+from .ensemble import EnsembleTopK as EnsembleTopK
+from .ferkd import Action as Action, Calibrated as Calibrated, EnsembleFerKD as EnsembleFerKD, FerKD as FerKD
+from .prior import ImagePrior as ImagePrior
+from .soft_labels import SoftLabels as SoftLabels, hard as hard, mix as mix, smooth as smooth
+from .temperature import at_temperature as at_temperature
+from .top_k import LabelType as LabelType, Tail as Tail, TopK as TopK
+from .distribution import entropy as entropy, largest as largest
+from .distance import distances as distances
+

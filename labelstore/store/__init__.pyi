@@ -1,0 +1,5 @@
+from .ensemble import Ensemble as Ensemble, ensemble as ensemble
+from .store import Store as Store, open as open
+from .write import write as write
+from .writer import Share as Share, StoreWriter as StoreWriter
+

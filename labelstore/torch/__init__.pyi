@@ -1,0 +1,2 @@
+from . import recipes as recipes, lightning as lightning
+
