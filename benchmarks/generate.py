@@ -17,7 +17,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,12 +27,15 @@ from benchmarks.common import alternate, ratio, summary, write_result
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.operations.demo import place_photos
-from labelstore.producer.generate import generate
+from labelstore.producer.generation import generate
 from labelstore.producer.settings import FIDELITIES, Recipe
 from labelstore.teachers.batch_size import default_batch_size
 from labelstore.teachers.forward import Forward
-from labelstore.teachers.load import Teacher, load_teacher, top_k
+from labelstore.teachers.load import load_teacher, top_k
 from labelstore.views.philox import hash_keys
+
+if TYPE_CHECKING:
+    from labelstore.teachers.teacher import Teacher
 
 
 def main() -> None:

@@ -33,8 +33,9 @@ from PIL import Image
 import labelstore
 from benchmarks.common import ratio, summary, write_result
 from labelstore.images.pixels import FolderSource, cut, decode
+from labelstore.images.preprocessing import normalize
 from labelstore.operations.demo import place_photos, place_teacher
-from labelstore.teachers.load import create_model, load_teacher, normalize
+from labelstore.teachers.load import create_model, load_teacher
 from labelstore.torch import (
     Show,
     SoftLabelDataset,

@@ -25,7 +25,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "verify": (".commands.verify", "Check that a store is whole and right."),
     "repair": (".commands.repair", "Make damaged blocks anew."),
     "plan": (".commands.plan", "Show what settings cost and keep, before GPU time."),
-    "schedule": (".commands.schedule", "Try out a schedule without training: what is left and read."),
+    "schedule": (
+        ".commands.schedule",
+        "Try out a schedule without training: what is left and read.",
+    ),
     "pull": (".commands.pull", "Copy a store here, all of it or a part."),
     "merge": (".commands.merge", "Write the mean of several teachers' stores."),
     "recode": (".commands.recode", "Write a store anew: backend, size, prior list."),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from labelstore.images.sources.choose import ImageSource
     from labelstore.labels.ferkd import Combine, FerKD
-    from labelstore.teachers.load import Teacher
+    from labelstore.teachers.teacher import Teacher
     from labelstore.views.law import ViewLaw
 
 __all__ = [

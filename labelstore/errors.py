@@ -38,6 +38,7 @@ __all__ = [
     "StoreError",
     "TeacherError",
     "UsageError",
+    "one_line",
 ]
 
 
@@ -149,3 +150,9 @@ class FallbackWarning(UserWarning):
 
 class PartialDataWarning(UserWarning):
     """A data set lacks some of the photos that a store has labels of; these are left out."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of another library's error, fit to stand inside a sentence; never empty."""
+    text = " ".join(str(error).split())
+    return (text if len(text) <= 200 else f"{text[:197]}...").rstrip(".") or type(error).__name__

@@ -13,8 +13,9 @@ from PIL import Image
 
 from labelstore.errors import SourceError, UsageError
 from labelstore.images.pixels import FolderSource, decode
+from labelstore.images.preprocessing import Preprocessing
 from labelstore.operations.evaluate import central_box, evaluate, wilson_interval
-from labelstore.teachers.teacher import Preprocessing, Teacher
+from labelstore.teachers.teacher import Teacher
 
 COLOURS = ((220, 30, 30), (30, 220, 30), (30, 30, 220))
 FACTORY = """

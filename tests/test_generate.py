@@ -21,7 +21,7 @@ from labelstore.errors import LabelStoreError, MismatchError, SourceError, Usage
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.operations import demo
-from labelstore.producer.generate import generate
+from labelstore.producer.generation import generate
 from labelstore.producer.settings import Recipe
 from labelstore.teachers.load import load_teacher, top_k
 from labelstore.views.law import ViewLaw

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from labelstore.errors import LaunchWarning, UsageError
-from labelstore.producer.launch import Launch, launched, own_cores, take_gpu
+from labelstore.launch import Launch, launched, own_cores, take_gpu
 
 
 def test_torchrun_and_slurm():

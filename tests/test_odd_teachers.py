@@ -17,10 +17,11 @@ from torch import nn
 import labelstore
 from labelstore.errors import TeacherError
 from labelstore.images.pixels import FolderSource
-from labelstore.producer.generate import generate
+from labelstore.images.preprocessing import Preprocessing
+from labelstore.producer.generation import generate
 from labelstore.producer.settings import Recipe
 from labelstore.teachers.outputs import difference, fault_of
-from labelstore.teachers.teacher import Preprocessing, Teacher
+from labelstore.teachers.teacher import Teacher
 
 INPUT = Preprocessing((32, 32), (0.5,) * 3, (0.25,) * 3, "bilinear")
 

@@ -16,7 +16,7 @@ from benchmarks.support.synthetic_photos import place_synthetic_photos
 from labelstore import FerKD
 from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.images.resize_on_device import FILTERS, resize_boxes
-from labelstore.producer.generate import generate
+from labelstore.producer.generation import generate
 from labelstore.producer.settings import Recipe
 from labelstore.teachers.load import create_model, load_teacher
 from labelstore.teachers.top_k import top_k

@@ -17,14 +17,15 @@ import labelstore
 from labelstore.errors import CorruptError, MismatchError
 from labelstore.format.manifest import LOGITS_PROBE, Manifest
 from labelstore.images.pixels import FolderSource, content_digest
+from labelstore.images.preprocessing import Preprocessing
 from labelstore.operations.repair import repair
 from labelstore.operations.verify import replay, verify
-from labelstore.producer.generate import generate
+from labelstore.producer.generation import generate
 from labelstore.producer.probe import make_probe, prove, spread
 from labelstore.producer.settings import Recipe
 from labelstore.store.writer import Share, StoreWriter
 from labelstore.teachers.load import load_teacher
-from labelstore.teachers.teacher import Preprocessing, Teacher
+from labelstore.teachers.teacher import Teacher
 
 RECIPE = Recipe(num_views=3, k=3, block_images=3, prior_size=0)
 

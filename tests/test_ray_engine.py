@@ -19,7 +19,7 @@ from core_data import few_photos, files_of
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, SourceError, UsageError
 from labelstore.images.pixels import FolderSource
-from labelstore.producer.generate import generate, generate_together
+from labelstore.producer.generation import generate, generate_together
 from labelstore.producer.settings import Output, Recipe
 from labelstore.teachers.load import create_model, load_teacher
 from labelstore.teachers.teacher import Teacher

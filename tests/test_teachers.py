@@ -22,16 +22,15 @@ from torch import nn
 
 from labelstore.errors import NotFoundError, TeacherError, UsageError
 from labelstore.images.pixels import cut, decode
+from labelstore.images.preprocessing import Preprocessing, normalize
 from labelstore.teachers.load import (
-    Preprocessing,
-    Teacher,
     create_model,
     imagenet_class_names,
     load_state_dict_in_order,
     load_teacher,
-    normalize,
     top_k,
 )
+from labelstore.teachers.teacher import Teacher
 from labelstore.teachers.weights import weights_digest
 
 # Small networks of timm: a convolutional one for any input size, and a transformer for one alone.

@@ -13,7 +13,7 @@ from PIL import Image
 import labelstore
 from labelstore.errors import TeacherError
 from labelstore.images.pixels import FolderSource
-from labelstore.producer.generate import generate
+from labelstore.producer.generation import generate
 from labelstore.producer.settings import Recipe
 from labelstore.teachers.load import load_teacher
 

@@ -19,7 +19,7 @@ from PIL import Image
 import labelstore
 from labelstore.errors import BusyError, MismatchError, UsageError
 from labelstore.images.pixels import FolderSource
-from labelstore.producer.generate import generate, generate_together
+from labelstore.producer.generation import generate, generate_together
 from labelstore.producer.settings import Output, Recipe
 from labelstore.storage import locks
 from labelstore.store.writer import Share
@@ -186,7 +186,7 @@ def test_batches_that_fit():
 WORKER = """
 import sys
 import numpy as np
-from labelstore.producer.generate import Recipe, generate
+from labelstore.producer.generation import Recipe, generate
 from labelstore.images.pixels import FolderSource
 from labelstore.teachers.load import load_teacher
 from labelstore.store.writer import Share
@@ -320,7 +320,7 @@ def test_processes_killed_two_hundred_times_make_the_same_store(photos, teachers
     # Forked from a process that has imported all and run nothing.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch", "timm", "labelstore.producer.generate", "labelstore.teachers.load"]
+        ["torch", "timm", "labelstore.producer.generation", "labelstore.teachers.load"]
     )
     while deaths < 200:
         path = tmp_path / f"{rounds}.zarr"
@@ -365,7 +365,7 @@ MEMORY = """
 import resource, sys
 import numpy as np
 import torch
-from labelstore.producer.generate import Recipe, generate
+from labelstore.producer.generation import Recipe, generate
 from labelstore.images.pixels import FolderSource
 from labelstore.teachers.load import load_teacher
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from benchmarks.support.gpu_place import Place, Record
     from labelstore.images.pixels import FolderSource
-    from labelstore.teachers.load import Teacher
+    from labelstore.teachers.teacher import Teacher
 
 __all__ = ["batch_size", "generate", "sharing"]
 
@@ -168,7 +168,7 @@ class _Work:
 
     def run(self, model: str, resize: Any, cores: int, *, compiled: bool = False) -> dict[str, Any]:
         """One run, its threads bound to some cores."""
-        from labelstore.producer.generate import generate
+        from labelstore.producer.generation import generate
 
         teacher, batch, bare = self.teacher(model, compiled)
         store = self.folder / "store.zarr"
@@ -221,7 +221,7 @@ class _Work:
         """Seconds of each stage alone, of four photos: one thread but for the teacher."""
         from benchmarks.generate import measure_stages
         from labelstore.images.pixels import FolderSource
-        from labelstore.producer.generate import generate
+        from labelstore.producer.generation import generate
 
         teacher, batch, _ = self.teacher(model, compiled=False)
         folder = self.folder / f"stages-{model}"

@@ -195,7 +195,7 @@ class _Steps:
 
     def step(self, label: Callable[[torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]) -> None:
         """Copy a batch, normalize it, forward, loss, backward, optimizer."""
-        from labelstore.teachers.load import normalize
+        from labelstore.images.preprocessing import normalize
 
         pixels = self.pixels.to(self.place.device, non_blocking=True)
         x = normalize(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -14,8 +14,8 @@ from labelstore.cli.reports.forecast import dry_run
 
 if TYPE_CHECKING:
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.producer.generate import Report
-    from labelstore.producer.launch import Launch
+    from labelstore.launch import Launch
+    from labelstore.producer.generation import Report
 
 _SHOWN = 6
 
@@ -220,7 +220,7 @@ Exit codes:
 @options.quiet_option
 @click.pass_context
 def command(context: click.Context, **given: Any) -> None:
-    """Parse, and hand over to ``labelstore.producer.generate``."""
+    """Parse, and hand over to ``labelstore.producer.generation``."""
     if given["views_from"]:
         law = _views_of(given, context)
     elif given["views"] is None:
@@ -291,7 +291,7 @@ def _launch() -> Launch | None:
     """How this process was launched; what is odd about it is told."""
     import warnings
 
-    from labelstore.producer.launch import launched
+    from labelstore.launch import launched
 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -307,8 +307,8 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
     from labelstore.images.ground_truth import class_pairs
     from labelstore.images.pixels import read_class_map, resolve_targets
     from labelstore.images.sources.choose import check_outside
-    from labelstore.producer.generate import generate_together
-    from labelstore.producer.launch import own_cores, take_gpu
+    from labelstore.launch import own_cores, take_gpu
+    from labelstore.producer.generation import generate_together
     from labelstore.producer.precheck import check_request
     from labelstore.producer.settings import Output
     from labelstore.store.writer import Share

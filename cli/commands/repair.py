@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from labelstore.operations.verify import VerifyReport
-    from labelstore.producer.generate import Report
+    from labelstore.producer.generation import Report
 
 HELP = """Make the blocks of a store anew that are damaged or missing, and no others.
 
@@ -64,7 +64,7 @@ def command(context: click.Context, **given: Any) -> None:
     import labelstore
     from labelstore.images.sources.choose import in_order
     from labelstore.operations.repair import repair
-    from labelstore.producer.generate import undecodable
+    from labelstore.producer.generation import undecodable
 
     store = labelstore.open(given["store"])
     quiet = given["quiet"] or given["json"]

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import LabelError, UsageError
-from labelstore.format.arrays import array_digest, images_digest, prior_arrays, view_arrays
+from labelstore.format.arrays import (
+    LABELLED,
+    UNREADABLE,
+    array_digest,
+    images_digest,
+    prior_arrays,
+    view_arrays,
+)
 from labelstore.format.encoding import cut_at_mass, encode_labels, encode_prior_probs
-from labelstore.store.store import LABELLED, UNREADABLE
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:

@@ -114,7 +114,8 @@ def recognised(student: torch.nn.Module, photos: Path) -> int:
     import torch
 
     from labelstore.images.pixels import FolderSource, cut, decode, resolve_targets
-    from labelstore.teachers.load import imagenet_class_names, normalize
+    from labelstore.images.preprocessing import normalize
+    from labelstore.teachers.load import imagenet_class_names
 
     source = FolderSource(photos)
     targets = resolve_targets(source, num_classes=1000, class_names=imagenet_class_names())

@@ -18,7 +18,7 @@ from labelstore.labels.distribution import largest, mean_distribution
 from labelstore.labels.ferkd import Action, FerKD
 from labelstore.storage.location import same_place
 from labelstore.store.backends.registry import backend_of
-from labelstore.store.ensemble import Ensemble, ensemble, opened_all
+from labelstore.store.ensembles import Ensemble, ensemble, opened_all
 from labelstore.store.store import Store
 from labelstore.store.writer import StoreWriter
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from labelstore.labels.ferkd import EnsembleFerKD
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import Tail
-    from labelstore.store.ensemble import Images
+    from labelstore.store.ensembles import Images
 
 __all__ = ["MergeReport", "merge"]
 

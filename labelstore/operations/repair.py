@@ -10,7 +10,7 @@ from labelstore.errors import DecodeError, MismatchError, StoreError, UsageError
 from labelstore.format.encoding import decode_confidence
 from labelstore.images.pixels import decode
 from labelstore.operations.verify import STEP, TOLERANCE, VerifyReport, verify
-from labelstore.producer.generate import Report, generate_together
+from labelstore.producer.generation import Report, generate_together
 from labelstore.producer.probe import check_description, prove
 from labelstore.producer.settings import Output, Recipe
 from labelstore.store.store import LABELLED, UNREADABLE, opened

@@ -13,7 +13,7 @@ import numpy as np
 
 from labelstore.errors import NotFoundError, UsageError
 from labelstore.labels.ferkd import FerKD
-from labelstore.store.ensemble import Ensemble, opened_reader
+from labelstore.store.ensembles import Ensemble, opened_reader
 from labelstore.store.slabs.slab import label_bytes
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
 from labelstore.training.budget import budget_images, budget_share

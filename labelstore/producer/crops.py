@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from labelstore.images.preprocessing import Preprocessing
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.teachers.teacher import Preprocessing
     from labelstore.views.law import ViewLaw
 
 __all__ = ["RESIZES", "Batch", "Cutter", "Photo", "Resize", "Run", "Shape", "shape_of"]

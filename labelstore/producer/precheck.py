@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.producer.generate import plan_of, stored_manifest
+from labelstore.producer.generation import plan_of, stored_manifest
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.writer import StoreWriter
 

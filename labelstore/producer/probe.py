@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.manifest import Manifest
+    from labelstore.images.preprocessing import Preprocessing
     from labelstore.images.sources.choose import ImageSource
     from labelstore.producer.crops import Shape
     from labelstore.store.store import Store
-    from labelstore.teachers.teacher import Preprocessing, Teacher
+    from labelstore.teachers.teacher import Teacher
 
     Pixels = npt.NDArray[np.uint8]
 

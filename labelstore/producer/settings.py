@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from labelstore.labels.top_k import LabelType
     from labelstore.store.writer import Remake
-    from labelstore.teachers.teacher import Described, Teacher
+    from labelstore.teachers.teacher import Teacher, TeacherInfo
 
 __all__ = ["FIDELITIES", "Output", "Recipe"]
 
@@ -58,7 +58,7 @@ class Recipe:
 class Output:
     """One store of a run that makes several."""
 
-    teacher: Teacher | Described
+    teacher: Teacher | TeacherInfo
     targets: npt.NDArray[np.int32]
     """(num_images,) ground truth in the teacher's classes, -1 unknown."""
     path: str | os.PathLike[str]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from labelstore.teachers.teacher import Teacher
 
 __all__ = [
     "BATCH_SIZES",
@@ -52,7 +50,16 @@ BATCH_SIZES = {"cpu": 16, "cuda": 256, "mps": 64}
 """Views in one forward where nothing was measured."""
 
 
-def default_batch_size(teachers: Sequence[Teacher]) -> int:
+class _Measured(Protocol):
+    """A teacher that knows how many views fit."""
+
+    @property
+    def device(self) -> str: ...
+
+    def fitting_batch(self) -> int: ...
+
+
+def default_batch_size(teachers: Sequence[_Measured]) -> int:
     """Views in one forward: on a GPU as many as fit, of all teachers the fewest."""
     if teachers[0].device == "cuda":
         return min(teacher.fitting_batch() for teacher in teachers)

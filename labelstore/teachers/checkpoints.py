@@ -8,8 +8,8 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from labelstore.errors import NotFoundError, TeacherError
-from labelstore.teachers.teacher import NETWORK_ERRORS, one_line
+from labelstore.errors import NotFoundError, TeacherError, one_line
+from labelstore.teachers.teacher import NETWORK_ERRORS
 from labelstore.teachers.weights import COUNTER
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelstore.errors import TeacherError, UsageError
+from labelstore.errors import TeacherError, UsageError, one_line
+from labelstore.images.preprocessing import Preprocessing, normalize
 from labelstore.teachers.devices import DEVICES, PRECISIONS, checked_device
-from labelstore.teachers.teacher import Preprocessing, Teacher, normalize, one_line
+from labelstore.teachers.teacher import Teacher
 from labelstore.teachers.timm_networks import (
     build,
     class_names_of,

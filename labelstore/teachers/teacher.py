@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.errors import TeacherError, UsageError
+from labelstore.errors import TeacherError, UsageError, one_line
 from labelstore.images.preprocessing import Preprocessing, normalize
-from labelstore.producer.engines.ray_worker import Described
 from labelstore.teachers.batch_size import PROBED_BATCHES, batch_that_fits, is_out_of_memory
 from labelstore.teachers.devices import checked_device, exact_float32
 from labelstore.teachers.outputs import (
@@ -29,12 +29,28 @@ if TYPE_CHECKING:
     import torch
 
 
-__all__ = ["NETWORK_ERRORS", "Described", "Preprocessing", "Teacher", "normalize", "one_line"]
+__all__ = ["NETWORK_ERRORS", "Teacher", "TeacherInfo"]
 
 _NO_MEMORY = "ran out of memory on"
 
 NETWORK_ERRORS = (AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 """What networks raise on options or an input size that they cannot take; they agree on no class."""
+
+
+@dataclass(frozen=True)
+class TeacherInfo:
+    """What is known of a teacher without its network, which may run elsewhere."""
+
+    spec: str
+    preprocessing: Preprocessing
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    device: str
+    description: dict[str, Any]
+
+    def describe(self) -> dict[str, Any]:
+        """What a store's manifest says of the teacher."""
+        return dict(self.description)
 
 
 class Teacher:
@@ -435,9 +451,3 @@ class Teacher:
         if not isinstance(outputs, torch.Tensor) or tuple(shape) != (1, classes):
             raise self._misshaped(outputs, (1, classes))
         return classes
-
-
-def one_line(error: BaseException) -> str:
-    """The message of another library's error, fit to stand inside a sentence; never empty."""
-    text = " ".join(str(error).split())
-    return (text if len(text) <= 200 else f"{text[:197]}...").rstrip(".") or type(error).__name__

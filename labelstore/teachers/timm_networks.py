@@ -10,9 +10,10 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelstore.errors import NotFoundError, TeacherError, UsageError
+from labelstore.errors import NotFoundError, TeacherError, UsageError, one_line
+from labelstore.images.preprocessing import Preprocessing
 from labelstore.teachers.checkpoints import classes_of, read_checkpoint, without_prefix
-from labelstore.teachers.teacher import NETWORK_ERRORS, Preprocessing, one_line
+from labelstore.teachers.teacher import NETWORK_ERRORS
 from labelstore.teachers.weights import check_hub, load_state_dict_by_name
 
 if TYPE_CHECKING:

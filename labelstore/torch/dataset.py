@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
+from labelstore.images import preprocessing
 from labelstore.images.pixels import INTERPOLATIONS, pixel_digest
 from labelstore.images.reduced_jpeg import Photo
-from labelstore.store.ensemble import opened_reader
-from labelstore.teachers import load
+from labelstore.store.ensembles import opened_reader
 from labelstore.torch.identity import PhotoIdentity
 from labelstore.torch.labels.soft_labels import TorchSoftLabels
 from labelstore.torch.labels.stored_labels import StoredLabels
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.labels.top_k import LabelType, Tail
-    from labelstore.store.ensemble import Ensemble
+    from labelstore.store.ensembles import Ensemble
     from labelstore.store.store import Store
     from labelstore.torch.identity import CheckPhotos
     from labelstore.torch.photos import Decoding
@@ -269,7 +269,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         pixels = torch.from_numpy(np.stack(cuts)).permute(0, 3, 1, 2).contiguous()
         if self._normalize is None:
             return pixels
-        return load.normalize(pixels, *self._normalize)
+        return preprocessing.normalize(pixels, *self._normalize)
 
     def _cut(
         self,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import os
 
     from labelstore.images.reduced_jpeg import Photo
-    from labelstore.store.ensemble import Ensemble
+    from labelstore.store.ensembles import Ensemble
     from labelstore.store.store import Store
 
 __all__ = ["CheckPhotos", "PhotoIdentity"]

@@ -22,7 +22,7 @@ import torch
 from labelstore.errors import NotFoundError, PartialDataWarning, UsageError
 from labelstore.images.pixels import IMAGE_SUFFIXES
 from labelstore.images.reduced_jpeg import Photo
-from labelstore.store.ensemble import opened_reader
+from labelstore.store.ensembles import opened_reader
 from labelstore.torch.dataset import Show, SoftLabelDataset
 from labelstore.torch.photos import as_photo, file_of
 from labelstore.training.epochs import EpochOrder
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.store.ensemble import Ensemble
+    from labelstore.store.ensembles import Ensemble
     from labelstore.store.store import Store
     from labelstore.torch.labels.soft_labels import TorchSoftLabels
     from labelstore.torch.labels.stored_labels import StoredLabels

@@ -13,6 +13,7 @@ from PIL import Image
 
 from labelstore.errors import MismatchError, PartialDataWarning, UsageError
 from labelstore.images import pixels
+from labelstore.images.preprocessing import normalize
 from labelstore.images.reduced_jpeg import Photo, decode_reduced, reduction_for
 from labelstore.images.sources.choose import ImageSource
 from labelstore.images.sources.classes import other_form
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.store.ensemble import Ensemble
+    from labelstore.store.ensembles import Ensemble
     from labelstore.store.store import Store
     from labelstore.torch.identity import PhotoIdentity
 
-__all__ = ["Decoding", "Photos", "as_photo", "file_of"]
+__all__ = ["Decoding", "Photos", "as_photo", "file_of", "normalize"]
 
 Decoding = Literal["whole", "reduced"]
 """Whether photos are decoded whole, or JPEG files as small as their views allow."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from labelstore.errors import UsageError
-from labelstore.producer.launch import torchrun_ranks
+from labelstore.launch import torchrun_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

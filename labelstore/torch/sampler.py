@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from labelstore.errors import MismatchError, NotFoundError, UsageError
-from labelstore.store.ensemble import opened_reader
+from labelstore.store.ensembles import opened_reader
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
 from labelstore.torch.dataset import Show, SoftLabelDataset
 from labelstore.torch.ranks import check_undivided, ranks
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
-    from labelstore.store.ensemble import Ensemble
+    from labelstore.store.ensembles import Ensemble
     from labelstore.store.store import Store
     from labelstore.training.cycle import Schedule
 

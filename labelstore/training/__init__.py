@@ -1,4 +1,4 @@
-"""What any training loop needs of a store: the views of each epoch, their labels, mixing. NumPy only."""
+"""What any training loop needs: the views of each epoch, their labels, mixing. NumPy only."""
 
 import lazy_loader
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.producer.launch import torchrun_ranks
-from labelstore.store.ensemble import opened_reader
+from labelstore.launch import torchrun_ranks
+from labelstore.store.ensembles import opened_reader
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
 from labelstore.training.epochs import EpochOrder
 from labelstore.training.read_ahead import Prefetcher
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import LabelType, Tail
-    from labelstore.store.ensemble import Ensemble
+    from labelstore.store.ensembles import Ensemble
     from labelstore.store.store import Store
     from labelstore.training.cycle import Schedule
 

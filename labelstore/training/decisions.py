@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.labels.ferkd import Action, FerKD
-from labelstore.store.ensemble import Ensemble
+from labelstore.store.ensembles import Ensemble
 from labelstore.training.cycle import most_confident
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from labelstore.errors import IncompleteError, NotFoundError, UsageError
-from labelstore.store.ensemble import Ensemble
+from labelstore.store.ensembles import Ensemble
 from labelstore.training.budget import budget_images, budget_share, budget_showings
 from labelstore.training.curriculum import (
     MOST_EPOCHS,

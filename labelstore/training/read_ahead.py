@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.store.ensemble import Ensemble
+from labelstore.store.ensembles import Ensemble
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from labelstore.errors import UsageError
 from labelstore.labels.ensemble import EnsembleTopK
 from labelstore.labels.soft_labels import mix
 from labelstore.labels.temperature import at_temperature
-from labelstore.store.ensemble import Ensemble
+from labelstore.store.ensembles import Ensemble
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ import labelstore
 from labelstore.cli.main import main
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.sources.choose import in_order, open_source
-from labelstore.producer.generate import generate
+from labelstore.producer.generation import generate
 from labelstore.producer.settings import Recipe
 from labelstore.teachers.load import load_teacher
 

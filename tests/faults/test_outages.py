@@ -14,7 +14,7 @@ from PIL import Image
 import labelstore
 from labelstore.errors import DecodeError, SourceError
 from labelstore.images.pixels import FolderSource, decode
-from labelstore.producer.generate import generate
+from labelstore.producer.generation import generate
 from labelstore.producer.settings import Recipe
 from labelstore.teachers.load import load_teacher
 

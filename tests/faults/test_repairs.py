@@ -16,7 +16,7 @@ from labelstore.errors import LabelStoreError, MismatchError, SourceError, Store
 from labelstore.images.pixels import FolderSource
 from labelstore.operations.repair import repair
 from labelstore.producer import probe
-from labelstore.producer.generate import generate
+from labelstore.producer.generation import generate
 from labelstore.producer.settings import Recipe
 from labelstore.store.writer import Remake, StoreWriter
 from labelstore.teachers.load import load_teacher

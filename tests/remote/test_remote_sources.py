@@ -19,7 +19,7 @@ from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import FolderSource
 from labelstore.images.sources.choose import open_source
 from labelstore.operations.demo import place_photos
-from labelstore.producer.generate import generate
+from labelstore.producer.generation import generate
 from labelstore.producer.settings import Recipe
 from labelstore.teachers.load import load_teacher
 from labelstore.testing.network import FileServer

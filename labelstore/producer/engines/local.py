@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
     from labelstore.producer.run import Settings
-    from labelstore.teachers.teacher import Described
+    from labelstore.teachers.teacher import TeacherInfo
 
 __all__ = ["LocalEngine"]
 
@@ -25,7 +25,7 @@ class LocalEngine:
     """The teachers in this process; ``RayEngine`` has one in each of its actors."""
 
     def __init__(
-        self, teachers: Sequence[Teacher | Described], batch_size: int | None, compiled: bool
+        self, teachers: Sequence[Teacher | TeacherInfo], batch_size: int | None, compiled: bool
     ) -> None:
         self._teachers = [one for one in teachers if isinstance(one, Teacher)]
         if len(self._teachers) < len(teachers):

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from labelstore.errors import MismatchError, SourceError, TeacherError, UsageError
 from labelstore.images.pixels import content_digest
 from labelstore.producer.engines.ray_worker import (
-    Described,
     Driver,
     Labelled,
     Node,
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from labelstore.producer.labeller import Made
     from labelstore.producer.progress import Progress
     from labelstore.producer.run import Settings
+    from labelstore.teachers.teacher import TeacherInfo
 
 __all__ = ["RayEngine"]
 
@@ -120,7 +120,7 @@ class RayEngine:
         self._nodes: dict[Any, Node] = {}
         self._refused: list[tuple[Refusal, str]] = []
         self._sent: set[str] = set()
-        self.teachers: list[Described] = []
+        self.teachers: list[TeacherInfo] = []
         self._start(count)
         self._await()
 

@@ -18,6 +18,7 @@ from labelstore.format.manifest import fingerprint
 from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.probe import check_description, library_versions
 from labelstore.producer.progress import Silent
+from labelstore.teachers.teacher import TeacherInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,13 +27,12 @@ if TYPE_CHECKING:
     from labelstore.images.sources.choose import ImageSource
     from labelstore.producer.labeller import Labeller, Made
     from labelstore.producer.run import Settings
-    from labelstore.teachers.teacher import Preprocessing, Teacher
+    from labelstore.teachers.teacher import Teacher
 
     Load = Callable[[], tuple[ImageSource, list[Teacher]]]
     """What an actor opens on its node; it is pickled."""
 
 __all__ = [
-    "Described",
     "Driver",
     "Labelled",
     "Node",
@@ -42,22 +42,6 @@ __all__ = [
     "keys_apart",
     "keys_digest",
 ]
-
-
-@dataclass(frozen=True)
-class Described:
-    """What the driver knows of a teacher that runs elsewhere; as ``Teacher`` has it."""
-
-    spec: str
-    preprocessing: Preprocessing
-    num_classes: int
-    class_names: tuple[str, ...] | None
-    device: str
-    description: dict[str, Any]
-
-    def describe(self) -> dict[str, Any]:
-        """What a store's manifest says of the teacher."""
-        return dict(self.description)
 
 
 @dataclass(frozen=True)
@@ -85,7 +69,7 @@ class Opened:
     """What an actor has opened on its node."""
 
     node: Node
-    teachers: list[Described]
+    teachers: list[TeacherInfo]
 
 
 @dataclass(frozen=True)
@@ -146,7 +130,7 @@ class Worker:
         except LabelStoreError as error:
             return Refusal(_node(), error)
         described = [
-            Described(
+            TeacherInfo(
                 one.spec,
                 one.preprocessing,
                 one.num_classes,
