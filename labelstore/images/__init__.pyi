@@ -1,6 +1,6 @@
 from .ground_truth import read_class_map as read_class_map
 from .ground_truth import resolve_targets as resolve_targets
-from .pixels import INTERPOLATIONS as INTERPOLATIONS
+from .pixels import allow_pixels as allow_pixels, INTERPOLATIONS as INTERPOLATIONS
 from .pixels import cut as cut
 from .pixels import decode as decode
 from .preprocessing import Preprocessing as Preprocessing

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.modules import MODULES, imports_of, package_of
 
 MAY_IMPORT = {
     "errors": set(),
@@ -32,40 +30,10 @@ MAY_IMPORT = {
 MAY_IMPORT["cli"] = {*MAY_IMPORT, "cli"} - {"testing"}
 
 STORE_PARTS = ["write_arrays", "rewrite", "ensembles", "store", "writer", "slabs", "chunks"]
-"""Of the package store: each may import those behind it, and these ``backends`` and ``indexing``."""
+"""Of the package store: each may import those behind it, and ``backends`` and ``indexing``."""
 
 
-def modules():
-    """Dotted name of each module of the library and its file."""
-    for folder in ("labelstore", "cli"):
-        for file in sorted((ROOT / folder).rglob("*.py")):
-            parts = file.relative_to(ROOT).with_suffix("").parts
-            if folder == "cli":
-                parts = ("labelstore", *parts)
-            yield ".".join(part for part in parts if part != "__init__"), file
-
-
-MODULES = dict(modules())
-
-
-def imports_of(source):
-    """Modules of this library that a module imports, wherever it does."""
-    for node in ast.walk(ast.parse(source)):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [name.name for name in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            # What is imported of a package may be a module of it.
-            names = [f"{node.module}.{name.name}" for name in node.names]
-            names = [name if name in MODULES else node.module for name in names]
-        yield from (name for name in names if name.split(".")[0] == "labelstore")
-
-
-IMPORTS = {name: set(imports_of(file.read_text())) for name, file in MODULES.items()}
-
-
-def package_of(name):
-    return name.split(".")[1] if "." in name else ""
+IMPORTS = {name: set(imports_of(file.read_text(), ours=True)) for name, file in MODULES.items()}
 
 
 def forbidden(name, imports):
@@ -88,7 +56,7 @@ def test_the_check_can_fail():
     ]
     assert forbidden("labelstore.torch.sampler", {"labelstore.producer.run"})
     typed = "if TYPE_CHECKING:\n    from labelstore.store import store"
-    assert list(imports_of(typed)) == ["labelstore.store.store"]
+    assert list(imports_of(typed, ours=True)) == ["labelstore.store.store"]
 
 
 def test_no_circle():

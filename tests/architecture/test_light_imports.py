@@ -1,0 +1,141 @@
+"""Light imports, and one place for each library and each kind of work."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+
+import pytest
+from core_data import written
+
+from tests.support.modules import MODULES, ROOT, imports_of, package_of
+
+
+@pytest.mark.parametrize(
+    ("library", "places"),
+    [
+        ("timm", {"labelstore.teachers", "labelstore.operations.demo"}),
+        ("zarr", {"labelstore.store.backends.zarr"}),
+        ("random", set()),
+        ("shutil", {"labelstore.storage"}),
+        ("obstore", {"labelstore.storage.requests"}),
+        (
+            "PIL",
+            {
+                "labelstore.images",
+                "labelstore.torch",
+                "labelstore.producer.crops",
+                "labelstore.operations.demo",
+            },
+        ),
+        ("ray", {"labelstore.producer.engines"}),
+        (
+            "torch",
+            {
+                "labelstore.teachers",
+                "labelstore.torch",
+                "labelstore.images.preprocessing",
+                "labelstore.images.resize_on_device",
+                "labelstore.producer.crops",
+                "labelstore.operations.demo",
+                "labelstore.cli",
+            },
+        ),
+    ],
+)
+def test_one_place_for_each_library(library, places):
+    users = {
+        name
+        for name, file in MODULES.items()
+        if any(part.split(".")[0] == library for part in imports_of(file.read_text(), ours=False))
+    }
+    assert [n for n in users if not any(f"{n}.".startswith(f"{p}.") for p in places)] == []
+
+
+def test_no_thread_parses_python():
+    """CPython 3.11 may raise a SystemError where two do at once, and NumPy reads headers so."""
+    for name, file in MODULES.items():
+        source = file.read_text()
+        assert "ast" not in set(imports_of(source, ours=False)), name
+        assert "np.load(" not in source, name
+
+
+def test_files_are_changed_in_one_place():
+    changing = [
+        "unlink",
+        "rename",
+        "replace",
+        "mkdir",
+        "rmdir",
+        "write_bytes",
+        "write_text",
+        "fsync",
+    ]
+    for name, file in MODULES.items():
+        if package_of(name) == "storage":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                verb, owner = node.func.attr, ast.unparse(node.func.value)
+                is_file = any(word in owner for word in ("path", "file", "os", "folder"))
+                assert not (verb in changing and is_file), f"{file}: {ast.unparse(node)}"
+
+
+def loaded_after(code, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_importing_is_light():
+    assert not loaded_after("import labelstore") & {"numpy", "torch", "zarr", "click", "PIL"}
+    assert not loaded_after("import labelstore.cli.main") & {"numpy", "torch", "zarr", "rich"}
+
+
+def test_reading_needs_no_torch(tmp_path):
+    written(tmp_path / "s.zarr")
+    code = "import sys, labelstore; labelstore.open(sys.argv[1]).read(0, 0).recover().dense()"
+    loaded = loaded_after(code, str(tmp_path / "s.zarr"))
+    assert {"numpy", "zarr"} <= loaded
+    assert not loaded & {"torch", "timm", "PIL", "matplotlib"}
+
+
+def mentioned():
+    """Dotted names of this library that code, comments and pages speak of, and where."""
+    files = [*MODULES.values(), ROOT / "README.md", ROOT / "schemas/SPEC.md"]
+    files += [*(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.py")]
+    for file in files:
+        for name in re.findall(r"`(labelstore(?:\.[A-Za-z_]\w*)+)", file.read_text()):
+            yield name, file
+
+
+def test_every_name_that_is_spoken_of_is_there():
+    files_of_others = {"labelstore.json"}
+    for name, file in sorted(set(mentioned()), key=str):
+        if name in files_of_others:
+            continue
+        parts = name.split(".")
+        value = importlib.import_module("labelstore")
+        for depth, part in enumerate(parts[1:], 2):
+            path = ".".join(parts[:depth])
+            if path in MODULES and not hasattr(value, part):
+                importlib.import_module(path)
+            assert hasattr(value, part), f"{file} speaks of {name}"
+            value = getattr(value, part)
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["", *(n for n in sorted(set(map(package_of, MODULES))) if n not in ("", "__main__", "cli"))],
+)
+def test_every_public_name_can_be_had(package):
+    module = importlib.import_module(f"labelstore.{package}".rstrip("."))
+    for name in getattr(module, "__all__", ()):
+        assert getattr(module, name) is not None

@@ -1,0 +1,38 @@
+"""The modules of the library, and what they import."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def modules():
+    """Dotted name of each module of the library and its file."""
+    for folder in ("labelstore", "cli"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            if folder == "cli":
+                parts = ("labelstore", *parts)
+            yield ".".join(part for part in parts if part != "__init__"), file
+
+
+MODULES = dict(modules())
+
+
+def imports_of(source, *, ours):
+    """Modules that a module imports, wherever it does: of this library, or of others."""
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            # What is imported of a package may be a module of it.
+            names = [f"{node.module}.{name.name}" for name in node.names]
+            names = [name if name in MODULES else node.module for name in names]
+        yield from (name for name in names if (name.split(".")[0] == "labelstore") == ours)
+
+
+def package_of(name):
+    return name.split(".")[1] if "." in name else ""
