@@ -8,8 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from core_data import written
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import labelstore
 from labelstore.errors import LabelError, UsageError

@@ -292,8 +292,7 @@ class TestCut:
     @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
     @pytest.mark.parametrize("flip", [False, True])
     def test_pixels_are_those_of_torchvision(self, interpolation, flip):
-        from torchvision.transforms import InterpolationMode
-        from torchvision.transforms import functional as F
+        from torchvision.transforms import InterpolationMode, functional as F
 
         image = photo(97, 131)
         mode = InterpolationMode(interpolation)

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import zarr
 from core_data import files_of, make_planned, planned, read_everything, top_of, written
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import labelstore
 from labelstore.errors import (

@@ -1,12 +1,12 @@
-from .ground_truth import read_class_map as read_class_map
-from .ground_truth import resolve_targets as resolve_targets
-from .pixels import allow_pixels as allow_pixels, INTERPOLATIONS as INTERPOLATIONS
-from .pixels import cut as cut
-from .pixels import decode as decode
-from .preprocessing import Preprocessing as Preprocessing
-from .preprocessing import normalize as normalize
-from .sources.choose import ImageSource as ImageSource
-from .sources.choose import open_source as open_source
+from .ground_truth import read_class_map as read_class_map, resolve_targets as resolve_targets
+from .pixels import (
+    INTERPOLATIONS as INTERPOLATIONS,
+    allow_pixels as allow_pixels,
+    cut as cut,
+    decode as decode,
+)
+from .preprocessing import Preprocessing as Preprocessing, normalize as normalize
+from .sources.choose import ImageSource as ImageSource, open_source as open_source
 from .sources.folder import FolderSource as FolderSource
 from .sources.parquet import ParquetSource as ParquetSource
 from .sources.remote_folder import RemoteFolderSource as RemoteFolderSource

@@ -1,3 +1,2 @@
-from .load import imagenet_class_names as imagenet_class_names
-from .load import load_teacher as load_teacher
+from .load import imagenet_class_names as imagenet_class_names, load_teacher as load_teacher
 from .teacher import Teacher as Teacher

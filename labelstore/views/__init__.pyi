@@ -1,3 +1,2 @@
-from .law import ViewLaw as ViewLaw
-from .law import Views as Views
+from .law import ViewLaw as ViewLaw, Views as Views
 from .philox import hash_keys as hash_keys

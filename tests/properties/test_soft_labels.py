@@ -4,8 +4,7 @@ pass is the dense loss."""
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from labelstore.labels.ferkd import Action, FerKD
 from labelstore.labels.soft_labels import mix

@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder
-from torchvision.transforms.v2 import Lambda
-from torchvision.transforms.v2 import functional as T
+from torchvision.transforms.v2 import Lambda, functional as T
 from training_data import NUM_VIEWS, SIZE, TEACHER, labels, make_photos, make_store, replay, upright
 
 import labelstore

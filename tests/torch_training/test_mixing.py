@@ -11,8 +11,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from labelstore.errors import LabelError, UsageError
 from labelstore.labels.ferkd import FerKD

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -27,8 +26,7 @@ from labelstore.torch import (
     soft_cross_entropy,
 )
 from labelstore.torch.labels import recover
-from labelstore.torch.labels.stored_labels import TorchTopK
-from labelstore.torch.labels.stored_labels import _spread as spread_on_device
+from labelstore.torch.labels.stored_labels import TorchTopK, _spread as spread_on_device
 from labelstore.training.recovery import Recovery
 
 ROWS = 24
