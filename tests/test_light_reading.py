@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from core_data import written
 
 import labelstore
 from labelstore.errors import MissingPackageError, install_from_checkout, require_packages
@@ -42,6 +44,59 @@ def test_all_that_reads_does_without_torch_and_the_rest_says_what_to_install(tmp
     # More than these would not prove what is promised, fewer neither.
     assert sum(name.startswith("needs ") for name in report["commands"]) == 8
     assert "first.zarr" in report["commands"]["inspect"][1]
+
+
+WITHOUT_PYARROW = """
+import sys
+from pathlib import Path
+import light_reader
+light_reader.ABSENT |= {"pyarrow"}
+light_reader.block()
+import labelstore
+from labelstore.sources import open_source
+from labelstore.verify import verify
+folder = Path(sys.argv[1])
+store = labelstore.open(folder / "a.zarr")
+assert verify(store).whole
+assert len(list(labelstore.Batches(store, batch_size=5).epoch(0))) == 4
+(folder / "photos.parquet").write_bytes(b"PAR1")
+for attempt in (lambda: labelstore.open(folder / "a.parquet"),
+                lambda: open_source(folder / "photos.parquet")):
+    try:
+        attempt()
+    except labelstore.errors.MissingPackageError as error:
+        assert "in Parquet needs pyarrow, not installed here" in str(error)
+    else:
+        raise SystemExit("was read")
+"""
+
+
+def test_stores_in_zarr_do_without_pyarrow(tmp_path):
+    for suffix in ("zarr", "parquet"):
+        written(tmp_path / f"a.{suffix}")
+    subprocess.run(
+        [sys.executable, "-c", WITHOUT_PYARROW, tmp_path],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(READER.parent)},
+    )
+
+
+WITHOUT_JSONSCHEMA = """
+import sys
+sys.modules["jsonschema"] = None
+import labelstore
+try:
+    labelstore.open(sys.argv[1])
+except ModuleNotFoundError as error:
+    assert error.name == "jsonschema"
+else:
+    raise SystemExit("was opened")
+"""
+
+
+def test_a_library_that_is_missing_is_no_damage(tmp_path):
+    written(tmp_path / "a.zarr")
+    subprocess.run([sys.executable, "-c", WITHOUT_JSONSCHEMA, tmp_path / "a.zarr"], check=True)
 
 
 def test_the_readers_requirements_are_a_part_of_all():
