@@ -46,6 +46,38 @@ def test_all_that_reads_does_without_torch_and_the_rest_says_what_to_install(tmp
     assert "first.zarr" in report["commands"]["inspect"][1]
 
 
+RUN_PAGE = """
+import sys
+from pathlib import Path
+import light_reader
+light_reader.block()
+light_reader.make(Path())
+Path("first.zarr").rename("teacher.zarr")
+exec(sys.argv[1])
+assert images.shape == (4, 224, 224, 3) and len(labels.weights) == 4
+"""
+
+
+def test_the_pages_example_runs_without_torch(tmp_path):
+    page = ROOT / "docs" / "how-to" / "reading-without-torch.md"
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    subprocess.run(
+        [sys.executable, "-c", RUN_PAGE, "\n".join(blocks)],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(READER.parent)},
+    )
+
+
+def test_the_page_says_what_a_command_says(tmp_path):
+    page = (ROOT / "docs" / "how-to" / "reading-without-torch.md").read_text()
+    with pytest.raises(MissingPackageError) as caught:
+        require_packages("a teacher", "no_torch", "no_timm")
+    assert f"Error: {caught.value}".replace("no-", "") in page
+    assert "`missing-package`" in page
+
+
 WITHOUT_PYARROW = """
 import sys
 from pathlib import Path
