@@ -78,6 +78,35 @@ def test_the_page_says_what_a_command_says(tmp_path):
     assert "`missing-package`" in page
 
 
+FROM_A_URL = """
+import sys
+from pathlib import Path
+import light_reader
+light_reader.ABSENT -= {"obstore"}
+light_reader.block()
+import labelstore
+from labelstore.pull import pull
+from labelstore.testing.network import FileServer
+from labelstore.verify import verify
+folder = Path(sys.argv[1])
+with FileServer(folder) as server:
+    store = labelstore.open(f"{server.address}/a.zarr")
+    assert verify(store).whole
+    assert pull(store, folder / "copy.zarr").num_images == 20
+assert not light_reader.ABSENT & {name.split(".")[0] for name in sys.modules}
+"""
+
+
+def test_behind_urls_obstore_is_all_that_is_needed_besides(tmp_path):
+    written(tmp_path / "a.zarr")
+    subprocess.run(
+        [sys.executable, "-c", FROM_A_URL, tmp_path],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(READER.parent)},
+    )
+    assert labelstore.open(tmp_path / "copy.zarr").num_views == 6
+
+
 WITHOUT_PYARROW = """
 import sys
 from pathlib import Path
