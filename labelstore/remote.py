@@ -19,7 +19,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-from labelstore.errors import CorruptError, NotFoundError, StoreError, UsageError
+from labelstore.errors import (
+    CorruptError,
+    NotFoundError,
+    StoreError,
+    UsageError,
+    require_packages,
+)
 from labelstore.forked import Helper
 
 if TYPE_CHECKING:
@@ -86,7 +92,7 @@ class RemoteObjects:
     It may be used after a fork, too.
 
     Raises:
-        UsageError: the URL is none, or obstore is not installed.
+        UsageError: the URL is none. MissingPackageError: obstore is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -438,14 +444,10 @@ class Requests:
 
 
 def _import() -> Any:
-    try:
-        import obstore
-        import obstore.store
-    except ImportError as error:
-        raise UsageError(
-            "obstore, which reads stores behind URLs, is not installed: pip install "
-            '"labelstore[remote]".'
-        ) from error
+    require_packages("reading and writing behind URLs", "obstore", extra="remote")
+    import obstore
+    import obstore.store
+
     return obstore
 
 
