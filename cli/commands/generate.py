@@ -11,6 +11,7 @@ import click
 from labelstore.cli import options, output
 from labelstore.cli.output import counted
 from labelstore.cli.reports.forecast import dry_run
+from labelstore.errors import install_from_checkout
 
 if TYPE_CHECKING:
     from labelstore.images.sources.choose import ImageSource
@@ -140,7 +141,7 @@ Exit codes:
     default="local",
     show_default=True,
     help="ray: blocks are tasks on a Ray cluster's GPUs (RAY_ADDRESS, or this machine); needs "
-    "labelstore[ray]. Stores of either engine are gone on with by the other.",
+    f"{install_from_checkout('ray')}. Stores of either engine are gone on with by the other.",
 )
 @click.option(
     "--actors",

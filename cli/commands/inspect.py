@@ -9,6 +9,7 @@ import click
 
 from labelstore.cli import options, output
 from labelstore.cli.output import counted
+from labelstore.errors import require_packages
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -56,6 +57,7 @@ def _plot_path(
         )
     if not path.parent.is_dir():
         raise click.BadParameter(f"the folder {path.parent} does not exist: make it first.")
+    require_packages("--plot", "matplotlib")
     return path
 
 

@@ -50,7 +50,7 @@ class RemoteObjects:
     It may be used after a fork, too.
 
     Raises:
-        UsageError: the URL is none, or obstore is not installed.
+        UsageError: the URL is none. MissingPackageError: obstore is not installed.
     """
 
     def __init__(self, url: str) -> None:

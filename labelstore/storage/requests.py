@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-from labelstore.errors import CorruptError, NotFoundError, StoreError, UsageError
+from labelstore.errors import CorruptError, NotFoundError, StoreError, UsageError, require_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -196,14 +196,10 @@ class Requests:
 
 
 def _import() -> Any:
-    try:
-        import obstore
-        import obstore.store
-    except ImportError as error:
-        raise UsageError(
-            "obstore, which reads stores behind URLs, is not installed: pip install "
-            '"labelstore[remote]".'
-        ) from error
+    require_packages("reading and writing behind URLs", "obstore", extra="remote")
+    import obstore
+    import obstore.store
+
     return obstore
 
 

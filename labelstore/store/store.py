@@ -60,8 +60,9 @@ def open(
             none (``labelstore.store.slabs.slab_cache``). A ``ViewSampler`` sets it.
 
     Raises:
-        NotFoundError: nothing is there, or access is denied. UsageError: a URL of another kind, or
-            the extra is not installed. StoreError: a server does not answer.
+        NotFoundError: nothing is there, or access is denied. UsageError: a URL of another kind.
+        MissingPackageError: the extra, or pyarrow for Parquet, is not installed.
+        StoreError: a server does not answer.
         FormatError: it is no store of a known version. CorruptError: its manifest or an array's
             description is damaged.
     """

@@ -9,6 +9,20 @@ for epoch in range(epochs):
         loss = soft_cross_entropy(model(images), target)
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from labelstore.errors import require_packages
+
+_get, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return _get(name)
+    except ModuleNotFoundError:
+        require_packages("labelstore.torch", "torch")
+        raise

@@ -120,7 +120,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 but not quite the pixels that the teacher saw. For a source, or items that are
                 encoded bytes.
             labels: ``"recovered"``: ``TorchSoftLabels``, calibrated and averaged over the teachers;
-                ``"stored"``: ``StoredLabels``, of which ``labelstore.torch.recover(stored,
+                ``"stored"``: ``StoredLabels``, of which ``labelstore.torch.labels.recover(stored,
                 data.recovery)`` makes the same on the device. Not together with temperature.
             check_pixels: whether to compare a few views with what the store's producer saw: True
                 warns (``ReplayWarning``), ``"raise"`` raises, False skips it.

@@ -19,6 +19,7 @@ import labelstore
 from labelstore.errors import (
     CorruptError,
     LabelStoreError,
+    MissingPackageError,
     NotFoundError,
     StoreError,
     UsageError,
@@ -202,7 +203,9 @@ def test_nobody_answers(monkeypatch):
 
 def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(UsageError, match=r'pip install "labelstore\[remote\]"'):
+    with pytest.raises(
+        MissingPackageError, match=r'pip install obstore, or pip install "\.\[remote'
+    ):
         labelstore.open("s3://bucket/a.zarr")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from labelstore.errors import require_packages
 from labelstore.storage import local_files
 from labelstore.storage.location import place_of, suffix_of
 from labelstore.store.backends.npy import MATERIALIZED, MappedBackend
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["backend_of"]
 
+_IN_PARQUET = "a store in Parquet"
+
 
 def backend_of(path: str | os.PathLike[str]) -> Backend:
     """The backend for a path: Parquet for names that end in ``.parquet``, a materialized copy for
@@ -30,6 +33,7 @@ def backend_of(path: str | os.PathLike[str]) -> Backend:
         if (path / MATERIALIZED).is_file():
             return MappedBackend(path)
     if path.suffix == ".parquet":
+        require_packages(_IN_PARQUET, "pyarrow")
         from labelstore.store.backends.parquet.backend import ParquetBackend
 
         return ParquetBackend(path)
@@ -40,6 +44,7 @@ def backend_of(path: str | os.PathLike[str]) -> Backend:
 
 def _remote_backend(url: str) -> Backend:
     if suffix_of(url) == ".parquet":
+        require_packages(_IN_PARQUET, "pyarrow")
         from labelstore.store.backends.parquet.remote import RemoteParquetBackend
 
         return RemoteParquetBackend(url)

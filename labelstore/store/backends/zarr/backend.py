@@ -415,7 +415,7 @@ class ZarrBackend:
         """Turn what decoding raises into the error of a damaged store."""
         try:
             yield
-        except LabelStoreError:
+        except (LabelStoreError, ImportError):
             raise
         except Exception as error:
             raise self._damaged(name, selection, error) from error
