@@ -116,7 +116,7 @@ def _runnable(
 ) -> str | tuple[str, ...] | None:
     """Checked before anything is read: what teachers need that a reader has not."""
     if value:
-        from labelstore.teachers import require_libraries
+        from labelstore.teachers.load import require_libraries
 
         for spec in (value,) if isinstance(value, str) else value:
             require_libraries(spec)
