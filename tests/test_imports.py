@@ -85,6 +85,8 @@ LAYERS = [
         "schemas",
         "objects",
         "parquet_footer",
+        "parquet_pages",
+        "thrift",
         "remote",
         "forked",
         "numbering",
