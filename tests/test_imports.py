@@ -88,6 +88,8 @@ LAYERS = [
         "parquet_pages",
         "thrift",
         "remote",
+        "remote_requests",
+        "transfers",
         "forked",
         "numbering",
     },
