@@ -113,8 +113,11 @@ class Requests:
     def _get(
         self, name: str, part: Any, check: Callable[[Any], None] = lambda meta: None
     ) -> Coroutine[Any, Any, transfers.Body]:
-        def request(options: Any) -> Any:
-            return self._obstore.get_async(self._reading, name, options=options)
+        async def request(options: Any) -> Any:
+            try:
+                return await self._obstore.get_async(self._reading, name, options=options)
+            except self._obstore.exceptions.PreconditionError as error:
+                raise transfers.ReplacedError(first_line(error)) from error
 
         return self._steady(name).get(request, part, check)
 
@@ -124,9 +127,6 @@ class Requests:
     def _is_passing(self, error: Exception) -> bool:
         """Whether a failed request may be answered when it is made again."""
         known = self._obstore.exceptions
-        if isinstance(error, known.PreconditionError):
-            # The object was replaced while it came: it is asked for from the beginning.
-            return True
         text = str(error)
         is_refusal = "status code: 4" in text and not any(
             f"status code: {code}" in text for code in (408, 425, 429)

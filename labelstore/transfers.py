@@ -16,7 +16,7 @@ from labelstore.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-__all__ = ["RETRY_SECONDS", "Body", "Steady", "patience", "run"]
+__all__ = ["RETRY_SECONDS", "Body", "ReplacedError", "Steady", "patience", "run"]
 
 T = TypeVar("T")
 
@@ -49,6 +49,10 @@ def patience() -> float:
             f"{_VARIABLE} is {text!r}, expected seconds above 0: correct it, or take it away."
         )
     return seconds
+
+
+class ReplacedError(Exception):
+    """An object was replaced while it came."""
 
 
 class Body(NamedTuple):
@@ -85,7 +89,8 @@ class Steady:
         """An object, or a part of it; what came before a connection broke is not asked for again.
 
         Args:
-            request: begins a request with options (a range, a tag to match), of obstore.
+            request: begins a request with options (a range, a tag to match), of obstore; raises
+                ReplacedError where another object has the name by now.
             part: the range, None for all.
             check: told what the server says of the object, before its bytes come.
         """
@@ -95,14 +100,16 @@ class Steady:
 
         async def attempt() -> Body:
             nonlocal first, stop, tag
-            held, pieces[:] = pieces[:], []
             options = {} if part is None else {"range": part}
-            if held:
-                options = {"range": (first + sum(map(len, held)), stop), "if_match": tag}
-            result = await request(options)
+            if pieces:
+                options = {"range": (first + sum(map(len, pieces)), stop), "if_match": tag}
+            try:
+                result = await request(options)
+            except ReplacedError:
+                pieces.clear()
+                raise
             check(result.meta)
-            pieces[:] = held
-            if not held:
+            if not pieces:
                 (first, stop), tag = result.range, result.meta.get("e_tag")
             try:
                 async for piece in result.stream(min_chunk_size=1):
@@ -162,7 +169,8 @@ class Steady:
             self._failed_since = _now()
         pause = min(0.1 * 2.0**self._failures, _LONGEST_PAUSE)
         self._failures += 1
-        if self._failures > _RETRIES or not self._is_passing(error):
+        is_passing = isinstance(error, ReplacedError) or self._is_passing(error)
+        if self._failures > _RETRIES or not is_passing:
             return None
         return pause if _now() + pause <= self._failed_since + RETRY_SECONDS else None
 
