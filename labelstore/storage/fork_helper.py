@@ -91,7 +91,8 @@ class Helper:
 
 def serve(connection: Connection, url: str) -> None:
     """Answer requests until the other end closes."""
-    from labelstore.storage.requests import THREADS, Requests, Threads
+    from labelstore.storage.requests import Requests
+    from labelstore.storage.threads import THREADS, Threads
 
     requests, threads, lock = Requests(url), Threads(THREADS), threading.Lock()
 

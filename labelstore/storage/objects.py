@@ -1,7 +1,7 @@
 """Objects behind a URL: S3, Google Cloud Storage, HTTP and the Hugging Face hub, over obstore.
 
-What obstore retries (server errors, connections that break, also in mid-body) is retried for about
-``RETRY_SECONDS``; credentials come from the environment, as its documentation says.
+What may pass (server errors, connections that break, also in mid-body) is retried for about
+``transfers.RETRY_SECONDS``; credentials come from the environment, as its documentation says.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from labelstore.errors import NotFoundError, StoreError, UsageError
+from labelstore.storage import transfers
 from labelstore.storage.fork_helper import Helper
-from labelstore.storage.requests import RETRY_SECONDS, THREADS, Requests, Threads, client_line
+from labelstore.storage.requests import Requests, first_line
+from labelstore.storage.threads import THREADS, Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,15 +35,58 @@ T = TypeVar("T")
 HIDDEN = ".writers/"
 """Below this lie objects that tell of a store's writers and are no part of it."""
 
-
 _used: set[int] = set()
 """The processes that have used obstore: this one, or those that it was forked from."""
 
 _helper_lock = threading.Lock()
 
 
-def _always() -> None:
-    """What is asked before a write, where nothing is."""
+class Objects(Protocol):
+    """The objects of one remote store.
+
+    Where an object is not there, FileNotFoundError; any other failure, after the retries that its
+    library makes, is a StoreError, or a NotFoundError where access is denied, that names the
+    object.
+    """
+
+    where: str
+    """The store's URL, for messages."""
+
+    def check_writable(self) -> None:
+        """UsageError for a store that can only be read."""
+
+    def get(self, name: str, limit: int | None = None) -> bytes:
+        """A whole object; CorruptError when it has more than ``limit`` bytes."""
+
+    def get_range(self, name: str, start: int, length: int) -> bytes:
+        """``length`` bytes of an object from byte ``start``; StoreError when there are fewer."""
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """As ``get_range``, of several (start, length) of an object, under way together."""
+
+    def get_suffix(self, name: str, length: int) -> tuple[bytes, int]:
+        """The last bytes of an object, up to ``length``, and the size of the whole."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write an object: whole under its name before this returns, or not at all."""
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """As ``put``, where no object has the name; False where another one has it."""
+
+    def replace(self, name: str, data: bytes, tag: Tag) -> bool:
+        """As ``put``, in place of the object with this tag; False where it is another one now."""
+
+    def tag(self, name: str) -> Tag:
+        """What tells an object from any other that had its name."""
+
+    def delete(self, name: str) -> None:
+        """Delete an object if it is there."""
+
+    def sizes(self, names: Iterable[str]) -> dict[str, int]:
+        """Bytes of the store's objects: of all, or of those ``names`` where none can be listed."""
+
+    def together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
+        """What calls return, in order, several being under way at once; what a call raises."""
 
 
 class RemoteObjects:
@@ -106,7 +151,7 @@ class RemoteObjects:
 
     def _unwritable(self, name: str, error: Exception) -> NotFoundError:
         return NotFoundError(
-            f"{self.where}/{name} cannot be written ({client_line(error)}): make the bucket, or "
+            f"{self.where}/{name} cannot be written ({first_line(error)}): make the bucket, or "
             "correct the URL."
         )
 
@@ -140,7 +185,7 @@ class RemoteObjects:
                 raise self._unwritable(name, error) from error
             except StoreError:
                 # Such requests are not repeated by obstore, for it cannot tell what became of them.
-                if time.monotonic() - started > RETRY_SECONDS:
+                if time.monotonic() - started > transfers.RETRY_SECONDS:
                     raise
             else:
                 return True
@@ -197,8 +242,8 @@ class RemoteObjects:
                 return {name: size for name, size in found.items() if not name.startswith(HIDDEN)}
             except FileNotFoundError as error:
                 raise NotFoundError(
-                    f"{self.where} cannot be listed ({client_line(error)}): make the bucket, "
-                    "or correct the URL."
+                    f"{self.where} cannot be listed ({first_line(error)}): make the bucket, or "
+                    "correct the URL."
                 ) from error
         return self.sizes_of(names)
 
@@ -262,49 +307,5 @@ class RemoteObjects:
             )
 
 
-class Objects(Protocol):
-    """The objects of one remote store.
-
-    Where an object is not there, FileNotFoundError; any other failure, after the retries that its
-    library makes, is a StoreError, or a NotFoundError where access is denied, that names the
-    object.
-    """
-
-    where: str
-    """The store's URL, for messages."""
-
-    def check_writable(self) -> None:
-        """UsageError for a store that can only be read."""
-
-    def get(self, name: str, limit: int | None = None) -> bytes:
-        """A whole object; CorruptError when it has more than ``limit`` bytes."""
-
-    def get_range(self, name: str, start: int, length: int) -> bytes:
-        """``length`` bytes of an object from byte ``start``; StoreError when there are fewer."""
-
-    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """As ``get_range``, of several (start, length) of an object, under way together."""
-
-    def get_suffix(self, name: str, length: int) -> tuple[bytes, int]:
-        """The last bytes of an object, up to ``length``, and the size of the whole."""
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write an object: whole under its name before this returns, or not at all."""
-
-    def put_new(self, name: str, data: bytes) -> bool:
-        """As ``put``, where no object has the name; False where another one has it."""
-
-    def replace(self, name: str, data: bytes, tag: Tag) -> bool:
-        """As ``put``, in place of the object with this tag; False where it is another one now."""
-
-    def tag(self, name: str) -> Tag:
-        """What tells an object from any other that had its name."""
-
-    def delete(self, name: str) -> None:
-        """Delete an object if it is there."""
-
-    def sizes(self, names: Iterable[str]) -> dict[str, int]:
-        """Bytes of the store's objects: of all, or of those ``names`` where none can be listed."""
-
-    def together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
-        """What calls return, in order, several being under way at once; what a call raises."""
+def _always() -> None:
+    """Nothing is in the way."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.manifest import Manifest
-    from labelstore.storage.parquet_footer import OpenFile
+    from labelstore.storage.parquet.footer import OpenFile
 
 __all__ = [
     "check_footer",

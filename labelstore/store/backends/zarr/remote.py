@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
 from labelstore.storage.objects import RemoteObjects
-from labelstore.storage.requests import THREADS, Threads
+from labelstore.storage.threads import THREADS, Threads
 from labelstore.storage.untrusted import DOCUMENT_BYTES, check_expansion
 from labelstore.store.backends.remote_writing import RemoteWriting
 from labelstore.store.backends.zarr.arrays import ATTRIBUTE, COMMITS, KEYS, TARGETS
