@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import labelstore
-from benchmarks.common import alternate, ratio, summary, synthetic_labels, write_result
+from benchmarks.support.measuring import alternate, ratio, summary, synthetic_labels, write_result
 from labelstore.labels.prior import ImagePrior
 from labelstore.labels.top_k import TopK
 from labelstore.torch import SelfMix, StoredLabels, TorchSoftLabels

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import alternate, ratio, summary, write_result
+from benchmarks.support.measuring import alternate, ratio, summary, write_result
 from labelstore.images import reduced_jpeg
 from labelstore.images.pixels import decode
 from labelstore.operations.demo import place_photos

@@ -31,8 +31,8 @@ import numpy as np
 import torch
 
 import labelstore
-from benchmarks import distill_report, fashion
-from benchmarks.common import alternate, ratio, summary, write_result
+from benchmarks.support import distill_report, fashion_mnist as fashion
+from benchmarks.support.measuring import alternate, ratio, summary, write_result
 from labelstore.labels.soft_labels import hard, smooth
 from labelstore.torch import (
     CutMix,

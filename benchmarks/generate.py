@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import labelstore
-from benchmarks.common import alternate, ratio, summary, write_result
+from benchmarks.support.measuring import alternate, ratio, summary, write_result
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.operations.demo import place_photos

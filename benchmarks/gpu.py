@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import RESULTS, machine
+from benchmarks.support.measuring import RESULTS, machine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

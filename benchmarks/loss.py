@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.common import alternate, ratio, summary, synthetic_labels, write_result
+from benchmarks.support.measuring import alternate, ratio, summary, synthetic_labels, write_result
 from labelstore.labels.top_k import TopK
 from labelstore.torch import TorchSoftLabels, soft_cross_entropy
 

@@ -20,8 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import labelstore
-from benchmarks.common import alternate, summary, synthetic_labels, write_result
-from benchmarks.read_labels import size_of
+from benchmarks.support.measuring import alternate, size_of, summary, synthetic_labels, write_result
 
 VIEWS, K, CLASSES, PART = 500, 4, 1000, 2000
 

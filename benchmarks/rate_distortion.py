@@ -6,7 +6,7 @@ every view is the truth, and KL(teacher || recovered) is its mean over views, in
 those of all label, prior, commit and image-table files on disk. A chunk of these stores holds as
 many crops as one of a large data set, though of fewer images. A store's fixed part (its manifest
 and the description of each array, about 10 kB whatever its size) is given apart. Peers' files are
-written, weighed and read back, with the recovery of each project (``benchmarks.peers``).
+written, weighed and read back, with the recovery of each project (``benchmarks.support.peer_files``).
 
     python -m benchmarks.rate_distortion           # everything that can be had
     python -m benchmarks.rate_distortion --small   # under a minute; needs no network
@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from benchmarks import rate_report
-from benchmarks.common import write_result
-from benchmarks.peers import PEERS, Labels, Peer
-from benchmarks.photos import (
+from benchmarks.support import rate_report
+from benchmarks.support.measuring import size_of, write_result
+from benchmarks.support.peer_files import PEERS, Labels, Peer
+from benchmarks.support.photos_and_teachers import (
     SETS,
     TEACHERS,
     default_cache,
@@ -37,7 +37,7 @@ from benchmarks.photos import (
     photo_folder,
     teacher_weights,
 )
-from benchmarks.rate_store import (
+from benchmarks.support.rate_measures import (
     SETTINGS,
     SHORT,
     Setting,
@@ -48,7 +48,6 @@ from benchmarks.rate_store import (
     speed,
     weigh,
 )
-from benchmarks.read_labels import size_of
 from labelstore.errors import install_from_checkout
 from labelstore.labels.distance import distances
 from labelstore.views.law import ViewLaw

@@ -5,7 +5,7 @@ thousand images with other class ids; each is compressed by itself). Its slab of
 decompressed and verified (``ready``), then every label of the epoch is read from it in random
 order, 256 images at a time, decoded (``labels``). Cold: the page cache was asked to drop the files
 (``posix_fadvise``); the hypervisor's cache cannot be dropped. ``raw`` reads the very same
-compressed bytes and does nothing with them. Peers: ``benchmarks.epoch_peers``.
+compressed bytes and does nothing with them. Peers: ``benchmarks.support.peer_epochs``.
 
     python -m benchmarks.read_epoch                  # under 5 minutes, the store is kept in --cache
     python -m benchmarks.read_epoch --images 50000
@@ -28,8 +28,8 @@ import numpy as np
 import torch
 
 import labelstore
-from benchmarks.common import RESULTS, synthetic_labels, write_result
-from benchmarks.epoch_peers import PEERS, floor
+from benchmarks.support.measuring import RESULTS, synthetic_labels, write_result
+from benchmarks.support.peer_epochs import PEERS, floor
 from labelstore.format.arrays import array_digest, view_arrays
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint

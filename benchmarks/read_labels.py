@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import labelstore
-from benchmarks.common import alternate, ratio, summary, synthetic_labels, write_result
+from benchmarks.support.measuring import alternate, ratio, summary, synthetic_labels, write_result
 from labelstore.operations.materialize import materialize
 from labelstore.training.cycle import random_views
 from labelstore.views.philox import hash_keys
@@ -213,11 +213,6 @@ def read_pickles(paths: list[Path], images: np.ndarray, views: np.ndarray) -> tu
         probs.append([samples[view]["prob"][0] for view in row])
         ids.append([samples[view]["prob"][1] for view in row])
     return np.array(ids), np.array(probs, dtype=np.float32)
-
-
-def size_of(path: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 if __name__ == "__main__":

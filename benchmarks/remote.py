@@ -26,7 +26,7 @@ import numpy as np
 
 import labelstore
 import labelstore.storage.requests
-from benchmarks.common import ratio, summary, synthetic_labels, write_result
+from benchmarks.support.measuring import ratio, summary, synthetic_labels, write_result
 from labelstore.operations.pull import pull
 from labelstore.store.backends.zarr.shards import index_bytes, parse_index
 from labelstore.testing.network import Proxy, S3Server

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import labelstore
-from benchmarks.common import ratio, summary, write_result
+from benchmarks.support.measuring import ratio, summary, write_result
 from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.images.preprocessing import normalize
 from labelstore.operations.demo import place_photos, place_teacher

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import rate_report
-from benchmarks.entropy import adaptive_bits, interleaved, plug_in_bits
-from benchmarks.peers import PEERS, Labels
-from benchmarks.photos import photo_folder
-from benchmarks.rate_store import Setting, make, read_all, weigh
-from benchmarks.read_labels import size_of
+from benchmarks.support import rate_report
+from benchmarks.support.entropy import adaptive_bits, interleaved, plug_in_bits
+from benchmarks.support.measuring import size_of
+from benchmarks.support.peer_files import PEERS, Labels
+from benchmarks.support.photos_and_teachers import photo_folder
+from benchmarks.support.rate_measures import Setting, make, read_all, weigh
 
 ROOT = Path(__file__).parent.parent
 

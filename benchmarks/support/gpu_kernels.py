@@ -102,7 +102,7 @@ def _named(dtype: torch.dtype, size: tuple[int, int, int]) -> dict[str, Any]:
 
 def _inputs(place: Place, batch: int, k: int, classes: int, dtype: torch.dtype) -> tuple[Any, Any]:
     """Logits that want a gradient, and labels."""
-    from benchmarks.common import synthetic_labels
+    from benchmarks.support.measuring import synthetic_labels
     from labelstore.labels.top_k import TopK
     from labelstore.torch import TorchSoftLabels
 

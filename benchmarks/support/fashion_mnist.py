@@ -273,12 +273,17 @@ def make_stores(cache: Path, photos: Path, views: int, seed: int = 0) -> dict[st
     for name in TEACHERS:
         stores[name] = cache / f"{name}-{photos.name}-{views}.zarr"
         command = [sys.executable, "-m", "labelstore", "generate", str(photos)]
-        command += ["--teacher", f"python:benchmarks.fashion:{name}", "--views", str(views)]
+        command += [
+            "--teacher",
+            f"python:benchmarks.support.fashion_mnist:{name}",
+            "--views",
+            str(views),
+        ]
         command += ["--scale", *map(str, SCALE), "--seed", str(seed), "--device", DEVICE]
         command += ["--top-k", "5", "--prior-size", "0", "--quantizer", "u16"]
         command += ["--batch-size", "512", "-o", str(stores[name])]
         environment = {**os.environ, CACHE_VARIABLE: str(cache)}
-        subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[1])
+        subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2])
     return stores
 
 

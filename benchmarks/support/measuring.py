@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def machine() -> dict[str, Any]:
@@ -111,3 +111,8 @@ def write_result(name: str, result: dict[str, Any], out: Path | None) -> None:
     path.write_text(json.dumps(document, indent=2) + "\n")
     print(json.dumps(result, indent=2))
     print(f"written to {path}")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -12,15 +12,14 @@ import numpy as np
 import zarr
 
 import labelstore
-from benchmarks.common import alternate, summary, synthetic_labels
-from benchmarks.entropy import (
+from benchmarks.support.entropy import (
     adaptive_bits,
     compressed_bytes,
     contexts_of,
     interleaved,
     plug_in_bits,
 )
-from benchmarks.read_labels import size_of
+from benchmarks.support.measuring import alternate, size_of, summary, synthetic_labels
 from labelstore.format import codecs
 from labelstore.format.blocks import BlockData, block_codes
 from labelstore.format.encoding import cut_at_mass, decode_labels, encode_labels
@@ -196,7 +195,7 @@ def coding(truth: np.ndarray, order: np.ndarray, setting: Setting, path: Path) -
 
 
 def compressor_of(path: Path) -> str:
-    """The name, in ``benchmarks.entropy.COMPRESSORS``, of a Zarr array's compressor."""
+    """The name, in ``benchmarks.support.entropy.COMPRESSORS``, of a Zarr array's compressor."""
     blosc = zarr.open_array(path, mode="r").compressors[0]
     return f"blosc {blosc.cname.value} {blosc.clevel}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import RESULTS
+from benchmarks.support.measuring import RESULTS
 
 if TYPE_CHECKING:
     from pathlib import Path
