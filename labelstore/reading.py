@@ -6,6 +6,7 @@ A chunk is one block's group of views: what lies together on disk.
 from __future__ import annotations
 
 import functools
+import itertools
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from labelstore.encoding import decode_prior
 from labelstore.errors import CorruptError, IncompleteError, StoreError
 from labelstore.pool import ChunkPool, flat_take
 from labelstore.validity import (
+    LABELLED,
     UNREADABLE,
     image_problem,
     label_problem,
@@ -53,6 +55,11 @@ NO_LIST = np.empty((0, 0), dtype=np.int32)
 
 _MOST_THREADS = 8
 """Threads that read and decompress chunks, at most."""
+
+_STATUS = "images/status"
+
+_IDS = 5 << 15
+"""So many class ids are looked at together: a few chunks, which a core's cache has room for."""
 
 
 class BlockReader:
@@ -153,15 +160,26 @@ class BlockReader:
         for block, found in self._blocks_of(blocks, image_arrays(self.manifest)):
             if images_digest(self.manifest.id, block, found) != self._commits[block, 0]:
                 raise self._corrupt("images", block, None)
-            self._require_none(image_problem(found), "images/status", block, None)
-            self._unreadable[block] = found["images/status"] == UNREADABLE
+            self._require_none(image_problem(found), _STATUS, block, None)
+            self._unreadable[block] = found[_STATUS] == UNREADABLE
             yield found
 
     def _unreadable_of(self, blocks: Sequence[int]) -> list[npt.NDArray[np.bool_]]:
-        """(n,) bool for each block: which of its images could not be read."""
+        """(n,) bool for each block: which of its images could not be read.
+
+        A status is believed, without what it shares its digest with, where it says that all images
+        have labels: ``_require_none`` compares it before it is told that they do not.
+        """
         missing = [block for block in dict.fromkeys(blocks) if block not in self._unreadable]
         if missing:
-            for _ in self.images_of(missing):
+            status = [spec for spec in image_arrays(self.manifest) if spec.name == _STATUS]
+            others = []
+            for block, codes in self._blocks_of(missing, status):
+                if (codes[_STATUS] == LABELLED).all():
+                    self._unreadable[block] = np.zeros(len(codes[_STATUS]), dtype=bool)
+                else:
+                    others.append(block)
+            for _ in self.images_of(others):
                 pass
         return [self._unreadable[block] for block in blocks]
 
@@ -294,9 +312,19 @@ class BlockReader:
         self._unreadable_of(blocks)
         if self.manifest.prior_size and self.manifest.encoding == "codes":
             self._read_lists(np.unique(blocks))
-        for place, codes in zip(places, self._verified_chunks(places), strict=True):
-            self._require_labels(codes, *place)
-            yield codes
+        size = max(
+            _IDS // (self.manifest.block_images * self.manifest.group_views * self.manifest.k), 1
+        )
+        chunks = self._verified_chunks(places)
+        for start in range(0, len(places), size):
+            part = places[start : start + size]
+            found = list(itertools.islice(chunks, len(part)))
+            problem = self._problem(found, [block for block, _ in part])
+            for codes, place in zip(found, part, strict=True):
+                if problem is not None:
+                    # One at a time, which tells where.
+                    self._require_labels(codes, *place)
+                yield codes
 
     def _verified_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
         """As ``read_chunks``, compared with digests alone."""
@@ -404,21 +432,26 @@ class BlockReader:
 
     def _require_labels(self, codes: Codes, block: int, group: int | None) -> None:
         """CorruptError unless codes of a block's images, which match their digests, are labels."""
-        rows = self.manifest.block_slice(block)
-        (unreadable,) = self._unreadable_of([block])
+        self._require_none(self._problem([codes], [block]), "labels", block, group)
+
+    def _problem(self, chunks: Sequence[Codes], blocks: Sequence[int]) -> str | None:
+        """What is wrong with the codes of some blocks' chunks; None when they are labels."""
+        unreadable = self._unreadable_of(blocks)
         if self.manifest.prior_size and self.manifest.encoding == "codes":
-            every, read = self._list_arrays()
-            if not read[block]:
-                every = self._read_lists(np.array([block]))
-            lists = every["images/prior_classes"][rows]
+            arrays, read = self._list_arrays()
+            if not read[list(blocks)].all():
+                arrays = self._read_lists(np.unique(blocks))
+            every = arrays["images/prior_classes"]
+            lists = [every[self.manifest.block_slice(block)] for block in blocks]
         else:
-            lists = np.empty((rows.stop - rows.start, 0), np.uint16)
-        problem = label_problem(codes, self._specs, lists, unreadable, self.manifest)
-        self._require_none(problem, "labels", block, group)
+            lists = [np.empty((len(rows), 0), np.uint16) for rows in unreadable]
+        return label_problem(chunks, self._specs, lists, unreadable, self.manifest)
 
     def _require_none(self, problem: str | None, name: str, block: int, group: int | None) -> None:
         """CorruptError of what was committed and cannot be meant, where there is a problem."""
         if problem is not None:
+            if name != _STATUS:
+                self.images(block)
             raise CorruptError(
                 f"{self.path}/{name}: {self._place(block, group)} holds what is no label "
                 f"({problem}): what wrote it was at fault; make this block again (labelstore "
