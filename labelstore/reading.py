@@ -1,6 +1,8 @@
 """Blocks and chunks as they were committed: all that is read here is compared with its digest.
 
-A chunk is one block's group of views: what lies together on disk.
+A chunk is one block's group of views: what lies together on disk. Where labels are read, which of
+their images could not be read is the one thing that is not compared unless it matters
+(``_unreadable_of``).
 """
 
 from __future__ import annotations
@@ -167,8 +169,10 @@ class BlockReader:
     def _unreadable_of(self, blocks: Sequence[int]) -> list[npt.NDArray[np.bool_]]:
         """(n,) bool for each block: which of its images could not be read.
 
-        A status is believed, without what it shares its digest with, where it says that all images
-        have labels: ``_require_none`` compares it before it is told that they do not.
+        A status that says that all images have labels is believed, since its digest is one with
+        that of sizes and digests: labels that match theirs and are labels are there, whatever it
+        should say. It is compared where it says otherwise, and before labels are said to be none
+        (``_require_none``).
         """
         missing = [block for block in dict.fromkeys(blocks) if block not in self._unreadable]
         if missing:
@@ -451,6 +455,7 @@ class BlockReader:
         """CorruptError of what was committed and cannot be meant, where there is a problem."""
         if problem is not None:
             if name != _STATUS:
+                # CorruptError, if what says which images have labels was changed.
                 self.images(block)
             raise CorruptError(
                 f"{self.path}/{name}: {self._place(block, group)} holds what is no label "
