@@ -8,7 +8,6 @@ their images could not be read is the one thing that is not compared unless it m
 from __future__ import annotations
 
 import functools
-import itertools
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -59,9 +58,6 @@ _MOST_THREADS = 8
 """Threads that read and decompress chunks, at most."""
 
 _STATUS = "images/status"
-
-_IDS = 5 << 15
-"""So many class ids are looked at together: a few chunks, which a core's cache has room for."""
 
 
 class BlockReader:
@@ -316,19 +312,9 @@ class BlockReader:
         self._unreadable_of(blocks)
         if self.manifest.prior_size and self.manifest.encoding == "codes":
             self._read_lists(np.unique(blocks))
-        size = max(
-            _IDS // (self.manifest.block_images * self.manifest.group_views * self.manifest.k), 1
-        )
-        chunks = self._verified_chunks(places)
-        for start in range(0, len(places), size):
-            part = places[start : start + size]
-            found = list(itertools.islice(chunks, len(part)))
-            problem = self._problem(found, [block for block, _ in part])
-            for codes, place in zip(found, part, strict=True):
-                if problem is not None:
-                    # One at a time, which tells where.
-                    self._require_labels(codes, *place)
-                yield codes
+        for place, codes in zip(places, self._verified_chunks(places), strict=True):
+            self._require_labels(codes, *place)
+            yield codes
 
     def _verified_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
         """As ``read_chunks``, compared with digests alone."""
@@ -436,20 +422,17 @@ class BlockReader:
 
     def _require_labels(self, codes: Codes, block: int, group: int | None) -> None:
         """CorruptError unless codes of a block's images, which match their digests, are labels."""
-        self._require_none(self._problem([codes], [block]), "labels", block, group)
-
-    def _problem(self, chunks: Sequence[Codes], blocks: Sequence[int]) -> str | None:
-        """What is wrong with the codes of some blocks' chunks; None when they are labels."""
-        unreadable = self._unreadable_of(blocks)
+        rows = self.manifest.block_slice(block)
+        (unreadable,) = self._unreadable_of([block])
         if self.manifest.prior_size and self.manifest.encoding == "codes":
-            arrays, read = self._list_arrays()
-            if not read[list(blocks)].all():
-                arrays = self._read_lists(np.unique(blocks))
-            every = arrays["images/prior_classes"]
-            lists = [every[self.manifest.block_slice(block)] for block in blocks]
+            every, read = self._list_arrays()
+            if not read[block]:
+                every = self._read_lists(np.array([block]))
+            lists = every["images/prior_classes"][rows]
         else:
-            lists = [np.empty((len(rows), 0), np.uint16) for rows in unreadable]
-        return label_problem(chunks, self._specs, lists, unreadable, self.manifest)
+            lists = np.empty((rows.stop - rows.start, 0), np.uint16)
+        problem = label_problem(codes, self._specs, lists, unreadable, self.manifest)
+        self._require_none(problem, "labels", block, group)
 
     def _require_none(self, problem: str | None, name: str, block: int, group: int | None) -> None:
         """CorruptError of what was committed and cannot be meant, where there is a problem."""

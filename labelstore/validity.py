@@ -7,7 +7,6 @@ is read.
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from labelstore.codecs.base import NEAR
 from labelstore.encoding import decode_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -45,9 +44,6 @@ _ROUNDING = 1e-6
 
 _PAIRS = 16
 """Up to so many classes a label are compared pair by pair, which is faster than sorting."""
-
-_NONE = np.empty(0, dtype=np.int64)
-"""No labels."""
 
 
 def table_problem(
@@ -121,65 +117,52 @@ def top_problem(
 
 
 def label_problem(
-    chunks: Sequence[Codes],
+    codes: Codes,
     specs: Sequence[ArraySpec],
-    lists: Sequence[npt.NDArray[Any]],
-    unreadable: Sequence[Bools],
+    lists: npt.NDArray[Any],
+    unreadable: Bools,
     manifest: Manifest,
 ) -> str | None:
-    """What is wrong with the codes of some chunks' labels; None when they are labels.
-
-    Of several chunks, since the calls of NumPy take as long as what they do to one.
+    """What is wrong with the codes of n images' labels; None when they are labels.
 
     Args:
-        chunks: codes by array name, each (n, views, ...); n and views of each chunk are its own.
-        specs: of these arrays.
-        lists: of each chunk, (n, m) codes of the images' lists of likely classes, as they are
-            stored; m, the same for all, may be 0.
-        unreadable: of each chunk, (n,) which images could not be read, and have no labels.
+        codes: by array name, each (n, views, ...). specs: of these arrays.
+        lists: (n, m) codes of the images' lists of likely classes, as they are stored; m may be 0.
+        unreadable: (n,) which images could not be read, and have no labels.
         manifest: says how they are stored.
     """
-    chunks, lists = list(chunks), list(lists)
-    for place, rows in enumerate(unreadable):
-        if rows.any():
-            codes = chunks[place]
-            if not all(_are_fill(codes[spec.name][rows], spec.fill) for spec in specs):
+    if unreadable.any():
+        for spec in specs:
+            if not _are_fill(codes[spec.name][unreadable], spec.fill):
                 return "an image that could not be read has labels"
-            chunks[place] = {name: part[~rows] for name, part in codes.items()}
-            lists[place] = lists[place][~rows]
-    if any(
-        int(codes["views/flip"].max(initial=0)) > 1 for codes in chunks if "views/flip" in codes
-    ):
+        readable = ~unreadable
+        codes = {name: part[readable] for name, part in codes.items()}
+        lists = lists[readable]
+    if "views/flip" in codes and int(codes["views/flip"].max(initial=0)) > 1:
         return "a view is neither mirrored nor not"
-    top = np.concatenate([codes["labels/top_prob"].reshape(-1) for codes in chunks])
+    top, classes = codes["labels/top_prob"], codes["labels/classes"]
+    rest = codes["labels/rest_probs"] if manifest.k > 1 else None
     if not _top_fits(top, manifest):
         return "a largest probability is none"
-    rest: Callable[[], npt.NDArray[Any]] | None = None
-    if manifest.k > 1:
-        parts = [codes["labels/rest_probs"] for codes in chunks]
-        rest = functools.cache(lambda: _places(parts))
-        if not _rest_fits(top, rest, manifest):
-            return "probabilities are none, rise, or exceed 1 in sum"
-    size = lists[0].shape[1] if manifest.encoding == "codes" else 0
-    largest = [int(codes["labels/classes"].max(initial=0)) for codes in chunks]
-    if max(largest) >= manifest.num_classes + size:
+    if rest is not None and not _rest_fits(top.reshape(-1), rest, manifest):
+        return "probabilities are none, rise, or exceed 1 in sum"
+    lists = lists if manifest.encoding == "codes" else lists[:, :0]
+    if int(classes.max(initial=0)) >= manifest.num_classes + lists.shape[1]:
         return f"a class is above {manifest.num_classes - 1}"
-    doubtful = _doubtful_ranks(chunks, lists, largest) if size else _repeated(chunks, rest)
-    for codes, part, labels in zip(chunks, lists, doubtful, strict=True):
-        if len(labels) and not _are_distinct(codes, part[:, :size], labels, manifest):
-            return "a label names a class twice, or an empty place of its image's list"
+    if lists.shape[1]:
+        doubtful = _doubtful_ranks(classes, rest, lists)
+    elif rest is not None:
+        doubtful = _repeated(_places(classes), rest)
+    else:
+        doubtful = np.empty(0, dtype=np.int64)
+    if len(doubtful) and not _are_distinct(codes, lists, doubtful, manifest):
+        return "a label names a class twice, or an empty place of its image's list"
     return None
 
 
-def _places(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """(k, labels) of the codes of chunks (n, views, k): what is compared lies side by side."""
-    labels = [part.reshape(-1, part.shape[-1]) for part in parts]
-    places = np.empty((labels[0].shape[1], sum(map(len, labels))), labels[0].dtype)
-    start = 0
-    for part in labels:
-        places[:, start : start + len(part)] = part.T
-        start += len(part)
-    return places
+def _places(codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(k, n * views) of codes (n, views, k): what is compared lies side by side."""
+    return np.ascontiguousarray(codes.reshape(-1, codes.shape[-1]).T)
 
 
 def _are_fill(codes: npt.NDArray[Any], fill: float) -> bool:
@@ -197,121 +180,91 @@ def _top_fits(top: npt.NDArray[Any], manifest: Manifest) -> bool:
     return codecs.get(manifest.quantizer).top.holds(top)
 
 
-def _rest_fits(
-    top: npt.NDArray[Any], rest: Callable[[], npt.NDArray[Any]], manifest: Manifest
-) -> bool:
-    """Whether probabilities, largest (n,) and others (k - 1, n), are some, fall along a label and
-    are at most 1 in sum."""
+def _rest_fits(top: npt.NDArray[Any], rest: npt.NDArray[Any], manifest: Manifest) -> bool:
+    """Whether probabilities, largest (n * views,) and others (n, views, k - 1), are some, fall
+    along a label and are at most 1 in sum."""
     plain = codecs.get("fp32") if manifest.encoding == "plain" else None
     quantizer = plain or codecs.get(manifest.quantizer)
-    codes = rest()
-    if not quantizer.rest.holds(codes):
+    if not quantizer.rest.holds(rest):
         return False
     if quantizer.by_shares:
         # Shares of a limit that no sum exceeds.
         return True
-    halves = codes.dtype == np.float16
-    # Codes rise where their values do; NumPy takes long to compare halves.
-    if not halves and (codes[1:] > codes[:-1]).any():
+    rest = _places(rest)
+    largest, others = quantizer.top.near(top), quantizer.rest.near(rest)
+    # Codes rise where their values do; those that are numbers are near themselves.
+    falling = others if rest.dtype.kind == "f" else rest
+    if (falling[1:] > falling[:-1]).any():
         return False
-    largest = quantizer.top.near(top)
-    # A class at a time, from the smallest on: what is added up stays in the cache.
-    values = quantizer.rest.near(codes[-1])
-    sums = largest + values
-    for row in codes[-2::-1]:
-        before, values = values, quantizer.rest.near(row)
-        if halves and (before > values).any():
-            return False
-        sums += values
+    sums = others.sum(axis=0)
+    sums += largest
     # Also the sum's error is at most that of as many roundings.
-    doubt = sums > 1 - 2 * NEAR - len(codes) * 1.2e-7
-    doubt |= values > largest * np.float32(1 - 2 * NEAR)
+    doubt = sums > 1 - 2 * NEAR - len(rest) * 1.2e-7
+    doubt |= others[0] > largest * np.float32(1 - 2 * NEAR)
     places = np.flatnonzero(doubt)
     if not len(places):
         return True
-    largest, others = quantizer.top.decode(top[places]), quantizer.rest.decode(codes[:, places])
+    largest, others = quantizer.top.decode(top[places]), quantizer.rest.decode(rest[:, places])
     exact = largest + others.sum(axis=0, dtype=np.float64)
     return bool((others[0] <= largest).all() and (exact <= 1 + _ROUNDING).all())
 
 
-def _repeated(
-    chunks: Sequence[Codes], rest: Callable[[], npt.NDArray[Any]] | None
-) -> list[npt.NDArray[np.int64]]:
-    """Which of each chunk's labels name a class twice.
+def _repeated(classes: npt.NDArray[Any], rest: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Which of n labels name a class twice.
 
     Args:
-        chunks: with class ids (n, views, k).
-        rest: (k - 1, labels) codes of all labels' probabilities after the first; None for k = 1.
+        classes: (k, n) ids.
+        rest: (images, views, k - 1) codes of the labels' probabilities after the first.
     """
-    if rest is None:
-        return [_NONE for _ in chunks]
-    parts = [codes["labels/classes"] for codes in chunks]
-    doubtful = np.flatnonzero(_repeat(_places(parts), rest))
-    ends = np.cumsum([part.shape[0] * part.shape[1] for part in parts])
-    split = np.split(doubtful, np.searchsorted(doubtful, ends[:-1]))
-    return [labels - start for labels, start in zip(split, [0, *ends[:-1]], strict=True)]
-
-
-def _repeat(classes: npt.NDArray[Any], rest: Callable[[], npt.NDArray[Any]]) -> Bools:
-    """(n,) which labels of class ids (k, n) name one twice."""
     k, count = classes.shape
     if k > _PAIRS:
         ids = classes.astype(np.int64)
-        ids[1:] = np.where(rest() > 0, ids[1:], np.arange(1, k)[:, None] - k)
+        ids[1:] = np.where(_places(rest) > 0, ids[1:], np.arange(1, k)[:, None] - k)
         ids.sort(axis=0)
-        return np.asarray((ids[1:] == ids[:-1]).any(axis=0))
+        return np.flatnonzero((ids[1:] == ids[:-1]).any(axis=0))
     doubt = np.zeros(count, dtype=bool)
     room = np.empty((k - 1, count), dtype=bool)
+    held = None
     for step in range(1, k):
-        # All pairs of places in a few calls, in as little memory as one of them takes.
         same = np.equal(classes[step:], classes[:-step], out=room[: k - step])
-        if np.count_nonzero(same):
-            # Ids of places that hold nothing say nothing.
-            same &= rest()[step - 1 :] > 0
-            doubt |= same.any(axis=0)
-    return doubt
+        if not np.count_nonzero(same):
+            continue
+        # Ids of places that hold nothing say nothing.
+        if held is None:
+            held = _places(rest) > 0
+        same &= held[step - 1 :]
+        doubt |= same.any(axis=0)
+    return np.flatnonzero(doubt)
 
 
 def _doubtful_ranks(
-    chunks: Sequence[Codes], lists: Sequence[npt.NDArray[Any]], largest: Sequence[int]
-) -> list[npt.NDArray[np.int64]]:
-    """Which of each chunk's labels may name a class twice, or an empty place of their image's list.
+    classes: npt.NDArray[Any], rest: npt.NDArray[Any] | None, lists: npt.NDArray[Any]
+) -> npt.NDArray[np.int64]:
+    """Which labels of n images may name a class twice, or an empty place of their image's list.
 
     Args:
-        chunks: with ranks (n, views, k). lists: of each, (n, m) with m > 0. largest: of each, the
-            largest rank.
+        classes: (n, views, k) codes; rest: (n, views, k - 1) codes of probabilities after the
+            first. lists: (n, m) with m > 0.
     """
-    return [
-        _doubtful(codes["labels/classes"], codes.get("labels/rest_probs"), part, most)
-        for codes, part, most in zip(chunks, lists, largest, strict=True)
-    ]
-
-
-def _doubtful(
-    classes: npt.NDArray[Any], rest: npt.NDArray[Any] | None, lists: npt.NDArray[Any], largest: int
-) -> npt.NDArray[np.int64]:
-    """As ``_doubtful_ranks``, of one chunk: ranks (n, views, k), probabilities (n, views, k - 1)
-    after the first, lists (n, m)."""
     views, k = classes.shape[1:]
     size = lists.shape[1]
     empty = np.iinfo(lists.dtype).max
-    room = None
+    room = np.full(len(lists), size)
     if (lists[:, -1] == empty).any():
         room = (lists != empty).sum(axis=1)
     # Ranks are different, whatever they are, and most are small; a rank counts the places that no
     # earlier class has taken. So only classes outside the list, and large ranks, are looked at.
-    least = max((size if room is None else int(room.min())) - k + 1, 0)
-    if largest < least:
-        return _NONE
     codes = classes.reshape(-1)
-    large = np.flatnonzero(codes >= least)
+    large = np.flatnonzero(codes >= max(int(room.min(initial=size)) - k + 1, 0))
+    if not len(large):
+        return large
     label, place = np.divmod(large, k)
     if rest is not None:
         held = (place == 0) | (rest.reshape(-1)[label * (k - 1) + np.maximum(place - 1, 0)] > 0)
         large, label, place = large[held], label[held], place[held]
     code, image = codes[large].astype(np.int64), label // views
     outside = code >= size
-    doubt = ~outside & (code >= (size if room is None else room[image]) - place)
+    doubt = ~outside & (code >= room[image] - place)
     code, image, stranger = code[outside] - size, image[outside], label[outside]
     listed = (lists[image] == code[:, None].astype(lists.dtype)).any(axis=1)
     named = np.sort(stranger << 32 | code)
