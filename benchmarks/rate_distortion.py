@@ -6,7 +6,8 @@ every view is the truth, and KL(teacher || recovered) is its mean over views, in
 those of all label, prior, commit and image-table files on disk. A chunk of these stores holds as
 many crops as one of a large data set, though of fewer images. A store's fixed part (its manifest
 and the description of each array, about 10 kB whatever its size) is given apart. Peers' files are
-written, weighed and read back, with the recovery of each project (``benchmarks.support.peer_files``).
+written, weighed and read back, with the recovery of each project
+(``benchmarks.support.peer_files``).
 
     python -m benchmarks.rate_distortion           # everything that can be had
     python -m benchmarks.rate_distortion --small   # under a minute; needs no network

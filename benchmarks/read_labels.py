@@ -23,7 +23,14 @@ import numpy as np
 import torch
 
 import labelstore
-from benchmarks.support.measuring import alternate, ratio, summary, synthetic_labels, write_result
+from benchmarks.support.measuring import (
+    alternate,
+    ratio,
+    size_of,
+    summary,
+    synthetic_labels,
+    write_result,
+)
 from labelstore.operations.materialize import materialize
 from labelstore.training.cycle import random_views
 from labelstore.views.philox import hash_keys
