@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 README = Path(__file__).parent.parent / "README.md"
@@ -129,16 +129,14 @@ place_photos(Path("photos"))
 place_teacher("tf_efficientnet_lite0", Path("lite0.safetensors"))
 """
     python = [sys.executable, "-c"]
-    subprocess.run([*python, make], cwd=tmp_path, check=True)
+    commands.run([*python, make], cwd=tmp_path, check=True)
     command = "generate photos --teacher timm:tf_efficientnet_lite0 --views 8 -o teacher.zarr"
     assert command.replace("--views 8", "--views 200") in README.read_text()
-    subprocess.run(
+    commands.run(
         [sys.executable, "-m", "labelstore", *command.split(), "--checkpoint", "lite0.safetensors"],
         cwd=tmp_path,
         check=True,
     )
-    done = subprocess.run(
-        [*python, "\n".join(parts)], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+    done = commands.run([*python, "\n".join(parts)], cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert all(line in done.stdout for line in BEFORE)
