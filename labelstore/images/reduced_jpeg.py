@@ -4,6 +4,8 @@ A JPEG decoder makes an image of a half, a quarter or an eighth of the size from
 frequencies of its 8 x 8 blocks (ITU-T T.81), in less time than the whole one, and what is smaller
 is resized sooner. The pixels of a view are then nearly, but not exactly, those that the teacher
 saw, so a training loop must ask for it.
+
+What pays for it: ``python -m benchmarks.decode``.
 """
 
 from __future__ import annotations

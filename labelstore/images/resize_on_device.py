@@ -4,6 +4,8 @@ Pillow resizes in two passes, columns and rows, each a sum over the pixels under
 support; it works in integers (weights in units of 2**-22, rounding to 8 bits after each pass), so
 that the same sums on any device give the same bytes. Here they are taken for many boxes of one
 photo at once.
+
+What pays for it: the rows of generate of ``python -m benchmarks.gpu``, which no card has made yet.
 """
 
 from __future__ import annotations

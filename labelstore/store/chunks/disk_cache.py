@@ -3,6 +3,8 @@
 A file is called by the commit digest of what it holds, which names the store, the array, the place
 and the codes: nothing else can be taken for it, and one that does not have that digest is as good
 as none. The folder may be deleted at any time, and grows until it is.
+
+No benchmark pays for it yet; ``labelstore pull`` keeps a whole store, or a part, in the same way.
 """
 
 from __future__ import annotations

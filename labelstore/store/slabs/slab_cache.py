@@ -10,6 +10,8 @@ A slab is a file of ``labelstore.store.slabs.shared_file``, by default in ``/dev
 called follows from the store's id and the commit digests of its chunks, so that one made of a store
 that was changed since is never met; it is filled with chunks that were compared with those very
 digests.
+
+What pays for it: ``python -m benchmarks.read_epoch``, an epoch from slabs and chunk by chunk.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ first use, and the loss goes on with torch's own operations where they fail.
 
 Importing this module needs Triton; ``labelstore.torch.losses.cross_entropy`` does it where it is
 used.
+
+What pays for it: the loss rows of ``python -m benchmarks.gpu``, which no card has made yet.
 """
 
 from __future__ import annotations
