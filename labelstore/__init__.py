@@ -34,10 +34,11 @@ _HOMES = {
     "at_temperature": "temperature",
     "ensemble": "ensembles",
     "open": "store",
+    "open_source": "sources",
     "recipe": "recipes",
     "write": "writer",
 }
-_SUBMODULES = ("errors", "labels", "mixing", "recipes", "temperature", "torch", "views")
+_SUBMODULES = ("errors", "images", "labels", "mixing", "recipes", "temperature", "torch", "views")
 
 __all__ = [
     "Action",
@@ -58,6 +59,7 @@ __all__ = [
     "at_temperature",
     "ensemble",
     "open",
+    "open_source",
     "recipe",
     "write",
 ]
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from labelstore.errors import LabelStoreError
     from labelstore.labels import SoftLabels, TopK
     from labelstore.recipes import Recipe, recipe
+    from labelstore.sources import open_source
     from labelstore.store import Store, open
     from labelstore.temperature import at_temperature
     from labelstore.views import ViewLaw, Views
