@@ -32,6 +32,8 @@ PORTRAIT = "n03763968/hopper.jpg"
 """Key of the photo that is shown, in the folder of ImageNet's class "military uniform"."""
 VIEWS = 32
 SHOWN = (0, 1, 4, 7)
+REST = 0.25
+"""Residual mass of the view of which the tail is shown."""
 BLUE, ORANGE, GREEN, RED, GREY = "#3b6fb6", "#e08a1e", "#3f9b57", "#c0473b", "#b9bec6"
 
 
@@ -156,7 +158,7 @@ def draw_slab() -> None:
 
 def draw_tail(store: labelstore.Store, full: labelstore.Store) -> None:
     """What the teacher said of a view, and what two tails make of the classes that are stored."""
-    image, view = most_open(store)
+    image, view = open_view(store)
     truth = full.read([image], [view]).recover(tail="none").dense()[0]
     stored = store.read([image], [view])
     kept = int((stored.probs[0] > 0).sum())
@@ -181,11 +183,12 @@ def draw_tail(store: labelstore.Store, full: labelstore.Store) -> None:
     save(figure, "tail.svg")
 
 
-def most_open(store: labelstore.Store) -> tuple[int, int]:
-    """The image and the view whose stored classes leave most of the mass to the tail."""
+def open_view(store: labelstore.Store) -> tuple[int, int]:
+    """The image and the view whose stored classes leave most nearly ``REST`` to the tail."""
     images = np.arange(store.num_images)
     rest = 1 - store.read(images[:, None], np.arange(store.num_views)).probs.sum(-1)
-    return tuple(map(int, np.unravel_index(rest.argmax(), rest.shape)))
+    image, view = np.unravel_index(np.abs(rest - REST).argmin(), rest.shape)
+    return int(image), int(view)
 
 
 def draw_ferkd(store: labelstore.Store) -> None:

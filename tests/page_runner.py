@@ -2,8 +2,8 @@
 
     python page_runner.py RESULTS PAGE ...
 
-Each page gets a copy of the working directory, and its own namespace. RESULTS becomes a JSON
-object: page -> what went wrong, an empty text where nothing did.
+Each page has its own namespace, and a folder that begins as a copy of the
+working directory. RESULTS becomes a JSON object: page -> what went wrong, an empty text where nothing did.
 """
 
 from __future__ import annotations
@@ -110,9 +110,12 @@ def main(results: str, pages: list[str]) -> None:
     outcomes = {}
     for page in pages:
         folder = place.with_name("run") / page.replace("/", "_")
-        shutil.copytree(place, folder)
-        os.chdir(folder)
         run = Page(page)
+        if run.preparation.is_alone:
+            folder.mkdir(parents=True)
+        else:
+            shutil.copytree(place, folder)
+        os.chdir(folder)
         with contextlib.redirect_stdout(run.printed), contextlib.redirect_stderr(run.printed):
             try:
                 run.run()
