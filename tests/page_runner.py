@@ -2,8 +2,8 @@
 
     python page_runner.py RESULTS PAGE ...
 
-Each page has its own namespace, and a folder that begins as a copy of the
-working directory. RESULTS becomes a JSON object: page -> what went wrong, an empty text where nothing did.
+Each page has its own namespace, and a folder that begins as a copy of the working directory.
+RESULTS becomes a JSON object: page -> what went wrong, an empty text where nothing did.
 """
 
 from __future__ import annotations
