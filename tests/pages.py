@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import pages_how_to
+
 ROOT = Path(__file__).parent.parent
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -279,3 +281,7 @@ for name in named[1:]:
     ),
 }
 """What pages need. A page that is not here has blocks that need nothing."""
+
+for _page, _fields in pages_how_to.PREPARATIONS.items():
+    _around = {line: Around(*pair) for line, pair in _fields.get("around", {}).items()}
+    PREPARATIONS[_page] = Preparation(**{**_fields, "around": _around})
