@@ -9,11 +9,11 @@ one of its lines.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import pages_how_to
+from pages_how_to import HOW_TO
+from preparations import Around, Preparation
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,29 +43,6 @@ class Block(NamedTuple):
     title: str
     """The name of the file that it is; empty where it is none."""
     code: str
-
-
-class Around(NamedTuple):
-    """What comes before and after a block."""
-
-    before: str = ""
-    after: str = ""
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What a page's blocks need."""
-
-    packages: tuple[str, ...] = ()
-    """Without these the page is not run."""
-    before: str = ""
-    """Python that runs before the first block."""
-    around: dict[str, Around] = field(default_factory=dict)
-    """A part of a line that one block alone has -> what comes before and after it."""
-    is_alone: bool = False
-    """Whether it begins in an empty folder, without photos and a store."""
-    runs_commands: bool = False
-    """Whether its ``labelstore`` commands are run, too. Of others they are only parsed."""
 
 
 def name_of(page: Path) -> str:
@@ -103,6 +80,7 @@ def network_moved():
 """A student of the 1,000 classes of ImageNet."""
 
 PREPARATIONS = {
+    **HOW_TO,
     "README.md": Preparation(
         before=STUDENT,
         around={
@@ -281,7 +259,3 @@ for name in named[1:]:
     ),
 }
 """What pages need. A page that is not here has blocks that need nothing."""
-
-for _page, _fields in pages_how_to.PREPARATIONS.items():
-    _around = {line: Around(*pair) for line, pair in _fields.get("around", {}).items()}
-    PREPARATIONS[_page] = Preparation(**{**_fields, "around": _around})
