@@ -2,7 +2,7 @@
 
 What is not installed is fetched, through the registries' own clients, into a cache folder; a set of
 photos or a teacher that cannot be had is left out, with a line that says so. Only the photos of the
-package foolbox and the teachers of ``labelstore[demo]`` need no network.
+package foolbox and the teachers of the extra ``demo`` need no network.
 """
 
 from __future__ import annotations

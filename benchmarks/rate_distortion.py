@@ -49,6 +49,7 @@ from benchmarks.rate_store import (
     weigh,
 )
 from benchmarks.read_labels import size_of
+from labelstore.errors import install_from_checkout
 from labelstore.fidelity import distances
 from labelstore.philox import hash_keys
 from labelstore.views import ViewLaw
@@ -93,7 +94,7 @@ def main() -> None:
     else:
         cases, rounds, images = all_cases(options), 7, 1024
     if not cases:
-        raise SystemExit("no photos or no teacher could be had: install labelstore[demo]")
+        raise SystemExit(f"no photos or no teacher could be had: {install_from_checkout('demo')}")
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), cases, options.temperatures, rounds, images)
     write_result("rate_distortion", result, out)

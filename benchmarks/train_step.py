@@ -6,7 +6,7 @@ backward, optimizer step. ``hard`` trains on the photos' classes, ``labelstore``
 views side by side, so it is decoded once for m crops.
 
 The photos are the demo's 20, at four sizes each. On a CPU the student is ResNet-18 at 64 pixels, on
-a GPU ResNet-50 at 224; the teacher is EfficientNet-Lite0, of ``labelstore[demo]``. Loading is in
+a GPU ResNet-50 at 224; the teacher is EfficientNet-Lite0, of the extra ``demo``. Loading is in
 the training process, on the CPU: with loader workers it would run beside the steps. Labels are read
 from chunks that the step before has just read: what a disk takes is not in these figures.
 

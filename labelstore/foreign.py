@@ -72,7 +72,8 @@ def parsed(where: Path | str, mend: str = _MEND) -> Iterator[None]:
     """
     try:
         yield
-    except LabelStoreError:
+    except (LabelStoreError, ImportError):
+        # A library that this machine lacks is no damage.
         raise
     except MemoryError as error:
         raise StoreError(

@@ -47,7 +47,7 @@ class Helper:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ask(self, verb: str, *arguments: Any) -> Any:
-        """What a method of ``labelstore.remote.Requests`` returns, or raises."""
+        """What a method of ``labelstore.remote_requests.Requests`` returns, or raises."""
         future: Future[Any] = Future()
         with self._lock:
             self._count += 1
@@ -85,7 +85,8 @@ class Helper:
 
 def serve(connection: Connection, url: str) -> None:
     """Answer requests until the other end closes."""
-    from labelstore.remote import THREADS, Requests, Threads
+    from labelstore.remote import THREADS, Threads
+    from labelstore.remote_requests import Requests
 
     requests, threads, lock = Requests(url), Threads(THREADS), threading.Lock()
 

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labelstore.errors import SourceError
-from labelstore.foreign import line_of
+from labelstore.foreign import check_expansion, line_of
+from labelstore.parquet_pages import check_pages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from labelstore.parquet_footer import RowGroupNumbers
 
 __all__ = [
     "Footer",
+    "check_claims",
     "checked_column",
     "checked_rows",
+    "column_batches",
+    "hold_of",
     "names_of_labels",
     "parsed_photos",
     "read_labels",
+    "rows_at_once",
+    "source_of",
 ]
+
+_BATCH_ROWS = 2**16
+"""Rows of a batch, at most."""
+
+_SPREAD_BYTES = 2**25
+"""Of a batch of rows that may all stand for the largest value of a dictionary."""
 
 
 class Footer(NamedTuple):
@@ -61,6 +74,77 @@ def parsed_photos(where: str) -> Iterator[None]:
         ValueError,
     ) as error:
         raise SourceError(f"cannot read {where} ({line_of(error)}): restore the file.") from error
+
+
+def source_of(opened: Any) -> Any:
+    """A file that ``SourceFiles.open`` opened, as pyarrow's."""
+    import pyarrow as pa
+
+    if isinstance(opened, os.PathLike):
+        return pa.memory_map(os.fspath(opened))
+    return pa.PythonFile(opened, mode="r")
+
+
+def hold_of(opened: Any) -> Callable[[int, int], None]:
+    """What asks for a part (start, length) of such a file before it is looked at."""
+    return _nothing if isinstance(opened, os.PathLike) else opened.hold
+
+
+def _nothing(start: int, length: int) -> None:
+    """It is here."""
+
+
+def column_batches(
+    file: Any, groups: Sequence[int], leaf: tuple[str, str], rows: int, size: int
+) -> Iterator[Any]:
+    """Arrow arrays of a column, or of a member of it, together no more than its file accounts for.
+
+    Args:
+        file: a ``ParquetFile`` of ``size`` bytes. groups: row groups. leaf: the column's name, and
+            that of the member of its structs, "" for the column itself. rows: of an array, at most;
+            see ``rows_at_once``.
+
+    Raises:
+        ValueError: so many rows stand for one value of a dictionary that they would take a
+            thousand times the file's bytes.
+    """
+    spread = 0
+    column, inner = leaf
+    for batch in file.iter_batches(
+        rows, groups, columns=[f"{column}.{inner}" if inner else column]
+    ):
+        array = batch.column(0)
+        spread += array.nbytes
+        check_expansion(spread, size)
+        yield array.field(inner) if inner else array
+
+
+def rows_at_once(dictionary: int) -> int:
+    """Rows of a batch of which each may stand for as many bytes."""
+    return min(_BATCH_ROWS, max(1, _SPREAD_BYTES // max(dictionary, 1)))
+
+
+def check_claims(
+    source: Any,
+    groups: Sequence[RowGroupNumbers],
+    paths: Collection[str],
+    hold: Callable[[int, int], None],
+) -> int:
+    """ValueError where columns claim to be more than a file of such a size can hold.
+
+    Args:
+        source: the file, of pyarrow. groups: its row groups. paths: of the leaves that will be
+            read. hold: see ``hold_of``; a request for each header would take longer than one for
+            all of a column.
+
+    Returns:
+        the bytes of the largest dictionary; see ``labelstore.parquet_pages.check_pages``.
+    """
+    columns = [leaf for group in groups for leaf in group.columns if leaf.path in paths]
+    for leaf in columns:
+        check_expansion(leaf.uncompressed, source.size())
+        hold(leaf.start, leaf.compressed)
+    return check_pages(source, columns)
 
 
 def checked_rows(footer: Footer, name: str, column: str) -> int:
@@ -149,13 +233,16 @@ def checked_column(file: Any, footer: Footer, name: str, column: str) -> Any:
     return kind
 
 
-def read_labels(file: Any, name: str, column: str | None) -> tuple[list[str | None] | None, str]:
+def read_labels(
+    file: Any, name: str, column: str | None, batches: Callable[[str, str], Iterator[Any]]
+) -> tuple[list[str | None] | None, str]:
     """The label of each row as text, None where unknown; or None, and why.
 
     Args:
         file: a ``ParquetFile``.
         name: what errors call it.
         column: the column that was asked for; ``"label"``, if it is there, when None.
+        batches: gives the arrays of a column; see ``column_batches``.
 
     Raises:
         SourceError: the column that was asked for is not there or of another type, or a label is
@@ -186,7 +273,7 @@ def read_labels(file: Any, name: str, column: str | None) -> tuple[list[str | No
         if column is not None:
             raise SourceError(f"{reason}.")
         return None, reason
-    values = file.read(columns=[wanted]).column(wanted).to_pylist()
+    values = [value for array in batches(wanted, "") for value in array.to_pylist()]
     for row, value in enumerate(values):
         if isinstance(value, int) and value < -1:
             raise SourceError(

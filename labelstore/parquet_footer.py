@@ -3,16 +3,20 @@
 ``metadata.row_group(g)``, ``.column(c)`` and ``.write_metadata_file()`` of pyarrow end the process
 where a footer contradicts itself: an exception of C++ meets a declaration that lets none through.
 Reading the data raises as it should. So what has to be known of a stranger's file before its data
-are read is taken from the footer's bytes: Thrift's compact protocol, of which a footer uses a few
-types.
+are read is taken from the footer's bytes.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from labelstore.thrift import Wanted, struct
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -21,24 +25,16 @@ __all__ = ["ColumnNumbers", "OpenFile", "RowGroupNumbers", "footer_of", "row_gro
 _MAGIC, _END = b"PAR1", 8
 """The mark at a file's end, and the bytes that it takes with the footer's length before it."""
 
-_DEPTH = 12
-"""Structures in structures, at most: a footer has five."""
-
-_SHORT, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 3, 7, 8, 9, 10, 12
-_INTEGERS = (4, 5, 6)
-"""Types of fields; those up to 2 are truth values, which have no bytes of their own."""
-_LONG_LIST = 15
-
 _ROW_GROUPS, _COLUMNS, _NUM_ROWS, _META_DATA = 4, 1, 3, 3
-_PATH, _NUM_VALUES, _UNCOMPRESSED, _COMPRESSED, _STATISTICS = 3, 5, 6, 7, 12
+_TYPE, _PATH, _NUM_VALUES, _UNCOMPRESSED, _COMPRESSED, _STATISTICS = 1, 3, 5, 6, 7, 12
+_DATA_PAGE, _DICTIONARY_PAGE = 9, 11
 _NULLS = 3
 """Numbers of fields: of FileMetaData, RowGroup, ColumnChunk, ColumnMetaData and Statistics."""
 
-_Wanted = dict[int, Any]
-
-_COLUMN: _Wanted = {field: {} for field in (_PATH, _NUM_VALUES, _UNCOMPRESSED, _COMPRESSED)}
+_COLUMN: Wanted = {field: {} for field in (_TYPE, _PATH, _NUM_VALUES, _UNCOMPRESSED, _COMPRESSED)}
+_COLUMN |= {_DATA_PAGE: {}, _DICTIONARY_PAGE: {}}
 _COLUMN[_STATISTICS] = {_NULLS: {}}
-_FOOTER: _Wanted = {_ROW_GROUPS: {_COLUMNS: {_META_DATA: _COLUMN}, _NUM_ROWS: {}}}
+_FOOTER: Wanted = {_ROW_GROUPS: {_COLUMNS: {_META_DATA: _COLUMN}, _NUM_ROWS: {}}}
 """The fields that are read, structure by structure; all others are passed over."""
 
 
@@ -56,6 +52,10 @@ class ColumnNumbers:
     """Of the leaf, such as ``image.bytes``; ``name`` is its first part."""
     nulls: int
     """As its statistics tell; 0 where they do not."""
+    start: int
+    """The byte of the file at which its first page begins."""
+    kind: int
+    """Its physical type, by Parquet's number."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,30 @@ class RowGroupNumbers:
     columns: tuple[ColumnNumbers, ...]
 
 
-class OpenFile(NamedTuple):
+@dataclass(frozen=True)
+class OpenFile:
     """A file that is read."""
 
     file: pq.ParquetFile
     size: int
     """Bytes."""
     footer: bytes
+    source: pa.NativeFile
+    """Its bytes."""
 
-    @property
+    @functools.cached_property
     def groups(self) -> list[RowGroupNumbers]:
         """Its row groups, in order; ValueError where the footer does not tell."""
         return row_groups(self.footer)
+
+    def columns(self, groups: Iterable[int], names: Sequence[str]) -> list[ColumnNumbers]:
+        """The columns of some names in some row groups; ValueError as ``groups``."""
+        return [
+            column
+            for group in groups
+            for column in self.groups[group].columns
+            if column.name in names
+        ]
 
 
 def footer_of(source: pa.NativeFile) -> bytes:
@@ -105,7 +117,7 @@ def row_groups(footer: bytes) -> list[RowGroupNumbers]:
         ValueError: it lacks a number, or is no footer.
     """
     try:
-        fields, _ = _struct(footer, 0, _FOOTER)
+        fields, _ = struct(footer, 0, _FOOTER)
         return [_row_group(group) for group in fields.get(_ROW_GROUPS, [])]
     except (IndexError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"its footer lacks what every footer has ({error!r})") from error
@@ -121,115 +133,27 @@ def _row_group(group: dict[int, Any]) -> RowGroupNumbers:
             uncompressed=int(part[_UNCOMPRESSED]),
             path=_text(part[_PATH]),
             nulls=int(part.get(_STATISTICS, {}).get(_NULLS, 0)),
+            start=_start(part),
+            kind=int(part[_TYPE]),
         )
         for part in parts
     )
-    numbers = [n for part in columns for n in (part.values, part.compressed, part.uncompressed)]
+    numbers = [
+        number
+        for part in columns
+        for number in (part.values, part.compressed, part.uncompressed, part.start)
+    ]
     rows = int(group[_NUM_ROWS])
     if min(rows, *numbers) < 0:
         raise ValueError("its footer has a negative size")
     return RowGroupNumbers(rows, columns)
 
 
+def _start(part: dict[int, Any]) -> int:
+    """Where a column begins, as pyarrow takes it."""
+    data, dictionary = int(part[_DATA_PAGE]), int(part.get(_DICTIONARY_PAGE, 0))
+    return dictionary if 0 < dictionary < data else data
+
+
 def _text(parts: list[bytes]) -> str:
     return b".".join(parts).decode("utf-8", "replace")
-
-
-# Structures in Thrift's compact protocol. Every element takes a byte at least, so that nothing
-# becomes larger than the bytes it is read from; what ends too early is an IndexError.
-
-
-def _struct(data: bytes, at: int, wanted: _Wanted) -> tuple[dict[int, Any], int]:
-    """The wanted fields of a structure, by number, and where it ends."""
-    fields: dict[int, Any] = {}
-    number = 0
-    while head := data[at]:
-        at += 1
-        kind = head & 15
-        if head > 15:
-            number += head >> 4
-        else:
-            number, at = _signed(data, at)
-        inner = wanted.get(number)
-        if inner is None:
-            at = _passed(data, at, kind, 0)
-        else:
-            fields[number], at = _value(data, at, kind, inner)
-    return fields, at + 1
-
-
-def _value(data: bytes, at: int, kind: int, wanted: _Wanted) -> tuple[Any, int]:
-    if kind in _INTEGERS:
-        return _signed(data, at)
-    if kind == _STRUCT:
-        return _struct(data, at, wanted)
-    if kind == _BINARY:
-        count, at = _unsigned(data, at)
-        return data[at : at + count], at + count
-    if kind != _LIST:
-        raise ValueError(f"its footer has a field of type {kind}")
-    count, kind, at = _list(data, at)
-    values = []
-    for _ in range(count):
-        value, at = _value(data, at, kind, wanted)
-        values.append(value)
-    return values, at
-
-
-def _passed(data: bytes, at: int, kind: int, depth: int) -> int:
-    """Where a value ends that is not wanted."""
-    if kind in _INTEGERS:
-        while data[at] > 127:
-            at += 1
-        return at + 1
-    if kind == _BINARY:
-        count, at = _unsigned(data, at)
-        return at + count
-    if kind < _SHORT:
-        return at
-    if depth > _DEPTH:
-        raise ValueError("its footer is nested too deeply")
-    if kind == _STRUCT:
-        while head := data[at]:
-            at += 1
-            if head < 16:
-                _, at = _unsigned(data, at)
-            at = _passed(data, at, head & 15, depth + 1)
-        return at + 1
-    if kind in (_LIST, _SET):
-        count, kind, at = _list(data, at)
-        if kind < _SHORT:
-            return at + count
-        for _ in range(count):
-            at = _passed(data, at, kind, depth + 1)
-        return at
-    if kind in (_SHORT, _DOUBLE):
-        return at + (1 if kind == _SHORT else 8)
-    raise ValueError(f"its footer has a field of type {kind}")
-
-
-def _list(data: bytes, at: int) -> tuple[int, int, int]:
-    """How many values a list has, their type, and where they begin."""
-    head = data[at]
-    count, at = head >> 4, at + 1
-    if count == _LONG_LIST:
-        count, at = _unsigned(data, at)
-    if count > len(data) - at:
-        raise ValueError("its footer ends in mid-list")
-    return count, head & 15, at
-
-
-def _unsigned(data: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while (byte := data[at]) > 127:
-        number |= (byte & 127) << shift
-        shift += 7
-        at += 1
-        if shift > 63:
-            raise ValueError("its footer has a number of more than 64 bits")
-    return number | byte << shift, at + 1
-
-
-def _signed(data: bytes, at: int) -> tuple[int, int]:
-    number, at = _unsigned(data, at)
-    return (number >> 1) ^ -(number & 1), at

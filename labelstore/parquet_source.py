@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import os
 import threading
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -16,11 +15,16 @@ from labelstore.errors import DecodeError, SourceError
 from labelstore.objects import place_of
 from labelstore.parquet_columns import (
     Footer,
+    check_claims,
     checked_column,
     checked_rows,
+    column_batches,
+    hold_of,
     names_of_labels,
     parsed_photos,
     read_labels,
+    rows_at_once,
+    source_of,
 )
 from labelstore.parquet_footer import footer_of, row_groups
 from labelstore.passed_over import PassedOver
@@ -28,6 +32,7 @@ from labelstore.source_classes import check_key, classes_of_keys, classes_of_lab
 from labelstore.source_files import files_at
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Sequence
 
     from labelstore.source_files import SourceFiles
@@ -42,9 +47,6 @@ _KEPT_BYTES = 2**29
 
 _BATCH_BYTES = 2**24
 """Of a batch of rows: far below the 2 GiB that an Arrow array of bytes may have."""
-
-_BATCH_ROWS = 2**16
-"""Rows of a batch, at most."""
 
 _BATCHES = 4
 """Batches of a large row group that are kept: as threads read ahead, rows come not quite in order.
@@ -237,28 +239,34 @@ class ParquetSource:
 
     def _footer_of(self, number: int) -> Footer:
         if number not in self._footers:
-            with _opened(self._files, number) as (_, footer):
+            with _opened(self._files, number) as (_, _, footer):
                 self._footers[number] = footer
         return self._footers[number]
 
     def _rows(self, number: int, label_column: str | None) -> _Rows:
         """Paths and labels of a file's rows; its columns are checked."""
         import pyarrow as pa
+        import pyarrow.parquet as pq
 
         name = self._files.place(number)
-        with parsed_photos(name), _opened(self._files, number) as (file, footer):
+        with parsed_photos(name), _opened(self._files, number) as (source, hold, footer):
             self._footers[number] = footer
+            file = pq.ParquetFile(source)
             kind = checked_column(file, footer, name, self._image_column)
             rows = checked_rows(footer, name, self._image_column)
             paths: list[Any] = [None] * rows
+            path = f"{self._image_column}.path"
+            wanted = {path, label_column or "label"}
+            at_once = rows_at_once(check_claims(source, footer.groups, wanted, hold))
+
+            def batches(column: str, inner: str) -> Iterator[Any]:
+                groups = range(len(footer.groups))
+                return column_batches(file, groups, (column, inner), at_once, footer.size)
+
             if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
-                columns = file.read(columns=[f"{self._image_column}.path"])
-                paths = [
-                    path
-                    for chunk in columns.column(self._image_column).chunks
-                    for path in chunk.field("path").to_pylist()
-                ]
-            labels, unlabelled = read_labels(file, name, label_column)
+                arrays = batches(self._image_column, "path")
+                paths = [path for array in arrays for path in array.to_pylist()]
+            labels, unlabelled = read_labels(file, name, label_column, batches)
             if len(paths) != rows or (labels is not None and len(labels) != rows):
                 raise SourceError(
                     f"the columns of {name} differ in length ({rows} rows, {len(paths)} paths, "
@@ -271,20 +279,18 @@ class ParquetSource:
 
 
 @contextlib.contextmanager
-def _opened(files: SourceFiles, number: int) -> Iterator[tuple[Any, Footer]]:
-    """A file of a source as pyarrow reads it, and its footer."""
-    import pyarrow as pa
+def _opened(files: SourceFiles, number: int) -> Iterator[tuple[Any, Any, Footer]]:
+    """A file of a source as pyarrow reads it, what asks for parts of it, and its footer."""
     import pyarrow.parquet as pq
 
     opened = files.open(number)
-    if isinstance(opened, os.PathLike):
-        source = pa.memory_map(os.fspath(opened))
-    else:
-        source = pa.PythonFile(opened, mode="r")
-    with source:
+    with source_of(opened) as source:
         groups = row_groups(footer_of(source))
-        file = pq.ParquetFile(source)
-        yield file, Footer(file.metadata, groups, source.size())
+        yield (
+            source,
+            hold_of(opened),
+            Footer(pq.ParquetFile(source).metadata, groups, source.size()),
+        )
 
 
 class _Group:
@@ -300,11 +306,14 @@ class _Group:
         self._column = column
         group = footer.groups[place]
         size = sum(leaf.uncompressed for leaf in group.columns if leaf.name == column)
+        self._group = group
         self._rows = group.rows
-        self._batch_rows = min(max(1, _BATCH_BYTES * group.rows // max(size, 1)), _BATCH_ROWS)
+        self._batch_rows = max(1, _BATCH_BYTES * group.rows // max(size, 1))
         is_large = size > _KEPT_BYTES
         self.bytes = _BATCHES * _BATCH_BYTES if is_large else size
-        self._kept: deque[tuple[int, Any]] = deque(maxlen=_BATCHES if is_large else None)
+        self._most_kept = _BATCHES if is_large else self._rows
+        self._kept: deque[tuple[int, Any]] = deque()
+        self._held = 0
         self._coming: Iterator[tuple[int, Any]] = iter(())
         self._lock = threading.Lock()
 
@@ -314,6 +323,7 @@ class _Group:
             if not self._kept or row < self._kept[0][0]:
                 # From the beginning: a group can be read in one direction alone.
                 self._kept.clear()
+                self._held = 0
                 self._coming = self._batches()
             for start, images in itertools.chain(list(self._kept), self._taken()):
                 if row < start + len(images):
@@ -325,6 +335,12 @@ class _Group:
         """The batches to come, which are kept."""
         for start, images in self._coming:
             self._kept.append((start, images))
+            # Rows that name one image are more, all together, than their group says.
+            self._held += images.nbytes
+            while len(self._kept) > self._most_kept or (
+                self._held > _KEPT_BYTES and len(self._kept) > 1
+            ):
+                self._held -= self._kept.popleft()[1].nbytes
             yield start, images
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
@@ -333,12 +349,15 @@ class _Group:
         import pyarrow.parquet as pq
 
         start = 0
-        with pq.ParquetFile(
-            self._files.open(self._number), metadata=self._metadata, memory_map=True
-        ) as file:
+        opened = self._files.open(self._number)
+        with source_of(opened) as source:
+            file = pq.ParquetFile(source, metadata=self._metadata)
             is_struct = pa.types.is_struct(file.schema_arrow.field(self._column).type)
-            name = f"{self._column}.bytes" if is_struct else self._column
-            for batch in file.iter_batches(self._batch_rows, [self._place], columns=[name]):
-                images = batch.column(0)
-                yield start, images.field("bytes") if is_struct else images
+            leaf = self._column, "bytes" if is_struct else ""
+            paths = {".".join(filter(None, leaf))}
+            dictionary = check_claims(source, [self._group], paths, hold_of(opened))
+            rows = min(self._batch_rows, rows_at_once(dictionary))
+            size = source.size()
+            for images in column_batches(file, [self._place], leaf, rows, size):
+                yield start, images
                 start += len(images)

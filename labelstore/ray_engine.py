@@ -16,7 +16,13 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from labelstore.errors import MismatchError, SourceError, TeacherError, UsageError
+from labelstore.errors import (
+    MismatchError,
+    SourceError,
+    TeacherError,
+    UsageError,
+    require_packages,
+)
 from labelstore.images import content_digest
 from labelstore.probes import library_versions
 from labelstore.ray_worker import (
@@ -76,8 +82,8 @@ class RayEngine:
         compiled, batch_size: as for ``generate``.
 
     Raises:
-        UsageError: Ray is not installed, or the cluster cannot be reached. The errors of ``load``,
-            where no node can do it.
+        MissingPackageError: Ray is not installed.
+        UsageError: the cluster cannot be reached. The errors of ``load``, where no node can do it.
     """
 
     def __init__(
@@ -361,10 +367,7 @@ def _driver_of(source: ImageSource) -> Driver:
 
 
 def _ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise UsageError(
-            'the engine ray is not installed: pip install "labelstore[ray]".'
-        ) from error
+    require_packages("the engine ray", "ray", extra="ray")
+    import ray
+
     return ray

@@ -1,6 +1,8 @@
 """Blocks and chunks as they were committed: all that is read here is compared with its digest.
 
-A chunk is one block's group of views: what lies together on disk.
+A chunk is one block's group of views: what lies together on disk. Where labels are read, which of
+their images could not be read is the one thing that is not compared unless it matters
+(``_unreadable_of``).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from labelstore.encoding import decode_prior
 from labelstore.errors import CorruptError, IncompleteError, StoreError
 from labelstore.pool import ChunkPool, flat_take
 from labelstore.validity import (
+    LABELLED,
     UNREADABLE,
     image_problem,
     label_problem,
@@ -53,6 +56,8 @@ NO_LIST = np.empty((0, 0), dtype=np.int32)
 
 _MOST_THREADS = 8
 """Threads that read and decompress chunks, at most."""
+
+_STATUS = "images/status"
 
 
 class BlockReader:
@@ -153,15 +158,28 @@ class BlockReader:
         for block, found in self._blocks_of(blocks, image_arrays(self.manifest)):
             if images_digest(self.manifest.id, block, found) != self._commits[block, 0]:
                 raise self._corrupt("images", block, None)
-            self._require_none(image_problem(found), "images/status", block, None)
-            self._unreadable[block] = found["images/status"] == UNREADABLE
+            self._require_none(image_problem(found), _STATUS, block, None)
+            self._unreadable[block] = found[_STATUS] == UNREADABLE
             yield found
 
     def _unreadable_of(self, blocks: Sequence[int]) -> list[npt.NDArray[np.bool_]]:
-        """(n,) bool for each block: which of its images could not be read."""
+        """(n,) bool for each block: which of its images could not be read.
+
+        A status that says that all images have labels is believed, since its digest is one with
+        that of sizes and digests: labels that match theirs and are labels are there, whatever it
+        should say. It is compared where it says otherwise, and before labels are said to be none
+        (``_require_none``).
+        """
         missing = [block for block in dict.fromkeys(blocks) if block not in self._unreadable]
         if missing:
-            for _ in self.images_of(missing):
+            status = [spec for spec in image_arrays(self.manifest) if spec.name == _STATUS]
+            others = []
+            for block, codes in self._blocks_of(missing, status):
+                if (codes[_STATUS] == LABELLED).all():
+                    self._unreadable[block] = np.zeros(len(codes[_STATUS]), dtype=bool)
+                else:
+                    others.append(block)
+            for _ in self.images_of(others):
                 pass
         return [self._unreadable[block] for block in blocks]
 
@@ -419,6 +437,9 @@ class BlockReader:
     def _require_none(self, problem: str | None, name: str, block: int, group: int | None) -> None:
         """CorruptError of what was committed and cannot be meant, where there is a problem."""
         if problem is not None:
+            if name != _STATUS:
+                # CorruptError, if what says which images have labels was changed.
+                self.images(block)
             raise CorruptError(
                 f"{self.path}/{name}: {self._place(block, group)} holds what is no label "
                 f"({problem}): what wrote it was at fault; make this block again (labelstore "

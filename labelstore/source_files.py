@@ -210,6 +210,12 @@ class _Ranged(io.RawIOBase):
         self._size = files.size(number)
         self._place = 0
         self._tail = b""
+        self._parts: dict[int, bytes] = {}
+
+    def hold(self, start: int, length: int) -> None:
+        """Ask for a part, which then may be looked at, and is given away when it is read whole."""
+        if start + length <= self._size:
+            self._parts[start] = self._files.read(self._number, start, length)
 
     def readable(self) -> bool:
         return True
@@ -232,6 +238,11 @@ class _Ranged(io.RawIOBase):
         return len(data)
 
     def _read(self, start: int, length: int) -> bytes:
+        for held, part in self._parts.items():
+            if held <= start and start + length <= held + len(part):
+                if length == len(part):
+                    del self._parts[held]
+                return part[start - held :][:length]
         first = self._size - min(self._size, _TAIL_BYTES)
         if start < first:
             return self._files.read(self._number, start, length)

@@ -10,7 +10,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from labelstore.errors import SourceError, UsageError
+from labelstore.errors import SourceError, UsageError, require_packages
 from labelstore.file_patterns import expand_braces, is_pattern
 from labelstore.folder_source import FolderSource, no_image
 from labelstore.formats import IMAGE_SUFFIXES
@@ -122,6 +122,7 @@ def open_source(
         NotFoundError: nothing is there. UsageError: an option of another kind of source was given.
         SourceError: it holds no images, images and shards beside each other, or the shards of
             several splits (train, validation); or shards are compressed.
+        MissingPackageError: it is in Parquet, and pyarrow is not installed.
     """
     place = place_of(path)
     sizes: dict[str, int] | None = None
@@ -136,6 +137,7 @@ def open_source(
     if kind == ".tar":
         return TarSource(path, image_field)
     if kind == ".parquet":
+        require_packages("reading photos in Parquet", "pyarrow")
         return ParquetSource(path, image_column, label_column)
     return FolderSource(place) if isinstance(place, Path) else RemoteFolderSource(place, sizes)
 

@@ -18,6 +18,7 @@ from labelstore.errors import (
     MismatchError,
     NotFoundError,
     UsageError,
+    require_packages,
 )
 from labelstore.labels import TopK
 from labelstore.manifest import EXPLICIT, Manifest, fingerprint
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LABELLED", "UNREADABLE", "Store", "backend_of", "open", "opened"]
 
+_IN_PARQUET = "a store in Parquet"
+
 CACHE_BYTES = 256 * 2**20
 """How many bytes of verified codes a store keeps by default."""
 
@@ -62,8 +65,9 @@ def open(
             none (``labelstore.slabs``). A ``ViewSampler`` sets it.
 
     Raises:
-        NotFoundError: nothing is there, or access is denied. UsageError: a URL of another kind, or
-            the extra is not installed. StoreError: a server does not answer.
+        NotFoundError: nothing is there, or access is denied. UsageError: a URL of another kind.
+        MissingPackageError: the extra, or pyarrow for Parquet, is not installed.
+        StoreError: a server does not answer.
         FormatError: it is no store of a known version. CorruptError: its manifest or an array's
             description is damaged.
     """
@@ -89,6 +93,7 @@ def backend_of(path: str | os.PathLike[str]) -> Backend:
         if (path / MATERIALIZED).is_file():
             return MappedBackend(path)
     if path.suffix == ".parquet":
+        require_packages(_IN_PARQUET, "pyarrow")
         from labelstore.backends.parquet import ParquetBackend
 
         return ParquetBackend(path)
@@ -99,6 +104,7 @@ def backend_of(path: str | os.PathLike[str]) -> Backend:
 
 def _remote_backend(url: str) -> Backend:
     if suffix_of(url) == ".parquet":
+        require_packages(_IN_PARQUET, "pyarrow")
         from labelstore.backends.remote_parquet import RemoteParquetBackend
 
         return RemoteParquetBackend(url)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labelstore.devices import DEVICES, PRECISIONS, checked_device
-from labelstore.errors import TeacherError, UsageError
+from labelstore.errors import TeacherError, UsageError, require_packages
 from labelstore.inference import (
     Preprocessing,
     Teacher,
@@ -46,6 +46,7 @@ __all__ = [
     "load_state_dict_in_order",
     "load_teacher",
     "normalize",
+    "require_libraries",
     "top_k",
 ]
 
@@ -82,6 +83,7 @@ def load_teacher(
 
     Raises:
         UsageError: the spec has another form, or an option does not go with it or this machine.
+        MissingPackageError: torch, or timm for one of its networks, is not installed.
         NotFoundError: there is no such checkpoint file.
         TeacherError: the network cannot be built, or its weights cannot be had or do not fit it.
     """
@@ -92,6 +94,7 @@ def load_teacher(
         raise UsageError(f"the input size is {size}, expected at least 1 pixel.")
     if num_classes is not None and num_classes < 2:
         raise UsageError(f"--num-classes is {num_classes}, expected at least 2.")
+    require_libraries(spec)
     device, precision = checked_device(device, precision)
     options: dict[str, Any] = {
         "spec": spec,
@@ -123,6 +126,15 @@ def load_teacher(
         **options,
         **_weights_of(spec, checkpoint),
     )
+
+
+def require_libraries(spec: str) -> None:
+    """Say what a teacher's spec needs that is not here, before any work is done.
+
+    Raises:
+        MissingPackageError: torch, or timm for one of its networks, is not installed.
+    """
+    require_packages("a teacher", "torch", *(("timm",) if spec.startswith("timm:") else ()))
 
 
 def facts_of(spec: str, checkpoint: str | None, precision: str) -> dict[str, Any]:

@@ -72,19 +72,33 @@ def prior_problem(codes: Codes, num_classes: int) -> str | None:
     """What is wrong with the lists of likely classes of a block's images; None when nothing is."""
     classes, probs = codes["images/prior_classes"], codes["images/prior_probs"]
     empty = np.iinfo(classes.dtype).max
-    held = classes != empty
-    if (held[:, 1:] & ~held[:, :-1]).any():
-        return "a list has an empty place before a class"
-    if int(np.where(held, classes, 0).max(initial=0)) >= num_classes:
-        return f"a list names a class above {num_classes - 1}"
     ordered = np.sort(classes, axis=1)
-    if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != empty)).any():
+    if int(ordered[:, -1].max(initial=0)) >= num_classes:
+        held = classes != empty
+        if (held[:, 1:] & ~held[:, :-1]).any():
+            return "a list has an empty place before a class"
+        if int(np.where(held, classes, 0).max(initial=0)) >= num_classes:
+            return f"a list names a class above {num_classes - 1}"
+        same = ordered[:, 1:] == ordered[:, :-1]
+        if (same & (ordered[:, 1:] != empty)).any():
+            return "a list names a class twice"
+    elif _beside(np.equal, ordered):
         return "a list names a class twice"
     if probs.dtype.kind == "f" and not _are_probabilities(probs):
         return "a list has a probability that is none"
-    if (probs[:, 1:] > probs[:, :-1]).any():
+    if _beside(np.less, probs):
         return "a list's probabilities rise"
     return None
+
+
+def _beside(compare: np.ufunc, rows: npt.NDArray[Any]) -> bool:
+    """Whether a comparison holds of an entry (n, m) and the next one of its row."""
+    # Of all at once, which takes a fraction of as many short rows, but for the ends of rows.
+    flat = np.ascontiguousarray(rows).reshape(-1)
+    holds = np.empty(len(flat), dtype=bool)
+    compare(flat[:-1], flat[1:], out=holds[:-1])
+    holds[rows.shape[1] - 1 :: rows.shape[1]] = False
+    return bool(holds.any())
 
 
 def top_problem(

@@ -122,6 +122,10 @@ def main(results: str, pages: list[str]) -> None:
                 outcomes[page] = ""
             except (Exception, SystemExit):
                 outcomes[page] = traceback.format_exc() + run.said()[-3000:]
+        # Files of the same name on another page are other modules.
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", None)).startswith(str(folder)):
+                del sys.modules[name]
         Path(results).write_text(json.dumps(outcomes))
 
 

@@ -38,8 +38,9 @@ def test_each_kind_has_a_section_with_its_class_and_exit_code():
         first = found[kind].strip().splitlines()[0]
         assert first.startswith(f"`{cls.__name__}`, exit code {cls.exit_code}"), kind
         assert len(found[kind]) > 100, f"the section {kind} tells nothing"
-        for builtin in (ValueError, LookupError):
-            said = f"It is also a `{builtin.__name__}`." in found[kind]
+        for builtin in (ValueError, LookupError, ImportError):
+            article = "an" if builtin is ImportError else "a"
+            said = f"It is also {article} `{builtin.__name__}`." in found[kind]
             assert said == issubclass(cls, builtin), kind
 
 

@@ -12,6 +12,7 @@ import tarfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from page_headers import claiming
 
 from labelstore.errors import SourceError
 from labelstore.sources import open_source
@@ -71,6 +72,81 @@ def test_hostile_footers_end_nothing(tmp_path):
     read, refused = map(int, done.stdout.split())
     assert read > 50
     assert refused > 50
+
+
+BOUNDED = """
+import resource, sys, time
+resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+from labelstore.errors import LabelStoreError
+from labelstore.sources import open_source
+for file in sys.argv[1:]:
+    started, told = time.monotonic(), "read"
+    try:
+        source = open_source(file)
+        source.read(0)
+        source.read(len(source) - 1)
+    except LabelStoreError as error:
+        told = f"{error.kind} {error}"
+    assert time.monotonic() - started < 10, file
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2**20, file
+    print(told, flush=True)
+"""
+
+
+def bounded(paths):
+    """What a process that never holds a gigabyte says of sources: ``read``, or an error's kind and
+    words."""
+    done = subprocess.run(
+        [sys.executable, "-c", BOUNDED, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = done.stdout.splitlines()
+    assert done.returncode == 0, (paths[len(told)], done.stderr[-500:])
+    return told
+
+
+def test_page_headers_that_claim_gigabytes(tmp_path):
+    rows = range(2000)
+    images = [{"bytes": b"%d" % (row % 7) * 40, "path": f"n/{row}.jpg"} for row in rows]
+    table = pa.table({"image": images, "label": [row % 3 for row in rows]})
+    whole = tmp_path / "whole.parquet"
+    pq.write_table(table, whole, row_group_size=1000, write_page_checksum=True)
+    paths = [whole]
+    for (column, claim), data in claiming(whole.read_bytes()).items():
+        paths.append(tmp_path / f"{column}-{claim}.parquet")
+        paths[-1].write_bytes(data)
+    told = bounded(paths)
+    assert len(told) == 10
+    assert told[0] == "read"
+    for line in told[1:]:
+        assert line.startswith("source "), line
+        assert "page header" in line
+
+
+@pytest.mark.parametrize("column", ["bytes", "path", "label"])
+def test_a_dictionary_of_one_long_value(tmp_path, column):
+    """A megabyte that thousands of rows stand for, in some kilobytes."""
+    rows = 3000
+    places = pa.array([0] * rows, pa.int32())
+    long = pa.DictionaryArray.from_arrays(places, pa.array([b"x" * 1_000_000]))
+    if column != "bytes":
+        long = long.cast(pa.dictionary(pa.int32(), pa.string()))
+    parts = {
+        "bytes": pa.array([b"%d" % row for row in range(rows)]),
+        "path": pa.array([f"n/{row}.jpg" for row in range(rows)]),
+        "label": pa.array(["a"] * rows),
+        column: long,
+    }
+    image = pa.StructArray.from_arrays([parts["bytes"], parts["path"]], ["bytes", "path"])
+    file = tmp_path / "a.parquet"
+    table = pa.table({"image": image, "label": parts["label"]})
+    pq.write_table(table, file, compression="zstd", store_schema=False)
+    assert file.stat().st_size < 50_000
+    (told,) = bounded([file])
+    assert told.startswith("source "), told
+    assert "when decompressed" in told
 
 
 @pytest.mark.parametrize("column", ["path", "label"])

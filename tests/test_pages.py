@@ -128,7 +128,7 @@ def test_its_links_lead_to_files(page):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_it_installs_nobody_elses_package(page):
     # That name belongs to others on the public index.
-    assert not re.search(r"pip install [\"']?labelstore(?! @ git)", page.read_text())
+    assert not re.search(r"pip install [\"']?labelstore", page.read_text())
 
 
 def rows_of(page, heading):
@@ -180,3 +180,10 @@ def test_reference_has_every_public_name():
     for entry in entries - {"labelstore.errors", "labelstore.torch.lightning.LabelStoreDataModule"}:
         module, _, name = entry.rpartition(".")
         assert hasattr(sys.modules.get(module) or importlib.import_module(module), name), entry
+
+
+def test_tables_name_every_variable_of_our_own():
+    modules = [*(ROOT / "labelstore").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]
+    read = set(re.findall(r"LABELSTORE_[A-Z_]+", "".join(map(Path.read_text, modules))))
+    named = rows_of("docs/reference/tables.md", "Environment variables")
+    assert read == {name for name in named if name.startswith("LABELSTORE_")}

@@ -12,9 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from core_data import make_planned
+from page_headers import claiming, pages_of
 
 import labelstore
 from labelstore.parquet_footer import footer_of, row_groups
+from labelstore.parquet_pages import check_pages
+from labelstore.thrift import struct
 
 FUZZED = """
 import random, sys
@@ -85,6 +88,55 @@ def test_many_row_groups_and_columns():
     pq.write_table(table, sink, row_group_size=1)
     found = row_groups(footer_of(pa.BufferReader(sink.getvalue())))
     assert [(group.rows, len(group.columns)) for group in found] == [(1, 40)] * 40
+
+
+LISTS = {"list": [[1, 2], [], None, [3]] * 500, "text": ["a", "b", None, "d" * 300] * 500}
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_pages_that_others_write_pass(compression, version, dictionary):
+    numbers = np.arange(2000)
+    table = pa.table({**LISTS, "n": numbers, "half": numbers.astype("f2"), "flag": numbers > 7})
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=700,
+        compression=compression,
+        data_page_version=version,
+        data_page_size=500,
+        write_batch_size=64,
+        use_dictionary=dictionary,
+        column_encoding=None if dictionary else {"text": "DELTA_BYTE_ARRAY"},
+    )
+    source = pa.BufferReader(sink.getvalue())
+    columns = [column for group in row_groups(footer_of(source)) for column in group.columns]
+    assert len(columns) == 15
+    assert len(pages_of(sink.getvalue())) > 60
+    assert (check_pages(source, columns) > 0) == dictionary
+
+
+def test_pages_of_a_store_pass_and_claims_do_not(files):
+    for file in files:
+        data = file.read_bytes()
+        columns = [
+            c for group in row_groups(footer_of(pa.BufferReader(data))) for c in group.columns
+        ]
+        check_pages(pa.BufferReader(data), columns)
+        for number in (2**31 - 1, -1):
+            for forged in claiming(data, number).values():
+                with pytest.raises(ValueError, match="page header"):
+                    check_pages(pa.BufferReader(forged), columns)
+
+
+def test_numbers_that_others_wrap_around():
+    """Field 65,538 is field 2 to whom takes 16 bits; and of two the readers may differ."""
+    assert struct(bytes.fromhex("150415060000"), 0, {1: {}, 2: {}}) == ({1: 2, 2: 3}, 5)
+    for field in ("05848008" + "06", "05040a" + "0504" + "08"):
+        with pytest.raises(ValueError, match="field of number"):
+            struct(bytes.fromhex("1504" + field + "00"), 0, {1: {}, 2: {}})
 
 
 def test_hostile_footers_end_nothing(files):

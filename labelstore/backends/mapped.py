@@ -25,8 +25,9 @@ from labelstore.backends.base import (
     prior_arrays,
     view_arrays,
 )
+from labelstore.backends.npy_header import HEADER_BYTES, array_header
 from labelstore.errors import CorruptError, UsageError
-from labelstore.foreign import DOCUMENT_BYTES, json_document, parsed, read_file, require_file
+from labelstore.foreign import DOCUMENT_BYTES, json_document, open_file, parsed, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -133,12 +134,16 @@ class MappedBackend:
     def _open(self, name: str) -> npt.NDArray[Any]:
         file = array_file(Path(self.path), name)
         with parsed(file, _MEND):
-            require_file(file, self.path)
-            # NumPy parses the header as Python source, and raises whatever that raises; of an
-            # archive it makes no array.
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-            if not isinstance(array, np.ndarray):
-                raise TypeError("it is no array")
+            with open_file(file, self.path) as opened:
+                header = array_header(opened.read(HEADER_BYTES) or b"")
+                array: npt.NDArray[Any] = np.memmap(
+                    opened,
+                    dtype=header.dtype,
+                    mode="r",
+                    offset=header.start,
+                    shape=header.shape,
+                    order="F" if header.fortran_order else "C",
+                )
             # A view as a plain array: indexing a memmap makes memmaps, which is slow.
             return np.asarray(array)
 

@@ -42,6 +42,7 @@ from labelstore.foreign import (
     require_file,
 )
 from labelstore.parquet_footer import OpenFile, footer_of
+from labelstore.parquet_pages import check_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -121,6 +122,8 @@ class ParquetBackend:
         self._looked_at: dict[int, int] = {}
         self._numbered: set[tuple[int, int]] = set()
         """(block, group) whose rows are known to be of the images and views that they say."""
+        self._paged: dict[int, set[tuple[int, str]]] = {}
+        """By block, (group, array) whose page headers claim no more than is there."""
 
     def read_manifest(self) -> Any:
         with files.readable(Path(self.path, MANIFEST)):
@@ -167,6 +170,7 @@ class ParquetBackend:
         rows = check_footer(opened, schema)
         if sum(rows) != count:
             raise ValueError(f"{sum(rows)} rows, expected {count}")
+        self._check_pages(opened, range(len(rows)), ["image", column])
         table = opened.file.read(["image", column], use_threads=False)
         check_numbers(table, np.arange(count))
         if table[column].null_count:
@@ -218,7 +222,9 @@ class ParquetBackend:
             with parsed(self._where(part), _MEND):
                 opened = self._open(part)
                 check_footer(opened, self._measured, [len(rows)])
-                table = opened.file.read(["image", *self._columns(name)], use_threads=False)
+                columns = ["image", *self._columns(name)]
+                self._check_pages(opened, [0], columns)
+                table = opened.file.read(columns, use_threads=False)
                 check_numbers(table, rows)
                 return self._codes(name, table, (len(rows),), opened.size)
         groups = range(views.start // manifest.group_views, -(-views.stop // manifest.group_views))
@@ -320,7 +326,7 @@ class ParquetBackend:
         source = pa.OSFile(str(file))
         footer = footer_of(source)
         opened = pq.ParquetFile(source, read_dictionary=list(dictionaries), **_READING)
-        return OpenFile(opened, source.size(), footer)
+        return OpenFile(opened, source.size(), footer, source)
 
     def _labels(self, block: int) -> OpenFile:
         """The open file of a block's labels; the last few are kept."""
@@ -331,6 +337,7 @@ class ParquetBackend:
             digest = xxhash.xxh3_64_intdigest(held.footer)
             if self._looked_at.get(block) != digest:
                 self._check_labels(block, held)
+                self._paged[block] = set()
                 self._looked_at[block] = digest
         self._files[block] = held
         while len(self._files) > _OPEN_FILES:
@@ -378,6 +385,11 @@ class ParquetBackend:
         with parsed(self._where(block_file(LABELS, block)), _MEND):
             opened = self._labels(block)
             columns = [*numbers, *self._columns(name)]
+            # Where the footer is the same, finding its pages again takes as long as reading them.
+            paged = self._paged.get(block, set())
+            if numbers or (group, name) not in paged:
+                self._check_pages(opened, [group], columns)
+                paged.add((group, name))
             table = opened.file.read_row_group(group, columns, use_threads=False)
             codes = self._codes(name, table, shape, opened.size)
             if numbers:
@@ -385,6 +397,10 @@ class ParquetBackend:
                 check_numbers(table, images, np.tile(np.arange(views.start, views.stop), shape[0]))
                 self._numbered.add((block, group))
         return codes
+
+    def _check_pages(self, opened: OpenFile, groups: Iterable[int], names: Sequence[str]) -> None:
+        """ValueError where page headers of columns that are to be read claim what cannot be."""
+        check_pages(opened.source, opened.columns(groups, names))
 
     def _codes(
         self, name: str, table: pa.Table, shape: tuple[int, ...], size: int

@@ -7,7 +7,6 @@ for whole gives others the same labels.
 
 from __future__ import annotations
 
-import ast
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from labelstore.backends.base import image_arrays, prior_arrays, view_arrays
+from labelstore.backends.npy_header import HEADER_BYTES, ArrayHeader, array_header
 from labelstore.backends.parquet_tables import label_table, measured_table
 from labelstore.foreign import check_expansion
 
@@ -35,12 +35,6 @@ __all__ = [
     "stray_files",
     "table_schema",
 ]
-
-_MAGIC = b"\x93NUMPY\x01\x00"
-"""How NumPy's format 1.0 begins."""
-
-_HEADER_BYTES = 1024
-"""Of the text that follows, at most."""
 
 
 def table_schema() -> pa.Schema:
@@ -116,17 +110,13 @@ def commit_row(data: bytes, columns: int) -> npt.NDArray[np.uint64]:
 
     NumPy's own reader takes archives and Python objects, too.
     """
-    if data[: len(_MAGIC)] != _MAGIC:
-        raise ValueError("it is no array in NumPy's format 1.0")
-    start = len(_MAGIC) + 2
-    end = start + int.from_bytes(data[len(_MAGIC) : start], "little")
-    if end > _HEADER_BYTES or len(data) != end + 8 * columns:
-        raise ValueError(f"{len(data)} bytes, expected {columns} digests")
-    header = ast.literal_eval(data[start:end].decode("ascii").strip())
-    expected = {"descr": "<u8", "fortran_order": False, "shape": (columns,)}
-    if header != expected:
-        raise ValueError(f"its header is {str(header)[:80]}, expected {expected}")
-    return np.frombuffer(data, "<u8", columns, end).copy()
+    header = array_header(data[:HEADER_BYTES])
+    expected = ArrayHeader(np.dtype("<u8"), (columns,), False, header.start)
+    if header != expected or len(data) != header.start + 8 * columns:
+        raise ValueError(
+            f"{header.dtype} {header.shape} in {len(data)} bytes, expected {columns} digests"
+        )
+    return np.frombuffer(data, "<u8", columns, header.start).copy()
 
 
 def stray_files(names: Iterable[str], known: set[str]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from labelstore.backends.parquet import (
 from labelstore.backends.remote_writing import RemoteWriting
 from labelstore.foreign import DOCUMENT_BYTES, json_document
 from labelstore.parquet_footer import OpenFile, footer_of
+from labelstore.parquet_pages import ranges_of
 from labelstore.remote import RemoteObjects
 
 if TYPE_CHECKING:
@@ -53,7 +55,22 @@ class _RangeFile(io.RawIOBase):
     def __init__(self, objects: RemoteObjects, name: str, size: int, tail: bytes) -> None:
         super().__init__()
         self._objects, self._name = objects, name
-        self._size, self._tail, self._place = size, tail, 0
+        self._size, self._place = size, 0
+        self._parts = [(size - len(tail), tail)]
+
+    def hold(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Ask for ranges (start, length) together; what is read of them asks for nothing more."""
+        # What a damaged file has behind its end is for the reader to miss.
+        ranges = [(start, min(length, self._size - start)) for start, length in ranges]
+        ranges = [part for part in ranges if part[1] > 0 and self._held(*part) is None]
+        found = self._objects.get_ranges(self._name, ranges)
+        self._parts += [(start, data) for (start, _), data in zip(ranges, found, strict=True)]
+
+    def _held(self, start: int, length: int) -> bytes | None:
+        for first, data in self._parts:
+            if first <= start and start + length <= first + len(data):
+                return data[start - first :][:length]
+        return None
 
     def readable(self) -> bool:
         return True
@@ -74,10 +91,17 @@ class _RangeFile(io.RawIOBase):
         start, self._place = self._place, max(stop, self._place)
         if stop <= start:
             return b""
-        kept = self._size - len(self._tail)
-        if start >= kept:
-            return self._tail[start - kept : stop - kept]
+        held = self._held(start, stop - start)
+        if held is not None:
+            return held
         return self._objects.get_range(self._name, start, stop - start)
+
+
+@dataclass(frozen=True)
+class _RemoteFile(OpenFile):
+    """A file of which what is to be read is asked for beforehand."""
+
+    ranges: _RangeFile
 
 
 class _Footer(NamedTuple):
@@ -137,27 +161,34 @@ class RemoteParquetBackend(RemoteWriting, ParquetBackend):
             whole = pa.BufferReader(self._held[name])
             footer = footer_of(whole)
             opened = pq.ParquetFile(whole, page_checksum_verification=True)
-            return OpenFile(opened, len(self._held[name]), footer)
+            return OpenFile(opened, len(self._held[name]), footer, whole)
         known = self._footers.get(name)
         tail = b""
         if known is None:
             tail, size = self._objects.get_suffix(name, _TAIL)
         else:
             size = known.size
-        source = pa.PythonFile(_RangeFile(self._objects, name, size, tail), mode="r")
+        file = _RangeFile(self._objects, name, size, tail)
+        source = pa.PythonFile(file, mode="r")
         footer = footer_of(source) if known is None else known.footer
         opened = pq.ParquetFile(
             source,
             metadata=None if known is None else known.metadata,
             read_dictionary=list(dictionaries),
             page_checksum_verification=True,
-            pre_buffer=True,
+            pre_buffer=False,
         )
         if known is None:
             if len(self._footers) >= _FOOTERS:
                 self._footers.clear()
             self._footers[name] = _Footer(opened.metadata, size, footer)
-        return OpenFile(opened, size, footer)
+        return _RemoteFile(opened, size, footer, source, file)
+
+    def _check_pages(self, opened: OpenFile, groups: Iterable[int], names: Sequence[str]) -> None:
+        groups = list(groups)
+        if isinstance(opened, _RemoteFile):
+            opened.ranges.hold(ranges_of(opened.columns(groups, names)))
+        super()._check_pages(opened, groups, names)
 
     def _labels(self, block: int) -> OpenFile:
         opened = self._open(block_file(LABELS, block))

@@ -233,8 +233,8 @@ class ZarrBackend:
 
     def _read_unit(self, runs: Sequence[tuple[str, slice, slice | None]]) -> list[npt.NDArray[Any]]:
         """One run of any kind, or chunks of one shard."""
-        (name, images, _), count = runs[0], len(runs)
-        if count == 1:
+        name, images, first = runs[0]
+        if first is None or not self._is_chunk(name, images, first):
             return [self.read(*runs[0])]
         array = self._layouts[name]
         columns = [views for _, _, views in runs if views]
@@ -413,7 +413,7 @@ class ZarrBackend:
         """Turn what decoding raises into the error of a damaged store."""
         try:
             yield
-        except LabelStoreError:
+        except (LabelStoreError, ImportError):
             raise
         except Exception as error:
             raise self._damaged(name, selection, error) from error

@@ -109,10 +109,18 @@ class _Server:
 
 
 class FileServer(_Server):
-    """Serves a folder's files over HTTP, ranges included, as static hosts do; no listing."""
+    """Serves a folder's files over HTTP, ranges included, as static hosts do; no listing.
+
+    Attributes:
+        seconds: what it lets pass before each answer.
+        pace: bytes of a piece of an answer, and the seconds after each; None for all at once.
+    """
 
     def __init__(self, root: Path, *, ranges: bool = True) -> None:
         """``ranges``: whether a range that is asked for is all that is sent."""
+        self.seconds = 0.0
+        self.pace: tuple[int, float] | None = None
+        server = self
 
         class Handler(_Handler):
             def do_GET(self) -> None:
@@ -122,6 +130,7 @@ class FileServer(_Server):
                 self._send(body=False)
 
             def _send(self, body: bool) -> None:
+                time.sleep(server.seconds)
                 file = root / unquote(urlsplit(self.path).path).lstrip("/")
                 if not file.is_file():
                     self.send_response(404)
@@ -139,7 +148,17 @@ class FileServer(_Server):
                 self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
                 self.end_headers()
                 if body:
-                    self.wfile.write(data[part[0] : part[1]])
+                    self._write(data[part[0] : part[1]])
+
+            def _write(self, data: bytes) -> None:
+                size, seconds = server.pace or (len(data), 0.0)
+                try:
+                    for start in range(0, len(data), max(size, 1)):
+                        self.wfile.write(data[start : start + size])
+                        time.sleep(seconds)
+                except ConnectionError:
+                    # Who asked does not wait any longer.
+                    self.close_connection = True
 
         super().__init__(Handler)
 

@@ -11,23 +11,29 @@ for epoch in range(epochs):
 
 from __future__ import annotations
 
-from labelstore.teachers import normalize
-from labelstore.torch.collate import TorchSoftLabels, collate_views
-from labelstore.torch.dataset import Show, SoftLabelDataset
-from labelstore.torch.join import HuggingFaceViews, ViewJoin, WebDatasetViews
-from labelstore.torch.loss import (
-    ferkd_loss,
-    fkd_loss,
-    label_entropy,
-    mean_weight,
-    soft_cross_entropy,
-    soft_kl_divergence,
-    vanilla_kd_loss,
-)
-from labelstore.torch.mixing import CutMix, InTurn, Mixed, MixUp, OneOf, SelfMix, mix_batch
-from labelstore.torch.recover import recover
-from labelstore.torch.sampler import ViewSampler
-from labelstore.torch.stored import StoredLabels
+from labelstore.errors import require_packages
+
+try:
+    from labelstore.teachers import normalize
+    from labelstore.torch.collate import TorchSoftLabels, collate_views
+    from labelstore.torch.dataset import Show, SoftLabelDataset
+    from labelstore.torch.join import HuggingFaceViews, ViewJoin, WebDatasetViews
+    from labelstore.torch.loss import (
+        ferkd_loss,
+        fkd_loss,
+        label_entropy,
+        mean_weight,
+        soft_cross_entropy,
+        soft_kl_divergence,
+        vanilla_kd_loss,
+    )
+    from labelstore.torch.mixing import CutMix, InTurn, Mixed, MixUp, OneOf, SelfMix, mix_batch
+    from labelstore.torch.recover import recover
+    from labelstore.torch.sampler import ViewSampler
+    from labelstore.torch.stored import StoredLabels
+except ModuleNotFoundError:
+    require_packages("labelstore.torch", "torch")
+    raise
 
 __all__ = [
     "CutMix",

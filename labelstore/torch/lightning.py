@@ -1,4 +1,4 @@
-"""Photos with stored labels for Lightning (``pip install labelstore[lightning]``).
+"""Photos with stored labels for Lightning (the extra ``lightning``).
 
     data = SoftLabelDataset(ImageFolder("photos"), labelstore.open("teacher.zarr"), size=224)
     module = LabelStoreDataModule(data, batch_size=64, views_per_image=4, num_workers=8)
@@ -16,11 +16,15 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from torchdata.stateful_dataloader import StatefulDataLoader
-
-from labelstore.errors import UsageError
+from labelstore.errors import UsageError, require_packages
 from labelstore.torch.collate import collate_views
 from labelstore.torch.sampler import ViewSampler
+
+try:
+    from torchdata.stateful_dataloader import StatefulDataLoader
+except ModuleNotFoundError:
+    require_packages("labelstore.torch.lightning", "torchdata", extra="lightning")
+    raise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +40,10 @@ def _base() -> Any:
     """Lightning's data module, of the package whose Trainer is in use."""
     names = [name for name in sys.modules if name in ("lightning.pytorch", "pytorch_lightning")]
     if not names:
-        found = importlib.util.find_spec("lightning")
-        names = ["lightning.pytorch" if found else "pytorch_lightning"]
+        names = ["lightning.pytorch"]
+        if importlib.util.find_spec("lightning") is None:
+            names = ["pytorch_lightning"]
+            require_packages("labelstore.torch.lightning", *names, extra="lightning")
     return importlib.import_module(names[0]).LightningDataModule
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 from core_data import make_planned, read_everything, written
+from page_headers import pages_of
 
 import labelstore
 from labelstore.backends.base import array_digest, images_digest, view_arrays
@@ -145,6 +146,22 @@ class Subject:
         footer = mutations.blind(data[-size:-8], rng, list(self.files.values()))
         end = len(footer).to_bytes(4, "little") + b"PAR1"
         return Change(self.root, name, "a footer", data[:-size] + footer + end)
+
+    def page(self, name, rng):
+        """A page header of a Parquet file changed, which no checksum covers; the rest is whole."""
+        data = self.files[name]
+        page = rng.choice(pages_of(data))
+        mutations.other_numbers(page.fields, rng)
+        try:
+            changed = page.in_place(data)
+        except ValueError:
+            # It would be longer.
+            return self.footer(name, rng)
+        return Change(self.root, name, "a page header", changed)
+
+    def table(self, name, rng):
+        """A Parquet file changed where no checksum is."""
+        return self.footer(name, rng) if rng.random() < 0.6 else self.page(name, rng)
 
     def reading_of(self, change):
         """What of the whole is read after a change."""
@@ -363,11 +380,11 @@ class ParquetSubject(StoreSubject):
             text = mutations.text_of(document)
             return Change(self.root, name, "a manifest with its id", text.encode(), signed=True)
         if block is None:
-            return self.footer(name, rng)
+            return self.table(name, rng)
         if name.startswith("commits/"):
             return self._commit(name, rng)
         if rng.random() < 0.6:
-            return self.footer(name, rng)
+            return self.table(name, rng)
         return self._values(name, block, rng)
 
     def _commit(self, name, rng):
@@ -444,7 +461,7 @@ class SourceSubject(Subject):
     def knowing(self, name, rng):
         data = self.files[name]
         if name.endswith(".parquet"):
-            return self.footer(name, rng)
+            return self.table(name, rng)
         # The header of another member, with the checksum of what it is now: any archive will do.
         place = 512 * rng.randrange(len(data) // 512)
         block = bytearray(

@@ -81,6 +81,23 @@ def _near(field, rng):
     return (rng.choice((*near, *NUMBERS)) % 256**width).to_bytes(width, "little")
 
 
+def other_numbers(fields, rng):
+    """Some numbers of a Parquet page header (``page_headers.Page.fields``) changed, in place."""
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        holder = fields
+        while True:
+            field = holder[rng.choice(list(holder))]
+            if isinstance(field[1], dict) and field[1]:
+                holder = field[1]
+                continue
+            break
+        if isinstance(field[1], int):
+            number = field[1]
+            near = (number + 1, number - 1, number * 2, number // 2, -number)
+            number = rng.choice((*near, *NUMBERS, -1)) % 2**64
+            field[1] = number - 2**64 if number >= 2**63 else number
+
+
 class Shard:
     """The inner chunks of a shard, and its index."""
 

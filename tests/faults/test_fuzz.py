@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from fuzz_subjects import Change, make_files, subjects_of
 
+from labelstore.errors import LabelStoreError
 from labelstore.sources import open_source
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bounds memory as Linux does")
@@ -86,6 +87,26 @@ def test_changes_with_their_digests_come_through(subjects):
                 outcomes.add(type(error).__name__)
             change.restore()
         assert "other" in outcomes, name
+
+
+def test_page_headers_are_reached(subjects):
+    """Of every file of Parquet; and pyarrow is stopped by more than its checksums."""
+    said = set()
+    for name in ("list-ratio16.parquet", "bare-boxes-fp32.parquet", "photo_table"):
+        subject, tables = subjects[name], set()
+        for seed in range(600):
+            change = subject.change(random.Random(seed))
+            if change.how != "a page header":
+                continue
+            tables.add(change.name)
+            change.apply()
+            try:
+                subject.read(change)
+            except LabelStoreError as error:
+                said |= {"header"} & set(str(error).split())
+            change.restore()
+        assert tables == {file for file in subject.files if file.endswith(".parquet")}
+    assert said
 
 
 def test_what_it_is_to_find_is_found(subjects, monkeypatch):

@@ -17,6 +17,7 @@ import pytest
 from core_data import written
 from hostile import manifest_file, manifest_of, outcome, outcomes, signed, write
 from numcodecs import blosc
+from page_headers import claiming
 
 import labelstore
 from labelstore.backends.zarr_metadata import array_layouts
@@ -167,6 +168,24 @@ def test_a_dictionary_of_one_long_key(tmp_path):
     pq.write_table(table, path / "images.parquet", compression="zstd")
     rewrite(path, lambda body: body["images"].update(count=rows))
     assert "two images have the same key" in outcome(path)
+
+
+def test_page_headers_that_claim_gigabytes(tmp_path):
+    """All else is as it was: pyarrow would take what a header says before it reads on."""
+    whole, paths = write(tmp_path / "whole.parquet"), []
+    for name in ("labels/000001.parquet", "measured/000000.parquet", "images.parquet"):
+        forged = claiming((whole / name).read_bytes())
+        chosen = ("top_class", "rest_probs", "digest", "prior_probs", "key")
+        for (column, claim), data in forged.items():
+            if column.split(".")[0] not in chosen or (claim == "values" and len(paths) > 3):
+                continue
+            path = shutil.copytree(whole, tmp_path / f"{len(paths)}.parquet")
+            (path / name).write_bytes(data)
+            paths.append(path)
+    assert len(paths) > 8
+    for told in outcomes(paths):
+        assert told.startswith("corrupt "), told
+        assert "page header" in told
 
 
 def test_a_copy_of_one_long_key(tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+import zarr
 from core_data import make_planned, written
 from hostile import write
 
@@ -167,6 +170,54 @@ def test_status_against_labels(tmp_path, suffix):
     filled = write(tmp_path / f"c.{suffix}", emptied)
     with pytest.raises(CorruptError, match="holds what is no label"):
         labelstore.open(filled).read(0, 0)
+
+
+def test_a_status_that_was_exchanged(tmp_path):
+    """What says which images have labels is read alone, and never lets through what is none."""
+
+    def unreadable(block, codes):
+        if block == 0:
+            codes["images/status"][1] = 2
+            for name, fill in FILL.items():
+                codes[name][1] = fill
+
+    path = write(tmp_path / "a.zarr", unreadable)
+    assert labelstore.open(path).read(0, 0).probs.max() > 0
+    status = zarr.open_array(path / "images/status", mode="r+")
+    for values in ([1, 1], [1, 3], [2, 2], [2, 1]):
+        status[:2] = values
+        for read in (plain_read, lambda path: labelstore.open(path).confidence()):
+            with pytest.raises(CorruptError, match=r"images: block 0 .* not what was committed"):
+                read(path)
+
+
+@pytest.mark.parametrize("prior_size", [0, 4])
+def test_of_many_chunks_the_bad_one_is_told(tmp_path, prior_size):
+    def change(block, codes):
+        if block == 1:
+            codes["labels/rest_probs"][1, 3] = [0, 1]
+
+    path = write(tmp_path / "a.zarr", change, prior_size=prior_size, quantizer="u8")
+    reader = labelstore.open(path).reader
+    groups = range(reader.manifest.num_groups)
+    places = [(block, group) for block in range(reader.manifest.num_blocks) for group in groups]
+    bad = places.index((1, 3 // reader.manifest.group_views))
+    chunks = reader.read_chunks(places)
+    assert len(list(itertools.islice(chunks, bad))) == bad
+    with pytest.raises(CorruptError, match=r"block 1 .*probabilities are none, rise"):
+        next(chunks)
+    others = [place for place in places if place != places[bad]]
+    assert len(list(reader.read_chunks(others))) == len(places) - 1
+
+
+def test_the_last_class_of_a_list_may_be_the_first_of_the_next(tmp_path):
+    def change(block, codes):
+        codes["images/prior_classes"][:] = [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
+        codes["images/prior_probs"][:] = [[9, 8, 7, 6], [90, 80, 70, 60], [91, 80, 70, 60]]
+        codes["labels/classes"][:] = [0, 0, 0]
+
+    path = write(tmp_path / "a.zarr", change)
+    assert plain_read(path).indices[:3, 0].tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
 
 TABLES = {

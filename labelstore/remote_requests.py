@@ -1,0 +1,259 @@
+"""Requests to a server over obstore, whose errors become those of ``labelstore.objects.Objects``.
+
+What is read is taken in by ``labelstore.transfers``: it is asked for again there, too. Obstore
+itself repeats what is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import io
+import math
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from labelstore import transfers
+from labelstore.errors import (
+    CorruptError,
+    LabelStoreError,
+    NotFoundError,
+    StoreError,
+    UsageError,
+    require_packages,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
+
+    from labelstore.objects import Tag
+
+__all__ = ["Requests", "first_line"]
+
+_RETRIES = 8
+
+_TIMES = {"connect_timeout": "10s", "timeout": "1day"}
+"""Of making a connection, and of a request with all of its answer, over plain HTTP: progress is
+what counts. For buckets the environment says (AWS_TIMEOUT ...), and what had come by then is kept.
+"""
+
+_CREDENTIALS = {
+    "s3": "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, or AWS_SKIP_SIGNATURE=true "
+    "for a public bucket",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or GOOGLE_SKIP_SIGNATURE=true for a public bucket",
+    "hf": "set HF_TOKEN to a token that may read this data set",
+    "https": "ask its owner for a URL that may be read",
+}
+
+
+_MACHINE_CREDENTIALS = ("latest/api/token", "latest/meta-data", "computeMetadata")
+"""Parts of the addresses at which a machine in a cloud is given credentials."""
+
+
+class Requests:
+    """Single requests by obstore; errors are those of ``labelstore.objects.Objects``."""
+
+    def __init__(self, url: str) -> None:
+        self._where = url
+        self._scheme = urlsplit(url).scheme
+        self._obstore = _import()
+        self._reading = self._open(retries=0)
+
+    @functools.cached_property
+    def _writing(self) -> Any:
+        return self._open(_RETRIES)
+
+    def _open(self, retries: int) -> Any:
+        seconds = timedelta(seconds=transfers.RETRY_SECONDS)
+        repeated = {"max_retries": retries, "retry_timeout": seconds}
+        url, make = self._where, self._obstore.store
+        try:
+            if self._scheme in ("s3", "gs"):
+                # Client options that are given here would hide those of the environment.
+                return make.from_url(url, retry_config=repeated)
+            options: dict[str, Any] = dict(_TIMES)
+            if self._scheme == "hf":
+                url = _hub_address(url)
+                if token := os.environ.get("HF_TOKEN"):
+                    options["default_headers"] = {"Authorization": f"Bearer {token}"}
+            if urlsplit(url).scheme == "http":
+                options["allow_http"] = True
+            return make.HTTPStore.from_url(url, client_options=options, retry_config=repeated)
+        except (ValueError, self._obstore.exceptions.BaseError) as error:
+            raise UsageError(
+                f"{self._where} cannot be opened ({first_line(error)}): correct the URL, or the "
+                "settings in the environment."
+            ) from error
+
+    def get(self, name: str, limit: int | None = None) -> bytes:
+        """A whole object; CorruptError when it has more than ``limit`` bytes."""
+
+        def check(meta: Any) -> None:
+            if limit is not None and int(meta["size"]) > limit:
+                raise CorruptError(
+                    f"{self._where}/{name} has {int(meta['size']):,} bytes, expected at most "
+                    f"{limit:,}: it was exchanged; restore it from a copy."
+                )
+
+        with self._explained(name):
+            return transfers.run(self._get(name, None, check)).data
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Ranges of an object, (start, length) each; less where it ends before."""
+
+        async def together() -> list[bytes]:
+            parts = [self._get(name, (start, start + length)) for start, length in ranges]
+            return [body.data for body in await asyncio.gather(*parts)]
+
+        with self._explained(name):
+            return transfers.run(together())
+
+    def get_suffix(self, name: str, length: int) -> tuple[bytes, int]:
+        """The last bytes of an object, and its size."""
+        with self._explained(name):
+            body = transfers.run(self._get(name, {"suffix": length}))
+            return body.data, int(body.meta["size"])
+
+    def _get(
+        self, name: str, part: Any, check: Callable[[Any], None] = lambda meta: None
+    ) -> Coroutine[Any, Any, transfers.Body]:
+        async def request(options: Any) -> Any:
+            try:
+                return await self._obstore.get_async(self._reading, name, options=options)
+            except self._obstore.exceptions.PreconditionError as error:
+                raise transfers.ReplacedError(first_line(error)) from error
+
+        return self._steady(name).get(request, part, check)
+
+    def _steady(self, name: str) -> transfers.Steady:
+        return transfers.Steady(self._place(name), self._is_passing)
+
+    def _is_passing(self, error: Exception) -> bool:
+        """Whether a failed request may be answered when it is made again."""
+        known = self._obstore.exceptions
+        text = str(error)
+        is_refusal = "status code: 4" in text and not any(
+            f"status code: {code}" in text for code in (408, 425, 429)
+        )
+        return isinstance(error, known.GenericError) and not is_refusal
+
+    def _place(self, name: str) -> str:
+        return f"{self._where}/{name}" if name else self._where
+
+    def put(self, name: str, data: bytes, condition: str | Tag = "overwrite") -> None:
+        """Write an object, in one request: it is there whole or not at all.
+
+        Args:
+            condition: "create" for one that is not there, a tag for one that is to be replaced;
+                else FileExistsError, or io.UnsupportedOperation where the server knows none.
+        """
+        with self._explained(name), self._conditional():
+            self._obstore.put(self._writing, name, data, mode=condition, use_multipart=False)
+
+    def tag(self, name: str) -> Tag:
+        """The tag and version of an object."""
+        found = self._head(name)
+        return {part: found[part] for part in ("e_tag", "version") if found.get(part)}
+
+    def delete(self, name: str) -> None:
+        """Delete an object; whether it was there is not told."""
+        with self._explained(name):
+            self._obstore.delete(self._writing, name)
+
+    def list(self, prefix: str) -> dict[str, int]:
+        """Bytes of all objects below a prefix."""
+        steady = self._steady(prefix)
+
+        async def pages() -> dict[str, int]:
+            sizes: dict[str, int] = {}
+            async for page in self._obstore.list(self._reading, prefix or None):
+                sizes |= {entry["path"]: int(entry["size"]) for entry in page}
+                steady.progress(math.inf)
+            return sizes
+
+        with self._explained(prefix):
+            return transfers.run(steady.call(pages))
+
+    def size(self, name: str) -> int:
+        """Bytes of an object."""
+        return int(self._head(name)["size"])
+
+    def _head(self, name: str) -> Any:
+        async def head() -> Any:
+            return await self._obstore.head_async(self._reading, name)
+
+        with self._explained(name):
+            return transfers.run(self._steady(name).call(head))
+
+    @contextlib.contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        """Turn obstore's errors into those of the contract."""
+        known = self._obstore.exceptions
+        where = self._place(name)
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError, io.UnsupportedOperation, LabelStoreError):
+            raise
+        except (known.PermissionDeniedError, known.UnauthenticatedError) as error:
+            raise self._denied(where, error) from error
+        except Exception as error:
+            if any(part in str(error) for part in _MACHINE_CREDENTIALS):
+                # No others were found.
+                raise self._denied(where, error) from error
+            if "status code: 404" in str(error):
+                raise FileNotFoundError(first_line(error)) from error
+            raise StoreError(
+                f"{where}: the request failed, its retries included ({first_line(error)}): check "
+                "the network and the service's address, then run the same command again."
+            ) from error
+
+    @contextlib.contextmanager
+    def _conditional(self) -> Iterator[None]:
+        """What a server says of a condition, in Python's own errors."""
+        known = self._obstore.exceptions
+        try:
+            yield
+        except (known.AlreadyExistsError, known.PreconditionError) as error:
+            raise FileExistsError(first_line(error)) from error
+        except (known.NotSupportedError, NotImplementedError) as error:
+            raise io.UnsupportedOperation(first_line(error)) from error
+        except known.BaseError as error:
+            if "status code: 501" not in str(error):
+                raise
+            raise io.UnsupportedOperation(first_line(error)) from error
+
+    def _denied(self, where: str, error: Exception) -> NotFoundError:
+        mend = _CREDENTIALS.get(self._scheme, _CREDENTIALS["https"])
+        return NotFoundError(f"{where}: access is denied ({first_line(error)}): {mend}.")
+
+
+def _import() -> Any:
+    require_packages("reading and writing behind URLs", "obstore", extra="remote")
+    import obstore
+    import obstore.store
+
+    return obstore
+
+
+def _hub_address(url: str) -> str:
+    """The address of the files below ``hf://datasets/OWNER/REPO[@REVISION]/PATH``."""
+    parts = urlsplit(url)
+    names = [part for part in parts.path.split("/") if part]
+    if parts.netloc != "datasets" or len(names) < 3:
+        raise UsageError(
+            f"{url} names no store on the hub, expected hf://datasets/OWNER/REPO/PATH, with "
+            "REPO@REVISION for another revision than main."
+        )
+    repository, _, revision = names[1].partition("@")
+    host = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    path = "/".join(quote(name) for name in names[2:])
+    return f"{host}/datasets/{names[0]}/{repository}/resolve/{quote(revision or 'main', '')}/{path}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error of obstore, without what is for its developers."""
+    text = " ".join(str(error).split("Debug source:")[0].split()) or type(error).__name__
+    return text if len(text) <= 240 else f"{text[:237]}..."
