@@ -165,6 +165,17 @@ def test_agreement_says_over_how_many_classes_it_looks(tmp_path):
     assert found["top1"] == pytest.approx(same[..., 0].mean())
 
 
+def test_empty_places_of_a_label_agree_with_nothing(tmp_path):
+    """They hold class 0, which is the ground truth of some."""
+    indices = np.zeros((4, 3, 3), dtype=int)
+    probs = np.zeros((4, 3, 3), dtype=np.float32)
+    indices[..., 0], probs[..., 0] = [[2, 2, 2], [2, 2, 2], [0, 0, 0], [1, 1, 1]], 0.9
+    indices[1, :, 1], probs[1, :, 1] = 0, 0.05
+    store = labelstore.write(tmp_path / "made.zarr", indices, probs, 3, targets=[0, 0, 0, 1])
+    found = report(store)["agreement"]
+    assert (found["top1"], found["top_n"]) == (0.5, 0.75)
+
+
 @pytest.mark.parametrize(
     "rule", [FerKD(), FerKD(low=0.0, middle=0.5, top=1.0), FerKD(low=0.3, middle=0.3, top=0.3)]
 )

@@ -93,20 +93,24 @@ def test_pages_have_checksums(store):
         pq.ParquetFile(broken, page_checksum_verification=True).read()
 
 
+PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "sql.md"
+
+
 def queries(store, other):
-    """README's queries, of these stores: the hardest classes, disagreement, thresholds."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    """The page's queries, of these stores."""
     return [
         query.replace("'teacher.parquet", f"'{store.path}").replace(
             "'other.parquet", f"'{other.path}"
         )
-        for query in re.findall(r"```sql\n(.*?)```", readme, flags=re.DOTALL)
+        for query in re.findall(r"```sql\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     ]
 
 
-def test_the_queries_of_the_readme(store, labels, tmp_path):
+def test_the_queries_of_the_page_on_sql(store, labels, tmp_path):
     other, indices, _ = written(tmp_path / "other.parquet", images=IMAGES, views=VIEWS, seed=5)
-    hardest, disagree, below = (duckdb.sql(query).fetchall() for query in queries(store, other))
+    hardest, disagree, below, misplaced = (
+        duckdb.sql(query).fetchall() for query in queries(store, other)
+    )
     confidence = labels[1][:, 0].reshape(IMAGES, VIEWS).mean(1)
     order = np.argsort(confidence)[:10]
     assert [row[0] for row in hardest] == store.targets[order].tolist()
@@ -117,3 +121,11 @@ def test_the_queries_of_the_readme(store, labels, tmp_path):
     top = labels[1][:, 0]
     expected = [(top <= 0.15).mean(), ((top > 0.15) & (top <= 0.3)).mean(), (top > 0.95).mean()]
     np.testing.assert_allclose(below[0], expected)
+    classes = labels[0][:, 0].reshape(IMAGES, VIEWS)
+    strange = np.flatnonzero((classes != store.targets[:, None]).mean(1) > 0.9)
+    ordered = sorted(strange, key=lambda image: (-confidence[image], store.keys[image]))[:20]
+    assert len(ordered) > 10, "the data tells little"
+    assert [row[0] for row in misplaced] == [store.keys[image] for image in ordered]
+    assert [row[1] for row in misplaced] == store.targets[ordered].tolist()
+    for row, image in zip(misplaced, ordered, strict=True):
+        assert (classes[image] == row[2]).sum() == np.bincount(classes[image]).max()

@@ -419,6 +419,15 @@ class TestCheckpoints:
         assert teacher.num_classes == 37
         assert teacher.describe()["weights_digest"] == weights_digest(model.state_dict())
 
+    @pytest.mark.parametrize("key", ["state_dict", "model_ema"])
+    def test_averaged_weights(self, tmp_path, key):
+        """As torch.optim.swa_utils has them: with a count of what was averaged."""
+        model = create_model(CONVOLUTIONAL, num_classes=10)
+        averaged = torch.optim.swa_utils.AveragedModel(model)
+        torch.save({key: averaged.state_dict()}, tmp_path / "averaged.pt")
+        described = self.load(tmp_path / "averaged.pt").describe()
+        assert described["weights_digest"] == weights_digest(model.state_dict())
+
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_checkpoints_in_half_precision(self, tmp_path, dtype):
         model = create_model(CONVOLUTIONAL).to(dtype)

@@ -272,8 +272,10 @@ def _histogram(plane: npt.NDArray[np.float32]) -> Int64Array:
 
 def _hits(topk: TopK, targets: npt.NDArray[np.int32], n: int) -> Int64Array:
     """How many labels (images, views) have the target as the largest, and among the n largest."""
-    same = topk.indices[..., :n] == targets[:, None, None]
-    return np.array([same[..., 0].sum(), same.sum()], dtype=np.int64)
+    # An empty place holds class 0 without probability, which it does not name.
+    named = topk.probs[..., :n] > 0
+    same = (topk.indices[..., :n] == targets[:, None, None]) & named
+    return np.array([same[..., 0].sum(), same.any(-1).sum()], dtype=np.int64)
 
 
 def _distribution(counts: Int64Array) -> dict[str, Any]:

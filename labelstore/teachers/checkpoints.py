@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["classes_of", "read_checkpoint", "without_prefix"]
 
+_AVERAGED = "n_averaged"
+"""What torch.optim.swa_utils.AveragedModel counts beside its module: of how many it is the mean."""
+
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint file, under the names that they have there.
@@ -58,7 +61,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
             f"{path} holds no state dict, expected names and tensors, bare or under 'state_dict' "
             "or 'model': save the model's state dict alone."
         )
-    return dict(tensors)
+    return {name: tensor for name, tensor in tensors.items() if name != _AVERAGED}
 
 
 def without_prefix(
