@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.producer.settings import Recipe
+    from labelstore.producer.settings import LabelSettings
     from labelstore.teachers.teacher import Teacher
 
 __all__ = ["Forecast", "forecast"]
@@ -76,7 +76,7 @@ def forecast(
     source: ImageSource,
     teacher: Teacher,
     path: str | os.PathLike[str],
-    recipe: Recipe,
+    settings: LabelSettings,
     *,
     batch_size: int,
     workers: int,
@@ -86,8 +86,8 @@ def forecast(
     """Label a sample as ``generate`` would, and reckon up.
 
     Args:
-        source, teacher, path, recipe, batch_size, workers: as for ``generate``; nothing is written
-            to ``path``.
+        source, teacher, path, settings, batch_size, workers: as for ``generate``; nothing is
+            written to ``path``.
         images: of the sample, spread over the source; views: the first ones of each.
 
     Raises:
@@ -96,7 +96,7 @@ def forecast(
     size, filter = teacher.preprocessing.input_size, teacher.preprocessing.interpolation
     places = np.linspace(0, len(source) - 1, min(images, len(source)))
     chosen = np.unique(places.round().astype(int))
-    views = min(views, recipe.num_views)
+    views = min(views, settings.num_views)
     hashes = hash_keys(source.keys)
     truth: list[npt.NDArray[np.float32]] = []
     decoding = cutting = forward = 0.0
@@ -107,7 +107,7 @@ def forecast(
         except DecodeError:
             continue
         decoded = time.perf_counter()
-        geometry = recipe.law(hashes[image], np.arange(views), photo.width, photo.height)
+        geometry = settings.law(hashes[image], np.arange(views), photo.width, photo.height)
         pixels = np.stack(
             [
                 cut(photo, box.tolist(), bool(flip), size, filter)
@@ -116,7 +116,7 @@ def forecast(
         )
         ready = time.perf_counter()
         parts = [
-            softmax(teacher.logits(pixels[start : start + batch_size]), recipe.temperature)
+            softmax(teacher.logits(pixels[start : start + batch_size]), settings.temperature)
             for start in range(0, views, batch_size)
         ]
         done = time.perf_counter()
@@ -129,20 +129,19 @@ def forecast(
     if not truth:
         raise SourceError("none of the sampled images could be decoded: check the source.")
     labels = np.stack(truth)
-    k = recipe.classes_of(teacher.num_classes)
-    setting = Setting("", k, recipe.quantizer, recipe.prior_size, recipe.top_p)
+    setting = Setting("", settings.store_of(teacher.num_classes))
     place = place_of(path)
     row = measure(
-        labels, setting, recipe.num_views, suffix_of(place), class_names=teacher.class_names
+        labels, setting, settings.num_views, suffix_of(place), class_names=teacher.class_names
     )
-    crops = len(source) * recipe.num_views
+    crops = len(source) * settings.num_views
     timed = max(len(labels) - 1, 1)
     teachers = forward / timed / views * crops
     pixels_s = (decoding / timed * len(source) + cutting / timed / views * crops) / workers
     action = FerKD().decide(labels.max(axis=-1))
     return Forecast(
         images=len(source),
-        views=recipe.num_views,
+        views=settings.num_views,
         crops=crops,
         sample_images=len(labels),
         sample_views=views,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.format.blocks import BlockData
 from labelstore.format.encoding import cut_at_mass
-from labelstore.format.manifest import Manifest, fingerprint
+from labelstore.format.manifest import Manifest, StoreSettings, fingerprint
 from labelstore.images.pixels import cut, decode
 from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
@@ -56,23 +56,26 @@ class Setting:
     """One way to store labels."""
 
     name: str
-    k: int
-    quantizer: str
-    prior_size: int
-    top_p: float | None = None
+    store: StoreSettings
+    """Where k is None it is the number of classes, and a prior size of None is 0."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        names = ("k", "quantizer", "prior_size", "top_p")
+        return {"name": self.name, **{name: getattr(self.store, name) for name in names}}
 
 
 SETTINGS = (
-    Setting("small", **FIDELITIES["small"]),
-    Setting("", 2, "ratio16", 64),
-    Setting("", 3, "ratio16", 64),
-    Setting("balanced", **FIDELITIES["balanced"]),
-    Setting("", 4, "ratio16", 64),
-    Setting("", 6, "ratio16", 64, 0.95),
-    Setting("", 10, "ratio32", 64, 0.995),
-    Setting("", 10, "ratio32", 64),
-    Setting("fast", **FIDELITIES["fast"]),
-    Setting("", 10, "u16", 0),
+    Setting("small", FIDELITIES["small"]),
+    Setting("", StoreSettings(2, "ratio16", 64)),
+    Setting("", StoreSettings(3, "ratio16", 64)),
+    Setting("balanced", FIDELITIES["balanced"]),
+    Setting("", StoreSettings(4, "ratio16", 64)),
+    Setting("", StoreSettings(6, "ratio16", 64, 0.95)),
+    Setting("", StoreSettings(10, "ratio32", 64, 0.995)),
+    Setting("", StoreSettings(10, "ratio32", 64)),
+    Setting("fast", FIDELITIES["fast"]),
+    Setting("", StoreSettings(10, "u16", 0)),
 )
 """What is tried when nothing else is asked for: the fidelities by name, and others between."""
 
@@ -97,7 +100,7 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return {
-            "setting": asdict(self.setting),
+            "setting": self.setting.to_json(),
             "bytes_per_crop": round(self.bytes_per_crop, 3),
             "label_bytes_per_crop": round(self.label_bytes_per_crop, 3),
             "prior_bytes_per_image": round(self.prior_bytes_per_image, 1),
@@ -177,28 +180,31 @@ def measure(
         class_names: the C names that the manifest will hold, which is most of its size.
     """
     images, views, classes = truth.shape
-    k, size = min(setting.k, classes), min(setting.prior_size, classes)
+    k = min(setting.store.k or classes, classes)
+    size = min(setting.store.prior_size or 0, classes)
+    store_settings = replace(
+        setting.store,
+        k=k,
+        prior_size=size,
+        block_images=images,
+        group_views=min(views, max(1, _CHUNK_CROPS // images)),
+    )
     order = np.argsort(-truth, axis=-1, kind="stable")[..., :k]
     probs = np.take_along_axis(truth, order, axis=-1)
     keys, targets = [str(image) for image in range(images)], np.full(images, -1, dtype=np.int32)
     manifest = Manifest(
-        images,
-        views,
-        classes,
-        k,
-        fingerprint(keys, targets),
-        None,
-        block_images=images,
-        group_views=min(views, max(1, _CHUNK_CROPS // images)),
-        quantizer=setting.quantizer,
-        prior_size=size,
-        top_p=setting.top_p,
+        num_images=images,
+        num_views=views,
+        num_classes=classes,
+        fingerprint=fingerprint(keys, targets),
+        law=None,
         class_names=class_names,
+        **store_settings.chosen(),
     )
     priors: dict[str, Any] = {}
     if size:
         means = truth.mean(axis=1, dtype=np.float64)
-        held = cut_at_mass(probs, setting.top_p)
+        held = cut_at_mass(probs, manifest.top_p)
         fitted = [prior.fit(means[i], order[i], held[i], size) for i in range(images)]
         lists, codes, powers = zip(*fitted, strict=True)
         priors = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from labelstore.errors import TeacherError, UsageError, one_line
 from labelstore.images.preprocessing import Preprocessing, normalize
 from labelstore.teachers.batch_size import PROBED_BATCHES, batch_that_fits, is_out_of_memory
 from labelstore.teachers.devices import checked_device, exact_float32
+from labelstore.teachers.info import TeacherInfo
 from labelstore.teachers.outputs import (
     REARRANGED,
     REPEATED,
@@ -29,28 +29,12 @@ if TYPE_CHECKING:
     import torch
 
 
-__all__ = ["NETWORK_ERRORS", "Teacher", "TeacherInfo"]
+__all__ = ["NETWORK_ERRORS", "Teacher"]
 
 _NO_MEMORY = "ran out of memory on"
 
 NETWORK_ERRORS = (AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 """What networks raise on options or an input size that they cannot take; they agree on no class."""
-
-
-@dataclass(frozen=True)
-class TeacherInfo:
-    """What is known of a teacher without its network, which may run elsewhere."""
-
-    spec: str
-    preprocessing: Preprocessing
-    num_classes: int
-    class_names: tuple[str, ...] | None
-    device: str
-    description: dict[str, Any]
-
-    def describe(self) -> dict[str, Any]:
-        """What a store's manifest says of the teacher."""
-        return dict(self.description)
 
 
 class Teacher:
@@ -131,6 +115,18 @@ class Teacher:
     def batch_size(self) -> int | None:
         """Views of each forward of a compiled network; None of any other."""
         return self._batch_size
+
+    @property
+    def info(self) -> TeacherInfo:
+        """What is known of it now without its network."""
+        return TeacherInfo(
+            self.spec,
+            self.preprocessing,
+            self.num_classes,
+            self.class_names,
+            self.device,
+            self.describe(),
+        )
 
     def describe(self) -> dict[str, Any]:
         """What a store's manifest says of the teacher: plain JSON values."""
