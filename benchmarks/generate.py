@@ -31,7 +31,8 @@ from labelstore.producer.generation import generate
 from labelstore.producer.settings import FIDELITIES, LabelSettings, RunOptions
 from labelstore.teachers.batch_size import default_batch_size
 from labelstore.teachers.forward import Forward
-from labelstore.teachers.load import load_teacher, top_k
+from labelstore.teachers.load import load_teacher
+from labelstore.teachers.top_k import top_k
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.operations import demo
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings, RunOptions
-from labelstore.teachers.load import load_teacher, top_k
+from labelstore.teachers.load import load_teacher
+from labelstore.teachers.top_k import top_k
 from labelstore.views.law import ViewLaw
 
 

@@ -489,7 +489,7 @@ class TestTargets:
             resolve_targets(source, num_classes=5, class_names=self.NAMES)
 
     def test_imagenet_folders_under_an_imagenet_teacher(self, tmp_path):
-        from labelstore.teachers.load import imagenet_class_names
+        from labelstore.teachers.timm_networks import imagenet_class_names
 
         source = lay_out(tmp_path, "n01440764/1.png", "n15075141/1.png", "n02123045/1.png")
         targets = resolve_targets(source, num_classes=1000, class_names=imagenet_class_names())

@@ -19,7 +19,8 @@ from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.images.resize_on_device import FILTERS, resize_boxes
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings, RunOptions
-from labelstore.teachers.load import create_model, load_teacher
+from labelstore.teachers.load import load_teacher
+from labelstore.teachers.timm_networks import create_model
 from labelstore.teachers.top_k import top_k
 from labelstore.torch import StoredLabels, soft_cross_entropy
 from labelstore.torch.labels import recover

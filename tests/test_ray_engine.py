@@ -22,8 +22,9 @@ from labelstore.format.manifest import StoreSettings
 from labelstore.images.pixels import FolderSource
 from labelstore.producer.generation import generate, generate_together
 from labelstore.producer.settings import LabelSettings, Output, RunOptions
-from labelstore.teachers.load import create_model, load_teacher
+from labelstore.teachers.load import load_teacher
 from labelstore.teachers.teacher import Teacher
+from labelstore.teachers.timm_networks import create_model
 from labelstore.views.law import ViewLaw
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
