@@ -127,7 +127,7 @@ def _sample(given: dict[str, Any]) -> tuple[Any, int, int | None]:
     source = options.source_from(given, given["source"])
     teacher = options.teacher_from(given)
     with output.progress(min(images, len(source)), views, quiet) as progress:
-        truth = sample_of_teacher(
+        sample = sample_of_teacher(
             source,
             teacher,
             options.law_from(given),
@@ -137,7 +137,7 @@ def _sample(given: dict[str, Any]) -> tuple[Any, int, int | None]:
             batch_size=16,
             tell=progress.update,
         )
-    return truth, given["views"], None
+    return sample.labels, given["views"], None
 
 
 STORE_FILES = ("zarr.json", "manifest.json")

@@ -20,7 +20,7 @@ def dry_run(
     Raises:
         StoreError: there is no room for it.
     """
-    from labelstore.operations.forecast import forecast
+    from labelstore.operations.plan import forecast
     from labelstore.teachers.batch_size import BATCH_SIZES
 
     found = forecast(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import DecodeError, SourceError
-from labelstore.images.pixels import content_digest, cut, decode
+from labelstore.images.pixels import content_digest, decode, render
 from labelstore.images.resize_on_device import resize_boxes
 from labelstore.teachers.transfer import own_stream, place_batch, place_photo, ready_event
 from labelstore.views.philox import hash_keys
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from labelstore.images.preprocessing import Preprocessing
     from labelstore.images.sources.choose import ImageSource
     from labelstore.producer.settings import RunOptions
-    from labelstore.views.law import ViewLaw
+    from labelstore.views.law import ViewLaw, Views
 
 __all__ = ["CropBatch", "CropRun", "Cutter", "PhotoFacts", "Shape", "shape_of"]
 
@@ -270,7 +270,7 @@ class Cutter:
         """The distinct shapes that a run's teachers take, in order."""
         return list(dict.fromkeys(self._shapes[number] for number in run.teachers))
 
-    def _views_of(self, run: CropRun, photo: PhotoFacts) -> Any:
+    def _views_of(self, run: CropRun, photo: PhotoFacts) -> Views:
         return self._law(
             self._hashes[run.image],
             np.arange(run.views.start, run.views.stop),
@@ -317,10 +317,4 @@ class Cutter:
         if image is None:
             return photo, None
         geometry = self._views_of(run, photo)
-        cuts = {}
-        for size, interpolation in self._wanted(run):
-            pixels = np.empty((len(run.views), *size, 3), dtype=np.uint8)
-            for place, (box, flip) in enumerate(zip(geometry.box, geometry.flip, strict=True)):
-                pixels[place] = cut(image, box.tolist(), bool(flip), size, interpolation)
-            cuts[size, interpolation] = pixels
-        return photo, cuts
+        return photo, {shape: render(image, geometry, *shape) for shape in self._wanted(run)}
