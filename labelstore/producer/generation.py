@@ -193,7 +193,7 @@ def _report(run: StoreRun, number: int, output: Output, source: ImageSource) -> 
     views, seconds = run.views[number], run.seconds
     store = Store(output.path)
     manifest = store.manifest
-    there = manifest.num_blocks - len(store.missing_blocks())
+    missing = len(store.missing_blocks())
     return Report(
         path=str(output.path),
         num_images=manifest.num_images,
@@ -205,8 +205,8 @@ def _report(run: StoreRun, number: int, output: Output, source: ImageSource) -> 
         seconds=round(seconds, 3),
         views_per_second=round(views / seconds, 2) if views else None,
         waiting_share=round(run.waited_seconds / seconds, 4) if views else None,
-        blocks_elsewhere=there - run.committed[number] - run.blocks[number],
-        blocks_missing=manifest.num_blocks - there,
+        blocks_elsewhere=manifest.num_blocks - missing - run.committed[number] - run.blocks[number],
+        blocks_missing=missing,
         passed_over=source.passed_over.to_json(),
         notes=tuple(run.notes[number]),
     )

@@ -223,17 +223,17 @@ def _check_logits(
         tolerance = absolute + relative * abs(entry["mean_log_prob"])
         ours = log_probs[row]
         pairs = [
-            (f"of class {number}", said, ours[number] if number < len(ours) else np.nan)
-            for number, said in entry["log_probs"]
+            (f"of class {number}", stored, ours[number] if number < len(ours) else np.nan)
+            for number, stored in entry["log_probs"]
         ]
         pairs.append(("on average", entry["mean_log_prob"], ours.mean()))
         other = [pair for pair in pairs if not abs(pair[2] - pair[1]) <= tolerance]  # NaN, too
         if not other:
             continue
-        what, said, now = other[0]
+        what, stored, now = other[0]
         raise MismatchError(
             f"{path} was begun with a teacher that does something else: of view {entry['view']} of "
-            f"{entry['key']!r} its log-probability {what} was {said:.3f} and is {now:.3f} "
+            f"{entry['key']!r} its log-probability {what} was {stored:.3f} and is {now:.3f} "
             f"here, expected the same within {tolerance:.3f}, though the weights "
             "are the same: go on with the code and settings that the store was begun with, or make "
             "a new store."

@@ -113,7 +113,7 @@ class StoreRun:
     def _is_coming(self, missing: int, waited: float) -> bool:
         """Whether those who make the missing blocks are there, or may still begin."""
         looks = [writer.awaited() for writer in self._writers]
-        self._seen |= set().union(*(there for there, _ in looks))
+        self._seen |= set().union(*(begun for begun, _ in looks))
         gone = set().union(*(gone for _, gone in looks))
         never = gone - self._seen
         if gone - never or (never and waited > PATIENCE_SECONDS):

@@ -136,10 +136,10 @@ class RayEngine:
         while True:
             self._await()
             actor = self._ready[0]
-            said = self._get(actor.prove.remote(driver, dict(manifests), tuple(paths)))
-            if not isinstance(said, Refusal):
-                return dict(said)
-            self._refuse(actor, said, source)
+            answers = self._get(actor.prove.remote(driver, dict(manifests), tuple(paths)))
+            if not isinstance(answers, Refusal):
+                return dict(answers)
+            self._refuse(actor, answers, source)
 
     def labeller(self, source: ImageSource, plan: RunPlan) -> _RayLabeller:
         """What stands in the place of ``Labeller``."""
@@ -276,11 +276,11 @@ class RayEngine:
                 self._begun(done[0])
             elif time.monotonic() > patience:
                 patience = float("inf")
-                there = self._ray.cluster_resources()
+                cluster = self._ray.cluster_resources()
                 warnings.warn(
                     f"Ray has placed no actor of {self._resources} for {PATIENCE_SECONDS:.0f} s; "
-                    f"the cluster has {there.get('CPU', 0):.0f} CPUs and {there.get('GPU', 0):.0f} "
-                    "GPUs, perhaps busy: it is waited for.",
+                    f"the cluster has {cluster.get('CPU', 0):.0f} CPUs and "
+                    f"{cluster.get('GPU', 0):.0f} GPUs, perhaps busy: it is waited for.",
                     RuntimeWarning,
                     stacklevel=2,
                 )

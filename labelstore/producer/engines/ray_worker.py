@@ -98,9 +98,9 @@ def keys_digest(keys: Sequence[str]) -> str:
 
 def keys_apart(driver: Sequence[str], node: Sequence[str]) -> str:
     """How the keys of a node's source differ from those of the driver's, in words."""
-    known, there = set(driver), set(node)
-    other = next((key for key in node if key not in known), None)
-    lacking = next((key for key in driver if key not in there), None)
+    of_driver, of_node = set(driver), set(node)
+    other = next((key for key in node if key not in of_driver), None)
+    lacking = next((key for key in driver if key not in of_node), None)
     counts = f"it has {len(node)} images where the driver's source has {len(driver)}"
     if other is not None:
         return f"{counts}; the first other key is {other!r}"
@@ -147,9 +147,9 @@ class Worker:
         """Prove, and get ready for the blocks of a run."""
         if self._began == plan:
             return None
-        said = self.prove(driver, dict(enumerate(plan.manifests)), plan.paths)
-        if isinstance(said, Refusal):
-            return said
+        answers = self.prove(driver, dict(enumerate(plan.manifests)), plan.paths)
+        if isinstance(answers, Refusal):
+            return answers
         try:
             self._labeller: Labeller = self._engine.labeller(self._source, plan)
         except MismatchError as error:
