@@ -21,9 +21,12 @@ from labelstore.images.pixels import (
     decode,
     pixel_digest,
     read_class_map,
+    render,
     resolve_targets,
     to_rgb,
 )
+from labelstore.views.law import ViewLaw
+from labelstore.views.philox import hash_keys
 
 ORIENTATION = 0x0112
 
@@ -307,6 +310,20 @@ class TestCut:
                 assert pixels.shape == (*size, 3)
                 assert pixels.dtype == np.uint8
                 assert pixels.flags.c_contiguous
+
+    def test_views_of_a_photo_are_rendered_one_by_one(self):
+        image = photo(97, 131)
+        views = ViewLaw(seed=3)(hash_keys(["a"]), np.arange(6), *image.size)
+        assert views.flip.any()
+        assert not views.flip.all()
+        pixels = render(image, views, (32, 48), "bilinear")
+        assert (pixels.shape, pixels.dtype) == ((6, 32, 48, 3), np.uint8)
+        for number in range(6):
+            box, flip = views.box[number].tolist(), bool(views.flip[number])
+            expected = cut(image, box, flip, (32, 48), "bilinear")
+            np.testing.assert_array_equal(pixels[number], expected)
+        none = ViewLaw()(hash_keys(["a"]), np.arange(0), *image.size)
+        assert render(image, none, (32, 48), "bilinear").shape == (0, 32, 48, 3)
 
     def test_nothing_outside_the_box_is_looked_at(self):
         inside = np.asarray(photo(20, 20))

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 
 import numpy as np
@@ -317,6 +318,49 @@ def test_an_engine_makes_stores_of_other_settings_one_after_the_other(photos, tm
         generate(source, unknown, teacher, alone, recipe, options=RunOptions(batch_size=8))
         assert files_of(by_ray) == files_of(alone)
     engine.close()
+
+
+DRIVER = """
+import sys
+
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ImportError("the driver has no torch")
+
+
+sys.meta_path.insert(0, NoTorch())
+import numpy as np
+from labelstore.images import FolderSource
+from labelstore.producer import LabelSettings, Output, generate_together
+from labelstore.producer.engines.ray_engine import RayEngine
+
+photos, path = sys.argv[1:]
+
+
+def load():
+    from labelstore.teachers import load_teacher
+
+    teacher = load_teacher("timm:test_vit", checkpoint="none", device="cpu", size=160)
+    return FolderSource(photos), [teacher]
+
+
+source = FolderSource(photos)
+with RayEngine(load, actors=1, device="cpu") as engine:
+    output = Output(np.full(len(source), -1, np.int32), path, LabelSettings(2))
+    (report,) = generate_together(source, [output], engine)
+print("made", report.views_made)
+"""
+
+
+@pytest.mark.slow
+def test_the_driver_needs_no_torch(photos, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, photos, tmp_path / "s.zarr"], capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1:] == ["made 16"], done.stderr
+    assert labelstore.open(tmp_path / "s.zarr").complete
 
 
 def test_actors_that_find_no_room_are_not_waited_for(photos, tmp_path, cluster):

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+    from PIL.Image import Image
 
     from labelstore.format.manifest import Manifest
     from labelstore.images.preprocessing import Preprocessing
     from labelstore.images.sources.choose import ImageSource
     from labelstore.store.store import Store
     from labelstore.teachers.teacher import Teacher
+    from labelstore.views.law import Views
 
     Pixels = npt.NDArray[np.uint8]
 
@@ -146,9 +148,15 @@ def _crops(
     source: ImageSource, image: int, views: Iterable[int], law: ViewLaw, shape: Shape
 ) -> Pixels:
     """(n, height, width, 3) uint8 pixels of n views of one image."""
-    upright = decode(source.read(image), str(source.path_of(image)))
-    hashes = hash_keys([source.keys[image]])
-    return render(upright, law(hashes, np.array(list(views)), *upright.size), *shape)
+    return render(*_photo_and_views(source, image, views, law), *shape)
+
+
+def _photo_and_views(
+    source: ImageSource, image: int, views: Iterable[int], law: ViewLaw
+) -> tuple[Image, Views]:
+    """An image, decoded upright, and where views of it lie."""
+    photo = decode(source.read(image), str(source.path_of(image)))
+    return photo, law(hash_keys([source.keys[image]]), np.array(list(views)), *photo.size)
 
 
 def prove(
@@ -317,12 +325,10 @@ def check_device_resize(
     for entry in manifest.probe:
         if entry["key"] not in rows or not isinstance(manifest.law, ViewLaw):
             continue
-        row = rows[entry["key"]]
-        upright = decode(source.read(row), str(source.path_of(row)))
-        views = manifest.law(hash_keys([entry["key"]]), entry["view"], *upright.size)
-        photo = place_photo(np.array(upright), teacher.place)
-        resized = resize_boxes(photo, views.box, views.flip, *shape).cpu().numpy()
-        apart = np.abs(resized.astype(np.int16) - render(upright, views, *shape))
+        photo, views = _photo_and_views(source, rows[entry["key"]], [entry["view"]], manifest.law)
+        placed = place_photo(np.array(photo), teacher.place)
+        resized = resize_boxes(placed, views.box, views.flip, *shape).cpu().numpy()
+        apart = np.abs(resized.astype(np.int16) - render(photo, views, *shape))
         different += int((apart > 0).sum())
         largest = max(largest, int(apart.max()))
         values += apart.size
