@@ -36,7 +36,7 @@ _UNKNOWN = {
 
 
 @dataclass(frozen=True)
-class _Awaited:
+class _RequestedTeacher:
     """A teacher of which only the request is known."""
 
     num_classes: int
@@ -68,14 +68,14 @@ def check_request(
     """
     stored = None if options.overwrite else stored_manifest(path)
     known: Mapping[str, Any] = (stored.teacher if stored else None) or _UNKNOWN
-    awaited = _Awaited(
+    requested = _RequestedTeacher(
         stored.num_classes if stored else _ANY_CLASSES,
         stored.class_names if stored else None,
         {**{name: value for name, value in known.items() if name != "resize"}, **facts},
     )
     targets = np.full(len(source), -1, dtype=np.int32)
-    output = Output(targets, path, settings_for(awaited.num_classes))
-    asked = plan_of(source, output, awaited, options.resize)
+    output = Output(targets, path, settings_for(requested.num_classes))
+    asked = plan_of(source, output, requested, options.resize)
     if stored is not None:
         # Keys and ground truth are compared when there are classes to number them by.
         asked = dataclasses.replace(asked, probe=stored.probe, fingerprint=stored.fingerprint)

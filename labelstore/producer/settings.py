@@ -36,6 +36,7 @@ RESIZES: tuple[Resize, ...] = ("workers", "device")
 """Where crops are resized: by Pillow in the worker threads, or on the teacher's device."""
 
 OnError = Literal["stop", "skip"]
+"""What becomes of a run that meets an image without labels."""
 
 FIDELITIES: dict[str, StoreSettings] = {
     "small": StoreSettings(k=1, quantizer="ratio16", prior_size=64),
@@ -114,6 +115,7 @@ class RunOptions:
 
 
 DEFAULT_OPTIONS = RunOptions()
+"""What is done where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
