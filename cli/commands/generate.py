@@ -14,9 +14,12 @@ from labelstore.cli.reports.forecast import dry_run
 from labelstore.errors import install_from_checkout
 
 if TYPE_CHECKING:
+    from labelstore.format.manifest import StoreSettings
     from labelstore.images.sources.choose import ImageSource
     from labelstore.launch import Launch
+    from labelstore.producer.engines.ray_engine import RayEngine
     from labelstore.producer.generation import Report
+    from labelstore.producer.settings import LabelSettings, RunOptions
 
 _SHOWN = 6
 
@@ -309,9 +312,10 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
     from labelstore.images.pixels import read_class_map, resolve_targets
     from labelstore.images.sources.choose import check_outside
     from labelstore.launch import own_cores, take_gpu
+    from labelstore.producer.engines.local import LocalEngine
     from labelstore.producer.generation import generate_together
     from labelstore.producer.precheck import check_request
-    from labelstore.producer.settings import Output
+    from labelstore.producer.settings import Output, RunOptions
     from labelstore.store.writer import Share
     from labelstore.teachers.load import facts_of
 
@@ -332,21 +336,29 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
             "--engine ray runs once, on one machine of the cluster: leave out torchrun or srun."
         )
     share = None if launch is None else Share(launch.rank, launch.world)
+    run_options = RunOptions(
+        batch_size=given["batch_size"],
+        workers=workers,
+        resize=given["resize"],
+        compiled=given["compiled"],
+        on_error=given["on_error"],
+        overwrite=given["overwrite"],
+        allow_version_drift=given["allow_version_drift"],
+        share=share,
+    )
     if not given["dry_run"]:
         for one in each:
             # A network may take minutes; what is wrong already is said before.
             check_request(
                 source,
                 one["output"],
-                functools.partial(_recipe, given, law, one),
+                functools.partial(_label_settings, given, law, one),
                 facts_of(one["spec"], one["checkpoint"], one["precision"]),
-                resize=given["resize"],
-                overwrite=given["overwrite"],
-                allow_version_drift=given["allow_version_drift"],
-                share=share,
+                run_options,
             )
-    engine = _ray_engine(given, each, workers) if given["engine"] == "ray" else None
-    teachers: list[Any] = engine.teachers if engine else [options.teacher_from(o) for o in each]
+    engine = _ray_engine(given, each, run_options) if given["engine"] == "ray" else None
+    networks = [] if engine else [options.teacher_from(one) for one in each]
+    teachers = engine.teachers if engine else [network.info for network in networks]
     outputs = []
     for one, teacher in zip(each, teachers, strict=True):
         targets = resolve_targets(
@@ -356,51 +368,47 @@ def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]
             class_map=class_map,
             targets=given["targets"],
         )
-        recipe = _recipe(given, law, one, teacher.num_classes)
-        outputs.append(Output(teacher, targets, one["output"], recipe))
+        settings = _label_settings(given, law, one, teacher.num_classes)
+        outputs.append(Output(targets, one["output"], settings))
     first = launch is None or launch.rank == 0
     if given["dry_run"]:
         if len(outputs) > 1:
             raise UsageError("--dry-run was given for several teachers: try them one by one.")
         if first:
-            dry_run(given, source, outputs[0], workers)
+            dry_run(given, source, networks[0], outputs[0], workers)
         return []
     quiet = given["quiet"] or not first
-    recipe, teacher = outputs[0].recipe, outputs[0].teacher
+    settings, teacher = outputs[0].settings, teachers[0]
     if not quiet and not given["log_json"]:
-        for made in outputs:
-            if pairs := class_pairs(source, made.targets):
+        for planned in outputs:
+            if pairs := class_pairs(source, planned.targets):
                 output.note(_pairs(pairs))
-        names = " and ".join(made.teacher.spec for made in outputs)
+        names = " and ".join(info.spec for info in teachers)
         if source.passed_over.count:
             output.note(str(source.passed_over))
         # A fidelity keeps at most as many as there are.
-        all_of_them = " (all there are)" if recipe.k == teacher.num_classes else ""
+        all_of_them = " (all there are)" if settings.store.k == teacher.num_classes else ""
         together = "" if launch is None else f"; one of {launch.world} processes"
         output.note(
-            f"{counted(len(source), 'image')}; {counted(recipe.num_views, 'view')} each; "
-            f"top {recipe.k} of {counted(teacher.num_classes, 'class')}{all_of_them}; "
+            f"{counted(len(source), 'image')}; {counted(settings.num_views, 'view')} each; "
+            f"top {settings.store.k} of {counted(teacher.num_classes, 'class')}{all_of_them}; "
             f"{names} on {teacher.device}{together}"
         )
-    with output.progress(
-        total_images=len(source),
-        views_per_image=recipe.num_views,
-        quiet=quiet,
-        as_json=given["log_json"],
-        device=teacher.device,
-    ) as progress:
+    with (
+        engine or LocalEngine(networks, run_options) as running,
+        output.progress(
+            total_images=len(source),
+            views_per_image=settings.num_views,
+            quiet=quiet,
+            as_json=given["log_json"],
+            device=teacher.device,
+        ) as progress,
+    ):
         reports = generate_together(
             source,
             outputs,
-            batch_size=given["batch_size"],
-            workers=workers,
-            resize=given["resize"],
-            compiled=given["compiled"],
-            on_error=given["on_error"],
-            overwrite=given["overwrite"],
-            allow_version_drift=given["allow_version_drift"],
-            engine=engine,
-            share=share,
+            running,
+            options=run_options,
             progress=progress,
         )
     if not first and not given["quiet"]:
@@ -437,7 +445,9 @@ def _load(given: dict[str, Any], each: list[dict[str, Any]]) -> Any:
     return source, [options.teacher_from(one) for one in each]
 
 
-def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int) -> Any:
+def _ray_engine(
+    given: dict[str, Any], each: list[dict[str, Any]], run_options: RunOptions
+) -> RayEngine:
     from labelstore.errors import UsageError
     from labelstore.producer.engines.ray_engine import RayEngine
 
@@ -447,50 +457,48 @@ def _ray_engine(given: dict[str, Any], each: list[dict[str, Any]], workers: int)
         functools.partial(_load, given, each),
         actors=given["actors"],
         device=given["device"],
-        workers=workers,
-        compiled=given["compiled"],
-        batch_size=given["batch_size"],
+        options=run_options,
     )
 
 
-def _recipe(given: dict[str, Any], law: Any, one: dict[str, Any], num_classes: int) -> Any:
+def _label_settings(
+    given: dict[str, Any], law: Any, one: dict[str, Any], num_classes: int
+) -> LabelSettings:
     """What labels a teacher of so many classes is to make."""
-    from labelstore.producer.settings import Recipe
+    from labelstore.producer.settings import LabelSettings
 
-    return Recipe(
+    return LabelSettings(
         num_views=given["views"],
+        store=_store_settings(given, num_classes),
         law=law,
         temperature=one["temperature"],
         label_type=given["label_type"],
-        block_images=given["block_images"],
-        group_views=given["group_views"],
-        **_fidelity(given, num_classes),
     )
 
 
-def _fidelity(given: dict[str, Any], num_classes: int) -> dict[str, Any]:
+def _store_settings(given: dict[str, Any], num_classes: int) -> StoreSettings:
     """The settings of a fidelity, with those that were given in their stead."""
+    from dataclasses import replace
+
     from labelstore.producer.settings import FIDELITIES
 
-    settings = dict(FIDELITIES[given["fidelity"]])
+    settings = FIDELITIES[given["fidelity"]]
     # A fidelity's classes are at most the teacher's.
-    settings["k"] = min(settings["k"], num_classes)
+    settings = replace(settings, k=min(settings.k or num_classes, num_classes))
     if given["label_type"] != "top-k":
         # One class with an even tail, or none, is all that these labels are.
-        settings |= {"k": 1, "prior_size": 0}
-    if given["top_k"] is not None or settings["k"] == 1:
+        settings = replace(settings, k=1, prior_size=0)
+    if given["top_k"] is not None or settings.k == 1:
         # A fidelity's mass goes with its own number of classes.
-        settings["top_p"] = None
+        settings = replace(settings, top_p=None)
     chosen = {
-        "k": "top_k",
-        "prior_size": "prior_size",
-        "quantizer": "quantizer",
-        "top_p": "top_p",
+        "k": given["top_k"],
+        **{
+            name: given[name]
+            for name in ("prior_size", "quantizer", "top_p", "block_images", "group_views")
+        },
     }
-    for name, option in chosen.items():
-        if given[option] is not None:
-            settings[name] = given[option]
-    return settings
+    return replace(settings, **{n: value for n, value in chosen.items() if value is not None})
 
 
 def _missing(report: Report, launch: Launch | None) -> str:

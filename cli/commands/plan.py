@@ -34,6 +34,7 @@ def _settings(
 ) -> list[Setting]:
     """``K:QUANTIZER:PRIOR_SIZE[:TOP_P]`` each."""
     from labelstore.format import codecs
+    from labelstore.format.manifest import StoreSettings
     from labelstore.operations.plan import Setting
 
     found = []
@@ -49,7 +50,7 @@ def _settings(
                 f"{value!r} is not K:QUANTIZER:PRIOR_SIZE[:TOP_P]: write for example 7:ratio32:64."
             ) from None
         codecs.get(name)
-        found.append(Setting("asked for", k, name, size, top_p))
+        found.append(Setting("asked for", StoreSettings(k, name, size, top_p)))
     return found
 
 
@@ -85,7 +86,9 @@ def command(**given: Any) -> None:
 
     truth, num_views, most = _sample(given)
     settings = [
-        setting for setting in (*SETTINGS, *given["settings"]) if most is None or setting.k <= most
+        setting
+        for setting in (*SETTINGS, *given["settings"])
+        if most is None or setting.store.k <= most
     ]
     with output.progress(len(settings), 1, given["quiet"] or given["json"], brief=True) as progress:
         rows = []
@@ -124,7 +127,7 @@ def _sample(given: dict[str, Any]) -> tuple[Any, int, int | None]:
     source = options.source_from(given, given["source"])
     teacher = options.teacher_from(given)
     with output.progress(min(images, len(source)), views, quiet) as progress:
-        truth = sample_of_teacher(
+        sample = sample_of_teacher(
             source,
             teacher,
             options.law_from(given),
@@ -134,7 +137,7 @@ def _sample(given: dict[str, Any]) -> tuple[Any, int, int | None]:
             batch_size=16,
             tell=progress.update,
         )
-    return truth, given["views"], None
+    return sample.labels, given["views"], None
 
 
 STORE_FILES = ("zarr.json", "manifest.json")
@@ -143,10 +146,10 @@ STORE_FILES = ("zarr.json", "manifest.json")
 def _show(rows: list[Row], sample: dict[str, int]) -> None:
     lines = []
     for row in rows:
-        setting, found = row.setting, row.distances
+        setting, found = row.setting.store, row.distances
         lines.append(
             (
-                setting.name,
+                row.setting.name,
                 str(setting.k) + (f", mass {setting.top_p}" if setting.top_p else ""),
                 setting.quantizer,
                 str(setting.prior_size) if setting.prior_size else "none",

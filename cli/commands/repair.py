@@ -65,6 +65,7 @@ def command(context: click.Context, **given: Any) -> None:
     from labelstore.images.sources.choose import in_order
     from labelstore.operations.repair import repair
     from labelstore.producer.generation import undecodable
+    from labelstore.producer.settings import RunOptions
 
     store = labelstore.open(given["store"])
     quiet = given["quiet"] or given["json"]
@@ -75,10 +76,12 @@ def command(context: click.Context, **given: Any) -> None:
             source,
             options.teacher_from(given),
             skipped=given["skipped"],
-            batch_size=given["batch_size"],
-            workers=given["workers"] or os.cpu_count() or 1,
-            on_error=given["on_error"],
-            allow_version_drift=given["allow_version_drift"],
+            options=RunOptions(
+                batch_size=given["batch_size"],
+                workers=given["workers"] or os.cpu_count() or 1,
+                on_error=given["on_error"] or ("skip" if given["skipped"] else "stop"),
+                allow_version_drift=given["allow_version_drift"],
+            ),
             progress=progress,
         )
     left = made.unreadable if made is not None else undecodable(store, source)

@@ -9,23 +9,25 @@ from labelstore.cli.output import counted
 
 if TYPE_CHECKING:
     from labelstore.producer.settings import Output
+    from labelstore.teachers.teacher import Teacher
 
 
-def dry_run(given: dict[str, Any], source: Any, made: Output, workers: int) -> None:
+def dry_run(
+    given: dict[str, Any], source: Any, teacher: Teacher, planned: Output, workers: int
+) -> None:
     """Forecast what the options of ``labelstore generate`` would take, and print it.
 
     Raises:
         StoreError: there is no room for it.
     """
-    from labelstore.operations.forecast import forecast
+    from labelstore.operations.plan import forecast
     from labelstore.teachers.batch_size import BATCH_SIZES
 
-    teacher = made.teacher
     found = forecast(
         source,
         teacher,
-        made.path,
-        made.recipe,
+        planned.path,
+        planned.settings,
         batch_size=given["batch_size"] or BATCH_SIZES[teacher.device],
         workers=workers,
     )
@@ -54,8 +56,8 @@ def dry_run(given: dict[str, Any], source: Any, made: Output, workers: int) -> N
         from labelstore.errors import StoreError
 
         raise StoreError(
-            f"{made.path} would take about {_size(found.bytes)} and {_size(found.free_bytes)} are "
-            "free: make room, or choose --fidelity small or fewer --views."
+            f"{planned.path} would take about {_size(found.bytes)} and {_size(found.free_bytes)} "
+            "are free: make room, or choose --fidelity small or fewer --views."
         )
 
 

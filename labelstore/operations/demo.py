@@ -57,7 +57,7 @@ def place_photos(folder: Path) -> int:
     Raises:
         MissingPackageError: foolbox, which has the photos, is not installed.
     """
-    from labelstore.teachers.load import imagenet_class_names
+    from labelstore.teachers.timm_networks import imagenet_class_names
 
     require_packages("the demo's photos", "foolbox", extra="demo")
     names = imagenet_class_names()
@@ -81,7 +81,8 @@ def place_teacher(name: str, checkpoint: Path) -> None:
     import torch
     from safetensors.torch import save
 
-    from labelstore.teachers.load import create_model, load_state_dict_in_order
+    from labelstore.teachers.timm_networks import create_model
+    from labelstore.teachers.weights import load_state_dict_in_order
 
     package, holder = TEACHERS[name]
     require_packages("the demo's teacher", package, extra="demo")
@@ -132,7 +133,7 @@ def recognised(student: torch.nn.Module, photos: Path) -> int:
 
     from labelstore.images.pixels import FolderSource, cut, decode, resolve_targets
     from labelstore.images.preprocessing import normalize
-    from labelstore.teachers.load import imagenet_class_names
+    from labelstore.teachers.timm_networks import imagenet_class_names
 
     source = FolderSource(photos)
     targets = resolve_targets(source, num_classes=1000, class_names=imagenet_class_names())

@@ -13,6 +13,7 @@ import numpy as np
 
 from labelstore.errors import DecodeError, SourceError
 from labelstore.images.sources.classes import check_key, classes_of_keys, classes_of_labels
+from labelstore.images.sources.listing import files_at
 from labelstore.images.sources.parquet_columns import (
     Footer,
     check_claims,
@@ -27,7 +28,6 @@ from labelstore.images.sources.parquet_columns import (
     source_of,
 )
 from labelstore.images.sources.passed_over import PassedOver
-from labelstore.images.sources.source_files import files_at
 from labelstore.storage.location import place_of
 from labelstore.storage.parquet.footer import footer_of, row_groups
 
