@@ -25,7 +25,8 @@ import torch
 import labelstore
 from benchmarks.support.measuring import alternate, ratio, summary, write_result
 from labelstore.images.ground_truth import resolve_targets
-from labelstore.images.pixels import FolderSource, cut, decode
+from labelstore.images.pixels import cut, decode
+from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.demo import place_photos
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import FIDELITIES, LabelSettings, RunOptions

@@ -32,8 +32,9 @@ from PIL import Image
 
 import labelstore
 from benchmarks.support.measuring import ratio, summary, write_result
-from labelstore.images.pixels import FolderSource, cut, decode
+from labelstore.images.pixels import cut, decode
 from labelstore.images.preprocessing import normalize
+from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.demo import place_photos, place_teacher
 from labelstore.teachers.load import load_teacher
 from labelstore.teachers.timm_networks import create_model

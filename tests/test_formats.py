@@ -15,7 +15,8 @@ from PIL import Image, features
 
 from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.images.formats import DECODERS, IMAGE_SUFFIXES
-from labelstore.images.pixels import FolderSource, allow_pixels, decode, max_pixels
+from labelstore.images.pixels import allow_pixels, decode, max_pixels
+from labelstore.images.sources.folder import FolderSource
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
 

@@ -20,7 +20,8 @@ import labelstore
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
 from labelstore.format.manifest import StoreSettings
 from labelstore.images.ground_truth import resolve_targets
-from labelstore.images.pixels import FolderSource, cut, decode
+from labelstore.images.pixels import cut, decode
+from labelstore.images.sources.folder import FolderSource
 from labelstore.operations import demo
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings, RunOptions

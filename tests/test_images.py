@@ -13,18 +13,17 @@ import pytest
 from PIL import Image
 
 from labelstore.errors import MismatchError, NotFoundError, SourceError, UsageError
+from labelstore.images.ground_truth import read_class_map, resolve_targets
 from labelstore.images.pixels import (
     INTERPOLATIONS,
-    FolderSource,
     content_digest,
     cut,
     decode,
     pixel_digest,
-    read_class_map,
     render,
-    resolve_targets,
     to_rgb,
 )
+from labelstore.images.sources.folder import FolderSource
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 

@@ -17,8 +17,8 @@ from torch import nn
 import labelstore
 from labelstore.errors import TeacherError
 from labelstore.format.manifest import StoreSettings
-from labelstore.images.pixels import FolderSource
 from labelstore.images.preprocessing import Preprocessing
+from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.teachers.outputs import difference, fault_of

@@ -15,8 +15,9 @@ import labelstore
 from benchmarks.support.synthetic_photos import place_synthetic_photos
 from labelstore import FerKD
 from labelstore.format.manifest import StoreSettings
-from labelstore.images.pixels import FolderSource, cut, decode
+from labelstore.images.pixels import cut, decode
 from labelstore.images.resize_on_device import FILTERS, resize_boxes
+from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.teachers.load import load_teacher

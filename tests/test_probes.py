@@ -16,8 +16,9 @@ from core_data import few_photos, files_of
 import labelstore
 from labelstore.errors import CorruptError, MismatchError
 from labelstore.format.manifest import LOGITS_PROBE, Manifest, StoreSettings
-from labelstore.images.pixels import FolderSource, content_digest
+from labelstore.images.pixels import content_digest
 from labelstore.images.preprocessing import Preprocessing
+from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.repair import repair
 from labelstore.operations.verify import replay, verify
 from labelstore.producer.generation import generate

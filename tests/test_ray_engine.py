@@ -21,8 +21,8 @@ from core_data import few_photos, files_of
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, SourceError
 from labelstore.format.manifest import StoreSettings
-from labelstore.images.pixels import FolderSource
 from labelstore.images.preprocessing import Preprocessing
+from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.generation import generate, generate_together
 from labelstore.producer.settings import LabelSettings, Output, RunOptions
 from labelstore.teachers.teacher import Teacher

@@ -10,14 +10,8 @@ from hypothesis import given, settings, strategies as st
 
 from labelstore.errors import UsageError
 from labelstore.training.budget import budget_images, budget_showings
-from labelstore.training.cycle import (
-    groups_of_epoch,
-    mixed_seed,
-    most_confident,
-    random_views,
-    surgical_views,
-)
-from labelstore.views.philox import hash_keys
+from labelstore.training.cycle import groups_of_epoch, most_confident, random_views, surgical_views
+from labelstore.views.philox import hash_keys, mixed_seed
 
 HASHES = hash_keys([f"class/{number}.jpg" for number in range(40)])
 

@@ -12,9 +12,11 @@ from PIL import Image
 
 from labelstore.errors import MismatchError, NotFoundError, SourceError, UsageError
 from labelstore.images.ground_truth import class_pairs, resolve_targets
-from labelstore.images.pixels import FolderSource
-from labelstore.images.sources.choose import ParquetSource, TarSource, check_outside, open_source
+from labelstore.images.sources.choose import check_outside, open_source
+from labelstore.images.sources.folder import FolderSource
+from labelstore.images.sources.parquet import ParquetSource
 from labelstore.images.sources.patterns import expand_braces
+from labelstore.images.sources.tar import TarSource
 
 
 def photo(seed):

@@ -18,8 +18,10 @@ from PIL import Image
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, SourceError
 from labelstore.images.ground_truth import resolve_targets
-from labelstore.images.pixels import FolderSource
-from labelstore.images.sources.choose import ParquetSource, TarSource, open_source
+from labelstore.images.sources.choose import open_source
+from labelstore.images.sources.folder import FolderSource
+from labelstore.images.sources.parquet import ParquetSource
+from labelstore.images.sources.tar import TarSource
 from labelstore.torch import SoftLabelDataset, ViewSampler
 
 NAMES = ("ant", "bee", "cat")

@@ -20,7 +20,7 @@ from PIL import Image
 import labelstore
 from labelstore.errors import BusyError, MismatchError, UsageError
 from labelstore.format.manifest import StoreSettings
-from labelstore.images.pixels import FolderSource
+from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.generation import generate, generate_together
 from labelstore.producer.settings import LabelSettings, Output, RunOptions

@@ -15,7 +15,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import MismatchError, SourceError
-from labelstore.images.pixels import FolderSource
+from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.verify import replay, verify
 from labelstore.store.writer import StoreWriter
 from labelstore.teachers.load import load_teacher

@@ -21,7 +21,8 @@ from PIL import Image
 from torch import nn
 
 import labelstore
-from labelstore.images.pixels import FolderSource, cut, decode
+from labelstore.images.pixels import cut, decode
+from labelstore.images.sources.folder import FolderSource
 
 CACHE_VARIABLE = "LABELSTORE_FASHION"
 """Environment variable by which the teachers' factories find their weights."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from benchmarks.support.gpu_place import Place, Record
-    from labelstore.images.pixels import FolderSource
+    from labelstore.images.sources.folder import FolderSource
     from labelstore.teachers.teacher import Teacher
 
 __all__ = ["batch_size", "generate", "sharing"]
@@ -149,7 +149,7 @@ class _Work:
     """Photos, and what runs over them."""
 
     def __init__(self, place: Place, folder: Path) -> None:
-        from labelstore.images.pixels import FolderSource
+        from labelstore.images.sources.folder import FolderSource
 
         self.place = place
         self.folder = folder
@@ -219,7 +219,7 @@ class _Work:
     def stages(self, model: str) -> dict[str, Any]:
         """Seconds of each stage alone, of four photos: one thread but for the teacher."""
         from benchmarks.generate import measure_stages
-        from labelstore.images.pixels import FolderSource
+        from labelstore.images.sources.folder import FolderSource
         from labelstore.producer.generation import generate
         from labelstore.producer.settings import RunOptions
 

@@ -20,7 +20,7 @@ import numpy as np
 import xxhash
 from PIL import Image
 
-from labelstore.images.pixels import FolderSource
+from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.plan import sample_of_teacher
 from labelstore.storage.local_files import write_durably
 from labelstore.teachers.load import load_teacher

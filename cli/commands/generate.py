@@ -308,8 +308,7 @@ def _launch() -> Launch | None:
 def _run(given: dict[str, Any], law: Any, launch: Launch | None) -> list[Report]:
     """Do what was asked for; a report for each store, none of a dry run."""
     from labelstore.errors import UsageError
-    from labelstore.images.ground_truth import class_pairs
-    from labelstore.images.pixels import read_class_map, resolve_targets
+    from labelstore.images.ground_truth import class_pairs, read_class_map, resolve_targets
     from labelstore.images.sources.choose import check_outside
     from labelstore.launch import own_cores, take_gpu
     from labelstore.producer.engines.local import LocalEngine

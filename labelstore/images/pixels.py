@@ -19,9 +19,7 @@ import xxhash
 from PIL import Image, UnidentifiedImageError
 
 from labelstore.errors import DecodeError, SourceError, UsageError
-from labelstore.images.formats import DECODERS, IMAGE_SUFFIXES
-from labelstore.images.ground_truth import read_class_map, resolve_targets
-from labelstore.images.sources.folder import FolderSource
+from labelstore.images.formats import DECODERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,9 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "INTERPOLATIONS",
-    "FolderSource",
     "allow_pixels",
     "check_cut",
     "check_system",
@@ -41,9 +37,7 @@ __all__ = [
     "is_upright",
     "max_pixels",
     "pixel_digest",
-    "read_class_map",
     "render",
-    "resolve_targets",
     "to_rgb",
     "upright_size",
 ]

@@ -131,8 +131,10 @@ def recognised(student: torch.nn.Module, photos: Path) -> int:
     import numpy as np
     import torch
 
-    from labelstore.images.pixels import FolderSource, cut, decode, resolve_targets
+    from labelstore.images.ground_truth import resolve_targets
+    from labelstore.images.pixels import cut, decode
     from labelstore.images.preprocessing import normalize
+    from labelstore.images.sources.folder import FolderSource
     from labelstore.teachers.timm_networks import imagenet_class_names
 
     source = FolderSource(photos)

@@ -27,6 +27,7 @@ from labelstore.errors import (
 )
 from labelstore.format.arrays import (
     NO_LIST,
+    UNREADABLE,
     array_digest,
     commit_columns,
     image_arrays,
@@ -45,7 +46,7 @@ from labelstore.store.backends.npy import (
     MappedBackend,
     array_file,
 )
-from labelstore.store.store import UNREADABLE, Store, opened
+from labelstore.store.store import Store, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelstore.errors import DecodeError, MismatchError, StoreError, UsageError
+from labelstore.format.arrays import LABELLED, UNREADABLE
 from labelstore.format.encoding import decode_confidence
 from labelstore.images.pixels import decode
 from labelstore.operations.verify import STEP, TOLERANCE, VerifyReport, verify
@@ -15,7 +16,7 @@ from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.generation import Report, generate_together
 from labelstore.producer.probe import check_description, prove
 from labelstore.producer.settings import LabelSettings, Output, RunOptions
-from labelstore.store.store import LABELLED, UNREADABLE, opened
+from labelstore.store.store import opened
 from labelstore.store.writer import Remake
 from labelstore.views.law import ViewLaw
 

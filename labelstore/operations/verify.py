@@ -15,8 +15,7 @@ from labelstore.errors import MismatchError, SourceError, UsageError
 from labelstore.images.pixels import content_digest, decode, render
 from labelstore.store.store import opened
 from labelstore.teachers.top_k import top_k
-from labelstore.training.cycle import mixed_seed
-from labelstore.views.philox import permutation
+from labelstore.views.philox import mixed_seed, permutation
 
 if TYPE_CHECKING:
     import os

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     Codes = dict[str, npt.NDArray[Any]]
 
-__all__ = ["LABELLED", "UNREADABLE", "Store", "open", "opened"]
+__all__ = ["Store", "open", "opened"]
 
 CACHE_BYTES = 256 * 2**20
 """How many bytes of verified codes a store keeps by default."""

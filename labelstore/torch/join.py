@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from labelstore.errors import NotFoundError, PartialDataWarning, UsageError
-from labelstore.images.pixels import IMAGE_SUFFIXES
+from labelstore.images.formats import IMAGE_SUFFIXES
 from labelstore.images.reduced_jpeg import Photo
 from labelstore.store.ensembles import opened_reader
 from labelstore.torch.dataset import Show, SoftLabelDataset

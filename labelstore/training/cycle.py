@@ -20,7 +20,6 @@ import numpy as np
 
 from labelstore.errors import UsageError
 from labelstore.training.walk import Walk
-from labelstore.views.philox import mixed_seed
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,14 +27,7 @@ if TYPE_CHECKING:
     BoolArray = npt.NDArray[np.bool_]
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = [
-    "Schedule",
-    "groups_of_epoch",
-    "mixed_seed",
-    "most_confident",
-    "random_views",
-    "surgical_views",
-]
+__all__ = ["Schedule", "groups_of_epoch", "most_confident", "random_views", "surgical_views"]
 
 Schedule = Literal["random", "surgical", "easy-to-hard", "hard-to-easy"]
 """Which views an image shows: drawn of all; drawn of those that pass; or by confidence."""

@@ -22,10 +22,10 @@ from labelstore.training.curriculum import (
     confidence_order,
     curriculum_views,
 )
-from labelstore.training.cycle import Schedule, mixed_seed, random_views, surgical_views
+from labelstore.training.cycle import Schedule, random_views, surgical_views
 from labelstore.training.decisions import passing
 from labelstore.training.walk import Walk
-from labelstore.views.philox import permutation
+from labelstore.views.philox import mixed_seed, permutation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,9 +23,8 @@ import xxhash
 
 from labelstore.errors import UsageError
 from labelstore.labels.soft_labels import mix
-from labelstore.training.cycle import mixed_seed
 from labelstore.training.mixing_draws import beta, boxes, cyclic_partners, halves
-from labelstore.views.philox import philox4x32, uniform
+from labelstore.views.philox import mixed_seed, philox4x32, uniform
 
 if TYPE_CHECKING:
     import numpy.typing as npt

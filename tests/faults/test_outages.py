@@ -14,7 +14,8 @@ from PIL import Image
 import labelstore
 from labelstore.errors import DecodeError, SourceError
 from labelstore.format.manifest import StoreSettings
-from labelstore.images.pixels import FolderSource, decode
+from labelstore.images.pixels import decode
+from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.teachers.load import load_teacher

@@ -14,7 +14,7 @@ from PIL import Image
 import labelstore
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, StoreError
 from labelstore.format.manifest import StoreSettings
-from labelstore.images.pixels import FolderSource
+from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.repair import repair
 from labelstore.producer import probe
 from labelstore.producer.generation import generate

@@ -17,8 +17,8 @@ from remote_data import bucket_of, send
 from labelstore.errors import NotFoundError, SourceError
 from labelstore.format.manifest import StoreSettings
 from labelstore.images.ground_truth import resolve_targets
-from labelstore.images.pixels import FolderSource
 from labelstore.images.sources.choose import open_source
+from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.demo import place_photos
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings

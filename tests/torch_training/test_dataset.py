@@ -29,8 +29,9 @@ from labelstore.errors import (
     SourceError,
     UsageError,
 )
-from labelstore.images.pixels import FolderSource, to_rgb
+from labelstore.images.pixels import to_rgb
 from labelstore.images.reduced_jpeg import reduction_for
+from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.recode import recode
 from labelstore.torch import (
     Show,

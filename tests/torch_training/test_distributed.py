@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 import labelstore
-from labelstore.images.pixels import FolderSource
+from labelstore.images.sources.folder import FolderSource
 from labelstore.torch import SoftLabelDataset, ViewSampler, collate_views, soft_cross_entropy
 
 

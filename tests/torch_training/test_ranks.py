@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 import labelstore
 from labelstore.errors import UsageError
-from labelstore.images.pixels import FolderSource
+from labelstore.images.sources.folder import FolderSource
 from labelstore.torch import SoftLabelDataset, ViewSampler, collate_views
 
 

@@ -15,7 +15,7 @@ from labelstore import Action, EnsembleFerKD, FerKD
 from labelstore.errors import IncompleteError, MismatchError, NotFoundError, UsageError
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
-from labelstore.images.pixels import FolderSource
+from labelstore.images.sources.folder import FolderSource
 from labelstore.store.writer import StoreWriter
 from labelstore.torch import Show, SoftLabelDataset, ViewSampler
 from labelstore.torch.join import ViewJoin

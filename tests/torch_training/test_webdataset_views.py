@@ -24,7 +24,7 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.images.pixels import decode, is_upright
-from labelstore.images.sources.choose import TarSource
+from labelstore.images.sources.tar import TarSource
 from labelstore.torch import SoftLabelDataset, ViewSampler, WebDatasetViews, collate_views
 from labelstore.torch.dataset import Show
 

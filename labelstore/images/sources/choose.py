@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
 
-__all__ = ["ImageSource", "ParquetSource", "TarSource", "check_outside", "in_order", "open_source"]
+__all__ = ["ImageSource", "check_outside", "in_order", "open_source"]
 
 _SHARDS = (".tar", ".parquet")
 
