@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labelstore import __version__
-from labelstore.cli import output
-from labelstore.cli.options import JSON_META
 from labelstore.errors import LabelStoreError, UsageError
+
+from . import output
+from .options import JSON_META
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -122,7 +123,7 @@ def _told_as_json(as_json: bool) -> Iterator[None]:
     except click.ClickException as error:
         if as_json:
             click.echo(_error_json(UsageError.kind, error.format_message()))
-        error.message = output.printable(error.message)
+        error.message = output.printable(error.message)  # type: ignore[misc]
         raise
 
 
