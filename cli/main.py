@@ -38,6 +38,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Name of each command -> the module of its ``command``, and its line in ``--help``."""
 
+OPTION_OF = {"k": "top_k", "num_views": "views", "teacher": "spec"}
+"""Arguments of the library that commands have under another name."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of the signal, as shells report it."""
 
@@ -103,9 +106,16 @@ class LazyGroup(click.Group):
             with _told_as_json(ctx.meta[JSON_META]), output.printed_warnings():
                 return super().invoke(ctx)
         except LabelStoreError as error:
-            output.note(f"Error: {error}")
+            flags = self._flags(ctx, error)
+            message = str(error)
+            unsaid = [flag for flag in flags if flag not in message]
+            if unsaid:
+                options = "Option" if len(unsaid) == 1 else "Options"
+                message += f" {options}: {', '.join(unsaid)}."
+            output.note(f"Error: {message}")
             if ctx.meta[JSON_META]:
-                click.echo(_error_json(error.kind, str(error)))
+                more = error.fields() | ({"options": flags} if flags else {})
+                click.echo(_error_json(error.kind, message, more))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             going_on = ""
@@ -113,6 +123,19 @@ class LazyGroup(click.Group):
                 going_on = ": what was committed is kept, and the same command goes on from there"
             click.echo(f"Interrupted{going_on}.", err=True)
             ctx.exit(INTERRUPTED)
+
+    def _flags(self, ctx: click.Context, error: LabelStoreError) -> list[str]:
+        """The options of the command that is run which set the arguments an error speaks of."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        if command is None:
+            return []
+        flags = {
+            parameter.name: max(parameter.opts, key=len)
+            for parameter in command.params
+            if isinstance(parameter, click.Option)
+        }
+        names = [OPTION_OF.get(name, name) for name in error.arguments]
+        return [flags[name] for name in names if name in flags]
 
 
 @contextlib.contextmanager
@@ -127,8 +150,9 @@ def _told_as_json(as_json: bool) -> Iterator[None]:
         raise
 
 
-def _error_json(kind: str, message: str) -> str:
-    return output.text_of_json({"error": {"kind": kind, "message": message}})
+def _error_json(kind: str, message: str, more: Mapping[str, Any] | None = None) -> str:
+    """As schemas/error.schema.json has it."""
+    return output.text_of_json({"error": {"kind": kind, "message": message, **(more or {})}})
 
 
 @click.group(

@@ -83,9 +83,9 @@ def command(request: InspectOptions) -> None:
         try:
             statistics = report(store, rule, request.extremes, tell=progress.update)
         except CorruptError as error:
-            raise CorruptError(
-                f"{error} labelstore verify names every block that is damaged, and labelstore "
-                "repair, given the photos and the teacher, makes those anew and no others."
+            raise error.extended(
+                "labelstore verify names every block that is damaged, and labelstore repair, given "
+                "the photos and the teacher, makes those anew and no others."
             ) from error
     if request.json:
         output.emit_json(statistics)

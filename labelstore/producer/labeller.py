@@ -276,8 +276,9 @@ class Labeller:
             )
             if self._on_error == "stop":
                 raise TeacherError(
-                    f"{reason} Look at the photo and at the network, or give --on-error skip to "
-                    "leave such images out; what was committed is kept."
+                    f"{reason} Look at the photo and at the network, or skip such images "
+                    "(on_error); what was committed is kept.",
+                    arguments=("on_error",),
                 )
             block.leave_out(run, reason)
 

@@ -366,7 +366,8 @@ class Teacher:
         if count < 2:
             raise TeacherError(
                 f"{self.spec} runs out of memory on one crop: free memory on the device, or choose "
-                "a smaller --size or network."
+                "a smaller input size or network.",
+                arguments=("size",),
             )
         self._at_most = count // 2
         if self._batch_size is not None:
@@ -375,7 +376,7 @@ class Teacher:
         self._notes = [note for note in self._notes if _NO_MEMORY not in note]
         self.note(
             f"{self.spec} {_NO_MEMORY} {count} crops at once: {self._at_most} go through it at "
-            f"once since then; --batch-size {self._at_most} does so from the beginning"
+            f"once since then; a batch size of {self._at_most} does so from the beginning"
         )
 
     def _try_out(self) -> None:
@@ -418,9 +419,8 @@ class Teacher:
                 f"{self.spec} is not deterministic: in {where} logits of the same crops differ by "
                 f"{apart:.1%} of their size, expected {tolerances[self.precision]:.2%} at most at "
                 "precision {}: switch off what it does in training (dropout, stochastic depth, "
-                "BatchNorm by the batch), or take its noise with --allow-nondeterministic.".format(
-                    self.precision
-                )
+                "BatchNorm by the batch), or allow its noise.".format(self.precision),
+                arguments=("allow_nondeterministic",),
             )
         self.deterministic = False
         self.note(f"{self.spec} is not deterministic: its labels are not the same twice")

@@ -87,6 +87,38 @@ def test_files_are_changed_in_one_place():
                 assert not (verb in changing and is_file), f"{file}: {ast.unparse(node)}"
 
 
+FLAG = re.compile(r"(?<![\w-])--[a-z]")
+
+OF_OTHER_PROGRAMS = ("GNU tar", "--dereference", "srun --ntasks", "repair --skipped")
+
+
+def messages(source):
+    """String constants of a module, but for docstrings; what f-strings put together is one."""
+    tree = ast.parse(source)
+    told = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    parts = [
+        part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values
+    ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(p.value) for p in node.values if isinstance(p, ast.Constant))
+        elif isinstance(node, ast.Constant) and not any(node is part for part in (*told, *parts)):
+            yield str(node.value)
+
+
+def test_the_librarys_messages_name_no_option_of_a_command():
+    """They speak of arguments, and the command that is run adds its options."""
+    assert list(messages('"--doc"\nraise UsageError(f"{k}: correct --top-" "k")')) == [
+        ": correct --top-k"
+    ]
+    for name, file in MODULES.items():
+        if package_of(name) == "cli":
+            continue
+        for message in messages(file.read_text()):
+            known = any(words in message for words in OF_OTHER_PROGRAMS)
+            assert known or not FLAG.search(message), f"{name}: {message!r}"
+
+
 def loaded_after(code, *arguments):
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)", *arguments],
