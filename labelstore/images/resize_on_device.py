@@ -122,7 +122,7 @@ def resize_boxes(
     if interpolation not in FILTERS:
         raise UsageError(
             f"the interpolation is {interpolation!r}, and on the device there are "
-            f"{', '.join(FILTERS)}: resize by workers.",
+            f"{', '.join(FILTERS)}: resize by workers (resize='workers').",
             arguments=("resize",),
         )
     height, width = size

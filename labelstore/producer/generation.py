@@ -290,7 +290,7 @@ def _check(
         if recipe.label_type != "top-k" and recipe.k not in (None, 1):
             raise UsageError(
                 f"label type {recipe.label_type!r} stores one class a view and top-k is "
-                f"{recipe.k}: leave k out, or choose the label type top-k.",
+                f"{recipe.k}: leave k out, or choose label_type='top-k'.",
                 arguments=("k", "label_type"),
             )
         for name in ("law", "num_views", "block_images"):

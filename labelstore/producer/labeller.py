@@ -276,8 +276,8 @@ class Labeller:
             )
             if self._on_error == "stop":
                 raise TeacherError(
-                    f"{reason} Look at the photo and at the network, or skip such images "
-                    "(on_error); what was committed is kept.",
+                    f"{reason} Look at the photo and at the network, or leave such images "
+                    "out (on_error='skip'); what was committed is kept.",
                     arguments=("on_error",),
                 )
             block.leave_out(run, reason)

@@ -340,6 +340,6 @@ def check_device_resize(
         raise MismatchError(
             f"{path}: crops resized on {teacher.device} differ from Pillow's in {different} of "
             f"{values} values, by {largest} at most, so a student could not make the same: "
-            "resize by workers.",
+            "resize by workers (resize='workers').",
             arguments=("resize",),
         )

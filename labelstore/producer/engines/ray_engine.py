@@ -109,7 +109,8 @@ class RayEngine:
         on_gpu = device == "cuda" or (device == "auto" and gpus > 0)
         if on_gpu and not gpus and actors is None:
             raise UsageError(
-                "the Ray cluster has no GPU: choose the CPU, or add a node.", arguments=("device",)
+                "the Ray cluster has no GPU: choose the device cpu, or add a node.",
+                arguments=("device",),
             )
         count = actors or (gpus if on_gpu else 1)
         self.workers = max(1, min(workers, self._cores(count, on_gpu)))
