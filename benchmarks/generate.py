@@ -28,10 +28,11 @@ from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.operations.demo import place_photos
 from labelstore.producer.generation import generate
-from labelstore.producer.settings import FIDELITIES, Recipe
+from labelstore.producer.settings import FIDELITIES, LabelSettings, RunOptions
 from labelstore.teachers.batch_size import default_batch_size
 from labelstore.teachers.forward import Forward
-from labelstore.teachers.load import load_teacher, top_k
+from labelstore.teachers.load import load_teacher
+from labelstore.teachers.top_k import top_k
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     targets = resolve_targets(
         source, num_classes=teacher.num_classes, class_names=None, targets="none"
     )
-    recipe = Recipe(num_views=options.views, **FIDELITIES["balanced"])
+    recipe = LabelSettings(options.views, FIDELITIES["balanced"])
     views = len(source) * options.views
     rng = np.random.default_rng(0)
     size = (options.batch_size, *teacher.preprocessing.input_size, 3)
@@ -80,7 +81,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     def bare() -> None:
         for start in range(0, views, options.batch_size):
-            forward = Forward(teacher, placed[: views - start], recipe.k, recipe.temperature, None)
+            forward = Forward(
+                teacher, placed[: views - start], recipe.store.k, recipe.temperature, None
+            )
         # On a GPU the last one is done when all are.
         forward.result()
 
@@ -93,9 +96,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             teacher,
             store,
             recipe,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            resize=options.resize,
+            options=RunOptions(
+                batch_size=options.batch_size, workers=options.workers, resize=options.resize
+            ),
         )
 
     def like_fkd() -> None:
@@ -138,7 +141,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_stages(
-    source: FolderSource, teacher: Teacher, recipe: Recipe, batch: torch.Tensor, folder: Path
+    source: FolderSource, teacher: Teacher, recipe: LabelSettings, batch: torch.Tensor, folder: Path
 ) -> dict[str, float]:
     """Seconds of each stage of the same work alone, in one thread but for the teacher."""
     hashes = hash_keys(source.keys)
@@ -163,7 +166,7 @@ def measure_stages(
         synchronize(teacher.device)
         done = time.perf_counter()
         probabilities = torch.softmax(logits, dim=-1)
-        top_k(logits, recipe.k, 1.0)
+        top_k(logits, recipe.store.k, 1.0)
         probabilities.sum(dim=0).cpu()
         seconds["teacher"] += done - start
         seconds["softmax, top-k, sums"] += time.perf_counter() - done
@@ -190,7 +193,7 @@ def measure_stages(
 
 
 def generate_like_fkd(
-    source: FolderSource, teacher: Teacher, recipe: Recipe, folder: Path, segment: int = 50
+    source: FolderSource, teacher: Teacher, recipe: LabelSettings, folder: Path, segment: int = 50
 ) -> None:
     """What FKD's script does: all crops of an image as float tensors, a forward for each 50 of
     them, an argsort in Python for each crop, a pickled file for each image."""

@@ -23,7 +23,9 @@ from PIL import Image
 from labelstore.images.pixels import FolderSource
 from labelstore.operations.plan import sample_of_teacher
 from labelstore.storage.local_files import write_durably
-from labelstore.teachers.load import create_model, load_state_dict_in_order, load_teacher
+from labelstore.teachers.load import load_teacher
+from labelstore.teachers.timm_networks import create_model
+from labelstore.teachers.weights import load_state_dict_in_order
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:

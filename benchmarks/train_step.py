@@ -35,7 +35,8 @@ from benchmarks.common import ratio, summary, write_result
 from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.images.preprocessing import normalize
 from labelstore.operations.demo import place_photos, place_teacher
-from labelstore.teachers.load import create_model, load_teacher
+from labelstore.teachers.load import load_teacher
+from labelstore.teachers.timm_networks import create_model
 from labelstore.torch import (
     Show,
     SoftLabelDataset,

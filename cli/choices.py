@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from labelstore.labels.ferkd import Combine, Confidence
     from labelstore.labels.top_k import LabelType, Tail
-    from labelstore.producer.crops import Resize
+    from labelstore.producer.settings import OnError, Resize
     from labelstore.store.ensembles import Images
     from labelstore.training.cycle import Schedule
 
-OnError = Literal["stop", "skip"]
 Targets = Literal["folders", "none"]
-Engine = Literal["local", "ray"]
+EngineName = Literal["local", "ray"]
 
-ON_ERROR: tuple[OnError, ...] = get_args(OnError)
+ON_ERROR: tuple[OnError, ...] = ("stop", "skip")
 TARGETS: tuple[Targets, ...] = get_args(Targets)
-ENGINES: tuple[Engine, ...] = get_args(Engine)
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 CONFIDENCES: tuple[Confidence, ...] = ("max", "target")
 COMBINES: tuple[Combine, ...] = ("all", "any", "mean")
 TAILS: tuple[Tail, ...] = ("image", "uniform", "none")

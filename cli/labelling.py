@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,21 +15,22 @@ from .reports.forecast import check_room, print_forecast
 from .reports.generate import announce
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from labelstore.format.manifest import StoreSettings
     from labelstore.images.sources.choose import ImageSource
     from labelstore.labels.top_k import LabelType
     from labelstore.launch import Launch
-    from labelstore.producer.crops import Resize
+    from labelstore.producer.engines.protocol import Engine
     from labelstore.producer.engines.ray_engine import RayEngine
     from labelstore.producer.generation import Report
-    from labelstore.producer.settings import Output, Recipe
+    from labelstore.producer.settings import LabelSettings, OnError, Output, Resize, RunOptions
     from labelstore.store.store import Store
-    from labelstore.store.writer import Share
-    from labelstore.teachers.teacher import Teacher, TeacherInfo
+    from labelstore.teachers.info import TeacherInfo
+    from labelstore.teachers.teacher import Teacher
     from labelstore.views.law import ViewLaw
 
-    from .choices import Engine, OnError, Targets
+    from .choices import EngineName, Targets
     from .options import LawOptions, SourceOptions
     from .teacher_options import TeacherOptions, TeachersOptions
 
@@ -49,40 +50,43 @@ class LabelOptions:
     block_images: int | None
     group_views: int | None
 
-    def recipe(self, views: int, law: ViewLaw, temperature: float, num_classes: int) -> Recipe:
+    def settings(
+        self, views: int, law: ViewLaw, temperature: float, num_classes: int
+    ) -> LabelSettings:
         """What labels a teacher of so many classes is to make."""
-        from labelstore.producer.settings import Recipe
+        from labelstore.producer.settings import LabelSettings
 
-        return Recipe(
+        return LabelSettings(
             num_views=views,
+            store=self._store(num_classes),
             law=law,
             temperature=temperature,
             label_type=self.label_type,
-            block_images=self.block_images,
-            group_views=self.group_views,
-            **self._kept(num_classes),
         )
 
-    def _kept(self, num_classes: int) -> dict[str, Any]:
+    def _store(self, num_classes: int) -> StoreSettings:
         """The settings of a fidelity, with those that were asked for in their stead."""
+        from labelstore.format.manifest import StoreSettings
         from labelstore.producer.settings import FIDELITIES
 
-        settings = dict(FIDELITIES[self.fidelity])
+        settings = FIDELITIES[self.fidelity]
         # A fidelity's classes are at most the teacher's.
-        settings["k"] = min(settings["k"], num_classes)
+        settings = replace(settings, k=min(settings.k or num_classes, num_classes))
         if self.label_type != "top-k":
             # One class with an even tail, or none, is all that these labels are.
-            settings |= {"k": 1, "prior_size": 0}
-        if self.top_k is not None or settings["k"] == 1:
+            settings = replace(settings, k=1, prior_size=0)
+        if self.top_k is not None or settings.k == 1:
             # A fidelity's mass goes with its own number of classes.
-            settings["top_p"] = None
-        overrides = {
-            "k": self.top_k,
-            "prior_size": self.prior_size,
-            "quantizer": self.quantizer,
-            "top_p": self.top_p,
-        }
-        return settings | {name: value for name, value in overrides.items() if value is not None}
+            settings = replace(settings, top_p=None)
+        overrides = StoreSettings(
+            self.top_k,
+            self.quantizer,
+            self.prior_size,
+            self.top_p,
+            self.block_images,
+            self.group_views,
+        )
+        return replace(settings, **overrides.chosen())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +103,7 @@ class GenerateOptions(ResultOptions):
     photos: SourceOptions
     targets: Targets
     class_map: str | None
-    engine: Engine
+    engine: EngineName
     actors: int | None
     on_error: OnError
     batch_size: int | None
@@ -129,31 +133,38 @@ class _Job:
     views: _Views
     teachers: list[TeacherOptions]
     """One for each path in ``--output``."""
-    workers: int
-    share: Share | None
+    class_map: Mapping[str, int] | None
+    options: RunOptions
     launch: Launch | None
 
 
 def label(request: GenerateOptions, launch: Launch | None) -> list[Report]:
     """Do what was asked for; a report for each store, none of a dry run."""
-    job = _job(request, launch)
-    engine = _ray_engine(request, job) if request.engine == "ray" else None
-    outputs = _outputs(request, job, engine)
-    if not request.dry_run:
-        return _labelled(request, job, outputs, engine)
     from labelstore.errors import UsageError
+    from labelstore.producer.engines.local import LocalEngine
 
+    job = _job(request, launch)
+    if request.engine == "ray":
+        with _ray_engine(request, job) as engine:
+            return _labelled(request, job, engine)
+    networks = [teacher.load() for teacher in job.teachers]
+    if not request.dry_run:
+        with LocalEngine(networks, job.options) as engine:
+            return _labelled(request, job, engine)
+    outputs = _outputs(request, job, [network.info for network in networks])
     if len(outputs) > 1:
         raise UsageError("--dry-run was given for several teachers: try them one by one.")
     if launch is None or launch.rank == 0:
-        _forecast(request, job, outputs[0])
+        _forecast(request, job, networks[0], outputs[0])
     return []
 
 
 def _job(request: GenerateOptions, launch: Launch | None) -> _Job:
     from labelstore.errors import UsageError
+    from labelstore.images.ground_truth import read_class_map
     from labelstore.images.sources.choose import check_outside
     from labelstore.launch import own_cores, take_gpu
+    from labelstore.producer.settings import RunOptions
     from labelstore.store.writer import Share
 
     views = _views(request)
@@ -166,6 +177,7 @@ def _job(request: GenerateOptions, launch: Launch | None) -> _Job:
         source = _as_stored(source, request.output)
     if request.views_from:
         _check_photos(source, request.views_from)
+    class_map = read_class_map(request.class_map) if request.class_map else None
     if launch is not None and request.teachers.device != "cpu":
         take_gpu(launch)
     if request.engine == "ray" and launch is not None:
@@ -173,7 +185,17 @@ def _job(request: GenerateOptions, launch: Launch | None) -> _Job:
             "--engine ray runs once, on one machine of the cluster: leave out torchrun or srun."
         )
     share = None if launch is None else Share(launch.rank, launch.world)
-    job = _Job(source, views, teachers, request.workers or own_cores(launch), share, launch)
+    options = RunOptions(
+        batch_size=request.batch_size,
+        workers=request.workers or own_cores(launch),
+        resize=request.resize,
+        compiled=request.compiled,
+        on_error=request.on_error,
+        overwrite=request.overwrite,
+        allow_version_drift=request.allow_version_drift,
+        share=share,
+    )
+    job = _Job(source, views, teachers, class_map, options, launch)
     if not request.dry_run:
         _check_requests(request, job)
     return job
@@ -189,13 +211,10 @@ def _check_requests(request: GenerateOptions, job: _Job) -> None:
             job.source,
             path,
             functools.partial(
-                request.labels.recipe, job.views.count, job.views.law, teacher.temperature
+                request.labels.settings, job.views.count, job.views.law, teacher.temperature
             ),
             facts_of(teacher.spec, teacher.checkpoint, teacher.precision),
-            resize=request.resize,
-            overwrite=request.overwrite,
-            allow_version_drift=request.allow_version_drift,
-            share=job.share,
+            job.options,
         )
 
 
@@ -272,9 +291,7 @@ def _ray_engine(request: GenerateOptions, job: _Job) -> RayEngine:
         functools.partial(_load, request.photos, request.source, job.teachers),
         actors=request.actors,
         device=request.teachers.device,
-        workers=job.workers,
-        compiled=request.compiled,
-        batch_size=request.batch_size,
+        options=job.options,
     )
 
 
@@ -285,84 +302,64 @@ def _load(
     return photos.open(source), [teacher.load() for teacher in teachers]
 
 
-def _outputs(request: GenerateOptions, job: _Job, engine: RayEngine | None) -> list[Output]:
-    """The stores to be made; without an engine, this builds the networks."""
-    from labelstore.images.ground_truth import read_class_map, resolve_targets
+def _outputs(request: GenerateOptions, job: _Job, teachers: Sequence[TeacherInfo]) -> list[Output]:
+    """The stores to be made."""
+    from labelstore.images.ground_truth import resolve_targets
     from labelstore.producer.settings import Output
 
-    class_map = read_class_map(request.class_map) if request.class_map else None
-    teachers: Sequence[Teacher | TeacherInfo] = (
-        engine.teachers if engine else [teacher.load() for teacher in job.teachers]
-    )
     outputs = []
     for options, teacher, path in zip(job.teachers, teachers, request.output, strict=True):
         targets = resolve_targets(
             job.source,
             num_classes=teacher.num_classes,
             class_names=teacher.class_names,
-            class_map=class_map,
+            class_map=job.class_map,
             targets=request.targets,
         )
-        recipe = request.labels.recipe(
+        settings = request.labels.settings(
             job.views.count, job.views.law, options.temperature, teacher.num_classes
         )
-        outputs.append(Output(teacher, targets, path, recipe))
+        outputs.append(Output(targets, path, settings))
     return outputs
 
 
-def _forecast(request: GenerateOptions, job: _Job, planned: Output) -> None:
-    from labelstore.operations.forecast import forecast
+def _forecast(request: GenerateOptions, job: _Job, teacher: Teacher, planned: Output) -> None:
+    from labelstore.operations.plan import forecast
     from labelstore.teachers.batch_size import BATCH_SIZES
-    from labelstore.teachers.teacher import Teacher
 
-    teacher = planned.teacher
-    if not isinstance(teacher, Teacher):
-        raise TypeError("a forecast needs the network itself")
     estimate = forecast(
         job.source,
         teacher,
         planned.path,
-        planned.recipe,
+        planned.settings,
         batch_size=request.batch_size or BATCH_SIZES[teacher.device],
-        workers=job.workers,
+        workers=job.options.workers,
     )
     if request.json:
         output.emit_json(estimate.to_json())
     else:
-        print_forecast(estimate, teacher, job.workers)
+        print_forecast(estimate, teacher, job.options.workers)
     check_room(estimate, planned.path)
 
 
-def _labelled(
-    request: GenerateOptions, job: _Job, outputs: list[Output], engine: RayEngine | None
-) -> list[Report]:
+def _labelled(request: GenerateOptions, job: _Job, engine: Engine) -> list[Report]:
     """Label, with progress; of the processes of a launch the first one speaks."""
     from labelstore.producer.generation import generate_together
 
+    outputs = _outputs(request, job, engine.teachers)
     first = job.launch is None or job.launch.rank == 0
     quiet = request.quiet or not first
     if not quiet and not request.log_json:
-        announce(job.source, outputs, job.launch)
+        announce(job.source, outputs, engine.teachers, job.launch)
     with output.progress(
         total_images=len(job.source),
         views_per_image=job.views.count,
         quiet=quiet,
         as_json=request.log_json,
-        device=outputs[0].teacher.device,
+        device=engine.teachers[0].device,
     ) as progress:
         reports = generate_together(
-            job.source,
-            outputs,
-            batch_size=request.batch_size,
-            workers=job.workers,
-            resize=request.resize,
-            compiled=request.compiled,
-            on_error=request.on_error,
-            overwrite=request.overwrite,
-            allow_version_drift=request.allow_version_drift,
-            engine=engine,
-            share=job.share,
-            progress=progress,
+            job.source, outputs, engine, options=job.options, progress=progress
         )
     if not first and not request.quiet:
         # What the others' teachers did is in no other report.

@@ -18,12 +18,14 @@ import torch
 
 import labelstore
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
+from labelstore.format.manifest import StoreSettings
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.operations import demo
 from labelstore.producer.generation import generate
-from labelstore.producer.settings import Recipe
-from labelstore.teachers.load import load_teacher, top_k
+from labelstore.producer.settings import LabelSettings, RunOptions
+from labelstore.teachers.load import load_teacher
+from labelstore.teachers.top_k import top_k
 from labelstore.views.law import ViewLaw
 
 
@@ -68,9 +70,18 @@ def unknown(source):
 
 
 def make(folder, path, teacher=None, **options):
-    recipe = options.pop("recipe", Recipe(num_views=6, k=3, block_images=1))
+    recipe = options.pop("recipe", LabelSettings(6, StoreSettings(k=3, block_images=1)))
+    progress = options.pop("progress", None)
     source = FolderSource(folder)
-    return generate(source, unknown(source), teacher or untrained(), path, recipe, **options)
+    return generate(
+        source,
+        unknown(source),
+        teacher or untrained(),
+        path,
+        recipe,
+        options=RunOptions(**options),
+        progress=progress,
+    )
 
 
 def files_of(path):
@@ -92,7 +103,7 @@ def test_every_label_is_what_the_teacher_says_of_that_very_view(photos, teacher,
         source, num_classes=teacher.num_classes, class_names=teacher.class_names
     )
     views, k = 8, 10
-    recipe = Recipe(num_views=views, k=k, quantizer="u8", prior_size=0)
+    recipe = LabelSettings(views, StoreSettings(k=k, quantizer="u8", prior_size=0))
     report = generate(source, targets, teacher, tmp_path / "s.zarr", recipe)
     assert (report.views_made, report.unreadable) == (20 * views, {})
     store = labelstore.open(tmp_path / "s.zarr")
@@ -128,7 +139,9 @@ def test_every_label_is_what_the_teacher_says_of_that_very_view(photos, teacher,
 def test_labels_follow_the_view_law_and_the_temperature(small, tmp_path):
     teacher = untrained()
     law = ViewLaw(seed=7, scale=(0.2, 0.9), flip=0.25)
-    recipe = Recipe(5, 4, law, temperature=0.5, quantizer="fp32", prior_size=16)
+    recipe = LabelSettings(
+        5, StoreSettings(k=4, quantizer="fp32", prior_size=16), law=law, temperature=0.5
+    )
     make(small, tmp_path / "s.zarr", teacher, recipe=recipe)
     store = labelstore.open(tmp_path / "s.zarr")
     for image, key in enumerate(store.keys):
@@ -186,12 +199,16 @@ def test_other_settings_are_refused_by_name_until_overwrite(small, tmp_path):
     path = tmp_path / "s.zarr"
     make(small, path)
     with pytest.raises(MismatchError, match=r"views.law.seed: stored 0, asked for 1"):
-        make(small, path, recipe=Recipe(6, 3, ViewLaw(seed=1), block_images=1))
+        make(
+            small,
+            path,
+            recipe=LabelSettings(6, StoreSettings(k=3, block_images=1), law=ViewLaw(seed=1)),
+        )
     with pytest.raises(MismatchError, match=r"labels.k: stored 3, asked for 2"):
-        make(small, path, recipe=Recipe(6, 2, block_images=1))
+        make(small, path, recipe=LabelSettings(6, StoreSettings(k=2, block_images=1)))
     with pytest.raises(MismatchError, match=r"teacher.input_size"):
         make(small, path, untrained(size=48))
-    make(small, path, recipe=Recipe(6, 2, block_images=1), overwrite=True)
+    make(small, path, recipe=LabelSettings(6, StoreSettings(k=2, block_images=1)), overwrite=True)
     assert labelstore.open(path).k == 2
 
 
@@ -255,26 +272,40 @@ def test_each_photo_is_decoded_once(small, tmp_path, monkeypatch):
         return decode(data, name)
 
     monkeypatch.setattr(crops, "decode", counting)
-    make(small, tmp_path / "s.zarr", recipe=Recipe(num_views=100, k=2), batch_size=7, workers=3)
+    make(
+        small,
+        tmp_path / "s.zarr",
+        recipe=LabelSettings(100, StoreSettings(k=2)),
+        batch_size=7,
+        workers=3,
+    )
     assert len(decoded) == len(set(decoded)) == 3
 
 
 def test_hard_and_smoothing_labels(small, tmp_path):
     for label_type in ("hard", "smoothing"):
         path = tmp_path / f"{label_type}.zarr"
-        make(small, path, recipe=Recipe(4, 1, label_type=label_type, prior_size=0))
+        make(
+            small,
+            path,
+            recipe=LabelSettings(4, StoreSettings(k=1, prior_size=0), label_type=label_type),
+        )
         store = labelstore.open(path)
         topk = store.read(0, np.arange(4))
         soft = topk.as_type(store.manifest.label_type)
         at_top = soft.probability(topk.indices[:, 0])
         np.testing.assert_allclose(at_top, 1.0 if label_type == "hard" else topk.confidence)
     with pytest.raises(UsageError, match="stores one class"):
-        make(small, tmp_path / "x.zarr", recipe=Recipe(num_views=4, k=3, label_type="hard"))
+        make(
+            small,
+            tmp_path / "x.zarr",
+            recipe=LabelSettings(4, StoreSettings(k=3), label_type="hard"),
+        )
 
 
 def test_impossible_requests(small, tmp_path):
     with pytest.raises(UsageError, match="leave k out"):
-        make(small, tmp_path / "s.zarr", recipe=Recipe(num_views=2, k=1001))
+        make(small, tmp_path / "s.zarr", recipe=LabelSettings(2, StoreSettings(k=1001)))
     with pytest.raises(UsageError, match="batch size"):
         make(small, tmp_path / "s.zarr", batch_size=0)
     assert not (tmp_path / "s.zarr").exists()

@@ -21,9 +21,12 @@ from labelstore.images.pixels import (
     decode,
     pixel_digest,
     read_class_map,
+    render,
     resolve_targets,
     to_rgb,
 )
+from labelstore.views.law import ViewLaw
+from labelstore.views.philox import hash_keys
 
 ORIENTATION = 0x0112
 
@@ -308,6 +311,20 @@ class TestCut:
                 assert pixels.dtype == np.uint8
                 assert pixels.flags.c_contiguous
 
+    def test_views_of_a_photo_are_rendered_one_by_one(self):
+        image = photo(97, 131)
+        views = ViewLaw(seed=3)(hash_keys(["a"]), np.arange(6), *image.size)
+        assert views.flip.any()
+        assert not views.flip.all()
+        pixels = render(image, views, (32, 48), "bilinear")
+        assert (pixels.shape, pixels.dtype) == ((6, 32, 48, 3), np.uint8)
+        for number in range(6):
+            box, flip = views.box[number].tolist(), bool(views.flip[number])
+            expected = cut(image, box, flip, (32, 48), "bilinear")
+            np.testing.assert_array_equal(pixels[number], expected)
+        none = ViewLaw()(hash_keys(["a"]), np.arange(0), *image.size)
+        assert render(image, none, (32, 48), "bilinear").shape == (0, 32, 48, 3)
+
     def test_nothing_outside_the_box_is_looked_at(self):
         inside = np.asarray(photo(20, 20))
         framed = np.zeros((40, 40, 3), dtype=np.uint8)
@@ -491,7 +508,7 @@ class TestTargets:
             resolve_targets(source, num_classes=5, class_names=self.NAMES)
 
     def test_imagenet_folders_under_an_imagenet_teacher(self, tmp_path):
-        from labelstore.teachers.load import imagenet_class_names
+        from labelstore.teachers.timm_networks import imagenet_class_names
 
         source = lay_out(tmp_path, "n01440764/1.png", "n15075141/1.png", "n02123045/1.png")
         targets = resolve_targets(source, num_classes=1000, class_names=imagenet_class_names())

@@ -16,10 +16,11 @@ from torch import nn
 
 import labelstore
 from labelstore.errors import TeacherError
+from labelstore.format.manifest import StoreSettings
 from labelstore.images.pixels import FolderSource
 from labelstore.images.preprocessing import Preprocessing
 from labelstore.producer.generation import generate
-from labelstore.producer.settings import Recipe
+from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.teachers.outputs import difference, fault_of
 from labelstore.teachers.teacher import Teacher
 
@@ -70,10 +71,13 @@ def photos(tmp_path):
 
 
 def label(source, model, path, recipe=None, on_error="stop", batch_size=5, **options):
-    recipe = recipe or Recipe(num_views=3, k=4, quantizer="fp32", prior_size=8, block_images=4)
+    recipe = recipe or LabelSettings(
+        3, StoreSettings(k=4, quantizer="fp32", prior_size=8, block_images=4)
+    )
     targets = np.full(len(source), -1, dtype=np.int32)
     made = teacher(model, **options)
-    return generate(source, targets, made, path, recipe, on_error=on_error, batch_size=batch_size)
+    options = RunOptions(on_error=on_error, batch_size=batch_size)
+    return generate(source, targets, made, path, recipe, options=options)
 
 
 def labels_of(path):

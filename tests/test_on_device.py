@@ -14,18 +14,20 @@ from safetensors.torch import save_file
 import labelstore
 from benchmarks.support.synthetic_photos import place_synthetic_photos
 from labelstore import FerKD
+from labelstore.format.manifest import StoreSettings
 from labelstore.images.pixels import FolderSource, cut, decode
 from labelstore.images.resize_on_device import FILTERS, resize_boxes
 from labelstore.producer.generation import generate
-from labelstore.producer.settings import Recipe
-from labelstore.teachers.load import create_model, load_teacher
+from labelstore.producer.settings import LabelSettings, RunOptions
+from labelstore.teachers.load import load_teacher
+from labelstore.teachers.timm_networks import create_model
 from labelstore.teachers.top_k import top_k
 from labelstore.torch import StoredLabels, soft_cross_entropy
 from labelstore.torch.labels import recover
 from labelstore.training.recovery import Recovery
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-RECIPE = Recipe(num_views=9, k=3, block_images=2, prior_size=8)
+RECIPE = LabelSettings(9, StoreSettings(k=3, block_images=2, prior_size=8))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def teacher(tmp_path_factory):
 
 def make(source, teacher, path, **options):
     targets = np.arange(len(source), dtype=np.int32)
-    generate(source, targets, teacher, path, RECIPE, workers=3, **options)
+    generate(source, targets, teacher, path, RECIPE, options=RunOptions(workers=3, **options))
     return labelstore.open(path)
 
 

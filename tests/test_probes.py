@@ -15,19 +15,19 @@ from core_data import few_photos, files_of
 
 import labelstore
 from labelstore.errors import CorruptError, MismatchError
-from labelstore.format.manifest import LOGITS_PROBE, Manifest
+from labelstore.format.manifest import LOGITS_PROBE, Manifest, StoreSettings
 from labelstore.images.pixels import FolderSource, content_digest
 from labelstore.images.preprocessing import Preprocessing
 from labelstore.operations.repair import repair
 from labelstore.operations.verify import replay, verify
 from labelstore.producer.generation import generate
 from labelstore.producer.probe import make_probe, prove, spread
-from labelstore.producer.settings import Recipe
+from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.store.writer import Share, StoreWriter
 from labelstore.teachers.load import load_teacher
 from labelstore.teachers.teacher import Teacher
 
-RECIPE = Recipe(num_views=3, k=3, block_images=3, prior_size=0)
+RECIPE = LabelSettings(3, StoreSettings(k=3, block_images=3, prior_size=0))
 
 MODULE = '''
 import torch
@@ -79,7 +79,7 @@ def teacher(output="1.0 *", precision="fp32"):
 def make(folder, path, by=None, **options):
     source = FolderSource(folder)
     unknown = np.full(len(source), -1, np.int32)
-    return generate(source, unknown, by or teacher(), path, RECIPE, **options)
+    return generate(source, unknown, by or teacher(), path, RECIPE, options=RunOptions(**options))
 
 
 def unfinish(path, block):

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 
 import numpy as np
@@ -17,12 +18,14 @@ import torch
 from core_data import few_photos, files_of
 
 import labelstore
-from labelstore.errors import MismatchError, NotFoundError, SourceError, UsageError
+from labelstore.errors import MismatchError, NotFoundError, SourceError
+from labelstore.format.manifest import StoreSettings
 from labelstore.images.pixels import FolderSource
 from labelstore.producer.generation import generate, generate_together
-from labelstore.producer.settings import Output, Recipe
-from labelstore.teachers.load import create_model, load_teacher
+from labelstore.producer.settings import LabelSettings, Output, RunOptions
+from labelstore.teachers.load import load_teacher
 from labelstore.teachers.teacher import Teacher
+from labelstore.teachers.timm_networks import create_model
 from labelstore.views.law import ViewLaw
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
@@ -30,7 +33,7 @@ ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 # Ray leaves its sockets to the end of the process.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-RECIPE = Recipe(num_views=4, k=3, block_images=2)
+RECIPE = LabelSettings(4, StoreSettings(k=3, block_images=2))
 
 
 def load(folder):
@@ -59,17 +62,18 @@ def cluster():
     ray.shutdown()
 
 
-def make(photos, path, engine, **options):
+def make(photos, path, engine, progress=None):
     source = FolderSource(photos)
-    output = Output(engine.teachers[0], np.full(len(source), -1, np.int32), path, RECIPE)
-    return generate_together(source, [output], batch_size=8, engine=engine, **options)[0]
+    output = Output(np.full(len(source), -1, np.int32), path, RECIPE)
+    options = RunOptions(batch_size=8)
+    return generate_together(source, [output], engine, options=options, progress=progress)[0]
 
 
 def engine_of(photos, actors, workers=1):
     from labelstore.producer.engines.ray_engine import RayEngine
 
     opened = functools.partial(load, photos)
-    return RayEngine(opened, actors=actors, device="cpu", workers=workers)
+    return RayEngine(opened, actors=actors, device="cpu", options=RunOptions(workers=workers))
 
 
 class KillOne:
@@ -93,7 +97,14 @@ def test_an_actor_that_is_killed_is_replaced_and_the_store_is_that_of_one_proces
     photos, tmp_path, cluster
 ):
     source, (teacher,) = load(photos)
-    generate(source, np.full(8, -1, np.int32), teacher, tmp_path / "one.zarr", RECIPE, batch_size=8)
+    generate(
+        source,
+        np.full(8, -1, np.int32),
+        teacher,
+        tmp_path / "one.zarr",
+        RECIPE,
+        options=RunOptions(batch_size=8),
+    )
     engine = engine_of(photos, 2)
     numbers = [
         cluster.get(actor.__ray_call__.remote(lambda self: os.getpid())) for actor in engine._actors
@@ -213,7 +224,7 @@ def test_a_node_that_differs_is_left_out_by_name_and_others_do_its_work(
     if "file" in node:
         spoil(node, here)
     opened = functools.partial(load_for, node, here, tmp_path / "first")
-    engine = RayEngine(opened, actors=1, device="cpu", workers=1)
+    engine = RayEngine(opened, actors=1, device="cpu", options=RunOptions(workers=1))
     engine._start(1)  # A node that joins later.
     name = re.escape(socket.gethostname())
     with pytest.warns(RuntimeWarning, match=f"left out.*{name} .*{NODES[node]}"):
@@ -222,7 +233,14 @@ def test_a_node_that_differs_is_left_out_by_name_and_others_do_its_work(
     assert len(engine._actors) == 1
     engine.close()
     source, (teacher,) = load(here)
-    generate(source, np.full(8, -1, np.int32), teacher, tmp_path / "one.zarr", RECIPE, batch_size=8)
+    generate(
+        source,
+        np.full(8, -1, np.int32),
+        teacher,
+        tmp_path / "one.zarr",
+        RECIPE,
+        options=RunOptions(batch_size=8),
+    )
     assert files_of(tmp_path / "ray.zarr") == files_of(tmp_path / "one.zarr")
 
 
@@ -251,13 +269,20 @@ def test_an_actor_that_is_started_again_elsewhere_proves_itself_again(photos, tm
     here = shutil.copytree(photos, tmp_path / "photos")
     spoil("a file more", here)
     opened = functools.partial(load_for, "a file more", here, tmp_path / "first")
-    engine = RayEngine(opened, actors=1, device="cpu", workers=1)
+    engine = RayEngine(opened, actors=1, device="cpu", options=RunOptions(workers=1))
     number = cluster.get(engine._actors[0].__ray_call__.remote(lambda self: os.getpid()))
     with pytest.raises(MismatchError, match=r"no Ray actor is left .* 9 images .* 8;"):
         make(here, tmp_path / "ray.zarr", engine, progress=KillOne([number]))
     engine.close()
     source, (teacher,) = load(here)
-    generate(source, np.full(8, -1, np.int32), teacher, tmp_path / "one.zarr", RECIPE, batch_size=8)
+    generate(
+        source,
+        np.full(8, -1, np.int32),
+        teacher,
+        tmp_path / "one.zarr",
+        RECIPE,
+        options=RunOptions(batch_size=8),
+    )
     begun, right = (labelstore.open(tmp_path / f"{name}.zarr") for name in ("ray", "one"))
     committed = sorted(set(range(4)) - set(begun.missing_blocks()))
     assert len(committed) in (1, 2)
@@ -287,11 +312,55 @@ def test_an_engine_makes_stores_of_other_settings_one_after_the_other(photos, tm
     for seed in (0, 1):
         recipe = dataclasses.replace(RECIPE, law=ViewLaw(seed=seed))
         by_ray, alone = tmp_path / f"ray{seed}.zarr", tmp_path / f"one{seed}.zarr"
-        output = Output(engine.teachers[0], unknown, by_ray, recipe)
-        generate_together(source, [output], batch_size=8, engine=engine)
-        generate(source, unknown, teacher, alone, recipe, batch_size=8)
+        generate_together(
+            source, [Output(unknown, by_ray, recipe)], engine, options=RunOptions(batch_size=8)
+        )
+        generate(source, unknown, teacher, alone, recipe, options=RunOptions(batch_size=8))
         assert files_of(by_ray) == files_of(alone)
     engine.close()
+
+
+DRIVER = """
+import sys
+
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ImportError("the driver has no torch")
+
+
+sys.meta_path.insert(0, NoTorch())
+import numpy as np
+from labelstore.images import FolderSource
+from labelstore.producer import LabelSettings, Output, generate_together
+from labelstore.producer.engines.ray_engine import RayEngine
+
+photos, path = sys.argv[1:]
+
+
+def load():
+    from labelstore.teachers import load_teacher
+
+    teacher = load_teacher("timm:test_vit", checkpoint="none", device="cpu", size=160)
+    return FolderSource(photos), [teacher]
+
+
+source = FolderSource(photos)
+with RayEngine(load, actors=1, device="cpu") as engine:
+    output = Output(np.full(len(source), -1, np.int32), path, LabelSettings(2))
+    (report,) = generate_together(source, [output], engine)
+print("made", report.views_made)
+"""
+
+
+@pytest.mark.slow
+def test_the_driver_needs_no_torch(photos, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, photos, tmp_path / "s.zarr"], capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1:] == ["made 16"], done.stderr
+    assert labelstore.open(tmp_path / "s.zarr").complete
 
 
 def test_actors_that_find_no_room_are_not_waited_for(photos, tmp_path, cluster):
@@ -301,10 +370,4 @@ def test_actors_that_find_no_room_are_not_waited_for(photos, tmp_path, cluster):
     report = make(photos, tmp_path / "a.zarr", engine)
     assert report.blocks_made == 4
     assert len(engine._starting) >= 1
-
-    # What an engine's teachers are called is no teacher without it.
-    source = FolderSource(photos)
-    output = Output(engine.teachers[0], np.full(8, -1, np.int32), tmp_path / "b.zarr", RECIPE)
-    with pytest.raises(UsageError, match="without its engine"):
-        generate_together(source, [output])
     engine.close()

@@ -23,15 +23,11 @@ from torch import nn
 from labelstore.errors import NotFoundError, TeacherError, UsageError
 from labelstore.images.pixels import cut, decode
 from labelstore.images.preprocessing import Preprocessing, normalize
-from labelstore.teachers.load import (
-    create_model,
-    imagenet_class_names,
-    load_state_dict_in_order,
-    load_teacher,
-    top_k,
-)
+from labelstore.teachers.load import load_teacher
 from labelstore.teachers.teacher import Teacher
-from labelstore.teachers.weights import weights_digest
+from labelstore.teachers.timm_networks import create_model, imagenet_class_names
+from labelstore.teachers.top_k import top_k
+from labelstore.teachers.weights import load_state_dict_in_order, weights_digest
 
 # Small networks of timm: a convolutional one for any input size, and a transformer for one alone.
 CONVOLUTIONAL, TRANSFORMER = "test_resnet", "vit_tiny_patch16_224"
@@ -714,7 +710,7 @@ class TestFactories:
 
     GOOD = """
         import torch
-        from labelstore.teachers.load import Preprocessing
+        from labelstore.images.preprocessing import Preprocessing
 
         def teacher():
             torch.manual_seed(0)

@@ -12,9 +12,10 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import TeacherError
+from labelstore.format.manifest import StoreSettings
 from labelstore.images.pixels import FolderSource
 from labelstore.producer.generation import generate
-from labelstore.producer.settings import Recipe
+from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.teachers.load import load_teacher
 
 SMALL = (
@@ -57,8 +58,8 @@ def label_and_read(name, folder, path):
     teacher = load_teacher(f"timm:{name}", checkpoint="none", device="cpu")
     source = FolderSource(folder)
     targets = np.full(len(source), -1, dtype=np.int32)
-    recipe = Recipe(num_views=2, k=3, quantizer="fp32", prior_size=0)
-    report = generate(source, targets, teacher, path, recipe, batch_size=2)
+    recipe = LabelSettings(2, StoreSettings(k=3, quantizer="fp32", prior_size=0))
+    report = generate(source, targets, teacher, path, recipe, options=RunOptions(batch_size=2))
     assert (report.views_made, report.notes) == (4, ())
     stored = labelstore.open(path)
     described = stored.manifest.teacher

@@ -18,16 +18,18 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import BusyError, MismatchError, UsageError
+from labelstore.format.manifest import StoreSettings
 from labelstore.images.pixels import FolderSource
+from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.generation import generate, generate_together
-from labelstore.producer.settings import Output, Recipe
+from labelstore.producer.settings import LabelSettings, Output, RunOptions
 from labelstore.storage import locks
 from labelstore.store.writer import Share
 from labelstore.teachers.batch_size import batch_that_fits
 from labelstore.teachers.load import load_teacher
 from labelstore.views.law import ViewLaw
 
-RECIPE = Recipe(num_views=5, k=3, block_images=2)
+RECIPE = LabelSettings(5, StoreSettings(k=3, block_images=2))
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +47,19 @@ def teachers():
     ]
 
 
-def output(source, teacher, path, recipe=RECIPE):
-    return Output(teacher, np.full(len(source), -1, np.int32), path, recipe)
+def output(source, path, recipe=RECIPE):
+    return Output(np.full(len(source), -1, np.int32), path, recipe)
+
+
+def together(source, outputs, teachers):
+    options = RunOptions(batch_size=8)
+    return generate_together(source, outputs, LocalEngine(teachers, options), options=options)
 
 
 def alone(source, teacher, path, **options):
-    return generate(
-        source, np.full(len(source), -1, np.int32), teacher, path, RECIPE, batch_size=8, **options
-    )
+    unknown = np.full(len(source), -1, np.int32)
+    options = RunOptions(batch_size=8, **options)
+    return generate(source, unknown, teacher, path, RECIPE, options=options)
 
 
 def test_two_teachers_in_one_pass_make_the_stores_of_each_alone(
@@ -71,11 +78,8 @@ def test_two_teachers_in_one_pass_make_the_stores_of_each_alone(
         return decode(data, name)
 
     monkeypatch.setattr(crops, "decode", counting)
-    outputs = [
-        output(source, teacher, tmp_path / f"both{number}.zarr")
-        for number, teacher in enumerate(teachers)
-    ]
-    reports = generate_together(source, outputs, batch_size=8)
+    outputs = [output(source, tmp_path / f"both{number}.zarr") for number in range(2)]
+    reports = together(source, outputs, teachers)
     assert [report.views_made for report in reports] == [35, 35]
     assert len(decoded) == 7
     for number in range(2):
@@ -86,16 +90,13 @@ def test_two_teachers_in_one_pass_make_the_stores_of_each_alone(
 
 def test_stores_at_different_points_are_finished_together(photos, teachers, tmp_path):
     source = FolderSource(photos)
-    outputs = [
-        output(source, teacher, tmp_path / f"{number}.zarr")
-        for number, teacher in enumerate(teachers)
-    ]
-    generate_together(source, outputs, batch_size=8)
+    outputs = [output(source, tmp_path / f"{number}.zarr") for number in range(2)]
+    together(source, outputs, teachers)
     whole = [files_of(one.path) for one in outputs]
     for number, blocks in enumerate(([0, 2], [2, 3])):
         for block in blocks:
             (tmp_path / f"{number}.zarr" / "commits" / "c" / str(block) / "0").unlink()
-    reports = generate_together(source, outputs, batch_size=8)
+    reports = together(source, outputs, teachers)
     assert [report.blocks_made for report in reports] == [2, 2]
     assert [files_of(one.path) for one in outputs] == whole
 
@@ -104,14 +105,16 @@ def test_what_one_pass_cannot_make_is_refused_before_anything_is_written(
     photos, teachers, tmp_path
 ):
     source = FolderSource(photos)
-    first = output(source, teachers[0], tmp_path / "a.zarr")
-    other = Recipe(num_views=5, k=3, block_images=2, law=ViewLaw(seed=1))
+    first = output(source, tmp_path / "a.zarr")
+    other = LabelSettings(5, StoreSettings(k=3, block_images=2), law=ViewLaw(seed=1))
     for second, words in (
-        (output(source, teachers[1], tmp_path / "b.zarr", other), "differ in law"),
-        (output(source, teachers[1], tmp_path / "a.zarr"), "two teachers write to one path"),
+        (output(source, tmp_path / "b.zarr", other), "differ in law"),
+        (output(source, tmp_path / "a.zarr"), "two teachers write to one path"),
     ):
         with pytest.raises(UsageError, match=words):
-            generate_together(source, [first, second])
+            together(source, [first, second], teachers)
+    with pytest.raises(UsageError, match="1 stores were asked of an engine of 2 teachers"):
+        together(source, [first], teachers)
     assert not list(tmp_path.iterdir())
 
 
@@ -186,7 +189,8 @@ def test_batches_that_fit():
 WORKER = """
 import sys
 import numpy as np
-from labelstore.producer.generation import Recipe, generate
+from labelstore.format.manifest import StoreSettings
+from labelstore.producer import LabelSettings, RunOptions, generate
 from labelstore.images.pixels import FolderSource
 from labelstore.teachers.load import load_teacher
 from labelstore.store.writer import Share
@@ -209,8 +213,8 @@ source = FolderSource(photos)
 teacher = load_teacher("timm:test_vit", checkpoint="none", device="cpu", size=160)
 report = generate(
     source, np.full(len(source), -1, np.int32), teacher, path,
-    Recipe(num_views=5, k=3, block_images=2), batch_size=8, share=Share(rank, world),
-    progress=Tell(),
+    LabelSettings(5, StoreSettings(k=3, block_images=2)),
+    options=RunOptions(batch_size=8, share=Share(rank, world)), progress=Tell(),
 )
 print("made", report.blocks_made, report.blocks_elsewhere, flush=True)
 """
@@ -365,7 +369,8 @@ MEMORY = """
 import resource, sys
 import numpy as np
 import torch
-from labelstore.producer.generation import Recipe, generate
+from labelstore.format.manifest import StoreSettings
+from labelstore.producer import LabelSettings, RunOptions, generate
 from labelstore.images.pixels import FolderSource
 from labelstore.teachers.load import load_teacher
 
@@ -374,7 +379,8 @@ source = FolderSource(sys.argv[1])
 teacher = load_teacher("timm:test_vit", checkpoint="none", device="cpu", size=160)
 generate(
     source, np.full(len(source), -1, np.int32), teacher, sys.argv[2],
-    Recipe(num_views=int(sys.argv[3]), block_images=1), batch_size=16, workers=2,
+    LabelSettings(int(sys.argv[3]), StoreSettings(block_images=1)),
+    options=RunOptions(batch_size=16, workers=2),
 )
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

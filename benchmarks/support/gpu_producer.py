@@ -169,6 +169,7 @@ class _Work:
     def run(self, model: str, resize: Any, cores: int, *, compiled: bool = False) -> dict[str, Any]:
         """One run, its threads bound to some cores."""
         from labelstore.producer.generation import generate
+        from labelstore.producer.settings import RunOptions
 
         teacher, batch, bare = self.teacher(model, compiled)
         store = self.folder / "store.zarr"
@@ -182,9 +183,7 @@ class _Work:
                 teacher,
                 store,
                 self.recipe(),
-                batch_size=batch,
-                workers=cores,
-                resize=resize,
+                options=RunOptions(batch_size=batch, workers=cores, resize=resize),
             )
             seconds = time.perf_counter() - start
         return {
@@ -198,9 +197,9 @@ class _Work:
         }
 
     def recipe(self) -> Any:
-        from labelstore.producer.settings import FIDELITIES, Recipe
+        from labelstore.producer.settings import FIDELITIES, LabelSettings
 
-        return Recipe(num_views=self.views, **FIDELITIES["balanced"])
+        return LabelSettings(self.views, FIDELITIES["balanced"])
 
     def teacher(self, model: str, compiled: bool) -> tuple[Teacher, int, float]:
         """A teacher, its batch size, and the views a second of its forward alone."""
@@ -222,13 +221,21 @@ class _Work:
         from benchmarks.generate import measure_stages
         from labelstore.images.pixels import FolderSource
         from labelstore.producer.generation import generate
+        from labelstore.producer.settings import RunOptions
 
         teacher, batch, _ = self.teacher(model, compiled=False)
         folder = self.folder / f"stages-{model}"
         place_synthetic_photos(folder / "photos", 4, distinct=4)
         source = FolderSource(folder / "photos")
         targets = np.full(len(source), -1, dtype=np.int32)
-        generate(source, targets, teacher, folder / "store.zarr", self.recipe(), batch_size=batch)
+        generate(
+            source,
+            targets,
+            teacher,
+            folder / "store.zarr",
+            self.recipe(),
+            options=RunOptions(batch_size=batch),
+        )
         pixels = _pixels(teacher, batch)
         seconds = measure_stages(source, teacher, self.recipe(), pixels, folder)
         return {

@@ -115,7 +115,7 @@ class _Steps:
     def __init__(self, place: Place) -> None:
         from benchmarks.batch import stored
         from labelstore import FerKD
-        from labelstore.teachers.load import create_model
+        from labelstore.teachers.timm_networks import create_model
         from labelstore.torch import StoredLabels, TorchSoftLabels
         from labelstore.training.recovery import Recovery
 
@@ -175,7 +175,7 @@ class _Steps:
     def online(self, name: str) -> Callable[..., Any]:
         """A teacher in the loop, made at its first step."""
         if name not in self.__dict__:
-            from labelstore.teachers.load import create_model
+            from labelstore.teachers.timm_networks import create_model
 
             teacher = create_model(name, num_classes=1000).eval().requires_grad_(False)
             setattr(self, name, teacher.to(self.place.device, memory_format=torch.channels_last))

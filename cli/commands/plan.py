@@ -41,6 +41,7 @@ def _settings(
 ) -> list[Setting]:
     """``K:QUANTIZER:PRIOR_SIZE[:TOP_P]`` each."""
     from labelstore.format import codecs
+    from labelstore.format.manifest import StoreSettings
     from labelstore.operations.plan import Setting
 
     settings = []
@@ -56,7 +57,7 @@ def _settings(
                 f"{value!r} is not K:QUANTIZER:PRIOR_SIZE[:TOP_P]: write for example 7:ratio32:64."
             ) from None
         codecs.get(name)
-        settings.append(Setting("asked for", k, name, size, top_p))
+        settings.append(Setting("asked for", StoreSettings(k, name, size, top_p)))
     return settings
 
 
@@ -109,7 +110,9 @@ def command(request: PlanOptions) -> None:
 
     truth, num_views, most = _sample(request)
     settings = [
-        setting for setting in (*SETTINGS, *request.settings) if most is None or setting.k <= most
+        setting
+        for setting in (*SETTINGS, *request.settings)
+        if most is None or (setting.store.k or 0) <= most
     ]
     with output.progress(len(settings), 1, request.silent, brief=True) as progress:
         rows = []
@@ -147,7 +150,7 @@ def _sample(request: PlanOptions) -> tuple[Float32Array, int, int | None]:
     source = request.photo_options.open(request.source)
     teacher = request.teacher.load()
     with output.progress(min(images, len(source)), views, request.silent) as progress:
-        truth = sample_of_teacher(
+        sample = sample_of_teacher(
             source,
             teacher,
             request.law.law(),
@@ -157,7 +160,7 @@ def _sample(request: PlanOptions) -> tuple[Float32Array, int, int | None]:
             batch_size=16,
             tell=progress.update,
         )
-    return truth, request.views, None
+    return sample.labels, request.views, None
 
 
 STORE_FILES = ("zarr.json", "manifest.json")
@@ -166,12 +169,12 @@ STORE_FILES = ("zarr.json", "manifest.json")
 def _show(rows: list[Row], sample: dict[str, int]) -> None:
     lines = []
     for row in rows:
-        setting, distances = row.setting, row.distances
+        setting, distances = row.setting.store, row.distances
         lines.append(
             (
-                setting.name,
+                row.setting.name,
                 str(setting.k) + (f", mass {setting.top_p}" if setting.top_p else ""),
-                setting.quantizer,
+                setting.quantizer or "",
                 str(setting.prior_size) if setting.prior_size else "none",
                 f"{row.bytes_per_crop:.2f}",
                 f"{distances.kl_nats:.4f}",

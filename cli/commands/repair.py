@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from labelstore.operations.verify import VerifyReport
     from labelstore.producer.generation import Report
+    from labelstore.producer.settings import OnError
 
 HELP = """Make the blocks of a store anew that are damaged or missing, and no others.
 
@@ -41,7 +42,7 @@ class RepairOptions(options.ResultOptions):
     store: str
     source: str
     skipped: bool
-    on_error: choices.OnError | None
+    on_error: OnError | None
     batch_size: int | None
     workers: int | None
     allow_version_drift: bool
@@ -82,6 +83,7 @@ def command(request: RepairOptions) -> None:
     from labelstore.images.sources.choose import in_order
     from labelstore.operations.repair import repair
     from labelstore.producer.generation import undecodable
+    from labelstore.producer.settings import RunOptions
 
     store = labelstore.open(request.store)
     with output.progress(
@@ -93,10 +95,12 @@ def command(request: RepairOptions) -> None:
             source,
             request.teacher.load(),
             skipped=request.skipped,
-            batch_size=request.batch_size,
-            workers=request.workers or os.cpu_count() or 1,
-            on_error=request.on_error,
-            allow_version_drift=request.allow_version_drift,
+            options=RunOptions(
+                batch_size=request.batch_size,
+                workers=request.workers or os.cpu_count() or 1,
+                on_error=request.on_error or ("skip" if request.skipped else "stop"),
+                allow_version_drift=request.allow_version_drift,
+            ),
             progress=progress,
         )
     left = run.unreadable if run is not None else undecodable(store, source)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from labelstore.launch import Launch
     from labelstore.producer.generation import Report
     from labelstore.producer.settings import Output
+    from labelstore.teachers.info import TeacherInfo
 
 __all__ = ["SKIPPED", "announce", "missing_blocks", "print_report"]
 
@@ -24,7 +25,12 @@ _SHOWN = 6
 """Classes that are named."""
 
 
-def announce(source: ImageSource, outputs: Sequence[Output], launch: Launch | None) -> None:
+def announce(
+    source: ImageSource,
+    outputs: Sequence[Output],
+    teachers: Sequence[TeacherInfo],
+    launch: Launch | None,
+) -> None:
     """Say what is about to be labelled."""
     from labelstore.images.ground_truth import class_pairs
 
@@ -33,14 +39,14 @@ def announce(source: ImageSource, outputs: Sequence[Output], launch: Launch | No
             output.note(_classes(pairs))
     if source.passed_over.count:
         output.note(str(source.passed_over))
-    recipe, teacher = outputs[0].recipe, outputs[0].teacher
-    names = " and ".join(store.teacher.spec for store in outputs)
+    settings, teacher = outputs[0].settings, teachers[0]
+    names = " and ".join(info.spec for info in teachers)
     # A fidelity keeps at most as many as there are.
-    all_of_them = " (all there are)" if recipe.k == teacher.num_classes else ""
+    all_of_them = " (all there are)" if settings.store.k == teacher.num_classes else ""
     together = "" if launch is None else f"; one of {launch.world} processes"
     output.note(
-        f"{counted(len(source), 'image')}; {counted(recipe.num_views, 'view')} each; "
-        f"top {recipe.k} of {counted(teacher.num_classes, 'class')}{all_of_them}; "
+        f"{counted(len(source), 'image')}; {counted(settings.num_views, 'view')} each; "
+        f"top {settings.store.k} of {counted(teacher.num_classes, 'class')}{all_of_them}; "
         f"{names} on {teacher.device}{together}"
     )
 

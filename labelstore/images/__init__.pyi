@@ -4,6 +4,7 @@ from .pixels import (
     allow_pixels as allow_pixels,
     cut as cut,
     decode as decode,
+    render as render,
 )
 from .preprocessing import Preprocessing as Preprocessing, normalize as normalize
 from .sources.choose import ImageSource as ImageSource, open_source as open_source

@@ -181,8 +181,8 @@ def resolve_targets(
             arguments=_MENDING,
         )
     names = (source.class_name(index) for index in range(len(source)))
-    found = (-1 if name is None else classes[name] for name in names)
-    return np.fromiter(found, dtype=np.int32, count=len(source))
+    numbers = (-1 if name is None else classes[name] for name in names)
+    return np.fromiter(numbers, dtype=np.int32, count=len(source))
 
 
 def class_pairs(source: ImageSource, targets: npt.NDArray[np.int32]) -> dict[str, int]:

@@ -12,7 +12,7 @@ import threading
 import warnings
 import zlib
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import xxhash
@@ -42,6 +42,7 @@ __all__ = [
     "max_pixels",
     "pixel_digest",
     "read_class_map",
+    "render",
     "resolve_targets",
     "to_rgb",
     "upright_size",
@@ -305,6 +306,40 @@ def cut(
     resized = cropped.resize((size[1], size[0]), INTERPOLATIONS[interpolation])
     pixels: npt.NDArray[np.uint8] = np.asarray(resized)
     return np.ascontiguousarray(pixels[:, ::-1] if flip else pixels)
+
+
+class Crops(Protocol):
+    """Where crops of a photo lie: ``labelstore.views.Views`` tells it."""
+
+    @property
+    def box(self) -> npt.NDArray[np.int32]:
+        """(n, 4) pixels: top, left, height, width, inside the upright image."""
+
+    @property
+    def flip(self) -> npt.NDArray[np.bool_]:
+        """(n,): whether to mirror."""
+
+
+def render(
+    photo: Image.Image, views: Crops, size: tuple[int, int], interpolation: str
+) -> npt.NDArray[np.uint8]:
+    """The pixels of views of one photo.
+
+    Args:
+        photo: an upright RGB image, as ``decode`` gives it.
+        views: n crops.
+        size: (height, width) of the result. interpolation: one of `INTERPOLATIONS`.
+
+    Returns:
+        (n, height, width, 3) uint8, contiguous.
+
+    Raises:
+        UsageError: as ``cut``.
+    """
+    pixels = np.empty((len(views.box), *size, 3), dtype=np.uint8)
+    for number, (box, flip) in enumerate(zip(views.box, views.flip, strict=True)):
+        pixels[number] = cut(photo, box.tolist(), bool(flip), size, interpolation)
+    return pixels
 
 
 def check_cut(

@@ -161,7 +161,7 @@ def _reorders() -> bool:
     from PIL import Image
 
     line = np.array([[0, 3], [5, 255], [90, 17], [254, 1], [30, 201]], dtype=np.uint8)
-    made = np.asarray(Image.fromarray(line).resize((3, 2), Image.Resampling.BICUBIC))
+    by_pillow = np.asarray(Image.fromarray(line).resize((3, 2), Image.Resampling.BICUBIC))
     photo = np.repeat(line[..., None], 3, axis=2)
 
     def follow(passes: Passes) -> npt.NDArray[np.uint8]:
@@ -173,7 +173,9 @@ def _reorders() -> bool:
             passes(torch.from_numpy(photo), np.array([[0, 0, 5, 2]]), rows, columns)[0, ..., 0]
         )
 
-    return bool((follow(_rows_first) == made).all() and (follow(_columns_first) != made).any())
+    return bool(
+        (follow(_rows_first) == by_pillow).all() and (follow(_columns_first) != by_pillow).any()
+    )
 
 
 def _columns_first(
@@ -213,11 +215,11 @@ def _stack(
     lengths: npt.NDArray[np.int64], size: int, interpolation: str, flips: npt.NDArray[np.bool_]
 ) -> Weighted:
     """The taps of boxes, (n, size) and (n, size, T), mirrored where the view is."""
-    found = [taps(int(length), size, interpolation) for length in lengths]
-    most = max(weights.shape[1] for _, weights in found)
-    first = np.empty((len(found), size), dtype=np.int64)
-    stacked = np.zeros((len(found), size, most), dtype=np.int32)
-    for row, ((starts, weights), flip) in enumerate(zip(found, flips, strict=True)):
+    taps_of = [taps(int(length), size, interpolation) for length in lengths]
+    most = max(weights.shape[1] for _, weights in taps_of)
+    first = np.empty((len(taps_of), size), dtype=np.int64)
+    stacked = np.zeros((len(taps_of), size, most), dtype=np.int32)
+    for row, ((starts, weights), flip) in enumerate(zip(taps_of, flips, strict=True)):
         order = slice(None, None, -1 if flip else 1)
         first[row] = starts[order]
         stacked[row, :, : weights.shape[1]] = weights[order]

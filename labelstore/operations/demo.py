@@ -41,7 +41,7 @@ def place_photos(folder: Path) -> int:
     Raises:
         NotFoundError: the package foolbox is not installed.
     """
-    from labelstore.teachers.load import imagenet_class_names
+    from labelstore.teachers.timm_networks import imagenet_class_names
 
     names = imagenet_class_names()
     count = 0
@@ -64,7 +64,8 @@ def place_teacher(name: str, checkpoint: Path) -> None:
     import torch
     from safetensors.torch import save
 
-    from labelstore.teachers.load import create_model, load_state_dict_in_order
+    from labelstore.teachers.timm_networks import create_model
+    from labelstore.teachers.weights import load_state_dict_in_order
 
     package, holder = TEACHERS[name]
     _package(package, "which has a teacher's weights")
@@ -115,7 +116,7 @@ def recognised(student: torch.nn.Module, photos: Path) -> int:
 
     from labelstore.images.pixels import FolderSource, cut, decode, resolve_targets
     from labelstore.images.preprocessing import normalize
-    from labelstore.teachers.load import imagenet_class_names
+    from labelstore.teachers.timm_networks import imagenet_class_names
 
     source = FolderSource(photos)
     targets = resolve_targets(source, num_classes=1000, class_names=imagenet_class_names())

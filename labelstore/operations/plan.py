@@ -1,4 +1,4 @@
-"""What settings would cost and keep, measured on a sample of real labels before GPU time is spent.
+"""What settings would cost and keep, and a run take, by a sample, before GPU time is spent.
 
 The sample's full distributions are stored under each setting in a temporary store, weighed on the
 disk, read back, timed, and compared.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +17,27 @@ import numpy as np
 from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.format.blocks import BlockData
 from labelstore.format.encoding import cut_at_mass
-from labelstore.format.manifest import Manifest, fingerprint
-from labelstore.images.pixels import cut, decode
+from labelstore.format.manifest import Manifest, StoreSettings, fingerprint
+from labelstore.images.pixels import decode, render
 from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
+from labelstore.labels.ferkd import Action, FerKD
 from labelstore.producer.settings import FIDELITIES
+from labelstore.storage.local_files import free_bytes
+from labelstore.storage.location import place_of, suffix_of
 from labelstore.store.store import Store
 from labelstore.store.writer import StoreWriter
 from labelstore.teachers.top_k import softmax
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     import numpy.typing as npt
 
     from labelstore.images.sources.choose import ImageSource
+    from labelstore.producer.settings import LabelSettings
     from labelstore.teachers.teacher import Teacher
     from labelstore.views.law import ViewLaw
 
@@ -40,8 +45,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SETTINGS",
+    "Forecast",
     "Row",
     "Setting",
+    "TeacherSample",
+    "forecast",
     "measure",
     "sample_of_store",
     "sample_of_teacher",
@@ -51,28 +59,36 @@ _CHUNK_CROPS = 4096
 """Crops of a chunk, as a large store has them: 1,024 images x 4 views."""
 
 
+FIXED_BYTES_AN_IMAGE = 60
+"""The image table's share: key, size, digest, ground truth and status, compressed; a generous guess
+for paths of usual length."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One way to store labels."""
 
     name: str
-    k: int
-    quantizer: str
-    prior_size: int
-    top_p: float | None = None
+    store: StoreSettings
+    """Where k is None it is the number of classes, and a prior size of None is 0."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        names = ("k", "quantizer", "prior_size", "top_p")
+        return {"name": self.name, **{name: getattr(self.store, name) for name in names}}
 
 
 SETTINGS = (
-    Setting("small", **FIDELITIES["small"]),
-    Setting("", 2, "ratio16", 64),
-    Setting("", 3, "ratio16", 64),
-    Setting("balanced", **FIDELITIES["balanced"]),
-    Setting("", 4, "ratio16", 64),
-    Setting("", 6, "ratio16", 64, 0.95),
-    Setting("", 10, "ratio32", 64, 0.995),
-    Setting("", 10, "ratio32", 64),
-    Setting("fast", **FIDELITIES["fast"]),
-    Setting("", 10, "u16", 0),
+    Setting("small", FIDELITIES["small"]),
+    Setting("", StoreSettings(2, "ratio16", 64)),
+    Setting("", StoreSettings(3, "ratio16", 64)),
+    Setting("balanced", FIDELITIES["balanced"]),
+    Setting("", StoreSettings(4, "ratio16", 64)),
+    Setting("", StoreSettings(6, "ratio16", 64, 0.95)),
+    Setting("", StoreSettings(10, "ratio32", 64, 0.995)),
+    Setting("", StoreSettings(10, "ratio32", 64)),
+    Setting("fast", FIDELITIES["fast"]),
+    Setting("", StoreSettings(10, "u16", 0)),
 )
 """What is tried when nothing else is asked for: the fidelities by name, and others between."""
 
@@ -97,7 +113,7 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return {
-            "setting": asdict(self.setting),
+            "setting": self.setting.to_json(),
             "bytes_per_crop": round(self.bytes_per_crop, 3),
             "label_bytes_per_crop": round(self.label_bytes_per_crop, 3),
             "prior_bytes_per_image": round(self.prior_bytes_per_image, 1),
@@ -106,6 +122,21 @@ class Row:
             "crops_per_second": round(self.crops_per_second),
             **self.distances.to_json(),
         }
+
+
+@dataclass(frozen=True)
+class TeacherSample:
+    """What a teacher says of a few views, and what that took, but for the first image: it pays for
+    warming up."""
+
+    labels: Float32Array
+    """(n, views, C) full distributions."""
+    decode_seconds: float
+    """Of an image."""
+    cut_seconds: float
+    """Of a view, by one thread."""
+    forward_seconds: float
+    """Of a view."""
 
 
 def sample_of_teacher(
@@ -118,34 +149,47 @@ def sample_of_teacher(
     views: int,
     batch_size: int,
     tell: Callable[[int, int], None] | None = None,
-) -> Float32Array:
-    """(n, views, C) full distributions of a teacher for images all through a source.
+) -> TeacherSample:
+    """Let a teacher label the first views of images all through a source.
 
     Images that cannot be decoded are left out; SourceError when none is left.
     """
-    size, filter = teacher.preprocessing.input_size, teacher.preprocessing.interpolation
+    size, interpolation = teacher.preprocessing.input_size, teacher.preprocessing.interpolation
     chosen = np.linspace(0, len(source) - 1, min(images, len(source))).round().astype(int)
-    hashes, rows = hash_keys(source.keys), []
-    for image in np.unique(chosen):
+    hashes = hash_keys(source.keys)
+    rows: list[Float32Array] = []
+    decoding = cutting = forward = 0.0
+    for image in np.unique(chosen).tolist():
+        started = time.perf_counter()
         try:
             photo = decode(source.read(image), str(source.path_of(image)))
         except DecodeError:
             continue
-        geometry = law(hashes[image], np.arange(views), photo.width, photo.height)
+        decoded = time.perf_counter()
+        decoding += decoded - started if rows else 0.0
         parts = []
         for start in range(0, views, batch_size):
-            run = slice(start, start + batch_size)
-            pixels = [
-                cut(photo, box.tolist(), bool(flip), size, filter)
-                for box, flip in zip(geometry.box[run], geometry.flip[run], strict=True)
-            ]
-            parts.append(softmax(teacher.logits(np.stack(pixels)), temperature))
+            numbers = np.arange(start, min(start + batch_size, views))
+            begun = time.perf_counter()
+            crops = law(hashes[image], numbers, photo.width, photo.height)
+            pixels = render(photo, crops, size, interpolation)
+            ready = time.perf_counter()
+            parts.append(softmax(teacher.logits(pixels), temperature))
+            if rows:
+                cutting += ready - begun
+                forward += time.perf_counter() - ready
             if tell is not None:
                 tell(int(start + batch_size >= views), len(pixels))
         rows.append(np.concatenate(parts))
     if not rows:
         raise SourceError("none of the sampled images could be decoded: check the source.")
-    return np.stack(rows)
+    timed = max(len(rows) - 1, 1)
+    return TeacherSample(
+        labels=np.stack(rows),
+        decode_seconds=decoding / timed,
+        cut_seconds=cutting / timed / views,
+        forward_seconds=forward / timed / views,
+    )
 
 
 def sample_of_store(store: Store, *, images: int, views: int) -> Float32Array:
@@ -177,28 +221,31 @@ def measure(
         class_names: the C names that the manifest will hold, which is most of its size.
     """
     images, views, classes = truth.shape
-    k, size = min(setting.k, classes), min(setting.prior_size, classes)
+    k = min(setting.store.k or classes, classes)
+    size = min(setting.store.prior_size or 0, classes)
+    store_settings = replace(
+        setting.store,
+        k=k,
+        prior_size=size,
+        block_images=images,
+        group_views=min(views, max(1, _CHUNK_CROPS // images)),
+    )
     order = np.argsort(-truth, axis=-1, kind="stable")[..., :k]
     probs = np.take_along_axis(truth, order, axis=-1)
     keys, targets = [str(image) for image in range(images)], np.full(images, -1, dtype=np.int32)
     manifest = Manifest(
-        images,
-        views,
-        classes,
-        k,
-        fingerprint(keys, targets),
-        None,
-        block_images=images,
-        group_views=min(views, max(1, _CHUNK_CROPS // images)),
-        quantizer=setting.quantizer,
-        prior_size=size,
-        top_p=setting.top_p,
+        num_images=images,
+        num_views=views,
+        num_classes=classes,
+        fingerprint=fingerprint(keys, targets),
+        law=None,
         class_names=class_names,
+        **store_settings.chosen(),
     )
     priors: dict[str, Any] = {}
     if size:
         means = truth.mean(axis=1, dtype=np.float64)
-        held = cut_at_mass(probs, setting.top_p)
+        held = cut_at_mass(probs, manifest.top_p)
         fitted = [prior.fit(means[i], order[i], held[i], size) for i in range(images)]
         lists, codes, powers = zip(*fitted, strict=True)
         priors = {
@@ -215,7 +262,7 @@ def measure(
         started = time.perf_counter()
         topk = store.read(np.arange(images)[:, None], np.arange(views))
         seconds = time.perf_counter() - started
-        found = distances((truth[image], topk[image].recover()) for image in range(images))
+        recovered = distances((truth[image], topk[image].recover()) for image in range(images))
     per_crop, per_image = label_bytes / (images * views), prior_bytes / images
     return Row(
         setting=setting,
@@ -225,7 +272,7 @@ def measure(
         fixed_bytes=fixed_bytes,
         confidence_error=float(np.abs(topk.confidence - probs[..., 0]).max()),
         crops_per_second=images * views / seconds,
-        distances=found,
+        distances=recovered,
     )
 
 
@@ -245,3 +292,108 @@ def _bytes(path: Path) -> tuple[int, int, int]:
         elif name.startswith(("images/prior", "measured/")):
             priors += file.stat().st_size
     return labels, priors, fixed
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is expected of a run. Figures of time and bytes are estimates from the sample."""
+
+    images: int
+    views: int
+    crops: int
+    sample_images: int
+    sample_views: int
+    bytes: int
+    """Of the store."""
+    bytes_per_crop: float
+    free_bytes: int | None
+    """On the file system where the store goes; None behind a URL, which does not tell."""
+    seconds: float
+    """Of the whole run on this machine, the sample's pace held."""
+    seconds_forward: float
+    """Of them for the teacher alone."""
+    seconds_pixels: float
+    """For decoding and cutting on all workers; beside the teacher's on a GPU, on a CPU on top of
+    it."""
+    bottleneck: str
+    """``teacher`` or ``pixels``, whichever takes longer."""
+    kl_nats: float
+    """Mean KL divergence of the recovered labels from the teacher's full output."""
+    ferkd: dict[str, float]
+    """Shares of the sample's views that the paper's thresholds discard, calibrate and keep."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the disk has room, as far as is known."""
+        return self.free_bytes is None or self.bytes <= self.free_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {**asdict(self), "fits": self.fits}
+
+
+def forecast(
+    source: ImageSource,
+    teacher: Teacher,
+    path: str | os.PathLike[str],
+    settings: LabelSettings,
+    *,
+    batch_size: int,
+    workers: int,
+    images: int = 24,
+    views: int = 32,
+) -> Forecast:
+    """Label a sample as ``generate`` would, and reckon up.
+
+    Args:
+        source, teacher, path, settings, batch_size, workers: as for ``generate``; nothing is
+            written to ``path``.
+        images: of the sample, spread over the source; views: the first ones of each.
+
+    Raises:
+        SourceError: none of the sampled images can be decoded. TeacherError: the network fails.
+    """
+    views = min(views, settings.num_views)
+    sample = sample_of_teacher(
+        source,
+        teacher,
+        settings.law,
+        temperature=settings.temperature,
+        images=images,
+        views=views,
+        batch_size=batch_size,
+    )
+    setting = Setting("", settings.store_of(teacher.num_classes))
+    place = place_of(path)
+    row = measure(
+        sample.labels,
+        setting,
+        settings.num_views,
+        suffix_of(place),
+        class_names=teacher.class_names,
+    )
+    crops = len(source) * settings.num_views
+    seconds_forward = sample.forward_seconds * crops
+    seconds_pixels = (sample.decode_seconds * len(source) + sample.cut_seconds * crops) / workers
+    seconds = max(seconds_forward, seconds_pixels)
+    if teacher.device == "cpu":
+        seconds = seconds_forward + seconds_pixels
+    action = FerKD().decide(sample.labels.max(axis=-1))
+    return Forecast(
+        images=len(source),
+        views=settings.num_views,
+        crops=crops,
+        sample_images=len(sample.labels),
+        sample_views=views,
+        bytes=(
+            round(row.bytes_per_crop * crops) + FIXED_BYTES_AN_IMAGE * len(source) + row.fixed_bytes
+        ),
+        bytes_per_crop=round(row.bytes_per_crop, 3),
+        free_bytes=free_bytes(place) if isinstance(place, Path) else None,
+        seconds=seconds,
+        seconds_forward=seconds_forward,
+        seconds_pixels=seconds_pixels,
+        bottleneck="teacher" if seconds_forward >= seconds_pixels else "pixels",
+        kl_nats=round(row.distances.kl_nats, 5),
+        ferkd={item.name.lower(): float((action == item).mean()) for item in Action},
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,9 +11,10 @@ from labelstore.errors import DecodeError, MismatchError, StoreError, UsageError
 from labelstore.format.encoding import decode_confidence
 from labelstore.images.pixels import decode
 from labelstore.operations.verify import STEP, TOLERANCE, VerifyReport, verify
+from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.generation import Report, generate_together
 from labelstore.producer.probe import check_description, prove
-from labelstore.producer.settings import Output, Recipe
+from labelstore.producer.settings import LabelSettings, Output, RunOptions
 from labelstore.store.store import LABELLED, UNREADABLE, opened
 from labelstore.store.writer import Remake
 from labelstore.views.law import ViewLaw
@@ -35,10 +37,7 @@ def repair(
     teacher: Teacher,
     *,
     skipped: bool = False,
-    batch_size: int | None = None,
-    workers: int = 2,
-    on_error: Literal["stop", "skip"] | None = None,
-    allow_version_drift: bool = False,
+    options: RunOptions | None = None,
     progress: Progress | None = None,
 ) -> tuple[VerifyReport, Report | None]:
     """Read every block, and let the teacher make the damaged and the missing ones again.
@@ -54,8 +53,10 @@ def repair(
         source, teacher: those it was made with, the teacher on the same kind of device.
         skipped: label the images, too, that could not be decoded when their block was made and can
             be now. The labels of the block's other images stay as they are, to the bit.
-        batch_size, workers, allow_version_drift, progress: as for ``generate``.
-        on_error: as for ``generate``; when None, ``skip`` with ``skipped``, else ``stop``.
+        options: as for ``generate``, but that ``resize`` and ``compiled`` are the store's, and
+            nothing is overwritten; when None those of ``generate``, with ``on_error="skip"`` where
+            ``skipped`` is asked for.
+        progress: as for ``generate``.
 
     Returns:
         What was found, and what was made; None for the latter where nothing was to be made.
@@ -93,35 +94,34 @@ def repair(
     mended = _mended(store, source, damaged) if skipped else set()
     if report.whole and not mended:
         return report, None
-    recipe = Recipe(
+    settings = LabelSettings(
         num_views=manifest.num_views,
-        k=manifest.k,
+        store=manifest.settings,
         law=manifest.law,
         temperature=1.0 if manifest.temperature is None else manifest.temperature,
         label_type=manifest.label_type,
-        quantizer=manifest.quantizer,
-        prior_size=manifest.prior_size,
-        top_p=manifest.top_p,
-        block_images=manifest.block_images,
-        group_views=manifest.group_views,
+    )
+    options = replace(
+        options or RunOptions(on_error="skip" if skipped else "stop"),
+        resize="device" if how["resize"] == "device" else "workers",
+        compiled=bool(how["compiled"]),
+        overwrite=False,
+        share=None,
     )
 
     def adopt(block: int, codes: BlockCodes) -> BlockCodes:
         return _with_labels_that_stay(store, block, codes) if block in mended else codes
 
     remake = Remake(frozenset(damaged | mended), adopt)
-    (made,) = generate_together(
-        source,
-        [Output(teacher, store.targets, store.path, recipe, remake)],
-        batch_size=batch_size,
-        workers=workers,
-        resize="device" if how["resize"] == "device" else "workers",
-        compiled=bool(how["compiled"]),
-        on_error=on_error or ("skip" if skipped else "stop"),
-        allow_version_drift=allow_version_drift,
-        progress=progress,
-    )
-    return report, made
+    with LocalEngine([teacher], options) as engine:
+        (remade,) = generate_together(
+            source,
+            [Output(store.targets, store.path, settings, remake)],
+            engine,
+            options=options,
+            progress=progress,
+        )
+    return report, remade
 
 
 def _mended(store: Store, source: ImageSource, damaged: set[int]) -> set[int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import MismatchError, SourceError, UsageError
-from labelstore.images.pixels import content_digest, cut, decode
+from labelstore.images.pixels import content_digest, decode, render
 from labelstore.store.store import opened
 from labelstore.teachers.top_k import top_k
 from labelstore.training.cycle import mixed_seed
@@ -71,8 +71,8 @@ class VerifyReport:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        found = [{**asdict(p), "images": list(p.images)} for p in self.problems]
-        return {**asdict(self), "problems": found, "whole": self.whole}
+        problems = [{**asdict(p), "images": list(p.images)} for p in self.problems]
+        return {**asdict(self), "problems": problems, "whole": self.whole}
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class Replay:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        found = {**asdict(self), "differing": list(self.differing), "changed": list(self.changed)}
-        return {**found, "agrees": self.agrees}
+        keys = {"differing": list(self.differing), "changed": list(self.changed)}
+        return {**asdict(self), **keys, "agrees": self.agrees}
 
 
 def verify(
@@ -175,7 +175,7 @@ def replay(
     count = max(1, min(len(labelled), round(share * len(labelled) * store.num_views / per_image)))
     order = permutation(len(labelled), mixed_seed("replay", seed), (0, 0))
     places = {key: place for place, key in enumerate(source.keys)}
-    size, filter = teacher.preprocessing.input_size, teacher.preprocessing.interpolation
+    size, interpolation = teacher.preprocessing.input_size, teacher.preprocessing.interpolation
     differences: list[npt.NDArray[np.float64]] = []
     same = 0
     differing, changed = [], []
@@ -198,12 +198,8 @@ def replay(
                 f"the photo {key!r} is {photo.width} x {photo.height} pixels and {width} x "
                 f"{height} was labelled: give the folder that the store was made from."
             )
-        geometry = store.views(image, views)
-        pixels = [
-            cut(photo, box.tolist(), bool(flip), size, filter)
-            for box, flip in zip(geometry.box, geometry.flip, strict=True)
-        ]
-        ids, probs = _labels(teacher, np.stack(pixels), store, batch_size)
+        pixels = render(photo, store.views(image, views), size, interpolation)
+        ids, probs = _labels(teacher, pixels, store, batch_size)
         held = store.read(image, views)
         difference = np.abs(held.confidence.astype(np.float64) - probs[:, 0])
         agree = held.indices[:, 0] == ids[:, 0]
@@ -215,14 +211,14 @@ def replay(
         differences.append(difference)
         if tell is not None:
             tell(1, per_image)
-    found = np.concatenate(differences)
+    apart = np.concatenate(differences)
     return Replay(
-        views=len(found),
+        views=len(apart),
         images=count,
         tolerance=tolerance,
-        largest_difference=float(found.max()),
-        mean_difference=float(found.mean()),
-        same_top1=same / len(found),
+        largest_difference=float(apart.max()),
+        mean_difference=float(apart.mean()),
+        same_top1=same / len(apart),
         differing=tuple(differing),
         changed=tuple(changed),
     )
@@ -235,9 +231,10 @@ def _labels(
     ids, probs = [], []
     for start in range(0, len(pixels), batch_size):
         logits = teacher.logits(pixels[start : start + batch_size])
-        found = top_k(logits, min(2, teacher.num_classes), float(store.manifest.temperature or 1.0))
-        ids.append(found[0])
-        probs.append(found[1])
+        count, temperature = min(2, teacher.num_classes), float(store.manifest.temperature or 1.0)
+        classes, values = top_k(logits, count, temperature)
+        ids.append(classes)
+        probs.append(values)
     second = np.concatenate(probs).astype(np.float64)
     if second.shape[1] == 1:
         second = np.concatenate([second, np.zeros_like(second)], axis=1)

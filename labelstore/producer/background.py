@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-__all__ = ["Ahead", "ahead"]
+__all__ = ["BackgroundIterator", "ahead"]
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ _END = object()
 _POLL_SECONDS = 0.1
 
 
-class Ahead(Generic[T]):
+class BackgroundIterator(Generic[T]):
     """What ``ahead`` gives: an iterator that knows how long its reader waited.
 
     Attributes:
@@ -78,13 +78,13 @@ class Ahead(Generic[T]):
 
 
 @contextlib.contextmanager
-def ahead(items: Generator[T, None, None], depth: int) -> Iterator[Ahead[T]]:
+def ahead(items: Generator[T, None, None], depth: int) -> Iterator[BackgroundIterator[T]]:
     """Run a generator in a thread, at most ``depth`` items ahead of the reader.
 
     What it raises is raised in the reader, after the items before it. On leaving, it is closed.
     With a ``depth`` of 0 there is no thread: items are made as they are asked for.
     """
-    running = Ahead(items, depth)
+    running = BackgroundIterator(items, depth)
     try:
         yield running
     finally:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import DecodeError, SourceError
-from labelstore.images.pixels import content_digest, cut, decode
+from labelstore.images.pixels import content_digest, decode, render
 from labelstore.images.resize_on_device import resize_boxes
 from labelstore.teachers.transfer import own_stream, place_batch, place_photo, ready_event
 from labelstore.views.philox import hash_keys
@@ -29,13 +29,10 @@ if TYPE_CHECKING:
 
     from labelstore.images.preprocessing import Preprocessing
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.views.law import ViewLaw
+    from labelstore.producer.settings import RunOptions
+    from labelstore.views.law import ViewLaw, Views
 
-__all__ = ["RESIZES", "Batch", "Cutter", "Photo", "Resize", "Run", "Shape", "shape_of"]
-
-Resize = Literal["workers", "device"]
-RESIZES: tuple[Resize, ...] = ("workers", "device")
-"""Where crops are resized: by Pillow in the worker threads, or on the teacher's device."""
+__all__ = ["CropBatch", "CropRun", "Cutter", "PhotoFacts", "Shape", "shape_of"]
 
 Shape = tuple[tuple[int, int], str]
 """(height, width) and interpolation of a teacher's input."""
@@ -49,7 +46,7 @@ RUN_VIEWS_ON_CPU = 4
 
 
 @dataclass(frozen=True)
-class Run:
+class CropRun:
     """Consecutive views of one image."""
 
     block: int
@@ -65,7 +62,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Photo:
+class PhotoFacts:
     """What is kept of a photo, or why its bytes are none."""
 
     width: int
@@ -75,11 +72,11 @@ class Photo:
 
 
 @dataclass(frozen=True)
-class Batch:
+class CropBatch:
     """Views that go through the teachers at once; all of one block."""
 
-    runs: list[tuple[Run, Photo]]
-    readable: list[Run]
+    runs: list[tuple[CropRun, PhotoFacts]]
+    readable: list[CropRun]
     """The runs that ``pixels`` hold, in order."""
     pixels: dict[Shape, torch.Tensor]
     """(B, H, W, 3) uint8 for each distinct input; empty where no photo could be decoded."""
@@ -100,10 +97,8 @@ class Cutter:
         law: of the views.
         shapes: of each teacher's input.
         place: of the teachers.
-        resize: where crops are resized.
         batch_size: views in one forward.
-        workers: threads that decode, and with ``resize="workers"`` cut.
-        on_error: "stop" or "skip".
+        options: of the run; with ``resize="workers"`` the threads that decode cut, too.
     """
 
     def __init__(
@@ -112,24 +107,22 @@ class Cutter:
         law: ViewLaw,
         shapes: list[Shape],
         place: torch.device,
-        resize: Resize,
         batch_size: int,
-        workers: int,
-        on_error: str,
+        options: RunOptions,
     ) -> None:
         self._source = source
         self._law = law
         self._shapes = shapes
         self._place = place
-        self._resize = resize
+        self._resize = options.resize
         self._batch_size = batch_size
-        self._workers = workers
-        self._on_error = on_error
+        self._workers = options.workers
+        self._on_error = options.on_error
         self._hashes = hash_keys(source.keys)
 
     def batches(
         self, blocks: Iterable[tuple[int, slice, tuple[int, ...]]], num_views: int
-    ) -> Generator[Batch, None, None]:
+    ) -> Generator[CropBatch, None, None]:
         """The batches of blocks, in order.
 
         Args:
@@ -159,7 +152,7 @@ class Cutter:
 
     def _plan(
         self, blocks: Iterable[tuple[int, slice, tuple[int, ...]]], num_views: int
-    ) -> Iterator[Run]:
+    ) -> Iterator[CropRun]:
         """Runs in order: batches never cross a block, so resuming changes none."""
         longest = RUN_VIEWS[self._resize]
         if self._place.type == "cpu":
@@ -172,7 +165,7 @@ class Cutter:
                 room = self._batch_size - position % self._batch_size
                 length = min(num_views - view, room, longest)
                 position += length
-                yield Run(
+                yield CropRun(
                     block=block,
                     row=row,
                     image=rows.start + row,
@@ -184,13 +177,13 @@ class Cutter:
                 )
 
     def _cut_by_workers(
-        self, runs: Iterator[Run], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[Run, Photo, dict[Shape, Any] | None]]:
+        self, runs: Iterator[CropRun], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[CropRun, PhotoFacts, dict[Shape, Any] | None]]:
         window = 2 * self._batch_size + self._workers * RUN_VIEWS["workers"]
         takes_turns = self._place.type == "cpu"
-        waiting: deque[tuple[Run, Future[tuple[Photo, dict[Shape, Any] | None]]]] = deque()
+        waiting: deque[tuple[CropRun, Future[tuple[PhotoFacts, dict[Shape, Any] | None]]]] = deque()
         views = 0
-        loading: tuple[int, Future[tuple[Photo, Image | None]]] | None = None
+        loading: tuple[int, Future[tuple[PhotoFacts, Image | None]]] | None = None
         for run in runs:
             if loading is None or loading[0] != run.image:
                 loading = (run.image, pool.submit(self._load, run.image))
@@ -207,18 +200,18 @@ class Cutter:
             yield (first, *future.result())
 
     def _cut_on_device(
-        self, runs: Iterator[Run], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[Run, Photo, dict[Shape, Any] | None]]:
+        self, runs: Iterator[CropRun], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[CropRun, PhotoFacts, dict[Shape, Any] | None]]:
         # A decoded photo takes what hundreds of its crops do: few wait at a time.
         window = self._workers + 2
-        waiting: deque[tuple[Run, Future[tuple[Photo, Any]]]] = deque()
-        loading: tuple[int, Future[tuple[Photo, Any]]] | None = None
+        waiting: deque[tuple[CropRun, Future[tuple[PhotoFacts, Any]]]] = deque()
+        loading: tuple[int, Future[tuple[PhotoFacts, Any]]] | None = None
         placed: tuple[int, Any] | None = None
         photos = 0
 
         def resized(
-            run: Run, future: Future[tuple[Photo, Any]]
-        ) -> tuple[Run, Photo, dict[Shape, Any] | None]:
+            run: CropRun, future: Future[tuple[PhotoFacts, Any]]
+        ) -> tuple[CropRun, PhotoFacts, dict[Shape, Any] | None]:
             nonlocal placed
             photo, pixels = future.result()
             if pixels is None:
@@ -249,11 +242,11 @@ class Cutter:
             yield resized(*waiting.popleft())
 
     def _assemble(
-        self, cuts: Iterator[tuple[Run, Photo, dict[Shape, Any] | None]]
-    ) -> Iterator[Batch]:
+        self, cuts: Iterator[tuple[CropRun, PhotoFacts, dict[Shape, Any] | None]]
+    ) -> Iterator[CropBatch]:
         """Join runs to batches in memory that the device reads fast."""
-        runs: list[tuple[Run, Photo]] = []
-        readable: list[Run] = []
+        runs: list[tuple[CropRun, PhotoFacts]] = []
+        readable: list[CropRun] = []
         parts: list[dict[Shape, Any]] = []
         for run, photo, pixels in cuts:
             if photo.error is not None and self._on_error == "stop":
@@ -272,14 +265,14 @@ class Cutter:
                     shape: place_batch([part[shape] for part in parts], self._place)
                     for shape in shapes
                 }
-                yield Batch(runs, readable, joined, ready_event(joined.values()))
+                yield CropBatch(runs, readable, joined, ready_event(joined.values()))
                 runs, readable, parts = [], [], []
 
-    def _wanted(self, run: Run) -> list[Shape]:
+    def _wanted(self, run: CropRun) -> list[Shape]:
         """The distinct shapes that a run's teachers take, in order."""
         return list(dict.fromkeys(self._shapes[number] for number in run.teachers))
 
-    def _views_of(self, run: Run, photo: Photo) -> Any:
+    def _views_of(self, run: CropRun, photo: PhotoFacts) -> Views:
         return self._law(
             self._hashes[run.image],
             np.arange(run.views.start, run.views.stop),
@@ -287,7 +280,7 @@ class Cutter:
             photo.height,
         )
 
-    def _load(self, image: int) -> tuple[Photo, Image | None]:
+    def _load(self, image: int) -> tuple[PhotoFacts, Image | None]:
         name = str(self._source.path_of(image))
         try:
             data = self._source.read(image)
@@ -296,15 +289,15 @@ class Cutter:
                 upright = decode(data, name)
             except DecodeError as error:
                 self._check_settled(image, digest, name)
-                return Photo(-1, -1, digest, str(error)), None
+                return PhotoFacts(-1, -1, digest, str(error)), None
         except DecodeError as error:
-            return Photo(-1, -1, 0, str(error)), None
+            return PhotoFacts(-1, -1, 0, str(error)), None
         except SourceError as error:
             raise SourceError(
                 f"{error} It is not left out, for its bytes may be right; what was committed is "
                 "kept, and the same command goes on."
             ) from error
-        return Photo(upright.width, upright.height, digest, None), upright
+        return PhotoFacts(upright.width, upright.height, digest, None), upright
 
     def _check_settled(self, image: int, digest: int, name: str) -> None:
         """Look again at what could not be decoded: SourceError where it now reads otherwise."""
@@ -314,22 +307,16 @@ class Cutter:
                 "written, or the disk fails; wait until it is whole."
             )
 
-    def _load_array(self, image: int) -> tuple[Photo, npt.NDArray[np.uint8] | None]:
+    def _load_array(self, image: int) -> tuple[PhotoFacts, npt.NDArray[np.uint8] | None]:
         photo, upright = self._load(image)
         return photo, None if upright is None else np.array(upright)
 
     def _cut(
-        self, run: Run, loading: Future[tuple[Photo, Image | None]]
-    ) -> tuple[Photo, dict[Shape, Any] | None]:
+        self, run: CropRun, loading: Future[tuple[PhotoFacts, Image | None]]
+    ) -> tuple[PhotoFacts, dict[Shape, Any] | None]:
         # The photo was submitted before this run, so a worker has it or had it: no deadlock.
         photo, image = loading.result()
         if image is None:
             return photo, None
         geometry = self._views_of(run, photo)
-        cuts = {}
-        for size, interpolation in self._wanted(run):
-            pixels = np.empty((len(run.views), *size, 3), dtype=np.uint8)
-            for place, (box, flip) in enumerate(zip(geometry.box, geometry.flip, strict=True)):
-                pixels[place] = cut(image, box.tolist(), bool(flip), size, interpolation)
-            cuts[size, interpolation] = pixels
-        return photo, cuts
+        return photo, {shape: render(image, geometry, *shape) for shape in self._wanted(run)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,12 +14,17 @@ from labelstore.format.blocks import check_table, default_block_images
 from labelstore.format.manifest import LOGITS_PROBE, Manifest, fingerprint
 from labelstore.images.pixels import decode
 from labelstore.images.sources.choose import check_outside
-from labelstore.producer.crops import RESIZES
 from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.probe import library_versions, make_probe, other_photo
 from labelstore.producer.progress import Silent
-from labelstore.producer.run import Run, Settings
-from labelstore.producer.settings import Output, Recipe
+from labelstore.producer.run import StoreRun
+from labelstore.producer.settings import (
+    DEFAULT_OPTIONS,
+    LabelSettings,
+    Output,
+    RunOptions,
+    RunPlan,
+)
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.store import Store
 from labelstore.store.writer import StoreWriter
@@ -31,10 +36,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.producer.crops import Resize
-    from labelstore.producer.engines.ray_engine import RayEngine
+    from labelstore.producer.engines.protocol import Engine
     from labelstore.producer.progress import Progress
-    from labelstore.store.writer import Share
+    from labelstore.producer.settings import Resize
+    from labelstore.teachers.info import TeacherInfo
     from labelstore.teachers.teacher import Teacher
 
 __all__ = ["Report", "generate", "generate_together", "plan_of", "stored_manifest", "undecodable"]
@@ -94,16 +99,9 @@ def generate(
     targets: npt.NDArray[np.int32],
     teacher: Teacher,
     path: str | os.PathLike[str],
-    recipe: Recipe,
+    settings: LabelSettings,
     *,
-    batch_size: int | None = None,
-    workers: int = 2,
-    resize: Resize = "workers",
-    compiled: bool = False,
-    on_error: Literal["stop", "skip"] = "stop",
-    overwrite: bool = False,
-    allow_version_drift: bool = False,
-    share: Share | None = None,
+    options: RunOptions = DEFAULT_OPTIONS,
     progress: Progress | None = None,
 ) -> Report:
     """Label every view of every image with a teacher; resumes by itself.
@@ -113,53 +111,29 @@ def generate(
         targets: (num_images,) int32 ground truth in the teacher's classes, -1 unknown.
         teacher: the teacher.
         path: the store's folder; one that the same call was interrupted in is gone on with.
-        recipe: what labels.
-        batch_size: views in one forward; when None by the device, on a GPU by its free memory.
-        workers: threads that decode and cut.
-        resize: where crops are resized, by Pillow in the ``workers`` or on the teacher's
-            ``device``; the pixels are the same.
-        compiled: run the network through torch.compile; the manifest says so.
-        on_error: what to do about an image that was read whole and cannot be decoded: ``stop``, or
-            ``skip`` it (its place in the store stays, marked unreadable). What cannot be read stops
-            the run in either case.
-        overwrite: replace a store that is there.
-        allow_version_drift: go on with a store that other library versions began.
-        share: which of several processes this is that make the same store. In a folder it returns
-            once all blocks are there, those of processes that died meanwhile among them; on an
-            object store, where there are no locks, once it has made its own.
+        settings: what labels.
+        options: how the work is done, and what becomes of a store that is there.
         progress: told after each batch.
 
     Raises:
         UsageError, SourceError, TeacherError, MismatchError, StoreError: see their classes.
     """
-    return generate_together(
-        source,
-        [Output(teacher, targets, path, recipe)],
-        batch_size=batch_size,
-        workers=workers,
-        resize=resize,
-        compiled=compiled,
-        on_error=on_error,
-        overwrite=overwrite,
-        allow_version_drift=allow_version_drift,
-        share=share,
-        progress=progress,
-    )[0]
+    with LocalEngine([teacher], options) as engine:
+        return generate_together(
+            source,
+            [Output(targets, path, settings)],
+            engine,
+            options=options,
+            progress=progress,
+        )[0]
 
 
 def generate_together(
     source: ImageSource,
     outputs: Sequence[Output],
+    engine: Engine,
     *,
-    batch_size: int | None = None,
-    workers: int = 2,
-    resize: Resize = "workers",
-    compiled: bool = False,
-    on_error: Literal["stop", "skip"] = "stop",
-    overwrite: bool = False,
-    allow_version_drift: bool = False,
-    share: Share | None = None,
-    engine: RayEngine | None = None,
+    options: RunOptions = DEFAULT_OPTIONS,
     progress: Progress | None = None,
 ) -> list[Report]:
     """Label every view of every image with several teachers, each photo decoded once for all.
@@ -169,18 +143,22 @@ def generate_together(
     made for those that lack it.
 
     Args:
-        outputs: the stores.
-        engine: runs the teachers on a cluster; then ``outputs`` have its ``teachers``, and whether
-            they are compiled was said to it.
-        The others as for ``generate``.
+        source: the images.
+        outputs: the stores, in the order of the engine's teachers.
+        engine: runs the teachers: a ``LocalEngine``, or a ``RayEngine`` on a cluster. Whether they
+            are compiled was said to it.
+        options, progress: as for ``generate``.
 
     Returns:
         a report for each output, in order.
+
+    Raises:
+        As ``generate``.
     """
-    _check(source, outputs, batch_size, workers, resize)
-    runner = engine or LocalEngine([output.teacher for output in outputs], batch_size, compiled)
+    teachers = engine.teachers
+    _check(source, outputs, teachers)
     paths = tuple(str(output.path) for output in outputs)
-    manifests = _manifests(source, outputs, resize, overwrite, runner)
+    manifests = _manifests(source, outputs, options, engine)
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(
@@ -189,53 +167,46 @@ def generate_together(
                     manifest,
                     source.keys,
                     output.targets,
-                    overwrite=overwrite,
-                    allow_version_drift=allow_version_drift,
-                    share=share,
+                    overwrite=options.overwrite,
+                    allow_version_drift=options.allow_version_drift,
+                    share=options.share,
                     remake=output.remake,
                 )
             )
             for output, manifest in zip(outputs, manifests, strict=True)
         ]
-        run = Run(writers, progress or Silent())
+        run = StoreRun(writers, progress or Silent())
         resumed = {n: writer.manifest for n, writer in enumerate(writers) if writer.resumed}
         if resumed:
-            runner.prove(source, resumed, paths)
+            engine.prove(source, resumed, paths)
         for writer in writers:
             if writer.pending_blocks() and writer.resumed:
                 _check_photos(source, writer.path)
         if any(writer.pending_blocks() for writer in writers):
-            settings = Settings(
-                tuple(writer.manifest for writer in writers),
-                paths,
-                batch_size,
-                workers,
-                on_error,
-                resize,
-            )
-            run.through(runner.labeller(source, settings), share)
+            plan = RunPlan(tuple(writer.manifest for writer in writers), paths, options)
+            run.through(engine.labeller(source, plan), options.share)
     return [_report(run, number, output, source) for number, output in enumerate(outputs)]
 
 
-def _report(run: Run, number: int, output: Output, source: ImageSource) -> Report:
+def _report(run: StoreRun, number: int, output: Output, source: ImageSource) -> Report:
     """What was done of one store."""
     views, seconds = run.views[number], run.seconds
     store = Store(output.path)
     manifest = store.manifest
-    there = manifest.num_blocks - len(store.missing_blocks())
+    missing = len(store.missing_blocks())
     return Report(
         path=str(output.path),
         num_images=manifest.num_images,
         num_views=manifest.num_views,
         unreadable=undecodable(store, source, run.undecodable),
         blocks_made=run.blocks[number],
-        blocks_found=run.found[number],
+        blocks_found=run.committed[number],
         views_made=views,
         seconds=round(seconds, 3),
         views_per_second=round(views / seconds, 2) if views else None,
         waiting_share=round(run.waited_seconds / seconds, 4) if views else None,
-        blocks_elsewhere=there - run.found[number] - run.blocks[number],
-        blocks_missing=manifest.num_blocks - there,
+        blocks_elsewhere=manifest.num_blocks - missing - run.committed[number] - run.blocks[number],
+        blocks_missing=missing,
         passed_over=source.passed_over.to_json(),
         notes=tuple(run.notes[number]),
     )
@@ -266,42 +237,41 @@ def undecodable(
     return reasons
 
 
-def _check(
-    source: ImageSource,
-    outputs: Sequence[Output],
-    batch_size: int | None,
-    workers: int,
-    resize: str,
-) -> None:
+def _check(source: ImageSource, outputs: Sequence[Output], teachers: Sequence[TeacherInfo]) -> None:
     """Refuse what cannot be made, before anything is written."""
     if not outputs:
         raise UsageError("there is no teacher: give at least one.")
-    for name, value in (("batch size", batch_size), ("workers", workers)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} is {value}, expected at least 1.")
-    if resize not in RESIZES:
-        raise UsageError(f"resize is {resize!r}, expected one of {', '.join(RESIZES)}.")
+    if len(outputs) != len(teachers):
+        raise UsageError(
+            f"{len(outputs)} stores were asked of an engine of {len(teachers)} teachers: give each "
+            "teacher a store."
+        )
     paths = [Path(output.path).absolute() for output in outputs]
     if len(set(paths)) < len(paths):
         raise UsageError("two teachers write to one path: give each a store of its own.")
     first = outputs[0]
-    for output in outputs:
-        recipe, teacher = output.recipe, output.teacher
-        if recipe.label_type != "top-k" and recipe.k not in (None, 1):
+    for output, teacher in zip(outputs, teachers, strict=True):
+        settings = output.settings
+        if settings.label_type != "top-k" and settings.store.k not in (None, 1):
             raise UsageError(
-                f"label type {recipe.label_type!r} stores one class a view and top-k is "
-                f"{recipe.k}: leave k out, or choose label_type='top-k'.",
+                f"label type {settings.label_type!r} stores one class a view and top-k is "
+                f"{settings.store.k}: leave k out, or choose label_type='top-k'.",
                 arguments=("k", "label_type"),
             )
-        for name in ("law", "num_views", "block_images"):
-            if getattr(recipe, name) != getattr(first.recipe, name):
+        shared = {
+            "law": (settings.law, first.settings.law),
+            "num views": (settings.num_views, first.settings.num_views),
+            "block images": (settings.store.block_images, first.settings.store.block_images),
+        }
+        for name, (value, of_first) in shared.items():
+            if value != of_first:
                 raise UsageError(
-                    f"{output.path} and {first.path} differ in {name.replace('_', ' ')}, and one "
-                    "run makes the same views for all its teachers: make them in two runs."
+                    f"{output.path} and {first.path} differ in {name}, and one run makes the same "
+                    "views for all its teachers: make them in two runs."
                 )
-        if teacher.device != first.teacher.device:
+        if teacher.device != teachers[0].device:
             raise UsageError(
-                f"one teacher runs on {first.teacher.device} and another on {teacher.device}: put "
+                f"one teacher runs on {teachers[0].device} and another on {teacher.device}: put "
                 "them on one device, or make their stores in two runs."
             )
         check_table(source.keys, output.targets, len(source), teacher.num_classes)
@@ -309,29 +279,24 @@ def _check(
 
 
 def _manifests(
-    source: ImageSource,
-    outputs: Sequence[Output],
-    resize: Resize,
-    overwrite: bool,
-    runner: LocalEngine | RayEngine,
+    source: ImageSource, outputs: Sequence[Output], options: RunOptions, engine: Engine
 ) -> list[Manifest]:
     """The manifest of each store, with the probes of one that is there already."""
     manifests = []
     new: dict[int, Manifest] = {}
-    for number, output in enumerate(outputs):
-        recipe, teacher = output.recipe, output.teacher
-        group_views = recipe.group_views or backend_of(output.path).group_views
-        manifest = plan_of(source, output.targets, teacher, recipe, group_views, resize)
-        stored = None if overwrite else stored_manifest(output.path)
+    for number, (output, teacher) in enumerate(zip(outputs, engine.teachers, strict=True)):
+        settings = output.settings
+        manifest = plan_of(source, output, teacher, options.resize)
+        stored = None if options.overwrite else stored_manifest(output.path)
         if stored is None:
-            probe = make_probe(source, teacher.preprocessing, recipe.law, recipe.num_views)
+            probe = make_probe(source, teacher.preprocessing, settings.law, settings.num_views)
             new[number] = replace(manifest, probe=probe)
         manifests.append(new[number] if stored is None else replace(manifest, probe=stored.probe))
     if new:
-        said = runner.prove(source, new, [str(output.path) for output in outputs])
-        for number, logits in said.items():
-            teacher_of = {**(new[number].teacher or {}), LOGITS_PROBE: list(logits)}
-            manifests[number] = replace(new[number], teacher=teacher_of)
+        answers = engine.prove(source, new, [str(output.path) for output in outputs])
+        for number, logits in answers.items():
+            described = {**(new[number].teacher or {}), LOGITS_PROBE: list(logits)}
+            manifests[number] = replace(new[number], teacher=described)
     return manifests
 
 
@@ -345,33 +310,29 @@ def _check_photos(source: ImageSource, path: str | os.PathLike[str]) -> None:
         )
 
 
-def plan_of(
-    source: ImageSource,
-    targets: npt.NDArray[np.int32],
-    teacher: Labelling,
-    recipe: Recipe,
-    group_views: int,
-    resize: Resize,
-) -> Manifest:
+def plan_of(source: ImageSource, output: Output, teacher: Labelling, resize: Resize) -> Manifest:
     """The manifest of a store to be made, without its probes."""
+    settings = output.settings
+    store = settings.store_of(teacher.num_classes)
+    group_views = store.group_views or backend_of(output.path).group_views
+    store = replace(
+        store,
+        block_images=store.block_images or default_block_images(len(source)),
+        group_views=min(group_views, settings.num_views),
+    )
     return Manifest(
         num_images=len(source),
-        num_views=recipe.num_views,
+        num_views=settings.num_views,
         num_classes=teacher.num_classes,
-        k=recipe.classes_of(teacher.num_classes),
-        fingerprint=fingerprint(source.keys, targets),
-        law=recipe.law,
-        block_images=recipe.block_images or default_block_images(len(source)),
-        group_views=min(group_views, recipe.num_views),
-        quantizer=recipe.quantizer,
-        prior_size=min(recipe.prior_size, teacher.num_classes),
-        top_p=recipe.top_p,
-        label_type=recipe.label_type,
-        temperature=recipe.temperature,
+        fingerprint=fingerprint(source.keys, output.targets),
+        law=settings.law,
+        label_type=settings.label_type,
+        temperature=settings.temperature,
         class_names=teacher.class_names,
         # Crops from the device are Pillow's, or refused; but that they came from there is said.
         teacher=teacher.describe() | ({"resize": resize} if resize == "device" else {}),
         producer=library_versions(),
+        **store.chosen(),
     )
 
 

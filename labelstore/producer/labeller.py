@@ -18,6 +18,7 @@ from labelstore.format.encoding import cut_at_mass
 from labelstore.labels import prior
 from labelstore.producer.background import ahead
 from labelstore.producer.crops import Cutter, shape_of
+from labelstore.teachers.batch_size import default_batch_size
 from labelstore.teachers.forward import Forward
 from labelstore.teachers.transfer import take
 from labelstore.views.law import ViewLaw
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.producer.crops import Batch, Photo, Resize, Run
+    from labelstore.producer.crops import CropBatch, CropRun, PhotoFacts
     from labelstore.producer.progress import Progress
+    from labelstore.producer.settings import RunOptions
     from labelstore.teachers.teacher import Teacher
 
-__all__ = ["Labeller", "Made"]
+__all__ = ["LabelledBlock", "Labeller"]
 
 STAGED_BATCHES = {"cpu": 0, "cuda": 2, "mps": 2}
 """Batches of pixels that wait for the teacher. On a CPU pixels and teacher take turns: side by side
@@ -45,7 +47,7 @@ BATCHES_UNDER_WAY = {"cpu": 0, "cuda": 2, "mps": 1}
 
 
 @dataclass(frozen=True)
-class Made:
+class LabelledBlock:
     """A finished block of one teacher."""
 
     block: int
@@ -59,7 +61,7 @@ class Made:
     """What the user is to be told of the teacher."""
 
 
-class _Block:
+class _BlockArrays:
     """The arrays of a block as they fill."""
 
     def __init__(self, manifest: Manifest, block: int) -> None:
@@ -80,7 +82,7 @@ class _Block:
         self._list_probs = np.zeros(self._lists.shape, dtype=np.uint8)
         self._powers = np.zeros(count, dtype=np.uint8)
 
-    def note(self, run: Run, photo: Photo) -> None:
+    def note(self, run: CropRun, photo: PhotoFacts) -> None:
         """Keep what is known of a photo."""
         self._sizes[run.row] = photo.width, photo.height
         self._digests[run.row] = photo.digest
@@ -88,12 +90,12 @@ class _Block:
         if photo.error is not None:
             self.undecodable[run.image] = photo.error
 
-    def leave_out(self, run: Run, reason: str) -> None:
+    def leave_out(self, run: CropRun, reason: str) -> None:
         """Let an image have no labels, though it was decoded."""
         self._unlabelled.add(run.row)
         self.undecodable[run.image] = reason
 
-    def label(self, runs: list[Run], forward: Forward) -> None:
+    def label(self, runs: list[CropRun], forward: Forward) -> None:
         """Take in the results of runs of views, in order."""
         classes, values, sums = forward.result()
         start = 0
@@ -145,25 +147,18 @@ class Labeller:
         source: the images.
         teachers: each with the manifest of its store; law, number of views, number of images and
             block size are the same in all of them.
-        batch_size: views in one forward.
-        workers: threads that decode and cut.
-        on_error: "stop" or "skip", for images that cannot be decoded or that a teacher has no
-            finite logits for.
-        resize: where crops are resized.
+        options: of the run.
     """
 
     def __init__(
         self,
         source: ImageSource,
         teachers: list[tuple[Teacher, Manifest]],
-        batch_size: int,
-        workers: int,
-        on_error: str,
-        resize: Resize = "workers",
+        options: RunOptions,
     ) -> None:
         self._teachers = teachers
         self._keys = source.keys
-        self._on_error = on_error
+        self._on_error = options.on_error
         # Those whose first batch was compared with itself.
         self._checked: set[int] = set()
         first, self._manifest = teachers[0]
@@ -176,10 +171,8 @@ class Labeller:
             self._manifest.law,
             [shape_of(teacher.preprocessing) for teacher, _ in teachers],
             first.place,
-            resize,
-            batch_size,
-            workers,
-            on_error,
+            options.batch_size or default_batch_size([teacher for teacher, _ in teachers]),
+            options,
         )
         self._staged = STAGED_BATCHES[first.device]
         self._under_way = BATCHES_UNDER_WAY[first.device]
@@ -190,7 +183,7 @@ class Labeller:
 
     def blocks(
         self, todo: Iterable[tuple[int, tuple[int, ...]]], progress: Progress
-    ) -> Iterator[Made]:
+    ) -> Iterator[LabelledBlock]:
         """Finished blocks in order.
 
         Args:
@@ -199,8 +192,8 @@ class Labeller:
             progress: told after each batch; of images and views of the first teacher among several.
         """
         planned = ((block, self._manifest.block_slice(block), teachers) for block, teachers in todo)
-        waiting: deque[tuple[Batch, dict[int, Forward]]] = deque()
-        arrays: dict[int, _Block] = {}
+        waiting: deque[tuple[CropBatch, dict[int, Forward]]] = deque()
+        arrays: dict[int, _BlockArrays] = {}
         with ahead(
             self._cutter.batches(planned, self._manifest.num_views), self._staged
         ) as batches:
@@ -212,7 +205,7 @@ class Labeller:
             while waiting:
                 yield from self._finish(*waiting.popleft(), arrays, progress)
 
-    def _begin(self, batch: Batch) -> dict[int, Forward]:
+    def _begin(self, batch: CropBatch) -> dict[int, Forward]:
         """Hand a batch to its teachers."""
         if not batch.readable:
             return {}
@@ -234,16 +227,16 @@ class Labeller:
 
     def _finish(
         self,
-        batch: Batch,
+        batch: CropBatch,
         forwards: dict[int, Forward],
-        arrays: dict[int, _Block],
+        arrays: dict[int, _BlockArrays],
         progress: Progress,
-    ) -> Iterator[Made]:
+    ) -> Iterator[LabelledBlock]:
         """Take in the results of a batch; the blocks that it ends."""
         last = batch.runs[-1][0]
         for number in last.teachers:
             if number not in arrays:
-                arrays[number] = _Block(self._teachers[number][1], last.block)
+                arrays[number] = _BlockArrays(self._teachers[number][1], last.block)
             for run, photo in batch.runs:
                 arrays[number].note(run, photo)
             if number in forwards:
@@ -256,11 +249,19 @@ class Labeller:
         )
         if last.last_of_block:
             for number in last.teachers:
-                made = arrays.pop(number)
-                notes = self._teachers[number][0].notes
-                yield Made(last.block, number, made.data(), made.views, made.undecodable, notes)
+                block = arrays.pop(number)
+                yield LabelledBlock(
+                    last.block,
+                    number,
+                    block.data(),
+                    block.views,
+                    block.undecodable,
+                    self._teachers[number][0].notes,
+                )
 
-    def _leave_out(self, number: int, runs: list[Run], lost: Sequence[int], block: _Block) -> None:
+    def _leave_out(
+        self, number: int, runs: list[CropRun], lost: Sequence[int], block: _BlockArrays
+    ) -> None:
         """Name the images of views that have no finite logits, and stop or leave them out."""
         start = 0
         for run in runs:

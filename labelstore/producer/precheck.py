@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.producer.generation import plan_of, stored_manifest
-from labelstore.store.backends.registry import backend_of
+from labelstore.producer.settings import DEFAULT_OPTIONS, Output, RunOptions
 from labelstore.store.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.producer.crops import Resize
-    from labelstore.producer.settings import Recipe
-    from labelstore.store.writer import Share
+    from labelstore.producer.settings import LabelSettings
 
 __all__ = ["check_request"]
 
@@ -38,7 +36,7 @@ _UNKNOWN = {
 
 
 @dataclass(frozen=True)
-class _Awaited:
+class _RequestedTeacher:
     """A teacher of which only the request is known."""
 
     num_classes: int
@@ -52,37 +50,32 @@ class _Awaited:
 def check_request(
     source: ImageSource,
     path: str | os.PathLike[str],
-    recipe_for: Callable[[int], Recipe],
+    settings_for: Callable[[int], LabelSettings],
     facts: Mapping[str, Any],
-    *,
-    resize: Resize = "workers",
-    overwrite: bool = False,
-    allow_version_drift: bool = False,
-    share: Share | None = None,
+    options: RunOptions = DEFAULT_OPTIONS,
 ) -> None:
     """Refuse what ``generate`` would refuse of numbers and of the path, whatever the teacher is.
 
     Args:
         source: the images. path: of the store.
-        recipe_for: what labels, of a number of classes.
+        settings_for: what labels, of a number of classes.
         facts: what is known of the teacher, as in ``Teacher.describe``.
-        resize, overwrite, allow_version_drift, share: as for ``generate``.
+        options: as for ``generate``.
 
     Raises:
         UsageError: a number is out of its range. MismatchError: there is a store that was made with
             other settings. FormatError: something else is there.
     """
-    stored = None if overwrite else stored_manifest(path)
+    stored = None if options.overwrite else stored_manifest(path)
     known: Mapping[str, Any] = (stored.teacher if stored else None) or _UNKNOWN
-    awaited = _Awaited(
+    requested = _RequestedTeacher(
         stored.num_classes if stored else _ANY_CLASSES,
         stored.class_names if stored else None,
         {**{name: value for name, value in known.items() if name != "resize"}, **facts},
     )
     targets = np.full(len(source), -1, dtype=np.int32)
-    recipe = recipe_for(awaited.num_classes)
-    group_views = recipe.group_views or backend_of(path).group_views
-    asked = plan_of(source, targets, awaited, recipe, group_views, resize)
+    output = Output(targets, path, settings_for(requested.num_classes))
+    asked = plan_of(source, output, requested, options.resize)
     if stored is not None:
         # Keys and ground truth are compared when there are classes to number them by.
         asked = dataclasses.replace(asked, probe=stored.probe, fingerprint=stored.fingerprint)
@@ -91,7 +84,7 @@ def check_request(
         asked,
         source.keys,
         targets,
-        overwrite=overwrite,
-        allow_version_drift=allow_version_drift,
-        share=share,
+        overwrite=options.overwrite,
+        allow_version_drift=options.allow_version_drift,
+        share=options.share,
     ).check()

@@ -14,8 +14,9 @@ import numpy as np
 import labelstore
 from labelstore.errors import CorruptError, DecodeError, MismatchError
 from labelstore.format.manifest import LOGITS_PROBE
-from labelstore.images.pixels import content_digest, cut, decode, pixel_digest
+from labelstore.images.pixels import content_digest, decode, pixel_digest, render
 from labelstore.images.resize_on_device import resize_boxes
+from labelstore.producer.crops import Shape, shape_of
 from labelstore.teachers.forward import log_probabilities
 from labelstore.teachers.transfer import place_photo
 from labelstore.views.law import ViewLaw
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+    from PIL.Image import Image
 
     from labelstore.format.manifest import Manifest
     from labelstore.images.preprocessing import Preprocessing
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.producer.crops import Shape
     from labelstore.store.store import Store
     from labelstore.teachers.teacher import Teacher
+    from labelstore.views.law import Views
 
     Pixels = npt.NDArray[np.uint8]
 
@@ -92,7 +94,7 @@ def make_probe(
     Returns:
         ``{"key", "view", "digest"}`` each.
     """
-    shape = preprocessing.input_size, preprocessing.interpolation
+    shape = shape_of(preprocessing)
     views = range(min(PROBE_VIEWS, num_views))
     entries: list[dict[str, Any]] = []
     starts = spread(len(source), PROBE_IMAGES)
@@ -100,7 +102,7 @@ def make_probe(
         # A source whose images are mostly broken has a problem that the run itself reports.
         for image in range(start, min(stop, start + PROBE_TRIES // PROBE_IMAGES)):
             try:
-                cuts = _cuts(source, image, views, law, shape)
+                cuts = _crops(source, image, views, law, shape)
             except DecodeError:
                 continue
             entries += [
@@ -131,8 +133,8 @@ def replay_probe(
     cuts: dict[tuple[str, int], Pixels] = {}
     for key, numbers in views.items():
         if key in rows:
-            made = _cuts(source, rows[key], numbers, law, shape)
-            cuts |= {(key, view): pixels for view, pixels in zip(numbers, made, strict=True)}
+            crops = _crops(source, rows[key], numbers, law, shape)
+            cuts |= {(key, view): pixels for view, pixels in zip(numbers, crops, strict=True)}
     pixels = [cuts.get((entry["key"], entry["view"])) for entry in probe]
     other = [
         entry["key"]
@@ -142,17 +144,19 @@ def replay_probe(
     return other, pixels
 
 
-def _cuts(
+def _crops(
     source: ImageSource, image: int, views: Iterable[int], law: ViewLaw, shape: Shape
-) -> list[Pixels]:
-    """(height, width, 3) uint8 pixels of views of one image."""
-    upright = decode(source.read(image), str(source.path_of(image)))
-    hashes = hash_keys([source.keys[image]])
-    geometry = law(hashes, np.array(list(views)), upright.width, upright.height)
-    return [
-        cut(upright, box.tolist(), bool(flip), *shape)
-        for box, flip in zip(geometry.box, geometry.flip, strict=True)
-    ]
+) -> Pixels:
+    """(n, height, width, 3) uint8 pixels of n views of one image."""
+    return render(*_photo_and_views(source, image, views, law), *shape)
+
+
+def _photo_and_views(
+    source: ImageSource, image: int, views: Iterable[int], law: ViewLaw
+) -> tuple[Image, Views]:
+    """An image, decoded upright, and where views of it lie."""
+    photo = decode(source.read(image), str(source.path_of(image)))
+    return photo, law(hash_keys([source.keys[image]]), np.array(list(views)), *photo.size)
 
 
 def prove(
@@ -179,7 +183,7 @@ def prove(
     """
     if not isinstance(manifest.law, ViewLaw):
         return ()
-    shape = teacher.preprocessing.input_size, teacher.preprocessing.interpolation
+    shape = shape_of(teacher.preprocessing)
     other, pixels = replay_probe(manifest.probe, source, manifest.law, shape)
     if other:
         raise MismatchError(
@@ -227,17 +231,17 @@ def _check_logits(
         tolerance = absolute + relative * abs(entry["mean_log_prob"])
         ours = log_probs[row]
         pairs = [
-            (f"of class {number}", said, ours[number] if number < len(ours) else np.nan)
-            for number, said in entry["log_probs"]
+            (f"of class {number}", stored, ours[number] if number < len(ours) else np.nan)
+            for number, stored in entry["log_probs"]
         ]
         pairs.append(("on average", entry["mean_log_prob"], ours.mean()))
         other = [pair for pair in pairs if not abs(pair[2] - pair[1]) <= tolerance]  # NaN, too
         if not other:
             continue
-        what, said, now = other[0]
+        what, stored, now = other[0]
         raise MismatchError(
             f"{path} was begun with a teacher that does something else: of view {entry['view']} of "
-            f"{entry['key']!r} its log-probability {what} was {said:.3f} and is {now:.3f} "
+            f"{entry['key']!r} its log-probability {what} was {stored:.3f} and is {now:.3f} "
             f"here, expected the same within {tolerance:.3f}, though the weights "
             "are the same: go on with the code and settings that the store was begun with, or make "
             "a new store."
@@ -315,24 +319,16 @@ def check_device_resize(
     Raises:
         MismatchError: how many values differ, and by how much at most.
     """
-    preprocessing = teacher.preprocessing
-    size, interpolation = preprocessing.input_size, preprocessing.interpolation
+    shape = shape_of(teacher.preprocessing)
     rows = {key: row for row, key in enumerate(source.keys)}
     different = values = largest = 0
     for entry in manifest.probe:
         if entry["key"] not in rows or not isinstance(manifest.law, ViewLaw):
             continue
-        row = rows[entry["key"]]
-        upright = decode(source.read(row), str(source.path_of(row)))
-        geometry = manifest.law(
-            hash_keys([entry["key"]]), entry["view"], upright.width, upright.height
-        )
-        expected = cut(
-            upright, geometry.box[0].tolist(), bool(geometry.flip[0]), size, interpolation
-        )
-        photo = place_photo(np.array(upright), teacher.place)
-        made = resize_boxes(photo, geometry.box, geometry.flip, size, interpolation)[0]
-        apart = np.abs(made.cpu().numpy().astype(np.int16) - expected)
+        photo, views = _photo_and_views(source, rows[entry["key"]], [entry["view"]], manifest.law)
+        placed = place_photo(np.array(photo), teacher.place)
+        resized = resize_boxes(placed, views.box, views.flip, *shape).cpu().numpy()
+        apart = np.abs(resized.astype(np.int16) - render(photo, views, *shape))
         different += int((apart > 0).sum())
         largest = max(largest, int(apart.max()))
         values += apart.size

@@ -1,24 +1,22 @@
-"""A run over a store's missing blocks, from claim to commit, and the engine of one process."""
+"""A run over a store's missing blocks, from claim to commit."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labelstore.errors import LaunchWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from labelstore.format.manifest import Manifest
-    from labelstore.producer.crops import Resize
+    from labelstore.producer.engines.protocol import BlockLabeller
     from labelstore.producer.progress import Progress
     from labelstore.store.writer import Share, StoreWriter
 
-__all__ = ["Run", "Settings"]
+__all__ = ["StoreRun"]
 
 WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 20.0
 """Between looks at what other processes have left to do: at first, and after long without news."""
@@ -27,21 +25,7 @@ PATIENCE_SECONDS, NOTICE_SECONDS = 600.0, 30.0
 """On an object store, how long a process is waited for that was never seen, and when it is told."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the blocks of a run are made with."""
-
-    manifests: tuple[Manifest, ...]
-    """Of each teacher's store."""
-    paths: tuple[str, ...]
-    """Of the stores, for messages."""
-    batch_size: int | None
-    workers: int
-    on_error: str
-    resize: Resize
-
-
-class Run:
+class StoreRun:
     """The blocks of a run.
 
     Args:
@@ -49,7 +33,7 @@ class Run:
         progress: told of the work; images that are there already at once.
 
     Attributes:
-        found: blocks of each store that were committed before.
+        committed: blocks of each store that were committed before.
         blocks, views: made of each store.
         seconds: from the start to the last commit.
         notes: what the user is to be told of each store's teacher.
@@ -61,7 +45,7 @@ class Run:
         self._writers = writers
         self._manifest = writers[0].manifest
         self._progress = progress
-        self.found = [w.manifest.num_blocks - len(w.pending_blocks()) for w in writers]
+        self.committed = [w.manifest.num_blocks - len(w.pending_blocks()) for w in writers]
         self.blocks = [0] * len(writers)
         self.views = [0] * len(writers)
         self.undecodable: dict[int, str] = {}
@@ -78,19 +62,20 @@ class Run:
         self._started = time.monotonic()
         self.seconds = 0.0
 
-    def through(self, labeller: Any, share: Share | None) -> None:
+    def through(self, labeller: BlockLabeller, share: Share | None) -> None:
         """Make all blocks, or with a share all that no other process makes."""
         while True:
             # One block is written while the next one is made; no more wait in memory.
             with ThreadPoolExecutor(1, thread_name_prefix="labelstore-disk") as disk:
-                for made in labeller.blocks(self._claims(share), self):
+                for labelled in labeller.blocks(self._claims(share), self):
+                    number = labelled.teacher
                     self._written(wait=True)
-                    writer = self._writers[made.teacher]
-                    self._writing = disk.submit(writer.write_block, made.block, made.data)
-                    self.blocks[made.teacher] += 1
-                    self.views[made.teacher] += made.views
-                    self.undecodable |= made.undecodable
-                    self.notes[made.teacher].update(dict.fromkeys(made.notes))
+                    write_block = self._writers[number].write_block
+                    self._writing = disk.submit(write_block, labelled.block, labelled.data)
+                    self.blocks[number] += 1
+                    self.views[number] += labelled.views
+                    self.undecodable |= labelled.undecodable
+                    self.notes[number].update(dict.fromkeys(labelled.notes))
                 self._written(wait=True)
             self.seconds = time.monotonic() - self._started
             if share is None or not self._pending_elsewhere():
@@ -128,7 +113,7 @@ class Run:
     def _is_coming(self, missing: int, waited: float) -> bool:
         """Whether those who make the missing blocks are there, or may still begin."""
         looks = [writer.awaited() for writer in self._writers]
-        self._seen |= set().union(*(there for there, _ in looks))
+        self._seen |= set().union(*(begun for begun, _ in looks))
         gone = set().union(*(gone for _, gone in looks))
         never = gone - self._seen
         if gone - never or (never and waited > PATIENCE_SECONDS):

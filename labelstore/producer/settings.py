@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
+from labelstore.errors import UsageError
+from labelstore.format.manifest import StoreSettings
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
@@ -13,56 +15,128 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from labelstore.format.manifest import Manifest
     from labelstore.labels.top_k import LabelType
-    from labelstore.store.writer import Remake
-    from labelstore.teachers.teacher import Teacher, TeacherInfo
+    from labelstore.store.writer import Remake, Share
 
-__all__ = ["FIDELITIES", "Output", "Recipe"]
+__all__ = [
+    "DEFAULT_OPTIONS",
+    "FIDELITIES",
+    "RESIZES",
+    "LabelSettings",
+    "OnError",
+    "Output",
+    "Resize",
+    "RunOptions",
+    "RunPlan",
+]
 
-FIDELITIES: dict[str, dict[str, Any]] = {
-    "small": {"k": 1, "quantizer": "ratio16", "prior_size": 64},
-    "balanced": {"k": 4, "quantizer": "ratio16", "prior_size": 64, "top_p": 0.95},
-    "fast": {"k": 5, "quantizer": "u8", "prior_size": 0},
+Resize = Literal["workers", "device"]
+RESIZES: tuple[Resize, ...] = ("workers", "device")
+"""Where crops are resized: by Pillow in the worker threads, or on the teacher's device."""
+
+OnError = Literal["stop", "skip"]
+"""What becomes of a run that meets an image without labels."""
+
+FIDELITIES: dict[str, StoreSettings] = {
+    "small": StoreSettings(k=1, quantizer="ratio16", prior_size=64),
+    "balanced": StoreSettings(k=4, quantizer="ratio16", prior_size=64, top_p=0.95),
+    "fast": StoreSettings(k=5, quantizer="u8", prior_size=0),
 }
-"""Settings of ``Recipe`` by the name of what they are good at."""
+"""Settings of ``LabelSettings.store`` by the name of what they are good at."""
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LabelSettings:
     """What labels are to be made; all of it goes into the manifest."""
 
     num_views: int
-    k: int | None = None
-    """Classes of each label; when None 4, or all where there are fewer (1 unless "top-k")."""
+    store: StoreSettings = field(default_factory=StoreSettings)
+    """How they are stored. A setting that is None is that of ``FIDELITIES["balanced"]``, but for
+    ``top_p``; ``k`` is 1 unless the label type is "top-k", and at most the number of classes; the
+    layout is by the number of images and the backend."""
     law: ViewLaw = field(default_factory=ViewLaw)
     temperature: float = 1.0
+    """The logits are divided by it before softmax."""
     label_type: LabelType = "top-k"
-    quantizer: str = "ratio16"
-    prior_size: int = 64
-    """Classes of each image's prior list; 0 for none."""
-    top_p: float | None = None
-    """Keep only as many of the k classes as this probability mass needs."""
-    block_images: int | None = None
-    """Images of a block; by the number of images when None."""
-    group_views: int | None = None
-    """Views of a group; by the backend when None."""
 
-    def classes_of(self, num_classes: int) -> int:
-        """``k``, for a teacher of so many classes."""
-        if self.k is not None:
-            return self.k
-        return min(FIDELITIES["balanced"]["k"], num_classes) if self.label_type == "top-k" else 1
+    def store_of(self, num_classes: int) -> StoreSettings:
+        """``store`` for a teacher of so many classes; only ``top_p`` and the layout may be None."""
+        store, balanced = self.store, FIDELITIES["balanced"]
+        k = min(balanced.k or 1, num_classes) if self.label_type == "top-k" else 1
+        prior_size = balanced.prior_size if store.prior_size is None else store.prior_size
+        return replace(
+            store,
+            k=k if store.k is None else store.k,
+            quantizer=store.quantizer or balanced.quantizer,
+            prior_size=min(prior_size or 0, num_classes),
+        )
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run does its work, and what it does about errors and about a store that is there.
+
+    What a view's label is does not depend on it, but for the last bits; the manifest says so where
+    ``resize`` or ``compiled`` are not the usual.
+
+    Raises:
+        UsageError: a number below 1, or an unknown ``resize``.
+    """
+
+    batch_size: int | None = None
+    """Views in one forward; when None by the device, on a GPU by its free memory."""
+    workers: int = 2
+    """Threads that decode and cut."""
+    resize: Resize = "workers"
+    """Where crops are resized, by Pillow in the ``workers`` or on the teacher's ``device``; the
+    pixels are the same."""
+    compiled: bool = False
+    """Run the network through torch.compile; the manifest says so."""
+    on_error: OnError = "stop"
+    """What to do about an image that was read whole and cannot be decoded, or that a teacher has no
+    finite logits for: ``stop``, or ``skip`` it (its place in the store stays, marked unreadable).
+    What cannot be read stops the run in either case."""
+    overwrite: bool = False
+    """Replace a store that is there."""
+    allow_version_drift: bool = False
+    """Go on with a store that other library versions began."""
+    share: Share | None = None
+    """Which of several processes this is that make the same store. In a folder a run returns once
+    all blocks are there, those of processes that died meanwhile among them; on an object store,
+    where there are no locks, once it has made its own."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("batch size", self.batch_size), ("workers", self.workers)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}, expected at least 1.")
+        if self.resize not in RESIZES:
+            raise UsageError(f"resize is {self.resize!r}, expected one of {', '.join(RESIZES)}.")
+
+
+DEFAULT_OPTIONS = RunOptions()
+"""What is done where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """One store of a run that makes several."""
+    """The store that one teacher of a run makes."""
 
-    teacher: Teacher | TeacherInfo
     targets: npt.NDArray[np.int32]
     """(num_images,) ground truth in the teacher's classes, -1 unknown."""
     path: str | os.PathLike[str]
-    recipe: Recipe
-    """Its law, number of views and block size are those of the run's other stores."""
+    settings: LabelSettings
+    """Their law, number of views and block size are those of the run's other stores."""
     remake: Remake | None = None
     """Blocks to make anew, though they are committed."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What the blocks of a run are made with."""
+
+    manifests: tuple[Manifest, ...]
+    """Of each teacher's store."""
+    paths: tuple[str, ...]
+    """Of the stores, for messages."""
+    options: RunOptions

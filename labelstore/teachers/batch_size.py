@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    import torch
 
 __all__ = [
     "BATCH_SIZES",
@@ -15,6 +17,7 @@ __all__ = [
     "batch_that_fits",
     "default_batch_size",
     "is_out_of_memory",
+    "measured_batch_size",
 ]
 
 PROBED_BATCHES = (8, 32)
@@ -44,6 +47,39 @@ def batch_that_fits(free: int, small: int, large: int, limit: int) -> int:
     fixed = max(small - per_view * PROBED_BATCHES[0], 0.0)
     fitting = max((0.7 * free - fixed) / per_view, 1.0)
     return int(min(2 ** int(np.log2(fitting)), limit))
+
+
+def measured_batch_size(
+    forward: Callable[[torch.Tensor], Any], size: tuple[int, int], place: torch.device, limit: int
+) -> int:
+    """How many views fit into a GPU's free memory in one forward: a power of two, 1 to ``limit``.
+
+    Args:
+        forward: takes (B, H, W, 3) uint8 to outputs on the GPU; it may raise that memory ran out.
+        size: (H, W). place: the GPU.
+    """
+    import torch
+
+    def peak(count: int) -> int:
+        """Bytes of the GPU that a forward of so many views takes at most."""
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+        forward(torch.zeros((count, *size, 3), dtype=torch.uint8))
+        return int(torch.cuda.max_memory_allocated() - start)
+
+    small, large = PROBED_BATCHES
+    with torch.cuda.device(place):
+        few = many = 0
+        try:
+            few = peak(small)
+            many = peak(large)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()
+        if not many:
+            return small if few else 1
+        return batch_that_fits(torch.cuda.mem_get_info()[0], few, many, limit)
 
 
 BATCH_SIZES = {"cpu": 16, "cuda": 256, "mps": 64}

@@ -9,7 +9,7 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import NotFoundError, TeacherError, one_line
-from labelstore.teachers.teacher import NETWORK_ERRORS
+from labelstore.teachers.outputs import NETWORK_ERRORS
 from labelstore.teachers.weights import COUNTER
 
 if TYPE_CHECKING:

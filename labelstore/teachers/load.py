@@ -1,7 +1,6 @@
-"""Teachers: from a short spec to a network that turns crops into logits.
+"""Teachers by a short spec: a network of timm, or a function that builds one.
 
-torch is imported when first needed. What a
-teacher does once it is built is in `labelstore.teachers.teacher`, whose names are offered here too.
+torch is imported when first needed.
 """
 
 from __future__ import annotations
@@ -15,35 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import TeacherError, UsageError, one_line
-from labelstore.images.preprocessing import Preprocessing, normalize
-from labelstore.teachers.devices import DEVICES, PRECISIONS, checked_device
+from labelstore.images.preprocessing import Preprocessing
+from labelstore.teachers.devices import checked_device
 from labelstore.teachers.teacher import Teacher
-from labelstore.teachers.timm_networks import (
-    build,
-    class_names_of,
-    create_model,
-    imagenet_class_names,
-    preprocessing_of,
-)
-from labelstore.teachers.top_k import top_k
-from labelstore.teachers.weights import load_state_dict_in_order
+from labelstore.teachers.timm_networks import build, class_names_of, preprocessing_of
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "DEVICES",
-    "PRECISIONS",
-    "Preprocessing",
-    "Teacher",
-    "create_model",
-    "facts_of",
-    "imagenet_class_names",
-    "load_state_dict_in_order",
-    "load_teacher",
-    "normalize",
-    "top_k",
-]
+__all__ = ["facts_of", "load_teacher"]
 
 _FORMS = "timm:NAME, or python:package.module:factory"
 
@@ -163,13 +142,17 @@ def _run_factory(name: str) -> tuple[torch.nn.Module, Preprocessing, Sequence[st
             f"the module {module_name} has no function {attribute}: define it, to return (model, "
             "preprocessing)."
         )
-    made = factory()
-    if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[0], torch.nn.Module):
+    returned = factory()
+    if (
+        not isinstance(returned, tuple)
+        or len(returned) != 2
+        or not isinstance(returned[0], torch.nn.Module)
+    ):
         raise TeacherError(
-            f"{name} returned {_kind_of(made)}, expected (torch.nn.Module, Preprocessing): return "
-            "these two."
+            f"{name} returned {_kind_of(returned)}, expected (torch.nn.Module, Preprocessing): "
+            "return these two."
         )
-    model, preprocessing = made
+    model, preprocessing = returned
     class_names: Sequence[str] | None = None
     if isinstance(preprocessing, Mapping):
         fields = dict(preprocessing)
@@ -183,8 +166,8 @@ def _run_factory(name: str) -> tuple[torch.nn.Module, Preprocessing, Sequence[st
             ) from error
     if not isinstance(preprocessing, Preprocessing):
         raise TeacherError(
-            f"{name} returned {_kind_of(made)}, expected (torch.nn.Module, Preprocessing): return "
-            "these two."
+            f"{name} returned {_kind_of(returned)}, expected (torch.nn.Module, Preprocessing): "
+            "return these two."
         )
     return model, preprocessing, class_names
 

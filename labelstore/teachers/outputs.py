@@ -6,25 +6,34 @@ logits do not have, so that a network is refused by them and never taken for one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.errors import TeacherError
+from labelstore.errors import TeacherError, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     import numpy.typing as npt
     import torch
 
 __all__ = [
+    "NETWORK_ERRORS",
     "REARRANGED",
     "REPEATED",
     "TRIED_CROPS",
     "check_logits",
     "difference",
     "fault_of",
+    "measured_classes",
+    "misshaped",
+    "not_deterministic",
     "tried_crops",
 ]
+
+NETWORK_ERRORS = (AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+"""What networks raise on options or an input size that they cannot take; they agree on no class."""
 
 TRIED_CROPS = 4
 """Crops by which a network is tried out."""
@@ -116,6 +125,71 @@ def check_logits(spec: str, outputs: torch.Tensor) -> None:
     fault = fault_of(outputs)
     if fault is not None:
         raise TeacherError(f"{spec} returned {fault}.")
+
+
+def measured_classes(
+    spec: str, size: tuple[int, int], forward: Callable[[torch.Tensor], Any]
+) -> int:
+    """How many classes a network tells apart: what it returns for one black crop has so many.
+
+    Args:
+        spec: what errors call the network. size: (height, width) of its input.
+        forward: the network's outputs for (B, H, W, 3) uint8.
+
+    Raises:
+        TeacherError: it fails, or returns no (1, C) tensor.
+    """
+    import torch
+
+    height, width = size
+    try:
+        outputs = forward(torch.zeros((1, height, width, 3), dtype=torch.uint8))
+    except NETWORK_ERRORS as error:
+        raise TeacherError(
+            f"{spec} fails on one image of {height} x {width} pixels "
+            f"({one_line(error)}): give an input size that it takes."
+        ) from error
+    shape = tuple(getattr(outputs, "shape", ()))
+    classes = int(shape[-1]) if shape else 1
+    if not isinstance(outputs, torch.Tensor) or shape != (1, classes):
+        raise misshaped(spec, outputs, (1, classes))
+    return classes
+
+
+def misshaped(spec: str, outputs: Any, shape: tuple[int, int]) -> TeacherError:
+    """The error of outputs that are no tensor of a shape.
+
+    Args:
+        spec: what the error calls the network. outputs: what it returned.
+        shape: (B, C) that was expected.
+    """
+    import torch
+
+    met = getattr(outputs, "shape", type(outputs).__name__)
+    met = tuple(met) if isinstance(met, torch.Size) else met
+    return TeacherError(
+        f"{spec} returned {met}, expected a tensor of logits of shape {shape}: give a "
+        "network that returns one row of logits for each image."
+    )
+
+
+def not_deterministic(
+    spec: str, apart: float, tolerances: Mapping[str, float], precision: str, where: str
+) -> TeacherError:
+    """The error of a network that does not say the same of the same crops.
+
+    Args:
+        spec: what the error calls the network.
+        apart: what ``difference`` says of two answers. tolerances: of it, by precision.
+        precision: of the network. where: what was another, as "another batch".
+    """
+    return TeacherError(
+        f"{spec} is not deterministic: in {where} logits of the same crops differ by "
+        f"{apart:.1%} of their size, expected {tolerances[precision]:.2%} at most at "
+        f"precision {precision}: switch off what it does in training (dropout, stochastic depth, "
+        "BatchNorm by the batch), or allow its noise.",
+        arguments=("allow_nondeterministic",),
+    )
 
 
 def tried_crops(size: tuple[int, int]) -> npt.NDArray[np.uint8]:

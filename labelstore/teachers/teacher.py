@@ -1,23 +1,27 @@
-"""Inference: pixels to a teacher's logits."""
+"""A teacher: a network that is tried out once, and turns pixels into logits."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import TeacherError, UsageError, one_line
 from labelstore.images.preprocessing import Preprocessing, normalize
-from labelstore.teachers.batch_size import PROBED_BATCHES, batch_that_fits, is_out_of_memory
+from labelstore.teachers.batch_size import is_out_of_memory, measured_batch_size
 from labelstore.teachers.devices import checked_device, exact_float32
+from labelstore.teachers.info import TeacherInfo
 from labelstore.teachers.outputs import (
+    NETWORK_ERRORS,
     REARRANGED,
     REPEATED,
     TRIED_CROPS,
     check_logits,
     difference,
+    measured_classes,
+    misshaped,
+    not_deterministic,
     tried_crops,
 )
 from labelstore.teachers.weights import channels_last, module_digest, settled
@@ -29,28 +33,9 @@ if TYPE_CHECKING:
     import torch
 
 
-__all__ = ["NETWORK_ERRORS", "Teacher", "TeacherInfo"]
+__all__ = ["Teacher"]
 
 _NO_MEMORY = "ran out of memory on"
-
-NETWORK_ERRORS = (AssertionError, LookupError, RuntimeError, TypeError, ValueError)
-"""What networks raise on options or an input size that they cannot take; they agree on no class."""
-
-
-@dataclass(frozen=True)
-class TeacherInfo:
-    """What is known of a teacher without its network, which may run elsewhere."""
-
-    spec: str
-    preprocessing: Preprocessing
-    num_classes: int
-    class_names: tuple[str, ...] | None
-    device: str
-    description: dict[str, Any]
-
-    def describe(self) -> dict[str, Any]:
-        """What a store's manifest says of the teacher."""
-        return dict(self.description)
 
 
 class Teacher:
@@ -69,6 +54,9 @@ class Teacher:
     Args:
         model: any module, exported and scripted ones among them; weights of another precision are
             turned to float32, whose forward ``precision`` then decides.
+        preprocessing, spec, class_names, device, precision: as above. checkpoint: where the weights
+            are from; untrained: whether they are random. These are nine parameters, for they are
+            what a manifest says of a teacher, one by one; the first two and ``spec`` are needed.
         allow_nondeterministic: take a network that does not say the same of the same crops.
 
     Raises:
@@ -112,7 +100,7 @@ class Teacher:
         # Crops arrive with their channels last; convolutions on the CPU and on CUDA gain by it.
         model = settled(model).to(self.place)
         self._model = model if self.device == "mps" else channels_last(model)
-        self.num_classes = self._measured_classes()
+        self.num_classes = measured_classes(spec, preprocessing.input_size, self._forward)
         self._allow_nondeterministic = allow_nondeterministic
         self.deterministic = True
         self._try_out()
@@ -131,6 +119,18 @@ class Teacher:
     def batch_size(self) -> int | None:
         """Views of each forward of a compiled network; None of any other."""
         return self._batch_size
+
+    @property
+    def info(self) -> TeacherInfo:
+        """What is known of it now without its network."""
+        return TeacherInfo(
+            self.spec,
+            self.preprocessing,
+            self.num_classes,
+            self.class_names,
+            self.device,
+            self.describe(),
+        )
 
     def describe(self) -> dict[str, Any]:
         """What a store's manifest says of the teacher: plain JSON values."""
@@ -288,32 +288,9 @@ class Teacher:
         Args:
             limit: of the answer; beyond it no network gains speed.
         """
-        import torch
-
         if self.device != "cuda":
             return 16
-        small, large = PROBED_BATCHES
-        with torch.cuda.device(self.place):
-            few = many = 0
-            try:
-                few = self._peak(small)
-                many = self._peak(large)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            torch.cuda.empty_cache()
-            if not many:
-                return small if few else 1
-            return batch_that_fits(torch.cuda.mem_get_info()[0], few, many, limit)
-
-    def _peak(self, count: int) -> int:
-        """Bytes of the GPU that a forward of so many views takes at most."""
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
-        start = torch.cuda.memory_allocated()
-        self._forward(torch.zeros((count, *self.preprocessing.input_size, 3), dtype=torch.uint8))
-        return int(torch.cuda.max_memory_allocated() - start)
+        return measured_batch_size(self._forward, self.preprocessing.input_size, self.place, limit)
 
     def compile(self, batch_size: int) -> None:
         """Compile the network with torch.compile, for batches of one size.
@@ -354,7 +331,7 @@ class Teacher:
             return None
         shape = (len(padded), self.num_classes)
         if not isinstance(outputs, torch.Tensor) or outputs.shape != shape:
-            raise self._misshaped(outputs, shape)
+            raise misshaped(self.spec, outputs, shape)
         return outputs[: len(pixels)].float()
 
     def _halve(self, count: int) -> None:
@@ -415,39 +392,6 @@ class Teacher:
         if apart <= tolerances[self.precision]:
             return
         if not self._allow_nondeterministic:
-            raise TeacherError(
-                f"{self.spec} is not deterministic: in {where} logits of the same crops differ by "
-                f"{apart:.1%} of their size, expected {tolerances[self.precision]:.2%} at most at "
-                "precision {}: switch off what it does in training (dropout, stochastic depth, "
-                "BatchNorm by the batch), or allow its noise.".format(self.precision),
-                arguments=("allow_nondeterministic",),
-            )
+            raise not_deterministic(self.spec, apart, tolerances, self.precision, where)
         self.deterministic = False
         self.note(f"{self.spec} is not deterministic: its labels are not the same twice")
-
-    def _misshaped(self, outputs: Any, shape: tuple[int, int]) -> TeacherError:
-        import torch
-
-        met = getattr(outputs, "shape", type(outputs).__name__)
-        met = tuple(met) if isinstance(met, torch.Size) else met
-        return TeacherError(
-            f"{self.spec} returned {met}, expected a tensor of logits of shape {shape}: give a "
-            "network that returns one row of logits for each image."
-        )
-
-    def _measured_classes(self) -> int:
-        import torch
-
-        height, width = self.preprocessing.input_size
-        try:
-            outputs = self._forward(torch.zeros((1, height, width, 3), dtype=torch.uint8))
-        except NETWORK_ERRORS as error:
-            raise TeacherError(
-                f"{self.spec} fails on one image of {height} x {width} pixels "
-                f"({one_line(error)}): give an input size that it takes."
-            ) from error
-        shape: Sequence[int] = getattr(outputs, "shape", ())
-        classes = int(shape[-1]) if shape else 1
-        if not isinstance(outputs, torch.Tensor) or tuple(shape) != (1, classes):
-            raise self._misshaped(outputs, (1, classes))
-        return classes

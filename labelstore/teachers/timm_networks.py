@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from labelstore.errors import NotFoundError, TeacherError, UsageError, one_line
 from labelstore.images.preprocessing import Preprocessing
 from labelstore.teachers.checkpoints import classes_of, read_checkpoint, without_prefix
-from labelstore.teachers.teacher import NETWORK_ERRORS
+from labelstore.teachers.outputs import NETWORK_ERRORS
 from labelstore.teachers.weights import check_hub, load_state_dict_by_name
 
 if TYPE_CHECKING:

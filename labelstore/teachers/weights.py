@@ -114,20 +114,20 @@ def load_state_dict_in_order(model: torch.nn.Module, tensors: Mapping[str, torch
         TeacherError: their number or any shape differs.
     """
     own = {name: t for name, t in model.state_dict().items() if not name.endswith(COUNTER)}
-    given = {name: t for name, t in tensors.items() if not name.endswith(COUNTER)}
-    if len(own) != len(given):
+    stored = {name: t for name, t in tensors.items() if not name.endswith(COUNTER)}
+    if len(own) != len(stored):
         raise TeacherError(
-            f"there are {len(given)} tensors, expected the {len(own)} of {type(model).__name__}: "
+            f"there are {len(stored)} tensors, expected the {len(own)} of {type(model).__name__}: "
             "name the network that these weights belong to."
         )
-    for (own_name, expected), (name, tensor) in zip(own.items(), given.items(), strict=True):
+    for (own_name, expected), (name, tensor) in zip(own.items(), stored.items(), strict=True):
         if expected.shape != tensor.shape:
             raise TeacherError(
                 f"the tensor {name} has shape {tuple(tensor.shape)}, expected "
                 f"{tuple(expected.shape)} for {own_name} in its place: name the network that these "
                 "weights belong to."
             )
-    model.load_state_dict(dict(zip(own, given.values(), strict=True)), strict=False)
+    model.load_state_dict(dict(zip(own, stored.values(), strict=True)), strict=False)
 
 
 def check_hub(repository: str, timeout: float = 10.0) -> None:

@@ -28,6 +28,7 @@ from tests.support.modules import MODULES, ROOT, imports_of, package_of
                 "labelstore.images",
                 "labelstore.torch",
                 "labelstore.producer.crops",
+                "labelstore.producer.probe",
                 "labelstore.operations.demo",
             },
         ),

@@ -15,7 +15,7 @@ from labelstore.cli.main import COMMANDS, main
 from labelstore.format import codecs
 from labelstore.labels import ferkd, top_k
 from labelstore.operations import verify
-from labelstore.producer import crops, settings
+from labelstore.producer import settings
 from labelstore.store import ensembles
 from labelstore.training import cycle
 from labelstore.views.law import ViewLaw
@@ -28,7 +28,8 @@ from labelstore.views.law import ViewLaw
         (choices.COMBINES, get_args(ferkd.Combine)),
         (choices.TAILS, get_args(top_k.Tail)),
         (choices.LABEL_TYPES, get_args(top_k.LabelType)),
-        (choices.RESIZES, get_args(crops.Resize)),
+        (choices.RESIZES, get_args(settings.Resize)),
+        (choices.ON_ERROR, get_args(settings.OnError)),
         (choices.IMAGES, get_args(ensembles.Images)),
         (choices.SCHEDULES, get_args(cycle.Schedule)),
         (choices.QUANTIZERS, tuple(codecs.QUANTIZERS)),

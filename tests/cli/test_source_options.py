@@ -14,10 +14,11 @@ from PIL import Image
 
 import labelstore
 from labelstore.cli.main import main
+from labelstore.format.manifest import StoreSettings
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.sources.choose import in_order, open_source
 from labelstore.producer.generation import generate
-from labelstore.producer.settings import Recipe
+from labelstore.producer.settings import LabelSettings
 from labelstore.teachers.load import load_teacher
 
 FACTORY = """
@@ -112,7 +113,7 @@ def test_a_store_that_was_begun_in_another_order(work):
     targets = resolve_targets(source, num_classes=3, class_names=None)
     assert targets.tolist() == [n % 3 for n in range(8)]
     teacher = load_teacher("python:colours:net", device="cpu")
-    generate(source, targets, teacher, "s.zarr", Recipe(num_views=2, k=3))
+    generate(source, targets, teacher, "s.zarr", LabelSettings(2, StoreSettings(k=3)))
     done = run("generate", "x.parquet", "--views", 2, "--top-k", 3, "-o", "s.zarr")
     assert done.exit_code == 0, done.stderr
     assert "finished already" in done.stderr

@@ -16,8 +16,8 @@ from core_data import files_of, make_planned, planned
 
 import labelstore
 from labelstore.errors import StoreError
-from labelstore.producer.labeller import Made
-from labelstore.producer.run import Run
+from labelstore.producer.labeller import LabelledBlock
+from labelstore.producer.run import StoreRun
 from labelstore.storage import local_files
 from labelstore.store.writer import Share, StoreWriter
 from labelstore.testing.faults import trip
@@ -135,7 +135,7 @@ class Labeller:
                     self.written.wait(10)
                 self.batches += 1
                 progress.update(0, 1)
-            yield Made(block, 0, self.data(block), 1)
+            yield LabelledBlock(block, 0, self.data(block), 1)
 
 
 def test_a_write_error_is_told_with_the_next_batch(tmp_path, suffix):
@@ -153,7 +153,7 @@ def test_a_write_error_is_told_with_the_next_batch(tmp_path, suffix):
         writer.write_block = tell
         labeller = Labeller(data, written)
         with pytest.raises(StoreError, match="No space left"):
-            Run([writer], Nobody()).through(labeller, None)
+            StoreRun([writer], Nobody()).through(labeller, None)
     assert labeller.batches == 11
 
 

@@ -13,12 +13,13 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import DecodeError, SourceError
+from labelstore.format.manifest import StoreSettings
 from labelstore.images.pixels import FolderSource, decode
 from labelstore.producer.generation import generate
-from labelstore.producer.settings import Recipe
+from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.teachers.load import load_teacher
 
-RECIPE = Recipe(num_views=4, k=2, block_images=2, group_views=2)
+RECIPE = LabelSettings(4, StoreSettings(k=2, block_images=2, group_views=2))
 
 
 def teacher():
@@ -50,10 +51,8 @@ def run(folder, path, progress=None, source=None):
         teacher(),
         path,
         RECIPE,
-        batch_size=4,
-        workers=1,
-        on_error="skip",
         progress=progress,
+        options=RunOptions(batch_size=4, workers=1, on_error="skip"),
     )
 
 

@@ -13,11 +13,12 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, StoreError
+from labelstore.format.manifest import StoreSettings
 from labelstore.images.pixels import FolderSource
 from labelstore.operations.repair import repair
 from labelstore.producer import probe
 from labelstore.producer.generation import generate
-from labelstore.producer.settings import Recipe
+from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.store.writer import Remake, StoreWriter
 from labelstore.teachers.load import load_teacher
 from labelstore.testing.faults import trip
@@ -73,9 +74,11 @@ def photos(tmp_path):
 
 def run(folder, path, teacher, **options):
     source = FolderSource(folder)
-    recipe = Recipe(num_views=4, k=2, block_images=3, group_views=2)
+    recipe = LabelSettings(4, StoreSettings(k=2, block_images=3, group_views=2))
     targets = np.full(len(source), -1, dtype=np.int32)
-    return generate(source, targets, teacher, path, recipe, batch_size=5, **options)
+    return generate(
+        source, targets, teacher, path, recipe, options=RunOptions(batch_size=5, **options)
+    )
 
 
 def test_a_repair_that_cannot_be_done_takes_nothing_away(photos, tmp_path, teacher, suffix):

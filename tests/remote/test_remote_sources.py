@@ -15,12 +15,13 @@ import pytest
 from remote_data import bucket_of, send
 
 from labelstore.errors import NotFoundError, SourceError
+from labelstore.format.manifest import StoreSettings
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import FolderSource
 from labelstore.images.sources.choose import open_source
 from labelstore.operations.demo import place_photos
 from labelstore.producer.generation import generate
-from labelstore.producer.settings import Recipe
+from labelstore.producer.settings import LabelSettings
 from labelstore.teachers.load import load_teacher
 from labelstore.testing.network import FileServer
 
@@ -151,7 +152,7 @@ def test_labels_of_photos_in_a_bucket(s3, photos, tmp_path):
     for place, path in ((photos, "here.zarr"), (f"s3://{s3.bucket}/photos", "there.zarr")):
         source = open_source(place)
         targets = resolve_targets(source, num_classes=1000, class_names=None, targets="none")
-        recipe = Recipe(num_views=3, k=2)
+        recipe = LabelSettings(3, StoreSettings(k=2))
         reports.append(generate(source, targets, teacher, tmp_path / path, recipe))
     assert reports[0].views_made == reports[1].views_made == 15
     one, other = (

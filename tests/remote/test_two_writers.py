@@ -16,7 +16,7 @@ from remote_data import bucket_of, objects_of
 
 import labelstore
 from labelstore.errors import BusyError, LaunchWarning, StoreError
-from labelstore.producer.run import Run
+from labelstore.producer.run import StoreRun
 from labelstore.storage import leases
 from labelstore.store.writer import Share, StoreWriter
 from labelstore.testing.network import Proxy
@@ -180,24 +180,24 @@ class Nobody:
     update = waited = lambda self, *_: None
 
 
-class Made:
+class LabelledBlock:
     """A labeller that has what it is asked for."""
 
     def __init__(self, data):
         self.data = data
 
     def blocks(self, todo, progress):
-        from labelstore.producer.labeller import Made
+        from labelstore.producer.labeller import LabelledBlock
 
         for block, _ in todo:
-            yield Made(block, 0, self.data(block), 1)
+            yield LabelledBlock(block, 0, self.data(block), 1)
 
 
 def run_share(url, share):
     writer, data = writer_of(url, share)
     with writer:
-        run = Run([writer], Nobody())
-        run.through(Made(data), share)
+        run = StoreRun([writer], Nobody())
+        run.through(LabelledBlock(data), share)
         return run.blocks[0], len(writer.pending_blocks())
 
 

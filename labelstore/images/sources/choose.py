@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from labelstore.errors import SourceError, UsageError
 from labelstore.images.formats import is_image_name
 from labelstore.images.sources.folder import FolderSource
+from labelstore.images.sources.listing import remote_sizes, walk
 from labelstore.images.sources.parquet import ParquetSource
 from labelstore.images.sources.patterns import expand_braces, is_pattern
 from labelstore.images.sources.remote_folder import RemoteFolderSource
-from labelstore.images.sources.source_files import remote_sizes, walk
 from labelstore.images.sources.tar import TarSource
 from labelstore.storage.location import place_of
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from labelstore.errors import NotFoundError, SourceError
 from labelstore.images.formats import IMAGE_SUFFIXES, NOT_HERE, is_image_name
+from labelstore.images.sources.listing import walk
 from labelstore.images.sources.passed_over import PassedOver
-from labelstore.images.sources.source_files import walk
 from labelstore.storage.untrusted import open_descriptor
 
 __all__ = ["FolderSource", "no_image"]

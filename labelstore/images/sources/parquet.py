@@ -14,6 +14,7 @@ import numpy as np
 
 from labelstore.errors import DecodeError, SourceError
 from labelstore.images.sources.classes import check_key, classes_of_keys, classes_of_labels
+from labelstore.images.sources.listing import files_at
 from labelstore.images.sources.parquet_columns import (
     Footer,
     checked_column,
@@ -23,7 +24,6 @@ from labelstore.images.sources.parquet_columns import (
     read_labels,
 )
 from labelstore.images.sources.passed_over import PassedOver
-from labelstore.images.sources.source_files import files_at
 from labelstore.storage.location import place_of
 from labelstore.storage.parquet_footer import footer_of, row_groups
 

@@ -6,8 +6,9 @@ from labelstore.errors import SourceError
 from labelstore.images.formats import is_image_name
 from labelstore.images.sources.classes import classes_of_keys
 from labelstore.images.sources.folder import no_image
+from labelstore.images.sources.listing import remote_sizes
 from labelstore.images.sources.passed_over import PassedOver
-from labelstore.images.sources.source_files import RemoteFiles, remote_sizes
+from labelstore.images.sources.source_files import RemoteFiles
 
 __all__ = ["RemoteFolderSource"]
 

@@ -9,8 +9,8 @@ from labelstore.errors import SourceError
 from labelstore.images.formats import IMAGE_SUFFIXES, is_image_name
 from labelstore.images.sources.classes import check_key, classes_of_keys, classes_of_labels
 from labelstore.images.sources.folder import no_image
+from labelstore.images.sources.listing import files_at
 from labelstore.images.sources.passed_over import PassedOver
-from labelstore.images.sources.source_files import files_at
 from labelstore.images.sources.tar_members import TarDamageError, compression_of, members
 from labelstore.storage.location import place_of
 

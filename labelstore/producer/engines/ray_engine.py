@@ -20,25 +20,27 @@ from labelstore.errors import MismatchError, SourceError, TeacherError, UsageErr
 from labelstore.images.pixels import content_digest
 from labelstore.producer.engines.ray_worker import (
     Driver,
-    Labelled,
     Node,
+    NodeBlocks,
     Refusal,
     Worker,
     keys_apart,
     keys_digest,
 )
 from labelstore.producer.probe import library_versions
+from labelstore.producer.settings import DEFAULT_OPTIONS, RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Self
 
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
     from labelstore.producer.engines.ray_worker import Load
-    from labelstore.producer.labeller import Made
+    from labelstore.producer.labeller import LabelledBlock
     from labelstore.producer.progress import Progress
-    from labelstore.producer.run import Settings
-    from labelstore.teachers.teacher import TeacherInfo
+    from labelstore.producer.settings import RunPlan
+    from labelstore.teachers.info import TeacherInfo
 
 __all__ = ["RayEngine"]
 
@@ -59,7 +61,7 @@ but of this many at least."""
 
 
 @dataclass(frozen=True)
-class _Block:
+class _Task:
     """A block that is to be made."""
 
     number: int
@@ -73,8 +75,8 @@ class RayEngine:
         load: opens the source and the teachers on a node.
         actors: how many; None for one a GPU, or one where the teachers run on the CPU.
         device: of the teachers, as asked for: "cpu" needs no GPU.
-        workers: cores that an actor asks for, at most: of a node, each of its GPUs has its share.
-        compiled, batch_size: as for ``generate``.
+        options: of the runs; ``batch_size`` and ``compiled`` are looked at, and ``workers``, the
+            cores that an actor asks for, at most: of a node, each of its GPUs has its share.
 
     Raises:
         UsageError: Ray is not installed, or the cluster cannot be reached. The errors of ``load``,
@@ -87,12 +89,10 @@ class RayEngine:
         *,
         actors: int | None = None,
         device: str = "auto",
-        workers: int = 2,
-        compiled: bool = False,
-        batch_size: int | None = None,
+        options: RunOptions = DEFAULT_OPTIONS,
     ) -> None:
         self._ray = _ray()
-        self._made = (load, compiled, batch_size)
+        self._load, self._run_options = load, options
         if not self._ray.is_initialized():
             try:
                 self._ray.init(
@@ -113,8 +113,8 @@ class RayEngine:
                 arguments=("device",),
             )
         count = actors or (gpus if on_gpu else 1)
-        self.workers = max(1, min(workers, self._cores(count, on_gpu)))
-        self._options = {"num_cpus": self.workers, "num_gpus": int(on_gpu)}
+        self.workers = max(1, min(options.workers, self._cores(count, on_gpu)))
+        self._resources = {"num_cpus": self.workers, "num_gpus": int(on_gpu)}
         self._fixed = actors is not None or not on_gpu
         self._actors: list[Any] = []
         self._ready: list[Any] = []
@@ -139,40 +139,41 @@ class RayEngine:
         while True:
             self._await()
             actor = self._ready[0]
-            said = self._get(actor.prove.remote(driver, dict(manifests), tuple(paths)))
-            if not isinstance(said, Refusal):
-                return dict(said)
-            self._refuse(actor, said, source)
+            answers = self._get(actor.prove.remote(driver, dict(manifests), tuple(paths)))
+            if not isinstance(answers, Refusal):
+                return dict(answers)
+            self._refuse(actor, answers, source)
 
-    def labeller(self, source: ImageSource, settings: Settings) -> _RayLabeller:
+    def labeller(self, source: ImageSource, plan: RunPlan) -> _RayLabeller:
         """What stands in the place of ``Labeller``."""
-        workers = min(settings.workers, self.workers)
-        return _RayLabeller(self, source, replace(settings, workers=workers))
+        workers = min(plan.options.workers, self.workers)
+        options = replace(plan.options, workers=workers)
+        return _RayLabeller(self, source, replace(plan, options=options))
 
     def blocks(
         self,
         source: ImageSource,
-        settings: Settings,
+        plan: RunPlan,
         todo: Iterable[tuple[int, tuple[int, ...]]],
         progress: Progress,
-    ) -> Iterator[Made]:
+    ) -> Iterator[LabelledBlock]:
         """Finished blocks, as they are finished.
 
         Raises:
             MismatchError: no actor is left that agrees with this machine.
         """
-        shared = self._ray.put(_driver_of(source)), self._ray.put(settings)
-        coming = (_Block(*item) for item in todo)
+        shared = self._ray.put(_driver_of(source)), self._ray.put(plan)
+        coming = (_Task(*item) for item in todo)
         queue = deque(itertools.islice(coming, 1))
         free: list[Any] = []
         # By task: the actor, and its block; None while it proves itself.
-        under_way: dict[Any, tuple[Any, _Block | None]] = {}
+        under_way: dict[Any, tuple[Any, _Task | None]] = {}
         for actor in self._ready:
             under_way[actor.begin.remote(*shared)] = actor, None
         while queue or any(block for _, block in under_way.values()):
             while free and queue:
                 actor, block = free.pop(), queue.popleft()
-                keys = tuple(source.keys[settings.manifests[0].block_slice(block.number)])
+                keys = tuple(source.keys[plan.manifests[0].block_slice(block.number)])
                 task = actor.label.remote(*shared, block.number, keys, block.teachers)
                 under_way[task] = actor, block
                 if not queue:
@@ -188,18 +189,18 @@ class RayEngine:
                     continue
                 actor, asked = under_way.pop(task)
                 answer = self._get(task)
-                if isinstance(answer, Labelled):
-                    answer = _checked(source, settings, answer)
+                if isinstance(answer, NodeBlocks):
+                    answer = _checked(source, plan, answer)
                 if isinstance(answer, Refusal):
                     if asked is not None:
                         queue.append(asked)
                     self._refuse(actor, answer, source)
                     continue
                 free.append(actor)
-                if isinstance(answer, Labelled):
-                    yield from answer.made
-                    images = len(answer.made[0].data.indices)
-                    progress.update(images, max(one.views for one in answer.made))
+                if isinstance(answer, NodeBlocks):
+                    yield from answer.blocks
+                    images = len(answer.blocks[0].data.indices)
+                    progress.update(images, max(block.views for block in answer.blocks))
 
     def close(self) -> None:
         """Stop the actors: their cores and GPUs are free for others."""
@@ -207,17 +208,23 @@ class RayEngine:
             self._ray.kill(actor)
         self._actors, self._ready, self._starting = [], [], {}
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _start(self, count: int, node: str | None = None) -> None:
         """Ask Ray for actors; they have no block before they are there."""
-        options: dict[str, Any] = dict(self._options)
+        resources: dict[str, Any] = dict(self._resources)
         if node is not None:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+            resources["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
         for _ in range(count):
-            actor = self._ray.remote(max_restarts=-1, max_task_retries=DEATHS, **options)(
+            actor = self._ray.remote(max_restarts=-1, max_task_retries=DEATHS, **resources)(
                 Worker
-            ).remote(*self._made)
+            ).remote(self._load, self._run_options)
             self._actors.append(actor)
             self._starting[actor.describe.remote()] = actor
 
@@ -254,7 +261,7 @@ class RayEngine:
                 stacklevel=2,
             )
             return
-        if not any(isinstance(one.error, MismatchError) for one, _ in self._refused):
+        if not any(isinstance(refusal.error, MismatchError) for refusal, _ in self._refused):
             raise refusal.error
         reasons = list(dict.fromkeys(text for _, text in self._refused))
         more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
@@ -272,11 +279,11 @@ class RayEngine:
                 self._begun(done[0])
             elif time.monotonic() > patience:
                 patience = float("inf")
-                there = self._ray.cluster_resources()
+                cluster = self._ray.cluster_resources()
                 warnings.warn(
-                    f"Ray has placed no actor of {self._options} for {PATIENCE_SECONDS:.0f} s; the "
-                    f"cluster has {there.get('CPU', 0):.0f} CPUs and {there.get('GPU', 0):.0f} "
-                    "GPUs, perhaps busy: it is waited for.",
+                    f"Ray has placed no actor of {self._resources} for {PATIENCE_SECONDS:.0f} s; "
+                    f"the cluster has {cluster.get('CPU', 0):.0f} CPUs and "
+                    f"{cluster.get('GPU', 0):.0f} GPUs, perhaps busy: it is waited for.",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -289,14 +296,15 @@ class RayEngine:
         if not on_gpu:
             return int(self._ray.cluster_resources().get("CPU", 1)) // count
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        shares = [int(one.get("CPU", 1) // one["GPU"]) for one in nodes if one.get("GPU", 0) >= 1]
+        with_gpu = (node for node in nodes if node.get("GPU", 0) >= 1)
+        shares = [int(node.get("CPU", 1) // node["GPU"]) for node in with_gpu]
         return min(shares, default=1)
 
     def _grow(self) -> None:
         """Ask for an actor for each GPU that has come."""
         if self._fixed:
             return
-        refused = {one.node.id for one, _ in self._refused}
+        refused = {refusal.node.id for refusal, _ in self._refused}
         if not refused:
             self._start(self._gpus() - len(self._actors))
             return
@@ -326,22 +334,22 @@ class RayEngine:
 class _RayLabeller:
     """``Labeller``'s method over actors."""
 
-    def __init__(self, engine: RayEngine, source: ImageSource, settings: Settings) -> None:
+    def __init__(self, engine: RayEngine, source: ImageSource, plan: RunPlan) -> None:
         self._engine = engine
         self._source = source
-        self._settings = settings
+        self._plan = plan
 
     def blocks(
         self, todo: Iterable[tuple[int, tuple[int, ...]]], progress: Progress
-    ) -> Iterator[Made]:
+    ) -> Iterator[LabelledBlock]:
         """As ``Labeller.blocks``, in whatever order they are finished."""
-        return self._engine.blocks(self._source, self._settings, todo, progress)
+        return self._engine.blocks(self._source, self._plan, todo, progress)
 
 
-def _checked(source: ImageSource, settings: Settings, labelled: Labelled) -> Labelled | Refusal:
+def _checked(source: ImageSource, plan: RunPlan, labelled: NodeBlocks) -> NodeBlocks | Refusal:
     """A block, once some of the photos that were labelled are known to be the driver's."""
-    block, data = labelled.made[0].block, labelled.made[0].data
-    start = settings.manifests[0].block_slice(block).start
+    block, data = labelled.blocks[0].block, labelled.blocks[0].data
+    start = plan.manifests[0].block_slice(block).start
     step = max(1, min(CHECKED_SHARE, len(data.indices) // CHECKED_PHOTOS))
     for row in range(len(data.indices)):
         readable = data.readable is None or bool(data.readable[row])

@@ -18,15 +18,15 @@ from labelstore.format.manifest import fingerprint
 from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.probe import check_description, library_versions
 from labelstore.producer.progress import Silent
-from labelstore.teachers.teacher import TeacherInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.producer.labeller import Labeller, Made
-    from labelstore.producer.run import Settings
+    from labelstore.producer.labeller import LabelledBlock, Labeller
+    from labelstore.producer.settings import RunOptions, RunPlan
+    from labelstore.teachers.info import TeacherInfo
     from labelstore.teachers.teacher import Teacher
 
     Load = Callable[[], tuple[ImageSource, list[Teacher]]]
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Driver",
-    "Labelled",
     "Node",
-    "Opened",
+    "NodeBlocks",
+    "NodeTeachers",
     "Refusal",
     "Worker",
     "keys_apart",
@@ -65,7 +65,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Opened:
+class NodeTeachers:
     """What an actor has opened on its node."""
 
     node: Node
@@ -73,11 +73,11 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """A block that an actor has made."""
+class NodeBlocks:
+    """A block that an actor has labelled."""
 
     node: Node
-    made: list[Made]
+    blocks: list[LabelledBlock]
     """Of each teacher that was asked."""
 
 
@@ -98,9 +98,9 @@ def keys_digest(keys: Sequence[str]) -> str:
 
 def keys_apart(driver: Sequence[str], node: Sequence[str]) -> str:
     """How the keys of a node's source differ from those of the driver's, in words."""
-    known, there = set(driver), set(node)
-    other = next((key for key in node if key not in known), None)
-    lacking = next((key for key in driver if key not in there), None)
+    of_driver, of_node = set(driver), set(node)
+    other = next((key for key in node if key not in of_driver), None)
+    lacking = next((key for key in driver if key not in of_node), None)
     counts = f"it has {len(node)} images where the driver's source has {len(driver)}"
     if other is not None:
         return f"{counts}; the first other key is {other!r}"
@@ -117,30 +117,19 @@ class Worker:
     others can do its work.
     """
 
-    def __init__(self, load: Load, compiled: bool, batch_size: int | None) -> None:
+    def __init__(self, load: Load, options: RunOptions) -> None:
         self._load = load
-        self._compiled, self._batch_size = compiled, batch_size
+        self._options = options
         self._teachers: list[Teacher] = []
-        self._began: Settings | None = None
+        self._began: RunPlan | None = None
 
-    def describe(self) -> Opened | Refusal:
+    def describe(self) -> NodeTeachers | Refusal:
         """The node, and the teachers, for the manifests."""
         try:
             self._open()
         except LabelStoreError as error:
             return Refusal(_node(), error)
-        described = [
-            TeacherInfo(
-                one.spec,
-                one.preprocessing,
-                one.num_classes,
-                one.class_names,
-                one.device,
-                one.describe(),
-            )
-            for one in self._teachers
-        ]
-        return Opened(_node(), described)
+        return NodeTeachers(_node(), [teacher.info for teacher in self._teachers])
 
     def prove(
         self, driver: Driver, manifests: Mapping[int, Manifest], paths: Sequence[str]
@@ -154,48 +143,48 @@ class Worker:
                 keys = tuple(self._source.keys)
             return Refusal(_node(), error, keys)
 
-    def begin(self, driver: Driver, settings: Settings) -> Refusal | None:
+    def begin(self, driver: Driver, plan: RunPlan) -> Refusal | None:
         """Prove, and get ready for the blocks of a run."""
-        if self._began == settings:
+        if self._began == plan:
             return None
-        said = self.prove(driver, dict(enumerate(settings.manifests)), settings.paths)
-        if isinstance(said, Refusal):
-            return said
+        answers = self.prove(driver, dict(enumerate(plan.manifests)), plan.paths)
+        if isinstance(answers, Refusal):
+            return answers
         try:
-            self._labeller: Labeller = self._engine.labeller(self._source, settings)
+            self._labeller: Labeller = self._engine.labeller(self._source, plan)
         except MismatchError as error:
             return Refusal(_node(), error)
-        self._began = settings
+        self._began = plan
         return None
 
     def label(
         self,
         driver: Driver,
-        settings: Settings,
+        plan: RunPlan,
         block: int,
         keys: tuple[str, ...],
         numbers: tuple[int, ...],
-    ) -> Labelled | Refusal:
+    ) -> NodeBlocks | Refusal:
         """Make a block, for each of some teachers.
 
         Args:
-            driver, settings: as for ``begin``, which Ray may have run in a process that died since.
+            driver, plan: as for ``begin``, which Ray may have run in a process that died since.
             block: its number. keys: of its images.
             numbers: of the teachers.
         """
-        refusal = self.begin(driver, settings)
+        refusal = self.begin(driver, plan)
         if refusal is not None:
             return refusal
-        here = tuple(self._source.keys[settings.manifests[0].block_slice(block)])
+        here = tuple(self._source.keys[plan.manifests[0].block_slice(block)])
         if here != keys:
             error = MismatchError(f"its images of block {block} are others than the driver's.")
             return Refusal(_node(), error, tuple(self._source.keys))
-        return Labelled(_node(), list(self._labeller.blocks([(block, numbers)], Silent())))
+        return NodeBlocks(_node(), list(self._labeller.blocks([(block, numbers)], Silent())))
 
     def _open(self) -> None:
         if not self._teachers:
             self._source, teachers = self._load()
-            self._engine = LocalEngine(teachers, self._batch_size, self._compiled)
+            self._engine = LocalEngine(teachers, self._options)
             self._teachers = teachers
 
     def _prove(
