@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labelstore import __version__
-from labelstore.cli import output
-from labelstore.cli.options import JSON_META
 from labelstore.errors import LabelStoreError, UsageError
+
+from . import output
+from .options import JSON_META
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,6 +37,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": (".commands.demo", "Try it all on twenty photos: two teachers, one student."),
 }
 """Name of each command -> the module of its ``command``, and its line in ``--help``."""
+
+OPTION_OF = {"k": "top_k", "num_views": "views", "teacher": "spec"}
+"""Arguments of the library that commands have under another name."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of the signal, as shells report it."""
@@ -102,9 +106,16 @@ class LazyGroup(click.Group):
             with _told_as_json(ctx.meta[JSON_META]), output.printed_warnings():
                 return super().invoke(ctx)
         except LabelStoreError as error:
-            output.note(f"Error: {error}")
+            flags = self._flags(ctx, error)
+            message = str(error)
+            unsaid = [flag for flag in flags if flag not in message]
+            if unsaid:
+                options = "Option" if len(unsaid) == 1 else "Options"
+                message += f" {options}: {', '.join(unsaid)}."
+            output.note(f"Error: {message}")
             if ctx.meta[JSON_META]:
-                click.echo(_error_json(error.kind, str(error)))
+                more = error.fields() | ({"options": flags} if flags else {})
+                click.echo(_error_json(error.kind, message, more))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             going_on = ""
@@ -112,6 +123,19 @@ class LazyGroup(click.Group):
                 going_on = ": what was committed is kept, and the same command goes on from there"
             click.echo(f"Interrupted{going_on}.", err=True)
             ctx.exit(INTERRUPTED)
+
+    def _flags(self, ctx: click.Context, error: LabelStoreError) -> list[str]:
+        """The options of the command that is run which set the arguments an error speaks of."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        if command is None:
+            return []
+        flags = {
+            parameter.name: max(parameter.opts, key=len)
+            for parameter in command.params
+            if isinstance(parameter, click.Option)
+        }
+        names = [OPTION_OF.get(name, name) for name in error.arguments]
+        return [flags[name] for name in names if name in flags]
 
 
 @contextlib.contextmanager
@@ -122,12 +146,13 @@ def _told_as_json(as_json: bool) -> Iterator[None]:
     except click.ClickException as error:
         if as_json:
             click.echo(_error_json(UsageError.kind, error.format_message()))
-        error.message = output.printable(error.message)
+        error.message = output.printable(error.message)  # type: ignore[misc]
         raise
 
 
-def _error_json(kind: str, message: str) -> str:
-    return output.text_of_json({"error": {"kind": kind, "message": message}})
+def _error_json(kind: str, message: str, more: Mapping[str, Any] | None = None) -> str:
+    """As schemas/error.schema.json has it."""
+    return output.text_of_json({"error": {"kind": kind, "message": message, **(more or {})}})
 
 
 @click.group(

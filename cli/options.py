@@ -18,43 +18,82 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from . import choices
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.labels.ferkd import Combine, FerKD
-    from labelstore.teachers.teacher import Teacher
+    from labelstore.labels.ferkd import Confidence, FerKD
     from labelstore.views.law import ViewLaw
 
 __all__ = [
     "JSON_META",
-    "device_option",
-    "ferkd_from",
+    "FerKDOptions",
+    "LawOptions",
+    "ResultOptions",
+    "SourceOptions",
+    "added",
+    "collected",
     "ferkd_options",
     "json_option",
-    "law_from",
     "law_options",
     "output_option",
     "overwrite_option",
     "quantizer_option",
     "quiet_option",
-    "source_from",
     "source_options",
     "store_argument",
-    "teacher_from",
-    "teacher_options",
-    "teachers_from",
-    "teachers_options",
 ]
 
-_Command = TypeVar("_Command", bound="Callable[..., Any] | click.Command")
+Command = TypeVar("Command", bound="Callable[..., Any]")
+Options = TypeVar("Options")
 
 JSON_META = "labelstore.json"
 """Key of ``click.Context.meta`` that is True once ``--json`` was given: where errors look."""
+
+
+def collected(
+    kind: type[Options], **groups: type[Any]
+) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
+    """Hand a command its parameters as one object.
+
+    Args:
+        kind: a data class with a field for each parameter of the command, of the same name.
+        groups: fields that are data classes themselves, made of the parameters of their names.
+    """
+
+    def decorate(run: Callable[[Options], None]) -> Callable[..., None]:
+        @functools.wraps(run)
+        def called(**parameters: Any) -> None:
+            of_groups = {
+                name: group(**{field.name: parameters.pop(field.name) for field in fields(group)})
+                for name, group in groups.items()
+            }
+            run(kind(**parameters, **of_groups))
+
+        # For the test that compares them with the command's options.
+        vars(called).update(options_kind=kind, options_groups=groups)
+        return called
+
+    return decorate
+
+
+def added(options: Sequence[Callable[[Command], Command]]) -> Callable[[Command], Command]:
+    """One decorator of several, in the order in which ``--help`` lists them."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def _remember_json(context: click.Context, _parameter: click.Parameter, value: bool) -> bool:
@@ -76,18 +115,9 @@ output_option = click.option(
 )
 """``output``: str, the path of the store to be made."""
 
-device_option = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
-    show_default=True,
-    help="Where the teacher runs; auto takes the first there is of cuda, mps, cpu.",
-)
-"""``device``: str."""
-
 quantizer_option = click.option(
     "--quantizer",
-    type=click.Choice(["ratio16", "ratio32", "u8", "u16", "fp16", "fp32"]),
+    type=click.Choice(choices.QUANTIZERS),
     help="How probabilities are stored.",
 )
 """``quantizer``: str or None."""
@@ -111,60 +141,25 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing b
 """``quiet``: bool."""
 
 
-def _runnable(
-    _context: click.Context, _parameter: click.Parameter, value: str | tuple[str, ...] | None
-) -> str | tuple[str, ...] | None:
-    """Checked before anything is read: what teachers need that a reader has not."""
-    if value:
-        from labelstore.teachers.load import require_libraries
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions:
+    """How a command's result is told."""
 
-        for spec in (value,) if isinstance(value, str) else value:
-            require_libraries(spec)
-    return value
+    json: bool
+    quiet: bool
 
+    @property
+    def silent(self) -> bool:
+        """Whether there is to be no progress."""
+        return self.quiet or self.json
 
-_TEACHER = (
-    click.option(
-        "--checkpoint",
-        metavar="FILE|none",
-        help="Weights for timm:NAME: a safetensors or torch file, or none for untrained weights "
-        "(speed tests). Default: timm's pretrained weights.",
-    ),
-    click.option(
-        "--temperature",
-        type=float,
-        default=1.0,
-        show_default=True,
-        help="The logits are divided by it before softmax.",
-    ),
-    click.option(
-        "--size",
-        type=click.IntRange(min=1),
-        metavar="PIXELS",
-        help="Side of the teacher's input. Default: what the teacher was trained with.",
-    ),
-    click.option(
-        "--num-classes",
-        type=click.IntRange(min=2),
-        help="Classes of timm:NAME, where its classifier was trained anew. Default: as many as the "
-        "checkpoint's classifier has.",
-    ),
-    click.option(
-        "--precision",
-        type=click.Choice(["fp32", "bf16", "fp16"]),
-        default="fp32",
-        show_default=True,
-        help="Of the teacher's forward; softmax is always fp32. On CUDA fp32 is without TF32; fp16 "
-        "has TF32's precision and is faster.",
-    ),
-)
 
 _LAW = (
     click.option(
         "--scale",
         type=float,
         nargs=2,
-        default=(0.08, 1.0),
+        default=choices.SCALE,
         show_default=True,
         metavar="LOW HIGH",
         help="Range of a crop's area, as a share of the image's.",
@@ -173,16 +168,42 @@ _LAW = (
         "--ratio",
         type=float,
         nargs=2,
-        default=(3 / 4, 4 / 3),
+        default=choices.RATIO,
         show_default="0.75 1.3333",
         metavar="LOW HIGH",
         help="Range of a crop's width / height.",
     ),
     click.option(
-        "--flip", type=float, default=0.5, show_default=True, help="Probability of mirroring."
+        "--flip",
+        type=float,
+        default=choices.FLIP,
+        show_default=True,
+        help="Probability of mirroring.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the views."),
+    click.option(
+        "--seed", type=int, default=choices.SEED, show_default=True, help="Seed of the views."
+    ),
 )
+
+law_options = added(_LAW)
+"""``scale``, ``ratio``, ``flip`` and ``seed``: those of `LawOptions`."""
+
+
+@dataclass(frozen=True)
+class LawOptions:
+    """Which crop each view is."""
+
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    flip: float
+    seed: int
+
+    def law(self) -> ViewLaw:
+        """The view law; UsageError for a value out of its range."""
+        from labelstore.views.law import ViewLaw
+
+        return ViewLaw(self.seed, self.scale, self.ratio, self.flip)
+
 
 _SOURCE = (
     click.option(
@@ -210,221 +231,80 @@ _SOURCE = (
     ),
 )
 
+source_options = added(_SOURCE)
+"""Those of `SourceOptions`."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How photos are read."""
+
+    image_column: str | None
+    label_column: str | None
+    image_field: str | None
+    max_pixels: int | None
+
+    def open(self, path: str) -> ImageSource:
+        """The images at a path; photos of many pixels are let in from here on."""
+        from labelstore.images.pixels import allow_pixels
+        from labelstore.images.sources.choose import open_source
+
+        if self.max_pixels is not None:
+            allow_pixels(self.max_pixels)
+        return open_source(
+            path,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            image_field=self.image_field,
+        )
+
+
 _FERKD = (
     click.option(
         "--low",
         type=click.FloatRange(0, 1),
-        default=0.15,
+        default=choices.LOW,
         show_default=True,
         help="FerKD: views of this confidence or less are discarded.",
     ),
     click.option(
         "--middle",
         type=click.FloatRange(0, 1),
-        default=0.30,
+        default=choices.MIDDLE,
         show_default=True,
         help="FerKD: views above --low, up to this confidence, are calibrated.",
     ),
     click.option(
         "--top",
         type=click.FloatRange(0, 1),
-        default=0.95,
+        default=choices.TOP,
         show_default=True,
         help="FerKD: views above this confidence are discarded.",
     ),
     click.option(
         "--confidence",
-        type=click.Choice(["max", "target"]),
-        default="max",
+        type=click.Choice(choices.CONFIDENCES),
+        default=choices.CONFIDENCES[0],
         show_default=True,
         help="FerKD: compare the largest probability, or that of the ground truth.",
     ),
 )
 
-
-_NONDETERMINISTIC = click.option(
-    "--allow-nondeterministic",
-    is_flag=True,
-    help="Take a teacher that does not say the same of a crop each time (dropout, batch "
-    "statistics); its manifest says so.",
-)
+ferkd_options = added(_FERKD)
+"""Those of `FerKDOptions`."""
 
 
-def teachers_options(command: _Command) -> _Command:
-    """As ``teacher_options``, for one teacher or several: the first five are tuples.
+@dataclass(frozen=True)
+class FerKDOptions:
+    """Thresholds of FerKD's rule."""
 
-    ``teachers_from`` makes of them what ``teacher_from`` takes, once for each teacher.
-    """
-    several = (
-        click.option(
-            "--teacher",
-            "spec",
-            required=True,
-            multiple=True,
-            metavar="SPEC",
-            callback=_runnable,
-            help="timm:NAME, or python:package.module:factory for any torch module (the factory "
-            "returns the module and its preprocessing). Given several times, with as many "
-            "--output, all of them label the views in one pass.",
-        ),
-        click.option(
-            "--checkpoint",
-            multiple=True,
-            metavar="FILE|none",
-            help="Weights for timm:NAME: a safetensors or torch file, or none for untrained "
-            "weights (speed tests). Default: timm's pretrained weights. Of several teachers: one "
-            "each, or one none for all.",
-        ),
-        click.option(
-            "--temperature",
-            type=float,
-            multiple=True,
-            help="The logits are divided by it before softmax. Once for all teachers, or one each. "
-            "[default: 1.0]",
-        ),
-        click.option(
-            "--size",
-            type=click.IntRange(min=1),
-            multiple=True,
-            metavar="PIXELS",
-            help="Side of the teacher's input. Once for all teachers, or one each. Default: what "
-            "each was trained with.",
-        ),
-        click.option(
-            "--num-classes",
-            type=click.IntRange(min=2),
-            multiple=True,
-            help="Classes of timm:NAME, where its classifier was trained anew. Once for all "
-            "teachers, or one each. Default: as many as the checkpoint's classifier has.",
-        ),
-        _TEACHER[-1],
-        device_option,
-        _NONDETERMINISTIC,
-    )
-    for option in reversed(several):
-        command = option(command)
-    return command
+    low: float
+    middle: float
+    top: float
+    confidence: Confidence
 
+    def rule(self) -> FerKD:
+        """The rule; UsageError for thresholds out of order."""
+        from labelstore.labels.ferkd import FerKD
 
-def teachers_from(given: dict[str, Any]) -> list[dict[str, Any]]:
-    """The options of each teacher, ``output`` among them, for commands that take several."""
-    from labelstore.errors import UsageError
-
-    count = len(given["spec"])
-    defaults = {"checkpoint": None, "temperature": 1.0, "size": None, "num_classes": None}
-    each: dict[str, tuple[Any, ...]] = {"spec": given["spec"], "output": given["output"]}
-    for name, default in defaults.items():
-        values = given[name] or (default,)
-        if (
-            name == "checkpoint"
-            and len(values) == 1
-            and count > 1
-            and values[0] not in (None, "none")
-        ):
-            raise UsageError(
-                f"--checkpoint {values[0]} was given once for {count} teachers: give one for each, "
-                "in the same order."
-            )
-        each[name] = values * count if len(values) == 1 else values
-    for name, values in each.items():
-        if len(values) != count:
-            raise UsageError(
-                f"--{name.replace('_', '-')} was given {len(values)} times for {count} --teacher: "
-                "give one for each, in the same order."
-            )
-    return [
-        given | {name: values[number] for name, values in each.items()} for number in range(count)
-    ]
-
-
-def teacher_options(required: bool = True) -> Callable[[_Command], _Command]:
-    """Add ``spec`` and what ``teacher_from`` takes besides."""
-    spec = click.option(
-        "--teacher",
-        "spec",
-        required=required,
-        metavar="SPEC",
-        callback=_runnable,
-        help="timm:NAME, or python:package.module:factory for any torch module (the factory "
-        "returns the module and its preprocessing).",
-    )
-
-    def add(command: _Command) -> _Command:
-        for option in reversed((spec, *_TEACHER, device_option, _NONDETERMINISTIC)):
-            command = option(command)
-        return command
-
-    return add
-
-
-def teacher_from(given: dict[str, Any]) -> Teacher:
-    """The teacher that ``teacher_options`` were given for."""
-    from labelstore.teachers.load import load_teacher
-
-    return load_teacher(
-        given["spec"],
-        checkpoint=given["checkpoint"],
-        device=given["device"],
-        precision=given["precision"],
-        size=given["size"],
-        num_classes=given["num_classes"],
-        allow_nondeterministic=given["allow_nondeterministic"],
-    )
-
-
-def source_options(command: _Command) -> _Command:
-    """Add ``image_column``, ``label_column``, ``image_field`` and ``max_pixels``."""
-    for option in reversed(_SOURCE):
-        command = option(command)
-    return command
-
-
-def source_from(given: dict[str, Any], path: str) -> ImageSource:
-    """The images at a path that ``source_options`` were given for; photos of many pixels are let in
-    from here on."""
-    from labelstore.images.pixels import allow_pixels
-    from labelstore.images.sources.choose import open_source
-
-    if given["max_pixels"] is not None:
-        allow_pixels(given["max_pixels"])
-    return open_source(
-        path,
-        image_column=given["image_column"],
-        label_column=given["label_column"],
-        image_field=given["image_field"],
-    )
-
-
-def law_options(command: _Command) -> _Command:
-    """Add ``scale``, ``ratio`` (two floats), ``flip`` (float) and ``seed`` (int)."""
-    for option in reversed(_LAW):
-        command = option(command)
-    return command
-
-
-def law_from(given: dict[str, Any]) -> ViewLaw:
-    """The view law that ``law_options`` were given for."""
-    from labelstore.views.law import ViewLaw
-
-    return ViewLaw(given["seed"], given["scale"], given["ratio"], given["flip"])
-
-
-def ferkd_options(command: _Command) -> _Command:
-    """Add ``low``, ``middle``, ``top`` (float) and ``confidence`` (str) to a command."""
-    for option in reversed(_FERKD):
-        command = option(command)
-    return command
-
-
-def ferkd_from(given: dict[str, Any], smoothing: float = 0.1, ensemble: Combine = "all") -> FerKD:
-    """The rule that ``ferkd_options`` were given for; UsageError for thresholds out of order."""
-    from labelstore.labels.ferkd import FerKD
-
-    return FerKD(
-        low=given["low"],
-        middle=given["middle"],
-        top=given["top"],
-        confidence=given["confidence"],
-        smoothing=smoothing,
-        ensemble=ensemble,
-    )
+        return FerKD(low=self.low, middle=self.middle, top=self.top, confidence=self.confidence)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .text import clock
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ProgressMeter",
     "console",
-    "counted",
     "emit_json",
     "note",
     "pairs",
@@ -81,7 +82,7 @@ def text_of_json(document: Any, indent: int | None = None) -> str:
     """
     text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
     return _JSON_SPECIAL.sub(
-        lambda found: json.dumps(found[0])[1:-1] if _is_obeyed(found[0]) else found[0], text
+        lambda sign: json.dumps(sign[0])[1:-1] if _is_obeyed(sign[0]) else sign[0], text
     )
 
 
@@ -106,13 +107,6 @@ def printed_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = before
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 image``, ``2 images``, ``1,000 classes``."""
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def console() -> Console:
@@ -165,14 +159,14 @@ def table(
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
     for number, name in enumerate(columns):
         right = number in numeric
         # Text that does not fit goes on in the next line: keys are there to be copied.
-        made.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
+        grid.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
     for row in rows:
-        made.add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in row))
-    return made
+        grid.add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in row))
+    return grid
 
 
 class ProgressMeter:
@@ -279,10 +273,10 @@ class ProgressMeter:
     def short(self) -> str:
         """All of it in few words, for beside a bar."""
         images, views = self.rates
-        left = "?" if self.left is None else _duration(self.left)
+        left = "?" if self.left is None else clock(self.left)
         return (
             f"{self.images:,}/{self.total_images:,} images, {images:,.1f}/s, {views:,.0f} views/s, "
-            f"{_duration(self.elapsed)}, {left} left{self._waiting()}"
+            f"{clock(self.elapsed)}, {left} left{self._waiting()}"
         )
 
     def _waiting(self) -> str:
@@ -292,10 +286,10 @@ class ProgressMeter:
     def line(self) -> str:
         """All of it in one line."""
         images, views = self.rates
-        left = "?" if self.left is None else _duration(self.left)
+        left = "?" if self.left is None else clock(self.left)
         return (
             f"{self.images:,} of {self.total_images:,} images, {images:,.1f} images/s, "
-            f"{views:,.0f} views/s, {_duration(self.elapsed)} elapsed, {left} left"
+            f"{views:,.0f} views/s, {clock(self.elapsed)} elapsed, {left} left"
             f"{self._waiting()}"
         )
 
@@ -377,9 +371,3 @@ def _bar(total_views: int, brief: bool) -> Iterator[Callable[[ProgressMeter], No
             bar.update(task, completed=meter.views, description=meter.short())
 
         yield show
-
-
-def _duration(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}"

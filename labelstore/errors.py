@@ -1,7 +1,9 @@
 """The exception tree: one class for each thing a caller would do about it.
 
-Every error carries a stable, append-only ``kind`` (a short string that programs may match on) and
-an ``exit_code`` for the command line: 2 where the request itself is wrong, 1 for the rest.
+Every error carries a stable ``kind`` (an ``ErrorKind``, which programs may match on), an
+``exit_code`` for the command line (2 where the request itself is wrong, 1 for the rest), and what
+it knows of the place: arguments, or array, block and images of a store. Messages speak of the
+library's arguments; the command line adds its options to them.
 
     LabelStoreError
     ├── UsageError            the request is wrong: change an option or an argument   (ValueError)
@@ -22,11 +24,14 @@ an ``exit_code`` for the command line: 2 where the request itself is wrong, 1 fo
 from __future__ import annotations
 
 import importlib.util
+from enum import StrEnum
+from typing import Any, ClassVar, Self
 
 __all__ = [
     "BusyError",
     "CorruptError",
     "DecodeError",
+    "ErrorKind",
     "FallbackWarning",
     "FormatError",
     "IncompleteError",
@@ -48,40 +53,100 @@ __all__ = [
 ]
 
 
+class ErrorKind(StrEnum):
+    """Stable codes of the error classes; codes are added, never renamed."""
+
+    ERROR = "error"
+    USAGE = "usage"
+    NOT_FOUND = "not-found"
+    SOURCE = "source"
+    DECODE = "decode"
+    TEACHER = "teacher"
+    MISMATCH = "mismatch"
+    STORE = "store"
+    FORMAT = "format"
+    INCOMPLETE = "incomplete"
+    CORRUPT = "corrupt"
+    BUSY = "busy"
+    LABEL = "label"
+    MISSING_PACKAGE = "missing-package"
+
+
 class LabelStoreError(Exception):
     """Base of every error that labelstore raises on purpose.
 
     The message is one sentence with what is wrong, the value met, what was expected, and the mend.
+
+    Args:
+        message: that sentence.
+        arguments: names of the library's arguments that the mend speaks of.
+        array: of a store, as ``labels/classes``.
+        block: its number.
+        images: first and last image of the block, as indices.
     """
 
-    kind = "error"
-    """Stable code of the error class; codes are added, never renamed."""
+    kind: ClassVar[ErrorKind] = ErrorKind.ERROR
 
-    exit_code = 1
+    exit_code: ClassVar[int] = 1
     """What the command line exits with."""
 
-    def __reduce__(self) -> tuple[type[LabelStoreError], tuple[object, ...]]:
-        """Pickle by message, so that errors cross the border of a DataLoader worker."""
-        return (type(self), self.args)
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        arguments: tuple[str, ...] = (),
+        array: str | None = None,
+        block: int | None = None,
+        images: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.arguments = arguments
+        self.array = array
+        self.block = block
+        self.images = images
+
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...], dict[str, Any]]:
+        """Pickle by message and fields: errors cross the border of a DataLoader worker."""
+        return (type(self), self.args, vars(self))
+
+    def fields(self) -> dict[str, Any]:
+        """What is known besides the message, ready for JSON; what is not known is left out."""
+        known = {
+            "arguments": list(self.arguments) or None,
+            "array": self.array,
+            "block": self.block,
+            "images": None if self.images is None else list(self.images),
+        }
+        return {name: value for name, value in known.items() if value is not None}
+
+    def extended(self, advice: str) -> Self:
+        """The same error with one more sentence."""
+        return type(self)(
+            f"{self} {advice}",
+            arguments=self.arguments,
+            array=self.array,
+            block=self.block,
+            images=self.images,
+        )
 
 
 class UsageError(LabelStoreError, ValueError):
     """The request itself is wrong: an option or an argument has to change."""
 
-    kind = "usage"
+    kind = ErrorKind.USAGE
     exit_code = 2
 
 
 class NotFoundError(LabelStoreError, LookupError):
     """Something named in the request does not exist: a file, a key, an index."""
 
-    kind = "not-found"
+    kind = ErrorKind.NOT_FOUND
 
 
 class SourceError(LabelStoreError):
     """An image, or a source of images, cannot be used."""
 
-    kind = "source"
+    kind = ErrorKind.SOURCE
 
 
 class DecodeError(SourceError):
@@ -91,61 +156,61 @@ class DecodeError(SourceError):
     ``SourceError``: of such an image nothing is known.
     """
 
-    kind = "decode"
+    kind = ErrorKind.DECODE
 
 
 class TeacherError(LabelStoreError):
     """A teacher cannot be built, or its weights do not fit it."""
 
-    kind = "teacher"
+    kind = ErrorKind.TEACHER
 
 
 class MissingPackageError(LabelStoreError, ImportError):
     """What was asked for needs a package that is not installed here."""
 
-    kind = "missing-package"
+    kind = ErrorKind.MISSING_PACKAGE
 
 
 class MismatchError(LabelStoreError):
     """Two things that must agree do not: a store and a request, two stores, a store and photos."""
 
-    kind = "mismatch"
+    kind = ErrorKind.MISMATCH
 
 
 class StoreError(LabelStoreError):
     """A store cannot be read or written as asked."""
 
-    kind = "store"
+    kind = ErrorKind.STORE
 
 
 class FormatError(StoreError):
     """Not a store, or a store of a format version that this reader does not know."""
 
-    kind = "format"
+    kind = ErrorKind.FORMAT
 
 
 class IncompleteError(StoreError):
     """The labels asked for have not been committed (yet)."""
 
-    kind = "incomplete"
+    kind = ErrorKind.INCOMPLETE
 
 
 class CorruptError(StoreError):
     """What is on disk is not what was committed."""
 
-    kind = "corrupt"
+    kind = ErrorKind.CORRUPT
 
 
 class BusyError(StoreError):
     """Another process is writing this store."""
 
-    kind = "busy"
+    kind = ErrorKind.BUSY
 
 
 class LabelError(LabelStoreError, ValueError):
     """Arrays that are no soft labels: wrong shapes, values out of range, negative mass."""
 
-    kind = "label"
+    kind = ErrorKind.LABEL
 
 
 class ReplayWarning(UserWarning):

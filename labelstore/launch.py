@@ -142,7 +142,8 @@ def take_gpu(
     if launch.local_rank >= len(names):
         raise UsageError(
             f"this is process {launch.local_rank} of its machine, counted from 0, and there are "
-            f"{len(names)} GPUs: start one process a GPU, or give --device cpu."
+            f"{len(names)} GPUs: start one process a GPU, or choose the device cpu.",
+            arguments=("device",),
         )
     environment["CUDA_VISIBLE_DEVICES"] = names[launch.local_rank]
 

@@ -73,7 +73,7 @@ def test_unknown_ground_truth_is_an_error_only_where_it_is_needed():
     assert rule.apply(labels_of([0.5, 0.99, 0.05])).action.tolist() == [0, 2, 2]
     with pytest.raises(LabelError, match="1 of 1 views"):
         rule.apply(labels_of([0.5, 0.2]), [3, -1])
-    with pytest.raises(LabelError, match="--class-map"):
+    with pytest.raises(LabelError, match="a class map"):
         rule.apply(labels_of([0.2]))
 
 

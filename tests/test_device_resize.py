@@ -93,5 +93,5 @@ def test_refusals():
     for box in ((0, 0, 11, 5), (0, 6, 5, 5), (0, 0, 0, 5), (-1, 0, 5, 5)):
         with pytest.raises(UsageError, match="leaves the photo"):
             resize_boxes(photo, np.array([box]), np.array([False]), (4, 4), "bilinear")
-    with pytest.raises(UsageError, match="--resize workers"):
+    with pytest.raises(UsageError, match="resize by workers"):
         resize_boxes(photo, np.array([[0, 0, 5, 5]]), np.array([False]), (4, 4), "nearest")

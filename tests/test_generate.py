@@ -249,7 +249,7 @@ def test_unreadable_images_stop_the_run_or_are_skipped_and_listed(small, tmp_pat
     names = sorted(file.name for file in small.iterdir())
     (small / names[1]).write_bytes((small / names[1]).read_bytes()[:3000])
     path = tmp_path / "s.zarr"
-    with pytest.raises(SourceError, match=rf"{names[1]}.*--on-error skip"):
+    with pytest.raises(SourceError, match=rf"{names[1]}.*on_error='skip'"):
         make(small, path)
     assert labelstore.open(path).missing_blocks() == [1, 2]
     report = make(small, path, on_error="skip")
@@ -305,7 +305,7 @@ def test_hard_and_smoothing_labels(small, tmp_path):
 
 
 def test_impossible_requests(small, tmp_path):
-    with pytest.raises(UsageError, match="--top-k"):
+    with pytest.raises(UsageError, match="leave k out"):
         make(small, tmp_path / "s.zarr", recipe=LabelSettings(2, StoreSettings(k=1001)))
     with pytest.raises(UsageError, match="batch size"):
         make(small, tmp_path / "s.zarr", batch_size=0)

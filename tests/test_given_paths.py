@@ -123,7 +123,7 @@ def test_messages_have_numbers_and_words_and_no_python(tmp_path):
     assert (
         "(seed 1, scale 0.08 to 1, ratio 0.75 to 1.333, flip 0.5 and seed 5, scale 0.2" in said[1]
     )
-    assert "--images intersection" in said[2]
+    assert 'images="intersection"' in said[2]
     assert "are 2.0, 0.5" in said[3]
 
 

@@ -438,13 +438,15 @@ class TestTargets:
         source = lay_out(tmp_path, "b/1.png", "a/1.png", "c/1.png", "a/2.png")
         targets = resolve_targets(source, num_classes=3, class_names=None)
         assert targets.tolist() == [0, 0, 1, 2]
-        with pytest.raises(MismatchError, match=r"3 class folders and the teacher 4 classes.*--cl"):
+        with pytest.raises(
+            MismatchError, match=r"3 class folders and the teacher 4 classes.*class map"
+        ):
             resolve_targets(source, num_classes=4, class_names=None)
 
     def test_folders_named_otherwise_are_refused_even_when_as_many(self, tmp_path):
         source = lay_out(tmp_path, "ant/1.png", "bee/1.png", "cat/1.png", "wolf/1.png")
         with pytest.raises(
-            MismatchError, match=r"1 of the 4 .*'wolf'.*--class-map FILE.*--targets none"
+            MismatchError, match=r"1 of the 4 .*'wolf'.*a class map.*targets may be 'none'"
         ):
             resolve_targets(source, num_classes=4, class_names=self.NAMES)
 
@@ -481,10 +483,10 @@ class TestTargets:
     @pytest.mark.parametrize("class_map", [None, {"a": 0}])
     def test_flat_and_mixed_folders_are_refused(self, tmp_path, class_map):
         flat = lay_out(tmp_path / "flat", "1.png")
-        with pytest.raises(MismatchError, match=r"no class folders.*--targets none"):
+        with pytest.raises(MismatchError, match=r"no class folders.*targets may be 'none'"):
             resolve_targets(flat, num_classes=1, class_names=None, class_map=class_map)
         mixed = lay_out(tmp_path / "mixed", "1.png", "a/1.png")
-        with pytest.raises(MismatchError, match=r"'1\.png'.*--targets none"):
+        with pytest.raises(MismatchError, match=r"'1\.png'.*targets may be 'none'"):
             resolve_targets(mixed, num_classes=1, class_names=None, class_map=class_map)
 
     def test_none_leaves_every_target_unknown(self, tmp_path):

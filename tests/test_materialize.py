@@ -245,7 +245,7 @@ def test_a_copy_that_lost_arrays_is_no_copy(tmp_path):
     store, _, _ = written(tmp_path / "s.zarr")
     materialize(store, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy/labels")
-    with pytest.raises(MismatchError, match="--overwrite"):
+    with pytest.raises(MismatchError, match="overwrite it"):
         materialize(store, tmp_path / "copy")
     assert not materialize(store, tmp_path / "copy", overwrite=True).already_there
     assert everything(labelstore.open(tmp_path / "copy")) == everything(store)

@@ -223,7 +223,7 @@ class TestLogitsThatAreNotFinite:
         path = tmp_path / "s.zarr"
         with pytest.raises(
             TeacherError,
-            match=r"'c\.png' has views \(0, 1, 2\) .*odd.* not finite.*--on-error skip",
+            match=r"'c\.png' has views \(0, 1, 2\) .*odd.* not finite.*on_error='skip'",
         ):
             label(photos, model, path, batch_size=50, precision=precision)
         report = label(photos, model, path, on_error="skip", precision=precision)

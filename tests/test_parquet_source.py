@@ -63,7 +63,7 @@ def test_other_names_of_columns(tmp_path):
         open_source(path)
     source = open_source(path, image_column="img")
     assert source.read(2) == ROWS[2]["bytes"]
-    with pytest.raises(MismatchError, match=r"no column label \(its columns.*--label-column"):
+    with pytest.raises(MismatchError, match=r"no column label \(its columns.*label_column"):
         resolve_targets(source, num_classes=6, class_names=None)
     source = open_source(path, image_column="img", label_column="fine")
     targets = resolve_targets(source, num_classes=6, class_names=None)

@@ -144,7 +144,7 @@ def test_an_actor_that_is_killed_is_replaced_and_the_store_is_that_of_one_proces
     shutil.copytree(photos, broken)
     sorted(broken.iterdir())[3].write_bytes(b"no photo")
     other = engine_of(broken, 1)
-    with pytest.raises(SourceError, match="--on-error skip"):
+    with pytest.raises(SourceError, match="on_error='skip'"):
         make(broken, tmp_path / "broken.zarr", other)
     other.close()
 

@@ -168,7 +168,7 @@ class TestClasses:
         """Sorted as text, 10 comes before 2: nobody is to guess what was meant."""
         write_photos(tmp_path / "a", *(f"{n}/x.png" for n in range(12)))
         source = open_source(tmp_path / "a")
-        with pytest.raises(MismatchError, match=r"'10' comes at place 2 .*--class-map"):
+        with pytest.raises(MismatchError, match=r"'10' comes at place 2 .*a class map"):
             resolve_targets(source, num_classes=12, class_names=None)
         mapped = {str(n): n for n in range(12)}
         targets = resolve_targets(source, num_classes=12, class_names=None, class_map=mapped)

@@ -172,7 +172,7 @@ def test_other_settings_are_refused_by_name(tmp_path, suffix):
         make_planned(tmp_path / f"s.{suffix}", prior_size=4)
     with pytest.raises(MismatchError, match="another data set"):
         make_planned(tmp_path / f"s.{suffix}", images=21)
-    with pytest.raises(MismatchError, match="--allow-version-drift"):
+    with pytest.raises(MismatchError, match="allow the drift"):
         make_planned(tmp_path / f"s.{suffix}", producer={"torch": "9"})
     assert files_of(tmp_path / f"s.{suffix}") == before
 

@@ -207,7 +207,7 @@ class TestNames:
         members = [(f"{n}.{name}", b"1" if name == "cls" else photo(n))
                    for n in range(3) for name in names]  # fmt: skip
         write_tar(path, members)
-        with pytest.raises(SourceError, match=r"'0' has several images.*--image-field"):
+        with pytest.raises(SourceError, match=r"'0' has several images.*image_field"):
             open_source(path)
         source = open_source(path, image_field="input.png")
         assert source.keys == ("0", "1", "2")

@@ -363,7 +363,7 @@ class TestCheckpoints:
             teacher = self.load(tmp_path / "ten.pth", name, **options)
             assert (teacher.num_classes, teacher.class_names) == (10, None)
             assert teacher.describe()["weights_digest"] == weights_digest(model.state_dict())
-        with pytest.raises(UsageError, match=r"--num-classes is 37 and .*ten\.pth has 10 classes"):
+        with pytest.raises(UsageError, match=r"num_classes is 37 and .*ten\.pth has 10 classes"):
             self.load(tmp_path / "ten.pth", name, num_classes=37)
 
     def test_a_classifier_on_a_network_that_has_none(self, tmp_path):
@@ -448,7 +448,7 @@ class TestCheckpoints:
         torch.save(other.state_dict(), tmp_path / "five.pth")
         made = load_teacher(spec, checkpoint=str(tmp_path / "five.pth"), device="cpu", size=64)
         assert made.num_classes == 5
-        with pytest.raises(UsageError, match=r"--num-classes is 5 and .* have 37 classes"):
+        with pytest.raises(UsageError, match=r"num_classes is 5 and .* have 37 classes"):
             load_teacher(spec, device="cpu", num_classes=5)
         (tmp_path / "hub" / "model.safetensors").write_bytes(b"no")
         with pytest.raises(TeacherError, match="cannot get the pretrained weights of local-dir:"):
@@ -551,9 +551,9 @@ class TestSpecs:
         assert teacher.num_classes == 3
 
     def test_numbers_of_classes_that_cannot_be(self):
-        with pytest.raises(UsageError, match="--num-classes is 1, expected at least 2"):
+        with pytest.raises(UsageError, match="num_classes is 1, expected at least 2"):
             load_teacher(f"timm:{CONVOLUTIONAL}", checkpoint="none", num_classes=1)
-        with pytest.raises(UsageError, match="--num-classes 5, but a factory"):
+        with pytest.raises(UsageError, match="num_classes 5, but a factory"):
             load_teacher("python:a:b", num_classes=5)
 
     def test_devices_and_precisions(self):
@@ -561,7 +561,7 @@ class TestSpecs:
             load_teacher(f"timm:{CONVOLUTIONAL}", checkpoint="none", device="tpu")
         with pytest.raises(UsageError, match="'int8', expected one of fp32"):
             load_teacher(f"timm:{CONVOLUTIONAL}", checkpoint="none", precision="int8")
-        with pytest.raises(UsageError, match="use --precision bf16 or fp32"):
+        with pytest.raises(UsageError, match="choose the precision bf16 or fp32"):
             load_teacher(f"timm:{CONVOLUTIONAL}", checkpoint="none", device="cpu", precision="fp16")
         if not torch.cuda.is_available():
             with pytest.raises(UsageError, match=r"cuda is not available .*cpu, or auto"):
@@ -792,7 +792,7 @@ class TestFactories:
             make("def teacher(): return 1 / 0")
 
     def test_a_checkpoint_is_refused(self, make):
-        with pytest.raises(UsageError, match="leave out --checkpoint"):
+        with pytest.raises(UsageError, match="leave the checkpoint out"):
             make(self.GOOD, checkpoint="none")
 
     def test_an_input_size_has_to_suit_the_network(self, make):
@@ -862,5 +862,5 @@ def test_pretrained_weights_come_from_the_cache_or_fail_fast(tmp_path):
     assert cached == f"pretrained {weights_digest(model.state_dict())}"
     seconds, message = refused.split(" ", 1)
     assert int(seconds) < 20
-    assert re.search("resnet18.*--checkpoint FILE .*--checkpoint none", message)
+    assert re.search("resnet18.*give a checkpoint .*none for untrained", message)
     assert time.monotonic() - start < 60

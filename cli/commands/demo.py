@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from labelstore.cli import options, output
+from labelstore.cli import output
 from labelstore.cli.commands.generate import command as generate_command
 from labelstore.cli.commands.inspect import command as inspect_command
 from labelstore.cli.output import counted
 from labelstore.errors import install_from_checkout
+
+from .. import output
+from ..teacher_options import device_option
+from ..text import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +38,7 @@ the command, or the code, that does it; the stores stay in the folder, to be loo
 )
 @click.option("--views", type=click.IntRange(min=4), default=32, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=12, show_default=True)
-@options.device_option
+@device_option
 @click.pass_context
 def command(context: click.Context, folder: str, views: int, epochs: int, device: str) -> None:
     """Run the steps."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
-from labelstore.cli import options, output
-from labelstore.cli.output import counted
+from .. import options, output
+from ..teacher_options import TeacherOptions, teacher_options
+from ..text import counted, share
 
 if TYPE_CHECKING:
     from labelstore.operations.evaluate import EvaluationReport
@@ -25,9 +27,23 @@ points, or everything, too low.
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(options.ResultOptions):
+    """The options of ``labelstore evaluate``."""
+
+    source: str
+    crop_share: float | None
+    images: int | None
+    class_map: str | None
+    batch_size: int
+    workers: int | None
+    teacher: TeacherOptions
+    photo_options: options.SourceOptions
+
+
 @click.command(help=HELP, short_help="Measure a teacher's accuracy on plain central crops.")
 @click.argument("source", type=click.Path(path_type=str))
-@options.teacher_options()
+@teacher_options()
 @click.option(
     "--crop-share",
     type=click.FloatRange(0, 1, min_open=True),
@@ -52,36 +68,36 @@ points, or everything, too low.
 @options.source_options
 @options.json_option
 @options.quiet_option
-def command(**given: Any) -> None:
+@options.collected(EvaluateOptions, teacher=TeacherOptions, photo_options=options.SourceOptions)
+def command(request: EvaluateOptions) -> None:
     """Evaluate a teacher."""
     import os
 
     from labelstore.images.ground_truth import read_class_map, resolve_targets
     from labelstore.operations.evaluate import evaluate
 
-    source = options.source_from(given, given["source"])
-    class_map = read_class_map(given["class_map"]) if given["class_map"] else None
-    teacher = options.teacher_from(given)
+    source = request.photo_options.open(request.source)
+    class_map = read_class_map(request.class_map) if request.class_map else None
+    teacher = request.teacher.load()
     targets = resolve_targets(
         source,
         num_classes=teacher.num_classes,
         class_names=teacher.class_names,
         class_map=class_map,
     )
-    count = min(given["images"] or len(source), len(source))
-    quiet = given["quiet"] or given["json"]
-    with output.progress(count, 1, quiet=quiet, brief=True) as progress:
+    count = min(request.images or len(source), len(source))
+    with output.progress(count, 1, quiet=request.silent, brief=True) as progress:
         report = evaluate(
             source,
             targets,
             teacher,
-            crop_share=given["crop_share"],
-            images=given["images"],
-            batch_size=given["batch_size"],
-            workers=given["workers"] or os.cpu_count() or 1,
+            crop_share=request.crop_share,
+            images=request.images,
+            batch_size=request.batch_size,
+            workers=request.workers or os.cpu_count() or 1,
             tell=progress.update,
         )
-    if given["json"]:
+    if request.json:
         output.emit_json(report.to_json())
     else:
         _tell(report)
@@ -100,9 +116,9 @@ def _tell(report: EvaluationReport) -> None:
         f"{report.images / report.seconds:,.0f} a second"
     )
     output.note(
-        f"top-1 {report.top1:.2%} (95 % interval {low:.2%} to {high:.2%}; chance is "
-        f"{1 / report.classes:.2%}), top-{report.n} {report.top_n:.2%}, mean confidence "
-        f"{report.confidence:.2%}"
+        f"top-1 {share(report.top1)} (95 % interval {share(low)} to {share(high)}; chance is "
+        f"{share(1 / report.classes)}), top-{report.n} {share(report.top_n)}, mean confidence "
+        f"{share(report.confidence)}"
     )
     if report.unreadable:
         shown = ", ".join(report.unreadable[:20])

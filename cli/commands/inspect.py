@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from labelstore.cli import options, output
-from labelstore.cli.output import counted
 from labelstore.errors import require_packages
 
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.text import Text
+from .. import options, output
+from ..reports.inspect import draw_histogram, print_report
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
-
-BAR_WIDTH = 30
-"""Columns of the longest bar of the histogram, where the terminal has room."""
-
-BESIDE_BARS = 62
-"""Columns that the histogram's numbers and the table next to it need."""
-
-ACTIONS = {
-    "discarded_low": ("discarded (too hard)", "red", "#c0504d"),
-    "calibrated": ("calibrated", "yellow", "#e0a030"),
-    "kept": ("kept", "green", "#4f8f5b"),
-    "discarded_high": ("discarded (too easy)", "blue", "#5b7fb5"),
-}
-"""What FerKD does with a crop, by rising confidence -> its words, terminal colour, plot colour."""
 
 HELP = """Show what is in a store: how confident the teacher is (Figure 2 and Table 1 of the FerKD
 paper), how often it agrees with the ground truth, what FerKD would do with the crops, the hardest
@@ -61,6 +44,17 @@ def _plot_path(
     return path
 
 
+@dataclass(frozen=True)
+class InspectOptions:
+    """The options of ``labelstore inspect``."""
+
+    store: str
+    plot: Path | None
+    extremes: int
+    ferkd: options.FerKDOptions
+    json: bool
+
+
 @click.command(help=HELP, short_help="Show what is in a store.")
 @options.store_argument
 @click.option(
@@ -79,317 +73,27 @@ def _plot_path(
 )
 @options.ferkd_options
 @options.json_option
-def command(**given: Any) -> None:
+@options.collected(InspectOptions, ferkd=options.FerKDOptions)
+def command(request: InspectOptions) -> None:
     """Inspect a store."""
     import labelstore
     from labelstore.errors import CorruptError
     from labelstore.operations.inspect import report
 
-    rule = options.ferkd_from(given)
-    store = labelstore.open(given["store"])
+    rule = request.ferkd.rule()
+    store = labelstore.open(request.store)
     with output.progress(store.num_images, store.num_views, brief=True) as progress:
         try:
-            found = report(store, rule, given["extremes"], tell=progress.update)
+            statistics = report(store, rule, request.extremes, tell=progress.update)
         except CorruptError as error:
-            raise CorruptError(
-                f"{error} labelstore verify names every block that is damaged, and labelstore "
-                "repair, given the photos and the teacher, makes those anew and no others."
+            raise error.extended(
+                "labelstore verify names every block that is damaged, and labelstore repair, given "
+                "the photos and the teacher, makes those anew and no others."
             ) from error
-    if given["json"]:
-        output.emit_json(found)
+    if request.json:
+        output.emit_json(statistics)
     else:
-        _show(found)
-    if given["plot"] is not None:
-        _plot(found, given["plot"])
-        output.note(f"the histogram was drawn to {given['plot']}")
-
-
-def _show(found: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    console = output.console()
-    console.print(_summary(found["store"]))
-    if not found["store"]["labelled_crops"]:
-        console.print("\nNo crop is labelled yet.")
-        return
-    width = min(BAR_WIDTH, max(10, console.width - BESIDE_BARS))
-    side_by_side = Table.grid(padding=(0, 4))
-    side_by_side.add_row(_histogram(found, console.encoding, width), _table(found["table"]))
-    _section(console, "Largest probability of the crops (the FerKD paper's Figure 2 and Table 1)")
-    console.print(side_by_side)
-    _section(console, _ferkd_title(found["ferkd"]))
-    console.print(_ferkd(found["ferkd"]))
-    _section(console, "Agreement of the teacher with the ground truth")
-    console.print(_agreement(found["agreement"]))
-    for kind in ("hardest", "easiest"):
-        if found["extremes"][f"{kind}_views"]:
-            _section(console, f"The {kind} crops, and the {kind} images by mean confidence")
-            _show_extremes(console, found["extremes"], kind)
-    _section(console, "Bytes on disk")
-    console.print(_bytes(found["bytes"]))
-
-
-def _section(console: Console, title: str) -> None:
-    console.print()
-    console.print(title, style="bold")
-
-
-def _summary(store: dict[str, Any]) -> RenderableType:
-    rows = [
-        ("store", f"{store['path']} (id {store['id']})"),
-        (
-            "crops",
-            f"{store['crops']:,}: {counted(store['images'], 'image')} x "
-            f"{counted(store['views'], 'view')}",
-        ),
-        (
-            "labels",
-            f"top {store['k']} of {counted(store['classes'], 'class')}, "
-            f"type {store['label_type']}, temperature {_or_unknown(store['temperature'])}, "
-            f"quantizer {store['quantizer']}",
-        ),
-        *_teachers(store["teachers"], store["operation"]),
-        ("views", _law(store["law"])),
-    ]
-    if store["unreadable_images"]:
-        rows.append(
-            ("unreadable", f"{counted(store['unreadable_images'], 'image')}, without labels")
-        )
-    if not store["complete"]:
-        rows.append(
-            (
-                "incomplete",
-                f"{store['missing_blocks']:,} of {counted(store['blocks'], 'block')} missing "
-                f"({counted(store['missing_images'], 'image')}); what follows is about the "
-                f"{counted(store['labelled_images'], 'labelled image')}",
-            )
-        )
-    return output.pairs(rows)
-
-
-def _teachers(teachers: list[dict[str, Any]], operation: str | None) -> list[tuple[str, str]]:
-    """A row for each teacher."""
-    rows = []
-    for teacher in teachers:
-        height, width = teacher["input_size"]
-        untrained = ", UNTRAINED" if teacher["untrained"] else ""
-        told = f"{teacher['spec']}, weights {teacher['checkpoint']}, input {height} x {width}"
-        rows.append(("teacher", told + untrained))
-    if operation == "merge":
-        rows.append(("merged", "the mean of several teachers' labels"))
-    return rows or [("teacher", "unknown")]
-
-
-def _law(law: dict[str, Any] | str | None) -> str:
-    if law is None:
-        return "unknown: labels can be read, crops cannot be replayed"
-    if isinstance(law, str):
-        return "boxes and flips are stored"
-    scale, ratio = ([f"{bound:.4g}" for bound in law[name]] for name in ("scale", "ratio"))
-    return (
-        f"by law {law['name']} {law['version']}: seed {law['seed']}, scale {scale[0]} to "
-        f"{scale[1]}, ratio {ratio[0]} to {ratio[1]}, flip {law['flip']:.4g}"
-    )
-
-
-def _or_unknown(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:g}"
-
-
-def _action_of(confidence: float, ferkd: dict[str, Any]) -> str:
-    """Name of what the rule does at a confidence, inside a bin."""
-    if confidence <= ferkd["low"]:
-        return "discarded_low"
-    if confidence > ferkd["top"]:
-        return "discarded_high"
-    return "calibrated" if confidence <= ferkd["middle"] else "kept"
-
-
-def _histogram(found: dict[str, Any], encoding: str, width: int) -> Text:
-    from rich.text import Text
-
-    blocks = " ▏▎▍▌▋▊▉█" if encoding.startswith("utf") else " .......#"
-    bins, ferkd = found["histogram"], found["ferkd"]
-    longest = max(entry["ratio"] for entry in bins)
-    by_max = ferkd["confidence"] == "max"
-    text = Text()
-    for entry in bins:
-        eighths = round(entry["ratio"] / longest * width * 8)
-        whole, part = divmod(eighths, 8)
-        bar = blocks[8] * whole + (blocks[part] if part else "")
-        middle = (entry["low"] + entry["high"]) / 2
-        style = ACTIONS[_action_of(middle, ferkd)][1] if by_max else "cyan"
-        text.append(f"{entry['low']:.2f} ")
-        text.append(bar.ljust(width), style=style)
-        text.append(f" {_percent(entry['ratio']):>6}\n")
-    text.append("1.00")
-    return text
-
-
-def _table(rows: list[dict[str, Any]]) -> RenderableType:
-    lines = []
-    for row in rows:
-        end = "]" if row is rows[-1] else ")"
-        high = f"{row['high']:g}"
-        lines.append(
-            (
-                f"[{row['low']:g}, {high}{end}",
-                _percent(row["ratio"]),
-                f"[0, {high}{end}",
-                _percent(row["aggregated_ratio"]),
-            )
-        )
-    return output.table(("range", "ratio", "range", "agg. ratio"), lines, numeric=(1, 3))
-
-
-def _ferkd_title(ferkd: dict[str, Any]) -> str:
-    looks_at = (
-        "largest probability" if ferkd["confidence"] == "max" else "ground truth's probability"
-    )
-    return (
-        f"What FerKD does (low {ferkd['low']:g}, middle {ferkd['middle']:g}, "
-        f"top {ferkd['top']:g}, by the {looks_at})"
-    )
-
-
-def _ferkd(ferkd: dict[str, Any]) -> RenderableType:
-    from rich.text import Text
-
-    low, middle, top = (f"{ferkd[name]:g}" for name in ("low", "middle", "top"))
-    ranges = {
-        "discarded_low": f"[0, {low}]",
-        "calibrated": f"({low}, {middle}]",
-        "kept": f"({middle}, {top}]",
-        "discarded_high": f"({top}, 1]",
-    }
-    rows = [
-        (
-            Text(words, style=colour),
-            ranges[name],
-            f"{ferkd[name]['count']:,}",
-            _percent(ferkd[name]["share"]),
-        )
-        for name, (words, colour, _) in ACTIONS.items()
-    ]
-    without = Text("images without a view left")
-    rows.append((without, "", f"{ferkd['images_without_views']:,}", ""))
-    return output.table(("", "confidence", "crops", "share"), rows, numeric=(2, 3))
-
-
-def _agreement(agreement: dict[str, Any] | None) -> str:
-    if agreement is None:
-        return "unknown: the store has no ground truth"
-    where = f"{counted(agreement['crops'], 'crop')} of {counted(agreement['images'], 'image')}"
-    line = f"top-1 {_percent(agreement['top1'])}"
-    if agreement["n"] > 1:
-        line += f", top-{agreement['n']} {_percent(agreement['top_n'])}"
-    return f"{line} of {where}"
-
-
-def _show_extremes(console: Console, extremes: dict[str, Any], kind: str) -> None:
-    from rich.table import Table
-
-    views = [
-        (f"{entry['confidence']:.4f}", str(entry["view"]), entry["key"])
-        for entry in extremes[f"{kind}_views"]
-    ]
-    images = [
-        (f"{entry['mean_confidence']:.4f}", entry["key"]) for entry in extremes[f"{kind}_images"]
-    ]
-    left = output.table(("confidence", "view", "image"), views, numeric=(0, 1))
-    right = output.table(("mean", "image"), images, numeric=(0,))
-    side_by_side = Table.grid(padding=(0, 4))
-    side_by_side.add_row(left, right)
-    if sum(console.measure(part).maximum for part in (left, right)) + 4 <= console.width:
-        console.print(side_by_side)
-    else:
-        console.print(left)
-        console.print()
-        console.print(right)
-
-
-def _bytes(sizes: dict[str, Any]) -> RenderableType:
-    rows = [
-        (part, f"{size:,}", f"{sizes['per_crop'][part]:.3f}")
-        for part, size in sizes["parts"].items()
-    ]
-    rows.append(("total", f"{sizes['total']:,}", f"{sizes['total_per_crop']:.3f}"))
-    return output.table(("part", "bytes", "a crop"), rows, numeric=(1, 2))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}%"
-
-
-def _plot(found: dict[str, Any], path: Path) -> None:
-    """Figure 2, with what FerKD does where; replaces the file at ``path``."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
-
-    from labelstore.errors import UsageError
-
-    store, ferkd, bins = found["store"], found["ferkd"], found["histogram"]
-    figure = Figure(figsize=(8.5, 4.8), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    shares = [entry["ratio"] or 0.0 for entry in bins]
-    by_max = ferkd["confidence"] == "max"
-    width = bins[0]["high"] - bins[0]["low"]
-    axes.bar(
-        [entry["low"] for entry in bins],
-        shares,
-        width=width,
-        align="edge",
-        color="#8a8f98",
-        edgecolor="white",
-        linewidth=0.8,
-        zorder=2,
-    )
-    highest = max(*shares, 0.01)
-    axes.set(xlim=(0, 1), ylim=(0, highest * 1.12))
-    if by_max:
-        handles = _mark_thresholds(axes, ferkd)
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9
-        )
-    axes.set_xlabel("largest probability of a crop")
-    axes.set_ylabel("share of crops")
-    axes.set_title(
-        # A name with dollar signs is no formula.
-        output.printable(f"{Path(store['path']).name}: {store['labelled_crops']:,} crops"),
-        loc="left",
-        parse_math=False,
-    )
-    axes.set_xticks([tick / 10 for tick in range(11)])
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6, zorder=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written ({error.strerror}): name another file for --plot."
-        ) from error
-
-
-def _mark_thresholds(axes: Any, ferkd: dict[str, Any]) -> list[Any]:
-    """Shade what the rule does where; returns the shades, labelled for a legend."""
-    bounds = (0.0, ferkd["low"], ferkd["middle"], ferkd["top"], 1.0)
-    handles = []
-    for (name, (words, _, colour)), low, high in zip(
-        ACTIONS.items(), bounds[:-1], bounds[1:], strict=True
-    ):
-        label = f"{words} {_percent(ferkd[name]['share'] or 0.0)}"
-        handles.append(axes.axvspan(low, high, color=colour, alpha=0.2, lw=0, label=label))
-    for bound in bounds[1:-1]:
-        axes.axvline(bound, color="#333333", linewidth=0.9, linestyle="--", zorder=1)
-        axes.annotate(
-            f"{bound:g}",
-            (bound, 0.985),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(-3, 0),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            fontsize=9,
-        )
-    return handles
+        print_report(statistics)
+    if request.plot is not None:
+        draw_histogram(statistics, request.plot)
+        output.note(f"the histogram was drawn to {request.plot}")

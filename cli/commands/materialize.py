@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
-from labelstore.cli import options, output
-from labelstore.cli.output import counted
+from .. import options, output
+from ..text import counted
 
 if TYPE_CHECKING:
     from labelstore.operations.materialize import MaterializeReport
@@ -31,28 +32,39 @@ that was changed since it makes no other copy unless --overwrite is given.
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaterializeOptions(options.ResultOptions):
+    """The options of ``labelstore materialize``."""
+
+    store: str
+    directory: str
+    overwrite: bool
+
+
 @click.command(help=HELP, short_help="Make a decoded copy for reading at random.")
 @options.store_argument
 @click.argument("directory", metavar="DIR", type=click.Path())
 @click.option("--overwrite", is_flag=True, help="Replace a copy that is there.")
 @options.json_option
 @options.quiet_option
-def command(**given: Any) -> None:
+@options.collected(MaterializeOptions)
+def command(request: MaterializeOptions) -> None:
     """Materialize a store."""
     import labelstore
     from labelstore.operations.materialize import materialize, materialized_bytes
 
-    store = labelstore.open(given["store"])
-    quiet = given["quiet"] or given["json"]
-    if not quiet:
-        output.note(f"{given['directory']} takes {materialized_bytes(store):,} bytes")
-    with output.progress(store.num_images, store.num_views, quiet=quiet, brief=True) as progress:
+    store = labelstore.open(request.store)
+    if not request.silent:
+        output.note(f"{request.directory} takes {materialized_bytes(store):,} bytes")
+    with output.progress(
+        store.num_images, store.num_views, quiet=request.silent, brief=True
+    ) as progress:
         report = materialize(
-            store, given["directory"], overwrite=given["overwrite"], tell=progress.update
+            store, request.directory, overwrite=request.overwrite, tell=progress.update
         )
-    if given["json"]:
+    if request.json:
         output.emit_json(report.to_json())
-    elif not given["quiet"]:
+    elif not request.quiet:
         _tell(report)
 
 

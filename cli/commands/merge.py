@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import click
 
-from labelstore.cli import options, output
-from labelstore.cli.output import counted
+from .. import choices, options, output
+from ..text import counted, share
 
 if TYPE_CHECKING:
+    from labelstore.labels.ferkd import Combine
+    from labelstore.labels.top_k import Tail
     from labelstore.operations.merge import MergeReport
+    from labelstore.store.ensembles import Images
 
 HELP = """Write the mean of several teachers' labels of the same views to one store.
 
@@ -40,6 +44,28 @@ def _weights(
         ) from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions(options.ResultOptions):
+    """The options of ``labelstore merge``."""
+
+    stores: tuple[str, ...]
+    output: str
+    weights: list[float] | None
+    images: Images
+    tail: Tail | None
+    calibrate: bool
+    ferkd: options.FerKDOptions
+    smoothing: float
+    ensemble: Combine
+    top_k: int | None
+    prior_size: int | None
+    quantizer: str | None
+    top_p: float | None
+    block_images: int | None
+    group_views: int | None
+    overwrite: bool
+
+
 @click.command(help=HELP, short_help="Write the mean of several teachers' stores.")
 @click.argument("stores", metavar="STORE...", nargs=-1, required=True, type=click.Path())
 @options.output_option
@@ -51,8 +77,8 @@ def _weights(
 )
 @click.option(
     "--images",
-    type=click.Choice(["strict", "intersection"]),
-    default="strict",
+    type=click.Choice(choices.IMAGES),
+    default=choices.IMAGES[0],
     show_default=True,
     help="Whether all stores must have the same images, or the shared ones are taken.",
 )
@@ -68,7 +94,7 @@ def _weights(
 )
 @click.option(
     "--tail",
-    type=click.Choice(["image", "uniform", "none"]),
+    type=click.Choice(choices.TAILS),
     help="How residual masses are spread before they are averaged. Default: image where a store "
     "has lists, else uniform.",
 )
@@ -84,14 +110,14 @@ def _weights(
 @click.option(
     "--smoothing",
     type=click.FloatRange(0, 1),
-    default=0.1,
+    default=choices.SMOOTHING,
     show_default=True,
     help="FerKD: what the ground truth leaves the other classes.",
 )
 @click.option(
     "--ensemble",
-    type=click.Choice(["all", "any", "mean"]),
-    default="all",
+    type=click.Choice(choices.COMBINES),
+    default=choices.COMBINES[0],
     show_default=True,
     help="FerKD: calibrate each teacher's label and discard what all, or any, of them discard; or "
     "calibrate the mean.",
@@ -99,37 +125,39 @@ def _weights(
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
-def command(**given: Any) -> None:
+@options.collected(MergeOptions, ferkd=options.FerKDOptions)
+def command(request: MergeOptions) -> None:
     """Merge stores."""
     import labelstore
     from labelstore.operations.merge import merge
 
     rule = None
-    if given["calibrate"]:
-        rule = options.ferkd_from(given, given["smoothing"], given["ensemble"])
-    stores = [labelstore.open(path) for path in given["stores"]]
-    quiet = given["quiet"] or given["json"]
+    if request.calibrate:
+        rule = replace(request.ferkd.rule(), smoothing=request.smoothing, ensemble=request.ensemble)
+    stores = [labelstore.open(path) for path in request.stores]
     first = stores[0]
-    with output.progress(first.num_images, first.num_views, quiet=quiet, brief=True) as progress:
+    with output.progress(
+        first.num_images, first.num_views, quiet=request.silent, brief=True
+    ) as progress:
         report = merge(
             stores,
-            given["output"],
-            weights=given["weights"],
+            request.output,
+            weights=request.weights,
             ferkd=rule,
-            tail=given["tail"],
-            images=given["images"],
-            k=given["top_k"],
-            quantizer=given["quantizer"],
-            prior_size=given["prior_size"],
-            top_p=given["top_p"],
-            block_images=given["block_images"],
-            group_views=given["group_views"],
-            overwrite=given["overwrite"],
+            tail=request.tail,
+            images=request.images,
+            k=request.top_k,
+            quantizer=request.quantizer,
+            prior_size=request.prior_size,
+            top_p=request.top_p,
+            block_images=request.block_images,
+            group_views=request.group_views,
+            overwrite=request.overwrite,
             tell=progress.update,
         )
-    if given["json"]:
+    if request.json:
         output.emit_json(report.to_json())
-    elif not given["quiet"]:
+    elif not request.quiet:
         _tell(report)
 
 
@@ -141,18 +169,19 @@ def _tell(report: MergeReport) -> None:
         f"{counted(len(report.stores), 'teacher')}, "
         f"{report.bytes:,} bytes ({report.bytes / crops:.2f} a crop)"
     )
-    found = report.distances
-    if found is not None:
+    distances = report.distances
+    if distances is not None:
         output.note(
-            f"against the unquantized mean, {counted(found.labels, 'label')}: "
-            f"KL {found.kl_nats:.4f} nats, "
-            f"total variation {found.total_variation:.4f}, largest class the same in "
-            f"{found.top1_kept:.2%}"
+            f"against the unquantized mean, {counted(distances.labels, 'label')}: "
+            f"KL {distances.kl_nats:.4f} nats, "
+            f"total variation {distances.total_variation:.4f}, largest class the same in "
+            f"{share(distances.top1_kept)}"
         )
     if report.actions is not None:
-        shares = ", ".join(f"{share:.2%} {name}" for name, share in report.actions.items())
+        shares = ", ".join(f"{share(part)} {name}" for name, part in report.actions.items())
         output.note(f"FerKD: {shares}")
     if report.same_decision is not None:
         output.note(
-            f"the same rule on the new store discards the same views in {report.same_decision:.2%}"
+            f"the same rule on the new store discards the same views in "
+            f"{share(report.same_decision)}"
         )

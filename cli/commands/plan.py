@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from labelstore.cli import options, output
-from labelstore.cli.output import counted
+from .. import options, output
+from ..teacher_options import TeacherOptions, teacher_options
+from ..text import counted, share
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from labelstore.operations.plan import Row, Setting
+
+    Float32Array = npt.NDArray[np.float32]
 
 HELP = """Show, for a sample of real labels, what each way to store them costs and keeps.
 
@@ -37,7 +44,7 @@ def _settings(
     from labelstore.format.manifest import StoreSettings
     from labelstore.operations.plan import Setting
 
-    found = []
+    settings = []
     for value in values:
         parts = value.split(":")
         try:
@@ -50,13 +57,27 @@ def _settings(
                 f"{value!r} is not K:QUANTIZER:PRIOR_SIZE[:TOP_P]: write for example 7:ratio32:64."
             ) from None
         codecs.get(name)
-        found.append(Setting("asked for", StoreSettings(k, name, size, top_p)))
-    return found
+        settings.append(Setting("asked for", StoreSettings(k, name, size, top_p)))
+    return settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(options.ResultOptions):
+    """The options of ``labelstore plan``."""
+
+    source: str
+    views: int | None
+    law: options.LawOptions
+    settings: list[Setting]
+    sample_images: int
+    sample_views: int
+    teacher: TeacherOptions
+    photo_options: options.SourceOptions
 
 
 @click.command(help=HELP, short_help="Show what settings would cost and keep.")
 @click.argument("source", type=click.Path())
-@options.teacher_options(required=False)
+@teacher_options(required=False)
 @click.option("--views", type=click.IntRange(min=1), help="Views that the store will have.")
 @options.law_options
 @click.option(
@@ -80,64 +101,66 @@ def _settings(
 @options.source_options
 @options.json_option
 @options.quiet_option
-def command(**given: Any) -> None:
+@options.collected(
+    PlanOptions, law=options.LawOptions, teacher=TeacherOptions, photo_options=options.SourceOptions
+)
+def command(request: PlanOptions) -> None:
     """Measure each setting."""
     from labelstore.operations.plan import SETTINGS, measure
 
-    truth, num_views, most = _sample(given)
+    truth, num_views, most = _sample(request)
     settings = [
         setting
-        for setting in (*SETTINGS, *given["settings"])
-        if most is None or setting.store.k <= most
+        for setting in (*SETTINGS, *request.settings)
+        if most is None or (setting.store.k or 0) <= most
     ]
-    with output.progress(len(settings), 1, given["quiet"] or given["json"], brief=True) as progress:
+    with output.progress(len(settings), 1, request.silent, brief=True) as progress:
         rows = []
         for setting in settings:
             rows.append(measure(truth, setting, num_views))
             progress.update(1, 1)
     sample = {"images": truth.shape[0], "views": truth.shape[1], "planned_views": num_views}
-    if given["json"]:
+    if request.json:
         output.emit_json({"sample": sample, "rows": [row.to_json() for row in rows]})
     else:
         _show(rows, sample)
 
 
-def _sample(given: dict[str, Any]) -> tuple[Any, int, int | None]:
+def _sample(request: PlanOptions) -> tuple[Float32Array, int, int | None]:
     """The true distributions, the planned number of views, and the largest k that makes sense."""
     import labelstore
     from labelstore.errors import UsageError
     from labelstore.operations.plan import sample_of_store, sample_of_teacher
     from labelstore.storage.location import is_remote
 
-    images, views = given["sample_images"], given["sample_views"]
-    quiet = given["quiet"] or given["json"]
-    if given["spec"] is None:
-        if not is_remote(given["source"]) and not any(
-            (Path(given["source"]) / name).is_file() for name in STORE_FILES
+    images, views = request.sample_images, request.sample_views
+    if not request.teacher.spec:
+        if not is_remote(request.source) and not any(
+            (Path(request.source) / name).is_file() for name in STORE_FILES
         ):
             raise UsageError(
-                f"{given['source']} is no store: give a store, or --teacher for a folder of photos."
+                f"{request.source} is no store: give a store, or --teacher for a folder of photos."
             )
-        store = labelstore.open(given["source"])
+        store = labelstore.open(request.source)
         truth = sample_of_store(store, images=images, views=views)
-        return truth, given["views"] or store.num_views, store.k
+        return truth, request.views or store.num_views, store.k
 
-    if given["views"] is None:
+    if request.views is None:
         raise UsageError("--views is missing: say how many views the store will have.")
-    source = options.source_from(given, given["source"])
-    teacher = options.teacher_from(given)
-    with output.progress(min(images, len(source)), views, quiet) as progress:
+    source = request.photo_options.open(request.source)
+    teacher = request.teacher.load()
+    with output.progress(min(images, len(source)), views, request.silent) as progress:
         sample = sample_of_teacher(
             source,
             teacher,
-            options.law_from(given),
-            temperature=given["temperature"],
+            request.law.law(),
+            temperature=request.teacher.temperature,
             images=images,
             views=views,
             batch_size=16,
             tell=progress.update,
         )
-    return sample.labels, given["views"], None
+    return sample.labels, request.views, None
 
 
 STORE_FILES = ("zarr.json", "manifest.json")
@@ -146,17 +169,17 @@ STORE_FILES = ("zarr.json", "manifest.json")
 def _show(rows: list[Row], sample: dict[str, int]) -> None:
     lines = []
     for row in rows:
-        setting, found = row.setting.store, row.distances
+        setting, distances = row.setting.store, row.distances
         lines.append(
             (
                 row.setting.name,
                 str(setting.k) + (f", mass {setting.top_p}" if setting.top_p else ""),
-                setting.quantizer,
+                setting.quantizer or "",
                 str(setting.prior_size) if setting.prior_size else "none",
                 f"{row.bytes_per_crop:.2f}",
-                f"{found.kl_nats:.4f}",
-                f"{found.total_variation:.4f}",
-                f"{found.top1_kept:.2%}",
+                f"{distances.kl_nats:.4f}",
+                f"{distances.total_variation:.4f}",
+                share(distances.top1_kept),
                 f"{row.confidence_error:.1g}",
                 f"{row.crops_per_second / 1e6:.2f} M/s",
             )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
-from labelstore.cli import options, output
-from labelstore.cli.output import counted
+from .. import options, output
+from ..text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,38 +31,49 @@ stopped when the same command is given again. The source may be local, and the c
 def _views(_context: click.Context, _parameter: click.Parameter, value: str | None) -> range | None:
     if value is None:
         return None
-    found = re.fullmatch(r"(\d*):(\d+)", value)
-    if not found:
+    bounds = re.fullmatch(r"(\d*):(\d+)", value)
+    if not bounds:
         raise click.BadParameter(f"{value!r} is no range of views, expected one such as 0:50.")
-    return range(int(found[1] or 0), int(found[2]))
+    return range(int(bounds[1] or 0), int(bounds[2]))
 
 
-def _images(keys: Sequence[str], wanted: Sequence[str]) -> list[str]:
+def _images(keys: Sequence[str], patterns: Sequence[str]) -> list[str]:
     """The keys that are meant."""
     import fnmatch
     from pathlib import Path
 
     from labelstore.errors import NotFoundError
 
-    found: set[str] = set()
-    for one in wanted:
-        if one.startswith("@"):
+    chosen: set[str] = set()
+    for pattern in patterns:
+        if pattern.startswith("@"):
             try:
-                named = Path(one[1:]).read_text(encoding="utf-8").splitlines()
+                named = Path(pattern[1:]).read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise NotFoundError(
-                    f"the file of keys {one[1:]} cannot be read ({error}): name a text file."
+                    f"the file of keys {pattern[1:]} cannot be read ({error}): name a text file."
                 ) from error
-            found.update(line for line in named if line)
+            chosen.update(line for line in named if line)
             continue
-        matching = fnmatch.filter(keys, one)
+        matching = fnmatch.filter(keys, pattern)
         if not matching:
             raise NotFoundError(
-                f"no image's key matches {one!r} (one of the keys is {keys[0]!r}): mend the "
+                f"no image's key matches {pattern!r} (one of the keys is {keys[0]!r}): mend the "
                 "pattern."
             )
-        found.update(matching)
-    return sorted(found)
+        chosen.update(matching)
+    return sorted(chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullOptions(options.ResultOptions):
+    """The options of ``labelstore pull``."""
+
+    store: str
+    output: str
+    views: range | None
+    images: tuple[str, ...]
+    overwrite: bool
 
 
 @click.command(help=HELP, short_help="Copy a store here, all of it or a part.")
@@ -83,28 +95,28 @@ def _images(keys: Sequence[str], wanted: Sequence[str]) -> list[str]:
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
-def command(**given: Any) -> None:
+@options.collected(PullOptions)
+def command(request: PullOptions) -> None:
     """Copy a store."""
     import labelstore
     from labelstore.operations.pull import pull
 
-    store = labelstore.open(given["store"])
-    quiet = given["quiet"] or given["json"]
-    images = _images(store.keys, given["images"]) if given["images"] else None
-    num_views = store.num_views if given["views"] is None else len(given["views"])
+    store = labelstore.open(request.store)
+    images = _images(store.keys, request.images) if request.images else None
+    num_views = store.num_views if request.views is None else len(request.views)
     num_images = store.num_images if images is None else len(images)
-    with output.progress(num_images, num_views, quiet=quiet, brief=True) as progress:
+    with output.progress(num_images, num_views, quiet=request.silent, brief=True) as progress:
         report = pull(
             store,
-            given["output"],
-            views=given["views"],
+            request.output,
+            views=request.views,
             images=images,
-            overwrite=given["overwrite"],
+            overwrite=request.overwrite,
             tell=progress.update,
         )
-    if given["json"]:
+    if request.json:
         output.emit_json(report.to_json())
-    elif not given["quiet"]:
+    elif not request.quiet:
         output.note(
             f"{report.path}: {counted(report.num_images, 'image')} x "
             f"{counted(report.num_views, 'view')} of {report.source}, {report.bytes:,} bytes, "

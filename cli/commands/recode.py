@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
-from labelstore.cli import options, output
+from .. import options, output
+from ..text import share
 
 if TYPE_CHECKING:
     from labelstore.operations.recode import RecodeReport
@@ -23,6 +25,21 @@ What is not given stays as it is. With another --top-k or --prior-size each imag
 classes is made anew from the stored labels. How far the new labels are from the old ones is
 measured over a sample and told. labelstore plan STORE shows what the settings would give.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecodeOptions(options.ResultOptions):
+    """The options of ``labelstore recode``."""
+
+    store: str
+    output: str
+    top_k: int | None
+    prior_size: int | None
+    quantizer: str | None
+    top_p: float | None
+    block_images: int | None
+    group_views: int | None
+    overwrite: bool
 
 
 @click.command(help=HELP, short_help="Write a store anew: backend, size, prior list.")
@@ -43,29 +60,31 @@ measured over a sample and told. labelstore plan STORE shows what the settings w
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
-def command(**given: Any) -> None:
+@options.collected(RecodeOptions)
+def command(request: RecodeOptions) -> None:
     """Recode a store."""
     import labelstore
     from labelstore.operations.recode import recode
 
-    store = labelstore.open(given["store"])
-    quiet = given["quiet"] or given["json"]
-    with output.progress(store.num_images, store.num_views, quiet=quiet, brief=True) as progress:
+    store = labelstore.open(request.store)
+    with output.progress(
+        store.num_images, store.num_views, quiet=request.silent, brief=True
+    ) as progress:
         report = recode(
             store,
-            given["output"],
-            k=given["top_k"],
-            quantizer=given["quantizer"],
-            prior_size=given["prior_size"],
-            top_p=given["top_p"],
-            block_images=given["block_images"],
-            group_views=given["group_views"],
-            overwrite=given["overwrite"],
+            request.output,
+            k=request.top_k,
+            quantizer=request.quantizer,
+            prior_size=request.prior_size,
+            top_p=request.top_p,
+            block_images=request.block_images,
+            group_views=request.group_views,
+            overwrite=request.overwrite,
             tell=progress.update,
         )
-    if given["json"]:
+    if request.json:
         output.emit_json(report.to_json())
-    elif not given["quiet"]:
+    elif not request.quiet:
         _tell(report)
 
 
@@ -78,10 +97,10 @@ def _tell(report: RecodeReport) -> None:
     if report.distances is None:
         output.note("every label is the same")
         return
-    found = report.distances
+    distances = report.distances
     output.note(f"changed: {'; '.join(report.changed)}")
     output.note(
-        f"new labels against the old, {found.labels:,} of them: KL {found.kl_nats:.4f} nats, total "
-        f"variation {found.total_variation:.4f}, largest class the same in "
-        f"{found.top1_kept:.2%}"
+        f"new labels against the old, {distances.labels:,} of them: "
+        f"KL {distances.kl_nats:.4f} nats, total variation {distances.total_variation:.4f}, "
+        f"largest class the same in {share(distances.top1_kept)}"
     )

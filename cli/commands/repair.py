@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
-from labelstore.cli import options, output
-from labelstore.cli.commands.generate import SKIPPED
-from labelstore.cli.output import counted
+from .. import choices, options, output
+from ..reports.generate import SKIPPED
+from ..teacher_options import TeacherOptions, teacher_options
+from ..text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from labelstore.operations.verify import VerifyReport
     from labelstore.producer.generation import Report
+    from labelstore.producer.settings import OnError
 
 HELP = """Make the blocks of a store anew that are damaged or missing, and no others.
 
@@ -32,10 +35,25 @@ some still cannot be decoded; each is named with its reason.
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class RepairOptions(options.ResultOptions):
+    """The options of ``labelstore repair``."""
+
+    store: str
+    source: str
+    skipped: bool
+    on_error: OnError | None
+    batch_size: int | None
+    workers: int | None
+    allow_version_drift: bool
+    teacher: TeacherOptions
+    photo_options: options.SourceOptions
+
+
 @click.command(help=HELP, short_help="Make damaged blocks anew.")
 @options.store_argument
 @click.argument("source", type=click.Path())
-@options.teacher_options()
+@teacher_options()
 @click.option(
     "--skipped",
     is_flag=True,
@@ -43,7 +61,7 @@ some still cannot be decoded; each is named with its reason.
 )
 @click.option(
     "--on-error",
-    type=click.Choice(["stop", "skip"]),
+    type=click.Choice(choices.ON_ERROR),
     help="What to do about an image that cannot be decoded. Default: stop; with --skipped: skip.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Views in one forward.")
@@ -56,8 +74,8 @@ some still cannot be decoded; each is named with its reason.
 @options.source_options
 @options.json_option
 @options.quiet_option
-@click.pass_context
-def command(context: click.Context, **given: Any) -> None:
+@options.collected(RepairOptions, teacher=TeacherOptions, photo_options=options.SourceOptions)
+def command(request: RepairOptions) -> None:
     """Repair a store."""
     import os
 
@@ -67,43 +85,44 @@ def command(context: click.Context, **given: Any) -> None:
     from labelstore.producer.generation import undecodable
     from labelstore.producer.settings import RunOptions
 
-    store = labelstore.open(given["store"])
-    quiet = given["quiet"] or given["json"]
-    with output.progress(store.num_images, store.num_views, quiet=quiet, brief=True) as progress:
-        source = in_order(options.source_from(given, given["source"]), store.keys)
-        found, made = repair(
+    store = labelstore.open(request.store)
+    with output.progress(
+        store.num_images, store.num_views, quiet=request.silent, brief=True
+    ) as progress:
+        source = in_order(request.photo_options.open(request.source), store.keys)
+        damage, run = repair(
             store,
             source,
-            options.teacher_from(given),
-            skipped=given["skipped"],
+            request.teacher.load(),
+            skipped=request.skipped,
             options=RunOptions(
-                batch_size=given["batch_size"],
-                workers=given["workers"] or os.cpu_count() or 1,
-                on_error=given["on_error"] or ("skip" if given["skipped"] else "stop"),
-                allow_version_drift=given["allow_version_drift"],
+                batch_size=request.batch_size,
+                workers=request.workers or os.cpu_count() or 1,
+                on_error=request.on_error or ("skip" if request.skipped else "stop"),
+                allow_version_drift=request.allow_version_drift,
             ),
             progress=progress,
         )
-    left = made.unreadable if made is not None else undecodable(store, source)
-    if given["json"]:
-        report = None if made is None else made.to_json()
-        output.emit_json({"found": found.to_json(), "made": report, "unreadable": dict(left)})
-    elif not given["quiet"]:
-        _tell(found, made, left)
-    if given["skipped"] and left:
-        context.exit(SKIPPED)
+    left = run.unreadable if run is not None else undecodable(store, source)
+    if request.json:
+        report = None if run is None else run.to_json()
+        output.emit_json({"found": damage.to_json(), "made": report, "unreadable": dict(left)})
+    elif not request.quiet:
+        _tell(damage, run, left)
+    if request.skipped and left:
+        click.get_current_context().exit(SKIPPED)
 
 
-def _tell(found: VerifyReport, made: Report | None, left: Mapping[str, str]) -> None:
-    if made is None:
-        output.note(f"{found.path}: every block is there and as it was committed")
+def _tell(damage: VerifyReport, run: Report | None, left: Mapping[str, str]) -> None:
+    if run is None:
+        output.note(f"{damage.path}: every block is there and as it was committed")
     else:
-        blocks = sorted({problem.block for problem in found.problems})
+        blocks = sorted({problem.block for problem in damage.problems})
         shown = ", ".join(map(str, blocks[:20])) + (", ..." if len(blocks) > 20 else "")
         damaged = f" (damaged or missing: {shown})" if shown else ""
         output.note(
-            f"{found.path}: {made.blocks_made} of {counted(found.blocks, 'block')} made "
-            f"anew{damaged}, {counted(made.views_made, 'view')} in {made.seconds:,.0f} s"
+            f"{damage.path}: {run.blocks_made} of {counted(damage.blocks, 'block')} made "
+            f"anew{damaged}, {counted(run.views_made, 'view')} in {run.seconds:,.0f} s"
         )
     for reason in left.values():
         output.note(f"without labels: {reason}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
-from labelstore.cli import options, output
-from labelstore.cli.output import counted
+from .. import choices, options, output
+from ..teacher_options import TeacherOptions, teacher_options
+from ..text import counted, share
 
 if TYPE_CHECKING:
     from labelstore.operations.verify import Replay, VerifyReport
+    from labelstore.store.store import Store
 
 HELP = """Read every label of a store and check it; name the blocks and images that are not right.
 
@@ -31,12 +34,24 @@ def _share(_context: click.Context, _parameter: click.Parameter, value: str | No
     if value is None:
         return None
     try:
-        share = float(value[:-1]) / 100 if value.endswith("%") else float(value)
+        part = float(value[:-1]) / 100 if value.endswith("%") else float(value)
     except ValueError:
-        share = -1.0
-    if not 0 < share <= 1:
+        part = -1.0
+    if not 0 < part <= 1:
         raise click.BadParameter(f"{value!r} is no share: give a percentage, as 0.1%, or 0.001.")
-    return share
+    return part
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(options.ResultOptions):
+    """The options of ``labelstore verify``."""
+
+    store: str
+    replay: float | None
+    photos: str | None
+    tolerance: float
+    teacher: TeacherOptions
+    photo_options: options.SourceOptions
 
 
 @click.command(help=HELP, short_help="Check that a store is whole and right.")
@@ -49,57 +64,60 @@ def _share(_context: click.Context, _parameter: click.Parameter, value: str | No
     "--teacher.",
 )
 @click.option("--photos", type=click.Path(), help="The folder that the store was made from.")
-@options.teacher_options(required=False)
+@teacher_options(required=False)
 @click.option(
     "--tolerance",
     type=click.FloatRange(0, 1),
-    default=0.02,
+    default=choices.TOLERANCE,
     show_default=True,
     help="By how much a replayed largest probability may differ.",
 )
 @options.source_options
 @options.json_option
 @options.quiet_option
-@click.pass_context
-def command(context: click.Context, **given: Any) -> None:
+@options.collected(VerifyOptions, teacher=TeacherOptions, photo_options=options.SourceOptions)
+def command(request: VerifyOptions) -> None:
     """Verify a store."""
     import labelstore
     from labelstore.operations.verify import verify
 
-    if given["replay"] is not None and not (given["photos"] and given["spec"]):
+    if request.replay is not None and not (request.photos and request.teacher.spec):
         raise click.UsageError("--replay runs the teacher again: give --photos and --teacher, too.")
-    if given["replay"] is None and (given["photos"] or given["spec"]):
-        name = "--photos" if given["photos"] else "--teacher"
+    if request.replay is None and (request.photos or request.teacher.spec):
+        name = "--photos" if request.photos else "--teacher"
         raise click.UsageError(
             f"{name} is looked at by --replay alone: give --replay 0.1%, or leave {name} out."
         )
-    store = labelstore.open(given["store"])
-    quiet = given["quiet"] or given["json"]
-    with output.progress(store.num_images, store.num_views, quiet=quiet, brief=True) as progress:
+    store = labelstore.open(request.store)
+    with output.progress(
+        store.num_images, store.num_views, quiet=request.silent, brief=True
+    ) as progress:
         report = verify(store, tell=progress.update)
-    replayed = _replayed(given, store, quiet) if given["replay"] and report.whole else None
-    if given["json"]:
-        found = None if replayed is None else replayed.to_json()
-        output.emit_json({**report.to_json(), "replay": found})
-    elif not given["quiet"]:
+    replayed = None
+    if request.replay is not None and request.photos is not None and report.whole:
+        replayed = _replayed(request, store, request.photos, request.replay)
+    if request.json:
+        replay = None if replayed is None else replayed.to_json()
+        output.emit_json({**report.to_json(), "replay": replay})
+    elif not request.quiet:
         _tell(report, replayed)
     if not report.whole or (replayed is not None and not replayed.agrees):
-        context.exit(1)
+        click.get_current_context().exit(1)
 
 
-def _replayed(given: dict[str, Any], store: Any, quiet: bool) -> Replay:
+def _replayed(request: VerifyOptions, store: Store, photos: str, part: float) -> Replay:
     from labelstore.operations.verify import replay
 
-    source = options.source_from(given, given["photos"])
-    teacher = options.teacher_from(given)
-    views = round(given["replay"] * store.num_images * store.num_views)
-    with output.progress(max(1, views), 1, quiet=quiet, brief=True) as progress:
+    source = request.photo_options.open(photos)
+    teacher = request.teacher.load()
+    views = round(part * store.num_images * store.num_views)
+    with output.progress(max(1, views), 1, quiet=request.silent, brief=True) as progress:
         return replay(
             store,
             source,
             teacher,
-            given["replay"],
-            tolerance=given["tolerance"],
+            part,
+            tolerance=request.tolerance,
             tell=lambda _images, views: progress.update(views, views),
         )
 
@@ -128,7 +146,7 @@ def _tell(report: VerifyReport, replayed: Replay | None) -> None:
         f"{counted(replayed.images, 'image')}: largest probabilities "
         f"differ by {replayed.mean_difference:.5f} on average and "
         f"{replayed.largest_difference:.5f} at most, the largest class is the same in "
-        f"{replayed.same_top1:.2%}"
+        f"{share(replayed.same_top1)}"
     )
     if replayed.changed:
         output.note(

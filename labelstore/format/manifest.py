@@ -138,12 +138,14 @@ class Manifest:
         if not 1 <= self.k <= self.num_classes:
             raise UsageError(
                 f"k is {self.k}, expected 1 to {self.num_classes}, the number of classes: "
-                "correct --top-k."
+                "correct it.",
+                arguments=("k",),
             )
         if not 0 <= self.prior_size <= min(self.num_classes, MAX_PRIOR):
             raise UsageError(
                 f"the prior list has {self.prior_size} classes, expected 0 to "
-                f"{min(self.num_classes, MAX_PRIOR)}: correct --prior-size."
+                f"{min(self.num_classes, MAX_PRIOR)}: correct it.",
+                arguments=("prior_size",),
             )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UsageError(f"top-p is {self.top_p}, expected a mass above 0 and up to 1.")

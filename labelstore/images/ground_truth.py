@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["class_pairs", "read_class_map", "resolve_targets"]
 
-_WITHOUT = "generate goes without ground truth where --targets none is given"
-_MEND = f"give --class-map FILE to say which class each folder is ({_WITHOUT})"
+_WITHOUT = "where no ground truth is needed, targets may be 'none'"
+_MEND = f"give a class map that says which class each folder is ({_WITHOUT})"
+_MENDING = ("class_map", "targets")
 _SHOWN = 5
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
@@ -152,16 +153,20 @@ def resolve_targets(
             )
         return np.full(len(source), -1, dtype=np.int32)
     if source.mixed:
-        raise MismatchError(_mixed(source))
+        raise MismatchError(_mixed(source), arguments=("targets",))
     _check_no_splits(source, class_names, class_map)
     if source.numbers is not None and class_map is None and not _bears(source, class_names):
         return _numbered(source, source.numbers, num_classes)
     if source.classes is None:
         if reason := getattr(source, "unlabelled", ""):
-            raise MismatchError(f"nothing tells the classes of the images: {reason} ({_WITHOUT}).")
+            raise MismatchError(
+                f"nothing tells the classes of the images: {reason} ({_WITHOUT}).",
+                arguments=("label_column", "targets"),
+            )
         raise MismatchError(
             f"{source.path} holds its images in no class folders, so nothing tells their classes: "
-            f"sort them into one folder for each class ({_WITHOUT})."
+            f"sort them into one folder for each class ({_WITHOUT}).",
+            arguments=("targets",),
         )
     if class_map is not None:
         classes = _mapped(source.classes, num_classes, class_map)
@@ -172,7 +177,8 @@ def resolve_targets(
     else:
         raise MismatchError(
             f"{source.path} has {len(source.classes)} class folders and the teacher {num_classes} "
-            f"classes without names: {_MEND}."
+            f"classes without names: {_MEND}.",
+            arguments=_MENDING,
         )
     names = (source.class_name(index) for index in range(len(source)))
     numbers = (-1 if name is None else classes[name] for name in names)
@@ -226,8 +232,9 @@ def _check_no_splits(
     shown = " and ".join(f"{folder}/" for folder in sorted(folders))
     raise MismatchError(
         f"{source.path} holds the folders {shown}, which are splits of a data set and not classes: "
-        f"give {source.path}/{sorted(folders)[0]}, or --class-map FILE if they are classes "
-        f"({_WITHOUT})."
+        f"give {source.path}/{sorted(folders)[0]}, or a class map if they are classes "
+        f"({_WITHOUT}).",
+        arguments=_MENDING,
     )
 
 
@@ -238,7 +245,8 @@ def _sorted(source: ImageSource, folders: Sequence[str]) -> dict[str, int]:
             raise MismatchError(
                 f"{source.path} has class folders called by numbers, {folders[0]!r} to "
                 f"{folders[-1]!r}, of which {folder!r} comes at place {number} in sorted order, so "
-                f"it is not clear which class it is: {_MEND}."
+                f"it is not clear which class it is: {_MEND}.",
+                arguments=_MENDING,
             )
     return {folder: number for number, folder in enumerate(folders)}
 
@@ -258,7 +266,8 @@ def _numbered(
         raise MismatchError(
             f"{source.path} has labels from {known.min()} to {known.max()}"
             f"{f' of {len(named)} classes' if named else ''} and the teacher {num_classes} "
-            f"classes, so they are not the teacher's: {_MEND}."
+            f"classes, so they are not the teacher's: {_MEND}.",
+            arguments=_MENDING,
         )
     return numbers.astype(np.int32)
 
@@ -301,6 +310,7 @@ def _named(folders: Sequence[str], num_classes: int, class_names: Sequence[str])
             f"{len(strange)} of the {len(folders)} class folders cannot be told from the names of "
             f"the teacher's {num_classes} classes ({strange[0]!r} is {fault} of them; the first "
             f"are called {', '.join(repr(name) for name in class_names[:2])})"
-            f"{other_form(strange[0], class_names)}: {_MEND}."
+            f"{other_form(strange[0], class_names)}: {_MEND}.",
+            arguments=_MENDING,
         )
     return {folder: numbers[folder] for folder in folders}

@@ -162,8 +162,9 @@ def _decoded(data: bytes, name: str, prepare: Callable[[Image.Image], None] | No
     except Image.DecompressionBombError as error:
         raise DecodeError(
             f"cannot decode the image {name}: it has more than the {max_pixels()} pixels that are "
-            f"read ({' '.join(str(error).split()).rstrip('.')}); if it is to be trusted, give "
-            "--max-pixels (in Python labelstore.images.allow_pixels)."
+            f"read ({' '.join(str(error).split()).rstrip('.')}); if it is to be trusted, "
+            "allow more (max_pixels; in Python labelstore.images.allow_pixels).",
+            arguments=("max_pixels",),
         ) from error
     except _PARSER_ERRORS as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
@@ -190,7 +191,8 @@ def check_system(name: str, room: int) -> None:
 def _lacking(name: str, reason: str) -> SourceError:
     return SourceError(
         f"the image {name} could not be decoded for want of memory or files ({reason}): nothing is "
-        "known of it; use fewer --workers or raise the limits (ulimit)."
+        "known of it; use fewer workers or raise the limits (ulimit).",
+        arguments=("workers",),
     )
 
 

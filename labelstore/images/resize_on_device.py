@@ -124,7 +124,8 @@ def resize_boxes(
     if interpolation not in FILTERS:
         raise UsageError(
             f"the interpolation is {interpolation!r}, and on the device there are "
-            f"{', '.join(FILTERS)}: use --resize workers."
+            f"{', '.join(FILTERS)}: resize by workers (resize='workers').",
+            arguments=("resize",),
         )
     height, width = size
     tops, lefts, heights, widths = np.asarray(boxes, dtype=np.int64).T

@@ -358,6 +358,7 @@ def _known(
     if missing:
         raise LabelError(
             f"FerKD's {purpose} needs the ground truth and {missing} of {known.size} views have "
-            "none: give targets, or make the store with class folders or --class-map."
+            "none: give targets, or make the store with class folders or a class map.",
+            arguments=("targets",),
         )
     return known

@@ -126,7 +126,8 @@ def evaluate(
     if not len(chosen):
         raise UsageError(
             f"none of the {len(targets)} images of {source.path} has a ground truth, and accuracy "
-            "is measured against it: give class folders, or --class-map FILE."
+            "is measured against it: give class folders, or a class map.",
+            arguments=("class_map",),
         )
     if images is not None and images < len(chosen):
         places = np.linspace(0, len(chosen) - 1, max(images, 1)).round().astype(int)

@@ -191,12 +191,13 @@ def _is_there(path: Path, source: dict[str, Any], overwrite: bool) -> bool:
             Store(path)  # Its arrays are there, in their whole length.
             return True
     except CorruptError as error:
-        raise MismatchError(f"{error} Or give --overwrite to replace it.") from error
+        raise MismatchError(f"{error} Or overwrite it.", arguments=("overwrite",)) from error
     what = "another store" if "id" in differing else "labels that this store had before"
     raise MismatchError(
         f"{path} is a copy of {what} ({held.get('path')}, {differing[0]} "
-        f"{held.get(differing[0])}, expected {source[differing[0]]}): choose another name, or give "
-        "--overwrite to replace it."
+        f"{held.get(differing[0])}, expected {source[differing[0]]}): choose another name, or "
+        "overwrite it.",
+        arguments=("overwrite",),
     )
 
 

@@ -223,8 +223,8 @@ def _manifest(
         )
     if first.label_type != "top-k" and given["k"] is None:
         raise UsageError(
-            f"labels of type {first.label_type} are averaged: say how many classes to keep, k "
-            "(--top-k)."
+            f"labels of type {first.label_type} are averaged: say how many classes to keep, k.",
+            arguments=("k",),
         )
     backend = backend_of(path)
     wished = {name: value for name, value in given.items() if value is not None}

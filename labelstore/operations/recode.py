@@ -97,7 +97,9 @@ def recode(
         raise UsageError(f"{path} is the store that is read: choose another name for the new one.")
     old = store.manifest
     if k is not None and k > old.k:
-        raise UsageError(f"k is {k}, expected at most {old.k}, what {store.path} holds.")
+        raise UsageError(
+            f"k is {k}, expected at most {old.k}, what {store.path} holds.", arguments=("k",)
+        )
     given: dict[str, Any] = {
         "k": k,
         "quantizer": quantizer,

@@ -175,7 +175,8 @@ def _check(reader: Store | Ensemble, schedule: str, views_per_image: int, epochs
     if schedule in get_args(Direction) and epochs is None:
         raise UsageError(
             f"a {schedule} schedule spreads an image's views over the whole training and the "
-            "number of epochs was not given: give --epochs."
+            "number of epochs was not given: give it.",
+            arguments=("epochs",),
         )
     if epochs is not None and epochs < 1:
         raise UsageError(f"epochs is {epochs}, expected at least 1.")

@@ -253,5 +253,6 @@ def _check_teacher(store: Store, teacher: Teacher) -> None:
         if here[name] != made_by[name]:
             raise MismatchError(
                 f"the teacher's {name.replace('_', ' ')} is {here[name]}, {store.path} was made "
-                f"with {made_by[name]}: give the same --teacher and --checkpoint."
+                f"with {made_by[name]}: give the same teacher and weights.",
+                arguments=("teacher", "checkpoint"),
             )

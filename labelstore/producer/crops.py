@@ -143,8 +143,9 @@ class Cutter:
                     yield from self._assemble(cut_by(runs, pool))
             except MemoryError as error:
                 raise SourceError(
-                    "there is no memory to decode and cut photos: use fewer --workers or a smaller "
-                    "--batch-size; what was committed is kept."
+                    "there is no memory to decode and cut photos: use fewer workers or a smaller "
+                    "batch size; what was committed is kept.",
+                    arguments=("workers", "batch_size"),
                 ) from error
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -250,8 +251,9 @@ class Cutter:
         for run, photo, pixels in cuts:
             if photo.error is not None and self._on_error == "stop":
                 raise DecodeError(
-                    f"{photo.error} Mend or remove the file, or give --on-error skip to leave "
-                    "such images out; what was committed is kept."
+                    f"{photo.error} Mend or remove the file, or leave such images out "
+                    "(on_error='skip'); what was committed is kept.",
+                    arguments=("on_error",),
                 )
             runs.append((run, photo))
             if pixels is not None:

@@ -255,7 +255,8 @@ def _check(source: ImageSource, outputs: Sequence[Output], teachers: Sequence[Te
         if settings.label_type != "top-k" and settings.store.k not in (None, 1):
             raise UsageError(
                 f"label type {settings.label_type!r} stores one class a view and top-k is "
-                f"{settings.store.k}: leave --top-k out, or use --label-type top-k."
+                f"{settings.store.k}: leave k out, or choose label_type='top-k'.",
+                arguments=("k", "label_type"),
             )
         shared = {
             "law": (settings.law, first.settings.law),

@@ -277,8 +277,9 @@ class Labeller:
             )
             if self._on_error == "stop":
                 raise TeacherError(
-                    f"{reason} Look at the photo and at the network, or give --on-error skip to "
-                    "leave such images out; what was committed is kept."
+                    f"{reason} Look at the photo and at the network, or leave such images "
+                    "out (on_error='skip'); what was committed is kept.",
+                    arguments=("on_error",),
                 )
             block.leave_out(run, reason)
 

@@ -335,6 +335,7 @@ def check_device_resize(
     if different:
         raise MismatchError(
             f"{path}: crops resized on {teacher.device} differ from Pillow's in {different} of "
-            f"{values} values, by {largest} at most, so a student could not make the same: use "
-            "--resize workers."
+            f"{values} values, by {largest} at most, so a student could not make the same: "
+            "resize by workers (resize='workers').",
+            arguments=("resize",),
         )

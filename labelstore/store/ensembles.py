@@ -309,7 +309,8 @@ def _check_images(first: Store, member: Store, held: npt.NDArray[np.bool_]) -> N
     raise MismatchError(
         f"{first.path} and {member.path} hold {first.num_images} and {member.num_images} images, "
         f"expected the same images, but only {owner.path} has {key!r}: generate both from one "
-        'source, or read those that both have (images="intersection", --images intersection).'
+        'source, or read those that both have (images="intersection").',
+        arguments=("images",),
     )
 
 
@@ -337,7 +338,7 @@ def _targets(
             raise MismatchError(
                 f"{other.path} and {member.path} disagree on the ground truth of {differing.size} "
                 f"images, first {first.keys[rows[0][place]]!r}: make both with the same "
-                "class folders or --class-map."
+                "class folders or class map."
             )
         known = np.where(known >= 0, known, theirs)
     return known
@@ -356,7 +357,7 @@ def _check_laws(first: Store, member: Store, names: str) -> None:
     if member.manifest.law != first.manifest.law:
         raise MismatchError(
             f"{names} hold different views ({_told(first.law)} and {_told(member.law)}): "
-            "generate both with the same --seed, --scale, --ratio and --flip."
+            "generate both with the same seed, scale, ratio and flip."
         )
     if first.manifest.law is None:
         raise MismatchError(

@@ -216,7 +216,8 @@ class StoreWriter:
             if self._share is not None:
                 raise UsageError(
                     f"{self.path} is there, and one of several processes cannot overwrite it under "
-                    "the others: delete it first, then leave --overwrite out."
+                    "the others: delete it first, then leave overwrite out.",
+                    arguments=("overwrite",),
                 )
             return False
         stored = Manifest.from_json(document, str(self.path))
@@ -232,13 +233,17 @@ class StoreWriter:
                     f"({'; '.join(lines[:6])}{more}): choose another name, or overwrite it."
                 )
             only_versions = all(line.startswith("producer.") for line in lines)
-            mend = (
-                "install those versions, or give --allow-version-drift"
+            mend, argument = (
+                ("install those versions, or allow the drift", "allow_version_drift")
                 if only_versions
-                else "give the settings it was made with, another name, or --overwrite"
+                else (
+                    "give the settings it was made with, another name, or overwrite it",
+                    "overwrite",
+                )
             )
             raise MismatchError(
-                f"{self.path} was made with other settings ({'; '.join(lines[:6])}{more}): {mend}."
+                f"{self.path} was made with other settings ({'; '.join(lines[:6])}{more}): {mend}.",
+                arguments=(argument,),
             )
         self.manifest = stored
         return True

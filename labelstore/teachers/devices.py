@@ -52,7 +52,10 @@ def checked_device(device: str, precision: str) -> tuple[str, str]:
             f"{usable}, or auto."
         )
     if device == "cpu" and precision == "fp16":
-        raise UsageError("fp16 is too slow on the CPU to be of use: use --precision bf16 or fp32.")
+        raise UsageError(
+            "fp16 is too slow on the CPU to be of use: choose the precision bf16 or fp32.",
+            arguments=("precision",),
+        )
     return device, precision
 
 

@@ -67,7 +67,9 @@ def load_teacher(
     if size is not None and size < 1:
         raise UsageError(f"the input size is {size}, expected at least 1 pixel.")
     if num_classes is not None and num_classes < 2:
-        raise UsageError(f"--num-classes is {num_classes}, expected at least 2.")
+        raise UsageError(
+            f"num_classes is {num_classes}, expected at least 2.", arguments=("num_classes",)
+        )
     require_libraries(spec)
     device, precision = checked_device(device, precision)
     options: dict[str, Any] = {
@@ -80,12 +82,14 @@ def load_teacher(
         if checkpoint is not None:
             raise UsageError(
                 f"{spec} was given the checkpoint {checkpoint!r}, but a factory loads its own "
-                "weights: leave out --checkpoint."
+                "weights: leave the checkpoint out.",
+                arguments=("checkpoint",),
             )
         if num_classes is not None:
             raise UsageError(
-                f"{spec} was given --num-classes {num_classes}, but a factory builds its own "
-                "network: leave it out."
+                f"{spec} was given num_classes {num_classes}, but a factory builds its own "
+                "network: leave it out.",
+                arguments=("num_classes",),
             )
         model, preprocessing, class_names = _run_factory(name)
         if size is not None:

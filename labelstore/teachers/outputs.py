@@ -187,7 +187,8 @@ def not_deterministic(
         f"{spec} is not deterministic: in {where} logits of the same crops differ by "
         f"{apart:.1%} of their size, expected {tolerances[precision]:.2%} at most at "
         f"precision {precision}: switch off what it does in training (dropout, stochastic depth, "
-        "BatchNorm by the batch), or take its noise with --allow-nondeterministic."
+        "BatchNorm by the batch), or allow its noise.",
+        arguments=("allow_nondeterministic",),
     )
 
 

@@ -343,7 +343,8 @@ class Teacher:
         if count < 2:
             raise TeacherError(
                 f"{self.spec} runs out of memory on one crop: free memory on the device, or choose "
-                "a smaller --size or network."
+                "a smaller input size or network.",
+                arguments=("size",),
             )
         self._at_most = count // 2
         if self._batch_size is not None:
@@ -352,7 +353,7 @@ class Teacher:
         self._notes = [note for note in self._notes if _NO_MEMORY not in note]
         self.note(
             f"{self.spec} {_NO_MEMORY} {count} crops at once: {self._at_most} go through it at "
-            f"once since then; --batch-size {self._at_most} does so from the beginning"
+            f"once since then; a batch size of {self._at_most} does so from the beginning"
         )
 
     def _try_out(self) -> None:

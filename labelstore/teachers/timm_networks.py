@@ -32,7 +32,7 @@ __all__ = [
 _HUB, _FOLDER = "hf-hub:", "local-dir:"
 """How timm names a network that was saved with its configuration, on a model hub or in a folder."""
 
-_WEIGHTS_MEND = "give --checkpoint FILE with its weights, or --checkpoint none for untrained ones"
+_WEIGHTS_MEND = "give a checkpoint with its weights, or the word none for untrained ones"
 
 
 def create_model(name: str, **options: Any) -> torch.nn.Module:
@@ -121,9 +121,10 @@ def build(
         model = _pretrained_model(name, config, options)
         if num_classes not in (None, _head_of(model)):
             raise UsageError(
-                f"--num-classes is {num_classes} and the pretrained weights of {name} have "
-                f"{_head_of(model)} classes: leave --num-classes out, or give --checkpoint FILE "
-                "with weights of so many."
+                f"num_classes is {num_classes} and the pretrained weights of {name} have "
+                f"{_head_of(model)} classes: leave num_classes out, or give a checkpoint "
+                "with weights of so many.",
+                arguments=("num_classes", "checkpoint"),
             )
     elif tensors is None:
         head = {} if num_classes is None else {"num_classes": num_classes}
@@ -132,8 +133,9 @@ def build(
         model = _trained_model(name, tensors, str(checkpoint), options, num_classes)
     if not _head_of(model):
         raise TeacherError(
-            f"{name} has no classifier: choose a network that classifies, or give --checkpoint "
-            "FILE with the weights of one that was trained on it."
+            f"{name} has no classifier: choose a network that classifies, or give a "
+            "checkpoint with the weights of one that was trained on it.",
+            arguments=("checkpoint",),
         )
     fine_tuned = tensors is not None or num_classes is not None or config is None
     if not fine_tuned and _is_projection(_head_of(model)):
@@ -148,7 +150,8 @@ def build(
         except NETWORK_ERRORS as error:
             raise TeacherError(
                 f"{name} cannot take images of {size} x {size} pixels ({one_line(error)}): choose "
-                "another --size."
+                "another size.",
+                arguments=("size",),
             ) from error
     return model
 
@@ -175,8 +178,9 @@ def _trained_model(
     if classes is not None and classes != _head_of(model):
         if num_classes is not None:
             raise UsageError(
-                f"--num-classes is {num_classes} and the classifier in {origin} has {classes} "
-                "classes: leave --num-classes out."
+                f"num_classes is {num_classes} and the classifier in {origin} has {classes} "
+                "classes: leave num_classes out.",
+                arguments=("num_classes",),
             )
         model = create_model(name, **options, num_classes=classes)
     load_state_dict_by_name(model, tensors, origin)
@@ -209,7 +213,9 @@ def _pretrained_model(name: str, config: Any, options: Mapping[str, Any]) -> tor
             "timm.models.save_for_hf has made, or a clone of a model hub's repository."
         )
     if not _is_saved(name) and (config is None or not config.has_weights):
-        raise TeacherError(f"timm has no pretrained weights of {name}: {_WEIGHTS_MEND}.")
+        raise TeacherError(
+            f"timm has no pretrained weights of {name}: {_WEIGHTS_MEND}.", arguments=("checkpoint",)
+        )
     hub_id: str | None = getattr(config, "hf_hub_id", None)
     repository = name.removeprefix(_HUB) if name.startswith(_HUB) else hub_id
     try:
@@ -219,7 +225,9 @@ def _pretrained_model(name: str, config: Any, options: Mapping[str, Any]) -> tor
     except _loading_errors() as error:
         whose = "the" if _is_saved(name) else "timm's"
         raise TeacherError(
-            f"cannot get {whose} pretrained weights of {name} ({one_line(error)}): {_WEIGHTS_MEND}."
+            f"cannot get {whose} pretrained weights of {name} ({one_line(error)}): "
+            f"{_WEIGHTS_MEND}.",
+            arguments=("checkpoint",),
         ) from error
 
 

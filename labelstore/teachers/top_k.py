@@ -53,7 +53,9 @@ def top_k_keys(probabilities: torch.Tensor, k: int) -> torch.Tensor:
 
     classes = probabilities.shape[-1]
     if not 1 <= k <= classes:
-        raise UsageError(f"k is {k}, expected 1 to the {classes} classes: choose another --top-k.")
+        raise UsageError(
+            f"k is {k}, expected 1 to the {classes} classes: choose another.", arguments=("k",)
+        )
     if probabilities.device.type == "mps":
         probabilities = probabilities.cpu()
     # Floats of one sign are ordered as their bits are; with the class id below them, no two keys

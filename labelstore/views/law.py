@@ -75,19 +75,24 @@ class ViewLaw:
         object.__setattr__(self, "scale", tuple(float(value) for value in self.scale))
         object.__setattr__(self, "ratio", tuple(float(value) for value in self.ratio))
         if not 0 <= self.seed < 2**64:
-            raise UsageError(f"seed is {self.seed}, expected 0 to 2**64-1: choose another --seed.")
+            raise UsageError(
+                f"seed is {self.seed}, expected 0 to 2**64-1: choose another.", arguments=("seed",)
+            )
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise UsageError(
                 f"scale is {self.scale}, expected two numbers with 0 < low <= high <= 1: "
-                "correct --scale."
+                "correct them.",
+                arguments=("scale",),
             )
         if len(self.ratio) != 2 or not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise UsageError(
-                f"ratio is {self.ratio}, expected two numbers with 0 < low <= high: "
-                "correct --ratio."
+                f"ratio is {self.ratio}, expected two numbers with 0 < low <= high: correct them.",
+                arguments=("ratio",),
             )
         if not 0 <= self.flip <= 1:
-            raise UsageError(f"flip is {self.flip}, expected a probability: correct --flip.")
+            raise UsageError(
+                f"flip is {self.flip}, expected a probability: correct it.", arguments=("flip",)
+            )
 
     def __call__(
         self,

@@ -33,7 +33,10 @@ STORE_PARTS = ["write_arrays", "rewrite", "ensembles", "store", "writer", "slabs
 """Of the package store: each may import those behind it, and ``backends`` and ``indexing``."""
 
 
-IMPORTS = {name: set(imports_of(file.read_text(), ours=True)) for name, file in MODULES.items()}
+IMPORTS = {
+    name: set(imports_of(file.read_text(), ours=True, module=name))
+    for name, file in MODULES.items()
+}
 
 
 def forbidden(name, imports):
@@ -57,6 +60,12 @@ def test_the_check_can_fail():
     assert forbidden("labelstore.torch.sampler", {"labelstore.producer.run"})
     typed = "if TYPE_CHECKING:\n    from labelstore.store import store"
     assert list(imports_of(typed, ours=True)) == ["labelstore.store.store"]
+    relative = "from .. import text\nfrom . import demo\nfrom ..reports.inspect import print_report"
+    assert list(imports_of(relative, ours=True, module="labelstore.cli.commands.plan")) == [
+        "labelstore.cli.text",
+        "labelstore.cli.commands.demo",
+        "labelstore.cli.reports.inspect",
+    ]
 
 
 def test_no_circle():

@@ -51,7 +51,10 @@ def test_one_place_for_each_library(library, places):
     users = {
         name
         for name, file in MODULES.items()
-        if any(part.split(".")[0] == library for part in imports_of(file.read_text(), ours=False))
+        if any(
+            part.split(".")[0] == library
+            for part in imports_of(file.read_text(), ours=False, module=name)
+        )
     }
     assert [n for n in users if not any(f"{n}.".startswith(f"{p}.") for p in places)] == []
 
@@ -60,7 +63,7 @@ def test_no_thread_parses_python():
     """CPython 3.11 may raise a SystemError where two do at once, and NumPy reads headers so."""
     for name, file in MODULES.items():
         source = file.read_text()
-        assert "ast" not in set(imports_of(source, ours=False)), name
+        assert "ast" not in set(imports_of(source, ours=False, module=name)), name
         assert "np.load(" not in source, name
 
 
@@ -83,6 +86,38 @@ def test_files_are_changed_in_one_place():
                 verb, owner = node.func.attr, ast.unparse(node.func.value)
                 is_file = any(word in owner for word in ("path", "file", "os", "folder"))
                 assert not (verb in changing and is_file), f"{file}: {ast.unparse(node)}"
+
+
+FLAG = re.compile(r"(?<![\w-])--[a-z]")
+
+OF_OTHER_PROGRAMS = ("GNU tar", "--dereference", "srun --ntasks", "repair --skipped")
+
+
+def messages(source):
+    """String constants of a module, but for docstrings; what f-strings put together is one."""
+    tree = ast.parse(source)
+    told = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    parts = [
+        part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values
+    ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(p.value) for p in node.values if isinstance(p, ast.Constant))
+        elif isinstance(node, ast.Constant) and not any(node is part for part in (*told, *parts)):
+            yield str(node.value)
+
+
+def test_the_librarys_messages_name_no_option_of_a_command():
+    """They speak of arguments, and the command that is run adds its options."""
+    assert list(messages('"--doc"\nraise UsageError(f"{k}: correct --top-" "k")')) == [
+        ": correct --top-k"
+    ]
+    for name, file in MODULES.items():
+        if package_of(name) == "cli":
+            continue
+        for message in messages(file.read_text()):
+            known = any(words in message for words in OF_OTHER_PROGRAMS)
+            assert known or not FLAG.search(message), f"{name}: {message!r}"
 
 
 def loaded_after(code, *arguments):

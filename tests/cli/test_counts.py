@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from core_data import written
 
-from labelstore.cli import output
+from labelstore.cli import text
 from labelstore.cli.main import main
 
 NOUNS = "images views blocks crops labels teachers stores classes photos epochs files"
@@ -23,9 +23,39 @@ def store(tmp_path):
 
 
 def test_counted():
-    assert output.counted(1, "image") == "1 image"
-    assert output.counted(0, "image") == "0 images"
-    assert output.counted(1000, "class") == "1,000 classes"
+    assert text.counted(1, "image") == "1 image"
+    assert text.counted(0, "image") == "0 images"
+    assert text.counted(1000, "class") == "1,000 classes"
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999.4, "999 bytes"),
+        (999.6, "1 kB"),
+        (1536, "1.54 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1 MB"),
+        (15e9, "15 GB"),
+        (2.5e12, "2.5 TB"),
+        (12_345e12, "12,345 TB"),
+    ],
+)
+def test_sizes_have_three_digits_and_the_unit_they_round_to(count, words):
+    assert text.size(count) == words
+
+
+def test_durations_and_shares():
+    assert [text.duration(s) for s in (90, 900, 9000, 900_000)] == [
+        "90 s",
+        "15 min",
+        "2.5 h",
+        "10.4 days",
+    ]
+    assert text.clock(3723.4) == "1:02:03"
+    assert (text.share(0.125), text.share(0.956, 0)) == ("12.50%", "96%")
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ def test_a_truncated_photo_is_named(photos, tmp_path):
     done = run(*common)
     assert done.returncode == 1
     assert "dog/c.jpg" in done.stderr
-    assert "--on-error skip" in done.stderr
+    assert "(on_error='skip')" in done.stderr
+    assert "Option: --on-error." in done.stderr
     done = run(*common, "--on-error", "skip")
     assert done.returncode == 3, done.stderr
     assert "left out: cannot decode the image" in done.stderr

@@ -8,15 +8,13 @@ import subprocess
 import sys
 import time
 
-import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import labelstore
-from labelstore.cli import options, output
+from labelstore.cli import output
 from labelstore.cli.main import COMMANDS, main
-from labelstore.labels.ferkd import FerKD
 
 COMMAND = [sys.executable, "-m", "labelstore"]
 
@@ -161,16 +159,6 @@ def test_an_interrupted_generate_says_that_it_can_go_on(tmp_path):
         "Interrupted: what was committed is kept, and the same command goes on from there."
     )
     assert "Traceback" not in errors
-
-
-def test_threshold_options_default_to_the_papers():
-    @click.command()
-    @options.ferkd_options
-    def command(**given):
-        assert options.ferkd_from(given) == FerKD()
-        click.echo("the same")
-
-    assert CliRunner().invoke(command, [], catch_exceptions=False).output == "the same\n"
 
 
 class Clock:

@@ -253,7 +253,7 @@ def test_a_store_that_is_still_being_made(tmp_path):
 
 
 def test_mistakes(store, tmp_path):
-    assert "give --epochs" in schedule(store.path, "--schedule", "easy-to-hard", code=2).stderr
+    assert "--epochs" in schedule(store.path, "--schedule", "easy-to-hard", code=2).stderr
     assert "expected 1 to 12" in schedule(store.path, "--views-per-image", 13, code=2).stderr
     assert "budget is 2.0" in schedule(store.path, "--budget", 2, code=2).stderr
     assert "no store" in schedule(tmp_path / "absent.zarr", code=1).stderr

@@ -21,16 +21,27 @@ def modules():
 MODULES = dict(modules())
 
 
-def imports_of(source, *, ours):
+def origin_of(node, module):
+    """What an import statement of a module imports from; dots count from the module."""
+    if not node.level:
+        return node.module
+    parts = module.split(".")
+    if MODULES[module].stem == "__init__":
+        parts.append("")
+    return ".".join([*parts[: -node.level], *filter(None, [node.module])])
+
+
+def imports_of(source, *, ours, module=""):
     """Modules that a module imports, wherever it does: of this library, or of others."""
     for node in ast.walk(ast.parse(source)):
         names = []
         if isinstance(node, ast.Import):
             names = [name.name for name in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif isinstance(node, ast.ImportFrom):
+            package = origin_of(node, module)
             # What is imported of a package may be a module of it.
-            names = [f"{node.module}.{name.name}" for name in node.names]
-            names = [name if name in MODULES else node.module for name in names]
+            names = [f"{package}.{name.name}" for name in node.names]
+            names = [name if name in MODULES else package for name in names]
         yield from (name for name in names if (name.split(".")[0] == "labelstore") == ours)
 
 

@@ -201,8 +201,9 @@ def checked_column(file: Any, footer: Footer, name: str, column: str) -> Any:
     if column not in schema.names:
         raise SourceError(
             f"{name} has no column {column} (its columns are {', '.join(schema.names)}), expected "
-            "encoded images as Hugging Face's datasets writes them: name the column with "
-            "--image-column (image_column=)."
+            "encoded images as Hugging Face's datasets writes them: name "
+            "the column (image_column).",
+            arguments=("image_column",),
         )
     kind = schema.field(column).type
     bytes_kind = kind
@@ -215,7 +216,8 @@ def checked_column(file: Any, footer: Footer, name: str, column: str) -> Any:
         raise SourceError(
             f"the column {column} of {name} is of the type {kind}; {several} expected, as bytes or "
             "a struct {bytes, path}: write the images into the file, one a row, or name another "
-            "column with --image-column (image_column=)."
+            "column (image_column).",
+            arguments=("image_column",),
         )
     # How many rows have no bytes, as far as statistics tell.
     nulls = sum(
@@ -255,10 +257,10 @@ def read_labels(
     if wanted not in schema.names:
         reason = (
             f"{name} has no column {wanted} (its columns are {', '.join(schema.names)}): name the "
-            "column with --label-column (label_column=)"
+            "column (label_column)"
         )
         if column is not None:
-            raise SourceError(f"{reason}.")
+            raise SourceError(f"{reason}.", arguments=("label_column",))
         return None, reason
     kind = schema.field(wanted).type
     if pa.types.is_dictionary(kind):
@@ -268,10 +270,10 @@ def read_labels(
     ):
         reason = (
             f"the column {wanted} of {name} is of the type {kind}, expected integers or text: name "
-            "another with --label-column (label_column=)"
+            "another (label_column)"
         )
         if column is not None:
-            raise SourceError(f"{reason}.")
+            raise SourceError(f"{reason}.", arguments=("label_column",))
         return None, reason
     values = [value for array in batches(wanted, "") for value in array.to_pylist()]
     for row, value in enumerate(values):

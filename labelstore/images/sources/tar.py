@@ -172,8 +172,9 @@ def _chosen_fields(
             second = "" if "." in candidates[0] else f"holds a second image with the key {key!r}: "
             raise SourceError(
                 f"{path} {second}the sample {key!r} has several images, in the fields {shown} "
-                "(WebDataset ends a key at the first dot of a file's name): say which with "
-                "--image-field (image_field=), or pack the files under names without other dots."
+                "(WebDataset ends a key at the first dot of a file's name): say which is "
+                "the photo (image_field), or pack the files under names without other dots.",
+                arguments=("image_field",),
             )
         chosen[key] = candidates[0]
         for field in places:
@@ -191,7 +192,8 @@ def _check_alike(path: str, chosen: dict[str, str]) -> None:
         shown = ", ".join(f"{chosen[key]!r} of {key!r}" for key in list(kinds.values())[:3])
         raise SourceError(
             f"{path} has samples whose images are in fields of several names ({shown}): say which "
-            "is the photo with --image-field (image_field=); the others are then passed over."
+            "is the photo (image_field); the others are then passed over.",
+            arguments=("image_field",),
         )
 
 

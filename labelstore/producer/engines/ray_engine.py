@@ -108,7 +108,10 @@ class RayEngine:
         gpus = self._gpus()
         on_gpu = device == "cuda" or (device == "auto" and gpus > 0)
         if on_gpu and not gpus and actors is None:
-            raise UsageError("the Ray cluster has no GPU: give --device cpu, or add a node.")
+            raise UsageError(
+                "the Ray cluster has no GPU: choose the device cpu, or add a node.",
+                arguments=("device",),
+            )
         count = actors or (gpus if on_gpu else 1)
         self.workers = max(1, min(options.workers, self._cores(count, on_gpu)))
         self._resources = {"num_cpus": self.workers, "num_gpus": int(on_gpu)}

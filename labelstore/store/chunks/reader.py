@@ -437,12 +437,15 @@ class BlockReader:
             raise CorruptError(
                 f"{self.path}/{name}: {self._place(block, group)} holds what is no label "
                 f"({problem}): what wrote it was at fault; make this block again (labelstore "
-                "repair), or the store."
+                "repair), or the store.",
+                array=name,
+                block=block,
+                images=self._images_of(block),
             )
 
     def _check(self, name: str, block: int, group: int, codes: npt.NDArray[Any]) -> None:
-        found = array_digest(self.manifest.id, name, block, group, codes)
-        if found != self._commits[block, self._column(name, group)]:
+        digest = array_digest(self.manifest.id, name, block, group, codes)
+        if digest != self._commits[block, self._column(name, group)]:
             raise self._corrupt(name, block, group)
 
     def _column(self, name: str, group: int) -> int:
@@ -456,15 +459,25 @@ class BlockReader:
             raise IncompleteError(
                 f"{self.path}: block {block} (images {rows.start} to {rows.stop - 1}) has no "
                 f"labels yet, {missing} of {self.manifest.num_blocks} blocks are missing: run the "
-                "command that made the store again, it goes on where it stopped."
+                "command that made the store again, it goes on where it stopped.",
+                block=block,
+                images=self._images_of(block),
             )
 
     def _corrupt(self, name: str, block: int, group: int | None) -> CorruptError:
         return CorruptError(
             f"{self.path}/{name}: {self._place(block, group)} is not what was committed: its "
             "files were changed, damaged or exchanged; make this block again (labelstore repair) "
-            "or restore it from a copy."
+            "or restore it from a copy.",
+            array=name,
+            block=block,
+            images=self._images_of(block),
         )
+
+    def _images_of(self, block: int) -> tuple[int, int]:
+        """Indices of a block's first and last image."""
+        rows = self.manifest.block_slice(block)
+        return rows.start, rows.stop - 1
 
     def _place(self, block: int, group: int | None) -> str:
         rows = self.manifest.block_slice(block)

@@ -161,7 +161,8 @@ def _require(stored: StoredLabels, needed: torch.Tensor, purpose: str) -> None:
     if missing:
         raise LabelError(
             f"FerKD's {purpose} needs the ground truth and {missing} of {count} views have "
-            "none: give targets, or make the store with class folders or --class-map."
+            "none: give targets, or make the store with class folders or a class map.",
+            arguments=("targets",),
         )
 
 

@@ -264,7 +264,7 @@ def _one_hot(target: TorchSoftLabels) -> TorchSoftLabels:
         raise LabelError(
             f"the hard-label part of vanilla_kd_loss (alpha > 0) needs the ground truth and "
             f"{unknown} of {len(target)} views have none: make the store with class folders or "
-            "--class-map; of images mixed across classes pass hard=, the mixed ground truth; or "
+            "a class map; of images mixed across classes pass hard=, the mixed ground truth; or "
             "use alpha=0."
         )
     return dataclasses.replace(

@@ -423,7 +423,8 @@ class ZarrBackend:
     def _damaged(self, name: str, selection: Any, error: Exception) -> StoreError:
         return local_files.refusal(f"{self.path}/{name}", error) or CorruptError(
             f"{self.path}/{name} cannot be read at {_place(selection)} ({line_of(error)}): the "
-            "store is damaged there; make these blocks again."
+            "store is damaged there; make these blocks again.",
+            array=name,
         )
 
 

@@ -1,0 +1,41 @@
+"""The library's words and defaults that ``--help`` shows.
+
+The library's modules that have them import NumPy, for which ``--help`` must not wait. So they stand
+here a second time; tests/cli/test_options.py compares each with the library's own, and the types
+are the library's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from labelstore.labels.ferkd import Combine, Confidence
+    from labelstore.labels.top_k import LabelType, Tail
+    from labelstore.producer.settings import OnError, Resize
+    from labelstore.store.ensembles import Images
+    from labelstore.training.cycle import Schedule
+
+Targets = Literal["folders", "none"]
+EngineName = Literal["local", "ray"]
+
+ON_ERROR: tuple[OnError, ...] = ("stop", "skip")
+TARGETS: tuple[Targets, ...] = get_args(Targets)
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+CONFIDENCES: tuple[Confidence, ...] = ("max", "target")
+COMBINES: tuple[Combine, ...] = ("all", "any", "mean")
+TAILS: tuple[Tail, ...] = ("image", "uniform", "none")
+LABEL_TYPES: tuple[LabelType, ...] = ("top-k", "hard", "smoothing")
+RESIZES: tuple[Resize, ...] = ("workers", "device")
+IMAGES: tuple[Images, ...] = ("strict", "intersection")
+SCHEDULES: tuple[Schedule, ...] = ("random", "surgical", "easy-to-hard", "hard-to-easy")
+QUANTIZERS = ("ratio16", "ratio32", "u8", "u16", "fp16", "fp32")
+FIDELITIES = ("small", "balanced", "fast")
+
+LOW, MIDDLE, TOP = 0.15, 0.30, 0.95
+"""FerKD's thresholds."""
+SMOOTHING = 0.1
+SCALE, RATIO, FLIP, SEED = (0.08, 1.0), (3 / 4, 4 / 3), 0.5, 0
+"""The view law's."""
+TOLERANCE = 0.02
+"""Of ``labelstore verify --replay``."""

@@ -1,0 +1,243 @@
+"""Options of the networks that label: of one, or of several in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from labelstore.teachers.devices import DEVICES, PRECISIONS
+
+from .options import added
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from labelstore.teachers.teacher import Teacher
+
+__all__ = [
+    "TeacherOptions",
+    "TeachersOptions",
+    "device_option",
+    "teacher_options",
+    "teachers_options",
+]
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
+
+
+def _runnable(
+    _context: click.Context, _parameter: click.Parameter, value: str | tuple[str, ...] | None
+) -> str | tuple[str, ...] | None:
+    """Checked before anything is read: what teachers need that a reader has not."""
+    if value:
+        from labelstore.teachers.load import require_libraries
+
+        for spec in (value,) if isinstance(value, str) else value:
+            require_libraries(spec)
+    return value
+
+
+device_option = click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default=DEVICES[0],
+    show_default=True,
+    help="Where the teacher runs; auto takes the first there is of cuda, mps, cpu.",
+)
+"""``device``: str."""
+
+_TEACHER = (
+    click.option(
+        "--checkpoint",
+        metavar="FILE|none",
+        help="Weights for timm:NAME: a safetensors or torch file, or none for untrained weights "
+        "(speed tests). Default: timm's pretrained weights.",
+    ),
+    click.option(
+        "--temperature",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="The logits are divided by it before softmax.",
+    ),
+    click.option(
+        "--size",
+        type=click.IntRange(min=1),
+        metavar="PIXELS",
+        help="Side of the teacher's input. Default: what the teacher was trained with.",
+    ),
+    click.option(
+        "--num-classes",
+        type=click.IntRange(min=2),
+        help="Classes of timm:NAME, where its classifier was trained anew. Default: as many as the "
+        "checkpoint's classifier has.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        default=PRECISIONS[0],
+        show_default=True,
+        help="Of the teacher's forward; softmax is always fp32. On CUDA fp32 is without TF32; fp16 "
+        "has TF32's precision and is faster.",
+    ),
+)
+
+_NONDETERMINISTIC = click.option(
+    "--allow-nondeterministic",
+    is_flag=True,
+    help="Take a teacher that does not say the same of a crop each time (dropout, batch "
+    "statistics); its manifest says so.",
+)
+
+_SEVERAL_TEACHERS = (
+    click.option(
+        "--teacher",
+        "spec",
+        required=True,
+        multiple=True,
+        metavar="SPEC",
+        callback=_runnable,
+        help="timm:NAME, or python:package.module:factory for any torch module (the factory "
+        "returns the module and its preprocessing). Given several times, with as many "
+        "--output, all of them label the views in one pass.",
+    ),
+    click.option(
+        "--checkpoint",
+        multiple=True,
+        metavar="FILE|none",
+        help="Weights for timm:NAME: a safetensors or torch file, or none for untrained "
+        "weights (speed tests). Default: timm's pretrained weights. Of several teachers: one "
+        "each, or one none for all.",
+    ),
+    click.option(
+        "--temperature",
+        type=float,
+        multiple=True,
+        help="The logits are divided by it before softmax. Once for all teachers, or one each. "
+        "[default: 1.0]",
+    ),
+    click.option(
+        "--size",
+        type=click.IntRange(min=1),
+        multiple=True,
+        metavar="PIXELS",
+        help="Side of the teacher's input. Once for all teachers, or one each. Default: what "
+        "each was trained with.",
+    ),
+    click.option(
+        "--num-classes",
+        type=click.IntRange(min=2),
+        multiple=True,
+        help="Classes of timm:NAME, where its classifier was trained anew. Once for all "
+        "teachers, or one each. Default: as many as the checkpoint's classifier has.",
+    ),
+    _TEACHER[-1],
+    device_option,
+    _NONDETERMINISTIC,
+)
+
+
+def teacher_options(required: bool = True) -> Callable[[Command], Command]:
+    """Those of `TeacherOptions`."""
+    spec = click.option(
+        "--teacher",
+        "spec",
+        required=required,
+        default=None if required else "",
+        metavar="SPEC",
+        callback=_runnable,
+        help="timm:NAME, or python:package.module:factory for any torch module (the factory "
+        "returns the module and its preprocessing).",
+    )
+    return added((spec, *_TEACHER, device_option, _NONDETERMINISTIC))
+
+
+teachers_options = added(_SEVERAL_TEACHERS)
+"""Those of `TeachersOptions`, for commands that also take as many ``--output``."""
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """A teacher that is asked for."""
+
+    spec: str
+    """Empty where ``--teacher`` may be left out and was."""
+    checkpoint: str | None
+    temperature: float
+    size: int | None
+    num_classes: int | None
+    precision: str
+    device: str
+    allow_nondeterministic: bool
+
+    def load(self) -> Teacher:
+        """Build the network and load its weights."""
+        from labelstore.teachers.load import load_teacher
+
+        return load_teacher(
+            self.spec,
+            checkpoint=self.checkpoint,
+            device=self.device,
+            precision=self.precision,
+            size=self.size,
+            num_classes=self.num_classes,
+            allow_nondeterministic=self.allow_nondeterministic,
+        )
+
+
+@dataclass(frozen=True)
+class TeachersOptions:
+    """Several teachers: a tuple has a value for each, or one for all, or none."""
+
+    spec: tuple[str, ...]
+    checkpoint: tuple[str, ...]
+    temperature: tuple[float, ...]
+    size: tuple[int, ...]
+    num_classes: tuple[int, ...]
+    precision: str
+    device: str
+    allow_nondeterministic: bool
+
+    def each(self) -> list[TeacherOptions]:
+        """The teachers one by one.
+
+        Raises:
+            UsageError: an option was given for another number of teachers.
+        """
+        from labelstore.errors import UsageError
+
+        count = len(self.spec)
+        if len(self.checkpoint) == 1 and count > 1 and self.checkpoint[0] != "none":
+            raise UsageError(
+                f"--checkpoint {self.checkpoint[0]} was given once for {count} teachers: give one "
+                "for each, in the same order."
+            )
+        return [
+            TeacherOptions(*values, self.precision, self.device, self.allow_nondeterministic)
+            for values in zip(
+                self.spec,
+                self._for_each("checkpoint", self.checkpoint, None),
+                self._for_each("temperature", self.temperature, 1.0),
+                self._for_each("size", self.size, None),
+                self._for_each("num-classes", self.num_classes, None),
+                strict=True,
+            )
+        ]
+
+    def _for_each(self, option: str, values: tuple[Any, ...], default: Any) -> Sequence[Any]:
+        if len(values) <= 1:
+            return (values or (default,)) * len(self.spec)
+        self.check_count(option, values)
+        return values
+
+    def check_count(self, option: str, values: tuple[Any, ...]) -> None:
+        """Refuse another number of values than of teachers."""
+        from labelstore.errors import UsageError
+
+        if len(values) != len(self.spec):
+            raise UsageError(
+                f"--{option} was given {len(values)} times for {len(self.spec)} --teacher: "
+                "give one for each, in the same order."
+            )

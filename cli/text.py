@@ -1,0 +1,46 @@
+"""Numbers in words, as every command writes them."""
+
+from __future__ import annotations
+
+__all__ = ["clock", "counted", "duration", "share", "size"]
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 image``, ``2 images``, ``1,000 classes``."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def size(count: float) -> str:
+    """A number of bytes to three digits: ``1 byte``, ``999 bytes``, ``1.5 kB``, ``15 GB``."""
+    if round(count) < 1000:
+        return counted(round(count), "byte")
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        # What is rounded to a thousand is one of the next unit.
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+    terabytes = count / 1000
+    return f"{terabytes:.3g} TB" if terabytes < 999.5 else f"{terabytes:,.0f} TB"
+
+
+def share(part: float, digits: int = 2) -> str:
+    """A share, 0 to 1, in per cent: ``12.50%``."""
+    return f"{part:.{digits}%}"
+
+
+def duration(seconds: float) -> str:
+    """About how long: ``90 s``, ``15 min``, ``3.2 h``, ``2.5 days``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: ``1:02:03``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}"
