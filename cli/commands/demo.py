@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from labelstore.cli import output
-from labelstore.cli.commands.generate import command as generate_command
-from labelstore.cli.commands.inspect import command as inspect_command
-from labelstore.cli.output import counted
 from labelstore.errors import install_from_checkout
 
 from .. import output
 from ..teacher_options import device_option
 from ..text import counted
+from .generate import command as generate_command
+from .inspect import command as inspect_command
 
 if TYPE_CHECKING:
     from pathlib import Path
