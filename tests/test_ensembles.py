@@ -12,7 +12,7 @@ from core_data import make_planned, planned, written
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, UsageError
 from labelstore.store.writer import StoreWriter
-from labelstore.training.decisions import passing
+from labelstore.training.decisions import view_mask
 from labelstore.views.law import ViewLaw
 
 
@@ -300,7 +300,7 @@ def test_a_rule_by_the_ground_truth_takes_it_from_whoever_knows_it(tmp_path, com
     rule = labelstore.FerKD(0.005, 0.01, 0.5, confidence="target", ensemble=combine)
     topk = both.read(np.arange(11)[:, None], np.arange(6))
     action = rule.apply(topk, both.targets[:, None], "uniform").action
-    found = passing(both, rule, 1)
+    found = view_mask(both, rule, 1)
     expected = action != labelstore.Action.DISCARDED
     assert 0 < expected.sum() < expected.size
     assert (found.passes(np.arange(11)) == expected).all()

@@ -24,7 +24,7 @@ from labelstore.storage.location import place_of
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.chunks.reader import BlockReader
 from labelstore.store.indexing import as_array, common_shape, in_range
-from labelstore.store.slabs.slab_cache import Slabs
+from labelstore.store.slabs.slab_cache import SlabCache
 from labelstore.views.law import ViewLaw, Views
 from labelstore.views.philox import hash_keys
 
@@ -102,7 +102,7 @@ class Store:
         self.manifest = Manifest.from_json(self._document, str(self.path))
         self._backend.open_arrays(self.manifest)
         self._reader = BlockReader(self._backend, self.manifest, self.path, cache_bytes)
-        self.slabs = Slabs(self._reader, self._labels, slab_bytes)
+        self.slabs = SlabCache(self._reader, self._labels, slab_bytes)
         """The groups of views that are in memory, and read ahead."""
 
     def __getstate__(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from labelstore.store.slabs.slab_cache import SLAB_BYTES
 from labelstore.torch.dataset import Show, SoftLabelDataset
 from labelstore.torch.ranks import check_undivided, ranks
 from labelstore.training.epochs import EpochOrder
-from labelstore.training.read_ahead import Prefetcher
+from labelstore.training.read_ahead import EpochReadAhead
 
 if TYPE_CHECKING:
     import os
@@ -103,7 +103,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             self.store = source.store
         else:
             self.store = opened_reader(source)
-        self.plan = EpochOrder(
+        self.order = EpochOrder(
             self.store,
             views_per_image,
             shuffle=shuffle,
@@ -115,19 +115,19 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             images=_with_photos(data, images),
         )
         self.ferkd, self.schedule, self.epochs = (
-            self.plan.ferkd,
-            self.plan.schedule,
-            self.plan.epochs,
+            self.order.ferkd,
+            self.order.schedule,
+            self.order.epochs,
         )
-        self.views_per_image, self.seed = self.plan.views_per_image, self.plan.seed
+        self.views_per_image, self.seed = self.order.views_per_image, self.order.seed
         self.drop_last = drop_last
         self._ranks = num_replicas, rank
         if num_replicas is not None or rank is not None:
             ranks(num_replicas, rank)
         self.epoch = 0
         self._asked = False
-        self._present = self.plan.present(0)
-        self._prefetcher = Prefetcher(self.plan, slab_bytes)
+        self._present = self.order.present(0)
+        self._read_ahead = EpochReadAhead(self.order, slab_bytes)
         self._position = 0
         self._yielded = 0
         self._over = False
@@ -165,16 +165,16 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             self._position, self._over = 0, False
         replicas = self.num_replicas
         check_undivided(self, replicas)
-        self._prefetcher.start(self.epoch)
-        self._prefetcher.wait(self.epoch)
+        self._read_ahead.start(self.epoch)
+        self._read_ahead.wait(self.epoch)
         epoch, first, count = self.epoch, self._position + self.rank, len(self)
-        order = self.plan.order(epoch)
+        order = self.order.order(epoch)
         self._yielded = 0
         for start in range(0, count, _CHUNK):
             turns = np.arange(start, min(start + _CHUNK, count))
             # Places past the end are padding: the order's beginning again.
             chunk = order[(first + turns * replicas) % len(order)]
-            views = self.plan.views(chunk, epoch)
+            views = self.order.views(chunk, epoch)
             for image, row in zip(chunk.tolist(), views.tolist(), strict=True):
                 self._yielded += 1
                 self._asked = False
@@ -188,12 +188,12 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         Raises:
             UsageError: out of range; a curriculum has no epoch after its last.
         """
-        epoch = self.plan.check(epoch)
+        epoch = self.order.check(epoch)
         self._asked = True
         if epoch != self.epoch:
             self.epoch, self._position, self._yielded, self._over = epoch, 0, 0, False
-            self._present = self.plan.present(epoch)
-        self._prefetcher.start(epoch)
+            self._present = self.order.present(epoch)
+        self._read_ahead.start(epoch)
 
     def state_dict(self, seen: int | None = None) -> dict[str, Any]:
         """Where training stands, to go on from with any number of ranks. JSON-ready.
@@ -214,7 +214,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 "count images, not views."
             )
         position = min(self._position + count * self.num_replicas, len(self._present))
-        return {"epoch": self.epoch, "position": position, "settings": self.plan.settings()}
+        return {"epoch": self.epoch, "position": position, "settings": self.order.settings()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, in the middle of its epoch.
@@ -233,7 +233,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 f"the state {dict(state)} is none of a sampler, which has an epoch, a position and "
                 "settings: pass what state_dict() gave."
             )
-        ours = self.plan.settings()
+        ours = self.order.settings()
         differing = [name for name in ours if ours[name] != theirs.get(name)]
         if differing:
             lines = "; ".join(
@@ -243,8 +243,8 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 f"the sampler's state is of other settings ({lines}): make the sampler with the "
                 "settings of the run that is to go on."
             )
-        self.plan.check(epoch)
-        present = self.plan.present(epoch)
+        self.order.check(epoch)
+        present = self.order.present(epoch)
         if not 0 <= position <= len(present):
             raise UsageError(
                 f"the state's position is {position}, expected 0 to {len(present)}, the images of "

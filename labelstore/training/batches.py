@@ -21,7 +21,7 @@ from labelstore.launch import torchrun_ranks
 from labelstore.store.ensembles import opened_reader
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
 from labelstore.training.epochs import EpochOrder
-from labelstore.training.read_ahead import Prefetcher
+from labelstore.training.read_ahead import EpochReadAhead
 from labelstore.training.recovery import Recovery
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Batches:
             budget=budget,
             images=images,
         )
-        self._prefetcher = Prefetcher(self.order, slab_bytes)
+        self._read_ahead = EpochReadAhead(self.order, slab_bytes)
 
     def count(self, epoch: int) -> int:
         """How many batches this rank has in an epoch."""
@@ -170,12 +170,12 @@ class Batches:
             raise UsageError(
                 f"the first batch is {first}, expected 0 to {count}: they count from 0."
             )
-        self._prefetcher.start(epoch)
+        self._read_ahead.start(epoch)
         return self._batches(epoch, first, count)
 
     def _batches(self, epoch: int, first: int, count: int) -> Iterator[Batch]:
-        self._prefetcher.start(epoch)
-        self._prefetcher.wait(epoch)
+        self._read_ahead.start(epoch)
+        self._read_ahead.wait(epoch)
         order = self.order.order(epoch)
         own = self._own(len(order))
         # Views are drawn for several batches at once: a call has its own cost.

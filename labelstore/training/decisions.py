@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Decisions",
-    "Passing",
+    "ViewMask",
     "confidence_planes",
     "count_views",
     "decisions",
     "pace_of",
-    "passing",
+    "view_mask",
 ]
 
 _RUN_IMAGES = 256
@@ -45,15 +45,15 @@ _RUN_BITS = 4096
 
 
 @dataclass(frozen=True)
-class Passing:
+class ViewMask:
     """The views of every image that are not discarded."""
 
     bits: npt.NDArray[np.uint8]
     """(num_images, ceil(num_views / 8)) uint8, view 0 in the highest bit of the first byte."""
     num_views: int
-    hopeless: npt.NDArray[np.int64]
+    without_views: npt.NDArray[np.int64]
     """(h,) int64, rising: labelled images of which every view is discarded."""
-    best: npt.NDArray[np.int64]
+    most_confident: npt.NDArray[np.int64]
     """(h, count) int64: their most confident views, falling."""
     pace: int
     """``pace_of`` all images: at least 1."""
@@ -64,11 +64,11 @@ class Passing:
 
     def fallback(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """(n, count) int64: the most confident views where none passes, 0 elsewhere."""
-        out = np.zeros((len(images), self.best.shape[1]), dtype=np.int64)
-        places = np.searchsorted(self.hopeless, images)
-        found = places < len(self.hopeless)
-        found[found] = self.hopeless[places[found]] == images[found]
-        out[found] = self.best[places[found]]
+        out = np.zeros((len(images), self.most_confident.shape[1]), dtype=np.int64)
+        places = np.searchsorted(self.without_views, images)
+        rows = np.flatnonzero(places < len(self.without_views))
+        rows = rows[self.without_views[places[rows]] == images[rows]]
+        out[rows] = self.most_confident[places[rows]]
         return out
 
 
@@ -100,11 +100,11 @@ class Counts:
     """Above ``top``."""
 
 
-def passing(
+def view_mask(
     reader: Store | Ensemble,
     ferkd: FerKD | EnsembleFerKD,
     count: int,
-) -> Passing:
+) -> ViewMask:
     """Apply a rule to the confidence of every view.
 
     Args:
@@ -118,15 +118,15 @@ def passing(
         UsageError: rules for another number of teachers.
     """
     bits = decisions(reader, ferkd).passes
-    hopeless = np.flatnonzero(~bits.any(axis=1) & reader.labelled())
-    best = np.empty((len(hopeless), count), dtype=np.int64)
+    without_views = np.flatnonzero(~bits.any(axis=1) & reader.labelled())
+    best = np.empty((len(without_views), count), dtype=np.int64)
     targets = np.asarray(reader.targets)
-    for start in range(0, len(hopeless), _RUN_IMAGES):
+    for start in range(0, len(without_views), _RUN_IMAGES):
         run = slice(start, start + _RUN_IMAGES)
-        confidence = _confidence(reader, hopeless[run], ferkd, targets, reader.num_views)
+        confidence = _confidence(reader, without_views[run], ferkd, targets, reader.num_views)
         best[run] = most_confident(confidence, count)
     pace = pace_of(count_views(bits, np.arange(reader.num_images)))
-    return Passing(bits, reader.num_views, hopeless, best, pace)
+    return ViewMask(bits, reader.num_views, without_views, best, pace)
 
 
 def count_views(
@@ -148,7 +148,8 @@ def pace_of(counts: npt.NDArray[np.int64]) -> int:
 
 
 def decisions(reader: Store | Ensemble, ferkd: FerKD | EnsembleFerKD) -> Decisions:
-    """What a rule does with every labelled view; the arguments and errors are ``passing``'s."""
+    """What a rule does with every labelled view; the arguments and errors are
+    ``view_mask``'s."""
     targets = np.asarray(reader.targets)
     if not isinstance(reader, Ensemble):
         (rule,) = ferkd.rules_for(1)

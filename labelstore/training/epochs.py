@@ -23,7 +23,7 @@ from labelstore.training.curriculum import (
     curriculum_views,
 )
 from labelstore.training.cycle import Schedule, mixed_seed, random_views, surgical_views
-from labelstore.training.decisions import passing
+from labelstore.training.decisions import view_mask
 from labelstore.training.walk import Walk
 from labelstore.views.philox import permutation
 
@@ -109,14 +109,12 @@ class EpochOrder:
         _check_schedule(self.schedule, epochs, replaces)
         self.epochs = epochs if self.schedule in get_args(Direction) else None
         self.budget = budget_share(budget, len(self.images))
-        self._passing = self._order = None
+        self._mask = self._order = None
         self._before: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
         if replaces and self.schedule != "random":
-            self._passing = passing(store, ferkd, views_per_image)  # type: ignore[arg-type]
+            self._mask = view_mask(store, ferkd, views_per_image)  # type: ignore[arg-type]
         if self.epochs is not None:
-            self._order = confidence_order(
-                store, ferkd, passing=self._passing, least=views_per_image
-            )
+            self._order = confidence_order(store, ferkd, mask=self._mask, least=views_per_image)
 
     def check(self, epoch: int) -> int:
         """It; UsageError unless it is 0..2**32-1 and, of a curriculum, one of its epochs."""
@@ -160,12 +158,12 @@ class EpochOrder:
             "group_views": self.store.manifest.group_views,
             "views_per_image": self.views_per_image,
         }
-        if self._passing is None:
+        if self._mask is None:
             return random_views(
                 hashes, showings, num_views=self.store.num_views, seed=self.seed, **sizes
             )
-        passes, fallback = self._passing.passes(images), self._passing.fallback(images)
-        pace = self._passing.pace
+        passes, fallback = self._mask.passes(images), self._mask.fallback(images)
+        pace = self._mask.pace
         return surgical_views(
             hashes, showings, passes, fallback, seed=self.seed, pace=pace, **sizes
         )
@@ -194,7 +192,7 @@ class EpochOrder:
         present = self.present(epoch)
         sample = present[:: -(-len(present) // _SAMPLE_IMAGES)]
         out = np.zeros(manifest.num_groups)
-        if self._passing is None and self._order is None:
+        if self._mask is None and self._order is None:
             walk = Walk(self.store.num_views, manifest.group_views, self.views_per_image, self.seed)
             numbers, times = np.unique(self.showings(sample, epoch), return_counts=True)
             for number, count in zip(numbers, times, strict=True):
@@ -225,7 +223,7 @@ class EpochOrder:
 
     def _rule(self) -> dict[str, Any] | None:
         """The rule's parameters where it has a say in the views."""
-        if self.ferkd is None or (self._passing is None and self._order is None):
+        if self.ferkd is None or (self._mask is None and self._order is None):
             return None
         fields = dataclasses.asdict(self.ferkd)
         # A tuple would come back from JSON as a list, and differ.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from labelstore.store.store import Store
     from labelstore.training.epochs import EpochOrder
 
-__all__ = ["Prefetcher"]
+__all__ = ["EpochReadAhead"]
 
 _LEAST_SHARE = 8
 """Epochs that show less than one in so many images read single chunks."""
@@ -31,7 +31,7 @@ _KEPT = 1.25
 """A slab that is there gives way to one that is wanted by so many times as many views."""
 
 
-class Prefetcher:
+class EpochReadAhead:
     """Has an epoch's labels in memory when it begins: for all processes of the machine at once.
 
     It does nothing for an order of few of the store's images, and for a materialized copy. Make it

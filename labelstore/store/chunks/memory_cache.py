@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["ChunkPool", "flat_take"]
+__all__ = ["ChunkCache", "flat_take"]
 
 _FREED = 64
 """Chunks that are loaded at a time, and so slots that are given up at once."""
 
 
-class ChunkPool:
+class ChunkCache:
     """Slots for chunks, the one used longest ago given up first. Safe to use from threads.
 
     Memory is touched, and so taken, as slots are filled.

@@ -27,7 +27,7 @@ from labelstore.format.encoding import decode_prior
 from labelstore.format.validity import image_problem, label_problem, prior_problem, top_problem
 from labelstore.store.backends.npy import MappedBackend
 from labelstore.store.chunks.disk_cache import ChunkFiles
-from labelstore.store.chunks.memory_cache import ChunkPool, flat_take
+from labelstore.store.chunks.memory_cache import ChunkCache, flat_take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,7 +70,7 @@ class BlockReader:
             min(manifest.block_images, manifest.num_images),
             min(manifest.group_views, manifest.num_views),
         )
-        self._pool = ChunkPool(self._specs, chunk_shape, num_chunks, cache_bytes)
+        self._pool = ChunkCache(self._specs, chunk_shape, num_chunks, cache_bytes)
         # A materialized copy lies in memory as it is: its chunks are compared with their digests
         # when they are met first, and then read where they are.
         self._mapped: Codes = backend.mapped if isinstance(backend, MappedBackend) else {}

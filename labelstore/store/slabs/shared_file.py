@@ -39,7 +39,16 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["Layout", "SharedArrays", "Writer", "default_folder", "find", "make", "sweep", "used"]
+__all__ = [
+    "Layout",
+    "SharedArrays",
+    "SharedFileWriter",
+    "default_folder",
+    "find",
+    "make",
+    "sweep",
+    "used",
+]
 
 SUFFIX = ".slab"
 
@@ -163,7 +172,7 @@ class SharedArrays:
             _release(self.path, descriptor)
 
 
-class Writer:
+class SharedFileWriter:
     """Fills a file that is being made; may be used by several threads."""
 
     def __init__(self, descriptor: int, layout: Layout) -> None:
@@ -211,7 +220,7 @@ def find(folder: Path, layout: Layout) -> SharedArrays | None:
 def make(
     folder: Path,
     layout: Layout,
-    fill: Callable[[Writer], None],
+    fill: Callable[[SharedFileWriter], None],
     go_on: Callable[[], None] = lambda: None,
 ) -> SharedArrays:
     """Map a file, made by this process when it is not there; one that another makes is awaited.
@@ -280,7 +289,7 @@ def _make(
     layout: Layout,
     partial: Path,
     descriptor: int,
-    fill: Callable[[Writer], None],
+    fill: Callable[[SharedFileWriter], None],
 ) -> SharedArrays:
     try:
         room = os.statvfs(folder)
@@ -291,7 +300,7 @@ def _make(
         _making.add(descriptor)
         os.ftruncate(descriptor, 0)
         os.ftruncate(descriptor, layout.nbytes)
-        fill(Writer(descriptor, layout))
+        fill(SharedFileWriter(descriptor, layout))
         _write(descriptor, memoryview(layout.header), 0)
         local_files.publish(partial, folder / layout.name)
     except BaseException:

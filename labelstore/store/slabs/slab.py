@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Int64Array = npt.NDArray[np.int64]
     Decode = Callable[[Int64Array, Int64Array, tuple[int, ...], Codes], TopK]
 
-__all__ = ["Slab", "SlabSizes", "label_bytes"]
+__all__ = ["Slab", "SlabLayouts", "label_bytes"]
 
 
 class Slab:
@@ -100,7 +100,7 @@ def label_bytes(manifest: Manifest) -> int:
     return sum(spec.dtype.itemsize * math.prod(spec.shape[2:]) for spec in view_arrays(manifest))
 
 
-class SlabSizes:
+class SlabLayouts:
     """What the slabs of one store hold."""
 
     def __init__(self, reader: BlockReader) -> None:

@@ -33,17 +33,17 @@ from labelstore.errors import (
     StoreError,
 )
 from labelstore.store.slabs import shared_file
-from labelstore.store.slabs.slab import Slab, SlabSizes
+from labelstore.store.slabs.slab import Slab, SlabLayouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from labelstore.store.chunks.reader import BlockReader
-    from labelstore.store.slabs.shared_file import SharedArrays, Writer
+    from labelstore.store.slabs.shared_file import SharedArrays, SharedFileWriter
     from labelstore.store.slabs.slab import Codes, Decode, Int64Array
 
-__all__ = ["SLAB_BYTES", "Slabs"]
+__all__ = ["SLAB_BYTES", "SlabCache"]
 
 SLAB_BYTES = 2 * 2**30
 """Bytes of all slabs of a store on a machine, by default at most."""
@@ -72,7 +72,7 @@ class _NoRoomError(Exception):
     """A slab does not fit into the bound beside what other processes hold."""
 
 
-class Slabs:
+class SlabCache:
     """The slabs of one store that this process uses, and those it reads ahead.
 
     A process that calls ``read_ahead`` makes them; others (workers) use those that are there. Where
@@ -111,7 +111,7 @@ class Slabs:
         self._pending: set[int] = set()
         self._crowded = False
         self._problems: list[str] = []
-        self._sizes = SlabSizes(reader)
+        self._layouts = SlabLayouts(reader)
         self._state = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -170,7 +170,9 @@ class Slabs:
         if now < self._looked.get(group, 0.0):
             return None
         blocks = self._blocks(group)
-        held = shared_file.find(self.folder, self._sizes.layout(group, blocks)) if blocks else None
+        held = (
+            shared_file.find(self.folder, self._layouts.layout(group, blocks)) if blocks else None
+        )
         if held is None:
             self._looked[group] = now + _LOOK_SECONDS
             return None
@@ -188,7 +190,7 @@ class Slabs:
             return
         self._looked[None] = now + _LOOK_SECONDS
         if self._lists_fit():
-            self._adopt(shared_file.find(self.folder, self._sizes.lists()))
+            self._adopt(shared_file.find(self.folder, self._layouts.lists()))
 
     def _adopt(self, held: SharedArrays | None) -> None:
         if held is not None:
@@ -227,7 +229,7 @@ class Slabs:
             try:
                 held = self._made(group, blocks)
             except _NoRoomError:
-                layout = self._sizes.layout(group, blocks)
+                layout = self._layouts.layout(group, blocks)
                 others = shared_file.used(self.folder, layout.prefix, besides=layout.name)
                 raise StoreError(
                     f"{self._reader.path}: the slab of group {group} takes {layout.nbytes:,} bytes "
@@ -250,10 +252,10 @@ class Slabs:
             return []
         room = self.slab_bytes
         if self._manifest.prior_size and self._lists_fit():
-            room -= self._sizes.lists().nbytes
+            room -= self._layouts.lists().nbytes
         chosen: list[int] = []
         for group in groups:
-            room -= self._sizes.layout(group, self._manifest.num_blocks).nbytes
+            room -= self._layouts.layout(group, self._manifest.num_blocks).nbytes
             if chosen and room < 0:
                 break
             chosen.append(group)
@@ -301,7 +303,7 @@ class Slabs:
             for slab in self._slabs.values():
                 slab.close()
             self._slabs, self._asked, self._looked = {}, set(), {}
-            self._sizes.clear()
+            self._layouts.clear()
             if self._lists is not None:
                 self._reader.use_lists(None)
                 self._lists.close()
@@ -379,7 +381,7 @@ class Slabs:
 
     def _has_room(self, group: int | None, blocks: int, plan: list[int]) -> bool:
         """Wait until a slab fits into the bound; False where it never does, or the plan is old."""
-        layout = self._sizes.layout(group, blocks)
+        layout = self._layouts.layout(group, blocks)
         if not blocks or layout.nbytes > self.slab_bytes:
             return False
         patience = time.monotonic() + _PATIENCE_SECONDS
@@ -405,13 +407,13 @@ class Slabs:
         Raises:
             _NoRoomError: it exceeds the bound together with what others have taken meanwhile.
         """
-        layout = self._sizes.layout(group, blocks)
+        layout = self._layouts.layout(group, blocks)
 
-        def fill_part(writer: Writer, part: range) -> None:
+        def fill_part(writer: SharedFileWriter, part: range) -> None:
             go_on()
             self._fill(writer, group, part)
 
-        def fill(writer: Writer) -> None:
+        def fill(writer: SharedFileWriter) -> None:
             # Its own room is taken by now: of two who looked at the same time one sees the other.
             held = shared_file.used(self.folder, layout.prefix, besides=layout.name)
             if self.slab_bytes and held + layout.nbytes > self.slab_bytes:
@@ -429,7 +431,7 @@ class Slabs:
 
         return shared_file.make(self.folder, layout, fill, go_on)
 
-    def _fill(self, writer: Writer, group: int | None, blocks: range) -> None:
+    def _fill(self, writer: SharedFileWriter, group: int | None, blocks: range) -> None:
         found: Iterator[Codes]
         if group is None:
             found = self._reader.prior_codes_of(blocks)
@@ -441,13 +443,13 @@ class Slabs:
 
     def _slab(self, held: SharedArrays, group: int, blocks: int) -> Slab:
         views = self._manifest.group_slice(group)
-        return Slab(held, views, self._sizes.images(blocks), self._labels)
+        return Slab(held, views, self._layouts.images(blocks), self._labels)
 
     def _lists_fit(self) -> bool:
-        return self._sizes.lists_fit(self.slab_bytes)
+        return self._layouts.lists_fit(self.slab_bytes)
 
     def _blocks(self, group: int) -> int:
-        return self._sizes.blocks(group, self.slab_bytes)
+        return self._layouts.blocks(group, self.slab_bytes)
 
 
 def _put(out: Codes, found: Codes, rows: Int64Array, count: int) -> None:
