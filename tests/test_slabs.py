@@ -441,7 +441,7 @@ def test_the_folder_of_another_user_is_not_entered(tmp_path, monkeypatch):
     folder = tmp_path / "theirs"
     folder.mkdir()
     monkeypatch.setattr(os, "getuid", lambda: real + 1)
-    slabs = SlabCache(store.reader, store._labels, ROOMY, folder)
+    slabs = SlabCache(store.reader, store._decoder, ROOMY, folder)
     with pytest.raises(labelstore.errors.StoreError, match="another user"):
         slabs.get(0)
 

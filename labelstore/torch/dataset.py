@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.labels.top_k import LabelType, Tail
-    from labelstore.store.ensembles import Ensemble
-    from labelstore.store.store import Store
+    from labelstore.store.label_reader import LabelReader
     from labelstore.torch.identity import CheckPhotos
     from labelstore.torch.photos import Decoding
 
@@ -66,7 +65,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
     def __init__(
         self,
         dataset: Any,
-        store: Store | Ensemble | str | os.PathLike[str],
+        store: LabelReader | str | os.PathLike[str],
         *,
         keys: Sequence[str] | None = None,
         size: int | tuple[int, int] | None = None,
@@ -120,7 +119,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 but not quite the pixels that the teacher saw. For a source, or items that are
                 encoded bytes.
             labels: ``"recovered"``: ``TorchSoftLabels``, calibrated and averaged over the teachers;
-                ``"stored"``: ``StoredLabels``, of which ``labelstore.torch.labels.recover(stored,
+                ``"stored"``: ``StoredLabels``, of which ``labelstore.torch.recover(stored,
                 data.recovery)`` makes the same on the device. Not together with temperature.
             check_pixels: whether to compare a few views with what the store's producer saw: True
                 warns (``ReplayWarning``), ``"raise"`` raises, False skips it.
@@ -344,7 +343,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         self.tell(sum(row[0] for row in found), sum(row[1] for row in found), strict, 3)
 
 
-def _teacher(store: Store | Ensemble, name: str, mend: str) -> Any:
+def _teacher(store: LabelReader, name: str, mend: str) -> Any:
     """A value of the store's (first) teacher; UsageError where the store does not say."""
     made_by = store.manifest.teachers
     if not made_by or name not in made_by[0]:
@@ -354,7 +353,7 @@ def _teacher(store: Store | Ensemble, name: str, mend: str) -> Any:
     return made_by[0][name]
 
 
-def _size(store: Store | Ensemble, size: int | tuple[int, int] | None) -> tuple[int, int]:
+def _size(store: LabelReader, size: int | tuple[int, int] | None) -> tuple[int, int]:
     if size is None:
         size = tuple(_teacher(store, "input_size", "pass size=, in pixels"))
     height, width = (size, size) if isinstance(size, int) else size
@@ -364,7 +363,7 @@ def _size(store: Store | Ensemble, size: int | tuple[int, int] | None) -> tuple[
 
 
 def _channels(
-    store: Store | Ensemble, normalize: Any
+    store: LabelReader, normalize: Any
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and standard deviation of three channels; None for pixels as they are."""
     if normalize is None:

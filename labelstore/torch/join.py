@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.store.ensembles import Ensemble
-    from labelstore.store.store import Store
+    from labelstore.store.label_reader import LabelReader
     from labelstore.torch.labels.soft_labels import TorchSoftLabels
     from labelstore.torch.labels.stored_labels import StoredLabels
     from labelstore.training.cycle import Schedule
@@ -57,7 +56,7 @@ class ViewJoin:
 
     def __init__(
         self,
-        store: Store | Ensemble | str | os.PathLike[str],
+        store: LabelReader | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
         seed: int = 0,
@@ -175,7 +174,7 @@ class WebDatasetViews(ViewJoin):
 
     def __init__(
         self,
-        store: Store | Ensemble | str | os.PathLike[str],
+        store: LabelReader | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
         field: str | None = None,
@@ -266,7 +265,7 @@ class HuggingFaceViews(ViewJoin):
 
     def __init__(
         self,
-        store: Store | Ensemble | str | os.PathLike[str],
+        store: LabelReader | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
         key_column: str | None = None,

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
-    from labelstore.store.ensembles import Ensemble
-    from labelstore.store.store import Store
+    from labelstore.store.label_reader import LabelReader
     from labelstore.training.cycle import Schedule
 
 __all__ = ["ViewSampler"]
@@ -41,7 +40,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
 
     def __init__(
         self,
-        source: Store | Ensemble | SoftLabelDataset | str | os.PathLike[str],
+        source: LabelReader | SoftLabelDataset | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
         shuffle: bool = True,
@@ -98,7 +97,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             UsageError: numbers out of range.
         """
         data = source if isinstance(source, SoftLabelDataset) else None
-        self.store: Store | Ensemble
+        self.store: LabelReader
         if isinstance(source, SoftLabelDataset):
             self.store = source.store
         else:

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import LabelType, Tail
-    from labelstore.store.ensembles import Ensemble
-    from labelstore.store.store import Store
+    from labelstore.store.label_reader import LabelReader
     from labelstore.training.cycle import Schedule
 
 __all__ = ["Batch", "Batches"]
@@ -74,7 +73,7 @@ class Batches:
 
     def __init__(
         self,
-        store: Store | Ensemble | str | os.PathLike[str],
+        store: LabelReader | str | os.PathLike[str],
         batch_size: int,
         views_per_image: int = 1,
         *,

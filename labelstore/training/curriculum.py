@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
-    from labelstore.store.ensembles import Ensemble
-    from labelstore.store.store import Store
+    from labelstore.store.label_reader import LabelReader
     from labelstore.training.decisions import ViewMask
 
 __all__ = ["ConfidenceOrder", "Direction", "confidence_order", "curriculum_views"]
@@ -107,7 +106,7 @@ def curriculum_views(
 
 
 def confidence_order(
-    reader: Store | Ensemble,
+    reader: LabelReader,
     ferkd: FerKD | EnsembleFerKD | None = None,
     *,
     mask: ViewMask | None = None,

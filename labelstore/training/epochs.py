@@ -14,7 +14,6 @@ import numpy as np
 import xxhash
 
 from labelstore.errors import IncompleteError, NotFoundError, UsageError
-from labelstore.store.ensembles import Ensemble
 from labelstore.training.budget import budget_images, budget_share, budget_showings
 from labelstore.training.curriculum import (
     MOST_EPOCHS,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
-    from labelstore.store.store import Store
+    from labelstore.store.label_reader import LabelReader
 
 __all__ = ["EpochOrder"]
 
@@ -49,7 +48,7 @@ class EpochOrder:
 
     def __init__(
         self,
-        store: Store | Ensemble,
+        store: LabelReader,
         views_per_image: int = 1,
         *,
         shuffle: bool = True,
@@ -207,10 +206,9 @@ class EpochOrder:
     def settings(self) -> dict[str, Any]:
         """What decides an epoch's content besides its number; JSON-ready."""
         store = self.store
-        members = store.members if isinstance(store, Ensemble) else (store,)
         return {
-            "store": store.id if isinstance(store, Ensemble) else store.manifest.id,
-            "labels": [member.reader.commits_digest() for member in members],
+            "store": store.id,
+            "labels": [member.reader.commits_digest() for member in store.members],
             "images": str(xxhash.xxh3_64_hexdigest(self.images.tobytes())),
             "views_per_image": self.views_per_image,
             "shuffle": self.shuffle,
@@ -258,17 +256,17 @@ def _check_schedule(schedule: str, epochs: int | None, replaces: bool) -> None:
         )
 
 
-def _chosen(store: Store | Ensemble, images: Any) -> npt.NDArray[np.int64]:
+def _chosen(store: LabelReader, images: Any) -> npt.NDArray[np.int64]:
     """The labelled ones of the asked-for images, by number, rising."""
     labelled = store.labelled()
     if images is not None:
         wanted = np.zeros(store.num_images, dtype=bool)
         wanted[store.positions(images)] = True
         labelled = labelled & wanted
-    found = np.flatnonzero(labelled)
-    if not found.size:
+    numbers = np.flatnonzero(labelled)
+    if not numbers.size:
         raise NotFoundError(
             f"{store.path} has no labels of any of the images asked for: they could not be decoded "
             "when it was made, or none was named."
         )
-    return found
+    return numbers

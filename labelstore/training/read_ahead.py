@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.store.ensembles import Ensemble
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
 
 if TYPE_CHECKING:
@@ -48,8 +47,7 @@ class EpochReadAhead:
         """
         store = order.store
         self._order = order
-        self._members: tuple[Store, ...]
-        self._members = store.members if isinstance(store, Ensemble) else (store,)
+        self._members = store.members
         few = len(order.images) * _LEAST_SHARE < store.num_images
         self.slab_bytes = 0 if few else slab_bytes
         self._counts: dict[int, npt.NDArray[np.float64]] = {}

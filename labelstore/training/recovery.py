@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from labelstore.errors import UsageError
-from labelstore.labels.ensemble import EnsembleTopK
 from labelstore.labels.soft_labels import mix
 from labelstore.labels.temperature import at_temperature
-from labelstore.store.ensembles import Ensemble
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from labelstore.labels.ensemble import EnsembleTopK
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import LabelType, Tail, TopK
-    from labelstore.store.store import Store
+    from labelstore.store.label_reader import LabelReader
 
 __all__ = ["Recovered", "Recovery"]
 
@@ -49,7 +48,7 @@ class Recovery:
     @classmethod
     def of(
         cls,
-        store: Store | Ensemble,
+        store: LabelReader,
         *,
         tail: Tail | None = None,
         label_type: LabelType | None = None,
@@ -97,27 +96,24 @@ class Recovery:
             LabelError: the rule needs a ground truth that is unknown.
         """
         if self.factors:
-            members = topk.members if isinstance(topk, EnsembleTopK) else (topk,)
-            weights = topk.weights if isinstance(topk, EnsembleTopK) else (1.0,)
-            parts = zip(members, self.factors, strict=True)
+            parts = zip(topk.members, self.factors, strict=True)
             cooled = [at_temperature(part, by, self.tail) for part, by in parts]
-            return Recovered(mix(cooled, weights), None, None)
+            return Recovered(mix(cooled, topk.weights), None, None)
         if self.ferkd is None:
             return Recovered(topk.as_type(self.label_type, self.tail), None, None)
-        done = self.ferkd.apply(topk, targets, self.tail)
+        calibrated = self.ferkd.apply(topk, targets, self.tail)
         # With "replace" a discarded view is shown only where an image has none that passes, and
         # then it counts.
-        weight = done.weight if self.ferkd.discard == "mask" else None
-        return Recovered(done.labels, weight, done.action)
+        weight = calibrated.weight if self.ferkd.discard == "mask" else None
+        return Recovered(calibrated.labels, weight, calibrated.action)
 
 
-def _factors(store: Store | Ensemble, temperature: float) -> tuple[float, ...]:
+def _factors(store: LabelReader, temperature: float) -> tuple[float, ...]:
     """What each teacher's temperature is to be multiplied by; UsageError where it is unknown."""
     if not (temperature > 0 and math.isfinite(temperature)):
         raise UsageError(f"temperature is {temperature}, expected a positive number.")
-    members = store.members if isinstance(store, Ensemble) else (store,)
     factors = []
-    for member in members:
+    for member in store.members:
         if member.manifest.temperature is None:
             raise UsageError(
                 f"{member.path} does not tell the temperature of its labels, so they cannot be "

@@ -23,11 +23,11 @@ from labelstore.format.arrays import (
     prior_arrays,
     view_arrays,
 )
-from labelstore.format.encoding import decode_prior
 from labelstore.format.validity import image_problem, label_problem, prior_problem, top_problem
 from labelstore.store.backends.npy import MappedBackend
-from labelstore.store.chunks.disk_cache import ChunkFiles
+from labelstore.store.chunks.disk_cache import ChunkFiles, KeptChunks
 from labelstore.store.chunks.memory_cache import ChunkCache, flat_take
+from labelstore.store.chunks.prior_lists import PriorLists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from labelstore.format.arrays import ArraySpec
     from labelstore.format.manifest import Manifest
-    from labelstore.labels.prior import ImagePrior
     from labelstore.store.backends.protocol import Backend
 
     Codes = dict[str, npt.NDArray[Any]]
@@ -75,9 +74,11 @@ class BlockReader:
         # when they are met first, and then read where they are.
         self._mapped: Codes = backend.mapped if isinstance(backend, MappedBackend) else {}
         self._checked = np.zeros(num_chunks if self._mapped else 0, dtype=bool)
-        self._files = ChunkFiles.of_environment() if isinstance(path, str) else None
+        files = ChunkFiles.of_environment() if isinstance(path, str) else None
+        self._kept = KeptChunks(files, manifest, self._digest) if files else None
         self._unreadable: dict[int, npt.NDArray[np.bool_]] = {}
-        self.use_lists(None)
+        self.prior_lists = PriorLists(self)
+        """The lists of likely classes that have been read."""
 
     @property
     def in_memory(self) -> bool:
@@ -117,7 +118,7 @@ class BlockReader:
         self._pool.clear()
         self._checked[:] = False
         self._unreadable = {}
-        self.use_lists(None)
+        self.prior_lists.use(None)
 
     @property
     def all_commits(self) -> npt.NDArray[np.uint64]:
@@ -159,6 +160,10 @@ class BlockReader:
                 pass
         return [self._unreadable[block] for block in blocks]
 
+    def require_blocks(self, blocks: Sequence[int]) -> None:
+        """IncompleteError, CorruptError: a block is not there as it was committed."""
+        self._unreadable_of(blocks)
+
     def _blocks_of(
         self, blocks: Sequence[int], specs: Sequence[ArraySpec]
     ) -> Iterator[tuple[int, Codes]]:
@@ -184,45 +189,6 @@ class BlockReader:
             problem = prior_problem(codes, self.manifest.num_classes)
             self._require_none(problem, "images/prior_classes", block, None)
             yield codes
-
-    def use_lists(self, lists: Codes | None) -> None:
-        """Take the prior lists of all images from arrays that were made of ``prior_codes``; from
-        the store, as they are asked for, when None."""
-        # Which blocks' are there, too; replaced as one, since threads read lists.
-        self._lists: tuple[Codes, npt.NDArray[np.bool_]] | None = None
-        if lists is not None:
-            self._lists = lists, np.ones(self.manifest.num_blocks, dtype=bool)
-        self.__dict__.pop("_own_lists", None)
-
-    def _list_arrays(self) -> tuple[Codes, npt.NDArray[np.bool_]]:
-        """Prior lists of all images, and (num_blocks,) which blocks' have been read."""
-        held = self._lists or self.__dict__.get("_own_lists")
-        if held is None:
-            # Memory is taken as blocks are read.
-            specs = prior_arrays(self.manifest)
-            lists = {spec.name: np.empty(spec.shape, spec.dtype) for spec in specs}
-            made = lists, np.zeros(self.manifest.num_blocks, dtype=bool)
-            # Of two threads that come at once, both use the same.
-            held = self.__dict__.setdefault("_own_lists", made)
-        return held
-
-    def lists(self, images: npt.NDArray[np.int64]) -> ImagePrior:
-        """The prior lists of images (n,); the codes of their blocks' are kept."""
-        lists = self._read_lists(np.unique(images // self.manifest.block_images))
-        return decode_prior({name: codes[images] for name, codes in lists.items()})
-
-    def _read_lists(self, blocks: npt.NDArray[np.int64]) -> Codes:
-        """Codes of the prior lists of all images; there are those of ``blocks``, at least."""
-        # Before anything is made of their size: these blocks have to be there.
-        self._unreadable_of(blocks.tolist())
-        lists, read = self._list_arrays()
-        missing = blocks[~read[blocks]].tolist()
-        for block, found in zip(missing, self.prior_codes_of(missing), strict=True):
-            rows = self.manifest.block_slice(block)
-            for name, codes in found.items():
-                lists[name][rows] = codes
-            read[block] = True
-        return lists
 
     def top_probs_of(self, blocks: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
         """(n, V) codes of the largest probabilities of some blocks, all views; not kept."""
@@ -287,49 +253,16 @@ class BlockReader:
             self._require_committed(block)
         self._unreadable_of(blocks)
         if self.manifest.prior_size and self.manifest.encoding == "codes":
-            self._read_lists(np.unique(blocks))
+            self.prior_lists.read(np.unique(blocks))
         for place, codes in zip(places, self._verified_chunks(places), strict=True):
             self._require_labels(codes, *place)
             yield codes
 
     def _verified_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
         """As ``read_chunks``, compared with digests alone."""
-        if self._files is None:
-            yield from self._fetch_chunks(places)
-            return
-        kept = [self._is_kept(*place) for place in places]
-        fetched = self._fetch_chunks(
-            [p for p, there in zip(places, kept, strict=True) if not there]
-        )
-        for place, there in zip(places, kept, strict=True):
-            codes = self._kept(*place) if there else None
-            if codes is None:
-                codes = next(self._fetch_chunks([place])) if there else next(fetched)
-                for name, values in codes.items():
-                    self._files.put(self._digest(name, *place), values)
-            yield codes
-
-    def _is_kept(self, block: int, group: int) -> bool:
-        """Whether there are files of a chunk's arrays."""
-        files = self._files
-        return files is not None and all(
-            files.has(self._digest(spec.name, block, group)) for spec in self._specs
-        )
-
-    def _kept(self, block: int, group: int) -> Codes | None:
-        """A chunk from its files; None where they are not what was committed."""
-        rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
-        found: Codes = {}
-        for spec in self._specs:
-            shape = (rows.stop - rows.start, columns.stop - columns.start, *spec.shape[2:])
-            digest = self._digest(spec.name, block, group)
-            codes = self._files.get(digest, spec.dtype, shape) if self._files else None
-            if codes is None or digest != array_digest(
-                self.manifest.id, spec.name, block, group, codes
-            ):
-                return None
-            found[spec.name] = codes
-        return found
+        if self._kept is None:
+            return self._fetch_chunks(places)
+        return self._kept.read(places, self._fetch_chunks)
 
     def _digest(self, name: str, block: int, group: int) -> int:
         """The commit digest of an array's chunk."""
@@ -401,9 +334,9 @@ class BlockReader:
         rows = self.manifest.block_slice(block)
         (unreadable,) = self._unreadable_of([block])
         if self.manifest.prior_size and self.manifest.encoding == "codes":
-            every, read = self._list_arrays()
+            every, read = self.prior_lists.arrays()
             if not read[block]:
-                every = self._read_lists(np.array([block]))
+                every = self.prior_lists.read(np.array([block]))
             lists = every["images/prior_classes"][rows]
         else:
             lists = np.empty((rows.stop - rows.start, 0), np.uint16)

@@ -18,18 +18,16 @@ from labelstore.store.indexing import as_array, common_shape
 from labelstore.store.slabs.shared_file import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy.typing as npt
 
     from labelstore.format.manifest import Manifest
     from labelstore.labels.top_k import TopK
+    from labelstore.store.chunks.label_decoder import LabelDecoder
     from labelstore.store.chunks.reader import BlockReader
     from labelstore.store.slabs.shared_file import SharedArrays
 
     Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]
-    Decode = Callable[[Int64Array, Int64Array, tuple[int, ...], Codes], TopK]
 
 __all__ = ["Slab", "SlabLayouts", "label_bytes"]
 
@@ -37,9 +35,11 @@ __all__ = ["Slab", "SlabLayouts", "label_bytes"]
 class Slab:
     """One group of views of the images 0..num_images-1, mapped."""
 
-    def __init__(self, held: SharedArrays, views: slice, num_images: int, labels: Decode) -> None:
+    def __init__(
+        self, held: SharedArrays, views: slice, num_images: int, decoder: LabelDecoder
+    ) -> None:
         self._held = held
-        self._labels = labels
+        self._decoder = decoder
         self.views = views
         """The views of the group."""
         self.num_images = num_images
@@ -81,7 +81,7 @@ class Slab:
                 f"{self.views.start} to {self.views.stop - 1} of images 0 to "
                 f"{self.num_images - 1}: read it from the store."
             )
-        return self._labels(rows, columns, shape, self.gather(rows, columns))
+        return self._decoder.labels(rows, self.gather(rows, columns), shape)
 
     def gather(self, images: Int64Array, views: Int64Array) -> Codes:
         """Codes (n, ...) of views that it holds, by array name."""

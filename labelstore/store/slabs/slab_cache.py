@@ -39,9 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from labelstore.store.chunks.label_decoder import LabelDecoder
     from labelstore.store.chunks.reader import BlockReader
     from labelstore.store.slabs.shared_file import SharedArrays, SharedFileWriter
-    from labelstore.store.slabs.slab import Codes, Decode, Int64Array
+    from labelstore.store.slabs.slab import Codes, Int64Array
 
 __all__ = ["SLAB_BYTES", "SlabCache"]
 
@@ -82,7 +83,7 @@ class SlabCache:
     def __init__(
         self,
         reader: BlockReader,
-        labels: Decode,
+        decoder: LabelDecoder,
         slab_bytes: int,
         folder: Path | None = None,
     ) -> None:
@@ -90,7 +91,7 @@ class SlabCache:
 
         Args:
             reader: reads and verifies chunks.
-            labels: makes labels of a given shape of the codes of views (n,) of images (n,).
+            decoder: makes labels of codes.
             slab_bytes: of all slabs of the store on this machine together; 0 for none.
             folder: where slabs lie; ``labelstore.store.slabs.shared_file.default_folder`` when
                 None.
@@ -98,7 +99,7 @@ class SlabCache:
         self.slab_bytes = slab_bytes
         self._folder = folder
         self._reader = reader
-        self._labels = labels
+        self._decoder = decoder
         self._manifest = reader.manifest
         self._slabs: dict[int, Slab] = {}
         self._lists: SharedArrays | None = None
@@ -195,7 +196,7 @@ class SlabCache:
     def _adopt(self, held: SharedArrays | None) -> None:
         if held is not None:
             self._lists = held
-            self._reader.use_lists(held.arrays)
+            self._reader.prior_lists.use(held.arrays)
 
     def _drop_idle(self) -> None:
         """In a worker: give up slabs of the epochs before."""
@@ -305,7 +306,7 @@ class SlabCache:
             self._slabs, self._asked, self._looked = {}, set(), {}
             self._layouts.clear()
             if self._lists is not None:
-                self._reader.use_lists(None)
+                self._reader.prior_lists.use(None)
                 self._lists.close()
                 self._lists = None
             self._state.notify_all()
@@ -443,7 +444,7 @@ class SlabCache:
 
     def _slab(self, held: SharedArrays, group: int, blocks: int) -> Slab:
         views = self._manifest.group_slice(group)
-        return Slab(held, views, self._layouts.images(blocks), self._labels)
+        return Slab(held, views, self._layouts.images(blocks), self._decoder)
 
     def _lists_fit(self) -> bool:
         return self._layouts.lists_fit(self.slab_bytes)

@@ -85,7 +85,7 @@ def _calibrated(
     stored: StoredLabels, rule: FerKD | EnsembleFerKD, tail: Tail | None
 ) -> tuple[TorchSoftLabels, torch.Tensor]:
     """Labels and actions; as ``FerKD.apply`` and ``EnsembleFerKD.apply``."""
-    if stored.of_ensemble and rule.ensemble == "mean":
+    if len(stored.members) > 1 and rule.ensemble == "mean":
         # One rule, since several cannot look at the mean.
         (mean_rule,) = rule.rules_for(1)
         parts = [member.recover(tail) for member in stored.members]
