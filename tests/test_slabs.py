@@ -331,7 +331,7 @@ def test_what_dead_processes_left_is_swept_away(tmp_path, folder):
         kept = new.slab(0)
         assert len(files_in(folder)) == 2
         process.kill()
-    again = new.slabs._made(1, 3)
+    again = new.slabs._make_file(1, 3)
     assert files_in(folder) == sorted([kept.path.name, again.path.name])
     again.close()
     kept.close()
@@ -366,7 +366,7 @@ def test_a_file_that_is_not_the_slab_is_not_taken(tmp_path, folder, damage):
     plain, _ = make_planned(tmp_path / "s.zarr")
     store = labelstore.open(plain.path, slab_bytes=ROOMY)
     layout = store.slabs._layouts.layout(0, 3)
-    held = store.slabs._made(0, 3)
+    held = store.slabs._make_file(0, 3)
     whole = held.path.read_bytes()
     held.close()
     parts = {

@@ -18,6 +18,8 @@ from labelstore.store.indexing import as_array, common_shape
 from labelstore.store.slabs.shared_file import Layout
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from labelstore.format.manifest import Manifest
@@ -163,3 +165,19 @@ class SlabLayouts:
             return every
         # The files' headers and padding are a few pages.
         return max(int((room - 65536) * every // size), 0)
+
+    def fitting(self, groups: Sequence[int], slab_bytes: int) -> list[int]:
+        """Those of groups, in their order, whose slabs fit into a bound together; the first in any
+        case, of which as many blocks are held as fit. None where nothing may be held."""
+        if not slab_bytes:
+            return []
+        room = slab_bytes
+        if self._manifest.prior_size and self.lists_fit(slab_bytes):
+            room -= self.lists().nbytes
+        chosen: list[int] = []
+        for group in groups:
+            room -= self.layout(group, self._manifest.num_blocks).nbytes
+            if chosen and room < 0:
+                break
+            chosen.append(group)
+        return chosen
