@@ -213,7 +213,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             MismatchError: a view reaches outside its photo. StoreError, NotFoundError: as
                 ``Store.read``.
         """
-        return self._samples(shows, (partial(_given, photo) for photo in photos))
+        return self._samples(shows, (partial(_decoded_elsewhere, photo) for photo in photos))
 
     def _samples(
         self, shows: Sequence[Show], photos: Iterable[Callable[[Boxes], Photo]]
@@ -285,13 +285,13 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         return photo.cut((top, left, height, width), bool(flip), size, interpolation)
 
     def _transformed(self, view: npt.NDArray[np.uint8]) -> torch.Tensor:
-        made = self.transform(Image.fromarray(view)) if self.transform else None
-        if not isinstance(made, torch.Tensor):
+        tensor = self.transform(Image.fromarray(view)) if self.transform else None
+        if not isinstance(tensor, torch.Tensor):
             raise UsageError(
-                f"the transform made a {type(made).__name__}, expected a tensor: end it with a "
+                f"the transform made a {type(tensor).__name__}, expected a tensor: end it with a "
                 "conversion to a tensor."
             )
-        return made
+        return tensor
 
     def probed(self) -> set[int]:
         """The images of which the producer kept digests of views."""
@@ -334,18 +334,18 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         """Cut the views whose digests the producer kept, and tell when any differs."""
         held = self.has_photo
         probed = [image for image in sorted(self.probed()) if held is None or held[image]]
-        found = [self.differing(self._photos.read(image), image) for image in probed]
-        self.tell(sum(row[0] for row in found), sum(row[1] for row in found), strict, 3)
+        counts = [self.differing(self._photos.read(image), image) for image in probed]
+        self.tell(sum(row[0] for row in counts), sum(row[1] for row in counts), strict, 3)
 
 
 def _teacher(store: LabelReader, name: str, mend: str) -> Any:
     """A value of the store's (first) teacher; UsageError where the store does not say."""
-    made_by = store.manifest.teachers
-    if not made_by or name not in made_by[0]:
+    teachers = store.manifest.teachers
+    if not teachers or name not in teachers[0]:
         raise UsageError(
             f"{store.path} does not tell its teacher's {name.replace('_', ' ')}: {mend}."
         )
-    return made_by[0][name]
+    return teachers[0][name]
 
 
 def _size(store: LabelReader, size: int | tuple[int, int] | None) -> tuple[int, int]:
@@ -378,6 +378,6 @@ def _channels(
     return mean, std
 
 
-def _given(photo: Image.Image, boxes: Boxes) -> Photo:
+def _decoded_elsewhere(photo: Image.Image, boxes: Boxes) -> Photo:
     """A photo that was decoded elsewhere, whatever its boxes are."""
     return Photo.whole(photo)

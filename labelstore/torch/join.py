@@ -325,14 +325,14 @@ class HuggingFaceViews(ViewJoin):
             keys = [str(key) for key in rows[self.key_column]]
         else:
             items = rows[self.image_column]
-            found = [item.get("path") if isinstance(item, dict) else None for item in items]
-            if None in found:
+            paths = [item.get("path") if isinstance(item, dict) else None for item in items]
+            if None in paths:
                 raise UsageError(
                     f"the images of column {self.image_column!r} come without their paths, "
                     "expected a path or a key for each: give key_column=, or cast the column to "
                     "datasets.Image(decode=False)."
                 )
-            keys = [str(path) for path in found]
+            keys = [str(path) for path in paths]
         if self.root is None:
             return keys
         try:

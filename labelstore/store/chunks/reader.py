@@ -173,9 +173,9 @@ class BlockReader:
             self._require_committed(block)
             rows = self.manifest.block_slice(block)
             runs += [(spec.name, rows, None) for spec in specs]
-        found = self._backend.read_many(runs)
+        arrays = self._backend.read_many(runs)
         for block in blocks:
-            yield block, {spec.name: next(found) for spec in specs}
+            yield block, {spec.name: next(arrays) for spec in specs}
 
     def prior_codes(self, block: int) -> Codes:
         """Codes of the prior lists of a block's images; not kept."""
@@ -198,8 +198,8 @@ class BlockReader:
             runs.append((name, self.manifest.block_slice(block), columns))
         fill = self._specs[self._part_of[name]].fill
         unreadable = self._unreadable_of(blocks)
-        found = self._backend.read_many(runs)
-        for block, codes, rows in zip(blocks, found, unreadable, strict=True):
+        planes = self._backend.read_many(runs)
+        for block, codes, rows in zip(blocks, planes, unreadable, strict=True):
             for group in range(self.manifest.num_groups):
                 self._check(name, block, group, codes[:, self.manifest.group_slice(group)])
             problem = top_problem(codes, rows, self.manifest, fill)
@@ -217,9 +217,9 @@ class BlockReader:
         groups = range(-(-num_views // self.manifest.group_views))
         columns = slice(0, self.manifest.group_slice(groups[-1]).stop)
         rows = self.manifest.block_slice(block)
-        found = self._backend.read_many([(spec.name, rows, columns) for spec in self._specs])
+        arrays = self._backend.read_many([(spec.name, rows, columns) for spec in self._specs])
         views: Codes = {}
-        for spec, codes in zip(self._specs, found, strict=True):
+        for spec, codes in zip(self._specs, arrays, strict=True):
             for group in groups:
                 part = codes[:, self.manifest.group_slice(group)]
                 self._check(spec.name, block, group, part)
@@ -274,11 +274,11 @@ class BlockReader:
         for block, group in places:
             rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
             runs += [(spec.name, rows, columns) for spec in self._specs]
-        found = self._backend.read_many(runs)
+        arrays = self._backend.read_many(runs)
         for block, group in places:
             codes: Codes = {}
             for spec in self._specs:
-                codes[spec.name] = next(found)
+                codes[spec.name] = next(arrays)
                 self._check(spec.name, block, group, codes[spec.name])
             yield codes
 
@@ -298,7 +298,7 @@ class BlockReader:
 
     def check_block(self, block: int) -> list[StoreError]:
         """What ``Store.check_block`` tells; nothing is taken from the caches."""
-        found: list[StoreError] = []
+        problems: list[StoreError] = []
         try:
             self._require_committed(block)
             self._backend.fetch_block(block)
@@ -315,19 +315,19 @@ class BlockReader:
                 for _ in self.read_chunks([(block, group)]):
                     pass
             except StoreError as error:
-                found.append(error)
-        return found
+                problems.append(error)
+        return problems
 
     def _damaged_chunks(self, block: int) -> list[StoreError]:
         """What is wrong with the labels of a block whose images cannot be told."""
-        found: list[StoreError] = []
+        problems: list[StoreError] = []
         for group in range(self.manifest.num_groups):
             try:
                 for _ in self._verified_chunks([(block, group)]):
                     pass
             except StoreError as error:
-                found.append(error)
-        return found
+                problems.append(error)
+        return problems
 
     def _require_labels(self, codes: Codes, block: int, group: int | None) -> None:
         """CorruptError unless codes of a block's images, which match their digests, are labels."""
@@ -353,8 +353,8 @@ class BlockReader:
             )
 
     def _check(self, name: str, block: int, group: int, codes: npt.NDArray[Any]) -> None:
-        found = array_digest(self.manifest.id, name, block, group, codes)
-        if found != self._commits[block, self._column(name, group)]:
+        digest = array_digest(self.manifest.id, name, block, group, codes)
+        if digest != self._commits[block, self._column(name, group)]:
             raise self._corrupt(name, block, group)
 
     def _column(self, name: str, group: int) -> int:

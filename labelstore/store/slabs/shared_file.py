@@ -122,11 +122,11 @@ class Layout:
     @functools.cached_property
     def offsets(self) -> dict[str, int]:
         """The first byte of each array."""
-        found, end = {}, len(self.header)
+        offsets, end = {}, len(self.header)
         for name, dtype, shape in self.arrays:
-            found[name] = end
+            offsets[name] = end
             end += _pages(math.prod(shape) * dtype.itemsize)
-        return found
+        return offsets
 
     @functools.cached_property
     def nbytes(self) -> int:
@@ -206,9 +206,9 @@ def find(folder: Path, layout: Layout) -> SharedArrays | None:
             and state.st_size == layout.nbytes
             and os.pread(descriptor, len(layout.header), 0) == layout.header
         ):
-            found = SharedArrays(path, descriptor, layout)
+            arrays = SharedArrays(path, descriptor, layout)
             descriptor = -1
-            return found
+            return arrays
     except OSError:
         return None
     finally:
@@ -240,9 +240,9 @@ def make(
     sweep(folder)
     partial = folder / f"{layout.name}{local_files.PARTIAL}"
     while True:
-        found = find(folder, layout)
-        if found is not None:
-            return found
+        arrays = find(folder, layout)
+        if arrays is not None:
+            return arrays
         descriptor = _opened(partial)
         if descriptor is None:
             continue
@@ -255,13 +255,13 @@ def make(
             # finished, or swept away, between the opening and the lock.
             if not local_files.is_at(descriptor, partial):
                 continue
-            found = find(folder, layout)
-            if found is not None:
+            arrays = find(folder, layout)
+            if arrays is not None:
                 local_files.delete_file(partial)
-                return found
-            made = _make(folder, layout, partial, descriptor, fill)
+                return arrays
+            arrays = _make(folder, layout, partial, descriptor, fill)
             descriptor = -1
-            return made
+            return arrays
         finally:
             if descriptor >= 0:
                 os.close(descriptor)

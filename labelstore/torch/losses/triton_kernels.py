@@ -173,10 +173,10 @@ def _try(device: torch.device) -> None:
     label.scatter_add_(1, indices, weights.double())
     expected = upstream[:, None] * (label.sum(dim=1, keepdim=True) * logs.exp() - label)
     z, low, place, weight = (item.to(device) for item in (logits, base, indices, weights))
-    found, rows = losses(z, low, place, weight, 1.0)
+    values, rows = losses(z, low, place, weight, 1.0)
     slope = gradient(z, low, place, weight, rows, upstream.to(device), 1.0)
     near = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-6)
-    near(found.cpu().double(), -(label * logs).sum(dim=1))
+    near(values.cpu().double(), -(label * logs).sum(dim=1))
     near(slope.cpu().double(), expected.double())
 
 
