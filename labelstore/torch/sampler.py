@@ -1,4 +1,8 @@
-"""Which image comes when, with which views: one order for any number of ranks."""
+"""Which image comes when, with which views: one order for any number of ranks.
+
+The order is ``labelstore.training.epochs.EpochOrder``'s; what is torch's here is the sampler around
+it, with its ranks and its state.
+"""
 
 from __future__ import annotations
 
