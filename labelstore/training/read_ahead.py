@@ -52,7 +52,7 @@ class EpochReadAhead:
         self.slab_bytes = 0 if few else slab_bytes
         self._counts: dict[int, npt.NDArray[np.float64]] = {}
         self._started: int | None = None
-        self._plans: dict[int, list[int]] = {}
+        self._wanted: dict[int, list[int]] = {}
         for member in self._members if self.slab_bytes else ():
             share = self.slab_bytes // len(self._members)
             member.slabs.slab_bytes = 0 if member.reader.in_memory else share
@@ -62,11 +62,11 @@ class EpochReadAhead:
         if not self.slab_bytes:
             return
         if epoch != self._started:
-            self._started, self._plans = epoch, self._plan(epoch)
+            self._started, self._wanted = epoch, self._wanted_of(epoch)
         for place, member in enumerate(self._members):
-            member.slabs.read_ahead(self._plans[place])
+            member.slabs.read_ahead(self._wanted[place])
 
-    def _plan(self, epoch: int) -> dict[int, list[int]]:
+    def _wanted_of(self, epoch: int) -> dict[int, list[int]]:
         """The groups to read of each member: this epoch's first, then the next one's."""
         epochs = [epoch]
         if epoch + 1 < (self._order.epochs or 2**32):
@@ -75,11 +75,11 @@ class EpochReadAhead:
             number: self._counts[number] if number in self._counts else self._order.groups(number)
             for number in epochs
         }
-        plans = {}
+        groups = {}
         for place, member in enumerate(self._members):
             wanted = [group for number in epochs for group in self._groups(member, number)]
-            plans[place] = member.slabs.fitting(list(dict.fromkeys(wanted)))
-        return plans
+            groups[place] = member.slabs.fitting(list(dict.fromkeys(wanted)))
+        return groups
 
     def wait(self, epoch: int) -> None:
         """Until the labels of an epoch that was started are there.
@@ -88,7 +88,7 @@ class EpochReadAhead:
         """
         for place, member in enumerate(self._members if self.slab_bytes else ()):
             own = set(self._groups(member, epoch))
-            member.slabs.wait([group for group in self._plans.get(place, []) if group in own])
+            member.slabs.wait([group for group in self._wanted.get(place, []) if group in own])
 
     def _groups(self, member: Store, epoch: int) -> list[int]:
         """A member's groups that hold views of an epoch, the most wanted ones first."""
