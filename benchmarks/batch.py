@@ -2,7 +2,7 @@
 
 1,024 views (256 images x 4) of stored labels become FerKD-calibrated, SelfMix-mixed tensors, on one
 core, and the same is done with dense labels, as FKD's code makes them. ``peer`` is dense. With a
-GPU, recovering and calibrating there (``labelstore.torch.labels.recover``) is timed too, the copy
+GPU, recovering and calibrating there (``labelstore.torch.recover``) is timed too, the copy
 of the stored labels included.
 
     python -m benchmarks.batch

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.store.ensembles import Ensemble
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from labelstore.store.store import Store
     from labelstore.training.epochs import EpochOrder
 
-__all__ = ["Prefetcher"]
+__all__ = ["EpochReadAhead"]
 
 _LEAST_SHARE = 8
 """Epochs that show less than one in so many images read single chunks."""
@@ -31,7 +30,7 @@ _KEPT = 1.25
 """A slab that is there gives way to one that is wanted by so many times as many views."""
 
 
-class Prefetcher:
+class EpochReadAhead:
     """Has an epoch's labels in memory when it begins: for all processes of the machine at once.
 
     It does nothing for an order of few of the store's images, and for a materialized copy. Make it
@@ -48,13 +47,12 @@ class Prefetcher:
         """
         store = order.store
         self._order = order
-        self._members: tuple[Store, ...]
-        self._members = store.members if isinstance(store, Ensemble) else (store,)
+        self._members = store.members
         few = len(order.images) * _LEAST_SHARE < store.num_images
         self.slab_bytes = 0 if few else slab_bytes
         self._counts: dict[int, npt.NDArray[np.float64]] = {}
         self._started: int | None = None
-        self._plans: dict[int, list[int]] = {}
+        self._wanted: dict[int, list[int]] = {}
         for member in self._members if self.slab_bytes else ():
             share = self.slab_bytes // len(self._members)
             member.slabs.slab_bytes = 0 if member.reader.in_memory else share
@@ -64,11 +62,11 @@ class Prefetcher:
         if not self.slab_bytes:
             return
         if epoch != self._started:
-            self._started, self._plans = epoch, self._plan(epoch)
+            self._started, self._wanted = epoch, self._wanted_of(epoch)
         for place, member in enumerate(self._members):
-            member.slabs.read_ahead(self._plans[place])
+            member.slabs.read_ahead(self._wanted[place])
 
-    def _plan(self, epoch: int) -> dict[int, list[int]]:
+    def _wanted_of(self, epoch: int) -> dict[int, list[int]]:
         """The groups to read of each member: this epoch's first, then the next one's."""
         epochs = [epoch]
         if epoch + 1 < (self._order.epochs or 2**32):
@@ -77,11 +75,11 @@ class Prefetcher:
             number: self._counts[number] if number in self._counts else self._order.groups(number)
             for number in epochs
         }
-        plans = {}
+        groups = {}
         for place, member in enumerate(self._members):
             wanted = [group for number in epochs for group in self._groups(member, number)]
-            plans[place] = member.slabs.fitting(list(dict.fromkeys(wanted)))
-        return plans
+            groups[place] = member.slabs.fitting(list(dict.fromkeys(wanted)))
+        return groups
 
     def wait(self, epoch: int) -> None:
         """Until the labels of an epoch that was started are there.
@@ -90,7 +88,7 @@ class Prefetcher:
         """
         for place, member in enumerate(self._members if self.slab_bytes else ()):
             own = set(self._groups(member, epoch))
-            member.slabs.wait([group for group in self._plans.get(place, []) if group in own])
+            member.slabs.wait([group for group in self._wanted.get(place, []) if group in own])
 
     def _groups(self, member: Store, epoch: int) -> list[int]:
         """A member's groups that hold views of an epoch, the most wanted ones first."""
