@@ -24,6 +24,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+# np.unique imports it when it is first called: in the thread that reads ahead, where a data loader
+# that forks meanwhile would leave its workers a lock of the import that nobody opens.
+import numpy.ma
+
 from labelstore import shared
 from labelstore.errors import (
     CorruptError,
