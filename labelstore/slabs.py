@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import os
 import threading
 import time
@@ -23,10 +24,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-# np.unique imports it when it is first called: in the thread that reads ahead, where a data loader
-# that forks meanwhile would leave its workers a lock of the import that nobody opens.
-import numpy.ma
 
 from labelstore import shared
 from labelstore.errors import (
@@ -278,6 +275,9 @@ class Slabs:
             self._plan, self._pending = plan, {group for group in plan if group not in self._slabs}
             for group in [group for group in self._slabs if group not in plan]:
                 self._slabs.pop(group).close()
+        # np.unique imports it when it is first called: in the thread, where a data loader that forks
+        # meanwhile would leave its workers a lock of the import that nobody opens.
+        importlib.import_module("numpy.ma")
         self._thread = threading.Thread(target=self._work, args=(plan,), daemon=True)
         self._thread.start()
 
