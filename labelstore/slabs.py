@@ -275,7 +275,7 @@ class Slabs:
             self._plan, self._pending = plan, {group for group in plan if group not in self._slabs}
             for group in [group for group in self._slabs if group not in plan]:
                 self._slabs.pop(group).close()
-        # np.unique imports it when it is first called: in the thread, where a data loader that forks
+        # np.unique imports it when it is first called. In the thread, a data loader that forks
         # meanwhile would leave its workers a lock of the import that nobody opens.
         importlib.import_module("numpy.ma")
         self._thread = threading.Thread(target=self._work, args=(plan,), daemon=True)
