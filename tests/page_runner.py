@@ -1,6 +1,6 @@
 """Runs pages' code in one process, so that torch and the like are imported once.
 
-    python page_runner.py RESULTS PAGE ...
+    python -m page_runner RESULTS PAGE ...
 
 Each page has its own namespace, and a folder that begins as a copy of the working directory.
 RESULTS becomes a JSON object: page -> what went wrong, an empty text where nothing did.
@@ -105,6 +105,10 @@ class Page:
 
 def main(results: str, pages: list[str]) -> None:
     """Run pages one after another and write down how each went."""
+    import torch
+
+    # Networks as small as these are faster so.
+    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     place = Path.cwd()
     outcomes = {}

@@ -92,7 +92,7 @@ assert build()[0](torch.zeros(1, 3, 64, 64)).shape == (1, 2)
             ),
             "loss = soft_cross_entropy(": Around(
                 after="""
-assert images.shape == (80, 3, 224, 224) and loss.isfinite() and network_moved()
+assert images.shape == (24, 3, 224, 224) and loss.isfinite() and network_moved()
 """
             ),
         },
@@ -164,13 +164,13 @@ student.load_state_dict(torch.load("student.pt", weights_only=True))
         before=STUDENT,
         around={
             'store = labelstore.open("teacher.zarr")': Around(
-                after="assert images.shape == (80, 3, 224, 224) and loss.isfinite()"
+                after="assert images.shape == (24, 3, 224, 224) and loss.isfinite()"
             ),
             'decode="reduced"': Around(
                 after="assert data[next(iter(sampler))][0].shape == (4, 3, 224, 224)"
             ),
             "target = recover(stored": Around(
-                after="assert torch.allclose(target.dense().sum(1), torch.ones(80), atol=1e-5)"
+                after="assert torch.allclose(target.dense().sum(1), torch.ones(24), atol=1e-5)"
             ),
             "ferkd=labelstore.FerKD())\n": Around(after="assert data.ferkd.top == 0.95"),
             "mean_weight(target)": Around(before="target = target.to(device)"),
@@ -207,7 +207,7 @@ student = Student()
                 before="from timm.data.loader import PrefetchLoader",
                 after="""
 for images, target in loader:
-    assert images.dtype == torch.float32 and len(images) == len(target) == 80
+    assert images.dtype == torch.float32 and len(images) == len(target) == 24
 """,
             ),
             "stream = webdataset.WebDataset(": Around(
@@ -221,7 +221,7 @@ for shard in range(2):
             tar.add(f"photos/{key}", key)
 """,
                 after="""
-assert sum(len(target) for images, target in DataLoader(stream, 5, collate_fn=collate_views)) == 80
+assert sum(len(target) for images, target in DataLoader(stream, 5, collate_fn=collate_views)) == 24
 """,
             ),
             "views = HuggingFaceViews(": Around(
@@ -235,7 +235,7 @@ pyarrow.parquet.write_table(table, "photos/0.parquet")
 """,
                 after="""
 for images, target in loader:
-    assert len(images) == len(target) == 80
+    assert len(images) == len(target) == 24
 pathlib.Path("photos/0.parquet").unlink()
 """,
             ),

@@ -50,15 +50,15 @@ assert read_class_map("classes.json") == {"tabby": 281, "golden retriever": 207}
     "docs/how-to/photo-sources.md": Preparation(
         packages=("datasets",),
         around={
-            'labelstore.open_source("photos")': Around(after="assert len(source) == 20"),
+            'labelstore.open_source("photos")': Around(after="assert len(source) == 6"),
             "table.to_parquet(": Around(
                 after="""
 packed = labelstore.open_source("train.parquet")
 assert packed.keys == source.keys
-assert [packed.read(n) for n in range(20)] == [source.read(n) for n in range(20)]
+assert [packed.read(n) for n in range(6)] == [source.read(n) for n in range(6)]
 import pyarrow.parquet
 exec(this_block.replace("batch_size=100", "batch_size=5"))
-assert pyarrow.parquet.read_metadata("train.parquet").num_row_groups == 4
+assert pyarrow.parquet.read_metadata("train.parquet").num_row_groups == 2
 """
             ),
             "store.unreadable()": Around(after='assert said() == "[]\\n"'),
@@ -92,7 +92,7 @@ run_command("pull teacher.zarr s3://bucket/teacher.zarr")
         around={
             'labelstore.open("s3://': Around(
                 after="""
-assert said().startswith("20 [")
+assert said().startswith("6 [")
 server.__exit__(None, None, None)
 os.environ.clear()
 os.environ.update(before)
@@ -104,7 +104,7 @@ os.environ.update(before)
         packages=("duckdb", "pandas"),
         before='run_command("recode teacher.zarr -o teacher.parquet")',
         around={
-            "pandas.read_parquet(": Around(after='assert said().endswith("[(160,)]\\n")'),
+            "pandas.read_parquet(": Around(after='assert said().endswith("[(48,)]\\n")'),
         },
     ),
     "docs/how-to/errors.md": Preparation(

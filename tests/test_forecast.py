@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 
+import commands
 import numpy as np
 import pytest
 from PIL import Image
@@ -50,7 +50,7 @@ def work(tmp_path):
 def generate(work, *arguments, teacher="first"):
     command = [sys.executable, "-m", "labelstore", "generate", "photos", "--targets", "none"]
     command += ["--teacher", f"python:mine:{teacher}", *map(str, arguments)]
-    return subprocess.run(command, cwd=work, capture_output=True, text=True)
+    return commands.run(command, cwd=work)
 
 
 @pytest.mark.parametrize("suffix", ["zarr", "parquet"])

@@ -7,11 +7,11 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 import torch
@@ -302,7 +302,7 @@ def wait_for_blocks(process, path, count):
 def kill_and_resume(folder, tmp_path, kills, views, seed):
     """Kill the real command at random moments of its work, and let it go on."""
     whole, path = tmp_path / "whole.zarr", tmp_path / "killed.zarr"
-    process = subprocess.Popen(command(folder, whole, views))
+    process = commands.start(command(folder, whole, views))
     wait_for_blocks(process, whole, 1)
     start = time.monotonic()
     assert process.wait() == 0
@@ -314,7 +314,7 @@ def kill_and_resume(folder, tmp_path, kills, views, seed):
         if deaths == kills:
             break
         before = blocks_of(path)
-        process = subprocess.Popen(command(folder, path, views), stderr=subprocess.DEVNULL)
+        process = commands.start(command(folder, path, views))
         wait_for_blocks(process, path, min(before + chance.randint(1, 2), blocks - 1))
         time.sleep(chance.uniform(0.0, 1.0) * block_seconds)
         process.send_signal(signal.SIGKILL)
@@ -323,7 +323,7 @@ def kill_and_resume(folder, tmp_path, kills, views, seed):
             # It had gone on to the end before: begin anew.
             assert files_of(path) == expected
             shutil.rmtree(path)
-    subprocess.run(command(folder, path, views), check=True)
+    commands.run(command(folder, path, views), check=True)
     assert files_of(path) == expected
     assert deaths == kills
 

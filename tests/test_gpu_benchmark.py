@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import pytest
 
-from benchmarks.gpu import GRACE_SECONDS, PACKAGES, Row, measure
+from benchmarks.gpu import GRACE_SECONDS, PACKAGES, ROWS, Row, measure
 
 ROOT = Path(__file__).parent.parent
 
@@ -98,16 +99,25 @@ def test_help_names_what_it_needs():
     assert all(name in text for name in PACKAGES)
 
 
-def test_every_row_runs_on_a_cpu(tmp_path):
-    """In tiny sizes, so that the command is there when a GPU is."""
-    out = tmp_path / "gpu.json"
-    done = command("--dry-run", "--out", str(out))
-    document = json.loads(out.read_text())
-    faults = [entry for row in document["rows"] for entry in row.get("entries", ())]
-    assert done.returncode == 0, done.stdout
+IN_ONE_PROCESS = """
+import importlib, sys
+from pathlib import Path
+from benchmarks.support.gpu_place import Place, Record
+
+for row in sys.argv[2:]:
+    module, _, name = row.partition(":")
+    file = Path(sys.argv[1], f"{name}.jsonl")
+    getattr(importlib.import_module(module), name)(Place(True), Record(file, 300))
+"""
+
+SLOW_ROWS = ("tests", "two processes")
+"""Those that start processes themselves."""
+
+
+def check(results):
+    """What the rows must have found, whatever ran them."""
+    faults = [entry for entries in results.values() for entry in entries]
     assert [entry for entry in faults if "error" in entry or "not_measured" in entry] == []
-    results = {row["row"]: row["entries"] for row in document["rows"]}
-    assert results["tests"][0]["passed"] >= 1
     assert {entry["crops"]: entry["differing_values"] for entry in results["generate"][:4]} == {
         "bicubic": 0,
         "bilinear": 0,
@@ -116,3 +126,24 @@ def test_every_row_runs_on_a_cpu(tmp_path):
     }
     assert all(entry["plain"]["loss_error"] < 1e-5 for entry in results["loss"])
     assert all(len(entries) >= 1 for entries in results.values())
+
+
+def test_rows_run_on_a_cpu(tmp_path):
+    """In tiny sizes, so that the command is there when a GPU is."""
+    rows = {row.name: row.function for row in ROWS if row.name not in SLOW_ROWS}
+    arguments = [sys.executable, "-c", IN_ONE_PROCESS, tmp_path, *rows.values()]
+    commands.run(arguments, cwd=ROOT, check=True)
+    files = {name: tmp_path / f"{function.split(':')[1]}.jsonl" for name, function in rows.items()}
+    check({name: [*map(json.loads, file.read_text().splitlines())] for name, file in files.items()})
+
+
+@pytest.mark.slow
+def test_every_row_runs_on_a_cpu(tmp_path):
+    """The whole command, each row in a process of its own."""
+    out = tmp_path / "gpu.json"
+    done = command("--dry-run", "--out", str(out))
+    assert done.returncode == 0, done.stdout
+    results = {row["row"]: row["entries"] for row in json.loads(out.read_text())["rows"]}
+    assert list(results) == [row.name for row in ROWS]
+    check(results)
+    assert results["tests"][0]["passed"] >= 1

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import commands
 import numpy as np
 import pytest
 from core_data import files_of, make_planned, planned, written
@@ -219,10 +220,8 @@ def test_killed_it_is_absent_and_the_next_run_makes_it(tmp_path, stage):
 
 
 def run(*arguments):
-    return subprocess.run(
+    return commands.run(
         [sys.executable, "-m", "labelstore", "materialize", *map(str, arguments)],
-        capture_output=True,
-        text=True,
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
+import commands
 import numpy as np
 import pytest
 from core_data import distributions, files_of, make_planned, top_of, written
@@ -166,11 +166,9 @@ def test_the_command(tmp_path):
     three(tmp_path)
 
     def run(*arguments):
-        return subprocess.run(
+        return commands.run(
             [sys.executable, "-m", "labelstore", "merge", *arguments],
             cwd=tmp_path,
-            capture_output=True,
-            text=True,
         )
 
     done = run("a.zarr", "b.zarr", "c.zarr", "--weights", "2,1,1", "-o", "out.zarr", "--json")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-import subprocess
 import sys
 
+import commands
 import numpy as np
 import pytest
 import torch
@@ -97,13 +97,13 @@ def test_the_same_weights_with_other_code_do_not_go_on_with_a_store(photos, tmp_
         *("--top-k", "3", "--prior-size", "0", "--block-images", "3", "--quiet", "-o", str(path)),
     ]
     code(tmp_path, "-1.0 *")
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    run = commands.run(command, cwd=tmp_path, timeout=120)
     assert run.returncode == 1
     assert re.search("teacher that does something else: of view 0 of .* log-prob", run.stderr)
     assert files_of(path) == begun
 
     code(tmp_path)
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    commands.run(command, cwd=tmp_path, check=True, timeout=120)
     assert files_of(path) == whole
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 
+import commands
 import numpy as np
 import pytest
 from core_data import distributions, files_of, make_planned, planned, top_of, written
@@ -137,17 +137,13 @@ def test_what_is_refused(tmp_path, suffix):
 def test_the_command(tmp_path):
     make_planned(tmp_path / "a.zarr")
     command = [sys.executable, "-m", "labelstore", "recode", str(tmp_path / "a.zarr")]
-    done = subprocess.run(
+    done = commands.run(
         [*command, "-o", str(tmp_path / "b.parquet"), "--top-k", "1", "--json"],
-        capture_output=True,
-        text=True,
     )
     report = json.loads(done.stdout)
     assert (done.returncode, report["changed"]) == (0, ["k: 3 -> 1"])
     assert labelstore.open(tmp_path / "b.parquet").k == 1
-    done = subprocess.run(
-        [*command, "-o", str(tmp_path / "a.zarr")], capture_output=True, text=True
-    )
+    done = commands.run([*command, "-o", str(tmp_path / "a.zarr")])
     assert (done.returncode, "another name" in done.stderr) == (2, True)
 
 

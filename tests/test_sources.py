@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import pickle
-import subprocess
 import sys
 import tarfile
 
+import commands
 import datasets
 import numpy as np
 import pyarrow as pa
@@ -211,7 +211,7 @@ def test_the_command_and_training_from_every_kind(tmp_path, shards, files, photo
         command = [sys.executable, "-m", "labelstore", "generate", str(source), "--views", "6"]
         command += ["--teacher", "python:mine:net", "-o", str(out), "--targets", targets, "-q"]
         command += ["--quantizer", "fp32", "--prior-size", "0", "--top-k", "3"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        done = commands.run(command, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         stores[source] = labelstore.open(out)
     assert stores[shards].targets.tolist() == photos[1] == stores[files].targets.tolist()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 
+import commands
 import numpy as np
 import pytest
 import webdataset
@@ -263,9 +264,7 @@ def test_more_shards_than_files_may_be_open(tmp_path):
         "        sizes = list(pool.map(lambda n: len(source.read(n)), range(len(source))))\n"
         "print(len(sizes), min(sizes), len(os.listdir('/proc/self/fd')) <= limit - 10)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "shards"], capture_output=True, text=True
-    )
+    done = commands.run([sys.executable, "-c", code, tmp_path / "shards"])
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.split()[0::2] == ["100", "True"]

@@ -14,6 +14,7 @@ import time
 from importlib import resources
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 import torch
@@ -641,7 +642,7 @@ for settings in old + (new if kinds else []):
 
 
 def test_fp32_is_without_tf32_and_the_settings_come_back():
-    done = subprocess.run([sys.executable, "-c", TF32], capture_output=True, text=True)
+    done = commands.run([sys.executable, "-c", TF32])
     assert done.returncode == 0, done.stderr
 
 

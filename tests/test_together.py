@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import commands
 import numpy as np
 import pytest
 from core_data import few_photos, files_of
@@ -217,12 +218,8 @@ needs_locks = pytest.mark.skipif(os.name == "nt", reason="file locks")
 
 
 def start(photos, path, rank, world):
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, photos, path, str(rank), str(world)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    arguments = [sys.executable, "-c", WORKER, photos, path, rank, world]
+    return commands.start(arguments, stdout=subprocess.PIPE)
 
 
 @needs_locks
@@ -296,7 +293,7 @@ def test_torchrun_makes_the_store_of_one_process(photos, tmp_path):
     common += ["--views", "4", "--targets", "none", "--block-images", "2", "--device", "cpu"]
     one = [sys.executable, "-m", "labelstore", *common, "-o", str(tmp_path / "one.zarr"), "-q"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(one, check=True, env=environment)
+    commands.run(one, check=True, env=environment)
     two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
     two += ["labelstore", *common, "-o", str(tmp_path / "two.zarr"), "--json", "--log-json"]
     done = subprocess.run(two, check=True, env=environment, capture_output=True, text=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import subprocess
 import sys
 
+import commands
 import numpy as np
 import pytest
 from core_data import files_of, make_planned, planned
@@ -44,11 +44,9 @@ def others():
 
 
 def run(*arguments, cwd):
-    return subprocess.run(
+    return commands.run(
         [sys.executable, "-m", "labelstore", *map(str, arguments)],
         cwd=cwd,
-        capture_output=True,
-        text=True,
     )
 
 

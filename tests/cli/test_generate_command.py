@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
+import commands
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -28,7 +28,7 @@ def photos(tmp_path):
 
 def run(*arguments):
     command = [sys.executable, "-m", "labelstore", "generate", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return commands.run(command)
 
 
 def test_from_folders_to_a_store(photos, tmp_path):

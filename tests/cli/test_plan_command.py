@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
+import commands
 import pytest
 from core_data import make_planned
 from PIL import Image
@@ -15,7 +15,7 @@ TEACHER = ("--teacher", "timm:test_resnet", "--checkpoint", "none", "--device", 
 
 def run(*arguments):
     command = [sys.executable, "-m", "labelstore", "plan", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return commands.run(command)
 
 
 def test_a_folder_of_photos_with_its_teacher(tmp_path):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
+import commands
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -268,10 +268,8 @@ def test_mistakes(store, tmp_path):
 
 
 def test_in_a_shell(store):
-    done = subprocess.run(
+    done = commands.run(
         [sys.executable, "-m", "labelstore", "schedule", str(store.path), "--json"],
-        capture_output=True,
-        text=True,
         timeout=60,
         check=True,
     )

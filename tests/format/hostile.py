@@ -95,6 +95,7 @@ def outcomes(paths, memory=2**30, seconds=100):
 
     A line each: ``read``, or an error's kind and what it says; anything else is a failure.
     """
+    paths = list(paths)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", READ, str(memory), *map(str, paths)],
         capture_output=True,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
+import commands
 import numpy as np
 import obstore
 import pytest
@@ -95,14 +95,14 @@ def test_images_that_are_not_there(source, tmp_path):
     for wanted, words in (("zz*", "no image's key matches"), ("@none.txt", "none.txt")):
         command = [sys.executable, "-m", "labelstore", "pull", str(source[0].path)]
         command += [str(tmp_path / "copy.zarr"), "--images", wanted]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = commands.run(command)
         assert done.returncode == 1
         assert words in done.stderr
     key = source[0].keys[4]
     (tmp_path / "keys.txt").write_text(f"{key}\n")
     command = [sys.executable, "-m", "labelstore", "pull", str(source[0].path)]
     command += [str(tmp_path / "copy.zarr"), "--images", f"@{tmp_path / 'keys.txt'}", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = commands.run(command, check=True)
     assert json.loads(done.stdout)["num_images"] == 1
     assert labelstore.open(tmp_path / "copy.zarr").keys == (key,)
 
@@ -178,17 +178,13 @@ def test_what_is_refused(tmp_path):
 def test_the_command(source, tmp_path):
     _, remote = source
     command = [sys.executable, "-m", "labelstore", "pull", str(remote.path)]
-    done = subprocess.run(
+    done = commands.run(
         [*command, str(tmp_path / "b.zarr"), "--views", "0:4", "--json"],
-        capture_output=True,
-        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_views"] == 4
     assert labelstore.open(tmp_path / "b.zarr").num_views == 4
     for views, code in (("2:4", 2), ("four", 2)):
-        done = subprocess.run(
-            [*command, "x.zarr", "--views", views], capture_output=True, text=True
-        )
+        done = commands.run([*command, "x.zarr", "--views", views])
         assert done.returncode == code
         assert "Traceback" not in done.stderr

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 
+import commands
 import numpy as np
 import obstore
 import pytest
@@ -264,9 +265,7 @@ def test_missing_credentials_are_named(s3, monkeypatch):
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "labelstore", *arguments], capture_output=True, text=True
-    )
+    return commands.run([sys.executable, "-m", "labelstore", *arguments])
 
 
 def test_inspect_and_verify(sent):

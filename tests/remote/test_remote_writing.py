@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from core_data import files_of, make_planned, read_everything, written
@@ -107,10 +107,10 @@ def test_generate_to_a_bucket(s3, tmp_path):
     command += ["--targets", "none", "--views", "5", "--top-k", "3", "-o"]
     url = f"s3://{s3.bucket}/made/t.zarr"
     for place in (url, str(tmp_path / "t.zarr")):
-        done = subprocess.run([*command, place], capture_output=True, text=True)
+        done = commands.run([*command, place])
         assert done.returncode == 0, done.stderr
     assert read_everything(url) == read_everything(tmp_path / "t.zarr")
-    again = subprocess.run([*command, url], capture_output=True, text=True)
+    again = commands.run([*command, url])
     assert "nothing was done" in again.stderr
 
 
@@ -124,7 +124,7 @@ def test_killed_writers_resume_to_the_same_bytes(s3, tmp_path, monkeypatch):
     bucket, environment = bucket_of(s3, s3.bucket), {**os.environ, "PYTHONPATH": str(TESTS)}
     seen, opened = set(), []
     for count in (1, 12, 50):
-        writer = subprocess.Popen([sys.executable, "-c", code], env=environment)
+        writer = commands.start([sys.executable, "-c", code], env=environment)
         while count_of(bucket, "k.zarr") < count and writer.poll() is None:
             time.sleep(0.002)
         writer.kill()
