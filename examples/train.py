@@ -120,7 +120,8 @@ class Training:
             self.position = start + seen * self.world
             if step % self.options.save_every == 0 and step < steps:
                 self.save(seen)
-                self.tell(f"epoch {self.epoch + 1}, step {step} of {steps}: loss {loss:.4f}")
+                shown = f"{self.position} of {len(self.sampler.plan.images)} photos"
+                self.tell(f"epoch {self.epoch + 1}, {shown}: loss {loss:.4f}")
         mean = torch.stack(losses).mean().item()  # waits for the device
         whole = 1000 * (time.perf_counter() - begin) / steps
         labels = self.label_milliseconds(target, logits)
@@ -170,6 +171,9 @@ class Training:
     @torch.inference_mode()
     def top_1(self, data: ImageFolder) -> float:
         self.student.eval()
+        if self.world > 1:  # the student that is saved has the statistics of process 0
+            for buffer in self.student.buffers():
+                dist.broadcast(buffer, 0)
         own = Subset(data, range(self.rank, len(data), self.world))
         right = torch.zeros((), device=self.device)
         for pixels, targets in DataLoader(own, **self.loading):

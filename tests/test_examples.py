@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import os
@@ -132,7 +133,7 @@ def test_a_student_is_trained_and_validated(work, tmp_path, capsys, precision):
     validation = ("--validation", str(work / "validation"), "--precision", precision)
     train.main(arguments(work, tmp_path, *validation))
     told = capsys.readouterr().out
-    assert "epoch 1, step 4 of 5: loss" in told
+    assert "epoch 1, 8 of 9 photos: loss" in told
     assert "epoch 2: top-1 " in told
     assert "labels" in told
     student = timm.create_model("test_resnet", num_classes=3)
@@ -150,7 +151,7 @@ def test_a_killed_run_goes_on_to_the_same_student(work, whole, tmp_path):
         env=environment(work),
     )
     for line in run.stdout:
-        if line.startswith("epoch 2, step 2"):
+        if line.startswith("epoch 2, "):
             run.send_signal(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
     run.stdout.close()
@@ -166,7 +167,7 @@ def test_what_a_student_draws_is_the_same_after_a_stop(work, tmp_path, monkeypat
 
     def interrupted(self, text):
         tell(self, text)
-        if text.startswith("epoch 1, step 4"):
+        if text.startswith("epoch 1, 8 of 9"):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -205,8 +206,14 @@ def test_two_processes_by_torchrun(work, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     # Nine photos, two a step and process; one of the two tells it.
-    assert done.stdout.count("epoch 1, step 2 of 3: loss") == 1
+    assert done.stdout.count("epoch 1, 8 of 9 photos: loss") == 1
     assert done.stdout.count("epoch 2: top-1 ") == 1
+    # What both say of their shares is what the student that is saved says of all.
+    options = {"photos": work / "photos", "store": work / "own.zarr", "out": tmp_path}
+    options |= {"validation": work / "validation", "model": "test_resnet", "size": 32, "epochs": 2}
+    options |= {"batch_size": 2, "views_per_image": 2, "lr": 1e-3, "precision": "fp32"}
+    alone = train.Training(argparse.Namespace(**options, workers=0), 1, 0, torch.device("cpu"))
+    assert f"epoch 2: top-1 {alone.top_1(alone.validation_set()):.2%}" in done.stdout
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
 
 
@@ -218,7 +225,7 @@ def test_two_processes_that_are_stopped_go_on_to_the_same_student(work, tmp_path
     command = torchrun(work, tmp_path / "stopped", "--epochs", "20")
     with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as run:
         for line in run.stdout:
-            if line.startswith("epoch 2, step 2"):
+            if line.startswith("epoch 2, "):
                 run.terminate()
     assert not (tmp_path / "stopped" / "student.pt").exists()
     subprocess.run(command, check=True, **options)

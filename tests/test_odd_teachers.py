@@ -162,7 +162,8 @@ class Drops(nn.Module):
 
     def forward(self, images):
         z = self.inner(images)
-        kept = torch.rand(len(z), 1) > self.rate
+        # One draw a class: that two forwards draw alike does not happen.
+        kept = torch.rand(z.shape) > self.rate
         return z + kept * self.depth(z)
 
 

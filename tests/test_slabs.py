@@ -582,3 +582,35 @@ def test_threads_share_the_slabs_of_another_process(tmp_path, folder):
         sys.setswitchinterval(interval)
         holder.communicate("")
         store.slabs.close()
+
+
+FORK_WHILE_A_THREAD_COMPUTES = """
+import os, signal, threading, time
+from labelstore.store.slabs.shared_file import Layout
+begun = threading.Event()
+class Slow(list):
+    def __iter__(self):
+        begun.set()
+        time.sleep(60)
+        return super().__iter__()
+threading.Thread(target=lambda: Layout("slow", {}, Slow()).nbytes, daemon=True).start()
+begun.wait()
+child = os.fork()
+if not child:
+    os._exit(0 if Layout("own", {}, []).nbytes else 1)
+until = time.monotonic() + 10
+while os.waitpid(child, os.WNOHANG) == (0, 0):
+    if time.monotonic() > until:
+        os.kill(child, signal.SIGKILL)
+        print("hangs")
+        break
+    time.sleep(0.01)
+else:
+    print("goes on")
+"""
+
+
+def test_a_fork_while_a_thread_looks_at_a_layout():
+    """The worker does not wait for the thread, which it does not have."""
+    script = [sys.executable, "-c", FORK_WHILE_A_THREAD_COMPUTES]
+    assert subprocess.run(script, capture_output=True, text=True).stdout == "goes on\n"

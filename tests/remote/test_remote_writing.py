@@ -119,7 +119,7 @@ def test_killed_writers_resume_to_the_same_bytes(s3, tmp_path, monkeypatch):
     # A dead writer's lease has to stand still first.
     monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
     url, settings = f"s3://{s3.bucket}/k.zarr", "images=24, views=6, block_images=2"
-    code = "from labelstore import leases; leases.LEASE_SECONDS = 1.0; "
+    code = "from labelstore.storage import leases; leases.LEASE_SECONDS = 1.0; "
     code += f"from core_data import make_planned; make_planned({url!r}, {settings})"
     bucket, environment = bucket_of(s3, s3.bucket), {**os.environ, "PYTHONPATH": str(TESTS)}
     seen, opened = set(), []

@@ -182,7 +182,7 @@ COMPILE = """
 import sys, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from labelstore.torch import kernels
+from labelstore.torch.losses import triton_kernels as kernels
 
 fixed = {"block": 4096, "listed_block": 64, "compared": 16}
 types = {"base": "*fp32", "indices": "*i64", "weights": "*fp32", "losses": "*fp32",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from core_data import written
+from core_data import make_planned, written
 
 import labelstore
 from labelstore import FerKD
@@ -255,3 +255,32 @@ def test_an_order_of_few_images_leaves_the_slabs_of_another_alone(tmp_path, fold
         views = {view for show in sampler for view in show.views}
         assert {view // 4 for view in views} <= set(store.slabs._slabs)
     store.slabs.close()
+
+
+IMPORTS_OF_THREADS = """
+import sys, threading
+late = []
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if threading.current_thread() is not threading.main_thread():
+            late.append(name)
+sys.meta_path.insert(0, Finder)
+import labelstore
+from labelstore.training.epochs import EpochOrder
+from labelstore.training.read_ahead import Prefetcher
+store = labelstore.open(sys.argv[1])
+ahead = Prefetcher(EpochOrder(store, 2))
+for epoch in range(2):
+    ahead.start(epoch)
+    ahead.wait(epoch)
+assert store.slabs.held()
+print(late)
+"""
+
+
+def test_the_background_imports_nothing(tmp_path, suffix):
+    """A data loader that forks meanwhile would leave its workers waiting for the import to end."""
+    make_planned(tmp_path / f"a.{suffix}")
+    command = [sys.executable, "-c", IMPORTS_OF_THREADS, str(tmp_path / f"a.{suffix}")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -16,7 +16,9 @@ import json
 import math
 import mmap
 import os
+import sys
 import tempfile
+import threading
 import time
 import uuid
 from dataclasses import dataclass
@@ -392,5 +394,22 @@ def _forget_unfinished() -> None:
     _making.clear()
 
 
+def _open_properties() -> None:
+    """In a forked process: do not wait for properties that the parent's threads were computing.
+
+    Before Python 3.12 a ``functools.cached_property`` has one lock for all objects of its class.
+    """
+    modules = [module for name, module in [*sys.modules.items()] if name.startswith("labelstore")]
+    classes = {value for module in modules for value in vars(module).values() if _is_class(value)}
+    for held in (value for owner in classes for value in vars(owner).values()):
+        if isinstance(held, functools.cached_property) and hasattr(held, "lock"):
+            held.lock = threading.RLock()
+
+
+def _is_class(value: object) -> bool:
+    return isinstance(value, type) and value.__module__.startswith("labelstore")
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_unfinished)
+    os.register_at_fork(after_in_child=_open_properties)

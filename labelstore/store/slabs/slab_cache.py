@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import os
 import threading
 import time
@@ -269,6 +270,9 @@ class SlabCache:
             self._pending = {group for group in wanted if group not in self._slabs}
             for group in [group for group in self._slabs if group not in wanted]:
                 self._slabs.pop(group).close()
+        # np.unique imports it when it is first called. In the thread, a data loader that forks
+        # meanwhile would leave its workers a lock of the import that nobody opens.
+        importlib.import_module("numpy.ma")
         self._thread = threading.Thread(target=self._work, args=(wanted,), daemon=True)
         self._thread.start()
 
