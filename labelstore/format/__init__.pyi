@@ -2,4 +2,8 @@ from . import codecs as codecs
 from .arrays import ArraySpec as ArraySpec
 from .blocks import BlockCodes as BlockCodes, BlockData as BlockData
 from .codecs import QUANTIZERS as QUANTIZERS
-from .manifest import FORMAT_VERSION as FORMAT_VERSION, Manifest as Manifest
+from .manifest import (
+    FORMAT_VERSION as FORMAT_VERSION,
+    Manifest as Manifest,
+    StoreSettings as StoreSettings,
+)

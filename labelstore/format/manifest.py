@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from dataclasses import dataclass, field
-from importlib import resources
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import xxhash
 
 from labelstore.errors import CorruptError, FormatError, UsageError
 from labelstore.format import codecs
+from labelstore.format.schema import number_problem, schema_problem
 from labelstore.storage.untrusted import parsed
 from labelstore.views.law import ViewLaw
 
@@ -34,6 +34,7 @@ __all__ = [
     "LOGITS_PROBE",
     "Encoding",
     "Manifest",
+    "StoreSettings",
     "differences",
     "fingerprint",
 ]
@@ -56,6 +57,31 @@ LOGITS_PROBE = "logits_probe"
 
 EXPLICIT = "explicit"
 """The law of a store whose boxes and flips are stored beside its labels."""
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """How labels are to be stored; None: as who makes the store says of each setting.
+
+    The ranges are those of ``Manifest``, which refuses others.
+    """
+
+    k: int | None = None
+    """Classes stored of each label."""
+    quantizer: str | None = None
+    """A name from ``labelstore.format.codecs``."""
+    prior_size: int | None = None
+    """Classes of each image's prior list; 0 for none."""
+    top_p: float | None = None
+    """Keep only as many of the k classes as this probability mass needs."""
+    block_images: int | None = None
+    """Images of a block, the unit that is committed."""
+    group_views: int | None = None
+    """Views of a group, the unit that is read."""
+
+    def chosen(self) -> dict[str, Any]:
+        """The settings that are not None, by name: what a ``Manifest`` is to have instead."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -150,6 +176,18 @@ class Manifest:
         return _digest(self._body())
 
     @property
+    def settings(self) -> StoreSettings:
+        """How the labels are stored."""
+        return StoreSettings(
+            self.k,
+            self.quantizer,
+            self.prior_size,
+            self.top_p,
+            self.block_images,
+            self.group_views,
+        )
+
+    @property
     def teachers(self) -> tuple[Mapping[str, Any], ...]:
         """What made the labels: the teacher; of merged stores those of all; () where unknown."""
         if self.teacher is not None:
@@ -177,7 +215,7 @@ class Manifest:
             document = {**self._body(), "id": self.id}
         except (TypeError, ValueError) as error:
             raise UsageError(f"the manifest cannot be written as JSON ({error}).") from error
-        problem = _schema_problem(document)
+        problem = schema_problem(document)
         if problem:
             raise UsageError(f"the store cannot be described: {problem}: correct that field.")
         return document
@@ -217,7 +255,7 @@ class Manifest:
         """
         _check_version(document, where)
         with parsed(where):
-            problem = _schema_problem(document) or _number_problem(document)
+            problem = schema_problem(document) or number_problem(document)
         if problem:
             raise CorruptError(
                 f"{where}: the manifest is malformed at {problem}: its file was changed or "
@@ -339,42 +377,3 @@ def _check_version(document: Any, where: str) -> None:
             f"{where} has format version {version!r}, this labelstore reads {FORMAT_VERSION}: "
             "install the labelstore release that made it, or a newer one."
         )
-
-
-@functools.cache
-def _validator() -> Any:
-    import jsonschema
-
-    text = resources.files("labelstore.schemas").joinpath("manifest.schema.json").read_text()
-    draft = jsonschema.Draft202012Validator
-    # JSON Schema takes 1.0 for an integer, and nothing else here does.
-    types = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    return jsonschema.validators.extend(draft, type_checker=types)(json.loads(text))
-
-
-def _schema_problem(document: Any) -> str | None:
-    """Where a document breaks the schema, and how; None when it does not."""
-    error = next(iter(_validator().iter_errors(document)), None)
-    if error is None:
-        return None
-    place = "/".join(str(step) for step in error.absolute_path) or "its top level"
-    return f"{place} ({error.message[:200]})"
-
-
-def _number_problem(document: Any) -> str | None:
-    """Where numbers of a document that fits the schema make no store; None when they do."""
-    labels, views = document["labels"], document["views"]
-    classes, names, law = labels["num_classes"], labels["class_names"], views["law"]
-    for name in ("k", "prior_size"):
-        if labels[name] > classes:
-            return f"labels/{name} ({labels[name]} of {classes} classes)"
-    if names is not None and len(names) != classes:
-        return f"labels/class_names ({len(names)} names of {classes} classes)"
-    if isinstance(law, dict):
-        for name in ("scale", "ratio"):
-            if law[name][0] > law[name][1]:
-                return f"views/law/{name} ({law[name]} falls)"
-    for number, entry in enumerate(document["probe"]):
-        if entry["view"] >= views["count"]:
-            return f"probe/{number}/view ({entry['view']} of {views['count']} views)"
-    return None
