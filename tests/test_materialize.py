@@ -290,7 +290,7 @@ def test_one_that_was_named_meanwhile_is_met(tmp_path, monkeypatch):
             materialize(store, tmp_path / "copy")
         flock(file, root, kind)
 
-    monkeypatch.setattr(local_files, "_flock", late)
+    monkeypatch.setattr(locks, "_flock", late)
     assert materialize(store, tmp_path / "copy").already_there
     assert everything(labelstore.open(tmp_path / "copy")) == everything(store)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "s.zarr"]

@@ -11,8 +11,7 @@ from labelstore.errors import LabelError, UsageError
 from labelstore.format.arrays import (
     LABELLED,
     UNREADABLE,
-    array_digest,
-    images_digest,
+    commit_row,
     prior_arrays,
     view_arrays,
 )
@@ -159,18 +158,7 @@ class BlockCodes:
 
     def commit_row(self, manifest: Manifest, block: int) -> npt.NDArray[np.uint64]:
         """(columns,) uint64: the digests by which readers know that this is what was committed."""
-        row = [images_digest(manifest.id, block, self.images)]
-        for spec in view_arrays(manifest):
-            codes = self.views[spec.name]
-            row += [
-                array_digest(
-                    manifest.id, spec.name, block, group, codes[:, manifest.group_slice(group)]
-                )
-                for group in range(manifest.num_groups)
-            ]
-        if self.priors:
-            row.append(images_digest(manifest.id, block, self.priors, "prior"))
-        return np.array(row, dtype="<u8")
+        return commit_row(manifest, block, self.arrays)
 
 
 def block_codes(data: BlockData, manifest: Manifest, block: int) -> BlockCodes:

@@ -25,7 +25,7 @@ from labelstore.torch import (
     collate_views,
     soft_cross_entropy,
 )
-from labelstore.torch.labels.recover import recover
+from labelstore.torch.labels import recover
 from labelstore.torch.labels.stored_labels import TorchTopK, _spread as spread_on_device
 from labelstore.training.recovery import Recovery
 

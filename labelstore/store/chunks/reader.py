@@ -16,12 +16,15 @@ import xxhash
 
 from labelstore.errors import CorruptError, IncompleteError, StoreError
 from labelstore.format.arrays import (
+    IMAGES_COLUMN,
+    PRIOR_COLUMN,
     UNREADABLE,
     array_digest,
     image_arrays,
     images_digest,
     prior_arrays,
     view_arrays,
+    view_columns,
 )
 from labelstore.format.encoding import decode_prior
 from labelstore.format.validity import image_problem, label_problem, prior_problem, top_problem
@@ -64,6 +67,7 @@ class BlockReader:
         self.path = path
         self._backend = backend
         self._specs = view_arrays(manifest)
+        self._columns = view_columns(manifest)
         self._part_of = {spec.name: part for part, spec in enumerate(self._specs)}
         num_chunks = manifest.num_blocks * manifest.num_groups
         chunk_shape = (
@@ -133,9 +137,9 @@ class BlockReader:
 
         Of the prior lists for None; 0 where a block is not committed.
         """
-        columns = [self._commits.shape[1] - 1]
+        columns = [PRIOR_COLUMN]
         if group is not None:
-            columns = [self._column(spec.name, group) for spec in self._specs]
+            columns = [self._columns[spec.name][group] for spec in self._specs]
         return self._commits[:block_stop, columns]
 
     def images(self, block: int) -> Codes:
@@ -145,7 +149,7 @@ class BlockReader:
     def images_of(self, blocks: Sequence[int]) -> Iterator[Codes]:
         """The measured image arrays of some blocks, in order."""
         for block, found in self._blocks_of(blocks, image_arrays(self.manifest)):
-            if images_digest(self.manifest.id, block, found) != self._commits[block, 0]:
+            if images_digest(self.manifest.id, block, found) != self._commits[block, IMAGES_COLUMN]:
                 raise self._corrupt("images", block, None)
             self._require_none(image_problem(found), "images/status", block, None)
             self._unreadable[block] = found["images/status"] == UNREADABLE
@@ -179,7 +183,10 @@ class BlockReader:
     def prior_codes_of(self, blocks: Sequence[int]) -> Iterator[Codes]:
         """Codes of the prior lists of some blocks' images, in order; not kept."""
         for block, codes in self._blocks_of(blocks, prior_arrays(self.manifest)):
-            if images_digest(self.manifest.id, block, codes, "prior") != self._commits[block, -1]:
+            if (
+                images_digest(self.manifest.id, block, codes, "prior")
+                != self._commits[block, PRIOR_COLUMN]
+            ):
                 raise self._corrupt("images/prior_classes", block, None)
             problem = prior_problem(codes, self.manifest.num_classes)
             self._require_none(problem, "images/prior_classes", block, None)
@@ -333,7 +340,7 @@ class BlockReader:
 
     def _digest(self, name: str, block: int, group: int) -> int:
         """The commit digest of an array's chunk."""
-        return int(self._commits[block, 1 + self._part_of[name] * self.manifest.num_groups + group])
+        return int(self._commits[block, self._columns[name][group]])
 
     def _fetch_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
         """As ``_verified_chunks``, from the backend."""
@@ -421,12 +428,8 @@ class BlockReader:
 
     def _check(self, name: str, block: int, group: int, codes: npt.NDArray[Any]) -> None:
         found = array_digest(self.manifest.id, name, block, group, codes)
-        if found != self._commits[block, self._column(name, group)]:
+        if found != self._commits[block, self._columns[name][group]]:
             raise self._corrupt(name, block, group)
-
-    def _column(self, name: str, group: int) -> int:
-        """The column of a commit row that holds the digest of an array's group."""
-        return 1 + self._part_of[name] * self.manifest.num_groups + group
 
     def _require_committed(self, block: int) -> None:
         if not self._commits[block, 0]:
