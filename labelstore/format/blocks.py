@@ -227,7 +227,7 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
 
 def _prior_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
     rows = manifest.block_slice(block)
-    given = {
+    by_name = {
         "images/prior_classes": data.prior_classes,
         "images/prior_power": data.prior_power,
         "images/prior_probs": (
@@ -238,7 +238,7 @@ def _prior_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
     }
     codes: Codes = {}
     for spec in prior_arrays(manifest):
-        array, shape = given[spec.name], (rows.stop - rows.start, *spec.shape[1:])
+        array, shape = by_name[spec.name], (rows.stop - rows.start, *spec.shape[1:])
         if array is None or array.shape != shape:
             raise LabelError(
                 f"block {block} has {spec.name} of shape {None if array is None else array.shape}, "

@@ -292,9 +292,9 @@ class Manifest:
         problem = "its numbers make no store"
         # What a UsageError advises is meant for who makes one.
         with contextlib.suppress(UsageError):
-            found = cls._from_body(body)
-            if found.id == document["id"]:
-                return found
+            manifest = cls._from_body(body)
+            if manifest.id == document["id"]:
+                return manifest
             # 1 where version 1 has 1.0: another text, and so another digest.
             problem = "it is written otherwise than this format is"
         raise CorruptError(

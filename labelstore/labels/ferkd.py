@@ -394,8 +394,8 @@ def _known(
     targets: npt.ArrayLike | None, shape: tuple[int, ...], purpose: str
 ) -> npt.NDArray[np.int64]:
     """Ground truth broadcast to ``shape``, all of it known; LabelError otherwise."""
-    given = np.asarray(-1 if targets is None else targets, dtype=np.int64)
-    known = np.broadcast_to(given, shape)
+    truths = np.asarray(-1 if targets is None else targets, dtype=np.int64)
+    known = np.broadcast_to(truths, shape)
     missing = int((known < 0).sum())
     if missing:
         raise LabelError(
