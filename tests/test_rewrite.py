@@ -7,7 +7,7 @@ import pytest
 from core_data import written
 
 import labelstore
-from labelstore.format.blocks import PriorLists, block_codes, empty_block
+from labelstore.format.blocks import BlockPriors, block_codes, empty_block
 from labelstore.format.manifest import StoreSettings
 from labelstore.labels import prior
 from labelstore.operations.merge import merge
@@ -105,7 +105,7 @@ def test_lists_of_a_block_are_those_of_each_image(tmp_path):
     store = labelstore.write(
         tmp_path / "a.zarr", indices, probs, 9, means=truth.mean(1), prior_size=5
     )
-    lists = PriorLists(store.manifest, 4)
+    lists = BlockPriors(store.manifest, 4)
     for image in range(4):
         lists.fit(image, truth[image].mean(0), indices[image], probs[image])
         classes, codes, power = prior.fit(truth[image].mean(0), indices[image], probs[image], 5)
@@ -115,5 +115,5 @@ def test_lists_of_a_block_are_those_of_each_image(tmp_path):
     data = empty_block(store.manifest, 4)
     assert data.boxes is None
     without = written(tmp_path / "b.zarr", 4, 3, 2, 9)[0].manifest
-    assert PriorLists(without, 4).arrays() == {}
+    assert BlockPriors(without, 4).arrays() == {}
     assert not block_codes(data, without, 0).priors

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BlockCodes",
     "BlockData",
-    "PriorLists",
+    "BlockPriors",
     "block_codes",
     "check_table",
     "default_block_images",
@@ -94,7 +94,7 @@ def empty_block(manifest: Manifest, count: int) -> BlockData:
     )
 
 
-class PriorLists:
+class BlockPriors:
     """The prior lists of a block's images, empty until they are fitted, image after image."""
 
     def __init__(self, manifest: Manifest, count: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from labelstore.errors import MismatchError, UsageError
-from labelstore.format.blocks import PriorLists
+from labelstore.format.blocks import BlockPriors
 from labelstore.format.manifest import StoreSettings
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import largest, mean_distribution
@@ -219,7 +219,7 @@ def _manifest(
 def _block(means: _Means, new: Manifest, rows: slice) -> BlockData:
     """The data of a run of images."""
     data, labelled = unlabelled_block(means.both, new, rows)
-    lists = PriorLists(new, rows.stop - rows.start)
+    lists = BlockPriors(new, rows.stop - rows.start)
     for row in labelled.tolist():
         labels, _ = means(rows.start + row)
         top = largest(labels, new.k)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.format.blocks import PriorLists
+from labelstore.format.blocks import BlockPriors
 from labelstore.format.manifest import StoreSettings
 from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
@@ -125,7 +125,7 @@ def _group_views(store: Store, path: str | os.PathLike[str], asked: int | None) 
 def _block(store: Store, new: Manifest, rows: slice) -> BlockData:
     """The data of a run of images, in the new store's k and prior size."""
     data, labelled = unlabelled_block(store, new, rows)
-    lists = PriorLists(new, rows.stop - rows.start)
+    lists = BlockPriors(new, rows.stop - rows.start)
     # Quantized probabilities may reach the mass a class earlier than the exact ones did.
     cut = new.top_p == store.manifest.top_p
     views = np.arange(new.num_views)

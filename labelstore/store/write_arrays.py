@@ -13,7 +13,7 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.format import codecs
-from labelstore.format.blocks import BlockData, PriorLists, check_table, default_block_images
+from labelstore.format.blocks import BlockData, BlockPriors, check_table, default_block_images
 from labelstore.format.manifest import EXPLICIT, Manifest, StoreSettings, fingerprint
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.rewrite import write_blocks
@@ -153,7 +153,7 @@ def write(
     manifest = dataclasses.replace(manifest, producer={LABELS: _digest(arrays, manifest)})
 
     def block(rows: slice) -> BlockData:
-        lists = PriorLists(manifest, rows.stop - rows.start)
+        lists = BlockPriors(manifest, rows.stop - rows.start)
         if "means" in arrays:
             for row, mean in enumerate(arrays["means"][rows]):
                 image = rows.start + row
