@@ -2,7 +2,7 @@
 
 1,024 views (256 images x 4) of stored labels become FerKD-calibrated, SelfMix-mixed tensors, on one
 core, and the same is done with dense labels, as FKD's code makes them. ``peer`` is dense. With a
-GPU, recovering and calibrating there (``labelstore.torch.labels.recover``) is timed too, the copy
+GPU, recovering and calibrating there (``labelstore.torch.recover``) is timed too, the copy
 of the stored labels included.
 
     python -m benchmarks.batch
@@ -21,8 +21,7 @@ import labelstore
 from benchmarks.common import alternate, ratio, summary, synthetic_labels, write_result
 from labelstore.labels.prior import ImagePrior
 from labelstore.labels.top_k import TopK
-from labelstore.torch import SelfMix, StoredLabels, TorchSoftLabels
-from labelstore.torch.labels import recover
+from labelstore.torch import SelfMix, StoredLabels, TorchSoftLabels, recover
 from labelstore.training.mixing import mixed_labels
 from labelstore.training.recovery import Recovery
 

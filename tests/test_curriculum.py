@@ -14,7 +14,7 @@ import labelstore
 from labelstore.errors import LabelError, UsageError
 from labelstore.labels.ferkd import Action, FerKD
 from labelstore.training.curriculum import confidence_order, curriculum_views
-from labelstore.training.decisions import passing
+from labelstore.training.decisions import view_mask
 
 
 def slow_places(n, epoch, epochs, m, direction):
@@ -158,7 +158,7 @@ def test_discarded_views_take_no_part(tmp_path):
     passes = rule.decide(probs[..., 0]) != Action.DISCARDED
     counts = passes.sum(axis=1)
     assert counts.min() == 0 < counts.max()
-    found = confidence_order(store, rule, passing=passing(store, rule, 2), least=2)
+    found = confidence_order(store, rule, mask=view_mask(store, rule, 2), least=2)
     every = slow_order(probs[..., 0])
     for row, count, order, good in zip(found.views, found.counts, every, passes, strict=True):
         kept = [view for view in order if good[view]]

@@ -12,7 +12,8 @@ from core_data import make_planned, planned, written
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, UsageError
 from labelstore.store.writer import StoreWriter
-from labelstore.training.decisions import passing
+from labelstore.training.decisions import decisions, view_mask
+from labelstore.training.recovery import Recovery
 from labelstore.views.law import ViewLaw
 
 
@@ -300,7 +301,43 @@ def test_a_rule_by_the_ground_truth_takes_it_from_whoever_knows_it(tmp_path, com
     rule = labelstore.FerKD(0.005, 0.01, 0.5, confidence="target", ensemble=combine)
     topk = both.read(np.arange(11)[:, None], np.arange(6))
     action = rule.apply(topk, both.targets[:, None], "uniform").action
-    found = passing(both, rule, 1)
+    found = view_mask(both, rule, 1)
     expected = action != labelstore.Action.DISCARDED
     assert 0 < expected.sum() < expected.size
     assert (found.passes(np.arange(11)) == expected).all()
+
+
+@pytest.mark.parametrize("combine", ["all", "any", "mean"])
+def test_a_store_and_an_ensemble_of_it_alone_read_the_same(tmp_path, combine):
+    """What training does asks for members, be it of a store: it is its own only one."""
+    store, _ = make_planned(tmp_path / "a.zarr")
+    (itself,) = store.members
+    assert itself is store
+    assert store.weights.tolist() == [1.0]
+    assert store.id == store.manifest.id
+    assert store.member_rows(0).tolist() == list(range(store.num_images))
+    alone = labelstore.ensemble([store])
+    images, views = np.arange(store.num_images)[:, None], np.arange(store.num_views)
+    topk = store.read(images, views)
+    rule = labelstore.FerKD(0.1, 0.3, 0.9, ensemble=combine, smoothing=0.2)
+    targets = store.targets[:, None]
+    labels, _, action = Recovery.of(store, ferkd=rule)(topk, targets)
+    labels_alone, _, action_alone = Recovery.of(alone, ferkd=rule)(
+        alone.read(images, views), targets
+    )
+    assert len(set(action.reshape(-1).tolist())) > 1
+    assert (action == action_alone).all()
+    assert (labels.dense() == labels_alone.dense()).all()
+    decided, decided_alone = decisions(store, rule), decisions(alone, rule)
+    assert (decided.passes == decided_alone.passes).all()
+    assert (decided.calibrated == decided_alone.calibrated).all()
+    assert decided.counts == decided_alone.counts
+
+
+def test_a_key_with_a_nul_is_no_key_of_an_ensemble(tmp_path):
+    """As of a store: NumPy's own strings would lose it and name another image."""
+    store, _, _ = written(tmp_path / "a.zarr")
+    for reader in (store, labelstore.ensemble([store])):
+        assert reader.positions([store.keys[3]]).tolist() == [3]
+        with pytest.raises(NotFoundError):
+            reader.positions([store.keys[3] + "\0"])

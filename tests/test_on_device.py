@@ -20,8 +20,7 @@ from labelstore.producer.generation import generate
 from labelstore.producer.settings import Recipe
 from labelstore.teachers.load import create_model, load_teacher
 from labelstore.teachers.top_k import top_k
-from labelstore.torch import StoredLabels, soft_cross_entropy
-from labelstore.torch.labels import recover
+from labelstore.torch import StoredLabels, recover, soft_cross_entropy
 from labelstore.training.recovery import Recovery
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

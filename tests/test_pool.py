@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from labelstore.format.arrays import ArraySpec
-from labelstore.store.chunks.memory_cache import ChunkPool
+from labelstore.store.chunks.memory_cache import ChunkCache
 
 IMAGES, VIEWS, CHUNKS = 3, 2, 7
 SPECS = (
@@ -49,7 +49,7 @@ def expected(chunks, images, views):
     batches=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 1000)), min_size=1, max_size=8),
 )
 def test_every_entry_is_its_own_whatever_was_given_up(cache_bytes, batches):
-    pool = ChunkPool(SPECS, (IMAGES, VIEWS), CHUNKS, cache_bytes)
+    pool = ChunkCache(SPECS, (IMAGES, VIEWS), CHUNKS, cache_bytes)
     asked = []
 
     def load(chunks):
@@ -71,7 +71,7 @@ def test_every_entry_is_its_own_whatever_was_given_up(cache_bytes, batches):
 
 
 def test_a_load_that_fails_leaves_no_chunk_behind():
-    pool = ChunkPool(SPECS, (IMAGES, VIEWS), CHUNKS, SLOT_BYTES * 3)
+    pool = ChunkCache(SPECS, (IMAGES, VIEWS), CHUNKS, SLOT_BYTES * 3)
     where = (np.array([0, 1, 2]), np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64))
 
     def broken(chunks):
@@ -89,7 +89,7 @@ def test_a_load_that_fails_leaves_no_chunk_behind():
 
 
 def test_threads_may_share_it():
-    pool = ChunkPool(SPECS, (IMAGES, VIEWS), CHUNKS, SLOT_BYTES * 3)
+    pool = ChunkCache(SPECS, (IMAGES, VIEWS), CHUNKS, SLOT_BYTES * 3)
 
     def work(seed):
         where = entries(30, seed)
@@ -103,7 +103,7 @@ def test_threads_may_share_it():
 def test_the_chunk_used_longest_ago_is_given_up_first():
     chunks, room = 400, 200
     spec = ArraySpec("a", np.dtype("<u2"), (chunks, 1), ("image", "view"), 0)
-    pool = ChunkPool((spec,), (1, 1), chunks, 2 * room)
+    pool = ChunkCache((spec,), (1, 1), chunks, 2 * room)
     assert pool.capacity == room
     here, zero = OrderedDict(), np.zeros(1, dtype=np.int64)
     asked = []

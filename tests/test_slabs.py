@@ -21,7 +21,7 @@ import labelstore
 from labelstore.errors import CorruptError, FallbackWarning, NotFoundError, StoreError
 from labelstore.store.chunks.reader import BlockReader
 from labelstore.store.slabs import shared_file
-from labelstore.store.slabs.slab_cache import Slabs
+from labelstore.store.slabs.slab_cache import SlabCache
 from labelstore.store.writer import StoreWriter
 
 ROOMY = 2**26
@@ -281,13 +281,13 @@ def test_many_processes_make_one(tmp_path, folder):
 KILLED = """
 import sys, time, labelstore
 from labelstore.store.slabs import shared_file
-put, stage = shared_file.Writer.put, sys.argv[2]
+put, stage = shared_file.SharedFileWriter.put, sys.argv[2]
 def slow(self, name, row, values):
     put(self, name, row, values)
     if stage == "filling" and row >= 8:
         print("now", flush=True)
         time.sleep(60)
-shared_file.Writer.put = slow
+shared_file.SharedFileWriter.put = slow
 if stage == "publishing":
     def stop(*arguments):
         print("now", flush=True)
@@ -311,7 +311,7 @@ def test_killed_while_it_makes_one(tmp_path, folder, stage):
         store = labelstore.open(plain.path, slab_bytes=ROOMY)
         if stage != "done":
             # What is not whole is nobody's slab.
-            assert shared_file.find(folder, store.slabs._sizes.layout(0, 3)) is None
+            assert shared_file.find(folder, store.slabs._layouts.layout(0, 3)) is None
         process.send_signal(signal.SIGKILL)
     assert len(files_in(folder)) == 1
     slab = store.slab(0)
@@ -331,7 +331,7 @@ def test_what_dead_processes_left_is_swept_away(tmp_path, folder):
         kept = new.slab(0)
         assert len(files_in(folder)) == 2
         process.kill()
-    again = new.slabs._made(1, 3)
+    again = new.slabs._make_file(1, 3)
     assert files_in(folder) == sorted([kept.path.name, again.path.name])
     again.close()
     kept.close()
@@ -365,8 +365,8 @@ def test_a_block_that_was_made_again_makes_another_slab(tmp_path, folder):
 def test_a_file_that_is_not_the_slab_is_not_taken(tmp_path, folder, damage):
     plain, _ = make_planned(tmp_path / "s.zarr")
     store = labelstore.open(plain.path, slab_bytes=ROOMY)
-    layout = store.slabs._sizes.layout(0, 3)
-    held = store.slabs._made(0, 3)
+    layout = store.slabs._layouts.layout(0, 3)
+    held = store.slabs._make_file(0, 3)
     whole = held.path.read_bytes()
     held.close()
     parts = {
@@ -441,7 +441,7 @@ def test_the_folder_of_another_user_is_not_entered(tmp_path, monkeypatch):
     folder = tmp_path / "theirs"
     folder.mkdir()
     monkeypatch.setattr(os, "getuid", lambda: real + 1)
-    slabs = Slabs(store.reader, store._labels, ROOMY, folder)
+    slabs = SlabCache(store.reader, store._decoder, ROOMY, folder)
     with pytest.raises(labelstore.errors.StoreError, match="another user"):
         slabs.get(0)
 
@@ -478,7 +478,7 @@ KINDS += ["theirs"] if hasattr(os, "getuid") and os.getuid() == 0 else []
 def test_what_was_planted_is_neither_trusted_nor_waited_for(tmp_path, folder, kind, partial):
     plain, _ = make_planned(tmp_path / "s.zarr")
     store = labelstore.open(plain.path, slab_bytes=ROOMY)
-    layout = store.slabs._sizes.layout(0, 3)
+    layout = store.slabs._layouts.layout(0, 3)
     folder.mkdir(mode=0o700)
     path = folder / (layout.name + (".partial" if partial else ""))
     planted(kind, path)

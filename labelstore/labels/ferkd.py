@@ -199,11 +199,10 @@ class FerKD:
         Raises:
             LabelError: the ground truth is needed and unknown.
         """
-        members = getattr(topk, "members", None)
-        if members is None or self.ensemble == "mean":
+        if len(topk.members) == 1 or self.ensemble == "mean":
             return self._calibrate(topk.recover(tail), topk, targets)
-        calibrated = [self.apply(member, targets, tail) for member in members]
-        return _combine(calibrated, topk.weights, self.ensemble, self.discard)  # type: ignore[union-attr]
+        of_each = [self.apply(member, targets, tail) for member in topk.members]
+        return _combine(of_each, topk.weights, self.ensemble, self.discard)
 
     def rules_for(self, count: int) -> tuple[FerKD, ...]:
         """The rule of each of ``count`` teachers: this one."""
@@ -233,7 +232,7 @@ class FerKD:
                 "a confidence was asked for and neither labels nor topk were given: give one."
             )
         held: Any = labels if topk is None else topk
-        members: tuple[Any, ...] = getattr(held, "members", (held,))
+        members: tuple[Any, ...] = (labels,) if topk is None else topk.members
         if self.confidence == "target":
             shape = members[0].indices.shape[:-1]
             known = _known(targets, shape, 'confidence="target"')
@@ -332,14 +331,14 @@ class EnsembleFerKD:
         The arguments and errors are ``FerKD.apply``'s; also UsageError for labels of another
         number of teachers.
         """
-        members: tuple[TopK, ...] | None = getattr(topk, "members", None)
-        if members is None:
-            return self.rules_for(1)[0].apply(topk, targets, tail)
-        calibrated = [
+        rules = self.rules_for(len(topk.members))
+        if len(rules) == 1:
+            return rules[0].apply(topk, targets, tail)
+        of_each = [
             rule.apply(member, targets, tail)
-            for rule, member in zip(self.rules_for(len(members)), members, strict=True)
+            for rule, member in zip(rules, topk.members, strict=True)
         ]
-        return _combine(calibrated, topk.weights, self.ensemble, self.discard)  # type: ignore[union-attr]
+        return _combine(of_each, topk.weights, self.ensemble, self.discard)
 
     def confidence_of(
         self,

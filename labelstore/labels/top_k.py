@@ -72,6 +72,16 @@ class TopK:
             )
 
     @property
+    def members(self) -> tuple[TopK, ...]:
+        """The labels of each teacher, as of an ``EnsembleTopK``: these, of one."""
+        return (self,)
+
+    @property
+    def weights(self) -> Float64Array:
+        """(1,) float64: the teacher's weight, 1."""
+        return np.ones(1)
+
+    @property
     def k(self) -> int:
         """How many classes of each label are stored."""
         return int(self.indices.shape[-1])

@@ -13,7 +13,7 @@ import numpy as np
 
 from labelstore.errors import NotFoundError, UsageError
 from labelstore.labels.ferkd import FerKD
-from labelstore.store.ensembles import Ensemble, opened_reader
+from labelstore.store.ensembles import opened_reader
 from labelstore.store.slabs.slab import label_bytes
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
 from labelstore.training.budget import budget_images, budget_share
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import EnsembleFerKD
-    from labelstore.store.store import Store
+    from labelstore.store.label_reader import LabelReader
     from labelstore.training.decisions import Counts, Decisions
 
     Int64Array = npt.NDArray[np.int64]
@@ -43,7 +43,7 @@ SAMPLE_EPOCHS = 8
 
 
 def dry_run(
-    reader: Store | Ensemble | str | os.PathLike[str],
+    reader: LabelReader | str | os.PathLike[str],
     ferkd: FerKD | EnsembleFerKD | None = None,
     *,
     views_per_image: int = 1,
@@ -161,7 +161,7 @@ def dry_run(
     }
 
 
-def _check(reader: Store | Ensemble, schedule: str, views_per_image: int, epochs: Any) -> None:
+def _check(reader: LabelReader, schedule: str, views_per_image: int, epochs: Any) -> None:
     if schedule not in get_args(Schedule):
         raise UsageError(
             f"schedule is {schedule!r}, expected one of {', '.join(get_args(Schedule))}: choose "
@@ -181,12 +181,11 @@ def _check(reader: Store | Ensemble, schedule: str, views_per_image: int, epochs
         raise UsageError(f"epochs is {epochs}, expected at least 1.")
 
 
-def _stores(reader: Store | Ensemble) -> list[dict[str, Any]]:
-    members = reader.members if isinstance(reader, Ensemble) else (reader,)
-    weights = reader.weights.tolist() if isinstance(reader, Ensemble) else [1.0]
+def _stores(reader: LabelReader) -> list[dict[str, Any]]:
+    weights = reader.weights.tolist()
     return [
-        {"path": str(member.path), "id": member.manifest.id, "weight": weight}
-        for member, weight in zip(members, weights, strict=True)
+        {"path": str(member.path), "id": member.id, "weight": weight}
+        for member, weight in zip(reader.members, weights, strict=True)
     ]
 
 
@@ -211,7 +210,7 @@ def _quartiles(values: Int64Array) -> dict[str, Any]:
 
 
 def _spread(
-    reader: Store | Ensemble,
+    reader: LabelReader,
     decided: Decisions,
     images: Int64Array,
     left: Int64Array,
@@ -240,19 +239,19 @@ def _spread(
     return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
 
-def _reading(reader: Store | Ensemble, spread: npt.NDArray[np.float64]) -> dict[str, Any]:
+def _reading(reader: LabelReader, spread: npt.NDArray[np.float64]) -> dict[str, Any]:
     """Which part of the labels an epoch needs, and which part of that is in memory."""
     manifest = reader.manifest
     groups = float(np.count_nonzero(spread, axis=1).mean())
-    members = reader.members if isinstance(reader, Ensemble) else (reader,)
     on_disk = sum(
         size
-        for member in members
+        for member in reader.members
         for part, size in member.bytes_by_part().items()
         if part.startswith("labels/")
     )
     in_memory = sum(
-        label_bytes(member.manifest) * member.num_images * reader.num_views for member in members
+        label_bytes(member.manifest) * member.num_images * reader.num_views
+        for member in reader.members
     )
     # Of a group that does not fit alone the first images are held.
     room = SLAB_BYTES * manifest.num_groups / in_memory

@@ -11,14 +11,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.errors import MismatchError, NotFoundError, UsageError
-from labelstore.format.manifest import EXPLICIT, fingerprint
+from labelstore.errors import NotFoundError, UsageError
+from labelstore.format.manifest import fingerprint
 from labelstore.labels.ensemble import EnsembleTopK
-from labelstore.store.indexing import as_array, in_range
+from labelstore.store.alignment import Images, align
+from labelstore.store.indexing import in_range, positions_of
 from labelstore.store.store import opened
 from labelstore.views.law import ViewLaw
 
@@ -27,12 +28,11 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.store.label_reader import LabelReader
     from labelstore.store.store import Store
     from labelstore.views.law import Views
 
 __all__ = ["Ensemble", "Images", "ensemble", "opened_all", "opened_reader"]
-
-Images = Literal["strict", "intersection"]
 
 _READ_AGAIN = ("keys", "key_hashes")
 """Cached properties of an ensemble."""
@@ -59,34 +59,21 @@ class Ensemble:
                 f"weights are {', '.join(f'{factor:g}' for factor in factors.ravel())}, expected "
                 f"{len(members)} non-negative numbers that are not all 0, one for each store."
             )
-        if images not in get_args(Images):
-            raise UsageError(
-                f"images is {images!r}, expected one of {', '.join(get_args(Images))}: choose one."
-            )
+        alignment = align(members, images)
+        first = members[0]
         self.members = members
         self.weights = factors / factors.sum()
-        first = self.members[0]
-        for member in self.members[1:]:
-            _check_classes(first, member)
-            if member is not first:
-                _check_laws(first, member, f"{first.path} and {member.path}")
-        shared = _shared(self.members, images)
-        self._rows = tuple(_rows_of(first, member, shared) for member in self.members)
-        self._targets = _targets(self.members, self._rows)
-        self.num_images = len(shared)
-        self.num_views = min(member.num_views for member in self.members)
+        self._rows, self._targets = alignment.rows, alignment.targets
+        self.num_images = len(self._targets)
+        self.num_views = min(member.num_views for member in members)
         self.num_classes = first.num_classes
         self.path = first.path
-        keys = self.keys
-        for number, member in enumerate(self.members[1:], 1):
-            if member is not first:
-                _check_crops(self, number, keys)
         self.manifest = dataclasses.replace(
             first.manifest,
             num_images=self.num_images,
             num_views=self.num_views,
-            fingerprint=fingerprint(keys, self._targets),
-            probe=_probe(first, shared, self.num_views),
+            fingerprint=fingerprint(self.keys, self._targets),
+            probe=_probe(first, self._rows[0], self.num_views),
         )
         """What the first member's says, of the images and views of the ensemble: blocks are runs of
         its images and groups runs of its views, as large as the first member's."""
@@ -172,10 +159,7 @@ class Ensemble:
 
     def positions(self, images: npt.ArrayLike | Sequence[str]) -> npt.NDArray[np.int64]:
         """Positions of images given by position or by key; NotFoundError when out of range."""
-        given = as_array(images, "image")
-        if given.dtype.kind in "US":
-            return self.index_of([str(key) for key in given.reshape(-1)]).reshape(given.shape)
-        return in_range(given, self.num_images, "image", "the ensemble")
+        return positions_of(images, self.index_of, self.num_images, "the ensemble")
 
     def sizes(self, images: npt.ArrayLike) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Widths and heights of images by position, in pixels; -1 where no member knows them."""
@@ -244,13 +228,13 @@ def ensemble(
     return Ensemble(members, weights, images)
 
 
-def opened_reader(store: Store | Ensemble | str | os.PathLike[str]) -> Store | Ensemble:
-    """What reads like a store, or the store at a path or URL, which is opened.
+def opened_reader(store: LabelReader | str | os.PathLike[str]) -> LabelReader:
+    """A store or an ensemble, or the store at a path or URL, which is opened.
 
     Raises:
         Those of ``labelstore.open``.
     """
-    return store if isinstance(store, Ensemble) else opened(store)
+    return opened(store) if isinstance(store, (str, os.PathLike)) else store
 
 
 def opened_all(stores: Sequence[Store | str | os.PathLike[str]]) -> tuple[Store, ...]:
@@ -264,85 +248,6 @@ def opened_all(stores: Sequence[Store | str | os.PathLike[str]]) -> tuple[Store,
     return tuple(opened(store) for store in stores)
 
 
-def _check_classes(first: Store, member: Store) -> None:
-    names = f"{first.path} and {member.path}"
-    if member.num_classes != first.num_classes:
-        raise MismatchError(
-            f"{names} have {first.num_classes} and {member.num_classes} classes, expected the same "
-            "classes: these teachers cannot be averaged."
-        )
-    theirs, ours = member.manifest.class_names, first.manifest.class_names
-    if ours is not None and theirs is not None and ours != theirs:
-        raise MismatchError(f"{names} name their classes differently: they cannot be averaged.")
-
-
-def _shared(members: tuple[Store, ...], images: Images) -> npt.NDArray[np.int64]:
-    """Positions, rising, of the first member's images that all members hold."""
-    first = members[0]
-    shared = np.ones(first.num_images, dtype=bool)
-    for member in members[1:]:
-        if member is first:
-            continue
-        theirs = set(member.keys)
-        held = np.fromiter((key in theirs for key in first.keys), bool, first.num_images)
-        if images == "strict":
-            _check_images(first, member, held)
-        shared &= held
-    if not shared.any():
-        raise MismatchError(
-            f"{' and '.join(str(member.path) for member in members)} share no image (the first "
-            f"key of each is {', '.join(repr(member.keys[0]) for member in members)}): keys are "
-            "paths relative to the source folder, so generate all from one folder."
-        )
-    return np.flatnonzero(shared)
-
-
-def _check_images(first: Store, member: Store, held: npt.NDArray[np.bool_]) -> None:
-    """MismatchError that names the first image that only one of two stores holds."""
-    if held.all() and member.num_images == first.num_images:
-        return
-    if not held.all():
-        owner, key = first, first.keys[int(np.argmin(held))]
-    else:
-        ours = set(first.keys)
-        owner, key = member, next(key for key in member.keys if key not in ours)
-    raise MismatchError(
-        f"{first.path} and {member.path} hold {first.num_images} and {member.num_images} images, "
-        f"expected the same images, but only {owner.path} has {key!r}: generate both from one "
-        'source, or read those that both have (images="intersection", --images intersection).'
-    )
-
-
-def _rows_of(first: Store, member: Store, shared: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Where a member has the shared images."""
-    if member is first:
-        return shared
-    if len(shared) == first.num_images:
-        return member.index_of(first.keys)
-    return member.index_of([first.keys[row] for row in shared.tolist()])
-
-
-def _targets(
-    members: tuple[Store, ...], rows: tuple[npt.NDArray[np.int64], ...]
-) -> npt.NDArray[np.int32]:
-    """Ground truth of the shared images, known where any member knows it."""
-    first = members[0]
-    known = np.array(first.targets[rows[0]], dtype=np.int32)
-    for member, order in zip(members[1:], rows[1:], strict=True):
-        theirs = member.targets[order]
-        differing = np.flatnonzero((known >= 0) & (theirs >= 0) & (known != theirs))
-        if differing.size:
-            place = differing[0]
-            other = next(m for m, r in zip(members, rows, strict=True) if m.targets[r[place]] >= 0)
-            raise MismatchError(
-                f"{other.path} and {member.path} disagree on the ground truth of {differing.size} "
-                f"images, first {first.keys[rows[0][place]]!r}: make both with the same "
-                "class folders or --class-map."
-            )
-        known = np.where(known >= 0, known, theirs)
-    return known
-
-
 def _probe(
     first: Store, shared: npt.NDArray[np.int64], num_views: int
 ) -> tuple[Mapping[str, Any], ...]:
@@ -350,64 +255,3 @@ def _probe(
     entries = [entry for entry in first.manifest.probe if entry["view"] < num_views]
     rows = first.index_of([entry["key"] for entry in entries])
     return tuple(entry for entry, held in zip(entries, np.isin(rows, shared), strict=True) if held)
-
-
-def _check_laws(first: Store, member: Store, names: str) -> None:
-    if member.manifest.law != first.manifest.law:
-        raise MismatchError(
-            f"{names} hold different views ({_told(first.law)} and {_told(member.law)}): "
-            "generate both with the same --seed, --scale, --ratio and --flip."
-        )
-    if first.manifest.law is None:
-        raise MismatchError(
-            f"{names} do not say which crops their labels belong to, so they cannot be aligned: "
-            "make them with a view law or with boxes and flips."
-        )
-
-
-def _check_files(both: Ensemble, number: int, keys: tuple[str, ...]) -> None:
-    """The same files as those of every member before, where both know their digests."""
-    member = both.members[number]
-    digests = member.image_digests(both.member_rows(number))
-    for place, other in enumerate(both.members[:number]):
-        theirs = other.image_digests(both.member_rows(place))
-        differing = np.flatnonzero((digests != theirs) & (digests > 0) & (theirs > 0))
-        if differing.size:
-            raise MismatchError(
-                f"{other.path} and {member.path} were made from other files under the same keys, "
-                f"{differing.size} in all, first {keys[differing[0]]!r}: generate both from the "
-                "same files."
-            )
-
-
-def _told(law: ViewLaw | str | None) -> str:
-    if isinstance(law, ViewLaw):
-        scale, ratio = (
-            " to ".join(f"{bound:.4g}" for bound in part) for part in (law.scale, law.ratio)
-        )
-        return f"seed {law.seed}, scale {scale}, ratio {ratio}, flip {law.flip:.4g}"
-    return "stored boxes" if law == EXPLICIT else "unknown ones"
-
-
-def _check_crops(both: Ensemble, number: int, keys: tuple[str, ...]) -> None:
-    """The same files at the same size, and the same boxes where they are stored."""
-    first, member = both.members[0], both.members[number]
-    names = f"{first.path} and {member.path}"
-    rows, order = both.member_rows(0), both.member_rows(number)
-    ours, theirs = np.stack(first.sizes(rows)), np.stack(member.sizes(order))
-    differing = np.flatnonzero(((ours != theirs) & (ours > 0) & (theirs > 0)).any(axis=0))
-    if differing.size:
-        raise MismatchError(
-            f"{names} were made from photos of other sizes, {differing.size} in all, first "
-            f"{keys[differing[0]]!r}: generate both from the same files."
-        )
-    _check_files(both, number, keys)
-    if first.manifest.law != EXPLICIT:
-        return
-    numbers = np.arange(min(first.num_views, member.num_views))
-    for image, (row, place) in enumerate(zip(rows.tolist(), order.tolist(), strict=True)):
-        a, b = first.views(row, numbers), member.views(place, numbers)
-        if not (np.array_equal(a.box, b.box) and np.array_equal(a.flip, b.flip)):
-            raise MismatchError(
-                f"{names} hold different crops of {keys[image]!r}: their labels cannot be averaged."
-            )

@@ -9,11 +9,13 @@ import numpy as np
 from labelstore.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import numpy.typing as npt
 
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["as_array", "common_shape", "in_range"]
+__all__ = ["as_array", "common_shape", "in_range", "positions_of"]
 
 
 def as_array(given: Any, what: str) -> npt.NDArray[Any]:
@@ -55,3 +57,28 @@ def common_shape(images: Int64Array, views: Int64Array) -> tuple[int, ...]:
             f"images of shape {images.shape} and views of shape {views.shape} do not broadcast "
             "together: give one view an image, or images[:, None] and all views."
         ) from None
+
+
+def positions_of(
+    images: npt.ArrayLike | Sequence[str],
+    index_of: Callable[[list[str]], Int64Array],
+    num_images: int,
+    name: str,
+) -> Int64Array:
+    """Positions of images given by position or by key, in the shape that they come in.
+
+    Args:
+        images: numbers or keys.
+        index_of: positions (n,) of n keys; raises NotFoundError for one that is not there.
+        num_images: how many images there are.
+        name: of what has them, for messages.
+
+    Raises:
+        NotFoundError: no such image.
+    """
+    numbers = as_array(images, "image")
+    if numbers.dtype.kind not in "US":
+        return in_range(numbers, num_images, "image", name)
+    # NumPy's own strings lose a NUL at their end.
+    keys = images if isinstance(images, np.ndarray) else np.array(images, dtype=object)
+    return index_of([str(key) for key in keys.reshape(-1)]).reshape(keys.shape)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from labelstore.format.blocks import BlockData
     from labelstore.format.manifest import Manifest
-    from labelstore.store.ensembles import Ensemble
+    from labelstore.store.label_reader import LabelReader
     from labelstore.store.store import Store
     from labelstore.store.writer import StoreWriter
 
@@ -116,7 +116,7 @@ def write_blocks(
 
 
 def unlabelled_block(
-    source: Store | Ensemble, manifest: Manifest, rows: slice
+    source: LabelReader, manifest: Manifest, rows: slice
 ) -> tuple[BlockData, npt.NDArray[np.int64]]:
     """The data of a run of images with all that is copied, and with labels still to be filled in.
 

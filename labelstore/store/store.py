@@ -9,24 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import (
-    CorruptError,
     IncompleteError,
     MismatchError,
-    NotFoundError,
     UsageError,
 )
-from labelstore.format.arrays import LABELLED, NO_LIST, UNREADABLE, image_arrays
-from labelstore.format.encoding import decode_confidence, decode_labels
-from labelstore.format.manifest import EXPLICIT, Manifest, fingerprint
-from labelstore.format.validity import table_problem
-from labelstore.labels.top_k import TopK
+from labelstore.format.arrays import LABELLED, UNREADABLE, image_arrays
+from labelstore.format.encoding import decode_confidence
+from labelstore.format.manifest import EXPLICIT, Manifest
 from labelstore.storage.location import place_of
 from labelstore.store.backends.registry import backend_of
+from labelstore.store.chunks.label_decoder import LabelDecoder
 from labelstore.store.chunks.reader import BlockReader
-from labelstore.store.indexing import as_array, common_shape, in_range
-from labelstore.store.slabs.slab_cache import Slabs
+from labelstore.store.image_table import ImageTable
+from labelstore.store.indexing import common_shape, in_range, positions_of
+from labelstore.store.slabs.slab_cache import SlabCache
 from labelstore.views.law import ViewLaw, Views
-from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +32,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.errors import StoreError
+    from labelstore.labels.top_k import TopK
     from labelstore.store.slabs.slab import Slab
 
     Codes = dict[str, npt.NDArray[Any]]
@@ -70,7 +68,7 @@ def open(
 
 
 def opened(store: Store | str | os.PathLike[str]) -> Store:
-    """What was given as a store, or as the path or URL of one, which is opened.
+    """A store, or the one at a path or URL, which is opened.
 
     Raises:
         Those of ``open``.
@@ -102,7 +100,9 @@ class Store:
         self.manifest = Manifest.from_json(self._document, str(self.path))
         self._backend.open_arrays(self.manifest)
         self._reader = BlockReader(self._backend, self.manifest, self.path, cache_bytes)
-        self.slabs = Slabs(self._reader, self._labels, slab_bytes)
+        self._table = ImageTable(self._backend, self.manifest, self.path)
+        self._decoder = LabelDecoder(self.manifest, self._reader.prior_lists, self._table)
+        self.slabs = SlabCache(self._reader, self._decoder, slab_bytes)
         """The groups of views that are in memory, and read ahead."""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -125,11 +125,11 @@ class Store:
                 "while it was in use: open it again."
             )
 
-    def _require_id(self, found: Manifest, expected: str) -> None:
-        if found.id != expected:
+    def _require_id(self, manifest: Manifest, expected: str) -> None:
+        if manifest.id != expected:
             raise MismatchError(
-                f"{self.path} was replaced by another store (id {found.id}, expected {expected}) "
-                "while it was in use: open it again."
+                f"{self.path} was replaced by another store (id {manifest.id}, "
+                f"expected {expected}) while it was in use: open it again."
             )
 
     def __repr__(self) -> str:
@@ -138,6 +138,21 @@ class Store:
             f"Store({str(self.path)!r}: {m.num_images} images x {m.num_views} views, "
             f"top {m.k} of {m.num_classes} classes)"
         )
+
+    @property
+    def members(self) -> tuple[Store, ...]:
+        """The stores that are read: this one (``labelstore.store.label_reader``)."""
+        return (self,)
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """(1,) float64: its weight in its own labels, 1."""
+        return np.ones(1)
+
+    @property
+    def id(self) -> str:
+        """The manifest's: of stores with other labels another one."""
+        return self.manifest.id
 
     @property
     def num_images(self) -> int:
@@ -171,42 +186,20 @@ class Store:
 
     # The image table
 
-    @functools.cached_property
-    def _table(self) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
-        keys, targets = self._backend.read_keys(), self._backend.read_targets()
-        found = fingerprint(keys, targets)
-        if found != self.manifest.fingerprint:
-            raise CorruptError(
-                f"{self.path}/images: the table of keys and ground truth has digest {found}, "
-                f"expected {self.manifest.fingerprint}: it was changed or damaged; restore it."
-            )
-        problem = table_problem(keys, targets, self.num_classes)
-        if problem is not None:
-            raise CorruptError(
-                f"{self.path}/images: {problem}: what wrote this table was at fault; make the "
-                "store again."
-            )
-        return keys, targets
-
     @property
     def keys(self) -> tuple[str, ...]:
         """The images' keys, in order."""
-        return self._table[0]
+        return self._table.keys
 
     @property
     def targets(self) -> npt.NDArray[np.int32]:
         """(num_images,) int32 ground-truth class ids in the teacher's classes, -1 unknown."""
-        return self._table[1]
+        return self._table.targets
 
-    @functools.cached_property
+    @property
     def key_hashes(self) -> npt.NDArray[np.uint64]:
         """(num_images,) uint64: what names each image in the view law."""
-        return hash_keys(self.keys)
-
-    @functools.cached_property
-    def _sorted_hashes(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-        order = np.argsort(self.key_hashes, kind="stable")
-        return self.key_hashes[order], order
+        return self._table.key_hashes
 
     def index_of(self, keys: str | Sequence[str]) -> npt.NDArray[np.int64]:
         """(n,) int64 positions of images by key, of one key () int64.
@@ -215,34 +208,16 @@ class Store:
             NotFoundError: names a key that is not there.
         """
         if isinstance(keys, str):
-            return self.index_of([keys]).reshape(())
-        ordered, order = self._sorted_hashes
-        wanted = hash_keys(keys)
-        places = np.searchsorted(ordered, wanted)
-        out = np.empty(len(keys), dtype=np.int64)
-        for row, (key, place) in enumerate(zip(keys, places, strict=True)):
-            # Two keys of one hash stand side by side; the string decides.
-            while place < len(order) and ordered[place] == wanted[row]:
-                if self.keys[order[place]] == key:
-                    out[row] = order[place]
-                    break
-                place += 1
-            else:
-                raise NotFoundError(
-                    f"{self.path} has no image with key {key!r} (one of its keys is "
-                    f"{self.keys[0]!r}): keys are paths relative to the source folder."
-                )
-        return out
+            return self._table.index_of([keys]).reshape(())
+        return self._table.index_of(keys)
 
     def positions(self, images: npt.ArrayLike | Sequence[str]) -> npt.NDArray[np.int64]:
         """Positions of images given by position or by key; NotFoundError when out of range."""
-        given = as_array(images, "image")
-        if given.dtype.kind in "US":
-            if not isinstance(images, np.ndarray):
-                # NumPy's own strings lose a NUL at their end.
-                given = np.array(images, dtype=object)
-            return self.index_of([str(key) for key in given.reshape(-1)]).reshape(given.shape)
-        return in_range(given, self.num_images, "image", str(self.path))
+        return positions_of(images, self.index_of, self.num_images, str(self.path))
+
+    def member_rows(self, number: int) -> npt.NDArray[np.int64]:
+        """(num_images,) int64: where member ``number`` (0) has each image: at its own place."""
+        return np.arange(self.num_images)
 
     def missing_blocks(self) -> list[int]:
         """Blocks that are not committed (as of when the store was opened or refreshed)."""
@@ -273,8 +248,7 @@ class Store:
         document = self._backend.read_manifest()
         if document != self._document:
             # Only then: looking at all of it takes milliseconds.
-            found = Manifest.from_json(document, str(self.path))
-            self._require_id(found, self.manifest.id)
+            self._require_id(Manifest.from_json(document, str(self.path)), self.manifest.id)
         self._reader.refresh()
         self.__dict__.pop("_images", None)
 
@@ -284,8 +258,8 @@ class Store:
         specs = image_arrays(self.manifest)
         whole = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in specs}
         blocks = self._reader.committed_blocks()
-        for block, found in zip(blocks, self._reader.images_of(blocks), strict=True):
-            for name, codes in found.items():
+        for block, arrays in zip(blocks, self._reader.images_of(blocks), strict=True):
+            for name, codes in arrays.items():
                 whole[name][self.manifest.block_slice(block)] = codes
         return whole
 
@@ -355,7 +329,7 @@ class Store:
         if self.law == EXPLICIT:
             rows = np.broadcast_to(rows, shape).reshape(-1)
             columns = np.broadcast_to(columns, shape).reshape(-1)
-            codes = self._gather(rows, columns)
+            codes = self.slabs.gather(rows, columns)
             flip = codes["views/flip"].reshape(shape).astype(bool)
             return Views(box=codes["views/box"].reshape((*shape, 4)), flip=flip)
         raise MismatchError(
@@ -382,33 +356,7 @@ class Store:
         shape = common_shape(rows, columns)
         rows = np.broadcast_to(rows, shape).reshape(-1)
         columns = np.broadcast_to(columns, shape).reshape(-1)
-        return self._labels(rows, columns, shape, self._gather(rows, columns))
-
-    def _labels(
-        self,
-        rows: npt.NDArray[np.int64],
-        columns: npt.NDArray[np.int64],
-        shape: tuple[int, ...],
-        codes: Codes,
-    ) -> TopK:
-        """Labels (*shape, k) of the codes of views (n,)."""
-        ids = codes["labels/classes"][:, 0]
-        broken = ids == np.iinfo(ids.dtype).max
-        if broken.any():
-            raise NotFoundError(
-                f"{self.path} has no labels of {self.keys[int(rows[broken][0])]!r}: the image "
-                "could not be decoded when the store was made; leave it out (store.labelled())."
-            )
-        prior, whole = None, (*shape, self.k)
-        if not self.manifest.prior_size:
-            classes, probs = decode_labels(codes, NO_LIST, rows, self.manifest)
-            return TopK(classes.reshape(whole), probs.reshape(whole), self.num_classes)
-        # The views of an image share its list, which is decoded once.
-        images, place = np.unique(rows, return_inverse=True)
-        lists = self._reader.lists(images)
-        classes, probs = decode_labels(codes, lists.classes, place, self.manifest)
-        prior = lists[place.reshape(shape)]
-        return TopK(classes.reshape(whole), probs.reshape(whole), self.num_classes, prior)
+        return self._decoder.labels(rows, self.slabs.gather(rows, columns), shape)
 
     def slab(self, group: int) -> Slab:
         """Bring a group of views of all images into memory, once for all processes of the machine.
@@ -454,16 +402,6 @@ class Store:
         self, blocks: Sequence[int]
     ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
         for block, codes in zip(blocks, self._reader.top_probs_of(blocks), strict=True):
-            yield self._confidence_block(block, codes)
-
-    def _confidence_block(
-        self, block: int, codes: npt.NDArray[Any]
-    ) -> tuple[slice, npt.NDArray[np.float32]]:
-        plane = decode_confidence(codes, self.manifest)
-        rows = self.manifest.block_slice(block)
-        plane[~self.labelled()[rows]] = np.nan
-        return rows, plane
-
-    def _gather(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> Codes:
-        """Codes of views (n,), by array name."""
-        return self.slabs.gather(rows, columns)
+            rows, plane = self.manifest.block_slice(block), decode_confidence(codes, self.manifest)
+            plane[~self.labelled()[rows]] = np.nan
+            yield rows, plane

@@ -6,7 +6,7 @@ from .join import (
     ViewJoin as ViewJoin,
     WebDatasetViews as WebDatasetViews,
 )
-from .labels.recover import recover as recover
+from .labels.recovery import recover as recover
 from .labels.soft_labels import TorchSoftLabels as TorchSoftLabels
 from .labels.stored_labels import StoredLabels as StoredLabels
 from .losses.losses import (

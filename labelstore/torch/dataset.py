@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 import PIL
@@ -20,7 +20,8 @@ from labelstore.torch.identity import PhotoIdentity
 from labelstore.torch.labels.soft_labels import TorchSoftLabels
 from labelstore.torch.labels.stored_labels import StoredLabels
 from labelstore.torch.photos import Photos
-from labelstore.training.recovery import Recovery
+from labelstore.training.options import part_of, require_known
+from labelstore.training.recovery import Recovery, RecoveryOptions
 
 if TYPE_CHECKING:
     import os
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.labels.ferkd import EnsembleFerKD, FerKD
-    from labelstore.labels.top_k import LabelType, Tail
-    from labelstore.store.ensembles import Ensemble
-    from labelstore.store.store import Store
+    from labelstore.labels.top_k import LabelType
+    from labelstore.store.label_reader import LabelReader
     from labelstore.torch.identity import CheckPhotos
     from labelstore.torch.photos import Decoding
 
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     Channels = Sequence[float]
     Sample = tuple[torch.Tensor, TorchSoftLabels | StoredLabels]
 
-__all__ = ["Show", "SoftLabelDataset"]
+__all__ = ["Show", "SoftLabelDataset", "ViewOptions"]
 
 
 class Show(NamedTuple):
@@ -49,6 +48,26 @@ class Show(NamedTuple):
     """The image's number in the store."""
     views: tuple[int, ...]
     """View numbers."""
+
+
+class ViewOptions(RecoveryOptions, total=False):
+    """How the pixels of views are made, and their labels."""
+
+    size: int | tuple[int, int] | None
+    """Side, or (height, width), of the views in pixels; the teacher's when None."""
+    interpolation: str | None
+    """A name from ``labelstore.images.INTERPOLATIONS``; the teacher's when None."""
+    normalize: Literal["teacher"] | tuple[Channels, Channels] | None
+    """``"teacher"``, which it is when not given: as the teacher's input was; (mean, std) of three
+    channels in 0..1; None: uint8 pixels as they are."""
+    transform: Callable[[Image.Image], torch.Tensor] | None
+    """Applied to each view as a PIL image instead of ``normalize``; returns a tensor of the same
+    shape for every view. None."""
+    decode: Decoding
+    """``"reduced"``: JPEG files are decoded to a half, a quarter or an eighth of their size where
+    all views of an item still have their pixels (``labelstore.images.reduced_jpeg``): faster for
+    photos much larger than the views, but not quite the pixels that the teacher saw. For a source,
+    or items that are encoded bytes. ``"whole"`` when it is not given."""
 
 
 class SoftLabelDataset(torch.utils.data.Dataset[Any]):
@@ -66,21 +85,13 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
     def __init__(
         self,
         dataset: Any,
-        store: Store | Ensemble | str | os.PathLike[str],
+        store: LabelReader | str | os.PathLike[str],
         *,
         keys: Sequence[str] | None = None,
-        size: int | tuple[int, int] | None = None,
-        interpolation: str | None = None,
-        normalize: Literal["teacher"] | tuple[Channels, Channels] | None = "teacher",
-        transform: Callable[[Image.Image], torch.Tensor] | None = None,
-        tail: Tail | None = None,
-        label_type: LabelType | None = None,
-        ferkd: FerKD | EnsembleFerKD | None = None,
-        temperature: float | None = None,
-        decode: Decoding = "whole",
         labels: Literal["recovered", "stored"] = "recovered",
         check_pixels: bool | Literal["raise"] = True,
         check_photos: CheckPhotos = "digest",
+        **options: Unpack[ViewOptions],
     ) -> None:
         """Align photos with a store's labels.
 
@@ -97,30 +108,8 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 ImageFolder or DatasetFolder (or a Subset of one) relative to its ``root``, or to
                 the folder below or above it that the store was made from, as for torchvision's
                 ImageNet.
-            size: side, or (height, width), of the views in pixels; the teacher's when None.
-            interpolation: a name from ``labelstore.images.INTERPOLATIONS``; the teacher's when
-                None.
-            normalize: ``"teacher"``: as the teacher's input was; (mean, std) of three channels in
-                0..1; None: uint8 pixels as they are.
-            transform: applied to each view as a PIL image instead of ``normalize``; returns a
-                tensor of the same shape for every view.
-            tail: how the residual mass is spread; like the image's list of likely classes when None
-                and the store has lists, else evenly.
-            label_type: what labels are recovered to; the store's when None.
-            ferkd: calibrates the labels. With ``discard="mask"`` they have a ``weight``, 0 for
-                discarded views; with ``"replace"`` give it a ``ViewSampler`` of this data set,
-                which shows a discarded view only where an image has no other.
-            temperature: gives labels as if the teacher's logits had been divided by it, whatever
-                the store's temperature: approximate, see ``labelstore.at_temperature``. The
-                store's own when None. Not together with ferkd, whose thresholds are about labels
-                as they are stored.
-            decode: ``"reduced"``: JPEG files are decoded to a half, a quarter or an eighth of their
-                size where all views of an item still have their pixels
-                (``labelstore.images.reduced_jpeg``): faster for photos much larger than the views,
-                but not quite the pixels that the teacher saw. For a source, or items that are
-                encoded bytes.
             labels: ``"recovered"``: ``TorchSoftLabels``, calibrated and averaged over the teachers;
-                ``"stored"``: ``StoredLabels``, of which ``labelstore.torch.labels.recover(stored,
+                ``"stored"``: ``StoredLabels``, of which ``labelstore.torch.recover(stored,
                 data.recovery)`` makes the same on the device. Not together with temperature.
             check_pixels: whether to compare a few views with what the store's producer saw: True
                 warns (``ReplayWarning``), ``"raise"`` raises, False skips it.
@@ -132,18 +121,21 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 exchanged photo of the same size is not noticed, nor one that EXIF mirrors or turns
                 upside down, unless it is one of the few that check_pixels looks at. ``"size"``: the
                 size alone, for copies that were encoded anew. ``"none"``: nothing.
+            options: ``size``, ``interpolation``, ``normalize``, ``transform`` and ``decode``, see
+                ``labelstore.torch.dataset.ViewOptions``; ``tail``, ``label_type``, ``ferkd`` and
+                ``temperature``, see ``labelstore.training.recovery.RecoveryOptions``. With a ferkd
+                that replaces discarded views, give a ``ViewSampler`` this data set.
 
         Raises:
-            UsageError: arguments that are missing or do not fit each other.
+            UsageError: arguments that are missing or do not fit each other. TypeError: an option
+                that is none.
             MismatchError: the photos are not those of the store, or it has no replayable views.
         """
+        require_known("SoftLabelDataset", options, ViewOptions)
         self.store = store = opened_reader(store)
-        self.ferkd = ferkd
-        self.tail: Tail | None = tail
-        self.transform = transform
-        self.recovery = Recovery.of(
-            store, tail=tail, label_type=label_type, ferkd=ferkd, temperature=temperature
-        )
+        self.transform, temperature = options.get("transform"), options.get("temperature")
+        self.recovery = Recovery.of(store, **part_of(RecoveryOptions, options))
+        self.ferkd, self.tail = self.recovery.ferkd, self.recovery.tail
         self.label_type: LabelType = self.recovery.label_type
         if labels not in ("recovered", "stored"):
             raise UsageError(f'labels is {labels!r}, expected "recovered" or "stored": choose one.')
@@ -159,17 +151,19 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 "law or with boxes and flips."
             )
         self.identity = PhotoIdentity(store, check_photos)
-        self._photos = Photos(dataset, store, keys, decode, self.identity)
-        self.size = _size(store, size)
+        self._photos = Photos(dataset, store, keys, options.get("decode", "whole"), self.identity)
+        self.size = _size(store, options.get("size"))
         self.interpolation = str(
-            interpolation or _teacher(store, "interpolation", 'pass interpolation="bilinear"')
+            options.get("interpolation")
+            or _teacher(store, "interpolation", 'pass interpolation="bilinear"')
         )
         if self.interpolation not in INTERPOLATIONS:
             raise UsageError(
                 f"interpolation is {self.interpolation!r}, expected one of "
                 f"{', '.join(INTERPOLATIONS)}: choose one."
             )
-        self._normalize = None if transform is not None else _channels(store, normalize)
+        normalize = options.get("normalize", "teacher") if self.transform is None else None
+        self._normalize = _channels(store, normalize)
         if check_pixels not in (True, False, "raise"):
             raise UsageError(
                 f'check_pixels is {check_pixels!r}, expected True, False or "raise": choose one.'
@@ -219,7 +213,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             MismatchError: a view reaches outside its photo. StoreError, NotFoundError: as
                 ``Store.read``.
         """
-        return self._samples(shows, (partial(_given, photo) for photo in photos))
+        return self._samples(shows, (partial(_decoded_elsewhere, photo) for photo in photos))
 
     def _samples(
         self, shows: Sequence[Show], photos: Iterable[Callable[[Boxes], Photo]]
@@ -291,13 +285,13 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         return photo.cut((top, left, height, width), bool(flip), size, interpolation)
 
     def _transformed(self, view: npt.NDArray[np.uint8]) -> torch.Tensor:
-        made = self.transform(Image.fromarray(view)) if self.transform else None
-        if not isinstance(made, torch.Tensor):
+        tensor = self.transform(Image.fromarray(view)) if self.transform else None
+        if not isinstance(tensor, torch.Tensor):
             raise UsageError(
-                f"the transform made a {type(made).__name__}, expected a tensor: end it with a "
+                f"the transform made a {type(tensor).__name__}, expected a tensor: end it with a "
                 "conversion to a tensor."
             )
-        return made
+        return tensor
 
     def probed(self) -> set[int]:
         """The images of which the producer kept digests of views."""
@@ -340,21 +334,21 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         """Cut the views whose digests the producer kept, and tell when any differs."""
         held = self.has_photo
         probed = [image for image in sorted(self.probed()) if held is None or held[image]]
-        found = [self.differing(self._photos.read(image), image) for image in probed]
-        self.tell(sum(row[0] for row in found), sum(row[1] for row in found), strict, 3)
+        counts = [self.differing(self._photos.read(image), image) for image in probed]
+        self.tell(sum(row[0] for row in counts), sum(row[1] for row in counts), strict, 3)
 
 
-def _teacher(store: Store | Ensemble, name: str, mend: str) -> Any:
+def _teacher(store: LabelReader, name: str, mend: str) -> Any:
     """A value of the store's (first) teacher; UsageError where the store does not say."""
-    made_by = store.manifest.teachers
-    if not made_by or name not in made_by[0]:
+    teachers = store.manifest.teachers
+    if not teachers or name not in teachers[0]:
         raise UsageError(
             f"{store.path} does not tell its teacher's {name.replace('_', ' ')}: {mend}."
         )
-    return made_by[0][name]
+    return teachers[0][name]
 
 
-def _size(store: Store | Ensemble, size: int | tuple[int, int] | None) -> tuple[int, int]:
+def _size(store: LabelReader, size: int | tuple[int, int] | None) -> tuple[int, int]:
     if size is None:
         size = tuple(_teacher(store, "input_size", "pass size=, in pixels"))
     height, width = (size, size) if isinstance(size, int) else size
@@ -364,7 +358,7 @@ def _size(store: Store | Ensemble, size: int | tuple[int, int] | None) -> tuple[
 
 
 def _channels(
-    store: Store | Ensemble, normalize: Any
+    store: LabelReader, normalize: Any
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and standard deviation of three channels; None for pixels as they are."""
     if normalize is None:
@@ -384,6 +378,6 @@ def _channels(
     return mean, std
 
 
-def _given(photo: Image.Image, boxes: Boxes) -> Photo:
+def _decoded_elsewhere(photo: Image.Image, boxes: Boxes) -> Photo:
     """A photo that was decoded elsewhere, whatever its boxes are."""
     return Photo.whole(photo)

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import os
 
     from labelstore.images.reduced_jpeg import Photo
-    from labelstore.store.ensembles import Ensemble
-    from labelstore.store.store import Store
+    from labelstore.store.label_reader import LabelReader
 
 __all__ = ["CheckPhotos", "PhotoIdentity"]
 
@@ -35,7 +34,7 @@ class PhotoIdentity:
     all of DataLoader's workers together, and not once an epoch.
     """
 
-    def __init__(self, store: Store | Ensemble, check: CheckPhotos) -> None:
+    def __init__(self, store: LabelReader, check: CheckPhotos) -> None:
         """Of a store's photos; UsageError for another ``check``."""
         if check not in get_args(CheckPhotos):
             raise UsageError(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ from labelstore.errors import NotFoundError, PartialDataWarning, UsageError
 from labelstore.images.pixels import IMAGE_SUFFIXES
 from labelstore.images.reduced_jpeg import Photo
 from labelstore.store.ensembles import opened_reader
-from labelstore.torch.dataset import Show, SoftLabelDataset
+from labelstore.torch.dataset import Show, SoftLabelDataset, ViewOptions
 from labelstore.torch.photos import as_photo, file_of
-from labelstore.training.epochs import EpochOrder
+from labelstore.training.epochs import EpochOrder, ScheduleOptions
+from labelstore.training.options import part_of, require_known
 
 if TYPE_CHECKING:
     import os
@@ -33,11 +34,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.store.ensembles import Ensemble
-    from labelstore.store.store import Store
+    from labelstore.store.label_reader import LabelReader
+    from labelstore.torch.identity import CheckPhotos
     from labelstore.torch.labels.soft_labels import TorchSoftLabels
     from labelstore.torch.labels.stored_labels import StoredLabels
-    from labelstore.training.cycle import Schedule
 
     Sample = tuple[torch.Tensor, TorchSoftLabels | StoredLabels]
 
@@ -49,6 +49,22 @@ _STRANGE = 100
 """Samples after which it is told that the store has none of them."""
 
 
+class PhotoOptions(ViewOptions, total=False):
+    """What a ``SoftLabelDataset`` makes of photos that come from elsewhere."""
+
+    labels: Literal["recovered", "stored"]
+    """``"recovered"`` when it is not given."""
+    check_pixels: bool | Literal["raise"]
+    """True when it is not given. Each view is compared when its photo comes."""
+    check_photos: CheckPhotos
+    """``"digest"`` when it is not given. Of photos that the pipeline has decoded, the size alone
+    can be compared: leave them encoded, and each file's digest is."""
+
+
+class JoinOptions(ScheduleOptions, PhotoOptions, total=False):
+    """The keywords of ``ViewJoin``."""
+
+
 class ViewJoin:
     """Photos with their keys -> the views that they show in the present epoch, with labels.
 
@@ -57,41 +73,29 @@ class ViewJoin:
 
     def __init__(
         self,
-        store: Store | Ensemble | str | os.PathLike[str],
+        store: LabelReader | str | os.PathLike[str],
         views_per_image: int = 1,
-        *,
-        seed: int = 0,
-        schedule: Schedule | None = None,
-        epochs: int | None = None,
-        budget: float = 1.0,
-        check_pixels: bool | Literal["raise"] = True,
-        **options: Any,
+        **options: Unpack[JoinOptions],
     ) -> None:
         """Plan epochs over a store.
 
         Args:
             store: a store, as it is or by its path or URL, or an ensemble; complete.
-            views_per_image, seed, schedule, epochs, budget: as for ``ViewSampler``.
-            check_pixels: as for ``SoftLabelDataset``; each view is compared when its photo comes.
-            options: ``size``, ``interpolation``, ``normalize``, ``transform``, ``tail``,
-                ``label_type``, ``ferkd``, ``temperature`` and ``check_photos`` of
-                ``SoftLabelDataset``. Of photos that the pipeline has decoded, the size alone can be
-                compared: leave them encoded, and each file's digest is.
+            views_per_image: as for ``ViewSampler``.
+            options: ``seed``, ``schedule``, ``epochs`` and ``budget``, see
+                ``labelstore.training.epochs.ScheduleOptions``; ``labels``, ``check_pixels``
+                and ``check_photos``, as for ``SoftLabelDataset``; and all of
+                ``labelstore.torch.dataset.ViewOptions``.
 
         Raises:
-            UsageError, MismatchError, IncompleteError: as ``SoftLabelDataset`` and ``ViewSampler``.
+            UsageError, MismatchError, IncompleteError, TypeError: as ``SoftLabelDataset`` and
+                ``ViewSampler``.
         """
+        require_known(type(self).__name__, options, JoinOptions)
         store = opened_reader(store)
-        self.data = SoftLabelDataset(None, store, check_pixels=check_pixels, **options)
-        self.order = EpochOrder(
-            store,
-            views_per_image,
-            seed=seed,
-            ferkd=self.data.ferkd,
-            schedule=schedule,
-            epochs=epochs,
-            budget=budget,
-        )
+        self.data = SoftLabelDataset(None, store, **part_of(PhotoOptions, options))
+        check_pixels = options.get("check_pixels", True)
+        self.order = EpochOrder(store, views_per_image, **part_of(ScheduleOptions, options))
         self._strict = check_pixels == "raise"
         self._to_probe = self.data.probed() if check_pixels else set()
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -175,12 +179,12 @@ class WebDatasetViews(ViewJoin):
 
     def __init__(
         self,
-        store: Store | Ensemble | str | os.PathLike[str],
+        store: LabelReader | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
         field: str | None = None,
         unknown: Unknown = "raise",
-        **options: Any,
+        **options: Unpack[JoinOptions],
     ) -> None:
         """Plan epochs over a store.
 
@@ -266,13 +270,13 @@ class HuggingFaceViews(ViewJoin):
 
     def __init__(
         self,
-        store: Store | Ensemble | str | os.PathLike[str],
+        store: LabelReader | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
         key_column: str | None = None,
         image_column: str = "image",
         root: str | None = None,
-        **options: Any,
+        **options: Unpack[JoinOptions],
     ) -> None:
         """Plan epochs over a store.
 
@@ -321,14 +325,14 @@ class HuggingFaceViews(ViewJoin):
             keys = [str(key) for key in rows[self.key_column]]
         else:
             items = rows[self.image_column]
-            found = [item.get("path") if isinstance(item, dict) else None for item in items]
-            if None in found:
+            paths = [item.get("path") if isinstance(item, dict) else None for item in items]
+            if None in paths:
                 raise UsageError(
                     f"the images of column {self.image_column!r} come without their paths, "
                     "expected a path or a key for each: give key_column=, or cast the column to "
                     "datasets.Image(decode=False)."
                 )
-            keys = [str(path) for path in found]
+            keys = [str(path) for path in paths]
         if self.root is None:
             return keys
         try:

@@ -64,7 +64,7 @@ class _Loader(StatefulDataLoader):  # type: ignore[misc]
         # the epoch's beginning: the length is that of a whole epoch.
         sampler: ViewSampler = self.sampler
         # Of a budget, the epochs with one image more.
-        images = math.ceil(len(sampler.plan.images) * sampler.plan.budget)
+        images = math.ceil(len(sampler.order.images) * sampler.order.budget)
         own, left = divmod(images, sampler.num_replicas)
         own += bool(left) and not sampler.drop_last
         batches, left = divmod(own, self.batch_size)

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.store.ensembles import Ensemble
-    from labelstore.store.store import Store
+    from labelstore.store.label_reader import LabelReader
     from labelstore.torch.identity import PhotoIdentity
 
 __all__ = ["Decoding", "Photos", "as_photo", "file_of", "normalize"]
@@ -39,7 +38,7 @@ class Photos:
     def __init__(
         self,
         dataset: Any,
-        store: Store | Ensemble,
+        store: LabelReader,
         keys: Sequence[str] | None,
         decoding: Decoding,
         identity: PhotoIdentity,
@@ -146,7 +145,7 @@ def _paths_of(dataset: Any) -> list[str] | None:
 
 
 def _keys_of(
-    dataset: Any, keys: Sequence[str] | None, paths: list[str] | None, store: Store | Ensemble
+    dataset: Any, keys: Sequence[str] | None, paths: list[str] | None, store: LabelReader
 ) -> Sequence[str]:
     """The key of each item of a data set."""
     if keys is None and isinstance(dataset, ImageSource):
@@ -169,7 +168,7 @@ def _keys_of(
     return keys
 
 
-def _relative(paths: list[str], root: str, store: Store | Ensemble) -> list[str]:
+def _relative(paths: list[str], root: str, store: LabelReader) -> list[str]:
     """Paths as keys of a store: relative to the root or, where that has none of them, to the folder
     below or above it that has the most (torchvision's ImageNet has the root of all its splits)."""
     start = os.path.join(root, "")
@@ -207,7 +206,7 @@ _ABOVE = 3
 """How many folders up a store may have been made."""
 
 
-def _align(store: Store | Ensemble, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+def _align(store: LabelReader, keys: Sequence[str]) -> npt.NDArray[np.int64]:
     """(num_images,) int64: the place of each of the store's images in the data set, or -1."""
     places = {key: place for place, key in enumerate(keys)}
     if len(places) != len(keys):

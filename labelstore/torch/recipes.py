@@ -24,7 +24,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from labelstore.errors import UsageError
+from labelstore.errors import UsageError, require_packages
 from labelstore.labels.ferkd import FerKD
 from labelstore.training.mixing import MixUp, OneOf, SelfMix
 
@@ -179,6 +179,7 @@ class Recipe:
             rank: which process of a distributed training this is, each of which mixes otherwise; as
                 torch.distributed says when it is used, when None.
         """
+        require_packages("labelstore.torch", "torch")
         from labelstore.torch.mixing import on_tensors
 
         if self.mixing is None:
@@ -192,6 +193,7 @@ class Recipe:
         Raises:
             UsageError: ``hard_weight`` is needed and not set.
         """
+        require_packages("labelstore.torch", "torch")
         from labelstore.torch.losses import losses
 
         softened: dict[str, Any] = {

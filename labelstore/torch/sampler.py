@@ -1,8 +1,12 @@
-"""Which image comes when, with which views: one order for any number of ranks."""
+"""Which image comes when, with which views: one order for any number of ranks.
+
+The order is ``labelstore.training.epochs.EpochOrder``'s; what is torch's here is the sampler around
+it, with its ranks and its state.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -12,19 +16,15 @@ from labelstore.store.ensembles import opened_reader
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
 from labelstore.torch.dataset import Show, SoftLabelDataset
 from labelstore.torch.ranks import check_undivided, ranks
-from labelstore.training.epochs import EpochOrder
-from labelstore.training.read_ahead import Prefetcher
+from labelstore.training.epochs import EpochOptions, EpochOrder
+from labelstore.training.options import require_known
+from labelstore.training.read_ahead import EpochReadAhead
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
-    import numpy.typing as npt
-
-    from labelstore.labels.ferkd import EnsembleFerKD, FerKD
-    from labelstore.store.ensembles import Ensemble
-    from labelstore.store.store import Store
-    from labelstore.training.cycle import Schedule
+    from labelstore.store.label_reader import LabelReader
 
 __all__ = ["ViewSampler"]
 
@@ -41,93 +41,65 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
 
     def __init__(
         self,
-        source: Store | Ensemble | SoftLabelDataset | str | os.PathLike[str],
+        source: LabelReader | SoftLabelDataset | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
-        shuffle: bool = True,
-        seed: int = 0,
-        ferkd: FerKD | EnsembleFerKD | None = None,
-        schedule: Schedule | None = None,
-        epochs: int | None = None,
-        budget: float = 1.0,
         num_replicas: int | None = None,
         rank: int | None = None,
         drop_last: bool = False,
-        images: Sequence[int] | Sequence[str] | npt.NDArray[np.int64] | None = None,
         slab_bytes: int = SLAB_BYTES,
+        **options: Unpack[EpochOptions],
     ) -> None:
         """Plan epochs over the labelled images of a store.
 
         Args:
             source: a store, its path or URL, an ensemble, or a data set (its store and ``ferkd``).
             views_per_image: how many views of an image stand side by side, 1..num_views.
-            shuffle: whether images come in a random order; by number otherwise.
-            seed: of the order of the images and of their views.
-            ferkd: with ``discard="replace"``, views that its rule discards are not shown while an
-                image has others; the data set's when None. For an ensemble also a rule for each
-                teacher (``EnsembleFerKD``).
-            schedule: which views an image shows: ``"random"``: drawn, each once before any comes
-                again; ``"surgical"``: likewise, of the views that are not discarded, and of images
-                that have none the most confident ones (``labelstore.training.walk``);
-                ``"easy-to-hard"`` or ``"hard-to-easy"``: by falling or rising confidence over all
-                ``epochs`` (``labelstore.training.curriculum``), without those that are discarded.
-                When None: surgical where a ferkd replaces views, else random.
-            epochs: how many epochs the whole training has; the two curricula need it.
-            budget: share of the images that an epoch shows, 0.01 to 1, to the nearest fraction with
-                a denominator of at most 100: p / q. Every image is shown in p of q epochs, other
-                images together in every q epochs. Its views follow from how often it was shown:
-                with a budget, too, none comes again before all were. The paper reduces its budget
-                (figure 6) by training for fewer epochs; this keeps their number and makes them
-                shorter.
             num_replicas, rank: how many processes share an epoch, and which this is; as
                 torch.distributed says when the sampler is used, when None. Give 1 and 0 where
                 something else divides the batches among processes (``accelerate.prepare``, Hugging
                 Face's Trainer); ``seen`` then counts the images of all ranks.
             drop_last: leave out the end of the order that does not fill all ranks; otherwise its
                 beginning is shown again to fill them.
-            images: the images to use, by number or by key; all when None. Images without labels
-                (unreadable ones) are left out, and those that a data set has no photo of.
             slab_bytes: how much memory the labels of this and the next epoch may take, of all
                 processes of the machine together; 0 for none. They are read ahead
                 (``labelstore.store.slabs.slab_cache``), for orders of at least an eighth of the
                 store's images: all groups of views that these epochs need where there is room, else
                 the most wanted.
+            options: ``shuffle``, ``seed``, ``ferkd``, ``schedule``, ``epochs``, ``budget`` and
+                ``images``, see ``labelstore.training.epochs.EpochOptions``. The data set's ferkd
+                when None; images that a data set has no photo of are left out.
 
         Raises:
             IncompleteError: labels are missing. NotFoundError: no such image, or none labelled.
-            UsageError: numbers out of range.
+            UsageError: numbers out of range. TypeError: an option that is none.
         """
+        require_known("ViewSampler", options, EpochOptions)
         data = source if isinstance(source, SoftLabelDataset) else None
-        self.store: Store | Ensemble
+        self.store: LabelReader
         if isinstance(source, SoftLabelDataset):
             self.store = source.store
         else:
             self.store = opened_reader(source)
-        self.plan = EpochOrder(
-            self.store,
-            views_per_image,
-            shuffle=shuffle,
-            seed=seed,
-            ferkd=data.ferkd if ferkd is None and data is not None else ferkd,
-            schedule=schedule,
-            epochs=epochs,
-            budget=budget,
-            images=_with_photos(data, images),
-        )
+        if data is not None:
+            options["images"] = _with_photos(data, options.get("images"))
+            if options.get("ferkd") is None:
+                options["ferkd"] = data.ferkd
+        self.order = EpochOrder(self.store, views_per_image, **options)
         self.ferkd, self.schedule, self.epochs = (
-            self.plan.ferkd,
-            self.plan.schedule,
-            self.plan.epochs,
+            self.order.ferkd,
+            self.order.schedule,
+            self.order.epochs,
         )
-        self.views_per_image, self.seed = self.plan.views_per_image, self.plan.seed
+        self.views_per_image, self.seed = self.order.views_per_image, self.order.seed
         self.drop_last = drop_last
         self._ranks = num_replicas, rank
         if num_replicas is not None or rank is not None:
             ranks(num_replicas, rank)
         self.epoch = 0
         self._asked = False
-        self._present = self.plan.present(0)
-        self._prefetcher = Prefetcher(self.plan, slab_bytes)
+        self._present = self.order.present(0)
+        self._read_ahead = EpochReadAhead(self.order, slab_bytes)
         self._position = 0
         self._yielded = 0
         self._over = False
@@ -165,16 +137,16 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             self._position, self._over = 0, False
         replicas = self.num_replicas
         check_undivided(self, replicas)
-        self._prefetcher.start(self.epoch)
-        self._prefetcher.wait(self.epoch)
+        self._read_ahead.start(self.epoch)
+        self._read_ahead.wait(self.epoch)
         epoch, first, count = self.epoch, self._position + self.rank, len(self)
-        order = self.plan.order(epoch)
+        order = self.order.order(epoch)
         self._yielded = 0
         for start in range(0, count, _CHUNK):
             turns = np.arange(start, min(start + _CHUNK, count))
             # Places past the end are padding: the order's beginning again.
             chunk = order[(first + turns * replicas) % len(order)]
-            views = self.plan.views(chunk, epoch)
+            views = self.order.views(chunk, epoch)
             for image, row in zip(chunk.tolist(), views.tolist(), strict=True):
                 self._yielded += 1
                 self._asked = False
@@ -188,12 +160,12 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         Raises:
             UsageError: out of range; a curriculum has no epoch after its last.
         """
-        epoch = self.plan.check(epoch)
+        epoch = self.order.check(epoch)
         self._asked = True
         if epoch != self.epoch:
             self.epoch, self._position, self._yielded, self._over = epoch, 0, 0, False
-            self._present = self.plan.present(epoch)
-        self._prefetcher.start(epoch)
+            self._present = self.order.present(epoch)
+        self._read_ahead.start(epoch)
 
     def state_dict(self, seen: int | None = None) -> dict[str, Any]:
         """Where training stands, to go on from with any number of ranks. JSON-ready.
@@ -214,7 +186,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 "count images, not views."
             )
         position = min(self._position + count * self.num_replicas, len(self._present))
-        return {"epoch": self.epoch, "position": position, "settings": self.plan.settings()}
+        return {"epoch": self.epoch, "position": position, "settings": self.order.settings()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, in the middle of its epoch.
@@ -233,7 +205,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 f"the state {dict(state)} is none of a sampler, which has an epoch, a position and "
                 "settings: pass what state_dict() gave."
             )
-        ours = self.plan.settings()
+        ours = self.order.settings()
         differing = [name for name in ours if ours[name] != theirs.get(name)]
         if differing:
             lines = "; ".join(
@@ -243,8 +215,8 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 f"the sampler's state is of other settings ({lines}): make the sampler with the "
                 "settings of the run that is to go on."
             )
-        self.plan.check(epoch)
-        present = self.plan.present(epoch)
+        self.order.check(epoch)
+        present = self.order.present(epoch)
         if not 0 <= position <= len(present):
             raise UsageError(
                 f"the state's position is {position}, expected 0 to {len(present)}, the images of "
@@ -257,10 +229,10 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         self._over = False
 
 
-def _with_photos(data: SoftLabelDataset | None, images: Any) -> Any:
-    """The asked-for images that a data set has photos of; all that were asked for without one."""
-    held = None if data is None else data.has_photo
-    if data is None or held is None or held.all():
+def _with_photos(data: SoftLabelDataset, images: Any) -> Any:
+    """The asked-for images that a data set has photos of."""
+    held = data.has_photo
+    if held is None or held.all():
         return images
     if images is None:
         return np.flatnonzero(held)

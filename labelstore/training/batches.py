@@ -12,7 +12,7 @@ The order is that of ``labelstore.torch.ViewSampler`` with the same arguments.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -20,22 +20,19 @@ from labelstore.errors import UsageError
 from labelstore.launch import torchrun_ranks
 from labelstore.store.ensembles import opened_reader
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
-from labelstore.training.epochs import EpochOrder
-from labelstore.training.read_ahead import Prefetcher
-from labelstore.training.recovery import Recovery
+from labelstore.training.epochs import EpochOptions, EpochOrder
+from labelstore.training.options import part_of, require_known
+from labelstore.training.read_ahead import EpochReadAhead
+from labelstore.training.recovery import Recovery, RecoveryOptions
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import numpy.typing as npt
 
-    from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.labels.soft_labels import SoftLabels
-    from labelstore.labels.top_k import LabelType, Tail
-    from labelstore.store.ensembles import Ensemble
-    from labelstore.store.store import Store
-    from labelstore.training.cycle import Schedule
+    from labelstore.store.label_reader import LabelReader
 
 __all__ = ["Batch", "Batches"]
 
@@ -69,29 +66,24 @@ class Batch:
         return len(self.images)
 
 
+class BatchOptions(EpochOptions, RecoveryOptions, total=False):
+    """What the batches of a training show, and how their labels are recovered."""
+
+
 class Batches:
     """The batches of every epoch of a training."""
 
     def __init__(
         self,
-        store: Store | Ensemble | str | os.PathLike[str],
+        store: LabelReader | str | os.PathLike[str],
         batch_size: int,
         views_per_image: int = 1,
         *,
-        shuffle: bool = True,
-        seed: int = 0,
-        tail: Tail | None = None,
-        label_type: LabelType | None = None,
-        ferkd: FerKD | EnsembleFerKD | None = None,
-        temperature: float | None = None,
-        schedule: Schedule | None = None,
-        epochs: int | None = None,
-        budget: float = 1.0,
-        images: Sequence[int] | Sequence[str] | npt.NDArray[np.int64] | None = None,
         num_replicas: int | None = None,
         rank: int | None = None,
         drop_last: bool = False,
         slab_bytes: int = SLAB_BYTES,
+        **options: Unpack[BatchOptions],
     ) -> None:
         """Plan epochs over the labelled images of a store.
 
@@ -100,8 +92,6 @@ class Batches:
             batch_size: images of a batch, at least 1: it has ``batch_size * views_per_image``
                 views.
             views_per_image: how many views of an image stand side by side, 1..num_views.
-            shuffle, seed, schedule, epochs, budget, images: as for ``EpochOrder``.
-            tail, label_type, ferkd, temperature: as for ``Recovery.of``.
             num_replicas, rank: how many processes share an epoch, and which this is; one process
                 when None, where torchrun's variables do not say otherwise (a UsageError).
             drop_last: leave out what does not fill all ranks and a whole batch, so that all batches
@@ -110,11 +100,16 @@ class Batches:
             slab_bytes: how much memory the labels of this and the next epoch may take, of all
                 processes of the machine together; 0 for none. They are read ahead as for
                 ``labelstore.torch.ViewSampler``.
+            options: ``shuffle``, ``seed``, ``schedule``, ``epochs``, ``budget`` and ``images``, see
+                ``labelstore.training.epochs.EpochOptions``; ``tail``, ``label_type``, ``ferkd`` and
+                ``temperature``, see ``labelstore.training.recovery.RecoveryOptions``.
 
         Raises:
             IncompleteError: labels are missing. NotFoundError: no such image, or none labelled.
-            UsageError: numbers out of range, or wishes that do not fit the store.
+            UsageError: numbers out of range, or wishes that do not fit the store. TypeError: an
+                option that is none.
         """
+        require_known("Batches", options, BatchOptions)
         if batch_size < 1:
             raise UsageError(f"the batch size is {batch_size}, expected at least 1 image.")
         told = torchrun_ranks()
@@ -133,21 +128,9 @@ class Batches:
         self.store = store = opened_reader(store)
         self.batch_size, self.drop_last = batch_size, drop_last
         self.num_replicas, self.rank = num_replicas, rank
-        self.recovery = Recovery.of(
-            store, tail=tail, label_type=label_type, ferkd=ferkd, temperature=temperature
-        )
-        self.order = EpochOrder(
-            store,
-            views_per_image,
-            shuffle=shuffle,
-            seed=seed,
-            ferkd=ferkd,
-            schedule=schedule,
-            epochs=epochs,
-            budget=budget,
-            images=images,
-        )
-        self._prefetcher = Prefetcher(self.order, slab_bytes)
+        self.recovery = Recovery.of(store, **part_of(RecoveryOptions, options))
+        self.order = EpochOrder(store, views_per_image, **part_of(EpochOptions, options))
+        self._read_ahead = EpochReadAhead(self.order, slab_bytes)
 
     def count(self, epoch: int) -> int:
         """How many batches this rank has in an epoch."""
@@ -170,12 +153,12 @@ class Batches:
             raise UsageError(
                 f"the first batch is {first}, expected 0 to {count}: they count from 0."
             )
-        self._prefetcher.start(epoch)
+        self._read_ahead.start(epoch)
         return self._batches(epoch, first, count)
 
     def _batches(self, epoch: int, first: int, count: int) -> Iterator[Batch]:
-        self._prefetcher.start(epoch)
-        self._prefetcher.wait(epoch)
+        self._read_ahead.start(epoch)
+        self._read_ahead.wait(epoch)
         order = self.order.order(epoch)
         own = self._own(len(order))
         # Views are drawn for several batches at once: a call has its own cost.

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
-    from labelstore.store.ensembles import Ensemble
-    from labelstore.store.store import Store
-    from labelstore.training.decisions import Passing
+    from labelstore.store.label_reader import LabelReader
+    from labelstore.training.decisions import ViewMask
 
 __all__ = ["ConfidenceOrder", "Direction", "confidence_order", "curriculum_views"]
 
@@ -107,10 +106,10 @@ def curriculum_views(
 
 
 def confidence_order(
-    reader: Store | Ensemble,
+    reader: LabelReader,
     ferkd: FerKD | EnsembleFerKD | None = None,
     *,
-    passing: Passing | None = None,
+    mask: ViewMask | None = None,
     least: int = 1,
 ) -> ConfidenceOrder:
     """Sort the views of every image by confidence; ties by view number, views without labels last.
@@ -122,7 +121,7 @@ def confidence_order(
     Args:
         reader: a store or an ensemble.
         ferkd: whose ``confidence`` says which probability counts; the largest when None.
-        passing: when given, views that are discarded take no part.
+        mask: when given, views that are discarded take no part.
         least: how many views of an image take part of which none passes, its most confident ones,
             1..num_views.
 
@@ -141,13 +140,13 @@ def confidence_order(
     for rows, plane in confidence_planes(reader, ferkd):
         # NaN is larger than every number to argsort, and so stands last.
         order = np.argsort(-plane, axis=1, kind="stable")
-        if passing is not None:
-            passes = passing.passes(np.arange(rows.start, rows.stop))
+        if mask is not None:
+            passes = mask.passes(np.arange(rows.start, rows.stop))
             dropped = ~np.take_along_axis(passes, order, axis=1)
             first = np.argsort(dropped, axis=1, kind="stable")
             order = np.take_along_axis(order, first, axis=1)
-            found = passes.sum(axis=1)
-            counts[rows] = np.where(found, found, least)
+            passing = passes.sum(axis=1)
+            counts[rows] = np.where(passing, passing, least)
         views[rows] = order
     return ConfidenceOrder(views, counts)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.labels.ferkd import Action, ActionCounts, FerKD
-from labelstore.store.ensembles import Ensemble
 from labelstore.training.cycle import most_confident
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import EnsembleFerKD
-    from labelstore.store.store import Store
+    from labelstore.store.label_reader import LabelReader
 
     BoolArray = npt.NDArray[np.bool_]
     Bits = npt.NDArray[np.uint8]
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Decisions",
-    "Passing",
+    "ViewMask",
     "confidence_planes",
     "count_views",
     "decisions",
     "pace_of",
-    "passing",
+    "view_mask",
 ]
 
 _RUN_IMAGES = 256
@@ -45,15 +44,15 @@ _RUN_BITS = 4096
 
 
 @dataclass(frozen=True)
-class Passing:
+class ViewMask:
     """The views of every image that are not discarded."""
 
     bits: npt.NDArray[np.uint8]
     """(num_images, ceil(num_views / 8)) uint8, view 0 in the highest bit of the first byte."""
     num_views: int
-    hopeless: npt.NDArray[np.int64]
+    without_views: npt.NDArray[np.int64]
     """(h,) int64, rising: labelled images of which every view is discarded."""
-    best: npt.NDArray[np.int64]
+    most_confident: npt.NDArray[np.int64]
     """(h, count) int64: their most confident views, falling."""
     pace: int
     """``pace_of`` all images: at least 1."""
@@ -64,11 +63,11 @@ class Passing:
 
     def fallback(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """(n, count) int64: the most confident views where none passes, 0 elsewhere."""
-        out = np.zeros((len(images), self.best.shape[1]), dtype=np.int64)
-        places = np.searchsorted(self.hopeless, images)
-        found = places < len(self.hopeless)
-        found[found] = self.hopeless[places[found]] == images[found]
-        out[found] = self.best[places[found]]
+        out = np.zeros((len(images), self.most_confident.shape[1]), dtype=np.int64)
+        places = np.searchsorted(self.without_views, images)
+        rows = np.flatnonzero(places < len(self.without_views))
+        rows = rows[self.without_views[places[rows]] == images[rows]]
+        out[rows] = self.most_confident[places[rows]]
         return out
 
 
@@ -93,11 +92,11 @@ class Counts:
     views: ActionCounts
 
 
-def passing(
-    reader: Store | Ensemble,
+def view_mask(
+    reader: LabelReader,
     ferkd: FerKD | EnsembleFerKD,
     count: int,
-) -> Passing:
+) -> ViewMask:
     """Apply a rule to the confidence of every view.
 
     Args:
@@ -111,15 +110,15 @@ def passing(
         UsageError: rules for another number of teachers.
     """
     bits = decisions(reader, ferkd).passes
-    hopeless = np.flatnonzero(~bits.any(axis=1) & reader.labelled())
-    best = np.empty((len(hopeless), count), dtype=np.int64)
+    without_views = np.flatnonzero(~bits.any(axis=1) & reader.labelled())
+    best = np.empty((len(without_views), count), dtype=np.int64)
     targets = np.asarray(reader.targets)
-    for start in range(0, len(hopeless), _RUN_IMAGES):
+    for start in range(0, len(without_views), _RUN_IMAGES):
         run = slice(start, start + _RUN_IMAGES)
-        confidence = _confidence(reader, hopeless[run], ferkd, targets, reader.num_views)
+        confidence = _confidence(reader, without_views[run], ferkd, targets, reader.num_views)
         best[run] = most_confident(confidence, count)
     pace = pace_of(count_views(bits, np.arange(reader.num_images)))
-    return Passing(bits, reader.num_views, hopeless, best, pace)
+    return ViewMask(bits, reader.num_views, without_views, best, pace)
 
 
 def count_views(
@@ -140,20 +139,18 @@ def pace_of(counts: npt.NDArray[np.int64]) -> int:
     return int(np.median(some)) if some.size else 1
 
 
-def decisions(reader: Store | Ensemble, ferkd: FerKD | EnsembleFerKD) -> Decisions:
-    """What a rule does with every labelled view; the arguments and errors are ``passing``'s."""
+def decisions(reader: LabelReader, ferkd: FerKD | EnsembleFerKD) -> Decisions:
+    """What a rule does with every labelled view; the arguments and errors are
+    ``view_mask``'s."""
     targets = np.asarray(reader.targets)
-    if not isinstance(reader, Ensemble):
-        (rule,) = ferkd.rules_for(1)
-        return _decide(reader, rule, targets, reader.labelled(), reader.num_views)
-    if ferkd.ensemble == "mean":
+    if len(reader.members) == 1 or ferkd.ensemble == "mean":
         (rule,) = ferkd.rules_for(1)
         return _decide(reader, rule, targets, reader.labelled(), reader.num_views)
     return _combined(reader, ferkd)
 
 
 def confidence_planes(
-    reader: Store | Ensemble,
+    reader: LabelReader,
     ferkd: FerKD | EnsembleFerKD | None = None,
 ) -> Planes:
     """Runs of images, as slices, and their confidences (n, num_views) floats, NaN without labels.
@@ -170,7 +167,7 @@ def confidence_planes(
     return _planes(reader, rule, targets, reader.labelled(), reader.num_views)
 
 
-def _combined(reader: Ensemble, ferkd: FerKD | EnsembleFerKD) -> Decisions:
+def _combined(reader: LabelReader, ferkd: FerKD | EnsembleFerKD) -> Decisions:
     """The members' decisions, each read in its own order of images, combined image by image."""
     passes = calibrated = np.zeros((1, 1), dtype=np.uint8)
     counts: list[Counts] = []
@@ -183,9 +180,9 @@ def _combined(reader: Ensemble, ferkd: FerKD | EnsembleFerKD) -> Decisions:
         wanted[rows] = labelled
         targets = np.full(member.num_images, -1, dtype=np.int32)
         targets[rows] = reader.targets
-        found = _decide(member, rule, targets, wanted, reader.num_views)
-        counts += found.counts
-        mine, changed = found.passes[rows], found.calibrated[rows]
+        own = _decide(member, rule, targets, wanted, reader.num_views)
+        counts += own.counts
+        mine, changed = own.passes[rows], own.calibrated[rows]
         if not number:
             passes, calibrated = mine, changed
             continue
@@ -195,7 +192,7 @@ def _combined(reader: Ensemble, ferkd: FerKD | EnsembleFerKD) -> Decisions:
 
 
 def _decide(
-    reader: Store | Ensemble,
+    reader: LabelReader,
     rule: FerKD,
     targets: npt.NDArray[np.int32],
     wanted: BoolArray,
@@ -212,20 +209,20 @@ def _decide(
         passes[rows] = np.packbits(known & (action != Action.DISCARDED), axis=1)
         calibrated[rows] = np.packbits(known & (action == Action.CALIBRATED), axis=1)
         counts += rule.count(plane)
-    source = "mean label" if isinstance(reader, Ensemble) else str(reader.path)
+    source = "mean label" if len(reader.members) > 1 else str(reader.path)
     return Decisions(passes, calibrated, (Counts(source, counts),))
 
 
 def _planes(
-    reader: Store | Ensemble,
+    reader: LabelReader,
     rule: FerKD | EnsembleFerKD,
     targets: npt.NDArray[np.int32],
     wanted: BoolArray,
     num_views: int,
 ) -> Planes:
     """Confidence planes of the first views; NaN for images that are not wanted."""
-    if rule.confidence == "max" and not isinstance(reader, Ensemble):
-        for rows, plane in reader.iter_confidence():
+    if rule.confidence == "max" and len(reader.members) == 1:
+        for rows, plane in reader.members[0].iter_confidence():
             yield rows, np.where(wanted[rows, None], plane[:, :num_views], np.float32(np.nan))
         return
     for block in range(reader.manifest.num_blocks):
@@ -233,14 +230,14 @@ def _planes(
         images = rows.start + np.flatnonzero(wanted[rows])
         if not images.size:
             continue
-        found = _confidence(reader, images, rule, targets, num_views)
-        plane = np.full((rows.stop - rows.start, num_views), np.nan, dtype=found.dtype)
-        plane[images - rows.start] = found
+        confidence = _confidence(reader, images, rule, targets, num_views)
+        plane = np.full((rows.stop - rows.start, num_views), np.nan, dtype=confidence.dtype)
+        plane[images - rows.start] = confidence
         yield rows, plane
 
 
 def _confidence(
-    reader: Store | Ensemble,
+    reader: LabelReader,
     images: npt.NDArray[np.int64],
     rule: FerKD | EnsembleFerKD,
     targets: npt.NDArray[np.int32],

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
 import numpy as np
 import xxhash
 
 from labelstore.errors import IncompleteError, NotFoundError, UsageError
-from labelstore.store.ensembles import Ensemble
 from labelstore.training.budget import budget_images, budget_share, budget_showings
 from labelstore.training.curriculum import (
     MOST_EPOCHS,
@@ -23,7 +22,8 @@ from labelstore.training.curriculum import (
     curriculum_views,
 )
 from labelstore.training.cycle import Schedule, mixed_seed, random_views, surgical_views
-from labelstore.training.decisions import passing
+from labelstore.training.decisions import view_mask
+from labelstore.training.options import require_known
 from labelstore.training.walk import Walk
 from labelstore.views.philox import permutation
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
-    from labelstore.store.store import Store
+    from labelstore.store.label_reader import LabelReader
 
-__all__ = ["EpochOrder"]
+__all__ = ["EpochOptions", "EpochOrder", "ScheduleOptions"]
 
 _SAMPLE_IMAGES = 16_384
 """Images that are looked at to see where the views of an epoch lie."""
@@ -44,53 +44,67 @@ _RUN = 2048
 """Images whose views are looked at together."""
 
 
+class ScheduleOptions(TypedDict, total=False):
+    """Which images and which of their views an epoch shows."""
+
+    seed: int
+    """Of the order of the images and of their views; 0."""
+    ferkd: FerKD | EnsembleFerKD | None
+    """With ``discard="replace"``, views that its rule discards are not shown while an image has
+    others. For an ensemble also a rule for each teacher (``EnsembleFerKD``). None."""
+    schedule: Schedule | None
+    """Which views an image shows: ``"random"``: drawn, each once before any comes again;
+    ``"surgical"``: likewise, of the views that are not discarded, and of images that have none the
+    most confident ones (``labelstore.training.walk``); ``"easy-to-hard"`` or ``"hard-to-easy"``: by
+    falling or rising confidence over all ``epochs`` (``labelstore.training.curriculum``), without
+    those that are discarded. When None: surgical where a ferkd replaces views, else random."""
+    epochs: int | None
+    """How many epochs the whole training has; the two curricula need it. None."""
+    budget: float
+    """Share of the images that an epoch shows, 0.01 to 1, to the nearest fraction p / q with a
+    denominator of at most 100; 1. Every image is shown in p of q epochs, other images together in
+    every q epochs. Its views follow from how often it was shown, not from the epoch's number: with
+    a budget, too, none comes again before all were; a curriculum's places follow the epoch. The
+    FerKD paper reduces its budget (figure 6) by training for fewer epochs; this keeps their number
+    and makes them shorter."""
+
+
+class EpochOptions(ScheduleOptions, total=False):
+    """Which images an epoch shows, in which order and with which views."""
+
+    shuffle: bool
+    """Whether images come in a random order, which is so when it is not given; by number
+    otherwise."""
+    images: Sequence[int] | Sequence[str] | npt.NDArray[np.int64] | None
+    """The images to use, by number or by key; all when None. Images without labels (unreadable
+    ones) are left out."""
+
+
 class EpochOrder:
     """The epochs of a training, as pure functions of their number."""
 
     def __init__(
-        self,
-        store: Store | Ensemble,
-        views_per_image: int = 1,
-        *,
-        shuffle: bool = True,
-        seed: int = 0,
-        ferkd: FerKD | EnsembleFerKD | None = None,
-        schedule: Schedule | None = None,
-        epochs: int | None = None,
-        budget: float = 1.0,
-        images: Sequence[int] | Sequence[str] | npt.NDArray[np.int64] | None = None,
+        self, store: LabelReader, views_per_image: int = 1, **options: Unpack[EpochOptions]
     ) -> None:
         """Plan epochs over the labelled images of a store.
 
         Args:
             store: a store or an ensemble, complete.
             views_per_image: how many views of an image stand side by side, 1..num_views.
-            shuffle: whether images come in a random order; by number otherwise.
-            seed: of the order of the images and of their views.
-            ferkd: with ``discard="replace"``, views that its rule discards are not shown while an
-                image has others. For an ensemble also a rule for each teacher (``EnsembleFerKD``).
-            schedule: which views an image shows: ``"random"``: drawn, each once before any comes
-                again; ``"surgical"``: likewise, of the views that are not discarded, and of images
-                that have none the most confident ones (``labelstore.training.walk``);
-                ``"easy-to-hard"`` or ``"hard-to-easy"``: by falling or rising confidence over all
-                ``epochs`` (``labelstore.training.curriculum``), without those that are discarded.
-                When None: surgical where a ferkd replaces views, else random.
-            epochs: how many epochs the whole training has; the two curricula need it.
-            budget: share of the images that an epoch shows, 0.01 to 1, to the nearest fraction with
-                a denominator of at most 100. What an image shows then depends on how often it was
-                shown before, not on the epoch's number; a curriculum's places follow the epoch.
-            images: the images to use, by number or by key; all when None. Images without labels
-                (unreadable ones) are left out.
+            options: see ``EpochOptions``.
 
         Raises:
             IncompleteError: labels are missing. NotFoundError: no such image, or none labelled.
-            UsageError: numbers out of range.
+            UsageError: numbers out of range. TypeError: an option that is none.
         """
+        require_known("EpochOrder", options, EpochOptions)
+        ferkd, schedule = options.get("ferkd"), options.get("schedule")
+        epochs = options.get("epochs")
         self.store = store
         self.ferkd = ferkd
         self.views_per_image = views_per_image = _whole(views_per_image, "views per image")
-        self.shuffle = shuffle
-        self.seed = _whole(seed, "seed")
+        self.shuffle = options.get("shuffle", True)
+        self.seed = _whole(options.get("seed", 0), "seed")
         missing = store.missing_blocks()
         if missing:
             raise IncompleteError(
@@ -102,21 +116,19 @@ class EpochOrder:
                 f"views per image is {views_per_image}, expected 1 to {store.num_views}, the "
                 "views that are stored of each image: choose a number in that range."
             )
-        self.images = _chosen(store, images)
+        self.images = _chosen(store, options.get("images"))
         self._hashes = store.key_hashes
         replaces = ferkd is not None and ferkd.discard == "replace"
         self.schedule: Schedule = schedule or ("surgical" if replaces else "random")
         _check_schedule(self.schedule, epochs, replaces)
         self.epochs = epochs if self.schedule in get_args(Direction) else None
-        self.budget = budget_share(budget, len(self.images))
-        self._passing = self._order = None
+        self.budget = budget_share(options.get("budget", 1.0), len(self.images))
+        self._mask = self._order = None
         self._before: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
         if replaces and self.schedule != "random":
-            self._passing = passing(store, ferkd, views_per_image)  # type: ignore[arg-type]
+            self._mask = view_mask(store, ferkd, views_per_image)  # type: ignore[arg-type]
         if self.epochs is not None:
-            self._order = confidence_order(
-                store, ferkd, passing=self._passing, least=views_per_image
-            )
+            self._order = confidence_order(store, ferkd, mask=self._mask, least=views_per_image)
 
     def check(self, epoch: int) -> int:
         """It; UsageError unless it is 0..2**32-1 and, of a curriculum, one of its epochs."""
@@ -160,12 +172,12 @@ class EpochOrder:
             "group_views": self.store.manifest.group_views,
             "views_per_image": self.views_per_image,
         }
-        if self._passing is None:
+        if self._mask is None:
             return random_views(
                 hashes, showings, num_views=self.store.num_views, seed=self.seed, **sizes
             )
-        passes, fallback = self._passing.passes(images), self._passing.fallback(images)
-        pace = self._passing.pace
+        passes, fallback = self._mask.passes(images), self._mask.fallback(images)
+        pace = self._mask.pace
         return surgical_views(
             hashes, showings, passes, fallback, seed=self.seed, pace=pace, **sizes
         )
@@ -194,7 +206,7 @@ class EpochOrder:
         present = self.present(epoch)
         sample = present[:: -(-len(present) // _SAMPLE_IMAGES)]
         out = np.zeros(manifest.num_groups)
-        if self._passing is None and self._order is None:
+        if self._mask is None and self._order is None:
             walk = Walk(self.store.num_views, manifest.group_views, self.views_per_image, self.seed)
             numbers, times = np.unique(self.showings(sample, epoch), return_counts=True)
             for number, count in zip(numbers, times, strict=True):
@@ -209,10 +221,9 @@ class EpochOrder:
     def settings(self) -> dict[str, Any]:
         """What decides an epoch's content besides its number; JSON-ready."""
         store = self.store
-        members = store.members if isinstance(store, Ensemble) else (store,)
         return {
-            "store": store.id if isinstance(store, Ensemble) else store.manifest.id,
-            "labels": [member.reader.commits_digest() for member in members],
+            "store": store.id,
+            "labels": [member.reader.commits_digest() for member in store.members],
             "images": str(xxhash.xxh3_64_hexdigest(self.images.tobytes())),
             "views_per_image": self.views_per_image,
             "shuffle": self.shuffle,
@@ -225,7 +236,7 @@ class EpochOrder:
 
     def _rule(self) -> dict[str, Any] | None:
         """The rule's parameters where it has a say in the views."""
-        if self.ferkd is None or (self._passing is None and self._order is None):
+        if self.ferkd is None or (self._mask is None and self._order is None):
             return None
         fields = dataclasses.asdict(self.ferkd)
         # A tuple would come back from JSON as a list, and differ.
@@ -260,17 +271,17 @@ def _check_schedule(schedule: str, epochs: int | None, replaces: bool) -> None:
         )
 
 
-def _chosen(store: Store | Ensemble, images: Any) -> npt.NDArray[np.int64]:
+def _chosen(store: LabelReader, images: Any) -> npt.NDArray[np.int64]:
     """The labelled ones of the asked-for images, by number, rising."""
     labelled = store.labelled()
     if images is not None:
         wanted = np.zeros(store.num_images, dtype=bool)
         wanted[store.positions(images)] = True
         labelled = labelled & wanted
-    found = np.flatnonzero(labelled)
-    if not found.size:
+    numbers = np.flatnonzero(labelled)
+    if not numbers.size:
         raise NotFoundError(
             f"{store.path} has no labels of any of the images asked for: they could not be decoded "
             "when it was made, or none was named."
         )
-    return found
+    return numbers

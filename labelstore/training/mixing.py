@@ -88,8 +88,8 @@ class MixPlan:
         """
         if loss_weight is None:
             return self.weight, None
-        given = np.asarray(loss_weight, dtype=np.float64)
-        own, other = self.weight * given, (1.0 - self.weight) * given[self.partner]
+        weights = np.asarray(loss_weight, dtype=np.float64)
+        own, other = self.weight * weights, (1.0 - self.weight) * weights[self.partner]
         total = own + other
         return np.where(total > 0, own / np.where(total > 0, total, 1.0), self.weight), total
 
@@ -265,11 +265,11 @@ class OneOf:
                 f"rules are {self.rules!r}, expected at least one, each a MixUp, CutMix, SelfMix "
                 "or None."
             )
-        given = self._odds()
+        odds = self._odds()
         if (
-            len(given) != len(self.rules)
-            or any(not p >= 0 for p in given)
-            or abs(sum(given) - 1) > 1e-9
+            len(odds) != len(self.rules)
+            or any(not p >= 0 for p in odds)
+            or abs(sum(odds) - 1) > 1e-9
         ):
             raise UsageError(
                 f"probabilities are {self.probabilities}, expected {len(self.rules)} that are not "

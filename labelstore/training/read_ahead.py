@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.store.ensembles import Ensemble
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from labelstore.store.store import Store
     from labelstore.training.epochs import EpochOrder
 
-__all__ = ["Prefetcher"]
+__all__ = ["EpochReadAhead"]
 
 _LEAST_SHARE = 8
 """Epochs that show less than one in so many images read single chunks."""
@@ -31,7 +30,7 @@ _KEPT = 1.25
 """A slab that is there gives way to one that is wanted by so many times as many views."""
 
 
-class Prefetcher:
+class EpochReadAhead:
     """Has an epoch's labels in memory when it begins: for all processes of the machine at once.
 
     It does nothing for an order of few of the store's images, and for a materialized copy. Make it
@@ -48,8 +47,7 @@ class Prefetcher:
         """
         store = order.store
         self._order = order
-        self._members: tuple[Store, ...]
-        self._members = store.members if isinstance(store, Ensemble) else (store,)
+        self._members = store.members
         few = len(order.images) * _LEAST_SHARE < store.num_images
         self.slab_bytes = 0 if few else slab_bytes
         self._counts: dict[int, npt.NDArray[np.float64]] = {}

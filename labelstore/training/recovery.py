@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
 from labelstore.errors import UsageError
-from labelstore.labels.ensemble import EnsembleTopK
 from labelstore.labels.soft_labels import mix
 from labelstore.labels.temperature import at_temperature
-from labelstore.store.ensembles import Ensemble
+from labelstore.training.options import require_known
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from labelstore.labels.ensemble import EnsembleTopK
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import LabelType, Tail, TopK
-    from labelstore.store.store import Store
+    from labelstore.store.label_reader import LabelReader
 
-__all__ = ["Recovered", "Recovery"]
+__all__ = ["Recovered", "Recovery", "RecoveryOptions"]
 
 
 class Recovered(NamedTuple):
@@ -36,6 +36,24 @@ class Recovered(NamedTuple):
     rule."""
 
 
+class RecoveryOptions(TypedDict, total=False):
+    """How stored labels become labels to train with."""
+
+    tail: Tail | None
+    """How the residual mass is spread; like the image's list of likely classes when None and the
+    store has lists, else evenly."""
+    label_type: LabelType | None
+    """What labels are recovered to; the store's when None."""
+    ferkd: FerKD | EnsembleFerKD | None
+    """Calibrates the labels; None. With ``discard="mask"`` they have a ``weight``, 0 for discarded
+    views; with ``"replace"`` the order of views shows a discarded one only where an image has no
+    other."""
+    temperature: float | None
+    """Gives labels as if the teacher's logits had been divided by it, whatever the store's
+    temperature: approximate, see ``labelstore.at_temperature``. The store's own when None. Not
+    together with ferkd, whose thresholds are about labels as they are stored."""
+
+
 @dataclass(frozen=True)
 class Recovery:
     """How stored labels are recovered: ``Recovery.of`` a store, then called on what was read."""
@@ -47,31 +65,21 @@ class Recovery:
     """What each teacher's temperature is multiplied by; None for labels as they are stored."""
 
     @classmethod
-    def of(
-        cls,
-        store: Store | Ensemble,
-        *,
-        tail: Tail | None = None,
-        label_type: LabelType | None = None,
-        ferkd: FerKD | EnsembleFerKD | None = None,
-        temperature: float | None = None,
-    ) -> Recovery:
+    def of(cls, store: LabelReader, **options: Unpack[RecoveryOptions]) -> Recovery:
         """Check that the wishes fit the store and each other.
 
         Args:
             store: a store or an ensemble.
-            tail: how the residual mass is spread; like the image's list of likely classes when None
-                and the store has lists, else evenly.
-            label_type: what labels are recovered to; the store's when None.
-            ferkd: calibrates the labels.
-            temperature: gives labels as if the teacher's logits had been divided by it:
-                approximate, see ``labelstore.at_temperature``. The store's own when None.
+            options: see ``RecoveryOptions``.
 
         Raises:
             UsageError: FerKD of labels that are not top-k, a temperature of such labels or together
-                with FerKD, or of a store that does not tell its own.
+                with FerKD, or of a store that does not tell its own. TypeError: an option that is
+                none.
         """
-        kind: LabelType = label_type or store.manifest.label_type
+        require_known("Recovery.of", options, RecoveryOptions)
+        ferkd, temperature = options.get("ferkd"), options.get("temperature")
+        kind: LabelType = options.get("label_type") or store.manifest.label_type
         if ferkd is not None and kind != "top-k":
             raise UsageError(
                 f"FerKD calibrates recovered top-k labels and the label type is "
@@ -84,7 +92,7 @@ class Recovery:
                 f"{'ferkd' if ferkd is not None else 'label_type ' + repr(kind)}, "
                 "expected top-k labels without calibration: leave one of the two out."
             )
-        return cls(tail, kind, ferkd, factors)
+        return cls(options.get("tail"), kind, ferkd, factors)
 
     def __call__(self, topk: TopK | EnsembleTopK, targets: npt.NDArray[np.int32]) -> Recovered:
         """Recover labels.
@@ -97,27 +105,24 @@ class Recovery:
             LabelError: the rule needs a ground truth that is unknown.
         """
         if self.factors:
-            members = topk.members if isinstance(topk, EnsembleTopK) else (topk,)
-            weights = topk.weights if isinstance(topk, EnsembleTopK) else (1.0,)
-            parts = zip(members, self.factors, strict=True)
+            parts = zip(topk.members, self.factors, strict=True)
             cooled = [at_temperature(part, by, self.tail) for part, by in parts]
-            return Recovered(mix(cooled, weights), None, None)
+            return Recovered(mix(cooled, topk.weights), None, None)
         if self.ferkd is None:
             return Recovered(topk.as_type(self.label_type, self.tail), None, None)
-        done = self.ferkd.apply(topk, targets, self.tail)
+        calibrated = self.ferkd.apply(topk, targets, self.tail)
         # With "replace" a discarded view is shown only where an image has none that passes, and
         # then it counts.
-        weight = done.weight if self.ferkd.discard == "mask" else None
-        return Recovered(done.labels, weight, done.action)
+        weight = calibrated.weight if self.ferkd.discard == "mask" else None
+        return Recovered(calibrated.labels, weight, calibrated.action)
 
 
-def _factors(store: Store | Ensemble, temperature: float) -> tuple[float, ...]:
+def _factors(store: LabelReader, temperature: float) -> tuple[float, ...]:
     """What each teacher's temperature is to be multiplied by; UsageError where it is unknown."""
     if not (temperature > 0 and math.isfinite(temperature)):
         raise UsageError(f"temperature is {temperature}, expected a positive number.")
-    members = store.members if isinstance(store, Ensemble) else (store,)
     factors = []
-    for member in members:
+    for member in store.members:
         if member.manifest.temperature is None:
             raise UsageError(
                 f"{member.path} does not tell the temperature of its labels, so they cannot be "

@@ -13,7 +13,16 @@ import labelstore
 from labelstore import Batches, FerKD
 from labelstore.errors import UsageError
 from labelstore.images.pixels import cut
-from labelstore.torch import Show, SoftLabelDataset, ViewSampler, collate_views
+from labelstore.torch import (
+    HuggingFaceViews,
+    Show,
+    SoftLabelDataset,
+    ViewJoin,
+    ViewSampler,
+    WebDatasetViews,
+    collate_views,
+)
+from labelstore.training import EpochOrder, Recovery
 
 FERKD = FerKD(low=0.3, middle=0.5, top=0.9)
 
@@ -125,6 +134,24 @@ def test_wrong_numbers_are_refused(store):
         Batches(store, 4, num_replicas=2, rank=2)
     with pytest.raises(UsageError, match="epoch is -1"):
         Batches(store, 4).epoch(-1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda store, **options: Batches(store, 4, **options),
+        ViewSampler,
+        EpochOrder,
+        Recovery.of,
+        lambda store, **options: SoftLabelDataset(None, store, **options),
+        ViewJoin,
+        WebDatasetViews,
+        HuggingFaceViews,
+    ],
+)
+def test_an_unknown_keyword_is_named(store, make):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'sede', expected .*ferkd"):
+        make(store, sede=1)
 
 
 def test_an_epoch_is_read_ahead(work, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from labelstore import FerKD
 from labelstore.store.slabs import shared_file
 from labelstore.torch import ViewSampler
 from labelstore.training.epochs import EpochOrder
-from labelstore.training.read_ahead import Prefetcher
+from labelstore.training.read_ahead import EpochReadAhead
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def loader_of(path, slab_bytes, workers, method="fork", ferkd=None, **options):
 def test_epochs_are_the_same_with_and_without(tmp_path, workers, method, persistent, folder):
     written(tmp_path / "s.zarr", images=60, views=8, group_views=4)
     _, plain_sampler, plain = loader_of(tmp_path / "s.zarr", 0, 0)
-    size = labelstore.open(tmp_path / "s.zarr").slabs._sizes.layout(0, 8).nbytes
+    size = labelstore.open(tmp_path / "s.zarr").slabs._layouts.layout(0, 8).nbytes
     store, sampler, loader = loader_of(
         tmp_path / "s.zarr", 2 * size, workers, method, persistent_workers=persistent
     )
@@ -125,9 +125,9 @@ def test_a_worker_that_dies_ends_the_epoch_and_the_next_one_is_right(tmp_path, f
 
 def test_few_images_are_not_read_ahead(tmp_path, folder):
     store, _, _ = written(tmp_path / "s.zarr", images=60, views=8)
-    assert Prefetcher(EpochOrder(store, images=[1, 2]), 1000).slab_bytes == 0
+    assert EpochReadAhead(EpochOrder(store, images=[1, 2]), 1000).slab_bytes == 0
     assert store.slabs.slab_bytes == 0
-    assert Prefetcher(EpochOrder(store), 1000).slab_bytes == 1000
+    assert EpochReadAhead(EpochOrder(store), 1000).slab_bytes == 1000
 
 
 SPREAD = {
@@ -138,18 +138,18 @@ SPREAD = {
 
 
 def slab_size(store):
-    return store.slabs._sizes.layout(0, store.manifest.num_blocks).nbytes
+    return store.slabs._layouts.layout(0, store.manifest.num_blocks).nbytes
 
 
 @pytest.mark.parametrize("options", SPREAD.values(), ids=SPREAD)
 def test_all_groups_of_an_epoch_are_held_where_there_is_room(tmp_path, folder, options):
     store, _, _ = written(tmp_path / "s.zarr", images=64, views=24, group_views=4)
     order = EpochOrder(store, 2, **options)
-    prefetcher = Prefetcher(order, 2**26)
+    read_ahead = EpochReadAhead(order, 2**26)
     kept = {}
     for epoch in range(9):
-        prefetcher.start(epoch)
-        prefetcher.wait(epoch)
+        read_ahead.start(epoch)
+        read_ahead.wait(epoch)
         present = order.present(epoch)
         groups = np.bincount(order.views(present, epoch).reshape(-1) // 4, minlength=6)
         assert order.groups(epoch).tolist() == groups.tolist()
@@ -170,12 +170,12 @@ def test_where_room_is_short_the_most_wanted_groups_are_held(tmp_path, folder):
     rule = SPREAD["surgical"]["ferkd"]
     order = EpochOrder(store, 2, ferkd=rule)
     room = 3 * slab_size(store)
-    prefetcher = Prefetcher(order, room)
+    read_ahead = EpochReadAhead(order, room)
     plain = EpochOrder(labelstore.open(store.path), 2, ferkd=rule)
     short = 0
     for epoch in range(12):
-        prefetcher.start(epoch)
-        prefetcher.wait(epoch)
+        read_ahead.start(epoch)
+        read_ahead.wait(epoch)
         store.slabs.wait(range(10))
         held, counts = store.slabs.held(), order.groups(epoch)
         # A group that is wanted by fewer views than it has chunks is not worth reading.
@@ -232,16 +232,16 @@ def test_an_ensembles_groups_are_read_of_members_with_other_ones(tmp_path, folde
     four, _, _ = written(tmp_path / "a.zarr", views=12, group_views=4)
     two, _, _ = written(tmp_path / "b.zarr", views=6, group_views=2, seed=1)
     order = EpochOrder(labelstore.ensemble([four, two]), 1)
-    prefetcher = Prefetcher(order, 2**26)
+    read_ahead = EpochReadAhead(order, 2**26)
     for epoch in range(12):
         views = np.unique(order.views(order.images, epoch))
         for member in (four, two):
             needed = np.unique(views // member.manifest.group_views)
-            assert set(needed.tolist()) <= set(prefetcher._groups(member, epoch))
-    prefetcher.start(0)
-    prefetcher.wait(0)
+            assert set(needed.tolist()) <= set(read_ahead._groups(member, epoch))
+    read_ahead.start(0)
+    read_ahead.wait(0)
     for member in (four, two):
-        assert sorted(member.slabs._slabs) == sorted(prefetcher._groups(member, 0))
+        assert sorted(member.slabs._slabs) == sorted(read_ahead._groups(member, 0))
         member.slabs.close()
 
 

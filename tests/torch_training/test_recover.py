@@ -23,9 +23,9 @@ from labelstore.torch import (
     StoredLabels,
     ViewSampler,
     collate_views,
+    recover,
     soft_cross_entropy,
 )
-from labelstore.torch.labels import recover
 from labelstore.torch.labels.stored_labels import TorchTopK, _spread as spread_on_device
 from labelstore.training.recovery import Recovery
 

@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import StoreError
+from labelstore.format.arrays import array_digest, view_arrays
 from labelstore.storage import local_files
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     import numpy.typing as npt
 
-__all__ = ["VARIABLE", "ChunkFiles"]
+    from labelstore.format.manifest import Manifest
+
+    Codes = dict[str, npt.NDArray[Any]]
+    Places = Sequence[tuple[int, int]]
+
+__all__ = ["VARIABLE", "ChunkFiles", "KeptChunks"]
 
 VARIABLE = "LABELSTORE_CACHE"
 """The environment variable that names the folder."""
@@ -66,3 +74,60 @@ class ChunkFiles:
     def _path(self, digest: int) -> Path:
         name = f"{digest:016x}"
         return self._folder / name[:2] / name
+
+
+class KeptChunks:
+    """The chunks of one store: from the folder where they are there, else from the store."""
+
+    def __init__(
+        self, files: ChunkFiles, manifest: Manifest, digest: Callable[[str, int, int], int]
+    ) -> None:
+        """Of a store.
+
+        Args:
+            files: the folder.
+            manifest: the store's.
+            digest: the commit digest of an array's chunk: name, block, group.
+        """
+        self._files = files
+        self._manifest = manifest
+        self._digest = digest
+        self._specs = view_arrays(manifest)
+
+    def read(self, places: Places, fetch: Callable[[Places], Iterator[Codes]]) -> Iterator[Codes]:
+        """All codes of some (block, group), in order, as they were committed.
+
+        What is not in the folder, or not as it should be there, is fetched and put there.
+
+        Args:
+            places: blocks and groups.
+            fetch: reads places from the store, verified.
+        """
+        kept = [self._is_kept(*place) for place in places]
+        fetched = fetch([place for place, there in zip(places, kept, strict=True) if not there])
+        for place, there in zip(places, kept, strict=True):
+            codes = self._codes(*place) if there else None
+            if codes is None:
+                codes = next(fetch([place])) if there else next(fetched)
+                for name, values in codes.items():
+                    self._files.put(self._digest(name, *place), values)
+            yield codes
+
+    def _is_kept(self, block: int, group: int) -> bool:
+        """Whether there are files of a chunk's arrays."""
+        return all(self._files.has(self._digest(spec.name, block, group)) for spec in self._specs)
+
+    def _codes(self, block: int, group: int) -> Codes | None:
+        """A chunk from its files; None where they are not what was committed."""
+        rows, columns = self._manifest.block_slice(block), self._manifest.group_slice(group)
+        chunk: Codes = {}
+        for spec in self._specs:
+            shape = (rows.stop - rows.start, columns.stop - columns.start, *spec.shape[2:])
+            digest = self._digest(spec.name, block, group)
+            codes = self._files.get(digest, spec.dtype, shape)
+            if codes is None or digest != array_digest(
+                self._manifest.id, spec.name, block, group, codes
+            ):
+                return None
+            chunk[spec.name] = codes
+        return chunk

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["ChunkPool", "flat_take"]
+__all__ = ["ChunkCache", "flat_take"]
 
 _FREED = 64
 """Chunks that are loaded at a time, and so slots that are given up at once."""
 
 
-class ChunkPool:
+class ChunkCache:
     """Slots for chunks, the one used longest ago given up first. Safe to use from threads.
 
     Memory is touched, and so taken, as slots are filled.
@@ -136,14 +136,14 @@ class ChunkPool:
         # In parts, so that what was read and not yet put into its slot stays small.
         for start in range(0, len(missing), _FREED):
             part = missing[start : start + _FREED]
-            found = load(part.tolist())
+            loaded = load(part.tolist())
             if not self._arrays:
                 self._arrays = {
                     spec.name: np.empty((self.capacity, *self._shape, *spec.shape[2:]), spec.dtype)
                     for spec in self._specs
                 }
             freed = self._free(len(part))
-            for chunk, slot, codes in zip(part.tolist(), freed, found, strict=True):
+            for chunk, slot, codes in zip(part.tolist(), freed, loaded, strict=True):
                 before = self._chunk_in[slot]
                 if before >= 0:
                     self._slot_of[before] = -1

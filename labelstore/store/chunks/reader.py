@@ -26,11 +26,11 @@ from labelstore.format.arrays import (
     view_arrays,
     view_columns,
 )
-from labelstore.format.encoding import decode_prior
 from labelstore.format.validity import image_problem, label_problem, prior_problem, top_problem
 from labelstore.store.backends.npy import MappedBackend
-from labelstore.store.chunks.disk_cache import ChunkFiles
-from labelstore.store.chunks.memory_cache import ChunkPool, flat_take
+from labelstore.store.chunks.disk_cache import ChunkFiles, KeptChunks
+from labelstore.store.chunks.memory_cache import ChunkCache, flat_take
+from labelstore.store.chunks.prior_lists import PriorLists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from labelstore.format.arrays import ArraySpec
     from labelstore.format.manifest import Manifest
-    from labelstore.labels.prior import ImagePrior
     from labelstore.store.backends.protocol import Backend
 
     Codes = dict[str, npt.NDArray[Any]]
@@ -74,14 +73,16 @@ class BlockReader:
             min(manifest.block_images, manifest.num_images),
             min(manifest.group_views, manifest.num_views),
         )
-        self._pool = ChunkPool(self._specs, chunk_shape, num_chunks, cache_bytes)
+        self._pool = ChunkCache(self._specs, chunk_shape, num_chunks, cache_bytes)
         # A materialized copy lies in memory as it is: its chunks are compared with their digests
         # when they are met first, and then read where they are.
         self._mapped: Codes = backend.mapped if isinstance(backend, MappedBackend) else {}
         self._checked = np.zeros(num_chunks if self._mapped else 0, dtype=bool)
-        self._files = ChunkFiles.of_environment() if isinstance(path, str) else None
+        files = ChunkFiles.of_environment() if isinstance(path, str) else None
+        self._kept = KeptChunks(files, manifest, self._digest) if files else None
         self._unreadable: dict[int, npt.NDArray[np.bool_]] = {}
-        self.use_lists(None)
+        self.prior_lists = PriorLists(self)
+        """The lists of likely classes that have been read."""
 
     @property
     def in_memory(self) -> bool:
@@ -121,7 +122,7 @@ class BlockReader:
         self._pool.clear()
         self._checked[:] = False
         self._unreadable = {}
-        self.use_lists(None)
+        self.prior_lists.use(None)
 
     @property
     def all_commits(self) -> npt.NDArray[np.uint64]:
@@ -163,6 +164,10 @@ class BlockReader:
                 pass
         return [self._unreadable[block] for block in blocks]
 
+    def require_blocks(self, blocks: Sequence[int]) -> None:
+        """IncompleteError, CorruptError: a block is not there as it was committed."""
+        self._unreadable_of(blocks)
+
     def _blocks_of(
         self, blocks: Sequence[int], specs: Sequence[ArraySpec]
     ) -> Iterator[tuple[int, Codes]]:
@@ -172,9 +177,9 @@ class BlockReader:
             self._require_committed(block)
             rows = self.manifest.block_slice(block)
             runs += [(spec.name, rows, None) for spec in specs]
-        found = self._backend.read_many(runs)
+        arrays = self._backend.read_many(runs)
         for block in blocks:
-            yield block, {spec.name: next(found) for spec in specs}
+            yield block, {spec.name: next(arrays) for spec in specs}
 
     def prior_codes(self, block: int) -> Codes:
         """Codes of the prior lists of a block's images; not kept."""
@@ -192,45 +197,6 @@ class BlockReader:
             self._require_none(problem, "images/prior_classes", block, None)
             yield codes
 
-    def use_lists(self, lists: Codes | None) -> None:
-        """Take the prior lists of all images from arrays that were made of ``prior_codes``; from
-        the store, as they are asked for, when None."""
-        # Which blocks' are there, too; replaced as one, since threads read lists.
-        self._lists: tuple[Codes, npt.NDArray[np.bool_]] | None = None
-        if lists is not None:
-            self._lists = lists, np.ones(self.manifest.num_blocks, dtype=bool)
-        self.__dict__.pop("_own_lists", None)
-
-    def _list_arrays(self) -> tuple[Codes, npt.NDArray[np.bool_]]:
-        """Prior lists of all images, and (num_blocks,) which blocks' have been read."""
-        held = self._lists or self.__dict__.get("_own_lists")
-        if held is None:
-            # Memory is taken as blocks are read.
-            specs = prior_arrays(self.manifest)
-            lists = {spec.name: np.empty(spec.shape, spec.dtype) for spec in specs}
-            made = lists, np.zeros(self.manifest.num_blocks, dtype=bool)
-            # Of two threads that come at once, both use the same.
-            held = self.__dict__.setdefault("_own_lists", made)
-        return held
-
-    def lists(self, images: npt.NDArray[np.int64]) -> ImagePrior:
-        """The prior lists of images (n,); the codes of their blocks' are kept."""
-        lists = self._read_lists(np.unique(images // self.manifest.block_images))
-        return decode_prior({name: codes[images] for name, codes in lists.items()})
-
-    def _read_lists(self, blocks: npt.NDArray[np.int64]) -> Codes:
-        """Codes of the prior lists of all images; there are those of ``blocks``, at least."""
-        # Before anything is made of their size: these blocks have to be there.
-        self._unreadable_of(blocks.tolist())
-        lists, read = self._list_arrays()
-        missing = blocks[~read[blocks]].tolist()
-        for block, found in zip(missing, self.prior_codes_of(missing), strict=True):
-            rows = self.manifest.block_slice(block)
-            for name, codes in found.items():
-                lists[name][rows] = codes
-            read[block] = True
-        return lists
-
     def top_probs_of(self, blocks: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
         """(n, V) codes of the largest probabilities of some blocks, all views; not kept."""
         name, runs, columns = "labels/top_prob", [], slice(0, self.manifest.num_views)
@@ -239,8 +205,8 @@ class BlockReader:
             runs.append((name, self.manifest.block_slice(block), columns))
         fill = self._specs[self._part_of[name]].fill
         unreadable = self._unreadable_of(blocks)
-        found = self._backend.read_many(runs)
-        for block, codes, rows in zip(blocks, found, unreadable, strict=True):
+        planes = self._backend.read_many(runs)
+        for block, codes, rows in zip(blocks, planes, unreadable, strict=True):
             for group in range(self.manifest.num_groups):
                 self._check(name, block, group, codes[:, self.manifest.group_slice(group)])
             problem = top_problem(codes, rows, self.manifest, fill)
@@ -258,9 +224,9 @@ class BlockReader:
         groups = range(-(-num_views // self.manifest.group_views))
         columns = slice(0, self.manifest.group_slice(groups[-1]).stop)
         rows = self.manifest.block_slice(block)
-        found = self._backend.read_many([(spec.name, rows, columns) for spec in self._specs])
+        arrays = self._backend.read_many([(spec.name, rows, columns) for spec in self._specs])
         views: Codes = {}
-        for spec, codes in zip(self._specs, found, strict=True):
+        for spec, codes in zip(self._specs, arrays, strict=True):
             for group in groups:
                 part = codes[:, self.manifest.group_slice(group)]
                 self._check(spec.name, block, group, part)
@@ -294,49 +260,16 @@ class BlockReader:
             self._require_committed(block)
         self._unreadable_of(blocks)
         if self.manifest.prior_size and self.manifest.encoding == "codes":
-            self._read_lists(np.unique(blocks))
+            self.prior_lists.read(np.unique(blocks))
         for place, codes in zip(places, self._verified_chunks(places), strict=True):
             self._require_labels(codes, *place)
             yield codes
 
     def _verified_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
         """As ``read_chunks``, compared with digests alone."""
-        if self._files is None:
-            yield from self._fetch_chunks(places)
-            return
-        kept = [self._is_kept(*place) for place in places]
-        fetched = self._fetch_chunks(
-            [p for p, there in zip(places, kept, strict=True) if not there]
-        )
-        for place, there in zip(places, kept, strict=True):
-            codes = self._kept(*place) if there else None
-            if codes is None:
-                codes = next(self._fetch_chunks([place])) if there else next(fetched)
-                for name, values in codes.items():
-                    self._files.put(self._digest(name, *place), values)
-            yield codes
-
-    def _is_kept(self, block: int, group: int) -> bool:
-        """Whether there are files of a chunk's arrays."""
-        files = self._files
-        return files is not None and all(
-            files.has(self._digest(spec.name, block, group)) for spec in self._specs
-        )
-
-    def _kept(self, block: int, group: int) -> Codes | None:
-        """A chunk from its files; None where they are not what was committed."""
-        rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
-        found: Codes = {}
-        for spec in self._specs:
-            shape = (rows.stop - rows.start, columns.stop - columns.start, *spec.shape[2:])
-            digest = self._digest(spec.name, block, group)
-            codes = self._files.get(digest, spec.dtype, shape) if self._files else None
-            if codes is None or digest != array_digest(
-                self.manifest.id, spec.name, block, group, codes
-            ):
-                return None
-            found[spec.name] = codes
-        return found
+        if self._kept is None:
+            return self._fetch_chunks(places)
+        return self._kept.read(places, self._fetch_chunks)
 
     def _digest(self, name: str, block: int, group: int) -> int:
         """The commit digest of an array's chunk."""
@@ -348,11 +281,11 @@ class BlockReader:
         for block, group in places:
             rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
             runs += [(spec.name, rows, columns) for spec in self._specs]
-        found = self._backend.read_many(runs)
+        arrays = self._backend.read_many(runs)
         for block, group in places:
             codes: Codes = {}
             for spec in self._specs:
-                codes[spec.name] = next(found)
+                codes[spec.name] = next(arrays)
                 self._check(spec.name, block, group, codes[spec.name])
             yield codes
 
@@ -372,7 +305,7 @@ class BlockReader:
 
     def check_block(self, block: int) -> list[StoreError]:
         """What ``Store.check_block`` tells; nothing is taken from the caches."""
-        found: list[StoreError] = []
+        problems: list[StoreError] = []
         try:
             self._require_committed(block)
             self._backend.fetch_block(block)
@@ -389,28 +322,28 @@ class BlockReader:
                 for _ in self.read_chunks([(block, group)]):
                     pass
             except StoreError as error:
-                found.append(error)
-        return found
+                problems.append(error)
+        return problems
 
     def _damaged_chunks(self, block: int) -> list[StoreError]:
         """What is wrong with the labels of a block whose images cannot be told."""
-        found: list[StoreError] = []
+        problems: list[StoreError] = []
         for group in range(self.manifest.num_groups):
             try:
                 for _ in self._verified_chunks([(block, group)]):
                     pass
             except StoreError as error:
-                found.append(error)
-        return found
+                problems.append(error)
+        return problems
 
     def _require_labels(self, codes: Codes, block: int, group: int | None) -> None:
         """CorruptError unless codes of a block's images, which match their digests, are labels."""
         rows = self.manifest.block_slice(block)
         (unreadable,) = self._unreadable_of([block])
         if self.manifest.prior_size and self.manifest.encoding == "codes":
-            every, read = self._list_arrays()
+            every, read = self.prior_lists.arrays()
             if not read[block]:
-                every = self._read_lists(np.array([block]))
+                every = self.prior_lists.read(np.array([block]))
             lists = every["images/prior_classes"][rows]
         else:
             lists = np.empty((rows.stop - rows.start, 0), np.uint16)
@@ -427,8 +360,8 @@ class BlockReader:
             )
 
     def _check(self, name: str, block: int, group: int, codes: npt.NDArray[Any]) -> None:
-        found = array_digest(self.manifest.id, name, block, group, codes)
-        if found != self._commits[block, self._columns[name][group]]:
+        digest = array_digest(self.manifest.id, name, block, group, codes)
+        if digest != self._commits[block, self._columns[name][group]]:
             raise self._corrupt(name, block, group)
 
     def _require_committed(self, block: int) -> None:

@@ -39,7 +39,16 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["Layout", "SharedArrays", "Writer", "default_folder", "find", "make", "sweep", "used"]
+__all__ = [
+    "Layout",
+    "SharedArrays",
+    "SharedFileWriter",
+    "default_folder",
+    "find",
+    "make",
+    "sweep",
+    "used",
+]
 
 SUFFIX = ".slab"
 
@@ -113,11 +122,11 @@ class Layout:
     @functools.cached_property
     def offsets(self) -> dict[str, int]:
         """The first byte of each array."""
-        found, end = {}, len(self.header)
+        offsets, end = {}, len(self.header)
         for name, dtype, shape in self.arrays:
-            found[name] = end
+            offsets[name] = end
             end += _pages(math.prod(shape) * dtype.itemsize)
-        return found
+        return offsets
 
     @functools.cached_property
     def nbytes(self) -> int:
@@ -163,7 +172,7 @@ class SharedArrays:
             _release(self.path, descriptor)
 
 
-class Writer:
+class SharedFileWriter:
     """Fills a file that is being made; may be used by several threads."""
 
     def __init__(self, descriptor: int, layout: Layout) -> None:
@@ -197,9 +206,9 @@ def find(folder: Path, layout: Layout) -> SharedArrays | None:
             and state.st_size == layout.nbytes
             and os.pread(descriptor, len(layout.header), 0) == layout.header
         ):
-            found = SharedArrays(path, descriptor, layout)
+            arrays = SharedArrays(path, descriptor, layout)
             descriptor = -1
-            return found
+            return arrays
     except OSError:
         return None
     finally:
@@ -211,7 +220,7 @@ def find(folder: Path, layout: Layout) -> SharedArrays | None:
 def make(
     folder: Path,
     layout: Layout,
-    fill: Callable[[Writer], None],
+    fill: Callable[[SharedFileWriter], None],
     go_on: Callable[[], None] = lambda: None,
 ) -> SharedArrays:
     """Map a file, made by this process when it is not there; one that another makes is awaited.
@@ -231,9 +240,9 @@ def make(
     sweep(folder)
     partial = folder / f"{layout.name}{local_files.PARTIAL}"
     while True:
-        found = find(folder, layout)
-        if found is not None:
-            return found
+        arrays = find(folder, layout)
+        if arrays is not None:
+            return arrays
         descriptor = _opened(partial)
         if descriptor is None:
             continue
@@ -246,13 +255,13 @@ def make(
             # finished, or swept away, between the opening and the lock.
             if not local_files.is_at(descriptor, partial):
                 continue
-            found = find(folder, layout)
-            if found is not None:
+            arrays = find(folder, layout)
+            if arrays is not None:
                 local_files.delete_file(partial)
-                return found
-            made = _make(folder, layout, partial, descriptor, fill)
+                return arrays
+            arrays = _make(folder, layout, partial, descriptor, fill)
             descriptor = -1
-            return made
+            return arrays
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
@@ -280,7 +289,7 @@ def _make(
     layout: Layout,
     partial: Path,
     descriptor: int,
-    fill: Callable[[Writer], None],
+    fill: Callable[[SharedFileWriter], None],
 ) -> SharedArrays:
     try:
         room = os.statvfs(folder)
@@ -291,7 +300,7 @@ def _make(
         _making.add(descriptor)
         os.ftruncate(descriptor, 0)
         os.ftruncate(descriptor, layout.nbytes)
-        fill(Writer(descriptor, layout))
+        fill(SharedFileWriter(descriptor, layout))
         _write(descriptor, memoryview(layout.header), 0)
         local_files.publish(partial, folder / layout.name)
     except BaseException:

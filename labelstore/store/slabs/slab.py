@@ -18,28 +18,30 @@ from labelstore.store.indexing import as_array, common_shape
 from labelstore.store.slabs.shared_file import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
     from labelstore.format.manifest import Manifest
     from labelstore.labels.top_k import TopK
+    from labelstore.store.chunks.label_decoder import LabelDecoder
     from labelstore.store.chunks.reader import BlockReader
     from labelstore.store.slabs.shared_file import SharedArrays
 
     Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]
-    Decode = Callable[[Int64Array, Int64Array, tuple[int, ...], Codes], TopK]
 
-__all__ = ["Slab", "SlabSizes", "label_bytes"]
+__all__ = ["Slab", "SlabLayouts", "label_bytes"]
 
 
 class Slab:
     """One group of views of the images 0..num_images-1, mapped."""
 
-    def __init__(self, held: SharedArrays, views: slice, num_images: int, labels: Decode) -> None:
+    def __init__(
+        self, held: SharedArrays, views: slice, num_images: int, decoder: LabelDecoder
+    ) -> None:
         self._held = held
-        self._labels = labels
+        self._decoder = decoder
         self.views = views
         """The views of the group."""
         self.num_images = num_images
@@ -81,7 +83,7 @@ class Slab:
                 f"{self.views.start} to {self.views.stop - 1} of images 0 to "
                 f"{self.num_images - 1}: read it from the store."
             )
-        return self._labels(rows, columns, shape, self.gather(rows, columns))
+        return self._decoder.labels(rows, self.gather(rows, columns), shape)
 
     def gather(self, images: Int64Array, views: Int64Array) -> Codes:
         """Codes (n, ...) of views that it holds, by array name."""
@@ -100,7 +102,7 @@ def label_bytes(manifest: Manifest) -> int:
     return sum(spec.dtype.itemsize * math.prod(spec.shape[2:]) for spec in view_arrays(manifest))
 
 
-class SlabSizes:
+class SlabLayouts:
     """What the slabs of one store hold."""
 
     def __init__(self, reader: BlockReader) -> None:
@@ -163,3 +165,19 @@ class SlabSizes:
             return every
         # The files' headers and padding are a few pages.
         return max(int((room - 65536) * every // size), 0)
+
+    def fitting(self, groups: Sequence[int], slab_bytes: int) -> list[int]:
+        """Those of groups, in their order, whose slabs fit into a bound together; the first in any
+        case, of which as many blocks are held as fit. None where nothing may be held."""
+        if not slab_bytes:
+            return []
+        room = slab_bytes
+        if self._manifest.prior_size and self.lists_fit(slab_bytes):
+            room -= self.lists().nbytes
+        chosen: list[int] = []
+        for group in groups:
+            room -= self.layout(group, self._manifest.num_blocks).nbytes
+            if chosen and room < 0:
+                break
+            chosen.append(group)
+        return chosen

@@ -20,7 +20,6 @@ import os
 import threading
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,23 +32,22 @@ from labelstore.errors import (
     StoreError,
 )
 from labelstore.store.slabs import shared_file
-from labelstore.store.slabs.slab import Slab, SlabSizes
+from labelstore.store.slabs.slab import Slab, SlabLayouts
+from labelstore.store.slabs.slab_maker import NoRoomError, SlabMaker, bytes_of_others
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from labelstore.store.chunks.label_decoder import LabelDecoder
     from labelstore.store.chunks.reader import BlockReader
-    from labelstore.store.slabs.shared_file import SharedArrays, Writer
-    from labelstore.store.slabs.slab import Codes, Decode, Int64Array
+    from labelstore.store.slabs.shared_file import SharedArrays
+    from labelstore.store.slabs.slab import Codes, Int64Array
 
-__all__ = ["SLAB_BYTES", "Slabs"]
+__all__ = ["SLAB_BYTES", "SlabCache"]
 
 SLAB_BYTES = 2 * 2**30
 """Bytes of all slabs of a store on a machine, by default at most."""
-
-_BATCH = 16
-"""Chunks that a thread reads at a time."""
 
 _IDLE_READS = 32
 """A worker gives up a slab that so many reads in a row, for each that it has, had no use for."""
@@ -68,11 +66,7 @@ class _GivenUpError(Exception):
     """A slab that is being made is no longer wanted."""
 
 
-class _NoRoomError(Exception):
-    """A slab does not fit into the bound beside what other processes hold."""
-
-
-class Slabs:
+class SlabCache:
     """The slabs of one store that this process uses, and those it reads ahead.
 
     A process that calls ``read_ahead`` makes them; others (workers) use those that are there. Where
@@ -82,7 +76,7 @@ class Slabs:
     def __init__(
         self,
         reader: BlockReader,
-        labels: Decode,
+        decoder: LabelDecoder,
         slab_bytes: int,
         folder: Path | None = None,
     ) -> None:
@@ -90,7 +84,7 @@ class Slabs:
 
         Args:
             reader: reads and verifies chunks.
-            labels: makes labels of a given shape of the codes of views (n,) of images (n,).
+            decoder: makes labels of codes.
             slab_bytes: of all slabs of the store on this machine together; 0 for none.
             folder: where slabs lie; ``labelstore.store.slabs.shared_file.default_folder`` when
                 None.
@@ -98,7 +92,7 @@ class Slabs:
         self.slab_bytes = slab_bytes
         self._folder = folder
         self._reader = reader
-        self._labels = labels
+        self._decoder = decoder
         self._manifest = reader.manifest
         self._slabs: dict[int, Slab] = {}
         self._lists: SharedArrays | None = None
@@ -107,11 +101,12 @@ class Slabs:
         self._reads = 0
         self._owner: int | None = None
         self._asked: set[int] = set()
-        self._plan: list[int] = []
+        self._wanted: list[int] = []
         self._pending: set[int] = set()
         self._crowded = False
         self._problems: list[str] = []
-        self._sizes = SlabSizes(reader)
+        self._layouts = SlabLayouts(reader)
+        self._maker = SlabMaker(reader, self._layouts)
         self._state = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -152,7 +147,7 @@ class Slabs:
         """A slab in use, or one that another process has made."""
         slab = self._open_slab(group)
         if slab is None and self.slab_bytes and not self._is_owner():
-            slab = self._found(group)
+            slab = self._slab_of_others(group)
         if slab is not None:
             self._last_use[group] = self._reads
         return slab
@@ -165,12 +160,14 @@ class Slabs:
             return None
         return slab
 
-    def _found(self, group: int) -> Slab | None:
+    def _slab_of_others(self, group: int) -> Slab | None:
         now = time.monotonic()
         if now < self._looked.get(group, 0.0):
             return None
-        blocks = self._blocks(group)
-        held = shared_file.find(self.folder, self._sizes.layout(group, blocks)) if blocks else None
+        blocks = self._layouts.blocks(group, self.slab_bytes)
+        held = (
+            shared_file.find(self.folder, self._layouts.layout(group, blocks)) if blocks else None
+        )
         if held is None:
             self._looked[group] = now + _LOOK_SECONDS
             return None
@@ -187,13 +184,13 @@ class Slabs:
         if now < self._looked.get(None, 0.0):
             return
         self._looked[None] = now + _LOOK_SECONDS
-        if self._lists_fit():
-            self._adopt(shared_file.find(self.folder, self._sizes.lists()))
+        if self._layouts.lists_fit(self.slab_bytes):
+            self._adopt(shared_file.find(self.folder, self._layouts.lists()))
 
     def _adopt(self, held: SharedArrays | None) -> None:
         if held is not None:
             self._lists = held
-            self._reader.use_lists(held.arrays)
+            self._reader.prior_lists.use(held.arrays)
 
     def _drop_idle(self) -> None:
         """In a worker: give up slabs of the epochs before."""
@@ -223,12 +220,16 @@ class Slabs:
         """
         slab = self._open_slab(group)
         if slab is None:
-            blocks = self._blocks(group) if self.slab_bytes else self._manifest.num_blocks
+            blocks = (
+                self._layouts.blocks(group, self.slab_bytes)
+                if self.slab_bytes
+                else self._manifest.num_blocks
+            )
             try:
-                held = self._made(group, blocks)
-            except _NoRoomError:
-                layout = self._sizes.layout(group, blocks)
-                others = shared_file.used(self.folder, layout.prefix, besides=layout.name)
+                held = self._make_file(group, blocks)
+            except NoRoomError:
+                layout = self._layouts.layout(group, blocks)
+                others = bytes_of_others(self.folder, layout)
                 raise StoreError(
                     f"{self._reader.path}: the slab of group {group} takes {layout.nbytes:,} bytes "
                     f"beside {others:,} of others, and slab_bytes is {self.slab_bytes:,}: close a "
@@ -246,18 +247,7 @@ class Slabs:
     def fitting(self, groups: Sequence[int]) -> list[int]:
         """Those of groups, in their order, whose slabs fit into ``slab_bytes`` together; the first
         in any case, of which as many blocks are held as fit."""
-        if not self.slab_bytes:
-            return []
-        room = self.slab_bytes
-        if self._manifest.prior_size and self._lists_fit():
-            room -= self._sizes.lists().nbytes
-        chosen: list[int] = []
-        for group in groups:
-            room -= self._sizes.layout(group, self._manifest.num_blocks).nbytes
-            if chosen and room < 0:
-                break
-            chosen.append(group)
-        return chosen
+        return self._layouts.fitting(groups, self.slab_bytes)
 
     def read_ahead(self, groups: Sequence[int]) -> None:
         """Make the slabs of groups in the background, in this order, and give up all others.
@@ -265,18 +255,19 @@ class Slabs:
         What does not fit into ``slab_bytes`` waits until other processes have given up the slabs of
         the epoch before. What cannot be made is left out; ``wait`` warns of it.
         """
-        plan = list(groups)
-        if not self.slab_bytes or (self._is_owner() and plan == self._plan):
+        wanted = list(groups)
+        if not self.slab_bytes or (self._is_owner() and wanted == self._wanted):
             return
         if not self._is_owner():
             # A forked process has its parent's slabs, but not the parent's thread.
             self._owner, self._state = os.getpid(), threading.Condition()
         with self._state:
             self._crowded = False
-            self._plan, self._pending = plan, {group for group in plan if group not in self._slabs}
-            for group in [group for group in self._slabs if group not in plan]:
+            self._wanted = wanted
+            self._pending = {group for group in wanted if group not in self._slabs}
+            for group in [group for group in self._slabs if group not in wanted]:
                 self._slabs.pop(group).close()
-        self._thread = threading.Thread(target=self._work, args=(plan,), daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(wanted,), daemon=True)
         self._thread.start()
 
     def wait(self, groups: Sequence[int]) -> None:
@@ -297,13 +288,13 @@ class Slabs:
             # In a forked process the parent's thread may have held the lock, and is not there.
             self._state, self._thread = threading.Condition(), None
         with self._state:
-            self._plan, self._pending = [], set()
+            self._wanted, self._pending = [], set()
             for slab in self._slabs.values():
                 slab.close()
             self._slabs, self._asked, self._looked = {}, set(), {}
-            self._sizes.clear()
+            self._layouts.clear()
             if self._lists is not None:
-                self._reader.use_lists(None)
+                self._reader.prior_lists.use(None)
                 self._lists.close()
                 self._lists = None
             self._state.notify_all()
@@ -311,31 +302,39 @@ class Slabs:
             self._thread.join()
             self._thread = None
 
-    def _work(self, plan: list[int]) -> None:
+    def _work(self, wanted: list[int]) -> None:
         """The background thread."""
         try:
-            self._follow(plan)
+            self._follow(wanted)
         finally:
             # However it ends, nobody waits for what it does not make.
             with self._state:
-                if self._plan is plan:
+                if self._wanted is wanted:
                     self._pending = set()
                     self._state.notify_all()
 
-    def _follow(self, plan: list[int]) -> None:
-        """Make one slab after the other, while the plan is the present one."""
-        wanted: list[int | None] = [*plan]
-        if self._manifest.prior_size and self._lists is None and self._lists_fit():
-            wanted.insert(0, None)
-        for group in wanted:
+    def _follow(self, wanted: list[int]) -> None:
+        """Make one slab after the other, while they are what is wanted at present."""
+        files: list[int | None] = [*wanted]
+        if (
+            self._manifest.prior_size
+            and self._lists is None
+            and self._layouts.lists_fit(self.slab_bytes)
+        ):
+            files.insert(0, None)
+        for group in files:
             if group in self._slabs:
                 continue
-            blocks = self._manifest.num_blocks if group is None else self._blocks(group)
+            blocks = (
+                self._manifest.num_blocks
+                if group is None
+                else self._layouts.blocks(group, self.slab_bytes)
+            )
             held = problem = None
             try:
-                while held is None and self._has_room(group, blocks, plan):
-                    with contextlib.suppress(_NoRoomError):
-                        held = self._made(group, blocks, functools.partial(self._go_on, group))
+                while held is None and self._has_room(group, blocks, wanted):
+                    with contextlib.suppress(NoRoomError):
+                        held = self._make_file(group, blocks, functools.partial(self._go_on, group))
             except _GivenUpError:
                 return
             except (CorruptError, IncompleteError):
@@ -347,7 +346,7 @@ class Slabs:
                     "chunk by chunk instead."
                 )
             with self._state:
-                current = self._plan is plan
+                current = self._wanted is wanted
                 if current and problem is not None:
                     self._problems.append(problem)
                 if held is not None:
@@ -369,22 +368,22 @@ class Slabs:
             self._slabs[group] = self._slab(held, group, blocks)
 
     def _is_wanted(self, group: int | None) -> bool:
-        """Whether the present plan has use for a slab, or for the lists."""
-        plan = self._plan
-        return bool(plan) if group is None else group in plan
+        """Whether there is use at present for a slab, or for the lists."""
+        wanted = self._wanted
+        return bool(wanted) if group is None else group in wanted
 
     def _go_on(self, group: int | None) -> None:
         if not self._is_wanted(group):
             raise _GivenUpError
 
-    def _has_room(self, group: int | None, blocks: int, plan: list[int]) -> bool:
-        """Wait until a slab fits into the bound; False where it never does, or the plan is old."""
-        layout = self._sizes.layout(group, blocks)
+    def _has_room(self, group: int | None, blocks: int, wanted: list[int]) -> bool:
+        """Wait until a slab fits into the bound; False where it never does, or is not wanted."""
+        layout = self._layouts.layout(group, blocks)
         if not blocks or layout.nbytes > self.slab_bytes:
             return False
         patience = time.monotonic() + _PATIENCE_SECONDS
-        while self._plan is plan:
-            held = shared_file.used(self.folder, layout.prefix, besides=layout.name)
+        while self._wanted is wanted:
+            held = bytes_of_others(self.folder, layout)
             if held + layout.nbytes <= self.slab_bytes:
                 self._crowded = False
                 return True
@@ -396,63 +395,20 @@ class Slabs:
             time.sleep(_LOOK_AGAIN_SECONDS * (1 + os.getpid() % 8 / 8))
         return False
 
-    def _made(
+    def _make_file(
         self, group: int | None, blocks: int, go_on: Callable[[], None] = lambda: None
     ) -> SharedArrays:
-        """A slab's file, or that of the lists, made here or by another process; ``go_on`` is called
-        now and then, and may raise to give up.
-
-        Raises:
-            _NoRoomError: it exceeds the bound together with what others have taken meanwhile.
-        """
-        layout = self._sizes.layout(group, blocks)
-
-        def fill_part(writer: Writer, part: range) -> None:
-            go_on()
-            self._fill(writer, group, part)
-
-        def fill(writer: Writer) -> None:
-            # Its own room is taken by now: of two who looked at the same time one sees the other.
-            held = shared_file.used(self.folder, layout.prefix, besides=layout.name)
-            if self.slab_bytes and held + layout.nbytes > self.slab_bytes:
-                raise _NoRoomError
-            starts = range(0, blocks, _BATCH)
-            parts = [range(start, min(start + _BATCH, blocks)) for start in starts]
-            threads = self._reader.threads
-            if threads == 1 or len(parts) == 1:
-                for part in parts:
-                    fill_part(writer, part)
-                return
-            with ThreadPoolExecutor(threads) as pool:
-                for _ in pool.map(functools.partial(fill_part, writer), parts):
-                    pass
-
-        return shared_file.make(self.folder, layout, fill, go_on)
-
-    def _fill(self, writer: Writer, group: int | None, blocks: range) -> None:
-        found: Iterator[Codes]
-        if group is None:
-            found = self._reader.prior_codes_of(blocks)
-        else:
-            found = self._reader.read_chunks([(block, group) for block in blocks])
-        for block, codes in zip(blocks, found, strict=True):
-            for name, values in codes.items():
-                writer.put(name, block * self._manifest.block_images, values)
+        """As ``SlabMaker.make``, here and within the bound."""
+        return self._maker.make(self.folder, group, blocks, self.slab_bytes, go_on)
 
     def _slab(self, held: SharedArrays, group: int, blocks: int) -> Slab:
         views = self._manifest.group_slice(group)
-        return Slab(held, views, self._sizes.images(blocks), self._labels)
-
-    def _lists_fit(self) -> bool:
-        return self._sizes.lists_fit(self.slab_bytes)
-
-    def _blocks(self, group: int) -> int:
-        return self._sizes.blocks(group, self.slab_bytes)
+        return Slab(held, views, self._layouts.images(blocks), self._decoder)
 
 
-def _put(out: Codes, found: Codes, rows: Int64Array, count: int) -> None:
+def _put(out: Codes, part: Codes, rows: Int64Array, count: int) -> None:
     """Place codes of some of ``count`` entries."""
-    for name, codes in found.items():
+    for name, codes in part.items():
         if name not in out:
             out[name] = np.empty((count, *codes.shape[1:]), codes.dtype)
         out[name][rows] = codes

@@ -78,7 +78,13 @@ class TorchSoftLabels:
         view: npt.ArrayLike | None = None,
     ) -> TorchSoftLabels:
         """Labels of one leading axis (B,) as tensors; the other arguments are (B,) or None."""
-        given = {"weight": weight, "target": target, "action": action, "image": image, "view": view}
+        optional = {
+            "weight": weight,
+            "target": target,
+            "action": action,
+            "image": image,
+            "view": view,
+        }
         return cls(
             base=torch.as_tensor(labels.base),
             indices=torch.as_tensor(labels.indices, dtype=torch.int64),
@@ -86,7 +92,7 @@ class TorchSoftLabels:
             num_classes=labels.num_classes,
             **{
                 name: torch.as_tensor(value, dtype=_OPTIONAL[name])
-                for name, value in given.items()
+                for name, value in optional.items()
                 if value is not None
             },
         )

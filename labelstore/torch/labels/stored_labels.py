@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, get_args
 import torch
 
 from labelstore.errors import FallbackWarning, LabelError, UsageError
-from labelstore.labels.ensemble import EnsembleTopK
 from labelstore.labels.prior import LEAST
 from labelstore.labels.top_k import MOST_UNSEEN, LabelType, Tail
 from labelstore.torch.labels.soft_labels import TorchSoftLabels, join_tensors, map_tensors
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.labels.ensemble import EnsembleTopK
     from labelstore.labels.top_k import TopK
 
 __all__ = ["StoredLabels", "TorchTopK"]
@@ -183,9 +183,6 @@ class StoredLabels:
     """(B,) int64: the view's number."""
     all_known: bool
     """Whether no ground truth is unknown."""
-    of_ensemble: bool
-    """Whether these are an ensemble's, be it of one teacher: a rule for the mean label looks at
-    what is recovered, any other at what is stored."""
 
     @classmethod
     def from_numpy(
@@ -196,19 +193,14 @@ class StoredLabels:
         view: npt.ArrayLike,
     ) -> StoredLabels:
         """What ``read`` of a store or an ensemble gives for images (B,) and views (B,)."""
-        if isinstance(topk, EnsembleTopK):
-            members, weights = topk.members, topk.weights.tolist()
-        else:
-            members, weights = (topk,), [1.0]
         truth = torch.as_tensor(target, dtype=torch.int64)
         return cls(
-            members=tuple(TorchTopK.from_numpy(member) for member in members),
-            weights=tuple(weights),
+            members=tuple(TorchTopK.from_numpy(member) for member in topk.members),
+            weights=tuple(topk.weights.tolist()),
             target=truth,
             image=torch.as_tensor(image, dtype=torch.int64),
             view=torch.as_tensor(view, dtype=torch.int64),
             all_known=bool((truth >= 0).all()),
-            of_ensemble=isinstance(topk, EnsembleTopK),
         )
 
     @classmethod

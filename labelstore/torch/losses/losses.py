@@ -286,7 +286,7 @@ def _check(
     if not isinstance(target, TorchSoftLabels):
         raise UsageError(
             f"the target is a {type(target).__name__}, expected TorchSoftLabels: recover stored "
-            "labels first (labelstore.torch.labels.recover)."
+            "labels first (labelstore.torch.recover)."
         )
     expected = (len(target), target.num_classes)
     if tuple(logits.shape) != expected or not logits.is_floating_point():

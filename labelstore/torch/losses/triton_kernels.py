@@ -7,6 +7,9 @@ normalizer calculation for softmax", algorithm 3), ``gradient`` from the maximum
 written over the row's, so nothing is added atomically: the result is the same in every run, also
 where a class stands more than once, and float16 and bfloat16 gradients are rounded once.
 
+The kernels have more parameters than a function should: Triton takes pointers, sizes and constants
+one by one, and no record of them.
+
 What was checked (``tests/torch_training/test_loss_kernels.py``): both kernels against float64
 arithmetic in Triton's interpreter on a CPU (``TRITON_INTERPRET=1``), and that they compile for
 NVIDIA's compute capabilities 8.0 and 9.0. What was not: no GPU has run them, so neither their speed
@@ -173,10 +176,10 @@ def _try(device: torch.device) -> None:
     label.scatter_add_(1, indices, weights.double())
     expected = upstream[:, None] * (label.sum(dim=1, keepdim=True) * logs.exp() - label)
     z, low, place, weight = (item.to(device) for item in (logits, base, indices, weights))
-    found, rows = losses(z, low, place, weight, 1.0)
+    values, rows = losses(z, low, place, weight, 1.0)
     slope = gradient(z, low, place, weight, rows, upstream.to(device), 1.0)
     near = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-6)
-    near(found.cpu().double(), -(label * logs).sum(dim=1))
+    near(values.cpu().double(), -(label * logs).sum(dim=1))
     near(slope.cpu().double(), expected.double())
 
 

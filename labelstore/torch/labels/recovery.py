@@ -85,19 +85,19 @@ def _calibrated(
     stored: StoredLabels, rule: FerKD | EnsembleFerKD, tail: Tail | None
 ) -> tuple[TorchSoftLabels, torch.Tensor]:
     """Labels and actions; as ``FerKD.apply`` and ``EnsembleFerKD.apply``."""
-    if stored.of_ensemble and rule.ensemble == "mean":
+    if len(stored.members) > 1 and rule.ensemble == "mean":
         # One rule, since several cannot look at the mean.
         (mean_rule,) = rule.rules_for(1)
         parts = [member.recover(tail) for member in stored.members]
         labels = _mixed(parts, _shares(stored))
         return _apply(mean_rule, labels, stored.members, stored)
-    done = [
+    of_each = [
         _apply(own, member.recover(tail), (member,), stored)
         for own, member in zip(rule.rules_for(len(stored.members)), stored.members, strict=True)
     ]
-    if len(done) == 1:
-        return done[0]
-    actions = torch.stack([action for _, action in done])
+    if len(of_each) == 1:
+        return of_each[0]
+    actions = torch.stack([action for _, action in of_each])
     dropped = actions == DISCARDED
     discarded = together(dropped.unbind(), rule.ensemble)
     # A view that every teacher discards keeps their plain mean: it is shown, if at all, as is.
@@ -106,7 +106,7 @@ def _calibrated(
     calibrated = (actions == CALIBRATED).any(0)
     action = torch.where(calibrated, CALIBRATED, KEPT)
     action = torch.where(discarded, DISCARDED, action)
-    labels = _mixed([labels for labels, _ in done], voices / voices.sum(0))
+    labels = _mixed([labels for labels, _ in of_each], voices / voices.sum(0))
     return labels, action.to(torch.uint8)
 
 

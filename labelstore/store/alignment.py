@@ -1,0 +1,212 @@
+"""Whether stores of several teachers hold labels of the same views, and where each has an image.
+
+Stores are aligned by image key. What is refused, by name of the first image that differs: other
+classes, other view laws or boxes, other files or photos of other sizes under the same keys, and
+ground truth that disagrees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from labelstore.errors import MismatchError, UsageError
+from labelstore.format.manifest import EXPLICIT
+from labelstore.views.law import ViewLaw
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from labelstore.store.store import Store
+
+    Rows = tuple[npt.NDArray[np.int64], ...]
+
+__all__ = ["Alignment", "Images", "align"]
+
+Images = Literal["strict", "intersection"]
+"""Whether all stores must hold the same images, or those are read that all of them hold."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The images that stores share, in the first one's order."""
+
+    rows: Rows
+    """(n,) int64 for each store: where it has each of the shared images."""
+    targets: npt.NDArray[np.int32]
+    """(n,) int32: their ground-truth class ids, -1 where no store knows it."""
+
+
+def align(members: tuple[Store, ...], images: Images) -> Alignment:
+    """Find the images that stores share, and check that their labels can be averaged.
+
+    Args:
+        members: at least one store.
+        images: ``"strict"`` or ``"intersection"``, see ``labelstore.ensemble``.
+
+    Raises:
+        MismatchError: the stores' images, views, classes or ground truth differ, or they share no
+            image. UsageError: another value of ``images``.
+    """
+    if images not in get_args(Images):
+        raise UsageError(
+            f"images is {images!r}, expected one of {', '.join(get_args(Images))}: choose one."
+        )
+    first = members[0]
+    for member in members[1:]:
+        _check_classes(first, member)
+        if member is not first:
+            _check_laws(first, member, f"{first.path} and {member.path}")
+    shared = _shared(members, images)
+    rows = tuple(_rows_of(first, member, shared) for member in members)
+    targets = _targets(members, rows)
+    for number, member in enumerate(members[1:], 1):
+        if member is not first:
+            _check_crops(members, rows, number)
+    return Alignment(rows, targets)
+
+
+def _check_classes(first: Store, member: Store) -> None:
+    names = f"{first.path} and {member.path}"
+    if member.num_classes != first.num_classes:
+        raise MismatchError(
+            f"{names} have {first.num_classes} and {member.num_classes} classes, expected the same "
+            "classes: these teachers cannot be averaged."
+        )
+    theirs, ours = member.manifest.class_names, first.manifest.class_names
+    if ours is not None and theirs is not None and ours != theirs:
+        raise MismatchError(f"{names} name their classes differently: they cannot be averaged.")
+
+
+def _shared(members: tuple[Store, ...], images: Images) -> npt.NDArray[np.int64]:
+    """Positions, rising, of the first member's images that all members hold."""
+    first = members[0]
+    shared = np.ones(first.num_images, dtype=bool)
+    for member in members[1:]:
+        if member is first:
+            continue
+        theirs = set(member.keys)
+        held = np.fromiter((key in theirs for key in first.keys), bool, first.num_images)
+        if images == "strict":
+            _check_images(first, member, held)
+        shared &= held
+    if not shared.any():
+        raise MismatchError(
+            f"{' and '.join(str(member.path) for member in members)} share no image (the first "
+            f"key of each is {', '.join(repr(member.keys[0]) for member in members)}): keys are "
+            "paths relative to the source folder, so generate all from one folder."
+        )
+    return np.flatnonzero(shared)
+
+
+def _check_images(first: Store, member: Store, held: npt.NDArray[np.bool_]) -> None:
+    """MismatchError that names the first image that only one of two stores holds."""
+    if held.all() and member.num_images == first.num_images:
+        return
+    if not held.all():
+        owner, key = first, first.keys[int(np.argmin(held))]
+    else:
+        ours = set(first.keys)
+        owner, key = member, next(key for key in member.keys if key not in ours)
+    raise MismatchError(
+        f"{first.path} and {member.path} hold {first.num_images} and {member.num_images} images, "
+        f"expected the same images, but only {owner.path} has {key!r}: generate both from one "
+        'source, or read those that both have (images="intersection", --images intersection).'
+    )
+
+
+def _rows_of(first: Store, member: Store, shared: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where a member has the shared images."""
+    if member is first:
+        return shared
+    if len(shared) == first.num_images:
+        return member.index_of(first.keys)
+    return member.index_of([first.keys[row] for row in shared.tolist()])
+
+
+def _targets(members: tuple[Store, ...], rows: Rows) -> npt.NDArray[np.int32]:
+    """Ground truth of the shared images, known where any member knows it."""
+    first = members[0]
+    known = np.array(first.targets[rows[0]], dtype=np.int32)
+    for member, order in zip(members[1:], rows[1:], strict=True):
+        theirs = member.targets[order]
+        differing = np.flatnonzero((known >= 0) & (theirs >= 0) & (known != theirs))
+        if differing.size:
+            place = differing[0]
+            other = next(m for m, r in zip(members, rows, strict=True) if m.targets[r[place]] >= 0)
+            raise MismatchError(
+                f"{other.path} and {member.path} disagree on the ground truth of {differing.size} "
+                f"images, first {first.keys[rows[0][place]]!r}: make both with the same "
+                "class folders or --class-map."
+            )
+        known = np.where(known >= 0, known, theirs)
+    return known
+
+
+def _check_laws(first: Store, member: Store, names: str) -> None:
+    if member.manifest.law != first.manifest.law:
+        raise MismatchError(
+            f"{names} hold different views ({_told(first.law)} and {_told(member.law)}): "
+            "generate both with the same --seed, --scale, --ratio and --flip."
+        )
+    if first.manifest.law is None:
+        raise MismatchError(
+            f"{names} do not say which crops their labels belong to, so they cannot be aligned: "
+            "make them with a view law or with boxes and flips."
+        )
+
+
+def _check_files(members: tuple[Store, ...], rows: Rows, number: int) -> None:
+    """The same files as those of every member before, where both know their digests."""
+    member = members[number]
+    digests = member.image_digests(rows[number])
+    for other, their_rows in zip(members[:number], rows[:number], strict=True):
+        theirs = other.image_digests(their_rows)
+        differing = np.flatnonzero((digests != theirs) & (digests > 0) & (theirs > 0))
+        if differing.size:
+            raise MismatchError(
+                f"{other.path} and {member.path} were made from other files under the same keys, "
+                f"{differing.size} in all, first {_key(members, rows, differing[0])!r}: "
+                "generate both from the same files."
+            )
+
+
+def _told(law: ViewLaw | str | None) -> str:
+    if isinstance(law, ViewLaw):
+        scale, ratio = (
+            " to ".join(f"{bound:.4g}" for bound in part) for part in (law.scale, law.ratio)
+        )
+        return f"seed {law.seed}, scale {scale}, ratio {ratio}, flip {law.flip:.4g}"
+    return "stored boxes" if law == EXPLICIT else "unknown ones"
+
+
+def _check_crops(members: tuple[Store, ...], rows: Rows, number: int) -> None:
+    """The same files at the same size, and the same boxes where they are stored."""
+    first, member = members[0], members[number]
+    names = f"{first.path} and {member.path}"
+    ours, theirs = np.stack(first.sizes(rows[0])), np.stack(member.sizes(rows[number]))
+    differing = np.flatnonzero(((ours != theirs) & (ours > 0) & (theirs > 0)).any(axis=0))
+    if differing.size:
+        raise MismatchError(
+            f"{names} were made from photos of other sizes, {differing.size} in all, first "
+            f"{_key(members, rows, differing[0])!r}: generate both from the same files."
+        )
+    _check_files(members, rows, number)
+    if first.manifest.law != EXPLICIT:
+        return
+    numbers = np.arange(min(first.num_views, member.num_views))
+    pairs = zip(rows[0].tolist(), rows[number].tolist(), strict=True)
+    for image, (row, place) in enumerate(pairs):
+        a, b = first.views(row, numbers), member.views(place, numbers)
+        if not (np.array_equal(a.box, b.box) and np.array_equal(a.flip, b.flip)):
+            raise MismatchError(
+                f"{names} hold different crops of {_key(members, rows, image)!r}: their labels "
+                "cannot be averaged."
+            )
+
+
+def _key(members: tuple[Store, ...], rows: Rows, image: int) -> str:
+    """The key of a shared image."""
+    return members[0].keys[int(rows[0][image])]
