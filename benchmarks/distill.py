@@ -70,7 +70,7 @@ class Row:
     """``scratch``, or ``smoothing``: the student of the row with label smoothing."""
 
 
-PAPER = (0.15, 0.30, 0.95)
+PAPER = (labelstore.FerKD.low, labelstore.FerKD.middle, labelstore.FerKD.top)
 SELFMIX = ("selfmix-mixup", "selfmix-cutmix")
 THREE = fashion.TEACHERS
 
@@ -401,8 +401,8 @@ def shares(world: World) -> dict[str, dict[str, float]]:
     """What the paper's thresholds do with the stores' views, teacher by teacher."""
     found = {}
     for name, path in world.stores.items():
-        counts = dataclasses.asdict(decisions(labelstore.open(path), labelstore.FerKD()).counts[0])
-        del counts["source"]
+        decided = decisions(labelstore.open(path), labelstore.FerKD())
+        counts = dataclasses.asdict(decided.counts[0].views)
         total = sum(counts.values())
         found[name] = {part: round(count / total, 4) for part, count in counts.items()}
     return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from labelstore.errors import LabelError, UsageError
 from labelstore.labels.ensemble import EnsembleTopK
-from labelstore.labels.ferkd import Action, EnsembleFerKD, FerKD
+from labelstore.labels.ferkd import Action, ActionCounts, EnsembleFerKD, FerKD, together
 from labelstore.labels.prior import ImagePrior
 from labelstore.labels.top_k import TopK
 
@@ -57,6 +59,30 @@ def test_the_papers_bounds():
     discarded, calibrated, kept = Action.DISCARDED, Action.CALIBRATED, Action.KEPT
     expected = [discarded, calibrated, calibrated, kept, kept, discarded]
     assert FerKD().decide(values).tolist() == expected
+
+
+def test_counts_are_of_the_views_that_have_a_confidence():
+    rule = FerKD(low=0.2, middle=0.4, top=0.9)
+    plane = np.array([[0.1, 0.2, 0.3, np.nan], [0.4, 0.9, 0.95, np.nan]], dtype=np.float32)
+    assert rule.count(plane) == ActionCounts(2, 2, 1, 1)
+    assert rule.count(plane[0]) + rule.count(plane[1]) == rule.count(plane)
+    assert rule.count(plane[:, 3:]) == ActionCounts()
+
+
+def test_the_rule_of_tensors_is_the_rule_of_arrays():
+    torch = pytest.importorskip("torch")
+    rule = FerKD()
+    edges = np.float32([0.15, 0.3, 0.95])
+    values = np.concatenate([edges, np.nextafter(edges, np.float32(0)), [np.nan, 0, 1]])
+    values = np.concatenate([values, np.nextafter(edges, np.float32(1))]).astype(np.float32)
+    for ours, theirs in zip(rule.parts(values), rule.parts(torch.from_numpy(values)), strict=True):
+        assert ours.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize(("ensemble", "combine"), [("all", np.all), ("any", np.any)])
+def test_teachers_discard_together(ensemble, combine):
+    dropped = np.array(list(itertools.product([False, True], repeat=3))).T
+    assert together(list(dropped), ensemble).tolist() == combine(dropped, axis=0).tolist()
 
 
 def test_confidence_of_the_target():

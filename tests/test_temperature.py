@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings, strategies as st
 
 import labelstore
 from labelstore.errors import UsageError
-from labelstore.labels.distribution import distinct, entropy
+from labelstore.labels.distribution import each_class_once, entropy
 from labelstore.labels.prior import ImagePrior
 from labelstore.labels.soft_labels import SoftLabels, hard, mix, smooth
 from labelstore.labels.temperature import at_temperature
@@ -79,7 +79,7 @@ def test_labels_without_a_sparse_part():
 
 def test_a_class_that_stands_twice_counts_once():
     label = SoftLabels([0.1], [[4, 2, 4]], [[0.2, 0.1, 0.3]], 5)
-    classes, probs, present = distinct(label)
+    classes, probs, present = each_class_once(label)
     assert classes[0, :2].tolist() == [2, 4]
     assert present[0].tolist() == [True, True, False]
     np.testing.assert_allclose(probs[0], [0.2, 0.6, 0.0], atol=1e-7)

@@ -5,5 +5,6 @@ from .codecs import QUANTIZERS as QUANTIZERS
 from .manifest import (
     FORMAT_VERSION as FORMAT_VERSION,
     Manifest as Manifest,
+    StoreOptions as StoreOptions,
     StoreSettings as StoreSettings,
 )

@@ -21,16 +21,20 @@ if TYPE_CHECKING:
     Codes = Mapping[str, npt.NDArray[Any]]
 
 __all__ = [
+    "IMAGES_COLUMN",
     "LABELLED",
     "NO_LIST",
+    "PRIOR_COLUMN",
     "UNREADABLE",
     "ArraySpec",
     "array_digest",
     "commit_columns",
+    "commit_row",
     "image_arrays",
     "images_digest",
     "prior_arrays",
     "view_arrays",
+    "view_columns",
 ]
 
 Axis = Literal["image", "view", "rank", "side", "edge"]
@@ -100,12 +104,6 @@ def prior_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
     )
 
 
-def commit_columns(manifest: Manifest) -> int:
-    """Digests in a commit row: the images, each view array's groups, and the prior if any."""
-    groups = len(view_arrays(manifest)) * manifest.num_groups
-    return 1 + groups + (1 if manifest.prior_size else 0)
-
-
 def image_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
     """The arrays with one entry an image that a block's writer fills, in the order of hashing."""
     images = manifest.num_images
@@ -141,6 +139,55 @@ def images_digest(
     """
     digests = [array_digest(store_id, part, block, None, arrays[part]) for part in sorted(arrays)]
     return array_digest(store_id, name, block, None, np.array(digests, dtype="<u8"))
+
+
+IMAGES_COLUMN = 0
+"""Of a commit row: the digest of the images' arrays; 0 where the block is not committed."""
+
+PRIOR_COLUMN = -1
+"""Of a commit row, where the store has a prior: the digest of the lists' arrays."""
+
+
+def commit_columns(manifest: Manifest) -> int:
+    """Digests in a commit row: the images, each view array's groups, and the prior if any."""
+    groups = len(view_arrays(manifest)) * manifest.num_groups
+    return 1 + groups + (1 if manifest.prior_size else 0)
+
+
+def view_columns(manifest: Manifest) -> dict[str, range]:
+    """The columns of a commit row that hold the digests of each view array's groups, by name."""
+    names = [spec.name for spec in view_arrays(manifest)]
+    starts = [1 + place * manifest.num_groups for place in range(len(names))]
+    return {
+        name: range(start, start + manifest.num_groups)
+        for name, start in zip(names, starts, strict=True)
+    }
+
+
+def commit_row(
+    manifest: Manifest, block: int, arrays: Mapping[str, npt.NDArray[Any]]
+) -> npt.NDArray[np.uint64]:
+    """The digests by which readers know that a block's arrays are what was committed.
+
+    Args:
+        manifest: of the store.
+        block: the block's number.
+        arrays: (n, ...) its codes, by name, of all arrays of images, of views and of prior lists.
+
+    Returns:
+        (columns,) uint64.
+    """
+    row = np.zeros(commit_columns(manifest), dtype="<u8")
+    measured = {spec.name: arrays[spec.name] for spec in image_arrays(manifest)}
+    row[IMAGES_COLUMN] = images_digest(manifest.id, block, measured)
+    for name, columns in view_columns(manifest).items():
+        for group, column in enumerate(columns):
+            codes = arrays[name][:, manifest.group_slice(group)]
+            row[column] = array_digest(manifest.id, name, block, group, codes)
+    lists = {spec.name: arrays[spec.name] for spec in prior_arrays(manifest)}
+    if lists:
+        row[PRIOR_COLUMN] = images_digest(manifest.id, block, lists, "prior")
+    return row
 
 
 LABELLED, UNREADABLE = 1, 2

@@ -11,12 +11,13 @@ from labelstore.errors import LabelError, UsageError
 from labelstore.format.arrays import (
     LABELLED,
     UNREADABLE,
-    array_digest,
-    images_digest,
+    commit_row,
     prior_arrays,
     view_arrays,
 )
 from labelstore.format.encoding import cut_at_mass, encode_labels, encode_prior_probs
+from labelstore.format.manifest import EXPLICIT
+from labelstore.labels import prior
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
@@ -28,7 +29,15 @@ if TYPE_CHECKING:
 
     Codes = dict[str, npt.NDArray[Any]]
 
-__all__ = ["BlockCodes", "BlockData", "block_codes", "check_table", "default_block_images"]
+__all__ = [
+    "BlockCodes",
+    "BlockData",
+    "BlockPriors",
+    "block_codes",
+    "check_table",
+    "default_block_images",
+    "empty_block",
+]
 
 # Sums of half-precision top-k probabilities exceed 1 by rounding, about 2**-10 at the worst.
 _SUM_TOLERANCE = 2e-3
@@ -70,6 +79,69 @@ class BlockData:
     """Whether the labels end already where the store's ``top_p`` says, with 0 after that."""
 
 
+def empty_block(manifest: Manifest, count: int) -> BlockData:
+    """The arrays of ``count`` images' views, to be filled in place; without prior lists.
+
+    Boxes and flips are there where the manifest's law is explicit, -1 and False at first.
+    """
+    shape = (count, manifest.num_views)
+    explicit = manifest.law == EXPLICIT
+    return BlockData(
+        indices=np.zeros((*shape, manifest.k), dtype=np.int32),
+        probs=np.zeros((*shape, manifest.k), dtype=np.float32),
+        boxes=np.full((*shape, 4), -1, dtype=np.int32) if explicit else None,
+        flips=np.zeros(shape, dtype=bool) if explicit else None,
+    )
+
+
+class BlockPriors:
+    """The prior lists of a block's images, empty until they are fitted, image after image."""
+
+    def __init__(self, manifest: Manifest, count: int) -> None:
+        """Of ``count`` images, in the manifest's size: of none where that is 0."""
+        self._size, self._top_p = manifest.prior_size, manifest.top_p
+        self.classes = np.full((count, self._size), -1, dtype=np.int32)
+        """(n, m) int32 class ids, -1 for an empty place."""
+        self.codes = np.zeros((count, self._size), dtype=np.uint8)
+        """(n, m) uint8, as ``labelstore.labels.prior`` codes probabilities."""
+        self.powers = np.zeros(count, dtype=np.uint8)
+        """(n,) uint8, in hundredths."""
+
+    def fit(
+        self,
+        row: int,
+        mean: npt.ArrayLike,
+        indices: npt.NDArray[Any],
+        probs: npt.NDArray[Any],
+        *,
+        cut: bool = False,
+    ) -> None:
+        """Fit an image's list to what is stored of its views; see ``labelstore.labels.prior.fit``.
+
+        Args:
+            row: the image's place in the block.
+            mean: (C,) the mean of its V views' distributions.
+            indices: (V, k) the stored class ids; probs: (V, k) their exact probabilities.
+            cut: whether ``probs`` end already where the store's ``top_p`` says.
+        """
+        if not self._size:
+            return
+        held = probs if cut else cut_at_mass(probs, self._top_p)
+        exact = np.asarray(mean, dtype=np.float64)
+        fitted = prior.fit(exact, indices, held, self._size)
+        self.classes[row], self.codes[row], self.powers[row] = fitted
+
+    def arrays(self) -> dict[str, Any]:
+        """What ``BlockData`` calls them; nothing for a store without."""
+        if not self._size:
+            return {}
+        return {
+            "prior_classes": self.classes,
+            "prior_probs": self.codes,
+            "prior_power": self.powers,
+        }
+
+
 @dataclasses.dataclass(frozen=True)
 class BlockCodes:
     """The codes of a block, by array name."""
@@ -86,18 +158,7 @@ class BlockCodes:
 
     def commit_row(self, manifest: Manifest, block: int) -> npt.NDArray[np.uint64]:
         """(columns,) uint64: the digests by which readers know that this is what was committed."""
-        row = [images_digest(manifest.id, block, self.images)]
-        for spec in view_arrays(manifest):
-            codes = self.views[spec.name]
-            row += [
-                array_digest(
-                    manifest.id, spec.name, block, group, codes[:, manifest.group_slice(group)]
-                )
-                for group in range(manifest.num_groups)
-            ]
-        if self.priors:
-            row.append(images_digest(manifest.id, block, self.priors, "prior"))
-        return np.array(row, dtype="<u8")
+        return commit_row(manifest, block, self.arrays)
 
 
 def block_codes(data: BlockData, manifest: Manifest, block: int) -> BlockCodes:
@@ -166,7 +227,7 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
 
 def _prior_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
     rows = manifest.block_slice(block)
-    given = {
+    by_name = {
         "images/prior_classes": data.prior_classes,
         "images/prior_power": data.prior_power,
         "images/prior_probs": (
@@ -177,7 +238,7 @@ def _prior_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
     }
     codes: Codes = {}
     for spec in prior_arrays(manifest):
-        array, shape = given[spec.name], (rows.stop - rows.start, *spec.shape[1:])
+        array, shape = by_name[spec.name], (rows.stop - rows.start, *spec.shape[1:])
         if array is None or array.shape != shape:
             raise LabelError(
                 f"block {block} has {spec.name} of shape {None if array is None else array.shape}, "

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 import xxhash
 
@@ -34,6 +34,7 @@ __all__ = [
     "LOGITS_PROBE",
     "Encoding",
     "Manifest",
+    "StoreOptions",
     "StoreSettings",
     "differences",
     "fingerprint",
@@ -82,6 +83,17 @@ class StoreSettings:
     def chosen(self) -> dict[str, Any]:
         """The settings that are not None, by name: what a ``Manifest`` is to have instead."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+class StoreOptions(TypedDict, total=False):
+    """``StoreSettings`` as the keywords of a function."""
+
+    k: int | None
+    quantizer: str | None
+    prior_size: int | None
+    top_p: float | None
+    block_images: int | None
+    group_views: int | None
 
 
 @dataclass(frozen=True)
@@ -282,9 +294,9 @@ class Manifest:
         problem = "its numbers make no store"
         # What a UsageError advises is meant for who makes one.
         with contextlib.suppress(UsageError):
-            found = cls._from_body(body)
-            if found.id == document["id"]:
-                return found
+            manifest = cls._from_body(body)
+            if manifest.id == document["id"]:
+                return manifest
             # 1 where version 1 has 1.0: another text, and so another digest.
             problem = "it is written otherwise than this format is"
         raise CorruptError(

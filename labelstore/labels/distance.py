@@ -55,16 +55,16 @@ def distances(pairs: Iterable[tuple[npt.ArrayLike, SoftLabels]]) -> Distances:
     count = 0
     for truth, labels in pairs:
         exact = np.asarray(truth, dtype=np.float64)
-        found = labels.dense().astype(np.float64)
-        if exact.shape != found.shape:
+        held = labels.dense().astype(np.float64)
+        if exact.shape != held.shape:
             raise LabelError(
-                f"true distributions have shape {exact.shape}, expected {found.shape}, that of the "
+                f"true distributions have shape {exact.shape}, expected {held.shape}, that of the "
                 "recovered labels."
             )
-        ratio = np.log(np.maximum(exact, 1e-300) / np.maximum(found, LEAST))
+        ratio = np.log(np.maximum(exact, 1e-300) / np.maximum(held, LEAST))
         divergence += float((exact * ratio).sum())
-        variation += float(np.abs(exact - found).sum() / 2)
-        kept += float((exact.argmax(-1) == found.argmax(-1)).sum())
+        variation += float(np.abs(exact - held).sum() / 2)
+        kept += float((exact.argmax(-1) == held.argmax(-1)).sum())
         count += len(exact)
     if not count:
         raise LabelError("no labels were given to compare: give at least one batch.")

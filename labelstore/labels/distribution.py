@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
     Float64Array = npt.NDArray[np.float64]
 
-__all__ = ["distinct", "entropy", "largest", "mean_distribution"]
+__all__ = ["each_class_once", "entropy", "largest", "mean_distribution"]
 
 
-def distinct(labels: SoftLabels) -> tuple[npt.NDArray[np.int32], Float64Array, npt.NDArray[Any]]:
+def each_class_once(
+    labels: SoftLabels,
+) -> tuple[npt.NDArray[np.int32], Float64Array, npt.NDArray[Any]]:
     """Each class of the sparse part once, with its probability.
 
     Returns:
@@ -50,7 +52,7 @@ def distinct(labels: SoftLabels) -> tuple[npt.NDArray[np.int32], Float64Array, n
 
 def entropy(labels: SoftLabels) -> Float64Array:
     """(...) float64: ``-sum_c p[c] log p[c]`` in nats, exact for the label as it stands."""
-    _, probs, present = distinct(labels)
+    _, probs, present = each_class_once(labels)
     others = labels.num_classes - present.sum(axis=-1)
     base = np.maximum(labels.base.astype(np.float64), 0.0)
     return np.asarray(-_x_log_x(probs).sum(axis=-1) - others * _x_log_x(base))
@@ -67,7 +69,7 @@ def largest(labels: SoftLabels, k: int) -> TopK:
     """
     if not 1 <= k <= labels.num_classes:
         raise UsageError(f"k is {k}, expected 1 to {labels.num_classes}, the number of classes.")
-    classes, probs, present = distinct(labels)
+    classes, probs, present = each_class_once(labels)
     probs = np.where(present & (probs > labels.base[..., None]), probs, 0.0)
     width = probs.shape[-1]
     if width < k:

@@ -7,16 +7,17 @@ smoothed by ``smoothing``; otherwise its soft label stays as it is.
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from labelstore.errors import LabelError, UsageError
-from labelstore.labels.prior import ImagePrior
+from labelstore.labels.confidence import largest_of_mean, largest_probability, weighted_mean
 from labelstore.labels.soft_labels import SoftLabels, mix, smooth
-from labelstore.labels.top_k import TopK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +25,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ensemble import EnsembleTopK
-    from labelstore.labels.top_k import Tail
+    from labelstore.labels.top_k import Tail, TopK
 
-__all__ = ["Action", "Calibrated", "EnsembleFerKD", "FerKD"]
+__all__ = [
+    "Action",
+    "ActionCounts",
+    "Calibrated",
+    "EnsembleFerKD",
+    "FerKD",
+    "action_shares",
+    "together",
+]
 
 Confidence = Literal["max", "target"]
 Discard = Literal["replace", "mask", "keep"]
@@ -39,6 +48,51 @@ class Action(IntEnum):
     KEPT = 0
     CALIBRATED = 1
     DISCARDED = 2
+
+
+@dataclass(frozen=True)
+class ActionCounts:
+    """How many views fall under which part of a rule."""
+
+    discarded_low: int = 0
+    """Confidence at or below ``low``."""
+    calibrated: int = 0
+    """In (low, middle]."""
+    kept: int = 0
+    """In (middle, top]."""
+    discarded_high: int = 0
+    """Above ``top``."""
+
+    def __add__(self, other: ActionCounts) -> ActionCounts:
+        return ActionCounts(
+            self.discarded_low + other.discarded_low,
+            self.calibrated + other.calibrated,
+            self.kept + other.kept,
+            self.discarded_high + other.discarded_high,
+        )
+
+
+class _Parts(NamedTuple):
+    """Which confidences (...) fall under which part of a rule: bool, of the confidences' type."""
+
+    low: Any
+    calibrated: Any
+    high: Any
+
+
+def action_shares(action: npt.NDArray[np.uint8]) -> dict[str, float]:
+    """The share of each ``Action``, ``kept``, ``calibrated`` and ``discarded``, among some."""
+    return {item.name.lower(): float((action == item).mean()) for item in Action}
+
+
+def together(discarded: Sequence[Any], ensemble: Combine) -> Any:
+    """Whether a view of several teachers is discarded, from what each rule says.
+
+    Args:
+        discarded: a bool array or tensor (...) for each teacher.
+        ensemble: ``"all"`` of them must discard a view, or ``"any"``.
+    """
+    return functools.reduce(operator.and_ if ensemble == "all" else operator.or_, discarded)
 
 
 @dataclass(frozen=True)
@@ -102,10 +156,31 @@ class FerKD:
         0.15 is at ``low=0.15``.
         """
         values = np.asarray(confidence, dtype=np.float32)
-        low, middle, top = (np.float32(edge) for edge in (self.low, self.middle, self.top))
-        action = np.where(values <= middle, Action.CALIBRATED, Action.KEPT)
-        action[(values <= low) | (values > top)] = Action.DISCARDED
-        return action.astype(np.uint8)
+        parts = self.parts(values)
+        action = np.full(values.shape, Action.KEPT, dtype=np.uint8)
+        action[parts.calibrated] = Action.CALIBRATED
+        action[parts.low | parts.high] = Action.DISCARDED
+        return action
+
+    def parts(self, confidence: Any) -> _Parts:
+        """The rule itself: ``low`` and ``high``, which are discarded, and ``calibrated``.
+
+        Args:
+            confidence: (...) float32, a NumPy array or a torch tensor on any device.
+
+        Returns:
+            bool arrays or tensors (...); where none is True, the label is kept. NaN is in none.
+        """
+        low, middle, top = (float(np.float32(edge)) for edge in (self.low, self.middle, self.top))
+        below = confidence <= low
+        return _Parts(below, (confidence <= middle) & ~below, confidence > top)
+
+    def count(self, confidence: npt.ArrayLike) -> ActionCounts:
+        """How many of the views (...) fall under which part; a NaN is no view."""
+        values = np.asarray(confidence, dtype=np.float32)
+        low, calibrated, high = (int(part.sum()) for part in self.parts(values))
+        views = int((~np.isnan(values)).sum())
+        return ActionCounts(low, calibrated, views - low - calibrated - high, high)
 
     def apply(
         self,
@@ -162,10 +237,10 @@ class FerKD:
             shape = members[0].indices.shape[:-1]
             known = _known(targets, shape, 'confidence="target"')
             parts = [member.probability(known).astype(np.float32) for member in members]
-            return parts[0] if len(parts) == 1 else _mean(parts, held.weights)
+            return parts[0] if len(parts) == 1 else weighted_mean(parts, held.weights)
         if topk is None:
-            return _largest(held)
-        return np.asarray(members[0].confidence) if len(members) == 1 else _largest_mean(held)
+            return largest_probability(held)
+        return np.asarray(members[0].confidence) if len(members) == 1 else largest_of_mean(held)
 
     def _calibrate(
         self,
@@ -177,8 +252,8 @@ class FerKD:
         hard_region = action == Action.CALIBRATED
         if hard_region.any():
             shape = labels.base.shape
-            given = np.full(shape, -1) if targets is None else np.broadcast_to(targets, shape)
-            chosen = _known(given[hard_region], (int(hard_region.sum()),), "calibration")
+            truths = np.full(shape, -1) if targets is None else np.broadcast_to(targets, shape)
+            chosen = _known(truths[hard_region], (int(hard_region.sum()),), "calibration")
             truth = smooth(chosen, labels.num_classes, self.smoothing)
             base, weights = labels.base.copy(), labels.weights.copy()
             indices = labels.indices.copy()
@@ -209,10 +284,10 @@ class EnsembleFerKD:
         if not self.rules:
             raise UsageError("rules are empty, expected one FerKD for each teacher: give them.")
         for name in ("confidence", "discard", "ensemble"):
-            found = [getattr(rule, name) for rule in self.rules]
-            if len(set(found)) > 1:
+            values = [getattr(rule, name) for rule in self.rules]
+            if len(set(values)) > 1:
                 raise UsageError(
-                    f"the rules' {name} are {', '.join(found)}, expected one for all teachers: "
+                    f"the rules' {name} are {', '.join(values)}, expected one for all teachers: "
                     "let them differ in thresholds and smoothing alone."
                 )
         if self.ensemble == "mean":
@@ -284,7 +359,7 @@ def _combine(
     """The mean over the teachers that keep a view, and what becomes of the view."""
     actions = np.stack([member.action for member in members])
     dropped = actions == Action.DISCARDED
-    discarded = dropped.all(axis=0) if ensemble == "all" else dropped.any(axis=0)
+    discarded = together(list(dropped), ensemble)
     # A view that every teacher discards keeps their plain mean: it is shown, if at all, as is.
     voices = np.where(dropped & ~dropped.all(axis=0), 0.0, 1.0)
     voices *= weights.reshape(-1, *[1] * (actions.ndim - 1))
@@ -299,39 +374,6 @@ def _combine(
         action=action,
         weight=_weight(action, discard),
     )
-
-
-def _largest(labels: SoftLabels) -> npt.NDArray[np.float32]:
-    """(...) the largest probability of labels."""
-    of_each = labels.reshape(*labels.base.shape, 1).probability(labels.indices)
-    return np.asarray(np.maximum(of_each.max(axis=-1), labels.base), dtype=np.float32)
-
-
-def _largest_mean(topk: EnsembleTopK) -> npt.NDArray[np.float32]:
-    """(...) the largest of the mean over teachers; of a class that any of them stores or lists."""
-    lists = [member.prior.classes for member in topk.members if member.prior is not None]
-    # Class 0 stands for an empty place: one more candidate.
-    named = [np.maximum(classes, 0) for classes in lists]
-    candidates = np.concatenate([*(member.indices for member in topk.members), *named], axis=-1)
-    parts = [_for_several(member).probability(candidates) for member in topk.members]
-    return np.asarray(_mean(parts, topk.weights).max(axis=-1))
-
-
-def _for_several(topk: TopK) -> TopK:
-    """The same labels with one more leading axis of 1, to broadcast with several classes each."""
-    prior = topk.prior
-    if prior is not None:
-        lists = prior.classes[..., None, :], prior.probs[..., None, :]
-        prior = ImagePrior(*lists, prior.power[..., None])
-    return TopK(topk.indices[..., None, :], topk.probs[..., None, :], topk.num_classes, prior)
-
-
-def _mean(
-    parts: Sequence[npt.NDArray[np.float32]], weights: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float32]:
-    """The teachers' probabilities averaged by their weights, rounded once."""
-    weighed = [w * part.astype(np.float64) for w, part in zip(weights.tolist(), parts, strict=True)]
-    return np.asarray(np.sum(weighed, axis=0), dtype=np.float32)
 
 
 def _weight(action: npt.NDArray[np.uint8], discard: Discard) -> npt.NDArray[np.float32]:
@@ -351,8 +393,8 @@ def _known(
     targets: npt.ArrayLike | None, shape: tuple[int, ...], purpose: str
 ) -> npt.NDArray[np.int64]:
     """Ground truth broadcast to ``shape``, all of it known; LabelError otherwise."""
-    given = np.asarray(-1 if targets is None else targets, dtype=np.int64)
-    known = np.broadcast_to(given, shape)
+    truths = np.asarray(-1 if targets is None else targets, dtype=np.int64)
+    known = np.broadcast_to(truths, shape)
     missing = int((known < 0).sum())
     if missing:
         raise LabelError(

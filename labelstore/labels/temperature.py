@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.labels.distribution import distinct
+from labelstore.labels.distribution import each_class_once
 from labelstore.labels.soft_labels import SoftLabels
 from labelstore.labels.top_k import TopK
 
@@ -68,7 +68,7 @@ def at_temperature(
             f"tail is {tail!r} for labels that are recovered already, expected none: leave it out, "
             "or give the stored labels."
         )
-    classes, probs, present = distinct(labels)
+    classes, probs, present = each_class_once(labels)
     others = labels.num_classes - present.sum(axis=-1)
     base = np.maximum(labels.base.astype(np.float64), 0.0)
     # Relative to the largest: small probabilities to a high power would underflow.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.labels.ferkd import Action, FerKD
+from labelstore.labels.ferkd import Action, ActionCounts, FerKD
 from labelstore.store.store import opened
 from labelstore.views.law import ViewLaw
 
@@ -124,8 +124,7 @@ class _Tally:
         self._n = min(AGREEMENT_CLASSES, store.k)
         self._known_images = 0
         self._hits = np.zeros(2, dtype=np.int64)
-        # Discarded low, discarded high, calibrated, kept.
-        self._actions = np.zeros(4, dtype=np.int64)
+        self._actions = ActionCounts()
         self._without_views = 0
         self._views = [_Extremes(extremes, largest) for largest in (False, True)]
         self._images = [_Extremes(extremes, largest) for largest in (False, True)]
@@ -166,13 +165,8 @@ class _Tally:
         return plane
 
     def _decide(self, values: npt.NDArray[Any]) -> None:
-        action = self._rule.decide(values)
-        discarded = action == Action.DISCARDED
-        low = int((discarded & (values <= self._rule.low)).sum())
-        dropped = int(discarded.sum())
-        calibrated = int((action == Action.CALIBRATED).sum())
-        kept = action.size - dropped - calibrated
-        self._actions += np.array([low, dropped - low, calibrated, kept])
+        self._actions += self._rule.count(values)
+        discarded = self._rule.decide(values) == Action.DISCARDED
         self._without_views += int(discarded.all(axis=1).sum())
 
     def agreement(self) -> dict[str, Any] | None:
@@ -195,10 +189,7 @@ class _Tally:
             "middle": rule.middle,
             "top": rule.top,
             "confidence": rule.confidence,
-            **{
-                name: {"count": int(count), "share": _share(count, self.crops)}
-                for name, count in zip(names, self._actions, strict=True)
-            },
+            **{name: _part(getattr(self._actions, name), self.crops) for name in names},
             "images_without_views": self._without_views,
         }
 
@@ -296,6 +287,10 @@ def _ranges(edges: tuple[float, ...], counts: Int64Array, crops: int) -> list[di
         {"low": low, "high": high, "count": int(count), "ratio": _share(count, crops)}
         for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
     ]
+
+
+def _part(count: int, whole: int) -> dict[str, Any]:
+    return {"count": count, "share": _share(count, whole)}
 
 
 def _share(count: int | np.integer[Any], whole: int) -> float | None:

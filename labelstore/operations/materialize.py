@@ -14,7 +14,7 @@ import json
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,10 +28,9 @@ from labelstore.errors import (
 from labelstore.format.arrays import (
     NO_LIST,
     UNREADABLE,
-    array_digest,
     commit_columns,
+    commit_row,
     image_arrays,
-    images_digest,
     prior_arrays,
     view_arrays,
 )
@@ -46,6 +45,7 @@ from labelstore.store.backends.npy import (
     MappedBackend,
     array_file,
 )
+from labelstore.store.rewrite import Report
 from labelstore.store.store import Store, opened
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ _KEY_BYTES, _KEY_GROWTH = 2**26, 64
 
 
 @dataclass(frozen=True)
-class MaterializeReport:
+class MaterializeReport(Report):
     """What a run of ``materialize`` did."""
 
     path: str
@@ -79,10 +79,6 @@ class MaterializeReport:
     bytes_per_label: float
     already_there: bool
     """Whether a whole copy of this very store was there, and nothing was done."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return asdict(self)
 
 
 def materialized_bytes(store: Store) -> int:
@@ -263,7 +259,9 @@ def _write(
             if tell is not None:
                 tell(count, count * copy.num_views)
     for block in range(copy.num_blocks):
-        arrays[COMMITS][block] = _commit(copy, block, arrays)
+        rows = copy.block_slice(block)
+        codes = {spec.name: np.asarray(arrays[spec.name][rows]) for spec in specs}
+        arrays[COMMITS][block] = commit_row(copy, block, codes)
     for array in arrays.values():
         array.flush()
 
@@ -294,21 +292,6 @@ def _plain(
 
 def _wide(rows: npt.NDArray[np.bool_], like: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return rows.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def _commit(copy: Manifest, block: int, arrays: Codes) -> npt.NDArray[np.uint64]:
-    """The digests by which readers know that a block is what was written."""
-    rows = copy.block_slice(block)
-    measured = {spec.name: np.asarray(arrays[spec.name][rows]) for spec in image_arrays(copy)}
-    row = [images_digest(copy.id, block, measured)]
-    for spec in view_arrays(copy):
-        for group in range(copy.num_groups):
-            part = arrays[spec.name][rows, copy.group_slice(group)]
-            row.append(array_digest(copy.id, spec.name, block, group, part))
-    if copy.prior_size:
-        lists = {spec.name: np.asarray(arrays[spec.name][rows]) for spec in prior_arrays(copy)}
-        row.append(images_digest(copy.id, block, lists, "prior"))
-    return np.array(row, dtype="<u8")
 
 
 def _new(root: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:

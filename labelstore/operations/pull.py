@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +13,8 @@ import numpy as np
 from labelstore.errors import UsageError
 from labelstore.format.blocks import BlockCodes
 from labelstore.format.manifest import fingerprint
-from labelstore.storage.location import same_place
 from labelstore.store.backends.registry import backend_of
+from labelstore.store.rewrite import Report, bytes_of, origin, require_source, write_blocks
 from labelstore.store.store import Store, opened
 from labelstore.store.writer import StoreWriter
 
@@ -32,7 +32,7 @@ __all__ = ["PullReport", "pull"]
 
 
 @dataclass(frozen=True)
-class PullReport:
+class PullReport(Report):
     """What a run of ``pull`` did."""
 
     source: str
@@ -45,10 +45,6 @@ class PullReport:
     bytes: int
     """Of the copy, on disk."""
     seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return asdict(self)
 
 
 def pull(
@@ -83,9 +79,7 @@ def pull(
             of other labels.
     """
     store = opened(store)
-    store.require_complete()
-    if same_place(path, store.path):
-        raise UsageError(f"{path} is the store that is read: choose another name for the copy.")
+    require_source(store, path, "the store that is read: choose another name for the copy")
     if backend_of(path).encoding != store.manifest.encoding:
         raise UsageError(
             f"{path} is of another format than {store.path}, and a copy is of the same: give both "
@@ -95,28 +89,21 @@ def pull(
     keys = [store.keys[row] for row in chosen.tolist()]
     targets = store.targets[chosen]
     manifest = _manifest(store, views, keys, targets)
-    started, copied = time.monotonic(), 0
+    started = time.monotonic()
     read = functools.lru_cache(maxsize=1)(
         lambda block: store.block_codes(block, manifest.num_views)
     )
     with StoreWriter(path, manifest, keys, targets, overwrite=overwrite) as writer:
         if manifest is store.manifest:
             writer.check_commits(store.reader.all_commits)
-        pending = set(writer.pending_blocks())
-        for block in range(manifest.num_blocks):
-            rows = manifest.block_slice(block)
-            if block in pending:
-                writer.write_codes(block, _gathered(store, chosen[rows], read))
-                copied += 1
-            if tell is not None:
-                tell(rows.stop - rows.start, (rows.stop - rows.start) * manifest.num_views)
+        copied = write_blocks(writer, lambda rows: _gathered(store, chosen[rows], read), tell)
     return PullReport(
         source=str(store.path),
         path=str(path),
         num_images=manifest.num_images,
         num_views=manifest.num_views,
         blocks_copied=copied,
-        bytes=sum(Store(path).bytes_by_part().values()),
+        bytes=bytes_of(Store(path)),
         seconds=time.monotonic() - started,
     )
 
@@ -136,16 +123,16 @@ def _gathered(
 ) -> BlockCodes:
     """The codes of images, put together from the blocks in which they lie."""
     size = store.manifest.block_images
-    found: list[tuple[Codes, Codes, Codes]] = []
+    gathered: list[tuple[Codes, Codes, Codes]] = []
     for block in np.unique(rows // size).tolist():
         inner = rows[rows // size == block] - block * size
         images, priors, views = (
             {name: codes[inner] for name, codes in part.items()} for part in read(block)
         )
-        found.append((images, priors, views))
+        gathered.append((images, priors, views))
     images, priors, views = (
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        for parts in zip(*found, strict=True)
+        for parts in zip(*gathered, strict=True)
     )
     return BlockCodes(images, priors, views)
 
@@ -184,5 +171,5 @@ def _manifest(
         probe=tuple(
             entry for entry in manifest.probe if entry["view"] < views.stop and entry["key"] in held
         ),
-        origin={"operation": "pull", "stores": [manifest.id], "settings": settings},
+        origin=origin("pull", [store], settings),
     )

@@ -142,7 +142,7 @@ def dry_run(
         "views": reader.num_views,
         "missing_blocks": len(reader.missing_blocks()),
         "settings": settings,
-        "rules": [_counts(found, crops) for found in decided.counts],
+        "rules": [_counts(counts, crops) for counts in decided.counts],
         "together": {
             "discarded": _part(crops - int(left.sum()), crops),
             "calibrated": _part(calibrated, crops),
@@ -190,15 +190,14 @@ def _stores(reader: LabelReader) -> list[dict[str, Any]]:
     ]
 
 
-def _parameters(rule: FerKD | EnsembleFerKD) -> list[dict[str, Any]]:
-    rules = (rule,) if isinstance(rule, FerKD) else rule.rules
-    return [dataclasses.asdict(one) for one in rules]
+def _parameters(ferkd: FerKD | EnsembleFerKD) -> list[dict[str, Any]]:
+    rules = (ferkd,) if isinstance(ferkd, FerKD) else ferkd.rules
+    return [dataclasses.asdict(rule) for rule in rules]
 
 
-def _counts(found: Counts, crops: int) -> dict[str, Any]:
-    names = ("discarded_low", "calibrated", "kept", "discarded_high")
-    parts = {name: _part(getattr(found, name), crops) for name in names}
-    return {"source": found.source, **parts}
+def _counts(counts: Counts, crops: int) -> dict[str, Any]:
+    parts = dataclasses.asdict(counts.views)
+    return {"source": counts.source, **{name: _part(n, crops) for name, n in parts.items()}}
 
 
 def _part(count: int, whole: int) -> dict[str, Any]:
@@ -207,8 +206,8 @@ def _part(count: int, whole: int) -> dict[str, Any]:
 
 def _quartiles(values: Int64Array) -> dict[str, Any]:
     """Least, quartiles and largest; the quartiles are values that occur, rounded down."""
-    found = np.quantile(values, [0, 0.25, 0.5, 0.75, 1], method="lower").astype(int).tolist()
-    return dict(zip(("min", "q1", "median", "q3", "max"), found, strict=True))
+    quartiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1], method="lower").astype(int)
+    return dict(zip(("min", "q1", "median", "q3", "max"), quartiles.tolist(), strict=True))
 
 
 def _spread(
@@ -228,7 +227,7 @@ def _spread(
     walk = Walk(reader.num_views, manifest.group_views, m, settings["seed"], pace)
     cycle = -(-reader.num_views // m)
     if settings["schedule"] == "random":
-        found = np.stack([walk.groups(showing, None, 1) for showing in range(cycle)])
+        counts = np.stack([walk.groups(showing, None, 1) for showing in range(cycle)])
     else:
         # What counts are showings: a budget shows an image in some of the epochs.
         epochs = settings["epochs"]
@@ -237,8 +236,8 @@ def _spread(
         chosen = some[:: -(-len(some) // SAMPLE_IMAGES)]
         bits = decided.passes[chosen]
         passes = np.unpackbits(bits, axis=1, count=reader.num_views).view(bool)
-        found = np.stack([walk.groups(showing, passes, len(chosen)) for showing in showings])
-    return np.asarray(found / found.sum(axis=1, keepdims=True))
+        counts = np.stack([walk.groups(showing, passes, len(chosen)) for showing in showings])
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
 
 def _reading(reader: LabelReader, spread: npt.NDArray[np.float64]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.labels.ferkd import Action, FerKD
+from labelstore.labels.ferkd import Action, ActionCounts, FerKD
 from labelstore.training.cycle import most_confident
 
 if TYPE_CHECKING:
@@ -85,18 +85,11 @@ class Decisions:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many views fall under which part of a rule."""
+    """How many views of a source fall under which part of a rule."""
 
     source: str
     """Path of the teacher's store, or ``"mean label"``."""
-    discarded_low: int
-    """Confidence at or below ``low``."""
-    calibrated: int
-    """In (low, middle]."""
-    kept: int
-    """In (middle, top]."""
-    discarded_high: int
-    """Above ``top``."""
+    views: ActionCounts
 
 
 def view_mask(
@@ -208,21 +201,16 @@ def _decide(
     """One rule over the first ``num_views`` views of the wanted images."""
     passes = np.zeros((reader.num_images, -(-num_views // 8)), dtype=np.uint8)
     calibrated = np.zeros_like(passes)
-    low = changed = kept = high = 0
+    counts = ActionCounts()
     for rows, plane in _planes(reader, rule, targets, wanted, num_views):
         # An unreadable image has no confidence (NaN), and no bit.
         known = ~np.isnan(plane)
         action = rule.decide(plane)
-        dropped = known & (action == Action.DISCARDED)
-        below = int((dropped & (plane <= rule.low)).sum())
-        low, high = low + below, high + int(dropped.sum()) - below
-        passes[rows] = np.packbits(known & ~dropped, axis=1)
-        softened = known & (action == Action.CALIBRATED)
-        calibrated[rows] = np.packbits(softened, axis=1)
-        changed += int(softened.sum())
-        kept += int((known & (action == Action.KEPT)).sum())
+        passes[rows] = np.packbits(known & (action != Action.DISCARDED), axis=1)
+        calibrated[rows] = np.packbits(known & (action == Action.CALIBRATED), axis=1)
+        counts += rule.count(plane)
     source = "mean label" if len(reader.members) > 1 else str(reader.path)
-    return Decisions(passes, calibrated, (Counts(source, low, changed, kept, high),))
+    return Decisions(passes, calibrated, (Counts(source, counts),))
 
 
 def _planes(

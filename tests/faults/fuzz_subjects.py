@@ -18,7 +18,7 @@ from core_data import make_planned, read_everything, written
 from page_headers import pages_of
 
 import labelstore
-from labelstore.format.arrays import array_digest, images_digest, view_arrays
+from labelstore.format.arrays import array_digest, images_digest, view_arrays, view_columns
 from labelstore.images.sources.choose import open_source
 from labelstore.operations.materialize import materialize
 from labelstore.store.backends.parquet.tables import file_of, label_table, measured_table
@@ -264,8 +264,7 @@ class StoreSubject(Subject):
         elif name in priors:
             row[-1] = images_digest(self.manifest.id, block, {**priors, name: values}, "prior")
         else:
-            names = [spec.name for spec in view_arrays(self.manifest)]
-            column = 1 + names.index(name) * self.manifest.num_groups + group
+            column = view_columns(self.manifest)[name][group]
             row[column] = array_digest(self.manifest.id, name, block, group, values)
         return row
 

@@ -48,8 +48,8 @@ def encode(classes: npt.ArrayLike, lists: npt.ArrayLike, num_classes: int) -> In
         ranks = rank_of[ids[image]]
         before = np.zeros_like(ranks)
         for earlier in range(ids.shape[-1] - 1):
-            one = ranks[:, earlier : earlier + 1]
-            before[:, earlier + 1 :] += (one >= 0) & (one < ranks[:, earlier + 1 :])
+            rank = ranks[:, earlier : earlier + 1]
+            before[:, earlier + 1 :] += (rank >= 0) & (rank < ranks[:, earlier + 1 :])
         codes[image] = np.where(ranks >= 0, ranks - before, ids[image] + size)
         rank_of[row] = -1
     return codes
@@ -87,9 +87,9 @@ def decode(
             first = np.where(inside, code, 2 * size).astype(small)
             rank = _unused(first, ranks)
             ranks.append(np.where(inside, rank, small(2 * size)))
-            found = flat[offsets + np.minimum(rank, size - 1)]
+            listed = flat[offsets + np.minimum(rank, size - 1)]
             outside = code.astype(np.int32) - size
-            out[run, place] = np.where(inside, np.where(rank < size, found, -1), outside)
+            out[run, place] = np.where(inside, np.where(rank < size, listed, -1), outside)
     return out
 
 

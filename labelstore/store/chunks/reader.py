@@ -18,13 +18,16 @@ import xxhash
 
 from labelstore.errors import CorruptError, IncompleteError, StoreError
 from labelstore.format.arrays import (
+    IMAGES_COLUMN,
     LABELLED,
+    PRIOR_COLUMN,
     UNREADABLE,
     array_digest,
     image_arrays,
     images_digest,
     prior_arrays,
     view_arrays,
+    view_columns,
 )
 from labelstore.format.validity import image_problem, label_problem, prior_problem, top_problem
 from labelstore.store.backends.npy import MappedBackend
@@ -68,6 +71,7 @@ class BlockReader:
         self.path = path
         self._backend = backend
         self._specs = view_arrays(manifest)
+        self._columns = view_columns(manifest)
         self._part_of = {spec.name: part for part, spec in enumerate(self._specs)}
         num_chunks = manifest.num_blocks * manifest.num_groups
         chunk_shape = (
@@ -139,9 +143,9 @@ class BlockReader:
 
         Of the prior lists for None; 0 where a block is not committed.
         """
-        columns = [self._commits.shape[1] - 1]
+        columns = [PRIOR_COLUMN]
         if group is not None:
-            columns = [self._column(spec.name, group) for spec in self._specs]
+            columns = [self._columns[spec.name][group] for spec in self._specs]
         return self._commits[:block_stop, columns]
 
     def images(self, block: int) -> Codes:
@@ -151,7 +155,7 @@ class BlockReader:
     def images_of(self, blocks: Sequence[int]) -> Iterator[Codes]:
         """The measured image arrays of some blocks, in order."""
         for block, found in self._blocks_of(blocks, image_arrays(self.manifest)):
-            if images_digest(self.manifest.id, block, found) != self._commits[block, 0]:
+            if images_digest(self.manifest.id, block, found) != self._commits[block, IMAGES_COLUMN]:
                 raise self._corrupt("images", block, None)
             self._require_none(image_problem(found), _STATUS, block, None)
             self._unreadable[block] = found[_STATUS] == UNREADABLE
@@ -202,7 +206,10 @@ class BlockReader:
     def prior_codes_of(self, blocks: Sequence[int]) -> Iterator[Codes]:
         """Codes of the prior lists of some blocks' images, in order; not kept."""
         for block, codes in self._blocks_of(blocks, prior_arrays(self.manifest)):
-            if images_digest(self.manifest.id, block, codes, "prior") != self._commits[block, -1]:
+            if (
+                images_digest(self.manifest.id, block, codes, "prior")
+                != self._commits[block, PRIOR_COLUMN]
+            ):
                 raise self._corrupt("images/prior_classes", block, None)
             problem = prior_problem(codes, self.manifest.num_classes)
             self._require_none(problem, "images/prior_classes", block, None)
@@ -284,7 +291,7 @@ class BlockReader:
 
     def _digest(self, name: str, block: int, group: int) -> int:
         """The commit digest of an array's chunk."""
-        return int(self._commits[block, 1 + self._part_of[name] * self.manifest.num_groups + group])
+        return int(self._commits[block, self._columns[name][group]])
 
     def _fetch_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
         """As ``_verified_chunks``, from the backend."""
@@ -378,12 +385,8 @@ class BlockReader:
 
     def _check(self, name: str, block: int, group: int, codes: npt.NDArray[Any]) -> None:
         digest = array_digest(self.manifest.id, name, block, group, codes)
-        if digest != self._commits[block, self._column(name, group)]:
+        if digest != self._commits[block, self._columns[name][group]]:
             raise self._corrupt(name, block, group)
-
-    def _column(self, name: str, group: int) -> int:
-        """The column of a commit row that holds the digest of an array's group."""
-        return 1 + self._part_of[name] * self.manifest.num_groups + group
 
     def _require_committed(self, block: int) -> None:
         if not self._commits[block, 0]:

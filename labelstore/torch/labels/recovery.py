@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from labelstore.errors import LabelError, UsageError
-from labelstore.labels.ferkd import Action
+from labelstore.labels.ferkd import Action, together
 from labelstore.torch.labels.soft_labels import TorchSoftLabels
 
 if TYPE_CHECKING:
@@ -99,10 +99,9 @@ def _calibrated(
         return of_each[0]
     actions = torch.stack([action for _, action in of_each])
     dropped = actions == DISCARDED
-    everywhere = dropped.all(0)
-    discarded = everywhere if rule.ensemble == "all" else dropped.any(0)
+    discarded = together(dropped.unbind(), rule.ensemble)
     # A view that every teacher discards keeps their plain mean: it is shown, if at all, as is.
-    voices = torch.where(dropped & ~everywhere, 0.0, _shares(stored))
+    voices = torch.where(dropped & ~dropped.all(0), 0.0, _shares(stored))
     voices = torch.where(voices.sum(0) > 0, voices, 1.0)
     calibrated = (actions == CALIBRATED).any(0)
     action = torch.where(calibrated, CALIBRATED, KEPT)
@@ -117,11 +116,10 @@ def _apply(
     """A rule's labels and actions; as ``FerKD.apply`` of one teacher, or of the mean of several."""
     target = stored.target
     confidence = _confidence(rule, members, stored)
-    discarded = (confidence <= rule.low) | (confidence > rule.top)
-    uncertain = (confidence <= rule.middle) & ~discarded
+    below, uncertain, above = rule.parts(confidence)
     _require(stored, uncertain, "calibration")
     action = torch.where(uncertain, CALIBRATED, KEPT)
-    action = torch.where(discarded, DISCARDED, action).to(torch.uint8)
+    action = torch.where(below | above, DISCARDED, action).to(torch.uint8)
     # Equation 4: the first slot takes the ground truth; the others stay as slots without weight.
     base = rule.smoothing / (labels.num_classes - 1) if rule.smoothing else 0.0
     first = torch.arange(labels.indices.shape[1], device=target.device) == 0

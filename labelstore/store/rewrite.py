@@ -1,0 +1,166 @@
+"""What all writing of a store has in common, when its labels come from another store.
+
+A source is refused where it would be overwritten; blocks that an interrupted run has left are
+gone on with; what is copied of images is the same; a sample of the new labels is compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore.errors import UsageError
+from labelstore.format.blocks import BlockCodes, empty_block
+from labelstore.labels.distance import Distances
+from labelstore.storage.location import same_place
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from labelstore.format.blocks import BlockData
+    from labelstore.format.manifest import Manifest
+    from labelstore.store.label_reader import LabelReader
+    from labelstore.store.store import Store
+    from labelstore.store.writer import StoreWriter
+
+__all__ = [
+    "Report",
+    "bytes_of",
+    "evenly_spaced",
+    "origin",
+    "require_source",
+    "sample",
+    "unlabelled_block",
+    "write_blocks",
+]
+
+SAMPLE = 64
+"""Images whose labels are compared at the end, and at most as many views of each."""
+
+
+class Report:
+    """What a run did: a base of frozen dataclasses."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object: tuples as lists, ``Distances`` rounded."""
+        return {
+            field.name: _plain(getattr(self, field.name))
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Distances):
+        return value.to_json()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def require_source(store: Store, path: str | os.PathLike[str], refusal: str) -> None:
+    """Refuse a source that is not finished, or that lies where the new store is to lie.
+
+    Args:
+        store: what is read.
+        path: where the new store goes.
+        refusal: what the error says of a path that is the source's.
+
+    Raises:
+        IncompleteError: blocks are missing. UsageError: it is the same place.
+    """
+    store.require_complete()
+    if same_place(path, store.path):
+        raise UsageError(f"{path} is {refusal}.")
+
+
+def origin(operation: str, sources: Sequence[Store], settings: dict[str, Any]) -> dict[str, Any]:
+    """A manifest's ``origin``: of which stores its labels were made, and how."""
+    return {
+        "operation": operation,
+        "stores": [store.manifest.id for store in sources],
+        "settings": settings,
+    }
+
+
+def write_blocks(
+    writer: StoreWriter,
+    make: Callable[[slice], BlockData | BlockCodes],
+    tell: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write the blocks that are not committed yet, in order.
+
+    Args:
+        writer: of the new store, entered.
+        make: makes the block of a run of its images, as data or as codes.
+        tell: called for each block, those that were there included, with its images and views.
+
+    Returns:
+        how many blocks were written.
+    """
+    manifest, pending = writer.manifest, set(writer.pending_blocks())
+    for block in range(manifest.num_blocks):
+        rows = manifest.block_slice(block)
+        if block in pending:
+            content = make(rows)
+            if isinstance(content, BlockCodes):
+                writer.write_codes(block, content)
+            else:
+                writer.write_block(block, content)
+        if tell is not None:
+            images = rows.stop - rows.start
+            tell(images, images * manifest.num_views)
+    return len(pending)
+
+
+def unlabelled_block(
+    source: LabelReader, manifest: Manifest, rows: slice
+) -> tuple[BlockData, npt.NDArray[np.int64]]:
+    """The data of a run of images with all that is copied, and with labels still to be filled in.
+
+    Args:
+        source: what is read; its images are numbered as the new store's.
+        manifest: of the new store.
+        rows: the images.
+
+    Returns:
+        sizes, digests, which images are readable, and explicit views as in the source, with indices
+        and probs 0; and (n,) which of its images have labels, rising.
+    """
+    images, views = np.arange(rows.start, rows.stop), np.arange(manifest.num_views)
+    readable = source.labelled()[rows]
+    widths, heights = source.sizes(images)
+    data = dataclasses.replace(
+        empty_block(manifest, len(images)),
+        widths=widths,
+        heights=heights,
+        digests=source.image_digests(images),
+        readable=readable,
+    )
+    if data.boxes is not None and data.flips is not None:
+        crops = source.views(images[readable][:, None], views)
+        data.boxes[readable], data.flips[readable] = crops.box, crops.flip
+    return data, np.flatnonzero(readable)
+
+
+def evenly_spaced(count: int, wanted: int) -> npt.NDArray[np.int64]:
+    """At most ``wanted`` numbers of 0..count-1, rising, evenly spaced, both ends among them."""
+    return np.linspace(0, count - 1, min(wanted, count)).round().astype(np.int64)
+
+
+def sample(store: Store) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Labelled images all through a store, and views, whose labels are worth comparing.
+
+    Returns:
+        at most ``SAMPLE`` of each, rising; no images where none is labelled.
+    """
+    labelled = np.flatnonzero(store.labelled())
+    images = labelled[evenly_spaced(len(labelled), SAMPLE)] if len(labelled) else labelled
+    return images, np.arange(min(store.num_views, SAMPLE))
+
+
+def bytes_of(store: Store) -> int:
+    """Bytes of a store's files."""
+    return sum(store.bytes_by_part().values())
