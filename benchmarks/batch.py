@@ -21,8 +21,7 @@ import labelstore
 from benchmarks.support.measuring import alternate, ratio, summary, synthetic_labels, write_result
 from labelstore.labels.prior import ImagePrior
 from labelstore.labels.top_k import TopK
-from labelstore.torch import SelfMix, StoredLabels, TorchSoftLabels
-from labelstore.torch.labels import recover
+from labelstore.torch import SelfMix, StoredLabels, TorchSoftLabels, recover
 from labelstore.training.mixing import mixed_labels
 from labelstore.training.recovery import Recovery
 

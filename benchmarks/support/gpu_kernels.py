@@ -21,10 +21,10 @@ __all__ = ["loss", "tests"]
 
 ROOT = Path(__file__).parent.parent.parent
 TESTS = (
-    "tests/test_on_device.py",
-    "tests/torch_training/test_loss_kernels.py",
-    "tests/torch_training/test_recover.py",
-    "tests/test_teachers.py",
+    "tests/gpu/test_on_device.py",
+    "tests/torch/losses/test_triton_kernels.py",
+    "tests/torch/test_recover.py",
+    "tests/teachers/test_load.py",
 )
 """Where the tests are that a GPU runs and a CPU skips, or runs elsewhere."""
 

@@ -38,8 +38,7 @@ def _label_times(place: Place, images: int, views: int, k: int, listed: int) -> 
     """Both ways over the labels of one batch."""
     from benchmarks.batch import stored
     from labelstore import FerKD
-    from labelstore.torch import SelfMix, StoredLabels, TorchSoftLabels, mix_batch
-    from labelstore.torch.labels import recover
+    from labelstore.torch import SelfMix, StoredLabels, TorchSoftLabels, mix_batch, recover
     from labelstore.training.mixing import mixed_labels
     from labelstore.training.recovery import Recovery
 
@@ -146,8 +145,7 @@ class _Steps:
 
     def ways(self) -> dict[str, Callable[[], None]]:
         """What a step is, each way."""
-        from labelstore.torch import soft_cross_entropy
-        from labelstore.torch.labels import recover
+        from labelstore.torch import recover, soft_cross_entropy
 
         device = self.place.device
 

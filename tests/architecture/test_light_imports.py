@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import pytest
-from core_data import written
 
 from tests.support.modules import MODULES, ROOT, imports_of, package_of
+from tests.support.stores import written
 
 
 @pytest.mark.parametrize(

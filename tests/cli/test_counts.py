@@ -6,10 +6,10 @@ import re
 
 import pytest
 from click.testing import CliRunner
-from core_data import written
 
 from labelstore.cli import text
 from labelstore.cli.main import main
+from tests.support.stores import written
 
 NOUNS = "images views blocks crops labels teachers stores classes photos epochs files"
 MANY = re.compile(rf"\b(?<![.,/])1 ({NOUNS.replace(' ', '|')})\b")

@@ -9,11 +9,11 @@ from importlib import resources
 import jsonschema
 import pytest
 from click.testing import CliRunner
-from core_data import make_planned, written
 
 import labelstore
 from labelstore import errors
 from labelstore.cli.main import main
+from tests.support.stores import make_planned, written
 
 SCHEMA = json.loads(resources.files("labelstore.schemas").joinpath("error.schema.json").read_text())
 CLASSES = [

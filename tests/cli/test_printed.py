@@ -8,12 +8,12 @@ import warnings
 
 import pytest
 from click.testing import CliRunner
-from core_data import make_planned, written
 
 import labelstore
 from labelstore.cli import output
 from labelstore.cli.main import main
 from labelstore.errors import ReplayWarning
+from tests.support.stores import make_planned, written
 
 CLEAR = "\x1b[2J\x1b]0;owned\x07"
 TURNED = "gpj.\u202egnp"

@@ -9,19 +9,19 @@ import shutil
 import stat
 import tarfile
 
-import mutations
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from core_data import make_planned, read_everything, written
-from page_headers import pages_of
 
 import labelstore
 from labelstore.format.arrays import array_digest, images_digest, view_arrays, view_columns
 from labelstore.images.sources.choose import open_source
 from labelstore.operations.materialize import materialize
 from labelstore.store.backends.parquet.tables import file_of, label_table, measured_table
+from tests.faults import mutations
+from tests.support.page_headers import pages_of
+from tests.support.stores import make_planned, read_everything, written
 
 SIZE = {"images": 4, "views": 3, "classes": 8, "block_images": 2, "group_views": 2}
 BOXES = {

@@ -9,8 +9,8 @@ must still be labels.
 Inputs are read in child processes, thousands in each, within a bound of memory. A child that dies,
 or stands still, is followed by another one that goes on behind the input that it died of.
 
-    PYTHONPATH=tests python tests/faults/fuzzing.py --inputs 100000 --seed 0 --children 2
-    PYTHONPATH=tests python tests/faults/fuzzing.py --only 4711      # one input again
+    python -m tests.faults.fuzzing --inputs 100000 --seed 0 --children 2
+    python -m tests.faults.fuzzing --only 4711      # one input again
 
 ``--subjects tar,photo_table`` takes some subjects only; what a seed changes depends on them.
 """
@@ -34,9 +34,8 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-from fuzz_subjects import make_files, subjects_of
-
 from labelstore.errors import LabelStoreError, UsageError
+from tests.faults.fuzz_subjects import make_files, subjects_of
 
 MEMORY_BYTES = 2**30
 """What reading one input may take beside what the process has when it starts."""

@@ -8,9 +8,9 @@ import warnings
 
 import numpy as np
 import pytest
-from core_data import make_planned, read_everything, written
 
 from labelstore.errors import LabelStoreError
+from tests.support.stores import make_planned, read_everything, written
 
 SETTINGS = {"images": 6, "views": 5, "classes": 12, "k": 2}
 

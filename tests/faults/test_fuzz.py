@@ -11,15 +11,13 @@ import random
 import subprocess
 import sys
 
-import fuzz_subjects
-import fuzzing
-import mutations
 import numpy as np
 import pytest
-from fuzz_subjects import Change, make_files, subjects_of
 
 from labelstore.errors import LabelStoreError
 from labelstore.images.sources.choose import open_source
+from tests.faults import fuzz_subjects, fuzzing, mutations
+from tests.faults.fuzz_subjects import Change, make_files, subjects_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bounds memory as Linux does")
 
@@ -171,7 +169,7 @@ def test_a_photo_that_is_lost_is_found(subjects, monkeypatch):
 
 CHILD = """
 import os, sys, time
-import fuzzing
+from tests.faults import fuzzing
 def try_one(subjects, seed):
     if seed == 3:
         os.abort()

@@ -6,11 +6,11 @@ import os
 import shutil
 
 import pytest
-from core_data import files_of, make_planned
 
 import labelstore
 from labelstore.errors import LabelStoreError, StoreError
 from labelstore.testing.faults import trip
+from tests.support.stores import files_of, make_planned
 
 SETTINGS = {"images": 6, "views": 3, "classes": 12, "k": 2, "prior_size": 4, "block_images": 3}
 

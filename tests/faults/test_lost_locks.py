@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from core_data import files_of, make_planned, planned
 
 import labelstore
 from labelstore.errors import StoreError
@@ -21,8 +20,9 @@ from labelstore.producer.run import StoreRun
 from labelstore.storage import local_files
 from labelstore.store.writer import Share, StoreWriter
 from labelstore.testing.faults import trip
+from tests.support.stores import files_of, make_planned, planned
 
-TESTS = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SETTINGS = {"images": 12, "views": 4, "block_images": 4}
 
 
@@ -87,8 +87,8 @@ def test_a_single_writer_whose_lock_file_was_replaced(tmp_path, suffix):
     path = tmp_path / f"s.{suffix}"
     code = f"""
 import sys
-sys.path.insert(0, {str(TESTS)!r})
-from core_data import planned
+sys.path.insert(0, {str(ROOT)!r})
+from tests.support.stores import planned
 from labelstore.store.writer import StoreWriter
 manifest, keys, targets, data, _ = planned(**{SETTINGS!r})
 with StoreWriter({str(path)!r}, manifest, keys, targets) as writer:

@@ -8,11 +8,11 @@ import os
 import pathlib
 
 import pytest
-from core_data import make_planned
 
 import labelstore
 from labelstore.errors import CorruptError, StoreError
 from labelstore.operations.materialize import materialize
+from tests.support.stores import make_planned
 
 
 @pytest.fixture(params=["zarr", "parquet", "copy"])

@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from core_data import files_of, make_planned, planned
 from PIL import Image
 
 import labelstore
@@ -22,6 +21,7 @@ from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.store.writer import Remake, StoreWriter
 from labelstore.teachers.load import load_teacher
 from labelstore.testing.faults import trip
+from tests.support.stores import files_of, make_planned, planned
 
 SETTINGS = {"images": 9, "views": 4, "classes": 12, "k": 2, "prior_size": 4, "block_images": 3}
 SETTINGS["group_views"] = 2

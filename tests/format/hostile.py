@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import numpy as np
-from core_data import planned
 
 from labelstore.format.blocks import block_codes
 from labelstore.format.manifest import _digest, fingerprint
 from labelstore.store.backends.registry import backend_of
+from tests.support.stores import planned
 
 SIZE = {"images": 6, "views": 4, "classes": 12, "k": 3}
 LAYOUT = {"block_images": 3, "group_views": 2}

@@ -1,6 +1,6 @@
 """Make golden stores that are not there. Version 1 is frozen: those that are there never change.
 
-PYTHONPATH=tests python tests/format/make_golden.py
+python -m tests.format.make_golden
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from core_data import make_planned, written
 
 import labelstore
 from labelstore.format.manifest import FORMAT_VERSION
+from tests.support.stores import make_planned, written
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 SIZE = {"images": 5, "views": 3, "classes": 12, "block_images": 3}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from independent_reader import philox, read, recovered, view_of
 
 import labelstore
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
+from tests.format.independent_reader import philox, read, recovered, view_of
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 KNOWN = json.loads((GOLDEN / "known.json").read_text())

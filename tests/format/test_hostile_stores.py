@@ -14,16 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from core_data import written
-from hostile import manifest_file, manifest_of, outcome, outcomes, signed, write
 from numcodecs import blosc
-from page_headers import claiming
 
 import labelstore
 from labelstore.errors import CorruptError, StoreError
 from labelstore.format.manifest import Manifest
 from labelstore.operations.materialize import materialize
 from labelstore.store.backends.zarr.metadata import array_layouts
+from tests.format.hostile import manifest_file, manifest_of, outcome, outcomes, signed, write
+from tests.support.page_headers import claiming
+from tests.support.stores import written
 
 
 def checked(data):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile import manifest_file, manifest_of, signed, write
 
 import labelstore
 from labelstore.errors import CorruptError, FormatError, LabelStoreError
 from labelstore.operations.inspect import _describe
+from tests.format.hostile import manifest_file, manifest_of, signed, write
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 

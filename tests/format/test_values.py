@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import pytest
 import zarr
-from core_data import make_planned, written
-from hostile import write
 
 import labelstore
 from labelstore.errors import CorruptError, NotFoundError
+from tests.format.hostile import write
+from tests.support.stores import make_planned, written
 
 FILL = {"labels/top_prob": 255, "labels/classes": 65535, "labels/rest_probs": 255}
 

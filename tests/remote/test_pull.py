@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import sys
 
-import commands
 import numpy as np
 import obstore
 import pytest
-from core_data import files_of, make_planned, read_everything, written
-from remote_data import bucket_of, send
 
 import labelstore
 from labelstore.errors import CorruptError, IncompleteError, NotFoundError, UsageError
 from labelstore.operations.pull import pull
 from labelstore.operations.verify import verify
+from tests.support import commands
+from tests.support.buckets import bucket_of, send
+from tests.support.stores import files_of, make_planned, read_everything, written
 
 
 @pytest.fixture

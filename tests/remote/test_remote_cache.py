@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from core_data import make_planned
-from remote_data import bucket_of, send
 
 import labelstore
 from labelstore.store.chunks.disk_cache import VARIABLE
+from tests.support.buckets import bucket_of, send
+from tests.support.stores import make_planned
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import obstore
 import pytest
-from core_data import files_of, make_planned, read_everything, written
-from remote_data import bucket_of, objects_of, send
 
 import labelstore
 from labelstore.errors import LabelStoreError, MismatchError, NotFoundError, StoreError
 from labelstore.operations.pull import pull
 from labelstore.testing.network import FileServer, Proxy
+from tests.support.buckets import bucket_of, objects_of, send
+from tests.support.stores import files_of, make_planned, read_everything, written
 
 
 @pytest.fixture

@@ -9,12 +9,9 @@ import re
 import subprocess
 import sys
 
-import commands
 import numpy as np
 import obstore
 import pytest
-from core_data import make_planned, read_everything, written
-from remote_data import bucket_of, send
 
 import labelstore
 from labelstore.errors import (
@@ -26,6 +23,9 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.testing.network import FileServer, Proxy
+from tests.support import commands
+from tests.support.buckets import bucket_of, send
+from tests.support.stores import make_planned, read_everything, written
 
 
 @pytest.fixture

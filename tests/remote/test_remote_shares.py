@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 
 import pytest
-from core_data import make_planned, planned, read_everything
 
 import labelstore
 from labelstore.errors import StoreError
 from labelstore.store import writer
 from labelstore.store.writer import Share, StoreWriter
+from tests.support.stores import make_planned, planned, read_everything
 
 SETTINGS = {"images": 20, "views": 6, "block_images": 4}
 

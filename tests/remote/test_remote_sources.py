@@ -12,7 +12,6 @@ import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from remote_data import bucket_of, send
 
 from labelstore.errors import NotFoundError, SourceError
 from labelstore.format.manifest import StoreSettings
@@ -24,6 +23,7 @@ from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings
 from labelstore.teachers.load import load_teacher
 from labelstore.testing.network import FileServer
+from tests.support.buckets import bucket_of, send
 
 
 @pytest.fixture(scope="module")

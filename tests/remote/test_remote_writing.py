@@ -8,19 +8,19 @@ import sys
 import time
 from pathlib import Path
 
-import commands
 import numpy as np
 import pytest
-from core_data import files_of, make_planned, read_everything, written
 from PIL import Image
-from remote_data import bucket_of, count_of, objects_of, send
 
 import labelstore
 from labelstore.errors import FormatError, MismatchError, NotFoundError, UsageError
 from labelstore.storage import leases
 from labelstore.testing.network import Proxy
+from tests.support import commands
+from tests.support.buckets import bucket_of, count_of, objects_of, send
+from tests.support.stores import files_of, make_planned, read_everything, written
 
-TESTS = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_written_as_on_a_disk(s3, tmp_path):
@@ -120,8 +120,8 @@ def test_killed_writers_resume_to_the_same_bytes(s3, tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
     url, settings = f"s3://{s3.bucket}/k.zarr", "images=24, views=6, block_images=2"
     code = "from labelstore.storage import leases; leases.LEASE_SECONDS = 1.0; "
-    code += f"from core_data import make_planned; make_planned({url!r}, {settings})"
-    bucket, environment = bucket_of(s3, s3.bucket), {**os.environ, "PYTHONPATH": str(TESTS)}
+    code += f"from tests.support.stores import make_planned; make_planned({url!r}, {settings})"
+    bucket, environment = bucket_of(s3, s3.bucket), {**os.environ, "PYTHONPATH": str(ROOT)}
     seen, opened = set(), []
     for count in (1, 12, 50):
         writer = commands.start([sys.executable, "-c", code], env=environment)

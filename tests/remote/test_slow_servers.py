@@ -12,14 +12,14 @@ import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from core_data import make_planned, read_everything
-from remote_data import bucket_of, send
 
 import labelstore
 from labelstore.errors import LabelStoreError, SourceError, StoreError, UsageError
 from labelstore.images.sources.choose import open_source
 from labelstore.storage.objects import RemoteObjects
 from labelstore.testing.network import FileServer
+from tests.support.buckets import bucket_of, send
+from tests.support.stores import make_planned, read_everything
 
 KINDS = {
     "drips": {"pace": (1, 0.1)},

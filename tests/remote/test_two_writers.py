@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from core_data import make_planned, planned, read_everything
-from remote_data import bucket_of, objects_of
 
 import labelstore
 from labelstore.errors import BusyError, LaunchWarning, StoreError
@@ -20,8 +18,10 @@ from labelstore.producer.run import StoreRun
 from labelstore.storage import leases
 from labelstore.store.writer import Share, StoreWriter
 from labelstore.testing.network import Proxy
+from tests.support.buckets import bucket_of, objects_of
+from tests.support.stores import make_planned, planned, read_everything
 
-TESTS = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SETTINGS = {"images": 12, "views": 4, "block_images": 4}
 
 
@@ -87,10 +87,10 @@ def test_a_writer_that_was_stopped_does_not_write_what_another_one_has_made(s3, 
     url = f"s3://{s3.bucket}/c.{suffix}"
     code = f"""
 import sys
-sys.path.insert(0, {str(TESTS)!r})
+sys.path.insert(0, {str(ROOT)!r})
 from labelstore.storage import leases
 leases.LEASE_SECONDS = 1.5
-from core_data import planned
+from tests.support.stores import planned
 from labelstore.store.writer import StoreWriter
 manifest, keys, targets, data, _ = planned(**{SETTINGS!r})
 with StoreWriter({url!r}, manifest, keys, targets) as writer:

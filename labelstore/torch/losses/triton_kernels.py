@@ -10,7 +10,7 @@ where a class stands more than once, and float16 and bfloat16 gradients are roun
 The kernels have more parameters than a function should: Triton takes pointers, sizes and constants
 one by one, and no record of them.
 
-What was checked (``tests/torch_training/test_loss_kernels.py``): both kernels against float64
+What was checked (``tests/torch/losses/test_triton_kernels.py``): both kernels against float64
 arithmetic in Triton's interpreter on a CPU (``TRITON_INTERPRET=1``), and that they compile for
 NVIDIA's compute capabilities 8.0 and 9.0. What was not: no GPU has run them, so neither their speed
 nor their order of writes was seen on one. ``works`` therefore tries them on each GPU before their

@@ -1,0 +1,122 @@
+"""What the blocks of docs/how-to need but for training loops; `pages` has the rest."""
+
+from __future__ import annotations
+
+from tests.documentation.preparations import Around, Preparation
+
+OTHER_STORE = 'run_command("recode teacher.zarr -o other.zarr --top-k 1")'
+
+HOW_TO = {
+    "docs/how-to/many-gpus.md": Preparation(
+        around={
+            "store.missing_blocks()": Around(after='assert said() == "True []\\n"'),
+        },
+    ),
+    "docs/how-to/fidelity-and-views.md": Preparation(
+        around={
+            "rule = labelstore.FerKD(low=0.1": Around(after="assert sampler.ferkd.top == 1"),
+            "rule.decide(": Around(
+                after="""
+shown = this_block.strip().splitlines()[-1].removeprefix("# ")
+assert said().strip() == shown
+"""
+            ),
+        },
+    ),
+    "docs/how-to/own-teacher.md": Preparation(
+        around={
+            '"last.ckpt")': Around(after="assert teacher.num_classes == 3"),
+            "save_for_hf(": Around(after="assert said() == \"('amber', 'basil', 'cobalt')\\n\""),
+            'load_teacher("python:own_teacher:teacher")': Around(
+                after="""
+assert said() == "3 ('amber', 'basil', 'cobalt')\\n"
+wrapped = load_teacher("python:wrapped_teacher:wrapped")
+assert wrapped.preprocessing.interpolation == "bilinear"
+"""
+            ),
+            "teacher.logits(crops)": Around(after='assert said() == "torch.Size([2, 3])\\n"'),
+        },
+    ),
+    "docs/how-to/class-maps.md": Preparation(
+        around={
+            "imagenet_class_names()": Around(
+                after="""
+from labelstore.images import read_class_map
+assert read_class_map("classes.json") == {"tabby": 281, "golden retriever": 207}
+"""
+            ),
+        },
+    ),
+    "docs/how-to/photo-sources.md": Preparation(
+        packages=("datasets",),
+        around={
+            'labelstore.open_source("photos")': Around(after="assert len(source) == 6"),
+            "table.to_parquet(": Around(
+                after="""
+packed = labelstore.open_source("train.parquet")
+assert packed.keys == source.keys
+assert [packed.read(n) for n in range(6)] == [source.read(n) for n in range(6)]
+import pyarrow.parquet
+exec(this_block.replace("batch_size=100", "batch_size=5"))
+assert pyarrow.parquet.read_metadata("train.parquet").num_row_groups == 2
+"""
+            ),
+            "store.unreadable()": Around(after='assert said() == "[]\\n"'),
+        },
+    ),
+    "docs/how-to/several-teachers.md": Preparation(
+        before=OTHER_STORE,
+        around={
+            "label.recover()": Around(
+                after="assert abs(label.recover().dense().sum(axis=-1) - 1).max() < 1e-5"
+            ),
+            "labelstore.EnsembleFerKD(": Around(
+                after="""
+show = next(iter(ViewSampler(data, 4)))
+assert abs(data[show][1].dense().sum(1) - 1).max() < 1e-5
+"""
+            ),
+        },
+    ),
+    "docs/how-to/cloud.md": Preparation(
+        packages=("obstore", "moto"),
+        before="""
+import os
+from labelstore.testing.network import S3Server
+before = dict(os.environ)
+server = S3Server().__enter__()
+os.environ.update(server.environment())
+server.make_bucket("bucket")
+run_command("pull teacher.zarr s3://bucket/teacher.zarr")
+""",
+        around={
+            'labelstore.open("s3://': Around(
+                after="""
+assert said().startswith("6 [")
+server.__exit__(None, None, None)
+os.environ.clear()
+os.environ.update(before)
+"""
+            ),
+        },
+    ),
+    "docs/how-to/sql.md": Preparation(
+        packages=("duckdb", "pandas"),
+        before='run_command("recode teacher.zarr -o teacher.parquet")',
+        around={
+            "pandas.read_parquet(": Around(after='assert said().endswith("[(48,)]\\n")'),
+        },
+    ),
+    "docs/how-to/errors.md": Preparation(
+        around={
+            'labelstore.open("gone.zarr")': Around(
+                after="""
+told = said()
+assert told.startswith("not-found | there is no store at ")
+assert told.endswith("gone.zarr: check the path.\\n")
+"""
+            ),
+            "store.missing_blocks()": Around(after='assert said().startswith("[] of ")'),
+        },
+    ),
+}

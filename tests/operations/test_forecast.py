@@ -1,0 +1,126 @@
+"""Forecasts against the run itself, and another teacher's views."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import labelstore
+from tests.support import commands
+
+FACTORY = """
+import torch
+
+class Colours(torch.nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer = torch.nn.Linear(3, 100)
+        self.layer.weight.data *= 8
+    def forward(self, x):
+        return self.layer(x.mean((2, 3)))
+
+PREPROCESSING = {"input_size": (16, 16), "mean": (0.5,) * 3, "std": (0.25,) * 3,
+                 "interpolation": "bilinear"}
+
+def first():
+    return Colours(0), PREPROCESSING
+
+def second():
+    return Colours(1), {**PREPROCESSING, "input_size": (24, 24)}
+"""
+
+
+@pytest.fixture
+def work(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for number in range(40):
+        pixels = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((60, 48)).save(tmp_path / "photos" / f"{number:02}.png")
+    (tmp_path / "mine.py").write_text(FACTORY)
+    return tmp_path
+
+
+def generate(work, *arguments, teacher="first"):
+    command = [sys.executable, "-m", "labelstore", "generate", "photos", "--targets", "none"]
+    command += ["--teacher", f"python:mine:{teacher}", *map(str, arguments)]
+    return commands.run(command, cwd=work)
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "parquet"])
+def test_bytes_and_shares_are_those_of_the_run(work, suffix):
+    out = f"a.{suffix}"
+    # As many crops in a chunk as in the sample's.
+    settings = ("--views", 64, "--block-images", 40, "--group-views", 64, "-o", out)
+    told = generate(work, *settings, "--dry-run", "--json")
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert not (work / out).exists()
+    assert (found["images"], found["views"], found["crops"]) == (40, 64, 2560)
+    assert found["fits"]
+    done = generate(work, *settings)
+    assert done.returncode == 0, done.stderr
+    store = labelstore.open(work / out)
+    files = [file for file in (work / out).rglob("*") if file.is_file()]
+    made = sum(file.stat().st_size for file in files)
+    # Half of so small a store is its manifest: left out, the forecast would be half as large.
+    assert found["bytes"] == pytest.approx(made, rel=0.2)
+    action = labelstore.FerKD().decide(store.confidence())
+    for item in labelstore.Action:
+        assert found["ferkd"][item.name.lower()] == pytest.approx((action == item).mean(), abs=0.1)
+    assert found["seconds"] > 0
+    assert found["bottleneck"] in ("teacher", "pixels")
+
+
+def test_the_dry_run_in_words(work):
+    told = generate(work, "--views", 8, "--dry-run", "-o", "a.zarr")
+    assert told.returncode == 0, told.stderr
+    for words in ("40 images x 8 views = 320 crops", "nothing was written", "free:", "FerKD would"):
+        assert words in told.stderr
+    assert not (work / "a.zarr").exists()
+
+
+def test_another_teacher_labels_the_very_same_views(work):
+    settings = ("--views", 12, "--seed", 5, "--scale", 0.2, 0.9, "--flip", 0.25)
+    assert generate(work, *settings, "-o", "a.zarr").returncode == 0
+    done = generate(work, "--views-from", "a.zarr", "-o", "b.zarr", teacher="second")
+    assert done.returncode == 0, done.stderr
+    a, b = labelstore.open(work / "a.zarr"), labelstore.open(work / "b.zarr")
+    assert (b.law, b.num_views) == (a.law, 12)
+    assert labelstore.ensemble([a, b]).num_views == 12
+    found, other = a.views(3, range(12)), b.views(3, range(12))
+    assert np.array_equal(found.box, other.box)
+    assert np.array_equal(found.flip, other.flip)
+    done = generate(work, "--views-from", "a.zarr", "--views", 4, "-o", "c.zarr")
+    assert done.returncode == 0, done.stderr
+    assert labelstore.open(work / "c.zarr").num_views == 4
+
+
+def test_views_that_cannot_be_taken_over_are_refused(work):
+    indices = np.arange(8).reshape(2, 2, 2)
+    probs = np.full((2, 2, 2), 0.4)
+    labelstore.write(work / "own.zarr", indices, probs, 100)
+    assert generate(work, "--views", 12, "-o", "a.zarr").returncode == 0
+    for arguments, code, words in (
+        (("--views-from", "own.zarr"), 1, "has no view law"),
+        (("--views-from", "a.zarr", "--seed", 1), 2, "leave --seed out"),
+        (("--views-from", "a.zarr", "--views", 13), 2, "has 12 views of each image"),
+        ((), 2, "--views is missing"),
+    ):
+        done = generate(work, *arguments, "-o", "b.zarr")
+        assert done.returncode == code, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (work / "b.zarr").exists()
+    # Another photo under the same name, of the same size.
+    shutil.copy(work / "photos" / "00.png", work / "photos" / "39.png")
+    done = generate(work, "--views-from", "a.zarr", "-o", "b.zarr")
+    assert done.returncode == 1
+    assert "another file '39.png' than a.zarr was made from" in done.stderr
+    assert not (work / "b.zarr").exists()
