@@ -39,7 +39,7 @@ Several stores are read as an ensemble; each teacher's view of its own labels is
 
 
 @dataclass(frozen=True)
-class ScheduleOptions:
+class ScheduleRequest:
     """The options of ``labelstore schedule``."""
 
     stores: tuple[str, ...]
@@ -97,8 +97,8 @@ class ScheduleOptions:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the schedule.")
 @options.json_option
-@options.collected(ScheduleOptions, ferkd=options.FerKDOptions)
-def command(request: ScheduleOptions) -> None:
+@options.collected(ScheduleRequest, ferkd=options.FerKDOptions)
+def command(request: ScheduleRequest) -> None:
     """Try a schedule out."""
     import labelstore
     from labelstore.operations.schedule import dry_run

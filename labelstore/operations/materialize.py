@@ -45,7 +45,7 @@ from labelstore.store.backends.npy import (
     MappedBackend,
     array_file,
 )
-from labelstore.store.rewrite import Report
+from labelstore.store.rewrite import RewriteReport
 from labelstore.store.store import Store, opened
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ _KEY_BYTES, _KEY_GROWTH = 2**26, 64
 
 
 @dataclass(frozen=True)
-class MaterializeReport(Report):
+class MaterializeReport(RewriteReport):
     """What a run of ``materialize`` did."""
 
     path: str

@@ -17,7 +17,7 @@ from labelstore.labels.ferkd import Action, FerKD, action_shares
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.ensembles import Ensemble, ensemble, opened_all
 from labelstore.store.rewrite import (
-    Report,
+    RewriteReport,
     bytes_of,
     origin,
     require_source,
@@ -46,7 +46,7 @@ __all__ = ["MergeReport", "merge"]
 
 
 @dataclass(frozen=True)
-class MergeReport(Report):
+class MergeReport(RewriteReport):
     """What a run of ``merge`` did."""
 
     path: str

@@ -14,7 +14,7 @@ from labelstore.errors import UsageError
 from labelstore.format.blocks import BlockCodes
 from labelstore.format.manifest import fingerprint
 from labelstore.store.backends.registry import backend_of
-from labelstore.store.rewrite import Report, bytes_of, origin, require_source, write_blocks
+from labelstore.store.rewrite import RewriteReport, bytes_of, origin, require_source, write_blocks
 from labelstore.store.store import Store, opened
 from labelstore.store.writer import StoreWriter
 
@@ -32,7 +32,7 @@ __all__ = ["PullReport", "pull"]
 
 
 @dataclass(frozen=True)
-class PullReport(Report):
+class PullReport(RewriteReport):
     """What a run of ``pull`` did."""
 
     source: str

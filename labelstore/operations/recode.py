@@ -16,7 +16,7 @@ from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import mean_distribution
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.rewrite import (
-    Report,
+    RewriteReport,
     bytes_of,
     origin,
     require_source,
@@ -42,7 +42,7 @@ _RUN = 64
 
 
 @dataclass(frozen=True)
-class RecodeReport(Report):
+class RecodeReport(RewriteReport):
     """What a run of ``recode`` did."""
 
     path: str

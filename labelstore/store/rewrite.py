@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from labelstore.store.writer import StoreWriter
 
 __all__ = [
-    "Report",
+    "RewriteReport",
     "bytes_of",
     "evenly_spaced",
     "origin",
@@ -43,7 +43,7 @@ SAMPLE = 64
 """Images whose labels are compared at the end, and at most as many views of each."""
 
 
-class Report:
+class RewriteReport:
     """What a run did: a base of frozen dataclasses."""
 
     def to_json(self) -> dict[str, Any]:
