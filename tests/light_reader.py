@@ -135,7 +135,7 @@ def refused(folder):
 
     said = {}
     for name, attempt in {
-        "labelstore.torch": lambda: labelstore.torch,
+        "labelstore.torch": lambda: labelstore.torch.ViewSampler,
         "build_loss": lambda: labelstore.recipe("ferkd").build_loss(),
         "load_teacher": lambda: load_teacher("python:my.teacher:factory"),
         "timm": lambda: load_teacher("timm:resnet18"),
