@@ -120,7 +120,7 @@ class Training:
             self.position = start + seen * self.world
             if step % self.options.save_every == 0 and step < steps:
                 self.save(seen)
-                shown = f"{self.position} of {len(self.sampler.plan.images)} photos"
+                shown = f"{self.position} of {len(self.sampler.order.images)} photos"
                 self.tell(f"epoch {self.epoch + 1}, {shown}: loss {loss:.4f}")
         mean = torch.stack(losses).mean().item()  # waits for the device
         whole = 1000 * (time.perf_counter() - begin) / steps
@@ -131,7 +131,7 @@ class Training:
         )
 
     def train_step(self, pixels: torch.Tensor, target: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        images = len(self.sampler.plan.images)
+        images = len(self.sampler.order.images)
         place = self.epoch * images + self.position
         torch.manual_seed(place * self.world + self.rank)  # for students with dropout
         share = place / (self.options.epochs * images)

@@ -66,7 +66,7 @@ def test_the_pages_example_runs_without_torch(tmp_path):
         [sys.executable, "-c", RUN_PAGE, "\n".join(blocks)],
         check=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(READER.parent)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
 
 
@@ -102,7 +102,7 @@ def test_behind_urls_obstore_is_all_that_is_needed_besides(tmp_path):
     subprocess.run(
         [sys.executable, "-c", FROM_A_URL, tmp_path],
         check=True,
-        env={**os.environ, "PYTHONPATH": str(READER.parent)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert labelstore.open(tmp_path / "copy.zarr").num_views == 6
 
@@ -138,7 +138,7 @@ def test_stores_in_zarr_do_without_pyarrow(tmp_path):
     subprocess.run(
         [sys.executable, "-c", WITHOUT_PYARROW, tmp_path],
         check=True,
-        env={**os.environ, "PYTHONPATH": str(READER.parent)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -165,8 +166,12 @@ def test_reference_has_every_command():
 def test_reference_has_every_public_name():
     page = (ROOT / "docs/reference/api.md").read_text()
     entries = set(re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE))
-    names = {f"labelstore.{name}" for name in labelstore.__all__}
-    names |= {f"labelstore.torch.{name}" for name in labelstore.torch.__all__}
+    names = {
+        f"{package.__name__}.{name}"
+        for package in (labelstore, labelstore.torch)
+        for name in package.__all__
+        if not inspect.ismodule(getattr(package, name))
+    }
     # What is in the tree of errors is described as one.
     assert names - entries == {"labelstore.__version__", "labelstore.LabelStoreError"}
     for entry in entries - {"labelstore.errors", "labelstore.torch.lightning.LabelStoreDataModule"}:

@@ -77,7 +77,7 @@ def test_every_label_is_that_of_its_own_view(source, teacher, store):
             cut(photo, box.tolist(), bool(flip), size, interpolation)
             for box, flip in zip(views.box, views.flip, strict=True)
         ]
-        classes, probs = top_k(teacher.logits(np.stack(crops)), RECIPE.k, 1.0)
+        classes, probs = top_k(teacher.logits(np.stack(crops)), RECIPE.store.k, 1.0)
         found = store.read(image, np.arange(RECIPE.num_views))
         # Stored probabilities are quantized, and other batches may differ in the last bits.
         np.testing.assert_allclose(found.probs[:, 0], probs[:, 0], atol=0.004)

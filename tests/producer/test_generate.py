@@ -305,7 +305,7 @@ def test_hard_and_smoothing_labels(small, tmp_path):
 
 
 def test_impossible_requests(small, tmp_path):
-    with pytest.raises(UsageError, match="leave k out"):
+    with pytest.raises(UsageError, match="k is 1001, expected 1 to 1000"):
         make(small, tmp_path / "s.zarr", recipe=LabelSettings(2, StoreSettings(k=1001)))
     with pytest.raises(UsageError, match="batch size"):
         make(small, tmp_path / "s.zarr", batch_size=0)

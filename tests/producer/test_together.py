@@ -192,7 +192,7 @@ import sys
 import numpy as np
 from labelstore.format.manifest import StoreSettings
 from labelstore.producer import LabelSettings, RunOptions, generate
-from labelstore.images.pixels import FolderSource
+from labelstore.images import FolderSource
 from labelstore.teachers.load import load_teacher
 from labelstore.store.writer import Share
 
@@ -368,7 +368,7 @@ import numpy as np
 import torch
 from labelstore.format.manifest import StoreSettings
 from labelstore.producer import LabelSettings, RunOptions, generate
-from labelstore.images.pixels import FolderSource
+from labelstore.images import FolderSource
 from labelstore.teachers.load import load_teacher
 
 torch.set_num_threads(1)

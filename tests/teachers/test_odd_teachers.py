@@ -286,7 +286,7 @@ class TestMemory:
         assert model.sizes == [1, 4, 4, 4, *[1] * 8, 12, 6, 3, 3, 3, 3, 3, 1, 3, 3, 3]
         assert report.notes == (
             "odd ran out of memory on 6 crops at once: 3 go through it at once since then; "
-            "--batch-size 3 does so from the beginning",
+            "a batch size of 3 does so from the beginning",
         )
         label(photos, network(), tmp_path / "wide.zarr", batch_size=12)
         np.testing.assert_allclose(

@@ -1,31 +1,5 @@
-"""Real photos with synthetic labels: what the training tests share."""
+"""Real photos with synthetic labels."""
 
-from __future__ import annotations
+from tests.support.fixtures import photos, store, work
 
-import pytest
-
-import labelstore
-from tests.support.training import Work, make_photos, make_store
-
-
-@pytest.fixture(scope="session")
-def work(tmp_path_factory) -> Work:
-    """Fourteen photos and a complete store of them; nothing may write to it."""
-    folder = tmp_path_factory.mktemp("photos")
-    keys = make_photos(folder)
-    path = tmp_path_factory.mktemp("stores") / "teacher.zarr"
-    make_store(path, folder, keys)
-    return Work(folder, path)
-
-
-@pytest.fixture
-def store(work):
-    return labelstore.open(work.store)
-
-
-@pytest.fixture
-def photos(work):
-    """The photos as torchvision's data set: its order is not the store's."""
-    from torchvision.datasets import ImageFolder
-
-    return ImageFolder(work.photos)
+__all__ = ["photos", "store", "work"]

@@ -266,9 +266,9 @@ class Finder:
 sys.meta_path.insert(0, Finder)
 import labelstore
 from labelstore.training.epochs import EpochOrder
-from labelstore.training.read_ahead import Prefetcher
+from labelstore.training.read_ahead import EpochReadAhead
 store = labelstore.open(sys.argv[1])
-ahead = Prefetcher(EpochOrder(store, 2))
+ahead = EpochReadAhead(EpochOrder(store, 2))
 for epoch in range(2):
     ahead.start(epoch)
     ahead.wait(epoch)
