@@ -197,6 +197,7 @@ def torchrun(work, out, *more):
     return [*command, "2", str(EXAMPLES / "train.py"), *arguments(work, out, *more)]
 
 
+@pytest.mark.slow
 def test_two_processes_by_torchrun(work, tmp_path):
     done = subprocess.run(
         torchrun(work, tmp_path, "--validation", str(work / "validation")),

@@ -136,7 +136,7 @@ def check_after(path, before, whole):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fault", ["die-before", "die-after"])
 def test_killed_at_steps_of_a_repair(spoiled, tmp_path, every, fault):
     path, whole, steps = spoiled

@@ -53,7 +53,7 @@ def generate(work, *arguments, teacher="first"):
     return commands.run(command, cwd=work)
 
 
-@pytest.mark.parametrize("suffix", ["zarr", "parquet"])
+@pytest.mark.parametrize("suffix", ["zarr", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_bytes_and_shares_are_those_of_the_run(work, suffix):
     out = f"a.{suffix}"
     # As many crops in a chunk as in the sample's.

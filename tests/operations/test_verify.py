@@ -220,7 +220,7 @@ def damage(file):
     file.write_bytes(data)
 
 
-@pytest.mark.parametrize("suffix", ["zarr", "parquet"])
+@pytest.mark.parametrize("suffix", ["zarr", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_repair_makes_damaged_blocks_anew_and_touches_no_other(made, suffix):
     out = made / f"r.{suffix}"
     arguments = ("--teacher", "python:mine:colours")

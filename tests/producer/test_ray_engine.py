@@ -212,7 +212,7 @@ NODES = {
     "no photos": "nowhere",
 }
 
-QUICK = ("files changed", "other code")
+QUICK = ("files changed",)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +267,7 @@ class UntilAll:
         pass
 
 
+@pytest.mark.slow
 def test_an_actor_that_is_started_again_elsewhere_proves_itself_again(photos, tmp_path, cluster):
     from labelstore.producer.engines.ray_engine import RayEngine
 
@@ -295,6 +296,7 @@ def test_an_actor_that_is_started_again_elsewhere_proves_itself_again(photos, tm
         assert (begun.read(images, 0).indices == right.read(images, 0).indices).all()
 
 
+@pytest.mark.slow
 def test_where_no_node_agrees_nothing_is_written_and_what_all_lack_is_told(
     photos, tmp_path, cluster
 ):
@@ -309,6 +311,7 @@ def test_where_no_node_agrees_nothing_is_written_and_what_all_lack_is_told(
         engine_of(tmp_path / "nowhere", 1)
 
 
+@pytest.mark.slow
 def test_an_engine_makes_stores_of_other_settings_one_after_the_other(photos, tmp_path, cluster):
     engine = engine_of(photos, 1)
     source, (teacher,) = load(photos)
@@ -367,6 +370,7 @@ def test_the_driver_needs_no_torch(photos, tmp_path):
     assert labelstore.open(tmp_path / "s.zarr").complete
 
 
+@pytest.mark.slow
 def test_actors_that_find_no_room_are_not_waited_for(photos, tmp_path, cluster):
     # Two cores: as many actors at a time, of however many workers; the third is never placed.
     engine = engine_of(photos, 3, workers=2)

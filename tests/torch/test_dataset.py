@@ -628,7 +628,9 @@ def batches(data, sampler, **workers):
     [
         {"num_workers": 1, "multiprocessing_context": "fork"},
         {"num_workers": 2, "multiprocessing_context": "fork"},
-        {"num_workers": 2, "multiprocessing_context": "spawn"},
+        pytest.param(
+            {"num_workers": 2, "multiprocessing_context": "spawn"}, marks=pytest.mark.slow
+        ),
     ],
     ids=["fork 1", "fork 2", "spawn 2"],
 )

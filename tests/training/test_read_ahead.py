@@ -61,7 +61,12 @@ def loader_of(path, slab_bytes, workers, method="fork", ferkd=None, **options):
 
 @pytest.mark.parametrize(
     ("workers", "method", "persistent"),
-    [(0, "fork", False), (2, "fork", False), (2, "fork", True), (2, "spawn", True)],
+    [
+        (0, "fork", False),
+        (2, "fork", False),
+        (2, "fork", True),
+        pytest.param(2, "spawn", True, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_epochs_are_the_same_with_and_without(tmp_path, workers, method, persistent, folder):
