@@ -1,0 +1,1 @@
+"""Where photos lie: folders, tar shards, Parquet files, here and behind URLs."""

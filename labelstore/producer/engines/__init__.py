@@ -1,0 +1,1 @@
+"""Where teachers run: in this process, or on a Ray cluster."""

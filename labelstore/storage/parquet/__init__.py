@@ -1,0 +1,1 @@
+"""What Parquet files say of themselves, read without believing it."""

@@ -1,0 +1,1 @@
+"""Verified reading: chunks of labels, compared with what was committed, and kept."""

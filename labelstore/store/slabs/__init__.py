@@ -1,0 +1,1 @@
+"""An epoch's labels in memory, once a machine."""

@@ -1,0 +1,1 @@
+"""Labels as tensors, and their recovery on a device."""

@@ -1,0 +1,1 @@
+"""Losses of soft labels, which never make them dense."""

@@ -1,0 +1,1 @@
+"""Parquet stores, here and behind URLs."""

@@ -1,0 +1,1 @@
+"""Zarr v3 stores, here and behind URLs."""

@@ -1,1 +1,0 @@
-"""Backends: how a store's arrays lie on disk."""
