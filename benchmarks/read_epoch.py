@@ -176,7 +176,7 @@ def raw(path: Path, group: int) -> tuple[float, int]:
         with file.open("rb", buffering=0) as opened:
             end = opened.seek(0, 2) - index_bytes(count)
             opened.seek(end)
-            found = entry(parse_index(opened.read(index_bytes(count))), group, end)
+            found = entry(parse_index(opened.read(index_bytes(count))), group, end, end)
             if found is not None:
                 opened.seek(found[0])
                 total += len(opened.read(found[1]))

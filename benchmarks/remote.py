@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import labelstore
-import labelstore.storage.requests
+import labelstore.storage.objects
 from benchmarks.support.measuring import ratio, summary, synthetic_labels, write_result
 from labelstore.operations.pull import pull
 from labelstore.store.backends.zarr.shards import index_bytes, parse_index
@@ -108,7 +108,7 @@ def measure(folder: Path, proxy: Proxy, options: argparse.Namespace) -> dict[str
             "k": options.top_k,
             "block_images": options.block_images,
             "added_ms": options.milliseconds,
-            "threads": labelstore.storage.requests.THREADS,
+            "threads": labelstore.storage.objects.THREADS,
             "labels": f"synthetic, of {SAMPLE} images, seed 0",
         },
         "sending_s": sending,
@@ -166,18 +166,18 @@ def group_ranges(store: Any, group: int) -> list[tuple[str, int, int]]:
 def bare(url: str, ranges: list[tuple[str, int, int]]) -> None:
     """The same ranges, by obstore alone."""
     objects = labelstore.storage.objects.RemoteObjects(url)
-    with ThreadPoolExecutor(labelstore.storage.requests.THREADS) as pool:
+    with ThreadPoolExecutor(labelstore.storage.objects.THREADS) as pool:
         for _ in pool.map(lambda part: objects.get_range(*part), ranges):
             continue
 
 
 def one_at_a_time(url: str, images: np.ndarray) -> Any:
     """A store that has read its first slab, and asks for one thing at a time."""
-    kept, labelstore.storage.requests.THREADS = labelstore.storage.requests.THREADS, 1
+    kept, labelstore.storage.objects.THREADS = labelstore.storage.objects.THREADS, 1
     try:
         store = labelstore.open(url)
     finally:
-        labelstore.storage.requests.THREADS = kept
+        labelstore.storage.objects.THREADS = kept
     store.read(images, slab(0))
     return store
 

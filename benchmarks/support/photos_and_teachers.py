@@ -193,7 +193,7 @@ def log_probs(teacher: str, photos: Path, weights: Path, views: int, cache: Path
         if int(file.stem.rpartition("-")[2]) >= views:
             return np.load(file, mmap_mode="r")[:, :views]
     print(f"{teacher}: {len(source)} photos of {photos.name} x {views} views ...", flush=True)
-    probs = sample_of_teacher(
+    sample = sample_of_teacher(
         source,
         load_teacher(f"timm:{teacher}", checkpoint=str(weights), device="cpu"),
         ViewLaw(),
@@ -202,7 +202,7 @@ def log_probs(teacher: str, photos: Path, weights: Path, views: int, cache: Path
         views=views,
         batch_size=BATCH,
     )
-    logs = np.log(np.maximum(probs, np.finfo(np.float32).tiny)).astype(np.float32)
+    logs = np.log(np.maximum(sample.labels, np.finfo(np.float32).tiny)).astype(np.float32)
     place = cache / "logits" / f"{stem}-{views}.npy"
     place.parent.mkdir(parents=True, exist_ok=True)
     # Under another name until it is whole: an interrupted run must not leave half a table.
