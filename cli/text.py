@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["clock", "counted", "duration", "share", "size"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from labelstore.labels.distance import Distances
+
+__all__ = ["clock", "counted", "difference", "duration", "share", "size"]
 
 
 def counted(count: int, noun: str) -> str:
@@ -44,3 +49,11 @@ def clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}"
+
+
+def difference(distances: Distances) -> str:
+    """How far labels are from those that they were made of."""
+    return (
+        f"KL {distances.kl_nats:.4f} nats, total variation {distances.total_variation:.4f}, "
+        f"largest class the same in {share(distances.top1_kept)}"
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import choices, options, output
-from ..text import counted, share
+from ..text import counted, difference, share
 
 if TYPE_CHECKING:
     from labelstore.labels.ferkd import Combine
@@ -173,9 +173,7 @@ def _tell(report: MergeReport) -> None:
     if distances is not None:
         output.note(
             f"against the unquantized mean, {counted(distances.labels, 'label')}: "
-            f"KL {distances.kl_nats:.4f} nats, "
-            f"total variation {distances.total_variation:.4f}, largest class the same in "
-            f"{share(distances.top1_kept)}"
+            f"{difference(distances)}"
         )
     if report.actions is not None:
         shares = ", ".join(f"{share(part)} {name}" for name, part in report.actions.items())

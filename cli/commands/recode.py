@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import options, output
-from ..text import share
+from ..text import difference
 
 if TYPE_CHECKING:
     from labelstore.operations.recode import RecodeReport
@@ -100,7 +100,5 @@ def _tell(report: RecodeReport) -> None:
     distances = report.distances
     output.note(f"changed: {'; '.join(report.changed)}")
     output.note(
-        f"new labels against the old, {distances.labels:,} of them: "
-        f"KL {distances.kl_nats:.4f} nats, total variation {distances.total_variation:.4f}, "
-        f"largest class the same in {share(distances.top1_kept)}"
+        f"new labels against the old, {distances.labels:,} of them: {difference(distances)}"
     )

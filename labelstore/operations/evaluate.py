@@ -18,6 +18,7 @@ import numpy as np
 
 from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.images.pixels import cut, decode
+from labelstore.store.indexing import evenly_spaced
 from labelstore.teachers.top_k import top_k
 
 if TYPE_CHECKING:
@@ -130,8 +131,7 @@ def evaluate(
             arguments=("class_map",),
         )
     if images is not None and images < len(chosen):
-        places = np.linspace(0, len(chosen) - 1, max(images, 1)).round().astype(int)
-        chosen = chosen[places]
+        chosen = chosen[evenly_spaced(len(chosen), max(images, 1))]
     started = time.perf_counter()
     n = min(5, teacher.num_classes)
     right = among = 0

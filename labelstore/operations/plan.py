@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import DecodeError, SourceError, UsageError
-from labelstore.format.blocks import BlockData
-from labelstore.format.encoding import cut_at_mass
+from labelstore.format.blocks import BlockData, BlockPriors
 from labelstore.format.manifest import Manifest, StoreSettings, fingerprint
 from labelstore.images.pixels import decode, render
-from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.ferkd import Action, FerKD
 from labelstore.producer.settings import FIDELITIES
 from labelstore.storage.local_files import free_bytes
 from labelstore.storage.location import place_of, suffix_of
+from labelstore.store.indexing import evenly_spaced
 from labelstore.store.store import Store
 from labelstore.store.writer import StoreWriter
 from labelstore.teachers.top_k import softmax
@@ -155,7 +154,7 @@ def sample_of_teacher(
     Images that cannot be decoded are left out; SourceError when none is left.
     """
     size, interpolation = teacher.preprocessing.input_size, teacher.preprocessing.interpolation
-    chosen = np.linspace(0, len(source) - 1, min(images, len(source))).round().astype(int)
+    chosen = evenly_spaced(len(source), images)
     hashes = hash_keys(source.keys)
     rows: list[Float32Array] = []
     decoding = cutting = forward = 0.0
@@ -197,11 +196,9 @@ def sample_of_store(store: Store, *, images: int, views: int) -> Float32Array:
     labelled = np.flatnonzero(store.labelled())
     if not len(labelled):
         raise UsageError(f"{store.path} has no labels yet: wait for its first block.")
-    places = np.linspace(0, len(labelled) - 1, min(images, len(labelled))).round().astype(int)
+    sampled = labelled[evenly_spaced(len(labelled), images)]
     columns = np.arange(min(views, store.num_views))
-    return np.stack(
-        [store.read(image, columns).recover().dense() for image in labelled[np.unique(places)]]
-    )
+    return np.stack([store.read(image, columns).recover().dense() for image in sampled])
 
 
 def measure(
@@ -242,21 +239,13 @@ def measure(
         class_names=class_names,
         **store_settings.chosen(),
     )
-    priors: dict[str, Any] = {}
-    if size:
-        means = truth.mean(axis=1, dtype=np.float64)
-        held = cut_at_mass(probs, manifest.top_p)
-        fitted = [prior.fit(means[i], order[i], held[i], size) for i in range(images)]
-        lists, codes, powers = zip(*fitted, strict=True)
-        priors = {
-            "prior_classes": np.stack(lists),
-            "prior_probs": np.stack(codes),
-            "prior_power": np.array(powers, dtype=np.uint8),
-        }
+    priors = BlockPriors(manifest, images)
+    for row, mean in enumerate(truth.mean(axis=1, dtype=np.float64)):
+        priors.fit(row, mean, order[row], probs[row])
     with tempfile.TemporaryDirectory(prefix="labelstore-plan-") as folder:
         path = Path(folder) / f"sample{suffix}"
         with StoreWriter(path, manifest, keys, targets) as writer:
-            writer.write_block(0, BlockData(order, probs, **priors))
+            writer.write_block(0, BlockData(order, probs, **priors.arrays()))
         store = Store(path)
         label_bytes, prior_bytes, fixed_bytes = _bytes(path)
         started = time.perf_counter()

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelstore.errors import TeacherError, UsageError
-from labelstore.format.blocks import BlockData
-from labelstore.format.encoding import cut_at_mass
-from labelstore.labels import prior
+from labelstore.format.blocks import BlockData, BlockPriors
 from labelstore.producer.background import ahead
 from labelstore.producer.crops import Cutter, shape_of
 from labelstore.teachers.batch_size import default_batch_size
@@ -78,9 +76,7 @@ class _BlockArrays:
         self._readable = np.zeros(count, dtype=bool)
         # Sums of the full distributions of images that are not finished, by row.
         self._sums: dict[int, npt.NDArray[np.float64]] = {}
-        self._lists = np.full((count, manifest.prior_size), -1, dtype=np.int32)
-        self._list_probs = np.zeros(self._lists.shape, dtype=np.uint8)
-        self._powers = np.zeros(count, dtype=np.uint8)
+        self._priors = BlockPriors(manifest, count)
 
     def note(self, run: CropRun, photo: PhotoFacts) -> None:
         """Keep what is known of a photo."""
@@ -115,12 +111,8 @@ class _BlockArrays:
 
     def _finish(self, row: int) -> None:
         """The prior of an image whose views are all there."""
-        self._lists[row], self._list_probs[row], self._powers[row] = prior.fit(
-            self._sums.pop(row) / self._manifest.num_views,
-            self._indices[row],
-            cut_at_mass(self._probs[row], self._manifest.top_p),
-            self._manifest.prior_size,
-        )
+        mean = self._sums.pop(row) / self._manifest.num_views
+        self._priors.fit(row, mean, self._indices[row], self._probs[row])
 
     def data(self) -> BlockData:
         """The finished block."""
@@ -134,9 +126,7 @@ class _BlockArrays:
             heights=self._sizes[:, 1],
             digests=self._digests,
             readable=self._readable,
-            prior_classes=self._lists,
-            prior_probs=self._list_probs,
-            prior_power=self._powers,
+            **self._priors.arrays(),
         )
 
 

@@ -17,6 +17,7 @@ from labelstore.format.manifest import LOGITS_PROBE
 from labelstore.images.pixels import content_digest, decode, pixel_digest, render
 from labelstore.images.resize_on_device import resize_boxes
 from labelstore.producer.crops import Shape, shape_of
+from labelstore.store.indexing import evenly_spaced
 from labelstore.teachers.forward import log_probabilities
 from labelstore.teachers.transfer import place_photo
 from labelstore.views.law import ViewLaw
@@ -46,7 +47,6 @@ __all__ = [
     "other_photo",
     "prove",
     "replay_probe",
-    "spread",
 ]
 
 PROBE_IMAGES, PROBE_VIEWS = 4, 2
@@ -80,12 +80,6 @@ def library_versions() -> dict[str, str]:
     return {"labelstore": labelstore.__version__, **others}
 
 
-def spread(count: int, wanted: int) -> list[int]:
-    """At most ``wanted`` numbers of 0..count-1, rising, evenly spaced, both ends among them."""
-    places = np.linspace(0, count - 1, min(wanted, count)).round().astype(int)
-    return [int(place) for place in np.unique(places)]
-
-
 def make_probe(
     source: ImageSource, preprocessing: Preprocessing, law: ViewLaw, num_views: int
 ) -> tuple[dict[str, Any], ...]:
@@ -97,7 +91,7 @@ def make_probe(
     shape = shape_of(preprocessing)
     views = range(min(PROBE_VIEWS, num_views))
     entries: list[dict[str, Any]] = []
-    starts = spread(len(source), PROBE_IMAGES)
+    starts = evenly_spaced(len(source), PROBE_IMAGES).tolist()
     for start, stop in zip(starts, [*starts[1:], len(source)], strict=True):
         # A source whose images are mostly broken has a problem that the run itself reports.
         for image in range(start, min(stop, start + PROBE_TRIES // PROBE_IMAGES)):
@@ -292,7 +286,7 @@ def other_photo(source: ImageSource, store: Store) -> str | None:
     runs = [manifest.block_slice(block) for block in committed]
     ends = np.cumsum([run.stop - run.start for run in runs])
     places = {key: place for place, key in enumerate(source.keys)}
-    for number in spread(int(ends[-1]), CHECKED_PHOTOS) if runs else []:
+    for number in evenly_spaced(int(ends[-1]), CHECKED_PHOTOS).tolist() if runs else []:
         run = int(np.searchsorted(ends, number, side="right"))
         image = runs[run].stop - int(ends[run]) + number
         try:

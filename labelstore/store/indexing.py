@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["as_array", "common_shape", "in_range", "positions_of"]
+__all__ = ["as_array", "common_shape", "evenly_spaced", "in_range", "positions_of"]
 
 
 def as_array(given: Any, what: str) -> npt.NDArray[Any]:
@@ -82,3 +82,8 @@ def positions_of(
     # NumPy's own strings lose a NUL at their end.
     keys = images if isinstance(images, np.ndarray) else np.array(images, dtype=object)
     return index_of([str(key) for key in keys.reshape(-1)]).reshape(keys.shape)
+
+
+def evenly_spaced(count: int, wanted: int) -> npt.NDArray[np.int64]:
+    """At most ``wanted`` numbers of 0..count-1, rising, evenly spaced, both ends among them."""
+    return np.linspace(0, count - 1, min(wanted, count)).round().astype(np.int64)

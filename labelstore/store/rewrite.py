@@ -15,6 +15,7 @@ from labelstore.errors import UsageError
 from labelstore.format.blocks import BlockCodes, empty_block
 from labelstore.labels.distance import Distances
 from labelstore.storage.location import same_place
+from labelstore.store.indexing import evenly_spaced
 
 if TYPE_CHECKING:
     import os
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = [
     "RewriteReport",
     "bytes_of",
-    "evenly_spaced",
     "origin",
     "require_source",
     "sample",
@@ -143,11 +143,6 @@ def unlabelled_block(
         crops = source.views(images[readable][:, None], views)
         data.boxes[readable], data.flips[readable] = crops.box, crops.flip
     return data, np.flatnonzero(readable)
-
-
-def evenly_spaced(count: int, wanted: int) -> npt.NDArray[np.int64]:
-    """At most ``wanted`` numbers of 0..count-1, rising, evenly spaced, both ends among them."""
-    return np.linspace(0, count - 1, min(wanted, count)).round().astype(np.int64)
 
 
 def sample(store: Store) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

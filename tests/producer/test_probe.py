@@ -20,8 +20,9 @@ from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.repair import repair
 from labelstore.operations.verify import replay, verify
 from labelstore.producer.generation import generate
-from labelstore.producer.probe import make_probe, prove, spread
+from labelstore.producer.probe import make_probe, prove
 from labelstore.producer.settings import LabelSettings, RunOptions
+from labelstore.store.indexing import evenly_spaced
 from labelstore.store.writer import Share, StoreWriter
 from labelstore.teachers.load import load_teacher
 from labelstore.teachers.teacher import Teacher
@@ -233,7 +234,7 @@ def test_stores_of_other_files_under_the_same_keys_are_not_averaged(photos, copy
 
 @pytest.mark.parametrize(("count", "wanted"), [(1, 4), (3, 4), (4, 4), (9, 4), (10**6, 8)])
 def test_places_that_are_spread(count, wanted):
-    places = spread(count, wanted)
+    places = evenly_spaced(count, wanted)
     assert (places[0], places[-1]) == (0, count - 1)
     assert len(places) == min(count, wanted)
     steps = np.diff(places)

@@ -236,16 +236,15 @@ def test_a_node_that_differs_is_left_out_by_name_and_others_do_its_work(
     assert report.blocks_made == 4
     assert len(engine._actors) == 1
     engine.close()
-    source, (teacher,) = load(here)
-    generate(
-        source,
-        np.full(8, -1, np.int32),
-        teacher,
-        tmp_path / "one.zarr",
-        RECIPE,
-        options=RunOptions(batch_size=8),
-    )
+    make_here(here, tmp_path / "one.zarr")
     assert files_of(tmp_path / "ray.zarr") == files_of(tmp_path / "one.zarr")
+
+
+def make_here(photos, path):
+    """The same store by this process, of its own copy of the photos."""
+    source, (teacher,) = load(photos)
+    targets = np.full(8, -1, np.int32)
+    generate(source, targets, teacher, path, RECIPE, options=RunOptions(batch_size=8))
 
 
 class UntilAll:
@@ -279,15 +278,7 @@ def test_an_actor_that_is_started_again_elsewhere_proves_itself_again(photos, tm
     with pytest.raises(MismatchError, match=r"no Ray actor is left .* 9 images .* 8;"):
         make(here, tmp_path / "ray.zarr", engine, progress=KillOne([number]))
     engine.close()
-    source, (teacher,) = load(here)
-    generate(
-        source,
-        np.full(8, -1, np.int32),
-        teacher,
-        tmp_path / "one.zarr",
-        RECIPE,
-        options=RunOptions(batch_size=8),
-    )
+    make_here(here, tmp_path / "one.zarr")
     begun, right = (labelstore.open(tmp_path / f"{name}.zarr") for name in ("ray", "one"))
     committed = sorted(set(range(4)) - set(begun.missing_blocks()))
     assert len(committed) in (1, 2)

@@ -11,7 +11,8 @@ from labelstore.format.manifest import StoreSettings
 from labelstore.labels import prior
 from labelstore.operations.merge import merge
 from labelstore.operations.recode import recode
-from labelstore.store.rewrite import SAMPLE, evenly_spaced, sample, write_blocks
+from labelstore.store.indexing import evenly_spaced
+from labelstore.store.rewrite import SAMPLE, sample, write_blocks
 from labelstore.store.writer import StoreWriter
 from tests.support.stores import written
 
