@@ -22,7 +22,7 @@ __all__ = ["COMMANDS", "LazyGroup", "main"]
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "evaluate": (".commands.evaluate", "Measure a teacher's accuracy on plain central crops."),
     "generate": (".commands.generate", "Run a teacher over the views of every image."),
-    "inspect": (".commands.inspect", "Show what a store holds: statistics, plot, extremes, bytes."),
+    "inspect": (".commands.inspection.inspect", "What the labels say, in numbers and pictures."),
     "verify": (".commands.verify", "Check that a store is whole and right."),
     "repair": (".commands.repair", "Make damaged blocks anew."),
     "plan": (".commands.plan", "Show what settings cost and keep, before GPU time."),

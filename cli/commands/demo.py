@@ -12,7 +12,7 @@ from .. import output
 from ..teacher_options import device_option
 from ..text import counted
 from .generate import command as generate_command
-from .inspect import command as inspect_command
+from .inspection.inspect import command as inspect_command
 
 if TYPE_CHECKING:
     from pathlib import Path

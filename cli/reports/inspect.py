@@ -23,7 +23,7 @@ BESIDE_BARS = 62
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Print what `labelstore.operations.inspect.report` told."""
+    """Print what `labelstore.operations.inspection.inspect.report` told."""
     from rich.table import Table
 
     console = output.console()

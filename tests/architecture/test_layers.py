@@ -17,13 +17,15 @@ MAY_IMPORT = {
     "images": {"storage", "errors"},
     "format": {"storage", "labels", "views", "errors"},
     "store": {"format", "labels", "views", "storage", "errors"},
+    "statistics": {"labels", "errors"},
+    "pictures": {"images", "labels", "views", "storage", "errors"},
     "teachers": {"images", "errors"},
     "training": {"store", "format", "labels", "views", "errors"},
     "producer": {"teachers", "store", "format", "images", "labels", "views", "storage", "errors"},
     "torch": {"training", "store", "format", "images", "labels", "views", "errors"},
     "operations": {
         *("producer", "torch", "training", "teachers", "store", "format", "images"),
-        *("labels", "views", "storage", "errors"),
+        *("statistics", "pictures", "labels", "views", "storage", "errors"),
     },
     "testing": {"storage", "labels", "errors"},
 }

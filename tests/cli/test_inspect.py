@@ -15,7 +15,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.cli.main import main
-from labelstore.operations.inspect import report
+from labelstore.operations.inspection.inspect import report
 from labelstore.views.law import ViewLaw
 
 # Of ten views of each image: what the largest probability is.

@@ -13,7 +13,7 @@ import pytest
 
 import labelstore
 from labelstore.errors import CorruptError, FormatError, LabelStoreError
-from labelstore.operations.inspect import _describe
+from labelstore.operations.inspection.inspect import _describe
 from tests.format.hostile import manifest_file, manifest_of, signed, write
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"

@@ -13,7 +13,7 @@ import labelstore
 from labelstore import Batches
 from labelstore.errors import CorruptError, MismatchError, NotFoundError, UsageError
 from labelstore.images.sources.choose import open_source
-from labelstore.operations.inspect import report
+from labelstore.operations.inspection.inspect import report
 from labelstore.operations.materialize import materialize
 from labelstore.operations.merge import merge
 from labelstore.operations.pull import pull

@@ -1,4 +1,4 @@
-"""``labelstore.operations.inspect.report`` against slow computations in plain Python."""
+"""``labelstore.operations.inspection.inspect.report`` against slow computations in plain Python."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from labelstore.errors import CorruptError, LabelError, UsageError
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.labels.ferkd import Action, FerKD
-from labelstore.operations.inspect import report
+from labelstore.operations.inspection.inspect import report
 from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
 

@@ -9,8 +9,8 @@ import click
 
 from labelstore.errors import require_packages
 
-from .. import options, output
-from ..reports.inspect import draw_histogram, print_report
+from ... import options, output
+from ...reports.inspect import draw_histogram, print_report
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -78,7 +78,7 @@ def command(request: InspectOptions) -> None:
     """Inspect a store."""
     import labelstore
     from labelstore.errors import CorruptError
-    from labelstore.operations.inspect import report
+    from labelstore.operations.inspection.inspect import report
 
     rule = request.ferkd.rule()
     store = labelstore.open(request.store)

@@ -1,0 +1,1 @@
+"""The commands that look at labels and photos, one a file."""

@@ -1,0 +1,1 @@
+"""Labels and photos drawn: contact sheets, thumbnails and pages for a browser."""

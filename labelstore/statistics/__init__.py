@@ -1,0 +1,1 @@
+"""What labels say, in numbers: sums over blocks of labels. NumPy alone, no files."""
