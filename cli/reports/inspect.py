@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from .. import output
 from ..text import counted, share
+from . import classes, spread
 from .actions import ACTIONS, looks_at
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-__all__ = ["draw_histogram", "print_report"]
+__all__ = ["draw_histogram", "print_classes", "print_report"]
 
 BAR_WIDTH = 30
 """Columns of the longest bar of the histogram, where the terminal has room."""
@@ -22,8 +25,11 @@ BESIDE_BARS = 62
 """Columns that the histogram's numbers and the table next to it need."""
 
 
-def print_report(report: dict[str, Any]) -> None:
-    """Print what `labelstore.operations.inspection.inspect.report` told."""
+def print_report(report: dict[str, Any], rows: int) -> None:
+    """Print what `labelstore.operations.inspection.inspect.report` told.
+
+    ``rows`` of what has no end, as classes that are confused, at most.
+    """
     from rich.table import Table
 
     console = output.console()
@@ -31,6 +37,7 @@ def print_report(report: dict[str, Any]) -> None:
     if not report["store"]["labelled_crops"]:
         console.print("\nNo crop is labelled yet.")
         return
+    _alerts(console, report["alerts"])
     width = min(BAR_WIDTH, max(10, console.width - BESIDE_BARS))
     side_by_side = Table.grid(padding=(0, 4))
     side_by_side.add_row(_histogram(report, console.encoding, width), _table(report["table"]))
@@ -38,14 +45,72 @@ def print_report(report: dict[str, Any]) -> None:
     console.print(side_by_side)
     _section(console, _ferkd_title(report["ferkd"]))
     console.print(_ferkd(report["ferkd"]))
+    _section(console, "Crops at or below a threshold of the largest probability")
+    console.print(spread.curve(report))
     _section(console, "Agreement of the teacher with the ground truth")
     console.print(_agreement(report["agreement"]))
+    if report["reliability"] is not None:
+        _section(console, spread.reliability_title(report["reliability"]))
+        console.print(spread.reliability(report["reliability"]))
+    _section(console, "Entropy of the labels, and the mass that their largest classes leave out")
+    console.print(spread.entropy(report["entropy"], console.encoding))
+    console.print()
+    console.print(spread.residual(report["residual"]))
+    _section(console, "Drift: how much the views of an image differ (trace of their covariance)")
+    console.print(spread.drift(report["drift"], console.encoding))
+    for kind in ("largest", "smallest"):
+        if report["drift"][kind]:
+            console.print()
+            console.print(spread.drifting(report["drift"], kind))
+    if report["confusion"]:
+        _section(console, "Classes that are taken for others")
+        console.print(classes.confused(report, rows))
+    if report["wrong_targets"] is not None:
+        _section(console, classes.suspects_title(report["wrong_targets"]))
+        console.print(classes.suspects(report, rows))
     for kind in ("hardest", "easiest"):
         if report["extremes"][f"{kind}_views"]:
             _section(console, f"The {kind} crops, and the {kind} images by mean confidence")
             _show_extremes(console, report["extremes"], kind)
     _section(console, "Bytes on disk")
     console.print(_bytes(report["bytes"]))
+    _looked_at(console, report)
+
+
+def print_classes(report: dict[str, Any], sort: str, rows: int) -> None:
+    """Print a row for each class: ``rows`` of them, all for 0, in the order of ``sort``."""
+    console = output.console()
+    count = sum(row["images"] > 0 for row in report["classes"])
+    shown = min(rows or count, count)
+    _section(console, f"{shown:,} of {counted(count, 'class')} with images, by {sort}")
+    console.print(classes.by_class(report, sort, rows))
+    _looked_at(console, report)
+
+
+def _alerts(console: Console, alerts: Sequence[dict[str, str]]) -> None:
+    if alerts:
+        console.print()
+    for alert in alerts:
+        console.print(f"! {alert['text']}", style="yellow")
+
+
+def _looked_at(console: Console, report: dict[str, Any]) -> None:
+    """Of what part of the crops this is, and for how many epochs there are new views."""
+    sample = report["sample"]
+    if sample["label_views"] < sample["of"]:
+        whole = "the confidence of all crops, and"
+        if sample["views"] < sample["of"]:
+            whole = "the confidence and"
+        console.print(
+            f"\nLooked at {whole} whole labels of {sample['label_views']:,} of the "
+            f"{sample['of']:,} views of each image; --json has the error of each estimate, "
+            f"--sample {sample['of']} looks at all."
+        )
+    told = ", ".join(
+        f"{row['epochs']:,} at {counted(row['views_per_image'], 'view')} an image"
+        for row in report["epochs"]
+    )
+    console.print(f"\nEpochs without a repeated view: {told}.")
 
 
 def _section(console: Console, title: str) -> None:
