@@ -18,24 +18,26 @@ __all__ = ["draw_histogram", "print_report"]
 BAR_WIDTH = 30
 """Columns of the longest bar of the histogram, where the terminal has room."""
 
+LEAST_BAR = 10
+"""Where the bars would be shorter, the table is put below the histogram."""
+
 BESIDE_BARS = 62
 """Columns that the histogram's numbers and the table next to it need."""
+
+AROUND_BARS = 13
+"""Columns that the histogram's own numbers need."""
 
 
 def print_report(report: dict[str, Any]) -> None:
     """Print what `labelstore.operations.inspection.inspect.report` told."""
-    from rich.table import Table
-
     console = output.console()
     console.print(_summary(report["store"]))
     if not report["store"]["labelled_crops"]:
         console.print("\nNo crop is labelled yet.")
         return
-    width = min(BAR_WIDTH, max(10, console.width - BESIDE_BARS))
-    side_by_side = Table.grid(padding=(0, 4))
-    side_by_side.add_row(_histogram(report, console.encoding, width), _table(report["table"]))
     _section(console, "Largest probability of the crops (the FerKD paper's Figure 2 and Table 1)")
-    console.print(side_by_side)
+    histogram = _histogram(report, console.encoding, _bar_width(console.width))
+    console.print(output.beside(histogram, _table(report["table"])))
     _section(console, _ferkd_title(report["ferkd"]))
     console.print(_ferkd(report["ferkd"]))
     _section(console, "Agreement of the teacher with the ground truth")
@@ -46,6 +48,12 @@ def print_report(report: dict[str, Any]) -> None:
             _show_extremes(console, report["extremes"], kind)
     _section(console, "Bytes on disk")
     console.print(_bytes(report["bytes"]))
+
+
+def _bar_width(width: int) -> int:
+    """Columns of the longest bar on a console of this width."""
+    beside = width - BESIDE_BARS
+    return min(BAR_WIDTH, beside if beside >= LEAST_BAR else max(1, width - AROUND_BARS))
 
 
 def _section(console: Console, title: str) -> None:
@@ -146,19 +154,18 @@ def _histogram(report: dict[str, Any], encoding: str, width: int) -> Text:
 
 
 def _table(rows: list[dict[str, Any]]) -> RenderableType:
-    lines = []
+    """Two tables, so that no shares are torn from their ranges where they are folded."""
+    apart, together = [], []
     for row in rows:
         end = "]" if row is rows[-1] else ")"
         high = f"{row['high']:g}"
-        lines.append(
-            (
-                f"[{row['low']:g}, {high}{end}",
-                share(row["ratio"]),
-                f"[0, {high}{end}",
-                share(row["aggregated_ratio"]),
-            )
-        )
-    return output.table(("range", "ratio", "range", "agg. ratio"), lines, numeric=(1, 3))
+        apart.append((f"[{row['low']:g}, {high}{end}", share(row["ratio"])))
+        together.append((f"[0, {high}{end}", share(row["aggregated_ratio"])))
+    return output.beside(
+        output.table(("range", "ratio"), apart, numeric=(1,)),
+        output.table(("range", "agg. ratio"), together, numeric=(1,)),
+        gap=3,
+    )
 
 
 def _ferkd_title(ferkd: dict[str, Any]) -> str:
@@ -203,8 +210,6 @@ def _agreement(agreement: dict[str, Any] | None) -> str:
 
 
 def _show_extremes(console: Console, extremes: dict[str, Any], kind: str) -> None:
-    from rich.table import Table
-
     views = [
         (f"{entry['confidence']:.4f}", str(entry["view"]), entry["key"])
         for entry in extremes[f"{kind}_views"]
@@ -212,16 +217,12 @@ def _show_extremes(console: Console, extremes: dict[str, Any], kind: str) -> Non
     images = [
         (f"{entry['mean_confidence']:.4f}", entry["key"]) for entry in extremes[f"{kind}_images"]
     ]
-    left = output.table(("confidence", "view", "image"), views, numeric=(0, 1))
-    right = output.table(("mean", "image"), images, numeric=(0,))
-    side_by_side = Table.grid(padding=(0, 4))
-    side_by_side.add_row(left, right)
-    if sum(console.measure(part).maximum for part in (left, right)) + 4 <= console.width:
-        console.print(side_by_side)
-    else:
-        console.print(left)
-        console.print()
-        console.print(right)
+    console.print(
+        output.beside(
+            output.table(("confidence", "view", "image"), views, numeric=(0, 1), named_by=(1, 2)),
+            output.table(("mean", "image"), images, numeric=(0,), named_by=(1,)),
+        )
+    )
 
 
 def _bytes(sizes: dict[str, Any]) -> RenderableType:
