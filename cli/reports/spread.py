@@ -65,10 +65,13 @@ def reliability_title(told: dict[str, Any]) -> str:
     return f"Calibration of the teacher on crops: expected calibration error {share(error)}"
 
 
-def drifting(told: dict[str, Any], kind: str) -> RenderableType:
-    """The images with the ``largest`` or ``smallest`` drift."""
-    rows = [(f"{entry['drift']:.4f}", entry["key"]) for entry in told[kind]]
-    return output.table((f"{kind} drift", "image"), rows, numeric=(0,))
+def drifting(told: dict[str, Any]) -> RenderableType:
+    """The images with the largest and the smallest drift."""
+    tables = []
+    for kind in ("largest", "smallest"):
+        rows = [(f"{entry['drift']:.4f}", entry["key"]) for entry in told[kind]]
+        tables.append(output.table((f"{kind} drift", "image"), rows, numeric=(0,), named_by=(1,)))
+    return output.beside(*tables)
 
 
 def residual(rows: Sequence[dict[str, Any]]) -> RenderableType:
