@@ -43,7 +43,7 @@ SAMPLE_BLOCKS = 64
 GALLERY_IMAGES = 24
 """Images that are shown with crops."""
 
-END_VIEWS = 4
+END_VIEWS = 3
 """Crops of such an image at either end of the confidence."""
 
 NAMED_CLASSES = 5

@@ -115,7 +115,7 @@
     const reset = el("button", {type: "button", class: "button", on: {click: () => { given.forEach((place, number) => { at[number] = place; }); update(); }}}, "Back to the given thresholds");
     const curve = el("div", {class: "chart"});
     const examples = el("div");
-    const MARGINS = {left: 44, right: 14, top: 84, bottom: 40};
+    const MARGINS = {left: 44, right: 14, top: 100, bottom: 40};
     let width = 0;
 
     function stopsOf() {
@@ -199,12 +199,14 @@
 
     function drawChart() {
       const svg = page.plot({
-        width, height: 360, marginLeft: MARGINS.left, marginRight: MARGINS.right, marginTop: MARGINS.top, marginBottom: MARGINS.bottom,
+        width, height: 376, marginLeft: MARGINS.left, marginRight: MARGINS.right, marginTop: MARGINS.top, marginBottom: MARGINS.bottom,
         x: {domain: [0, 1], label: `${LOOKS_AT} of a crop`, ticks: width < 500 ? 5 : 10},
-        y: {label: "share of crops", tickFormat: ".0%", grid: true, domain: [0, d3.max(bins, (bin) => bin.ratio) || 1], ticks: 5},
+        y: {label: null, tickFormat: ".0%", grid: true, domain: [0, d3.max(bins, (bin) => bin.ratio) || 1], ticks: 5},
         marks: [
           Plot.rectY(pieces(), {x1: "x1", x2: "x2", y: "ratio", fill: {value: "colour", scale: null}, insetLeft: 0.5, insetRight: 0.5}),
           Plot.ruleY([0]),
+          // Below the thresholds' names.
+          Plot.text(["\u2191 share of crops"], {frameAnchor: "top-left", dx: -MARGINS.left, dy: -14}),
         ],
       });
       svg.setAttribute("role", "img");
@@ -236,10 +238,11 @@
     function drawExamples() {
       replace(examples, at.map((place, number) => {
         const stop = stops[place];
-        const [below, above] = d3.group(data.examples, (example) => example.confidence <= Math.fround(stop.value))
-          ? [data.examples.filter((example) => example.confidence <= Math.fround(stop.value)).slice(-3),
-             data.examples.filter((example) => example.confidence > Math.fround(stop.value)).slice(0, 3)]
-          : [[], []];
+        // Single precision, as stored probabilities are compared.
+        const first = data.examples.findIndex((crop) => crop.confidence > Math.fround(stop.value));
+        const split = first < 0 ? data.examples.length : first;
+        const below = data.examples.slice(Math.max(0, split - 3), split);
+        const above = data.examples.slice(split, split + 3);
         return [
           el("h3", {}, `Crops on either side of ${sliders[number].name}, ${text(stop.value)}`),
           el("div", {class: "sides"}, [[below, ACTIONS[number], "at or below it"], [above, ACTIONS[number + 1], "above it"]].map(
@@ -252,7 +255,7 @@
 
     function example({image, key, view, confidence, class: top, picture}) {
       return el("li", {title: `${page.printable(key)}, view ${view}`},
-        picture && el("img", {src: picture, alt: `view ${view} of ${key}`, loading: "lazy"}),
+        picture && el("img", {src: picture, alt: `view ${view} of ${key}`, decoding: "async"}),
         el("strong", {}, decimal(confidence)), names ? names[top] : `class ${top}`,
         !picture && el("div", {class: "quiet"}, images.has(image) ? photoLink(image, key) : key, `, view ${view}`));
     }
@@ -266,7 +269,7 @@
         const {value} = stops[at[number]];
         const [crops, ratio] = found[number];
         handle.style.left = `${MARGINS.left + value * (width - MARGINS.left - MARGINS.right)}px`;
-        handle.style.height = `${360 - MARGINS.bottom}px`;
+        handle.style.height = `${376 - MARGINS.bottom}px`;
         pill.style.transform = `translateX(${-100 * value}%)`;
         pill.textContent = `${name} ${text(value)}`;
         handle.setAttribute("aria-valuenow", text(value));
@@ -277,7 +280,7 @@
       const ranges = [`0 to ${bounds[0]}`, `above ${bounds[0]}, to ${bounds[1]}`, `above ${bounds[1]}, to ${bounds[2]}`, `above ${bounds[2]}`];
       const unmoved = at.every((place, number) => place === given[number]);
       replace(rows, ACTIONS.map(([name, words, colour], number) => el("tr", {id: `part-${name}`},
-        el("td", {}, el("span", {class: "swatch", style: {background: colour}}), words),
+        el("td", {}, el("span", {class: "tagged"}, el("span", {class: "swatch", style: {background: colour}}), el("span", {}, words))),
         el("td", {}, ranges[number]),
         el("td", {class: "number"}, count(found[number][0])),
         el("td", {class: "number"}, share(found[number][1]) + (unmoved ? plusMinus(ferkd[name].error) : "")))));
@@ -398,7 +401,7 @@
     const all = d3.sum(bins, (bin) => bin.count);
     const spread = bins.length && bins[bins.length - 1].high > bins[0].low;
     const entropy = (width) => page.plot({
-      width, height: 280, marginLeft: 48,
+      width, height: 290, marginLeft: 48, marginTop: 36,
       x: {label: "entropy of a label, nats", ticks: 5}, y: {label: "share of crops", tickFormat: "%", grid: true, ticks: 5},
       marks: [
         Plot.rectY(bins, {x1: "low", x2: "high", y: (bin) => (all ? bin.count / all : 0), fill: "var(--bar)", insetLeft: 0.5, insetRight: 0.5}),
@@ -407,7 +410,7 @@
       ],
     });
     const residual = (width) => page.plot({
-      width, height: 280, marginLeft: 48,
+      width, height: 290, marginLeft: 48, marginTop: 36,
       x: {label: "largest classes that are kept", type: "point", tickFormat: "d", domain: report.residual.map((row) => row.rank)},
       y: {label: "mass outside them", tickFormat: "%", grid: true, ticks: 5, zero: true},
       marks: [
@@ -435,7 +438,7 @@
       el("p", {}, left ? `${counted(left, "class")} without a photo, and that no crop has as its largest, ${left === 1 ? "is" : "are"} left out. ` : "",
         "Shares are of the crops of a class's own photos."),
       page.table({
-        label: "Classes", noun: "class", rows, pageRows: 20,
+        label: "Classes", noun: "class", rows, pageRows: 20, sort: [1, true],
         search: (row) => page.printable(className(row.class)),
         columns: [
           {label: "class", value: (row) => (names ? names[row.class].toLowerCase() : row.class), cell: (row) => className(row.class)},
@@ -460,7 +463,7 @@
   function thumb(image, key) {
     const shown = images.get(image);
     return shown && shown.picture
-      ? el("a", {href: `#photo-${image}`, title: page.printable(key)}, el("img", {src: shown.picture, alt: key, loading: "lazy"}))
+      ? el("a", {href: `#photo-${image}`, title: page.printable(key)}, el("img", {src: shown.picture, alt: key, decoding: "async"}))
       : photoLink(image, key);
   }
 
@@ -500,8 +503,8 @@
     if (report.wrong_targets) {
       report.wrong_targets.entries.forEach((entry) => add(entry.image, `its ground truth may be wrong: rather ${className(entry.suggested)}`));
     }
-    report.confusion.forEach((pair) => pair.images.forEach((entry) =>
-      add(entry.image, `${share(entry.share, 0)} of its mass goes to ${className(pair.predicted)}`)));
+    report.confusion.forEach((pair) => pair.images.filter((entry) => entry.share >= 0.01).forEach((entry) =>
+      add(entry.image, `${share(entry.share, 1)} of its mass goes to ${className(pair.predicted)}`)));
     return found;
   }
 
@@ -526,7 +529,7 @@
     if (others.length) {
       made.append(el("h3", {}, "Other photos that this page names"),
         el("ul", {class: "photos"}, others.map((image) => el("li", {id: `photo-${image.image}`},
-          image.picture && el("img", {src: image.picture, alt: "", loading: "lazy"}),
+          image.picture && el("img", {src: image.picture, alt: "", decoding: "async"}),
           el("p", {class: "key"}, image.key), el("p", {}, targetOf(image)),
           el("p", {class: "quiet"}, (why.get(image.image) || []).join("; "))))));
     }
@@ -553,21 +556,26 @@
     const overlay = image.width && el("svg", {viewBox: `0 0 ${image.width} ${image.height}`, preserveAspectRatio: "none", role: "img",
       "aria-label": `${boxed.length} boxes`}, rects);
     return el("div", {class: "boxed"},
-      image.picture ? el("img", {src: image.picture, alt: image.key, loading: "lazy"})
+      image.picture ? el("img", {src: image.picture, alt: image.key, decoding: "async"})
         : el("div", {class: "blank", style: {"aspect-ratio": `${image.width} / ${image.height}`}}),
       overlay);
   }
 
   function crop(image, view) {
     const colour = page.confidenceColor(view.confidence);
-    const action = {kept: "kept", calibrated: "calibrated", discarded: "discarded"}[view.action] || "the rule needs a ground truth";
+    const calibrated = view.action === "calibrated";
+    const becomes = {
+      kept: "kept", calibrated: "calibrated", discarded: "discarded",
+    }[view.action] || "the rule needs a ground truth";
+    // What is not calibrated is trained on as it is stored, with its residual mass spread.
+    const second = calibrated || store.k < 3;
     return el("li", {class: view.picture ? null : "plain"},
-      view.picture && el("img", {src: view.picture, alt: `view ${view.view}`, loading: "lazy", style: {"border-color": colour}}),
+      view.picture && el("img", {src: view.picture, alt: `view ${view.view}`, decoding: "async", style: {"border-color": colour}}),
       el("div", {},
-        el("p", {class: "said"}, !view.picture && el("span", {class: "swatch", style: {background: colour}}), `view ${view.view}, confidence ${decimal(view.confidence)}: ${action}`),
+        el("p", {class: "said"}, !view.picture && el("span", {class: "swatch", style: {background: colour}}), `view ${view.view}, confidence ${decimal(view.confidence)}: ${becomes}`),
         el("div", {class: "labels"},
-          el("div", {}, el("h5", {}, "stored"), labelBars(view.stored, image.target)),
-          el("div", {}, el("h5", {}, view.action === "calibrated" ? "calibrated" : view.action === "discarded" ? "recovered (if shown)" : "recovered"),
+          el("div", {}, second && el("h5", {}, "stored"), labelBars(view.stored, image.target)),
+          second && el("div", {}, el("h5", {}, calibrated ? "calibrated" : "with its residual mass spread"),
             view.calibrated ? [labelBars(view.calibrated, image.target), view.base > 0.00005 && el("p", {class: "quiet said"}, `every other class ${share(view.base)}`)]
               : el("p", {class: "said"}, "needs the ground truth, which is unknown")))));
   }
@@ -589,7 +597,7 @@
       el("ul", {class: "photos"}, found.entries.map((entry) => {
         const shown = images.get(entry.image);
         return el("li", {},
-          shown && shown.picture && el("a", {href: `#photo-${entry.image}`}, el("img", {src: shown.picture, alt: entry.key, loading: "lazy"})),
+          shown && shown.picture && el("a", {href: `#photo-${entry.image}`}, el("img", {src: shown.picture, alt: entry.key, decoding: "async"})),
           el("p", {}, "ground truth: ", el("strong", {}, className(entry.target)), ` ${share(entry.target_probability, 1)}`),
           el("p", {}, "labels say: ", el("strong", {}, className(entry.suggested)), ` ${share(entry.suggested_probability, 1)}`),
           el("p", {class: "quiet"}, `largest in ${share(entry.views, 0)} of its views`),
@@ -602,7 +610,7 @@
     if (!told) return;
     const all = d3.sum(told.histogram, (bin) => bin.count);
     const draw = (width) => page.plot({
-      width, height: 280, marginLeft: 48,
+      width, height: 290, marginLeft: 48, marginTop: 36,
       x: {label: "drift of a photo", ticks: 5}, y: {label: "share of photos", tickFormat: "%", grid: true, ticks: 5},
       marks: [
         Plot.rectY(told.histogram, {x1: "low", x2: "high", y: (bin) => (all ? bin.count / all : 0), fill: "var(--bar)", insetLeft: 0.5, insetRight: 0.5}),
@@ -612,7 +620,7 @@
     });
     const row = (title, entries) => el("div", {}, el("h3", {}, title), el("ul", {class: "photos"}, entries.map((entry) => {
       const shown = images.get(entry.image);
-      return el("li", {}, shown && shown.picture && el("a", {href: `#photo-${entry.image}`}, el("img", {src: shown.picture, alt: entry.key, loading: "lazy"})),
+      return el("li", {}, shown && shown.picture && el("a", {href: `#photo-${entry.image}`}, el("img", {src: shown.picture, alt: entry.key, decoding: "async"})),
         el("p", {}, el("strong", {}, decimal(entry.drift))), el("p", {class: "key"}, photoLink(entry.image, entry.key)));
     })));
     page.section("drift", "Drift of the labels between views",
