@@ -432,8 +432,8 @@
     const table = report.classes;
     const all = (table.class || []).map((_, place) => Object.fromEntries(Object.entries(table).map(([name, column]) => [name, column[place]])));
     const rows = all.filter((row) => row.images || row.predicted);
+    const left = store.classes - rows.length;
     const number = (label, name, words, title) => ({label, numeric: true, title, value: (row) => row[name], cell: (row) => (missing(row[name]) ? "\u2013" : words(row[name]))});
-    const left = all.length - rows.length;
     page.section("classes", "Classes",
       el("p", {}, left ? `${counted(left, "class")} without a photo, and that no crop has as its largest, ${left === 1 ? "is" : "are"} left out. ` : "",
         "Shares are of the crops of a class's own photos."),
