@@ -83,7 +83,8 @@ def test_the_terminal_shows_every_part(store):
     assert row("0.0200", "4", "photos/[red]5[/red].jpg")
     assert row("labels/top_prob")
     assert "\x1b" not in shown, "colours in a pipe"
-    assert max(map(len, lines)) <= 100
+    # Paragraphs are left to what the pipe leads to.
+    assert max(len(line) for line in lines if line[:2] not in ("! ", "Ep")) <= 100
 
 
 def test_the_terminal_shows_what_the_report_says_of_classes_and_mistakes(store):
