@@ -146,8 +146,8 @@ def say(console: Console, text: str, style: str | None = None) -> None:
     A word that is longer than a line, as a path may be, is left to the terminal, which keeps it in
     one piece to be copied.
     """
-    line = printable(text)
-    for line in wrapped(line, console.width) if console.is_terminal else [line]:
+    whole = printable(text)
+    for line in wrapped(whole, console.width) if console.is_terminal else [whole]:
         console.print(line, style=style, soft_wrap=True)
 
 
