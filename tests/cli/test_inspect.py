@@ -208,7 +208,11 @@ def test_the_plot_tells_shares_and_thresholds(store, tmp_path):
     inspect(store, "--plot", plot, "--low", "0.12")
     # matplotlib draws text as paths and leaves what it says in comments.
     text = plot.read_text()
-    for words in ("made.zarr: 120 crops", "0.12", "kept", "share of crops", "largest probability"):
+    for words in (
+        "made.zarr: 120 crops of 12 images",
+        "10 views an image, top 2 of 10 classes, temperature 2",
+        *("0.12", "kept", "share of crops, %", "largest probability"),
+    ):
         assert words in text
 
 
