@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import astuple, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -123,7 +123,7 @@ def write_page(
             meters[0].update(1, 1)
 
         data = page_data(store, statistics, photos, tell=tell)
-    name = PurePosixPath(str(store.path)).name
+    name = PurePath(store.path).name
     document = render("report", f"{name}: labelstore inspect", data)
     write(page.report, document, page.overwrite)
     output.note(

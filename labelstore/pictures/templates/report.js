@@ -15,12 +15,16 @@
   ];
   const LOOKS_AT = ferkd.confidence === "max" ? "largest probability" : "ground truth's probability";
 
-  const className = (number) => (names ? `${names[number]} (${number})` : `class ${number}`);
+  function className(number) {
+    if (!names) return `class ${number}`;
+    // Of names that several classes have, the number is a part already.
+    return names[number].endsWith(`(${number})`) ? names[number] : `${names[number]} (${number})`;
+  }
   const plusMinus = (error) => (error ? ` \u00b1 ${share(error)}` : "");
   const images = new Map(data.images.map((image) => [image.image, image]));
   const isSample = report.sample && report.sample.views < report.sample.of;
 
-  const titles = store.path.replace(/\/+$/, "").split("/");
+  const titles = store.path.replace(/[\\/]+$/, "").split(/[\\/]/);
   page.header(titles[titles.length - 1], !store.labelled_crops ? "No crop is labelled yet."
     : `What ${counted(store.labelled_crops, "crop")} of ${counted(store.labelled_images, "photo")} are labelled as`
     + (store.teachers.length ? `, by ${store.teachers.map((teacher) => teacher.spec).join(" and ")}.` : "."));
