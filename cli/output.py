@@ -8,12 +8,13 @@ import json
 import re
 import sys
 import time
-import unicodedata
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from labelstore.errors import is_obeyed, printable
 
 from .text import clock
 
@@ -47,31 +48,7 @@ RATE_SECONDS = 60.0
 """Rates are means over about this long, so that they follow a machine that slows down."""
 
 
-_JOINERS = "\u200c\u200d"
-"""Format characters that words of some languages, and emoji, are written with."""
-
 _JSON_SPECIAL = re.compile(r"[^\n -~]")
-
-
-def printable(text: str) -> str:
-    """Text for a terminal, on one line: what a terminal would obey is escaped.
-
-    Keys, class names and specs come from files that anybody may have made. Controls (ESC, those of
-    C1, line breaks), marks that turn the direction of writing, other invisible characters and lone
-    surrogates are written as ``\\x1b``, ``\\n``, ``\\u202e``. All else is as it was.
-    """
-    if text.isprintable():
-        return text
-    return "".join(_escaped(sign) if _is_obeyed(sign) else sign for sign in text)
-
-
-def _is_obeyed(sign: str) -> bool:
-    kind = unicodedata.category(sign)
-    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and sign not in _JOINERS)
-
-
-def _escaped(sign: str) -> str:
-    return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def text_of_json(document: Any, indent: int | None = None) -> str:
@@ -82,7 +59,7 @@ def text_of_json(document: Any, indent: int | None = None) -> str:
     """
     text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
     return _JSON_SPECIAL.sub(
-        lambda sign: json.dumps(sign[0])[1:-1] if _is_obeyed(sign[0]) else sign[0], text
+        lambda sign: json.dumps(sign[0])[1:-1] if is_obeyed(sign[0]) else sign[0], text
     )
 
 
