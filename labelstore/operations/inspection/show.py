@@ -327,7 +327,7 @@ def _confidence(store: LabelReader, image: int, rule: FerKD) -> npt.NDArray[np.f
     """(V,) what the rule looks at."""
     if isinstance(store, Store) and rule.confidence == "max" and store.labelled()[image]:
         # One array in place of all.
-        return store.confidence(slice(image, image + 1))[0]
+        return np.asarray(store.confidence(slice(image, image + 1))[0])
     target = int(store.targets[image])
     topk = store.read(image, np.arange(store.num_views))
     return np.asarray(rule.confidence_of(None, topk, None if target < 0 else target))
