@@ -76,7 +76,7 @@ def _facts(
     rows.append(("ground truth", truth))
     rows.append(("teacher" if len(store["teachers"]) < 2 else "teachers", _teachers(store)))
     if store["label_type"] != "top-k":
-        rows.append(("label type", f"{store['label_type']}: students do not see what follows"))
+        rows.append(("label type", f"{store['label_type']}, made of the labels below"))
     actions = ", ".join(
         f"{count:,} {ACTION_WORDS[name]}"
         for name in ACTION_WORDS

@@ -178,19 +178,21 @@ def test_widths(tmp_path, columns, monkeypatch):
         assert "crane (1)" in shown
 
 
-def test_a_store_is_listed_without_torch_and_timm(tmp_path):
+@pytest.mark.parametrize("command", ["classes", "show"])
+def test_a_store_is_looked_at_without_torch_and_timm(tmp_path, command):
     make(tmp_path / "s.zarr")
+    arguments = [command, str(tmp_path / "s.zarr"), *(["0"] if command == "show" else [])]
     code = f"""
 import sys
 sys.modules.update(torch=None, timm=None, torchvision=None)
 from labelstore.cli.main import main
-main(["classes", {str(tmp_path / "s.zarr")!r}])
+main({arguments})
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ)
     )
     assert done.returncode == 0, done.stderr
-    assert ["0", "n01440764", "2"] in [line.split() for line in done.stdout.splitlines()]
+    assert "n01440764" in done.stdout
 
 
 def test_a_class_map_of_names_on_the_command_line(tmp_path):

@@ -155,7 +155,7 @@ def _save(
 
     sheet = draw_sheet(store, shown, request.photo_options.open(photos))
     data = BytesIO()
-    sheet.save(data, format="PNG", optimize=True)
+    sheet.save(data, format="PNG")
     if request.overwrite:
         write_whole(path, data.getvalue())
     elif not write_new(path, data.getvalue()):

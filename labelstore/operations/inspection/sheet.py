@@ -49,6 +49,8 @@ def draw_sheet(store: LabelReader, shown: Mapping[str, Any], source: ImageSource
     inputs = {(tuple(made["input_size"]), made["interpolation"]) for made in teachers}
     if len(inputs) > 1:
         notes.append("The teachers saw crops of different sizes; these are the first one's.")
+    if len(store.members) > 1 and shown["ferkd"]["ensemble"] != "mean":
+        notes.append("FerKD judges each teacher's label by itself; the labels here are the mean.")
     crops = None
     if shown["views"] and all(view["box"] is not None for view in shown["views"]):
         views = Views(

@@ -84,14 +84,15 @@ def describe(
     store, rule = opened_reader(store), ferkd or FerKD()
     row = position_of(store, image)
     numbers = np.arange(store.num_views) if views is None else np.asarray(views, dtype=np.int64)
-    topk = store.read(row, numbers)
     geometry = _geometry(store, row, numbers)
     width, height = (int(side) for side in store.sizes(row))
     target = int(store.targets[row])
     names = human_names(store.manifest)
     manifest = store.manifest
     teachers = [teacher for member in store.members for teacher in member.manifest.teachers]
-    labels = _Labels(topk, rule, target, names)
+    labels = None
+    if len(numbers):
+        labels = _Labels(store.read(row, numbers), rule, target, names)
     return {
         "show_version": 1,
         "store": {
@@ -100,7 +101,7 @@ def describe(
             "images": store.num_images,
             "views": store.num_views,
             "classes": store.num_classes,
-            "k": labels.k,
+            "k": max(member.k for member in store.members),
             "label_type": manifest.label_type,
             "teachers": [str(teacher["spec"]) for teacher in teachers],
             "input_size": list(teachers[0]["input_size"]) if teachers else None,
@@ -124,6 +125,7 @@ def describe(
         "views": [
             {"view": int(view), **_crop(geometry, place), **labels.told(place)}
             for place, view in enumerate(numbers)
+            if labels is not None
         ],
     }
 
@@ -138,9 +140,9 @@ class _Labels:
         target: int,
         names: tuple[str, ...] | None,
     ) -> None:
-        self.k = max(member.k for member in topk.members)
+        k = max(member.k for member in topk.members)
         self._names = names
-        self._top = topk if isinstance(topk, TopK) else largest(topk.recover(), self.k)
+        self._top = topk if isinstance(topk, TopK) else largest(topk.recover(), k)
         self._confidence = rule.confidence_of(None, topk, None if target < 0 else target)
         # Where the rule looks at the largest probability, which class is the truth decides nothing.
         done = rule.apply(topk, np.full(len(self._confidence), max(target, 0)))
@@ -151,7 +153,7 @@ class _Labels:
             self._target_probs = (
                 topk.probability(target) if isinstance(topk, TopK) else soft.probability(target)
             )
-        before, after = largest(topk.recover(), self.k), largest(done.labels, self.k)
+        before, after = largest(topk.recover(), k), largest(done.labels, k)
         apart = np.abs(before.probs.astype(np.float64) - after.probs) > _SAME
         apart |= (before.indices != after.indices) & (after.probs > 0)
         # Without the ground truth a calibrated label would be that of a class made up here.

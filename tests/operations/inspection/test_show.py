@@ -93,6 +93,11 @@ def test_boxes_are_the_stores(store):
     assert [view["box"] for view in shown["views"]] == views.box.tolist()
     assert [view["flip"] for view in shown["views"]] == views.flip.tolist()
     assert shown["store"]["has_boxes"]
+    both = labelstore.ensemble([store, store])
+    for reader in (store, both):
+        assert validate(describe(reader, 1, []))["views"] == []
+    with pytest.raises(NotFoundError, match="view 4"):
+        describe(store, 1, [0, 4])
 
 
 def test_a_truth_that_is_not_stored_has_its_share_of_the_tail(store):
