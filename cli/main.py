@@ -23,6 +23,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "evaluate": (".commands.evaluate", "Measure a teacher's accuracy on plain central crops."),
     "generate": (".commands.generate", "Run a teacher over the views of every image."),
     "inspect": (".commands.inspection.inspect", "What the labels say, in numbers and pictures."),
+    "show": (".commands.inspection.show", "One image: its crops and their labels, drawn, too."),
+    "classes": (".commands.inspection.classes", "Numbers and names of classes, and their images."),
     "verify": (".commands.verify", "Check that a store is whole and right."),
     "repair": (".commands.repair", "Make damaged blocks anew."),
     "plan": (".commands.plan", "Show what settings cost and keep, before GPU time."),

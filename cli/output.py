@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from labelstore.errors import is_obeyed, printable
+
 from .tables import beside, pairs, table
-from .text import clock, is_obeyed, printable, wrapped
+from .text import clock, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

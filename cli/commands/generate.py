@@ -121,7 +121,8 @@ Exit codes:
 @click.option(
     "--class-map",
     metavar="FILE",
-    help="JSON object or two-column CSV: folder name to class id of the teacher.",
+    help="JSON object or two-column CSV: folder name to the teacher's class, by number, name or "
+    "WordNet id (labelstore classes lists them).",
 )
 @click.option(
     "--engine",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import output
 from ..text import counted, share
-from . import classes, spread
+from . import by_class, spread
 from .actions import ACTIONS, looks_at
 
 if TYPE_CHECKING:
@@ -66,10 +66,10 @@ def print_report(report: dict[str, Any], rows: int) -> None:
         console.print(spread.drifting(report["drift"]))
     if report["confusion"]:
         _section(console, "Classes that are taken for others")
-        console.print(classes.confused(report, rows))
+        console.print(by_class.confused(report, rows))
     if report["wrong_targets"] is not None:
-        _section(console, classes.suspects_title(report["wrong_targets"]))
-        console.print(classes.suspects(report, rows))
+        _section(console, by_class.suspects_title(report["wrong_targets"]))
+        console.print(by_class.suspects(report, rows))
     for kind in ("hardest", "easiest"):
         if report["extremes"][f"{kind}_views"]:
             _section(console, f"The {kind} crops, and the {kind} images by mean confidence")
@@ -85,7 +85,7 @@ def print_classes(report: dict[str, Any], sort: str, rows: int) -> None:
     count = sum(row["images"] > 0 for row in report["classes"])
     shown = min(rows or count, count)
     _section(console, f"{shown:,} of {counted(count, 'class')} with images, by {sort}")
-    console.print(classes.by_class(report, sort, rows))
+    console.print(by_class.by_class(report, sort, rows))
     _looked_at(console, report)
 
 

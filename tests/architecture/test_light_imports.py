@@ -26,7 +26,9 @@ from tests.support.stores import written
             "PIL",
             {
                 "labelstore.images",
+                "labelstore.pictures",
                 "labelstore.torch",
+                "labelstore.operations.inspection",
                 "labelstore.producer.crops",
                 "labelstore.producer.probe",
                 "labelstore.operations.demo",
