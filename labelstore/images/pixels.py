@@ -12,7 +12,7 @@ import threading
 import warnings
 import zlib
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import xxhash
@@ -34,6 +34,7 @@ __all__ = [
     "content_digest",
     "cut",
     "decode",
+    "examine",
     "is_upright",
     "max_pixels",
     "pixel_digest",
@@ -41,6 +42,8 @@ __all__ = [
     "to_rgb",
     "upright_size",
 ]
+
+T = TypeVar("T")
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -132,26 +135,43 @@ def decode(
             bits a channel where their conversion would clip, or it has more pixels than
             ``max_pixels()``. SourceError: the system lacks memory or files to decode it.
     """
+
+    def whole(image: Image.Image) -> Image.Image:
+        if prepare is not None:
+            prepare(image)
+        return to_rgb(image)
+
+    return examine(data, name, whole)
+
+
+def examine(data: bytes, name: str, see: Callable[[Image.Image], T]) -> T:
+    """What ``see`` makes of an encoded image that is opened, its pixels not yet decoded.
+
+    Args:
+        data: the encoded file. name: what errors call the image.
+        see: called with the opened image; twice where it fails.
+
+    Raises:
+        As ``decode``.
+    """
     if not data:
         raise DecodeError(f"cannot decode the image {name}: the file is empty.")
     with _quiet_pillow:
         try:
-            return _decoded(data, name, prepare)
+            return _examined(data, name, see)
         except DecodeError:
             # Decoders say little of what they lacked. So a failure counts where the system is
             # well and the same bytes fail again.
             check_system(name, len(data))
-            return _decoded(data, name, prepare)
+            return _examined(data, name, see)
 
 
-def _decoded(data: bytes, name: str, prepare: Callable[[Image.Image], None] | None) -> Image.Image:
+def _examined(data: bytes, name: str, see: Callable[[Image.Image], T]) -> T:
     size = (0, 0)
     try:
         with Image.open(BytesIO(data), formats=DECODERS) as image:
             size = image.size
-            if prepare is not None:
-                prepare(image)
-            return to_rgb(image)
+            return see(image)
     except UnidentifiedImageError as error:
         raise DecodeError(
             f"cannot decode the image {name}: its {len(data)} bytes are of no image format "
