@@ -17,8 +17,6 @@ from labelstore.images.formats import DECODERS
 from labelstore.images.pixels import content_digest, decode, examine, is_upright, upright_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from labelstore.images.sources.choose import ImageSource
 
 __all__ = [
@@ -46,23 +44,6 @@ _ENDINGS = ("truncat", "unexpected end", "incomplete", "not enough")
 
 
 @dataclass(frozen=True)
-class PhotoFile:
-    """The encoded file of a photo, and what came of decoding it."""
-
-    data: bytes | None
-    """None where the source has none for the photo (a null in a table)."""
-    photo: Image.Image | None
-    """Upright RGB, whole; None where the bytes cannot be decoded."""
-    error: DecodeError | None
-    """Why not."""
-
-    @functools.cached_property
-    def digest(self) -> int:
-        """As ``content_digest``; 0 where there are no bytes."""
-        return 0 if self.data is None else content_digest(self.data)
-
-
-@dataclass(frozen=True)
 class Header:
     """What an encoded image says of itself."""
 
@@ -83,13 +64,27 @@ class Header:
         return cls(str(image.format), image.mode, *upright_size(image), not is_upright(image))
 
 
-def read_photo(
-    source: ImageSource, index: int, prepare: Callable[[Image.Image], None] | None = None
-) -> PhotoFile:
-    """Read and decode image number ``index`` of a source.
+@dataclass(frozen=True)
+class PhotoFile:
+    """The encoded file of a photo, and what came of decoding it."""
 
-    Args:
-        prepare: as for ``decode``.
+    data: bytes | None
+    """None where the source has none for the photo (a null in a table)."""
+    photo: Image.Image | None
+    """Upright RGB, whole; None where the bytes cannot be decoded."""
+    error: DecodeError | None
+    """Why not."""
+    header: Header | None = None
+    """What it says of itself, where it could be opened."""
+
+    @functools.cached_property
+    def digest(self) -> int:
+        """As ``content_digest``; 0 where there are no bytes."""
+        return 0 if self.data is None else content_digest(self.data)
+
+
+def read_photo(source: ImageSource, index: int) -> PhotoFile:
+    """Read and decode image number ``index`` of a source.
 
     Raises:
         SourceError: the system did not read it, or has no room to decode it, or what cannot be
@@ -100,10 +95,12 @@ def read_photo(
         data = source.read(index)
     except DecodeError as error:
         return PhotoFile(None, None, error)
+    headers: list[Header | None] = [None]
     try:
-        return PhotoFile(data, decode(data, name, prepare), None)
+        photo = decode(data, name, lambda image: headers.append(Header.of(image)))
+        return PhotoFile(data, photo, None, headers[-1])
     except DecodeError as error:
-        file = PhotoFile(data, None, error)
+        file = PhotoFile(data, None, error, headers[-1])
     try:
         again = content_digest(source.read(index))
     except DecodeError as error:

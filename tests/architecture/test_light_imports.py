@@ -28,7 +28,7 @@ from tests.support.stores import written
                 "labelstore.images",
                 "labelstore.torch",
                 "labelstore.producer.crops",
-                "labelstore.producer.probe",
+                "labelstore.producer.pixel_probe",
                 "labelstore.operations.demo",
             },
         ),
