@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from labelstore.errors import DecodeError, SourceError
 from labelstore.images.formats import DECODERS
-from labelstore.images.pixels import content_digest, decode, examine, is_upright, upright_size
+from labelstore.images.pixels import content_digest, examine, is_upright, to_rgb, upright_size
 
 if TYPE_CHECKING:
     from labelstore.images.sources.choose import ImageSource
@@ -27,8 +27,8 @@ __all__ = [
     "has_several_frames",
     "is_same_file",
     "is_same_size",
-    "read_header",
     "read_photo",
+    "read_size",
 ]
 
 Fault = Literal["empty", "no-image", "truncated", "damaged", "too-large", "mode"]
@@ -38,6 +38,9 @@ converted."""
 
 _OF_SEVERAL = frozenset({"GIF", "TIFF", "PNG", "WEBP", "AVIF", "HEIF", "MPO"})
 """Formats whose files may hold several frames."""
+
+_ORIENTATION = 0x0112
+"""Number of the tag."""
 
 _ENDINGS = ("truncat", "unexpected end", "incomplete", "not enough")
 """What decoders say of files that end too soon."""
@@ -58,11 +61,6 @@ class Header:
     turned: bool
     """Whether EXIF turns or mirrors it."""
 
-    @classmethod
-    def of(cls, image: Image.Image) -> Header:
-        """Of an image that is open and not yet loaded."""
-        return cls(str(image.format), image.mode, *upright_size(image), not is_upright(image))
-
 
 @dataclass(frozen=True)
 class PhotoFile:
@@ -75,7 +73,7 @@ class PhotoFile:
     error: DecodeError | None
     """Why not."""
     header: Header | None = None
-    """What it says of itself, where it could be opened."""
+    """What it says of itself, where it can be decoded."""
 
     @functools.cached_property
     def digest(self) -> int:
@@ -95,12 +93,11 @@ def read_photo(source: ImageSource, index: int) -> PhotoFile:
         data = source.read(index)
     except DecodeError as error:
         return PhotoFile(None, None, error)
-    headers: list[Header | None] = [None]
     try:
-        photo = decode(data, name, lambda image: headers.append(Header.of(image)))
-        return PhotoFile(data, photo, None, headers[-1])
+        photo, header = examine(data, name, _decoded)
+        return PhotoFile(data, photo, None, header)
     except DecodeError as error:
-        file = PhotoFile(data, None, error, headers[-1])
+        file = PhotoFile(data, None, error)
     try:
         again = content_digest(source.read(index))
     except DecodeError as error:
@@ -113,13 +110,34 @@ def read_photo(source: ImageSource, index: int) -> PhotoFile:
     return file
 
 
-def read_header(data: bytes, name: str) -> Header:
-    """What an encoded image says of itself; its pixels are not decoded.
+def _decoded(image: Image.Image) -> tuple[Image.Image, Header]:
+    """The upright RGB pixels of an image that was opened, and what it says of itself."""
+    name, mode = str(image.format), image.mode
+    # A TIFF forgets its orientation as it is loaded. Others are asked for theirs after that: asking
+    # first would load some of them otherwise than ``decode`` does.
+    turned = getattr(image, "tag_v2", {}).get(_ORIENTATION, 1) != 1
+    photo = to_rgb(image)
+    turned = turned or not is_upright(image)
+    return photo, Header(name, mode, photo.width, photo.height, turned)
+
+
+def read_size(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) that an encoded image has once it is upright, as far as its head tells: what
+    a PNG says behind its pixels of how to turn them is not seen.
 
     Raises:
-        As ``decode``, as far as the first bytes tell.
+        As ``decode``, as far as the head tells.
     """
-    return examine(data, name, Header.of)
+
+    def size(image: Image.Image) -> tuple[int, int]:
+        if image.format == "TIFF":
+            # Whether its size is told upright already depends on Pillow's version.
+            return to_rgb(image).size
+        # Asked for its orientation, a PNG without one there would decode its pixels.
+        has_none = image.format == "PNG" and "exif" not in image.info
+        return image.size if has_none else upright_size(image)
+
+    return examine(data, name, size)
 
 
 def fault_of(file: PhotoFile) -> Fault:
