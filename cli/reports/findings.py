@@ -48,8 +48,11 @@ def _print_finding(console: Console, finding: Mapping[str, Any], flags: Mapping[
     head.append(finding["kind"], style=COLOURS[finding["weight"]])
     if finding["cause"]:
         head.append(f" ({finding['cause']})", style=COLOURS[finding["weight"]])
-    words = verb_of(finding["text"], finding["count"])
-    head.append(f": {counted(finding['count'], finding['noun'])} {words}")
+    words = finding["text"]
+    if finding["noun"]:
+        count = finding["count"]
+        words = f"{counted(count, finding['noun'])} {verb_of(words, count)}"
+    head.append(f": {output.printable(words)}")
     console.print(head)
     for named in finding["first"]:
         line = Text(output.printable(named["name"]), style="bold", overflow="fold")

@@ -23,6 +23,7 @@ __all__ = [
     "Fault",
     "Header",
     "PhotoFile",
+    "decode_photo",
     "fault_of",
     "has_several_frames",
     "is_same_file",
@@ -88,11 +89,16 @@ def read_photo(source: ImageSource, index: int) -> PhotoFile:
         SourceError: the system did not read it, or has no room to decode it, or what cannot be
             decoded is another file when it is read again. Nothing is known of it then.
     """
-    name = str(source.path_of(index))
     try:
         data = source.read(index)
     except DecodeError as error:
         return PhotoFile(None, None, error)
+    return decode_photo(source, index, data)
+
+
+def decode_photo(source: ImageSource, index: int, data: bytes) -> PhotoFile:
+    """As ``read_photo``, of a photo whose bytes were read."""
+    name = str(source.path_of(index))
     try:
         photo, header = examine(data, name, _decoded)
         return PhotoFile(data, photo, None, header)

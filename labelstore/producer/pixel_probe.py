@@ -31,7 +31,7 @@ __all__ = [
     "installed_versions",
     "make_probe",
     "photo_and_views",
-    "photos_by_key",
+    "read_by_key",
     "replay_probe",
 ]
 
@@ -88,12 +88,19 @@ def make_probe(
     return tuple(entries)
 
 
-def photos_by_key(source: ImageSource) -> Callable[[str], Image | None]:
-    """What decodes a source's photo of a key; None where the source has none."""
-    rows = {key: row for row, key in enumerate(source.keys)}
+def read_by_key(
+    source: ImageSource, places: Mapping[str, int] | None = None
+) -> Callable[[str], Image | None]:
+    """What decodes a source's photo of a key; it gives None where there is none.
+
+    Args:
+        source: the images. places: where each key is; by default the source's own.
+    """
+    if places is None:
+        places = {key: place for place, key in enumerate(source.keys)}
 
     def photo_of(key: str) -> Image | None:
-        return _photo_of(source, rows[key]) if key in rows else None
+        return _photo_of(source, places[key]) if key in places else None
 
     return photo_of
 

@@ -19,7 +19,7 @@ from labelstore.producer.crops import shape_of
 from labelstore.producer.pixel_probe import (
     installed_versions,
     photo_and_views,
-    photos_by_key,
+    read_by_key,
     replay_probe,
 )
 from labelstore.store.indexing import evenly_spaced
@@ -96,7 +96,7 @@ def prove(
     if not isinstance(manifest.law, ViewLaw):
         return ()
     shape = shape_of(teacher.preprocessing)
-    other, pixels = replay_probe(manifest.probe, photos_by_key(source), manifest.law, shape)
+    other, pixels = replay_probe(manifest.probe, read_by_key(source), manifest.law, shape)
     if other:
         raise MismatchError(
             f"{path} was begun with other pixels: views of {other[0]!r} come out differently "

@@ -16,7 +16,7 @@ from labelstore.images.ground_truth import check_classes
 from labelstore.images.photo_file import fault_of, has_several_frames, read_photo
 from labelstore.images.sources.folder import FolderSource
 from labelstore.images.sources.parquet import ParquetSource
-from labelstore.operations.inspection.findings import NAMED, Finding
+from labelstore.operations.inspection.findings import NAMED, Finding, short_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -260,15 +260,6 @@ class _Census:
             first, *others = (self._source.keys[photo] for photo in group)
             (across if len(classes) > 1 else within).add(first, _listed(others))
         return [across, within]
-
-
-def short_reason(reason: str, source: ImageSource, index: int) -> str:
-    """An error's reason without the name of the photo, which stands beside it."""
-    for words in ("cannot decode the image", "cannot read the image", "the image"):
-        reason = reason.removeprefix(f"{words} {source.path_of(index)}").removeprefix(": ")
-    if reason.startswith(" (") and "): " in reason:
-        reason = reason[2:].partition("): ")[0]
-    return reason.strip().rstrip(".")
 
 
 def _listed(names: Sequence[str]) -> str:

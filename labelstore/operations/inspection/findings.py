@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-__all__ = ["NAMED", "Finding", "Named", "Weight"]
+if TYPE_CHECKING:
+    from labelstore.images.sources.choose import ImageSource
+
+__all__ = ["NAMED", "Finding", "Named", "Weight", "short_reason"]
 
 NAMED = 10
 """Names that a finding tells unless more are asked for."""
@@ -61,6 +64,15 @@ class Finding:
             {"name": _safe(named.name), "detail": _safe(named.detail)} for named in self.first
         ]
         return document
+
+
+def short_reason(reason: str, source: ImageSource, index: int) -> str:
+    """An error's reason without the name of the photo, which stands beside it."""
+    for words in ("cannot decode the image", "cannot read the image", "the image"):
+        reason = reason.removeprefix(f"{words} {source.path_of(index)}").removeprefix(": ")
+    if reason.startswith(" (") and "): " in reason:
+        reason = reason[2:].partition("): ")[0]
+    return reason.strip().rstrip(".")
 
 
 def _safe(text: str) -> str:
