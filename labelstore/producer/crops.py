@@ -252,8 +252,8 @@ class Cutter:
         for run, photo, pixels in cuts:
             if photo.error is not None and self._on_error == "stop":
                 raise DecodeError(
-                    f"{photo.error} Mend or remove the file, or leave such images out "
-                    "(on_error='skip'); what was committed is kept.",
+                    f"{photo.error} Mend or remove the file (labelstore check names all such), "
+                    "or leave such images out (on_error='skip'); what was committed is kept.",
                     arguments=("on_error",),
                 )
             runs.append((run, photo))
