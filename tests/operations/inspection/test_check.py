@@ -107,20 +107,6 @@ def test_what_is_there_is_counted(folder, few_pixels):
     }
 
 
-def test_generate_agrees_about_what_stops_it(folder, tmp_path):
-    """The first photo that is not decoded stops a run, and the error leads here."""
-    done = CliRunner().invoke(
-        main,
-        [
-            *("generate", str(folder / "dog"), "--teacher", "timm:resnet18", "--untrained"),
-            *("--views", "1", "--size", "32", "--targets", "none", "-o", str(tmp_path / "s.zarr")),
-        ],
-    )
-    assert done.exit_code == 1
-    assert "dog/empty.png: the file is empty" in done.stderr
-    assert "labelstore check" in done.stderr
-
-
 @pytest.mark.parametrize("form", ["folder", "tar", "parquet"])
 def test_clean_photos_are_fit_in_every_form(form, tmp_path):
     photos = clean(tmp_path / "photos")

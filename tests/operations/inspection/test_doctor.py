@@ -272,6 +272,21 @@ def test_photos_that_are_not_there_at_all(made, tmp_path):
         assert "Traceback" not in done.output
 
 
+def test_generate_leads_to_check(made, tmp_path):
+    done = commands.run(
+        [
+            *(sys.executable, "-m", "labelstore", "generate", made / "photos", "--views", "1"),
+            *("--teacher", "python:mine:colours", "-o", tmp_path / "s.zarr"),
+        ],
+        cwd=made,
+    )
+    assert done.returncode == 1
+    assert "dog/broken.jpg: its 8 bytes are of no image format" in done.stderr
+    assert "labelstore check names all such" in done.stderr
+    help_page = " ".join(CliRunner().invoke(main, ["generate", "--help"]).output.split())
+    assert "labelstore check SOURCE decodes every image once" in help_page
+
+
 def test_a_photo_that_was_mended_can_be_labelled(made, photos):
     picture(5).save(photos / "dog" / "broken.jpg")
     report = diagnosis(made, photos)
