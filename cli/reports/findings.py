@@ -18,6 +18,18 @@ COLOURS = {"stops": "red", "skipped": "red", "error": "red", "note": "yellow"}
 """Of each weight."""
 
 
+_SINGULAR = {
+    "are": "is",
+    "were": "was",
+    "have": "has",
+    "hold": "holds",
+    "end": "ends",
+    "lie": "lies",
+    "differ": "differs",
+}
+"""Verbs with which a finding's words begin, of many and of one."""
+
+
 def print_findings(
     console: Console,
     findings: Sequence[Mapping[str, Any]],
@@ -72,5 +84,4 @@ def verb_of(text: str, count: int) -> str:
     if count != 1:
         return text
     verb, _, rest = text.partition(" ")
-    singular = {"are": "is", "have": "has", "hold": "holds", "end": "ends", "differ": "differs"}
-    return f"{singular.get(verb, verb)} {rest}"
+    return f"{_SINGULAR.get(verb, verb)} {rest}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from labelstore.images.sources.choose import ImageSource
 
-__all__ = ["NAMED", "Finding", "Named", "Weight", "short_reason"]
+__all__ = ["NAMED", "Finding", "Findings", "Named", "Weight", "short_reason"]
 
 NAMED = 10
 """Names that a finding tells unless more are asked for."""
@@ -64,6 +64,33 @@ class Finding:
             {"name": _safe(named.name), "detail": _safe(named.detail)} for named in self.first
         ]
         return document
+
+
+class Findings:
+    """Findings that gather, one for each kind and cause."""
+
+    def __init__(self, limit: int) -> None:
+        """``limit``: how many names each tells at most."""
+        self._limit = limit
+        self._by_kind: dict[tuple[str, str | None], Finding] = {}
+
+    def of(
+        self,
+        kind: str,
+        weight: Weight,
+        words: tuple[str, str],
+        cause: str | None = None,
+        noun: str = "photo",
+        arguments: tuple[str, ...] = (),
+    ) -> Finding:
+        """The finding of a kind and cause, made where there is none yet; ``words``: its text and
+        its mend."""
+        finding = Finding(kind, weight, *words, noun, cause, arguments, limit=self._limit)
+        return self._by_kind.setdefault((kind, cause), finding)
+
+    def all(self) -> list[Finding]:
+        """All of them, notes last."""
+        return sorted(self._by_kind.values(), key=lambda finding: finding.weight == "note")
 
 
 def short_reason(reason: str, source: ImageSource, index: int) -> str:

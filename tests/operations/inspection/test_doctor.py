@@ -22,6 +22,7 @@ from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.photo_file import read_photo
+from labelstore.images.pixels import allow_pixels
 from labelstore.operations.inspection.doctor import diagnose
 from labelstore.producer.pixel_probe import installed_versions, make_probe
 from labelstore.store.writer import StoreWriter
@@ -237,6 +238,30 @@ def test_changed_files(made, photos):
         "undecodable": ["dog/12.jpg"],
     }
     assert details(report)["cat/02.jpg"] == "31 x 77, labelled was 62 x 50"
+
+
+def test_files_that_this_machine_does_not_decode(made, photos, monkeypatch):
+    """As by a library that lacks their format: here by a lower bound on pixels."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    allow_pixels(60 * 50)
+    report = diagnosis(made, photos)
+    assert report["compared"]["digest"] == 3
+    (finding,) = (f for f in report["findings"] if f["weight"] == "error")
+    assert (finding["kind"], finding["cause"], finding["count"]) == ("undecodable", "decoder", 10)
+    assert finding["arguments"] == ["max_pixels"]
+
+
+def test_photos_that_are_copies_of_one_another(tmp_path):
+    """One digest belongs to two images: neither is taken for the other's."""
+    clean(tmp_path / "photos")
+    copy = tmp_path / "photos" / "owl" / "copy.jpg"
+    shutil.copy(tmp_path / "photos" / "cat" / "00.jpg", copy)
+    path = stored(tmp_path / "s.zarr", tmp_path / "photos", CLASSES)
+    source = labelstore.open_source(tmp_path / "photos")
+    assert diagnose(path, source)["findings"] == []
+    copy.rename(tmp_path / "photos" / "dog" / "other.jpg")
+    report = diagnose(path, labelstore.open_source(tmp_path / "photos"))
+    assert named(report) == {("missing", "renamed"): ["owl/copy.jpg"]}
 
 
 def test_a_lost_exif_orientation(made, photos):
