@@ -28,11 +28,16 @@ def print_diagnosis(report: Mapping[str, Any], flags: Mapping[str, str]) -> None
     console.print(_summary(report))
     print_findings(console, report["findings"], flags, _TITLES)
     console.print()
+    console.print(_verdict(report))
+
+
+def _verdict(report: Mapping[str, Any]) -> str:
     if report["healthy"]:
-        console.print("The photos are those of the store, as far as it knows them.")
-    else:
-        kinds = dict.fromkeys(f["kind"] for f in report["findings"] if f["weight"] == "error")
-        console.print(f"The store and the photos are apart: {', '.join(kinds)}.")
+        return "The photos are those of the store, as far as it knows them."
+    kinds = dict.fromkeys(f["kind"] for f in report["findings"] if f["weight"] == "error")
+    if list(kinds) == ["unreadable"]:
+        return "Nothing differs as far as photos could be read; of the others nothing is known."
+    return f"The store and the photos are apart: {', '.join(kinds)}."
 
 
 def _summary(report: Mapping[str, Any]) -> RenderableType:

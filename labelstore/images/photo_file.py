@@ -6,6 +6,7 @@ first nothing is known, the second stays as it is. All that looks at photos tell
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +15,14 @@ from PIL import Image, UnidentifiedImageError
 
 from labelstore.errors import DecodeError, SourceError
 from labelstore.images.formats import DECODERS
-from labelstore.images.pixels import content_digest, examine, is_upright, to_rgb, upright_size
+from labelstore.images.pixels import (
+    PARSER_ERRORS,
+    content_digest,
+    examine,
+    is_upright,
+    to_rgb,
+    upright_size,
+)
 
 if TYPE_CHECKING:
     from labelstore.images.sources.choose import ImageSource
@@ -121,10 +129,16 @@ def _decoded(image: Image.Image) -> tuple[Image.Image, Header]:
     name, mode = str(image.format), image.mode
     # A TIFF forgets its orientation as it is loaded. Others are asked for theirs after that: asking
     # first would load some of them otherwise than ``decode`` does.
-    turned = getattr(image, "tag_v2", {}).get(_ORIENTATION, 1) != 1
+    turned = _is_turned_tiff(image)
     photo = to_rgb(image)
     turned = turned or not is_upright(image)
     return photo, Header(name, mode, photo.width, photo.height, turned)
+
+
+def _is_turned_tiff(image: Image.Image) -> bool:
+    with contextlib.suppress(*PARSER_ERRORS):
+        return getattr(image, "tag_v2", {}).get(_ORIENTATION, 1) in range(2, 9)
+    return False
 
 
 def read_size(data: bytes, name: str) -> tuple[int, int]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INTERPOLATIONS",
+    "PARSER_ERRORS",
     "allow_pixels",
     "check_cut",
     "check_system",
@@ -71,8 +72,7 @@ _UPRIGHT = {
 _SIDEWAYS = (5, 6, 7, 8)
 """Orientations in which width and height are exchanged."""
 
-# What Pillow's parsers let through on damaged files; they promise no narrower set.
-_PARSER_ERRORS = (
+PARSER_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -87,6 +87,7 @@ _PARSER_ERRORS = (
     struct.error,
     zlib.error,
 )
+"""What Pillow's parsers let through on damaged files; they promise no narrower set."""
 
 
 class _QuietPillow:
@@ -186,7 +187,7 @@ def _examined(data: bytes, name: str, see: Callable[[Image.Image], T]) -> T:
             "allow more (max_pixels; in Python labelstore.images.allow_pixels).",
             arguments=("max_pixels",),
         ) from error
-    except _PARSER_ERRORS as error:
+    except PARSER_ERRORS as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             # An error with a number comes from the system: the bytes are in memory.
@@ -284,7 +285,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1..8; 1 where there is none or the EXIF data cannot be read."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except _PARSER_ERRORS:
+    except PARSER_ERRORS:
         return 1
     return value if isinstance(value, int) else 1
 

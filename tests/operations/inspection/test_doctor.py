@@ -29,7 +29,7 @@ from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
 from tests.operations.inspection.test_check import packed
 from tests.support import commands
-from tests.support.faulty_photos import ORIENTATION, clean, picture
+from tests.support.faulty_photos import ORIENTATION, clean, faulty, picture
 from tests.support.stores import distributions, top_of, written
 
 CLASSES = ("cat", "dog", "owl")
@@ -286,6 +286,14 @@ def test_what_cannot_be_read_is_not_known(made, photos):
     assert details(report)["cat/00.jpg"] == "it is no file, but a pipe"
 
 
+def test_nothing_else_is_claimed_where_photos_cannot_be_read(made, photos):
+    (photos / "cat" / "00.jpg").unlink()
+    os.mkfifo(photos / "cat" / "00.jpg")
+    done = run(made / "folder.zarr", "--photos", photos)
+    assert done.exit_code == 1
+    assert "of the others nothing is known" in done.stdout
+
+
 def test_photos_that_are_not_there_at_all(made, tmp_path):
     (tmp_path / "unmounted").mkdir()
     for place in ("unmounted", "gone", "x" * 300, "unmounted/*.tar"):
@@ -310,6 +318,30 @@ def test_generate_leads_to_check(made, tmp_path):
     assert "labelstore check names all such" in done.stderr
     help_page = " ".join(CliRunner().invoke(main, ["generate", "--help"]).output.split())
     assert "labelstore check SOURCE decodes every image once" in help_page
+
+
+def test_generate_leaves_out_what_check_says(made, tmp_path):
+    photos = faulty(tmp_path / "photos")
+    for name in ("pipe.jpg", "gone.jpg"):
+        (photos / "owl" / name).unlink()
+    shutil.rmtree(photos / "Cat")
+    checked = CliRunner().invoke(main, ["check", str(photos), "--json"])
+    assert checked.exit_code == 1
+    report = json.loads(checked.stdout)
+    assert report["stops"] == []
+    done = commands.run(
+        [
+            *(sys.executable, "-m", "labelstore", "generate", photos, "--views", "1", "--quiet"),
+            *("--teacher", "python:mine:colours", "-o", tmp_path / "s.zarr"),
+            *("--on-error", "skip"),
+        ],
+        cwd=made,
+    )
+    assert done.returncode == 3, done.stderr
+    skipped = [f for f in report["findings"] if f["weight"] == "skipped"]
+    names = {named["name"] for finding in skipped for named in finding["first"]}
+    assert len(names) == 5
+    assert names == set(labelstore.open(tmp_path / "s.zarr").unreadable())
 
 
 def test_a_photo_that_was_mended_can_be_labelled(made, photos):
