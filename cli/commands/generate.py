@@ -47,6 +47,9 @@ blocks; processes may die or join at any time:
 The same command again goes on where it stopped; a store that was
 made with other settings is refused by naming what differs.
 
+Before a long run, labelstore check SOURCE decodes every image once, without a teacher, and names
+all that would stop the run.
+
 With --on-error skip, an image that was read whole and cannot be decoded is left out; one that
 cannot be read (a server that is gone, no rights, no memory) stops the run, for it may be right.
 
