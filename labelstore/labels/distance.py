@@ -104,21 +104,25 @@ def between(a: SoftLabels, b: SoftLabels) -> Divergences:
     others = a.num_classes - present.sum(axis=-1)
     bases = (np.maximum(labels.base.astype(np.float64), 0.0)[..., None] for labels in (a, b))
     inside, outside = _terms(ours, theirs), _terms(*bases)
-    return Divergences(
-        *(
-            np.maximum(part.sum(axis=-1) + others * rest[..., 0], 0.0)
-            for part, rest in zip(inside, outside, strict=True)
-        )
+    return _bounded(
+        part.sum(axis=-1) + others * rest[..., 0]
+        for part, rest in zip(inside, outside, strict=True)
     )
 
 
 def between_dense(a: npt.ArrayLike, b: npt.ArrayLike) -> Divergences:
     """The same of whole distributions (..., C)."""
     terms = _terms(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64))
-    return Divergences(*(np.maximum(part.sum(axis=-1), 0.0) for part in terms))
+    return _bounded(part.sum(axis=-1) for part in terms)
 
 
 def _terms(p: Float64Array, q: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array]:
     """What each class adds to the three distances of p (...) and q (...)."""
     of_p, of_q = np.log(np.maximum(p, LEAST)), np.log(np.maximum(q, LEAST))
     return p * (of_p - of_q), q * (of_q - of_p), np.abs(p - q) / 2
+
+
+def _bounded(sums: Iterable[Float64Array]) -> Divergences:
+    """Without what rounding took below 0 or, of the variation, above 1."""
+    kl_ab, kl_ba, variation = (np.maximum(part, 0.0) for part in sums)
+    return Divergences(kl_ab, kl_ba, np.minimum(variation, 1.0))

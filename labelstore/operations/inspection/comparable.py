@@ -142,17 +142,19 @@ def _settings(a: LabelReader, b: LabelReader) -> list[dict[str, str]]:
         alerts.append(_alert("label_types", text))
     heats = [{member.manifest.temperature for member in store.members} for store in (a, b)]
     if heats[0] != heats[1]:
+        differ = "may differ" if None in heats[0] | heats[1] else "differ"
         text = (
-            f"The temperatures differ ({_joined(heats[0])} in A, {_joined(heats[1])} in B), so one "
-            "is flatter than the other whatever the teachers say: confidences and distances have "
-            "that in them, the largest classes have not. Generate both at one temperature."
+            f"The temperatures {differ} ({_joined(heats[0])} in A, {_joined(heats[1])} in B), and "
+            "of the same teacher a higher one makes flatter labels: confidences and distances have "
+            "that in them, the largest classes have not. Make both at one temperature."
         )
         alerts.append(_alert("temperatures", text))
     return alerts
 
 
 def _joined(values: set[Any]) -> str:
-    return " and ".join(sorted("unknown" if value is None else f"{value}" for value in values))
+    told = (f"{value:g}" if isinstance(value, float) else value or "unknown" for value in values)
+    return " and ".join(sorted(told))
 
 
 def _incomplete(a: LabelReader, b: LabelReader) -> list[dict[str, str]]:
@@ -209,15 +211,18 @@ def _crops(
 
 
 def _of_one_origin(a: LabelReader, b: LabelReader) -> bool:
-    """Whether both hold the views of one store, which may not say which crops these are."""
-    return bool(_origins(a) & _origins(b))
+    """Whether both hold the views of one store that does not say which crops these are."""
+    return a.law is b.law is None and bool(_origins(a) & _origins(b))
 
 
 def _origins(store: LabelReader) -> set[str]:
     names: set[str] = set()
     for member in store.members:
         manifest = member.manifest
-        names |= {manifest.id, *filter(None, [manifest.producer.get("labels")])}
+        names.add(manifest.id)
+        if "labels" in manifest.producer:
+            # A copy of other layout has the same labels of the same images in the same order.
+            names.add(f"{manifest.producer['labels']} {manifest.fingerprint}")
         if manifest.origin is not None and manifest.origin["operation"] in _SAME_VIEWS:
             names.update(manifest.origin["stores"])
     return names

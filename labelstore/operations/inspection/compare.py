@@ -412,7 +412,7 @@ def _entry(pair: _Pair, place: int, view: int | None) -> dict[str, Any]:
         entry[name] = float(values.mean())
     for name, mean in zip("ab", means, strict=True):
         order = np.argsort(-mean, kind="stable")[:LARGEST]
-        entry[name] = [{"class": int(c), "probability": float(mean[c])} for c in order]
+        entry[name] = [{"class": int(c), "probability": min(float(mean[c]), 1.0)} for c in order]
     return entry
 
 
