@@ -30,7 +30,7 @@ from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.demo import place_photos
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import FIDELITIES, LabelSettings, RunOptions
-from labelstore.teachers.batch_size import default_batch_size
+from labelstore.teachers.device_memory import default_batch_size
 from labelstore.teachers.forward import Forward
 from labelstore.teachers.load import load_teacher
 from labelstore.teachers.top_k import top_k

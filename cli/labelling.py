@@ -325,7 +325,7 @@ def _outputs(request: GenerateOptions, job: _Job, teachers: Sequence[TeacherInfo
 
 def _forecast(request: GenerateOptions, job: _Job, teacher: Teacher, planned: Output) -> None:
     from labelstore.operations.plan import forecast
-    from labelstore.teachers.batch_size import BATCH_SIZES
+    from labelstore.teachers.device_memory import BATCH_SIZES
 
     estimate = forecast(
         job.source,

@@ -205,7 +205,7 @@ class _Work:
         """A teacher, its batch size, and the views a second of its forward alone."""
         key = (model, compiled)
         if key not in self._teachers:
-            from labelstore.teachers.batch_size import default_batch_size
+            from labelstore.teachers.device_memory import default_batch_size
 
             teacher = _teacher(model, self.place)
             batch = 8 if self.place.dry else default_batch_size([teacher])

@@ -17,7 +17,7 @@ import numpy as np
 from labelstore.errors import DecodeError, SourceError
 from labelstore.images.pixels import content_digest, decode, render
 from labelstore.images.resize_on_device import resize_boxes
-from labelstore.teachers.transfer import own_stream, place_batch, place_photo, ready_event
+from labelstore.teachers.device_memory import own_stream, place_batch, place_photo, ready_event
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:

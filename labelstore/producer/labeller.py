@@ -16,9 +16,8 @@ from labelstore.errors import TeacherError, UsageError
 from labelstore.format.blocks import BlockData, BlockPriors
 from labelstore.producer.background import ahead
 from labelstore.producer.crops import Cutter, shape_of
-from labelstore.teachers.batch_size import default_batch_size
+from labelstore.teachers.device_memory import default_batch_size, take
 from labelstore.teachers.forward import Forward
-from labelstore.teachers.transfer import take
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:

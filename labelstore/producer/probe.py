@@ -18,8 +18,8 @@ from labelstore.images.pixels import content_digest, decode, pixel_digest, rende
 from labelstore.images.resize_on_device import resize_boxes
 from labelstore.producer.crops import Shape, shape_of
 from labelstore.store.indexing import evenly_spaced
+from labelstore.teachers.device_memory import place_photo
 from labelstore.teachers.forward import log_probabilities
-from labelstore.teachers.transfer import place_photo
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 

@@ -1,3 +1,4 @@
+from .class_names import human_names as human_names
 from .info import TeacherInfo as TeacherInfo
 from .load import load_teacher as load_teacher
 from .teacher import Teacher as Teacher

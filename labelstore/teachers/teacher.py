@@ -9,7 +9,7 @@ import numpy as np
 
 from labelstore.errors import TeacherError, UsageError, one_line
 from labelstore.images.preprocessing import Preprocessing, normalize
-from labelstore.teachers.batch_size import is_out_of_memory, measured_batch_size
+from labelstore.teachers.device_memory import is_out_of_memory, measured_batch_size
 from labelstore.teachers.devices import checked_device, exact_float32
 from labelstore.teachers.info import TeacherInfo
 from labelstore.teachers.outputs import (

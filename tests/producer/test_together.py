@@ -24,7 +24,7 @@ from labelstore.producer.generation import generate, generate_together
 from labelstore.producer.settings import LabelSettings, Output, RunOptions
 from labelstore.storage import locks
 from labelstore.store.writer import Share
-from labelstore.teachers.batch_size import batch_that_fits
+from labelstore.teachers.device_memory import batch_that_fits
 from labelstore.teachers.load import load_teacher
 from labelstore.views.law import ViewLaw
 from tests.support import commands

@@ -1,19 +1,31 @@
-"""What is in a store: Figure 2 and Table 1 of the FerKD paper, agreement, extremes, bytes.
+"""What is in a store: Figure 2 and Table 1 of the FerKD paper, classes, mistakes, extremes, bytes.
 
-One pass over the confidence plane, block by block, so that a store of any size is inspected in
-little memory; a second array, the stored classes, is read only where ground truth is known.
+The store is gone through block by block, so that one of any size is inspected in little memory:
+first the one array of largest probabilities, then whole labels, of which a large store has too many
+and some groups of views are enough.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import UsageError
 from labelstore.labels.ferkd import Action, ActionCounts, FerKD
+from labelstore.operations.inspection.description import bytes_on_disk, describe
+from labelstore.statistics import image_labels
+from labelstore.statistics.alerts import alerts
+from labelstore.statistics.by_class import ClassSums
+from labelstore.statistics.confidence import ConfidenceCounts, share_of
+from labelstore.statistics.distributions import Spread, drift_of, entropy_of, mean_labels
+from labelstore.statistics.extremes import Extremes
+from labelstore.statistics.mistakes import confused_pairs, suspicions
+from labelstore.statistics.reliability import Reliability
+from labelstore.statistics.sampling import error_of_share, groups_of_views
 from labelstore.store.store import opened
-from labelstore.views.law import ViewLaw
+from labelstore.teachers.class_names import human_names
 
 if TYPE_CHECKING:
     import os
@@ -26,19 +38,19 @@ if TYPE_CHECKING:
 
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["HISTOGRAM_EDGES", "TABLE_EDGES", "report"]
+__all__ = ["report"]
 
-HISTOGRAM_EDGES = tuple(edge / 20 for edge in range(21))
-"""Bounds of Figure 2's bins: lower inclusive, upper exclusive, the last bin closed above."""
+REPORT_VERSION = 2
 
-TABLE_EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
-"""Bounds of Table 1's twelve ranges, closed as the histogram's; each is one of its edges."""
+LABEL_CROPS = 2**22
+"""Whole labels are looked at of so many crops, unless a sample is asked for: some ten seconds."""
 
 AGREEMENT_CLASSES = 5
+CONFUSED_PAIRS = 100
+SUSPICIONS = 50
 
-_PAIRS = 2**21
-"""Classes with their probabilities, those of lists included, that are read at a time: whole groups
-of views, at least one."""
+_PAIRS = 2**20
+"""Classes with their probabilities, those of lists included, that are looked at at a time."""
 
 
 def report(
@@ -46,11 +58,13 @@ def report(
     ferkd: FerKD | None = None,
     extremes: int = 5,
     tell: Callable[[int, int], None] | None = None,
+    sample: int | None = None,
 ) -> dict[str, Any]:
     """Everything ``labelstore inspect`` tells, ready for JSON (``schemas/inspect.schema.json``).
 
     A crop is one view of one image. All shares are 0..1, over the labelled crops unless said
-    otherwise, and None where there is nothing to divide by. An incomplete store is inspected as
+    otherwise, and None where there is nothing to divide by. ``error`` is half the width of the 95 %
+    interval of an estimate, 0 where all crops were looked at. An incomplete store is inspected as
     far as it is committed.
 
     Args:
@@ -58,11 +72,14 @@ def report(
         ferkd: the rule whose decisions are counted; the paper's when None.
         extremes: how many of the hardest and easiest crops and images are named, at least 0.
         tell: called after each block with how many images, and how many views, it had.
+        sample: how many views of each image are looked at, at least 1: whole groups of views,
+            evenly spread, so it may be some more. When None, the confidences of all views, and the
+            whole labels of as many as make about four million crops.
 
     Returns:
         a dict of
 
-        - ``report_version``: 1;
+        - ``report_version``: 2;
         - ``store``: ``path``, ``id``, ``complete``, ``images``, ``views`` (of each image),
           ``crops`` (images x views), ``labelled_images``, ``labelled_crops``,
           ``unreadable_images``, ``blocks``, ``missing_blocks``, ``missing_images`` (of those
@@ -70,269 +87,301 @@ def report(
           description, "explicit", or None), ``teachers`` (a list: ``spec``, ``checkpoint``,
           ``input_size`` [height, width] and ``untrained`` of each) and ``operation`` (None, or
           "merge" or "recode", by which the labels came from those of other stores);
-        - ``histogram``: Figure 2; a list of 20 dicts ``low``, ``high``, ``count``, ``ratio`` of the
-          crops whose largest probability is in [low, high), the last closed above;
+        - ``class_names``: the names of all classes for a person, or None where unknown;
+        - ``sample``: of how many ``views`` of each image the confidence, and of how many
+          ``label_views`` the whole label was looked at, ``of`` how many;
+        - ``histogram``: Figure 2; a list of 20 dicts ``low``, ``high``, ``count``, ``ratio``,
+          ``error`` of the crops whose largest probability is in [low, high), the last closed above;
         - ``table``: Table 1; a list of 12 such dicts with ``aggregated_ratio`` as well: the share
           of the crops in [0, high);
+        - ``thresholds``: ``confidence``: 0, 0.005, ... 1; ``at_most``: how many crops have at most
+          that;
+        - ``ferkd``: ``low``, ``middle``, ``top``, ``confidence`` of the rule; ``discarded_low``,
+          ``discarded_high``, ``calibrated``, ``kept``: each a dict of ``count``, ``share`` and
+          ``error``; ``images_without_views``: images all of whose views are discarded;
+        - ``epochs``: for 1 and for 4 ``views_per_image`` a list of how many ``epochs`` there are
+          without a repeated view;
         - ``agreement``: None without ground truth, or ``images`` and ``crops`` whose ground truth
           is known, ``top1``: the share of these crops whose largest class it is, ``n``: 5, or k
-          where fewer are stored, and ``top_n``: the share whose n largest classes have it;
-        - ``ferkd``: ``low``, ``middle``, ``top``, ``confidence`` as given; ``discarded_low``,
-          ``discarded_high``, ``calibrated``, ``kept``: each a dict of ``count`` and ``share``;
-          ``images_without_views``: images all of whose views are discarded;
+          where fewer are stored, ``top_n``: the share whose n largest classes have it, and
+          ``top1_error``, ``top_n_error``;
+        - ``reliability``: None without ground truth, or ``bins`` (those of the histogram, with
+          ``count``, mean ``confidence`` and ``accuracy``) and ``expected_calibration_error``;
+        - ``entropy``: of recovered labels, in nats: ``mean``, ``error``, ``histogram``;
+        - ``residual``: for each ``rank`` 1..k the ``mean`` of the mass outside so many largest
+          classes;
+        - ``classes``: of each class with images, or that is the largest of any crop: ``class``,
+          ``images``, ``crops``, mean ``confidence``, ``agreement`` and ``agreement_error``,
+          ``drift``, ``entropy``, shares ``discarded``, ``calibrated``, ``kept``,
+          ``images_without_views`` and ``predicted``: crops whose largest class it is;
+        - ``confusion``: at most 100 of ``target``, ``predicted``, ``share`` (of the mass of the
+          target's labels), ``images`` (``image``, ``key``, ``share`` of at most 3);
+        - ``wrong_targets``: None without ground truth, or ``images`` judged, ``candidates`` and at
+          most 50 ``entries`` (``image``, ``key``, ``target``, ``suggested``,
+          ``target_probability``, ``suggested_probability``, ``views``, ``margin``), worst first
+          (``statistics.mistakes.suspicions``);
+        - ``drift``: trace of the covariance of an image's labels over its views: ``mean``,
+          ``histogram``, and the images with the ``largest`` and ``smallest``;
         - ``extremes``: ``hardest_views``, ``easiest_views``: lists of ``image`` (its position),
           ``key``, ``view``, ``confidence`` (the largest probability), hardest or easiest first;
           ``hardest_images``, ``easiest_images``: lists of ``image``, ``key``,
           ``mean_confidence`` over its views; ties go to the first;
+        - ``alerts``: what should be looked at, in words: ``kind`` and ``text`` of each;
         - ``bytes``: ``parts``: bytes on disk of each array, with ``manifest`` for what is left,
           ``total``, ``per_crop`` (parts by labelled crop), ``total_per_crop``.
 
     Raises:
-        UsageError: ``extremes`` is negative. CorruptError: what is on disk is not what was
-            committed. LabelError: the rule looks at the ground truth and some is unknown.
+        UsageError: ``extremes`` is negative, or ``sample`` less than 1. CorruptError: what is on
+        disk is not what was committed. LabelError: the rule looks at the ground truth and some is
+        unknown.
     """
     if extremes < 0:
         raise UsageError(f"extremes is {extremes}, expected 0 or more: correct it.")
+    if sample is not None and sample < 1:
+        raise UsageError(f"sample is {sample}, expected 1 view of each image or more: correct it.")
     store = opened(store)
-    tally = _Tally(store, ferkd or FerKD(), extremes)
-    labelled = store.labelled()
-    for rows, plane in store.iter_confidence():
-        inside = labelled[rows]
-        if inside.any():
-            tally.add(rows.start + np.flatnonzero(inside), plane[inside])
+    tally = _Tally(store, ferkd or FerKD(), extremes, sample)
+    for block in store.reader.committed_blocks():
+        tally.add(block)
         if tell is not None:
-            tell(len(plane), plane.size)
-    return {
-        "report_version": 1,
-        "store": _describe(store),
-        **_distribution(tally.counts),
-        "agreement": tally.agreement(),
-        "ferkd": tally.ferkd(),
-        "extremes": tally.extremes(),
-        "bytes": _bytes(store, tally.crops),
-    }
+            run = store.manifest.block_slice(block)
+            tell(run.stop - run.start, (run.stop - run.start) * store.num_views)
+    whole = tally.result()
+    return whole | {"alerts": alerts(whole), "bytes": bytes_on_disk(store)}
 
 
 class _Tally:
     """Sums over blocks."""
 
-    def __init__(self, store: Store, rule: FerKD, extremes: int) -> None:
-        self.crops = 0
-        self.counts = np.zeros(len(HISTOGRAM_EDGES) - 1, dtype=np.int64)
+    def __init__(self, store: Store, rule: FerKD, extremes: int, sample: int | None) -> None:
+        manifest = store.manifest
         self._store = store
         self._rule = rule
+        self._whole_plane = sample is None
+        images = max(manifest.num_images, 1)
+        wanted = min(store.num_views, sample or max(LABEL_CROPS // images, 1))
+        self._groups = groups_of_views(wanted, manifest.group_views, manifest.num_groups)
+        slices = [manifest.group_slice(int(group)) for group in self._groups]
+        self._label_views = np.concatenate([np.arange(s.start, s.stop) for s in slices])
+        self._views = np.arange(store.num_views) if self._whole_plane else self._label_views
+        self._counts = ConfidenceCounts()
+        self._classes = ClassSums(store.num_classes)
+        self._actions = ActionCounts()
+        self._decided = 0
+        self._without_views = 0
+        self._reliability = Reliability()
+        self._entropy = Spread(math.log(store.num_classes))
+        self._drift = Spread(1.0)
+        self._residual = np.zeros(store.k)
+        self._labels = 0
         self._n = min(AGREEMENT_CLASSES, store.k)
         self._known_images = 0
         self._hits = np.zeros(2, dtype=np.int64)
-        self._actions = ActionCounts()
-        self._without_views = 0
-        self._views = [_Extremes(extremes, largest) for largest in (False, True)]
-        self._images = [_Extremes(extremes, largest) for largest in (False, True)]
+        self._image_labels: list[image_labels.ImageLabels] = []
+        self._crops = [Extremes(extremes, largest) for largest in (False, True)]
+        self._images = [Extremes(extremes, largest) for largest in (False, True)]
+        self._drifts = [Extremes(extremes, largest) for largest in (False, True)]
 
-    def add(self, images: Int64Array, plane: npt.NDArray[np.float32]) -> None:
-        """Labelled images (n,) of one block and their largest probabilities (n, V)."""
-        self.crops += plane.size
-        self.counts += _histogram(plane)
-        decided = self._read_labels(images)
-        self._decide(plane if decided is None else decided)
-        means = plane.mean(axis=1, dtype=np.float64)[:, None]
-        for views, whole in zip(self._views, self._images, strict=True):
-            views.add(plane, images)
-            whole.add(means, images)
+    def add(self, block: int) -> None:
+        """A committed block."""
+        run = self._store.manifest.block_slice(block)
+        rows = run.start + np.flatnonzero(self._store.labelled()[run])
+        if not len(rows):
+            return
+        if self._whole_plane:
+            self._add_plane(rows, self._store.confidence(run)[rows - run.start])
+        groups = self._groups.tolist()
+        for positions, topk in self._store.iter_labels(block, groups, self._images_at_a_time()):
+            if not self._whole_plane:
+                self._add_plane(positions, np.ascontiguousarray(topk.confidence))
+            self._add_labels(positions, topk)
 
-    def _read_labels(self, images: Int64Array) -> npt.NDArray[np.float32] | None:
-        """Count agreement; the ground truth's probabilities (n, V) when the rule looks at them."""
-        by_target = self._rule.confidence == "target"
-        known = self._store.targets[images] >= 0
-        self._known_images += int(known.sum())
-        if not by_target:
-            images = images[known]
-        if not len(images):
-            return None
+    def _images_at_a_time(self) -> int:
+        """So few that neither their labels nor their dense means take much memory."""
+        pairs = len(self._label_views) * (self._store.k + self._store.manifest.prior_size)
+        return max(_PAIRS // max(pairs, self._store.num_classes // 4, 1), 1)
+
+    def _add_plane(self, images: Int64Array, plane: npt.NDArray[np.float32]) -> None:
+        """Images (n,) and the largest probabilities (n, V) of their views."""
         targets = self._store.targets[images]
-        manifest = self._store.manifest
-        # As probabilities are stored, and compared with thresholds.
-        shape = (len(images), manifest.num_views)
-        plane = np.empty(shape, dtype=np.float32) if by_target else None
-        group = len(images) * manifest.group_views * (manifest.k + manifest.prior_size)
-        step = max(_PAIRS // group, 1) * manifest.group_views
-        for start in range(0, manifest.num_views, step):
-            columns = slice(start, min(start + step, manifest.num_views))
-            topk = self._store.read(images[:, None], np.arange(columns.start, columns.stop)[None])
-            if plane is not None:
-                plane[:, columns] = self._rule.confidence_of(None, topk, targets[:, None])
-            self._hits += _hits(topk, targets, self._n)
-        return plane
+        self._counts.add(plane)
+        self._classes.add_confidence(targets, plane)
+        means = plane.mean(axis=1, dtype=np.float64)[:, None]
+        for crops, whole in zip(self._crops, self._images, strict=True):
+            crops.add(plane, images, self._views)
+            whole.add(means, images)
+        if self._rule.confidence == "max":
+            self._decide(targets, plane)
 
-    def _decide(self, values: npt.NDArray[Any]) -> None:
+    def _decide(self, targets: npt.NDArray[np.int32], values: npt.NDArray[np.float32]) -> None:
+        """What the rule does with views (n, V) of images with ground truth (n,)."""
+        action = self._rule.decide(values)
         self._actions += self._rule.count(values)
-        discarded = self._rule.decide(values) == Action.DISCARDED
-        self._without_views += int(discarded.all(axis=1).sum())
+        self._decided += values.size
+        self._without_views += int((action == Action.DISCARDED).all(axis=1).sum())
+        self._classes.add_actions(targets, action)
 
-    def agreement(self) -> dict[str, Any] | None:
-        if not self._known_images:
-            return None
-        crops = self._known_images * self._store.num_views
+    def _add_labels(self, images: Int64Array, topk: TopK) -> None:
+        """Images (n,) and the labels (n, V) of some of their views."""
+        targets = self._store.targets[images]
+        labels = topk.as_type(self._store.manifest.label_type)
+        means = mean_labels(labels)
+        entropy, drift = entropy_of(labels), drift_of(labels, means)
+        top_classes = topk.indices[..., 0]
+        self._labels += topk.confidence.size
+        mass = np.cumsum(topk.probs, axis=-1, dtype=np.float64)
+        self._residual += np.maximum(1.0 - mass, 0.0).sum(axis=(0, 1))
+        self._entropy.add(entropy)
+        self._drift.add(drift)
+        self._classes.add_labels(targets, top_classes, entropy, drift)
+        self._image_labels.append(image_labels.of_images(images, targets, means, top_classes))
+        for drifts in self._drifts:
+            drifts.add(drift[:, None], images)
+        self._add_agreement(targets, topk)
+        if self._rule.confidence == "target":
+            self._decide(targets, self._rule.confidence_of(None, topk, targets[:, None]))
+
+    def _add_agreement(self, targets: npt.NDArray[np.int32], topk: TopK) -> None:
+        known = targets >= 0
+        if not known.any():
+            return
+        part = topk[known]
+        # An empty place holds class 0 without probability, which it does not name.
+        same = (part.indices == targets[known, None, None]) & (part.probs > 0)
+        self._known_images += int(known.sum())
+        self._hits += [same[..., 0].sum(), same[..., : self._n].any(axis=-1).sum()]
+        self._reliability.add(part.confidence, same[..., 0])
+
+    def result(self) -> dict[str, Any]:
+        """All but alerts and bytes."""
+        store = self._store
+        crops = int(store.labelled().sum()) * store.num_views
+        joined = image_labels.joined(self._image_labels, store.num_classes)
         return {
-            "images": self._known_images,
-            "crops": crops,
-            "top1": int(self._hits[0]) / crops,
-            "n": self._n,
-            "top_n": int(self._hits[1]) / crops,
+            "report_version": REPORT_VERSION,
+            "store": describe(store),
+            "class_names": _listed(human_names(store.manifest)),
+            "sample": {
+                "views": len(self._views),
+                "label_views": len(self._label_views),
+                "of": store.num_views,
+            },
+            "histogram": self._counts.histogram(crops),
+            "table": self._counts.table(crops),
+            "thresholds": self._counts.thresholds(),
+            "ferkd": self._ferkd(crops),
+            "epochs": [
+                {"views_per_image": each, "epochs": store.num_views // each} for each in (1, 4)
+            ],
+            "agreement": self._agreement(),
+            "reliability": self._reliability.result(),
+            "entropy": {
+                "mean": self._entropy.mean,
+                "error": self._entropy.error(crops),
+                "histogram": self._entropy.histogram(),
+            },
+            "residual": [
+                {"rank": rank + 1, "mean": share_of(mass, self._labels)}
+                for rank, mass in enumerate(self._residual)
+            ],
+            "classes": self._classes.rows(store.num_views),
+            "confusion": self._confusion(joined),
+            "wrong_targets": self._wrong_targets(joined),
+            "drift": self._drift_told(),
+            "extremes": self._extremes(),
         }
 
-    def ferkd(self) -> dict[str, Any]:
-        names = ("discarded_low", "discarded_high", "calibrated", "kept")
+    def _ferkd(self, crops: int) -> dict[str, Any]:
         rule = self._rule
-        return {
+        told: dict[str, Any] = {
             "low": rule.low,
             "middle": rule.middle,
             "top": rule.top,
             "confidence": rule.confidence,
-            **{name: _part(getattr(self._actions, name), self.crops) for name in names},
-            "images_without_views": self._without_views,
+        }
+        for name in ("discarded_low", "discarded_high", "calibrated", "kept"):
+            count = getattr(self._actions, name)
+            told[name] = {
+                "count": count,
+                "share": share_of(count, self._decided),
+                "error": error_of_share(count, self._decided, crops),
+            }
+        return told | {"images_without_views": self._without_views}
+
+    def _agreement(self) -> dict[str, Any] | None:
+        if not self._known_images:
+            return None
+        crops = self._known_images * len(self._label_views)
+        whole = self._known_images * self._store.num_views
+        top1, top_n = (int(hits) for hits in self._hits)
+        return {
+            "images": self._known_images,
+            "crops": crops,
+            "top1": top1 / crops,
+            "top1_error": error_of_share(top1, crops, whole),
+            "n": self._n,
+            "top_n": top_n / crops,
+            "top_n_error": error_of_share(top_n, crops, whole),
         }
 
-    def extremes(self) -> dict[str, Any]:
-        keys = self._store.keys
-        named: dict[str, Any] = {}
-        for name, views, whole in zip(
-            ("hardest", "easiest"), self._views, self._images, strict=True
-        ):
-            named[f"{name}_views"] = [
-                {"image": image, "key": keys[image], "view": view, "confidence": value}
-                for image, view, value in views.entries()
-            ]
-            named[f"{name}_images"] = [
-                {"image": image, "key": keys[image], "mean_confidence": value}
-                for image, _, value in whole.entries()
-            ]
-        return named
-
-
-class _Extremes:
-    """The few smallest or largest values of planes that come in image order; ties: the first."""
-
-    def __init__(self, count: int, largest: bool) -> None:
-        self._count = count
-        self._sign = -1.0 if largest else 1.0
-        self._values = np.empty(0)
-        self._places = np.empty((0, 2), dtype=np.int64)
-
-    def add(self, plane: npt.NDArray[Any], images: Int64Array) -> None:
-        """Values (n, m) of images (n,), none of which came before or comes again."""
-        values = (plane * self._sign).reshape(-1)
-        places_in_plane = np.arange(values.size)
-        if self._count and len(self._values) == self._count:
-            # Later blocks seldom beat what is there: this leaves almost nothing to be sorted.
-            places_in_plane = np.flatnonzero(values < self._values[-1])
-        chosen = places_in_plane[self._candidates(values[places_in_plane])]
-        rows, columns = np.divmod(chosen, plane.shape[1])
-        places = np.stack([images[rows], columns], axis=1)
-        merged = np.concatenate([self._values, values[chosen]])
-        # Stable, and places rise: of equal values the first stays.
-        order = np.argsort(merged, kind="stable")[: self._count]
-        self._values = merged[order]
-        self._places = np.concatenate([self._places, places])[order]
-
-    def _candidates(self, values: npt.NDArray[Any]) -> Int64Array:
-        """Where the smallest are, in order of place: as many as are wanted, at most."""
-        if not self._count:
-            return np.empty(0, dtype=np.int64)
-        if values.size <= self._count:
-            return np.arange(values.size)
-        bound = np.partition(values, self._count - 1)[self._count - 1]
-        below = np.flatnonzero(values < bound)
-        ties = np.flatnonzero(values == bound)[: self._count - below.size]
-        return np.sort(np.concatenate([below, ties]))
-
-    def entries(self) -> list[tuple[int, int, float]]:
-        """Image, column and value, the most extreme first."""
+    def _confusion(self, labels: image_labels.ImageLabels) -> list[dict[str, Any]]:
         return [
-            (int(image), int(column), float(value * self._sign))
-            for (image, column), value in zip(self._places, self._values, strict=True)
+            {
+                "target": pair.target,
+                "predicted": pair.predicted,
+                "share": pair.share,
+                "images": [self._named(image, share=share) for image, share in pair.images],
+            }
+            for pair in confused_pairs(labels, self._store.num_classes, CONFUSED_PAIRS)
         ]
 
+    def _wrong_targets(self, labels: image_labels.ImageLabels) -> dict[str, Any] | None:
+        judged = suspicions(labels, self._store.num_classes, SUSPICIONS)
+        if not judged.judged:
+            return None
+        entries = [
+            self._named(
+                entry.image,
+                target=entry.target,
+                suggested=entry.suggested,
+                target_probability=entry.target_probability,
+                suggested_probability=entry.suggested_probability,
+                views=entry.views,
+                margin=entry.margin,
+            )
+            for entry in judged.entries
+        ]
+        return {"images": judged.judged, "candidates": judged.candidates, "entries": entries}
 
-def _histogram(plane: npt.NDArray[np.float32]) -> Int64Array:
-    # Edges as float32, like the values and like the thresholds that they are compared with.
-    edges = np.array(HISTOGRAM_EDGES[1:-1], dtype=np.float32)
-    bins = np.searchsorted(edges, plane.reshape(-1), side="right")
-    return np.bincount(bins, minlength=len(HISTOGRAM_EDGES) - 1)
+    def _drift_told(self) -> dict[str, Any]:
+        smallest, largest = (
+            [self._named(image, drift=value) for image, _, value in drifts.entries()]
+            for drifts in self._drifts
+        )
+        return {
+            "mean": self._drift.mean,
+            "histogram": self._drift.histogram(),
+            "largest": largest,
+            "smallest": smallest,
+        }
 
+    def _extremes(self) -> dict[str, Any]:
+        told: dict[str, Any] = {}
+        for name, crops, whole in zip(
+            ("hardest", "easiest"), self._crops, self._images, strict=True
+        ):
+            told[f"{name}_views"] = [
+                self._named(image, view=view, confidence=value)
+                for image, view, value in crops.entries()
+            ]
+            told[f"{name}_images"] = [
+                self._named(image, mean_confidence=value) for image, _, value in whole.entries()
+            ]
+        return told
 
-def _hits(topk: TopK, targets: npt.NDArray[np.int32], n: int) -> Int64Array:
-    """How many labels (images, views) have the target as the largest, and among the n largest."""
-    # An empty place holds class 0 without probability, which it does not name.
-    named = topk.probs[..., :n] > 0
-    same = (topk.indices[..., :n] == targets[:, None, None]) & named
-    return np.array([same[..., 0].sum(), same.any(-1).sum()], dtype=np.int64)
-
-
-def _distribution(counts: Int64Array) -> dict[str, Any]:
-    """``histogram`` and ``table`` of the histogram's counts."""
-    crops = int(counts.sum())
-    bins = _ranges(HISTOGRAM_EDGES, counts, crops)
-    starts = [HISTOGRAM_EDGES.index(edge) for edge in TABLE_EDGES[:-1]]
-    rows = _ranges(TABLE_EDGES, np.add.reduceat(counts, starts), crops)
-    reached = 0
-    for row in rows:
-        reached += row["count"]
-        row["aggregated_ratio"] = _share(reached, crops)
-    return {"histogram": bins, "table": rows}
-
-
-def _ranges(edges: tuple[float, ...], counts: Int64Array, crops: int) -> list[dict[str, Any]]:
-    return [
-        {"low": low, "high": high, "count": int(count), "ratio": _share(count, crops)}
-        for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
-    ]
-
-
-def _part(count: int, whole: int) -> dict[str, Any]:
-    return {"count": count, "share": _share(count, whole)}
-
-
-def _share(count: int | np.integer[Any], whole: int) -> float | None:
-    return int(count) / whole if whole else None
-
-
-def _describe(store: Store) -> dict[str, Any]:
-    manifest = store.manifest
-    labelled = int(store.labelled().sum())
-    missing = store.missing_blocks()
-    runs = [manifest.block_slice(block) for block in missing]
-    names = ("spec", "checkpoint", "input_size", "untrained")
-    return {
-        "path": str(store.path),
-        "id": manifest.id,
-        "complete": not missing,
-        "images": manifest.num_images,
-        "views": manifest.num_views,
-        "crops": manifest.num_images * manifest.num_views,
-        "labelled_images": labelled,
-        "labelled_crops": labelled * manifest.num_views,
-        "unreadable_images": len(store.unreadable()),
-        "blocks": manifest.num_blocks,
-        "missing_blocks": len(missing),
-        "missing_images": sum(run.stop - run.start for run in runs),
-        "k": manifest.k,
-        "classes": manifest.num_classes,
-        "label_type": manifest.label_type,
-        "temperature": manifest.temperature,
-        "quantizer": manifest.quantizer,
-        "law": manifest.law.to_json() if isinstance(manifest.law, ViewLaw) else manifest.law,
-        "teachers": [{name: made_by[name] for name in names} for made_by in manifest.teachers],
-        "operation": None if manifest.origin is None else manifest.origin["operation"],
-    }
+    def _named(self, image: int, **more: Any) -> dict[str, Any]:
+        return {"image": image, "key": self._store.keys[image], **more}
 
 
-def _bytes(store: Store, crops: int) -> dict[str, Any]:
-    parts = dict(sorted(store.bytes_by_part().items()))
-    total = sum(parts.values())
-    return {
-        "parts": parts,
-        "total": total,
-        "per_crop": {part: _share(size, crops) for part, size in parts.items()},
-        "total_per_crop": _share(total, crops),
-    }
+def _listed(names: tuple[str, ...] | None) -> list[str] | None:
+    return None if names is None else list(names)

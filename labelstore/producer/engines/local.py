@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from labelstore.producer.labeller import Labeller
 from labelstore.producer.probe import check_device_resize, prove
 from labelstore.producer.settings import DEFAULT_OPTIONS, RunOptions
-from labelstore.teachers.batch_size import default_batch_size
+from labelstore.teachers.device_memory import default_batch_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

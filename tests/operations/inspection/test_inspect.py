@@ -371,7 +371,8 @@ def test_a_store_without_any_label_has_no_shares(tmp_path):
     validate(found)
     assert found["store"]["labelled_crops"] == 0
     assert all(row["ratio"] is None for row in (*found["histogram"], *found["table"]))
-    assert found["ferkd"]["kept"] == {"count": 0, "share": None}
+    assert found["ferkd"]["kept"] == {"count": 0, "share": None, "error": 0.0}
+    assert [alert["kind"] for alert in found["alerts"]] == ["incomplete"]
     assert found["agreement"] is None
     assert found["bytes"]["total"] > 0
     assert found["bytes"]["total_per_crop"] is None
