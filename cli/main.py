@@ -23,6 +23,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "evaluate": (".commands.evaluate", "Measure a teacher's accuracy on plain central crops."),
     "generate": (".commands.generate", "Run a teacher over the views of every image."),
     "inspect": (".commands.inspection.inspect", "What the labels say, in numbers and pictures."),
+    "compare": (
+        ".commands.inspection.compare",
+        "Where two stores of the same images agree, and where not.",
+    ),
     "verify": (".commands.verify", "Check that a store is whole and right."),
     "repair": (".commands.repair", "Make damaged blocks anew."),
     "plan": (".commands.plan", "Show what settings cost and keep, before GPU time."),

@@ -191,7 +191,7 @@ def other_sizes(first: LabelReader, member: LabelReader, rows: Rows) -> npt.NDAr
 def other_files(first: LabelReader, member: LabelReader, rows: Rows) -> npt.NDArray[np.bool_]:
     """(n,) bool: which images ``rows`` are of other files, where both know their digests."""
     ours, theirs = first.image_digests(rows[0]), member.image_digests(rows[1])
-    return (ours != theirs) & (ours > 0) & (theirs > 0)
+    return np.asarray((ours != theirs) & (ours > 0) & (theirs > 0))
 
 
 def _check_laws(first: Store, member: Store) -> None:

@@ -6,45 +6,40 @@ little memory.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import UsageError
 from labelstore.labels.distance import Divergences, between, between_dense
-from labelstore.labels.distribution import largest, mean_distribution
+from labelstore.labels.distribution import mean_distribution
 from labelstore.labels.ferkd import FerKD
-from labelstore.labels.top_k import TopK
-from labelstore.operations.inspection.comparable import comparable
-from labelstore.statistics.comparison import Agreement, Comparison, Crops, DecisionCounts
+from labelstore.operations.inspection.comparison.comparable import comparable
+from labelstore.operations.inspection.comparison.paired_labels import (
+    LARGEST,
+    Pair,
+    largest_stored,
+    parts_of,
+    recovered,
+)
+from labelstore.statistics.comparison import Agreement, Comparison, DecisionCounts
 from labelstore.statistics.extremes import Extremes
-from labelstore.statistics.sampling import groups_of_views
 from labelstore.store.ensembles import opened_reader
+from labelstore.teachers.class_names import human_names
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import numpy.typing as npt
 
-    from labelstore.labels.ensemble import EnsembleTopK
-    from labelstore.labels.soft_labels import SoftLabels
-    from labelstore.operations.inspection.comparable import Comparable
+    from labelstore.operations.inspection.comparison.paired_labels import Part
     from labelstore.store.label_reader import LabelReader
-
-    Float64Array = npt.NDArray[np.float64]
-    Int64Array = npt.NDArray[np.int64]
 
 __all__ = ["compare"]
 
-LARGEST = 5
-"""Largest classes that are compared and told of a label, at most."""
-
 DECISIONS = ("discarded_low", "calibrated", "kept", "discarded_high")
-
-_ENTRIES = 2**20
-"""Classes with their probabilities that are compared at a time: about 100 MB."""
 
 
 def compare(
@@ -96,10 +91,9 @@ def compare(
     stores = opened_reader(a), opened_reader(b)
     matched = comparable(*stores)
     rule = FerKD() if ferkd is None else ferkd
-    pair = _Pair(*stores, matched, sample)
-    walk = _by_views if matched.by == "views" else _by_images
+    pair = Pair(*stores, matched, sample)
     sums = _Sums(pair, rule, extremes)
-    for part in walk(pair):
+    for part in parts_of(pair):
         sums.add(part)
         if tell is not None:
             tell(part.new_images, part.labels)
@@ -118,190 +112,10 @@ def compare(
     }
 
 
-class _Pair:
-    """Two stores, and what of them is read."""
-
-    def __init__(
-        self, a: LabelReader, b: LabelReader, matched: Comparable, sample: int | None
-    ) -> None:
-        self.a, self.b = a, b
-        self.matched = matched
-        types = {member.manifest.label_type for store in (a, b) for member in store.members}
-        least = min(member.manifest.k for store in (a, b) for member in store.members)
-        # A hard or smoothed label names its largest class alone.
-        self.n = min(LARGEST, least) if types == {"top-k"} else 1
-        if matched.by == "images":
-            self.n = min(LARGEST, a.num_classes)
-        both = min(a.num_views, b.num_views)
-        wide = max((a, b), key=lambda store: store.manifest.group_views)
-        self.common = _views(wide, both, sample)
-        """Views that are compared one by one."""
-        self.views_a, self.views_b = (_views(store, store.num_views, sample) for store in (a, b))
-        """Views of each that a mean is made of."""
-
-    def views_told(self) -> dict[str, Any]:
-        """``a``, ``b``: views of each image; ``compared``: those that both have; what was read."""
-        by_views = self.matched.by == "views"
-        return {
-            "a": self.a.num_views,
-            "b": self.b.num_views,
-            "compared": min(self.a.num_views, self.b.num_views) if by_views else None,
-            "looked_at_a": len(self.common if by_views else self.views_a),
-            "looked_at_b": len(self.common if by_views else self.views_b),
-        }
-
-    def alerts(self) -> list[dict[str, str]]:
-        """What the numbers of views mean for what is told."""
-        a, b = self.a.num_views, self.b.num_views
-        if self.matched.by == "views" and a != b:
-            text = (
-                f"A has {a:,} views of each image and B {b:,}: the first {min(a, b):,} are "
-                "compared."
-            )
-            return [{"kind": "views", "text": text}]
-        whole = len(self.views_a) == a and len(self.views_b) == b
-        if self.matched.by == "images" and not whole:
-            text = (
-                "The means are over a sample of each image's views. Means over few views are "
-                "farther apart than those over all, by how much is not known: for exact numbers "
-                "compare all views."
-            )
-            return [{"kind": "sampled_means", "text": text}]
-        return []
-
-    def runs(self, columns: int) -> Iterator[slice]:
-        """Runs of the compared images, each of one block of a, of so many views at most."""
-        rows, size = self.matched.rows_a, self.a.manifest.block_images
-        ends = np.append(np.flatnonzero(np.diff(rows // size)) + 1, len(rows))
-        start = 0
-        for end in ends.tolist():
-            step = max(_ENTRIES // (columns * self.width), 1)
-            for low in range(start, end, step):
-                yield slice(low, min(low + step, end))
-            start = end
-
-    @property
-    def width(self) -> int:
-        """Classes of two recovered labels."""
-        manifests = [member.manifest for store in (self.a, self.b) for member in store.members]
-        return sum(manifest.k + manifest.prior_size for manifest in manifests)
-
-
-def _views(store: LabelReader, num_views: int, sample: int | None) -> Int64Array:
-    """The numbers of the views that are read, of the first ``num_views``."""
-    size = store.manifest.group_views
-    groups = -(-num_views // size)
-    if sample is None or sample >= num_views:
-        return np.arange(num_views)
-    chosen = groups_of_views(sample, size, groups)
-    views = (chosen[:, None] * size + np.arange(size)).reshape(-1)
-    return views[views < num_views]
-
-
-class _Part(NamedTuple):
-    """Labels that are compared: m of each of n images."""
-
-    places: slice
-    """Which of the compared images."""
-    columns: Int64Array
-    """(m,) numbers of the views; of means (1,)."""
-    crops: Crops
-    decisions: tuple[TopK | EnsembleTopK, TopK | EnsembleTopK] | None
-    new_images: int
-    """Images of which no part came before."""
-    labels: int
-    """Views that were read."""
-
-
-def _by_views(pair: _Pair) -> Iterator[_Part]:
-    """The two labels of every view."""
-    group = max(store.manifest.group_views for store in (pair.a, pair.b))
-    # As many groups as fit, of one image at the least.
-    columns = max(_ENTRIES // (pair.width * group), 1) * group
-    columns = min(columns, len(pair.common))
-    for places in pair.runs(columns):
-        rows_a, rows_b = pair.matched.rows_a[places], pair.matched.rows_b[places]
-        for start in range(0, len(pair.common), columns):
-            views = pair.common[start : start + columns]
-            stored = pair.a.read(rows_a[:, None], views[None]), pair.b.read(rows_b[:, None], views)
-            labels = [
-                _recovered(store, topk)
-                for store, topk in zip((pair.a, pair.b), stored, strict=True)
-            ]
-            tops = [
-                _largest(topk, label, pair.n) for topk, label in zip(stored, labels, strict=True)
-            ]
-            crops = _crops(tops, between(*labels), pair.matched.targets[places])
-            fresh = 0 if start else len(rows_a)
-            yield _Part(places, views, crops, stored, fresh, len(rows_a) * len(views))
-
-
-def _by_images(pair: _Pair) -> Iterator[_Part]:
-    """The two mean labels of every image."""
-    views = max(len(pair.views_a), len(pair.views_b))
-    # Means are as wide as there are classes.
-    for places in pair.runs(max(views, -(-2 * pair.a.num_classes // pair.width))):
-        sides = zip(
-            (pair.a, pair.b),
-            (pair.matched.rows_a[places], pair.matched.rows_b[places]),
-            (pair.views_a, pair.views_b),
-            strict=True,
-        )
-        means = [_means(store, rows, views) for store, rows, views in sides]
-        tops = [_largest_of_means(mean, pair.n) for mean in means]
-        targets = pair.matched.targets[places]
-        apart = Divergences(*(part[:, None] for part in between_dense(*means)))
-        crops = _crops(tops, apart, targets)
-        count = len(means[0])
-        yield _Part(places, np.zeros(1, dtype=np.int64), crops, None, count, count * views)
-
-
-def _recovered(store: LabelReader, topk: TopK | EnsembleTopK) -> SoftLabels:
-    """Labels as training has them when nothing else is said."""
-    return topk.as_type(store.members[0].manifest.label_type)
-
-
-def _largest(topk: TopK | EnsembleTopK, labels: SoftLabels, n: int) -> TopK:
-    """The n largest classes: as they are stored, so of equals the first stored is the largest."""
-    if isinstance(topk, TopK):
-        return TopK(topk.indices[..., :n], topk.probs[..., :n], topk.num_classes)
-    return largest(labels, n)
-
-
-def _means(store: LabelReader, rows: Int64Array, views: Int64Array) -> Float64Array:
-    """(n, C) the mean of each image's labels, summing to 1."""
-    means = np.stack(
-        [mean_distribution(_recovered(store, store.read(row, views))) for row in rows.tolist()]
-    )
-    return np.asarray(means / means.sum(axis=-1, keepdims=True))
-
-
-def _largest_of_means(means: Float64Array, n: int) -> TopK:
-    """(images, 1) the n largest classes of means (images, C); of equals the smaller first."""
-    order = np.argsort(-means, axis=-1, kind="stable")[:, None, :n]
-    probs = np.take_along_axis(means[:, None], order, axis=-1)
-    return TopK(order.astype(np.int32), probs.astype(np.float32), means.shape[-1])
-
-
-def _crops(tops: list[TopK], apart: Divergences, targets: npt.NDArray[np.int32]) -> Crops:
-    holds = [
-        ((top.indices == targets[:, None, None]) & (top.probs > 0)).any(axis=-1) for top in tops
-    ]
-    return Crops(
-        agreement=Agreement.of(*tops),
-        divergences=apart,
-        confidence_a=tops[0].confidence,
-        confidence_b=tops[1].confidence,
-        targets=targets,
-        holds_a=holds[0],
-        holds_b=holds[1],
-    )
-
-
 class _Sums:
     """Everything that is added up over the parts."""
 
-    def __init__(self, pair: _Pair, rule: FerKD, extremes: int) -> None:
+    def __init__(self, pair: Pair, rule: FerKD, extremes: int) -> None:
         self.comparison = Comparison(pair.a.num_classes, pair.n)
         self._pair = pair
         self._rule = rule
@@ -311,7 +125,7 @@ class _Sums:
         self._open: slice | None = None
         self._of_images = np.zeros(0)
 
-    def add(self, part: _Part) -> None:
+    def add(self, part: Part) -> None:
         """One more part; all parts of some images come one after another."""
         self.comparison.add(part.crops, count_images=part.new_images > 0)
         places = np.arange(part.places.start, part.places.stop)
@@ -332,7 +146,7 @@ class _Sums:
         places = np.arange(self._open.start, self._open.stop)
         self._images.add(self._of_images[:, None] / count, places)
 
-    def _decide(self, part: _Part) -> None:
+    def _decide(self, part: Part) -> None:
         confidences = (part.crops.confidence_a, part.crops.confidence_b)
         if self._rule.confidence == "target" and part.decisions is not None:
             targets = part.crops.targets[:, None]
@@ -381,7 +195,7 @@ def _decisions(rule: FerKD, confidences: npt.NDArray[np.float32]) -> npt.NDArray
     return np.select([parts.low, parts.calibrated, parts.high], [0, 1, 3], default=2)
 
 
-def _entry(pair: _Pair, place: int, view: int | None) -> dict[str, Any]:
+def _entry(pair: Pair, place: int, view: int | None) -> dict[str, Any]:
     """What both say of a view, or on average of an image's views, and how far that is apart."""
     row_a, row_b = int(pair.matched.rows_a[place]), int(pair.matched.rows_b[place])
     target = int(pair.matched.targets[place])
@@ -392,11 +206,11 @@ def _entry(pair: _Pair, place: int, view: int | None) -> dict[str, Any]:
         views_a = views_b = np.array([view])
     sides = ((pair.a, row_a, views_a), (pair.b, row_b, views_b))
     stored = [store.read(row, views) for store, row, views in sides]
-    labels = [_recovered(side[0], topk) for side, topk in zip(sides, stored, strict=True)]
+    labels = [recovered(side[0], topk) for side, topk in zip(sides, stored, strict=True)]
     means = [mean_distribution(label) for label in labels]
     if by_views:
         apart = between(*labels)
-        tops = [_largest(topk, label, 1) for topk, label in zip(stored, labels, strict=True)]
+        tops = [largest_stored(topk, label, 1) for topk, label in zip(stored, labels, strict=True)]
         agreement: float | None = float(Agreement.of(*tops).top1.mean())
     else:
         means = [mean / mean.sum() for mean in means]
@@ -417,7 +231,7 @@ def _entry(pair: _Pair, place: int, view: int | None) -> dict[str, Any]:
 
 
 def _class_names(a: LabelReader, b: LabelReader) -> list[str] | None:
-    names = a.manifest.class_names or b.manifest.class_names
+    names = human_names(a.manifest) or human_names(b.manifest)
     return None if names is None else list(names)
 
 

@@ -614,7 +614,7 @@ def test_a_part_at_a_time_says_the_same(tmp_path, monkeypatch):
     a, b = two(tmp_path)
     c = two(tmp_path / "more", law=ViewLaw(seed=3))[1]
     whole = [compare(a, b), compare(a, c)]
-    monkeypatch.setattr("labelstore.operations.inspection.compare._ENTRIES", 60)
+    monkeypatch.setattr("labelstore.operations.inspection.comparison.paired_labels._ENTRIES", 60)
     for before, other in zip(whole, (b, c), strict=True):
         found, wanted = flat(compare(a, other)), flat(before)
         assert found.keys() == wanted.keys()
