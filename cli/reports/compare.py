@@ -174,7 +174,9 @@ class _Shown:
         return output.table(("", ""), lines, numeric=(1,))
 
     def _fits(self, table: RenderableType) -> bool:
-        return self.console.measure(table).maximum <= self.console.width
+        """Whether nothing of it has to be folded or cut off."""
+        boundless = self.console.options.update(width=10_000)
+        return self.console.measure(table, options=boundless).maximum <= self.console.width
 
     def truth(self) -> RenderableType | None:
         """Who is right."""
@@ -290,9 +292,15 @@ class _Shown:
         entries = self.told[kind]
         if not entries:
             return None
-        by_view = kind == "largest_views"
-        if self.console.width < 110:
-            return Group(*(line for entry in entries for line in self._stacked(entry)))
+        for with_truth in (True, False):
+            table = self._entry_table(entries, kind == "largest_views", with_truth)
+            if self._fits(table):
+                return table
+        return Group(*(line for entry in entries for line in self._stacked(entry)))
+
+    def _entry_table(
+        self, entries: Sequence[dict[str, Any]], by_view: bool, with_truth: bool
+    ) -> RenderableType:
         lines = [
             (
                 f"{entry['total_variation']:.3f}",
@@ -300,13 +308,14 @@ class _Shown:
                 f"{entry['kl_ba']:.3f}",
                 str(entry["view"]) if by_view else _optional(entry["agreement"]),
                 entry["key"],
-                self.name(entry["target"]),
+                *((self.name(entry["target"]),) if with_truth else ()),
                 *(self._said(entry[name][0]) for name in "ab"),
             )
             for entry in entries
         ]
-        columns = ("TV", "KL(A||B)", "KL(B||A)", "view" if by_view else "agree", "image")
-        return output.table((*columns, "truth", "A says", "B says"), lines, numeric=range(4))
+        truth = ("truth",) if with_truth else ()
+        columns = ("TV", "KL(A||B)", "KL(B||A)", "view" if by_view else "agree", "image", *truth)
+        return output.table((*columns, "A says", "B says"), lines, numeric=range(4))
 
     def _said(self, top: dict[str, Any]) -> str:
         return f"{self.name(top['class'])} {top['probability']:.3f}"
@@ -315,8 +324,8 @@ class _Shown:
         from rich.padding import Padding
         from rich.text import Text
 
-        where = f" view {entry['view']}" if "view" in entry else ""
-        first = f"TV {entry['total_variation']:.3f}  {output.printable(entry['key'])}{where}"
+        where = f"view {entry['view']}  " if "view" in entry else ""
+        first = f"TV {entry['total_variation']:.3f}  {where}{output.printable(entry['key'])}"
         more = f"KL {entry['kl_ab']:.3f}, {entry['kl_ba']:.3f}"
         if entry.get("agreement") is not None:
             more += f"; the largest class agrees in {share(entry['agreement'], 1)}"

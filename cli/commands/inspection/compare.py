@@ -153,7 +153,7 @@ def _write_page(
     if request.report is None:
         return
     photos = None if request.photos is None else request.source.open(request.photos)
-    data = page_data(a, b, comparison, photos)
+    data = page_data(a, comparison, photos)
     names = " and ".join(Path(str(store.path)).name for store in (a, b))
     page.write(request.report, page.render("compare", names, data), request.overwrite)
     output.note(f"the page was written to {request.report}: open it in a browser")
