@@ -11,7 +11,7 @@
 | `--image-column`, `--label-column` | of Parquet files | all that read photos |
 | `--image-field` | the photo among a tar sample's fields | all that read photos |
 | `--max-pixels` | of a photo, at least 2 | all that read photos |
-| `--overwrite` | replace what is there | generate, merge, pull, recode |
+| `--overwrite` | replace what is there | generate, inspect, merge, pull, recode |
 | `--json` | one JSON document on stdout, errors included | all but demo |
 | `-q`, `--quiet` | errors alone | generate, merge, pull, recode |
 """

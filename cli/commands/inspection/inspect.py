@@ -11,6 +11,7 @@ from labelstore.errors import require_packages
 
 from ... import options, output
 from ...reports.inspect import draw_histogram, print_report
+from ...reports.page import PageOptions, page_options, photos_of, write_page
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -21,6 +22,7 @@ and the easiest of them, and what a crop costs on disk.
 \b
   labelstore inspect teacher.zarr
   labelstore inspect teacher.zarr --low 0.1 --top 0.98 --plot confidence.png
+  labelstore inspect teacher.zarr --report teacher.html --photos PHOTOS
   labelstore inspect teacher.zarr --json | jq .agreement.top1
 
 A store that is still being made is shown as far as it is committed.
@@ -52,6 +54,8 @@ class InspectOptions:
     plot: Path | None
     extremes: int
     ferkd: options.FerKDOptions
+    page: PageOptions
+    photo_options: options.SourceOptions
     json: bool
 
 
@@ -72,8 +76,15 @@ class InspectOptions:
     help="How many of the hardest and easiest crops and images are named.",
 )
 @options.ferkd_options
+@page_options
+@options.source_options
 @options.json_option
-@options.collected(InspectOptions, ferkd=options.FerKDOptions)
+@options.collected(
+    InspectOptions,
+    ferkd=options.FerKDOptions,
+    page=PageOptions,
+    photo_options=options.SourceOptions,
+)
 def command(request: InspectOptions) -> None:
     """Inspect a store."""
     import labelstore
@@ -81,7 +92,9 @@ def command(request: InspectOptions) -> None:
     from labelstore.operations.inspection.inspect import report
 
     rule = request.ferkd.rule()
+    request.page.check(request.photo_options)
     store = labelstore.open(request.store)
+    photos = photos_of(request.page, request.photo_options, store)
     with output.progress(store.num_images, store.num_views, brief=True) as progress:
         try:
             statistics = report(store, rule, request.extremes, tell=progress.update)
@@ -97,3 +110,4 @@ def command(request: InspectOptions) -> None:
     if request.plot is not None:
         draw_histogram(statistics, request.plot)
         output.note(f"the histogram was drawn to {request.plot}")
+    write_page(request.page, store, statistics, photos, quiet=request.json)

@@ -95,7 +95,7 @@ def report(
         - ``table``: Table 1; a list of 12 such dicts with ``aggregated_ratio`` as well: the share
           of the crops in [0, high);
         - ``thresholds``: ``confidence``: 0, 0.005, ... 1; ``at_most``: how many crops have at most
-          that;
+          that, of what the rule looks at;
         - ``ferkd``: ``low``, ``middle``, ``top``, ``confidence`` of the rule; ``discarded_low``,
           ``discarded_high``, ``calibrated``, ``kept``: each a dict of ``count``, ``share`` and
           ``error``; ``images_without_views``: images all of whose views are discarded;
@@ -165,6 +165,9 @@ class _Tally:
         self._label_views = np.concatenate([np.arange(s.start, s.stop) for s in slices])
         self._views = np.arange(store.num_views) if self._whole_plane else self._label_views
         self._counts = ConfidenceCounts()
+        # What the rule looks at, which its thresholds are compared with.
+        by_target = self._rule.confidence == "target"
+        self._ferkd_counts = ConfidenceCounts() if by_target else self._counts
         self._classes = ClassSums(store.num_classes)
         self._actions = ActionCounts()
         self._decided = 0
@@ -239,7 +242,9 @@ class _Tally:
             drifts.add(drift[:, None], images)
         self._add_agreement(targets, topk)
         if self._rule.confidence == "target":
-            self._decide(targets, self._rule.confidence_of(None, topk, targets[:, None]))
+            values = self._rule.confidence_of(None, topk, targets[:, None])
+            self._ferkd_counts.add(values)
+            self._decide(targets, values)
 
     def _add_agreement(self, targets: npt.NDArray[np.int32], topk: TopK) -> None:
         known = targets >= 0
@@ -268,7 +273,7 @@ class _Tally:
             },
             "histogram": self._counts.histogram(crops),
             "table": self._counts.table(crops),
-            "thresholds": self._counts.thresholds(),
+            "thresholds": self._ferkd_counts.thresholds(),
             "ferkd": self._ferkd(crops),
             "epochs": [
                 {"views_per_image": each, "epochs": store.num_views // each} for each in (1, 4)

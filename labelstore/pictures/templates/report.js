@@ -21,8 +21,8 @@
   const isSample = report.sample && report.sample.views < report.sample.of;
 
   const titles = store.path.replace(/\/+$/, "").split("/");
-  page.header(titles[titles.length - 1],
-    `What ${counted(store.labelled_crops, "crop")} of ${counted(store.labelled_images, "photo")} are labelled as`
+  page.header(titles[titles.length - 1], !store.labelled_crops ? "No crop is labelled yet."
+    : `What ${counted(store.labelled_crops, "crop")} of ${counted(store.labelled_images, "photo")} are labelled as`
     + (store.teachers.length ? `, by ${store.teachers.map((teacher) => teacher.spec).join(" and ")}.` : "."));
 
   alerts();
@@ -60,8 +60,8 @@
       [count(store.labelled_crops), `crops: ${counted(store.labelled_images, "photo")}, ${counted(store.views, "view")} each`],
       agreement && [share(agreement.top1) + plusMinus(agreement.top1_error), "of crops agree with the ground truth (top-1)"],
       agreement && agreement.n > 1 && [share(agreement.top_n) + plusMinus(agreement.top_n_error), `have it among their ${agreement.n} largest classes`],
-      report.entropy && [decimal(report.entropy.mean), "nats of entropy in the mean label"],
-      [missing(report.bytes.total_per_crop) ? "unknown" : decimal(report.bytes.total_per_crop, 2), "bytes a crop on disk"],
+      store.labelled_crops > 0 && [decimal(report.entropy.mean), "nats of entropy in the mean label"],
+      store.labelled_crops > 0 && [decimal(report.bytes.total_per_crop, 2), "bytes a crop on disk"],
     ];
     const teachers = store.teachers.map((teacher) =>
       `${teacher.spec}, weights ${teacher.checkpoint}, input ${teacher.input_size.join(" x ")}${teacher.untrained ? ", UNTRAINED" : ""}`);
@@ -206,7 +206,7 @@
           Plot.rectY(pieces(), {x1: "x1", x2: "x2", y: "ratio", fill: {value: "colour", scale: null}, insetLeft: 0.5, insetRight: 0.5}),
           Plot.ruleY([0]),
           // Below the thresholds' names.
-          Plot.text(["\u2191 share of crops"], {frameAnchor: "top-left", dx: -MARGINS.left, dy: -14}),
+          Plot.text(["\u2191 share of crops"], {frameAnchor: "top-left", dx: -MARGINS.left, dy: -20}),
         ],
       });
       svg.setAttribute("role", "img");
@@ -275,7 +275,8 @@
         handle.setAttribute("aria-valuenow", text(value));
         handle.setAttribute("aria-valuetext", `${text(value)}: ${counted(crops, "crop")}, ${share(ratio)}, ${ACTIONS[number][1]}`);
       });
-      replace(bar, ACTIONS.map(([, , colour], number) => el("i", {style: {background: colour, flex: `${found[number][1]} 1 0`}})));
+      replace(bar, ACTIONS.map(([, , colour], number) => found[number][0] > 0
+        && el("i", {style: {background: colour, flex: `${found[number][1]} 1 0`}})));
       const bounds = at.map((place) => text(stops[place].value));
       const ranges = [`0 to ${bounds[0]}`, `above ${bounds[0]}, to ${bounds[1]}`, `above ${bounds[1]}, to ${bounds[2]}`, `above ${bounds[2]}`];
       const unmoved = at.every((place, number) => place === given[number]);
@@ -292,7 +293,7 @@
     const made = page.section("thresholds", "Confidence, and what FerKD would do",
       el("p", {}, "Move the thresholds: drag them, or focus one and use the arrow keys. Crops at or below low and above top are discarded, those up to middle get the smoothed ground truth, the rest keep their soft label."),
       ferkd.confidence === "target" && el("p", {class: "quiet"}, "The rule looks at the probability of the ground truth, and so does this histogram; Table 1 is of the largest probability."),
-      el("figure", {}, chart, el("figcaption", {}, `The FerKD paper's Figure 2: ${counted(total, "crop")} by confidence${isSample ? ", estimated from some of the views" : ""}.`)),
+      el("figure", {}, chart, el("figcaption", {}, `${ferkd.confidence === "max" ? "The FerKD paper's Figure 2: " : ""}${counted(total, "crop")} by confidence${isSample ? ", estimated from some of the views" : ""}.`)),
       bar,
       page.scroll("What FerKD does at these thresholds", el("table", {class: "parts", "aria-label": "What FerKD does at these thresholds"},
         el("thead", {}, el("tr", {}, ["crops are", "confidence", "crops", "share"].map((words, number) =>
@@ -350,7 +351,7 @@
   }
 
   function track(ratio, most = 1, colour = null) {
-    return el("span", {class: "track", "aria-hidden": "true"}, el("i", {style: {width: `${most ? 100 * ratio / most : 0}%`, ...(colour ? {background: colour} : {})}}));
+    return el("span", {class: "track", "aria-hidden": "true"}, ratio > 0 && el("i", {style: {width: `${most ? 100 * ratio / most : 0}%`, ...(colour ? {background: colour} : {})}}));
   }
 
   function table1() {
@@ -396,7 +397,6 @@
   }
 
   function uncertainty() {
-    if (!report.entropy) return;
     const bins = report.entropy.histogram;
     const all = d3.sum(bins, (bin) => bin.count);
     const spread = bins.length && bins[bins.length - 1].high > bins[0].low;
@@ -412,7 +412,7 @@
     const residual = (width) => page.plot({
       width, height: 290, marginLeft: 48, marginTop: 36,
       x: {label: "largest classes that are kept", type: "point", tickFormat: "d", domain: report.residual.map((row) => row.rank)},
-      y: {label: "mass outside them", tickFormat: "%", grid: true, ticks: 5, zero: true},
+      y: {label: "mass outside them", tickFormat: "%", grid: true, ticks: 5, domain: [0, d3.max(report.residual, (row) => row.mean) || 1]},
       marks: [
         Plot.line(report.residual, {x: "rank", y: "mean", stroke: "var(--accent)", strokeWidth: 1.5}),
         Plot.dot(report.residual, {x: "rank", y: "mean", r: 4, fill: "var(--accent)"}),
@@ -432,25 +432,29 @@
     const table = report.classes;
     const all = (table.class || []).map((_, place) => Object.fromEntries(Object.entries(table).map(([name, column]) => [name, column[place]])));
     const rows = all.filter((row) => row.images || row.predicted);
+    const left = store.classes - rows.length;
     const number = (label, name, words, title) => ({label, numeric: true, title, value: (row) => row[name], cell: (row) => (missing(row[name]) ? "\u2013" : words(row[name]))});
-    const left = all.length - rows.length;
+    const hasTruth = rows.some((row) => row.images);
+    const ofPhotos = [
+      number("photos", "images", count),
+      number("confidence", "confidence", decimal, "Mean largest probability of its crops"),
+      number("agreement", "agreement", (x) => share(x, 1), "Crops whose largest class is the ground truth"),
+      number("drift", "drift", decimal, "Mean over its photos of the trace of the covariance of a photo's labels"),
+      number("entropy", "entropy", decimal, "Mean entropy of its labels, nats"),
+      number("discarded", "discarded", (x) => share(x, 1)),
+      number("calibrated", "calibrated", (x) => share(x, 1)),
+      number("kept", "kept", (x) => share(x, 1)),
+      number("without views", "images_without_views", count, "Photos all of whose views are discarded"),
+    ];
     page.section("classes", "Classes",
       el("p", {}, left ? `${counted(left, "class")} without a photo, and that no crop has as its largest, ${left === 1 ? "is" : "are"} left out. ` : "",
-        "Shares are of the crops of a class's own photos."),
+        hasTruth ? "Shares are of the crops of a class's own photos." : "The store has no ground truth: what is known of a class is how many crops have it as their largest."),
       page.table({
         label: "Classes", noun: "class", rows, pageRows: 20, sort: [1, true],
         search: (row) => page.printable(className(row.class)),
         columns: [
           {label: "class", value: (row) => (names ? names[row.class].toLowerCase() : row.class), cell: (row) => className(row.class)},
-          number("photos", "images", count),
-          number("confidence", "confidence", decimal, "Mean largest probability of its crops"),
-          number("agreement", "agreement", (x) => share(x, 1), "Crops whose largest class is the ground truth"),
-          number("drift", "drift", decimal, "Mean over its photos of the trace of the covariance of a photo's labels"),
-          number("entropy", "entropy", decimal, "Mean entropy of its labels, nats"),
-          number("discarded", "discarded", (x) => share(x, 1)),
-          number("calibrated", "calibrated", (x) => share(x, 1)),
-          number("kept", "kept", (x) => share(x, 1)),
-          number("without views", "images_without_views", count, "Photos all of whose views are discarded"),
+          ...(hasTruth ? ofPhotos : []),
           number("predicted", "predicted", count, "Crops of any photo whose largest class it is"),
         ],
       }));
