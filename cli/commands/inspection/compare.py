@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ... import options, output
 from ...reports.compare import print_comparison
+from ...reports.page import PageOptions, page_options, photos_of, write_page_of
 
 if TYPE_CHECKING:
+    from labelstore.operations.inspection.labelled_photos import LabelledPhotos
     from labelstore.store.label_reader import LabelReader
 
 HELP = """Compare the labels of two stores of the same images: how often the largest class is the
@@ -42,10 +44,8 @@ class CompareOptions:
     sample: int | None
     extremes: int
     ferkd: options.FerKDOptions
-    report: Path | None
-    photos: str | None
-    source: options.SourceOptions
-    overwrite: bool
+    page: PageOptions
+    photo_options: options.SourceOptions
     json: bool
 
 
@@ -77,39 +77,25 @@ class CompareOptions:
     help="How many of the views and images that differ most are named.",
 )
 @options.ferkd_options
-@click.option(
-    "--report",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Write a page for a browser, too: one file, which loads nothing. An older page is "
-    "replaced.",
-)
-@click.option(
-    "--photos", metavar="SOURCE", help="Where the photos are: the page shows crops of them."
-)
+@page_options
 @options.source_options
-@click.option(
-    "--overwrite", is_flag=True, help="Replace a file at --report that is no page of labelstore's."
-)
 @options.json_option
-@options.collected(CompareOptions, ferkd=options.FerKDOptions, source=options.SourceOptions)
+@options.collected(
+    CompareOptions,
+    ferkd=options.FerKDOptions,
+    page=PageOptions,
+    photo_options=options.SourceOptions,
+)
 def command(request: CompareOptions) -> None:
     """Compare two stores."""
-    from labelstore.errors import CorruptError, UsageError
+    from labelstore.errors import CorruptError
     from labelstore.operations.inspection.compare import compare
 
     rule = request.ferkd.rule()
-    if request.photos is not None and request.report is None:
-        raise UsageError(
-            "--photos is for the page that --report writes, and none is asked for: add --report."
-        )
-    if request.report is not None:
-        from labelstore.pictures.page import check_replaceable
-
-        # Before the stores are read, which may take minutes.
-        check_replaceable(request.report, request.overwrite)
+    request.page.check(request.photo_options)
     a = _reader(request.a, request.mean_a)
     b = _reader(request.b, request.mean_b)
+    photos = photos_of(request.page, request.photo_options, a)
     views = min(a.num_views, b.num_views)
     views = views if request.sample is None else min(views, request.sample)
     with output.progress(min(a.num_images, b.num_images), views, brief=True) as progress:
@@ -131,8 +117,7 @@ def command(request: CompareOptions) -> None:
         output.emit_json(comparison)
     else:
         print_comparison(comparison)
-    if request.report is not None:
-        _write_page(request, a, b, comparison)
+    _write_page(request, a, b, comparison, photos)
 
 
 def _reader(path: str, others: tuple[str, ...]) -> LabelReader:
@@ -145,15 +130,18 @@ def _reader(path: str, others: tuple[str, ...]) -> LabelReader:
 
 
 def _write_page(
-    request: CompareOptions, a: LabelReader, b: LabelReader, comparison: dict[str, Any]
+    request: CompareOptions,
+    a: LabelReader,
+    b: LabelReader,
+    comparison: dict[str, Any],
+    photos: LabelledPhotos | None,
 ) -> None:
     from labelstore.operations.inspection.comparison.page_data import page_data
-    from labelstore.pictures import page
 
-    if request.report is None:
-        return
-    photos = None if request.photos is None else request.source.open(request.photos)
-    data = page_data(a, comparison, photos)
-    names = " and ".join(Path(str(store.path)).name for store in (a, b))
-    page.write(request.report, page.render("compare", names, data), request.overwrite)
-    output.note(f"the page was written to {request.report}: open it in a browser")
+    names = " and ".join(PurePosixPath(str(store.path)).name for store in (a, b))
+    write_page_of(
+        request.page,
+        ("compare", f"{names}: labelstore compare"),
+        lambda tell: page_data(a, comparison, photos, tell=tell),
+        quiet=request.json,
+    )

@@ -24,7 +24,7 @@ LIMIT_BYTES = 6 * 10**6
 def page_data(
     a: LabelReader,
     comparison: dict[str, Any],
-    photos: ImageSource | None = None,
+    photos: ImageSource | LabelledPhotos | None = None,
     limit_bytes: int = LIMIT_BYTES,
     tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -62,8 +62,9 @@ def page_data(
     }
     pictures = None
     if photos is not None:
-        labelled = LabelledPhotos(a, photos)
-        pictures = _add_pictures(a, labelled, [*views, *images], Budget(limit_bytes), tell)
+        if not isinstance(photos, LabelledPhotos):
+            photos = LabelledPhotos(a, photos)
+        pictures = _add_pictures(a, photos, [*views, *images], Budget(limit_bytes), tell)
     return {"comparison": shown, "pictures": pictures}
 
 
