@@ -15,7 +15,11 @@
   ];
   const LOOKS_AT = ferkd.confidence === "max" ? "largest probability" : "ground truth's probability";
 
-  const className = (number) => (names ? `${names[number]} (${number})` : `class ${number}`);
+  function className(number) {
+    if (!names) return `class ${number}`;
+    // Of names that several classes have, the number is a part already.
+    return names[number].endsWith(`(${number})`) ? names[number] : `${names[number]} (${number})`;
+  }
   const plusMinus = (error) => (error ? ` \u00b1 ${share(error)}` : "");
   const images = new Map(data.images.map((image) => [image.image, image]));
   const isSample = report.sample && report.sample.views < report.sample.of;
