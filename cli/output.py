@@ -6,33 +6,36 @@ import contextlib
 import io
 import json
 import re
+import shlex
 import sys
 import time
-import unicodedata
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .text import clock
+from .tables import beside, pairs, table
+from .text import clock, is_obeyed, printable, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from rich.console import Console, RenderableType
-    from rich.table import Table
+    from rich.console import Console
     from rich.text import Text
 
 __all__ = [
     "ProgressMeter",
+    "beside",
     "console",
     "emit_json",
     "note",
+    "note_command",
     "pairs",
     "printable",
     "printed_warnings",
     "progress",
+    "say",
     "table",
     "text_of_json",
 ]
@@ -46,32 +49,10 @@ JSON_SECONDS = 10.0
 RATE_SECONDS = 60.0
 """Rates are means over about this long, so that they follow a machine that slows down."""
 
-
-_JOINERS = "\u200c\u200d"
-"""Format characters that words of some languages, and emoji, are written with."""
+BESIDE_PROGRESS = 17
+"""Columns for a bar of ten, its share in per cent, and what lies between."""
 
 _JSON_SPECIAL = re.compile(r"[^\n -~]")
-
-
-def printable(text: str) -> str:
-    """Text for a terminal, on one line: what a terminal would obey is escaped.
-
-    Keys, class names and specs come from files that anybody may have made. Controls (ESC, those of
-    C1, line breaks), marks that turn the direction of writing, other invisible characters and lone
-    surrogates are written as ``\\x1b``, ``\\n``, ``\\u202e``. All else is as it was.
-    """
-    if text.isprintable():
-        return text
-    return "".join(_escaped(sign) if _is_obeyed(sign) else sign for sign in text)
-
-
-def _is_obeyed(sign: str) -> bool:
-    kind = unicodedata.category(sign)
-    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and sign not in _JOINERS)
-
-
-def _escaped(sign: str) -> str:
-    return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def text_of_json(document: Any, indent: int | None = None) -> str:
@@ -82,7 +63,7 @@ def text_of_json(document: Any, indent: int | None = None) -> str:
     """
     text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
     return _JSON_SPECIAL.sub(
-        lambda sign: json.dumps(sign[0])[1:-1] if _is_obeyed(sign[0]) else sign[0], text
+        lambda sign: json.dumps(sign[0])[1:-1] if is_obeyed(sign[0]) else sign[0], text
     )
 
 
@@ -127,9 +108,31 @@ def console() -> Console:
     return Plain(width=width, highlight=False, emoji=False, markup=False)
 
 
-def note(text: str) -> None:
-    """A line on stderr for the person who watches."""
-    click.echo(printable(text), err=True)
+def note(text: str, bold: bool = False) -> None:
+    """A line on stderr for the person who watches; wrapped between words on a terminal."""
+    line = printable(text)
+    if sys.stderr.isatty():
+        line = "\n".join(wrapped(line, _stderr_width()))
+    click.secho(line, bold=bold, err=True)
+
+
+def note_command(arguments: Sequence[str]) -> None:
+    """A command on stderr, as a user would type it: it can be copied where it is wrapped, too."""
+    words = ["$", *(printable(shlex.quote(argument)) for argument in arguments)]
+    lines = [" ".join(words)]
+    if sys.stderr.isatty():
+        lines = wrapped(words, _stderr_width() - len(_CONTINUED))
+    click.echo(_CONTINUED.join(lines), err=True)
+
+
+_CONTINUED = " \\\n    "
+"""Between two lines of a command."""
+
+
+def _stderr_width() -> int:
+    from rich.console import Console
+
+    return Console(stderr=True).width
 
 
 def emit_json(document: Any) -> None:
@@ -137,36 +140,15 @@ def emit_json(document: Any) -> None:
     click.echo(text_of_json(document, indent=2))
 
 
-def pairs(rows: Sequence[tuple[str, str]]) -> Table:
-    """Names and values, a line each."""
-    from rich.table import Table
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a paragraph, wrapped between words on a terminal.
 
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column()
-    # A long path goes on in the next line; nothing is cut off.
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        grid.add_row(name, printable(value))
-    return grid
-
-
-def table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str | RenderableType]],
-    numeric: Sequence[int] = (),
-) -> Table:
-    """A plain table; ``numeric`` are the numbers of the columns that are aligned to the right."""
-    from rich import box
-    from rich.table import Table
-
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    for number, name in enumerate(columns):
-        right = number in numeric
-        # Text that does not fit goes on in the next line: keys are there to be copied.
-        grid.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
-    for row in rows:
-        grid.add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in row))
-    return grid
+    A word that is longer than a line, as a path may be, is left to the terminal, which keeps it in
+    one piece to be copied.
+    """
+    whole = printable(text)
+    for line in wrapped(whole, console.width) if console.is_terminal else [whole]:
+        console.print(line, style=style, soft_wrap=True)
 
 
 class ProgressMeter:
@@ -270,14 +252,23 @@ class ProgressMeter:
             document["device_utilisation"] = utilisation(device)
         return document
 
-    def short(self) -> str:
-        """All of it in few words, for beside a bar."""
+    def short(self, width: int) -> str:
+        """As much of it as goes into so many columns, for beside a bar."""
         images, views = self.rates
         left = "?" if self.left is None else clock(self.left)
-        return (
-            f"{self.images:,}/{self.total_images:,} images, {images:,.1f}/s, {views:,.0f} views/s, "
-            f"{clock(self.elapsed)}, {left} left{self._waiting()}"
-        )
+        count = f"{self.images:,}/{self.total_images:,} images"
+        pace, end = f"{views:,.0f} views/s", f"{left} left"
+        for parts in (
+            (count, f"{images:,.1f}/s", pace, clock(self.elapsed), f"{end}{self._waiting()}"),
+            (count, pace, clock(self.elapsed), f"{end}{self._waiting()}"),
+            (count, pace, end),
+            (count, end),
+            (f"{self.images:,}/{self.total_images:,}", end),
+        ):
+            line = ", ".join(parts)
+            if len(line) <= width:
+                return line
+        return end
 
     def _waiting(self) -> str:
         """A word on waiting where it is worth one."""
@@ -364,10 +355,12 @@ def _bar(total_views: int, brief: bool) -> Iterator[Callable[[ProgressMeter], No
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
     columns = (BarColumn(bar_width=None), TaskProgressColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), expand=True, transient=brief) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, expand=True, transient=brief) as bar:
         task = bar.add_task("", total=total_views)
 
         def show(meter: ProgressMeter) -> None:
-            bar.update(task, completed=meter.views, description=meter.short())
+            room = console.width - BESIDE_PROGRESS
+            bar.update(task, completed=meter.views, description=meter.short(room))
 
         yield show

@@ -77,14 +77,13 @@ def command(context: click.Context, folder: str, views: int, epochs: int, device
 
 
 def _say(title: str) -> None:
-    click.secho(f"\n{title}", bold=True, err=True)
+    click.echo(err=True)
+    output.note(title, bold=True)
 
 
 def _run(context: click.Context, name: str, command: click.Command, arguments: list[str]) -> None:
     """Show a command as a user would type it, and run that very command."""
-    import shlex
-
-    output.note(f"$ labelstore {name} {shlex.join(arguments)}")
+    output.note_command(["labelstore", name, *arguments])
     with command.make_context(name, arguments, parent=context) as inner:
         command.invoke(inner)
 

@@ -185,7 +185,9 @@ def _show(rows: list[Row], sample: dict[str, int]) -> None:
             )
         )
     columns = ("", "k", "quantizer", "list", "B/crop", "KL", "TV", "top-1", "confidence", "speed")
-    output.console().print(output.table(columns, lines, numeric=range(4, len(columns))))
+    # Only the first setting of a fidelity bears its name.
+    shown = output.table(columns, lines, numeric=range(4, len(columns)), named_by=(0, 1))
+    output.console().print(shown)
     output.note(
         f"measured on {counted(sample['images'], 'image')} x "
         f"{counted(sample['views'], 'view')}; bytes for "

@@ -60,9 +60,10 @@ class ClassSums:
         entropy: Float64Array,
         drift: Float64Array,
     ) -> None:
-        """Images' ground truth (n,), largest class and entropy (n, V) of views, and drift (n,)."""
+        """Images' ground truth (n,), largest class (-1: none) and entropy (n, V), drift (n,)."""
         self._add("labels", targets, np.full(len(targets), top_classes.shape[1]))
-        self._add("right", targets, (top_classes == targets[:, None]).sum(axis=1))
+        right = (top_classes == targets[:, None]) & (targets[:, None] >= 0)
+        self._add("right", targets, right.sum(axis=1))
         self._add("entropy", targets, entropy.sum(axis=1))
         self._add("drift", targets, drift)
         self._add("predicted", top_classes.reshape(-1))

@@ -10,18 +10,23 @@ import click
 from labelstore.errors import require_packages
 
 from ... import options, output
-from ...reports.inspect import draw_histogram, print_report
+from ...reports.classes import SORTS
+from ...reports.inspect import draw_histogram, print_classes, print_report
 from ...reports.page import PageOptions, page_options, photos_of, write_page
+
+DEFAULT_ROWS = 20
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 HELP = """Show what is in a store: how confident the teacher is (Figure 2 and Table 1 of the FerKD
-paper), how often it agrees with the ground truth, what FerKD would do with the crops, the hardest
-and the easiest of them, and what a crop costs on disk.
+paper), how often it is right and how well it knows, what FerKD would do with the crops, which
+classes are taken for which, which photos may be in the wrong folder, the hardest and the easiest
+crops, and what a crop costs on disk.
 
 \b
   labelstore inspect teacher.zarr
   labelstore inspect teacher.zarr --low 0.1 --top 0.98 --plot confidence.png
+  labelstore inspect teacher.zarr --by class --sort agreement --rows 50
   labelstore inspect teacher.zarr --report teacher.html --photos PHOTOS
   labelstore inspect teacher.zarr --json | jq .agreement.top1
 
@@ -53,6 +58,10 @@ class InspectOptions:
     store: str
     plot: Path | None
     extremes: int
+    sample: int | None
+    by: str | None
+    sort: str
+    rows: int
     ferkd: options.FerKDOptions
     page: PageOptions
     photo_options: options.SourceOptions
@@ -74,6 +83,33 @@ class InspectOptions:
     default=5,
     show_default=True,
     help="How many of the hardest and easiest crops and images are named.",
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Look at N views of each image. By default at the confidence of all, and at the whole "
+    "labels of about four million crops.",
+)
+@click.option(
+    "--by",
+    type=click.Choice(["class"]),
+    help="Show a row for each class instead of the whole store.",
+)
+@click.option(
+    "--sort",
+    type=click.Choice(list(SORTS)),
+    default="confidence",
+    show_default=True,
+    help="Which classes come first: the least confident or agreed with, those that drift most or "
+    "have most images, or class 0.",
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(min=0),
+    default=DEFAULT_ROWS,
+    show_default=True,
+    help="How many classes, confused pairs and suspect images are shown; 0 shows all classes.",
 )
 @options.ferkd_options
 @page_options
@@ -97,7 +133,9 @@ def command(request: InspectOptions) -> None:
     photos = photos_of(request.page, request.photo_options, store)
     with output.progress(store.num_images, store.num_views, brief=True) as progress:
         try:
-            statistics = report(store, rule, request.extremes, tell=progress.update)
+            statistics = report(
+                store, rule, request.extremes, tell=progress.update, sample=request.sample
+            )
         except CorruptError as error:
             raise error.extended(
                 "labelstore verify names every block that is damaged, and labelstore repair, given "
@@ -105,8 +143,10 @@ def command(request: InspectOptions) -> None:
             ) from error
     if request.json:
         output.emit_json(statistics)
+    elif request.by is not None:
+        print_classes(statistics, request.sort, request.rows)
     else:
-        print_report(statistics)
+        print_report(statistics, request.rows or DEFAULT_ROWS)
     if request.plot is not None:
         draw_histogram(statistics, request.plot)
         output.note(f"the histogram was drawn to {request.plot}")

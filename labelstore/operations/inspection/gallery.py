@@ -166,7 +166,7 @@ def _figure_1(store: Store, rows: Int64Array, views: Int64Array) -> dict[str, An
         return None
     rows, views, width, height = rows[known], views[known], width[known], height[known]
     box = store.views(rows, views).box.astype(np.float64)
-    columns = {
+    columns: dict[str, Any] = {
         "x": (box[:, 1] + box[:, 3] / 2) / width,
         "y": (box[:, 0] + box[:, 2] / 2) / height,
         "area": box[:, 2] * box[:, 3] / (width * height),

@@ -230,7 +230,8 @@ class _Tally:
         labels = topk.as_type(self._store.manifest.label_type)
         means = mean_labels(labels)
         entropy, drift = entropy_of(labels), drift_of(labels, means)
-        top_classes = topk.indices[..., 0]
+        # A label without any stored mass names no class.
+        top_classes = np.where(topk.confidence > 0, topk.indices[..., 0], -1)
         self._labels += topk.confidence.size
         mass = np.cumsum(topk.probs, axis=-1, dtype=np.float64)
         self._residual += np.maximum(1.0 - mass, 0.0).sum(axis=(0, 1))
