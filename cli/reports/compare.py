@@ -1,4 +1,4 @@
-"""How ``labelstore compare`` looks: few columns where the terminal is narrow."""
+"""How ``labelstore compare`` looks: tables, and a map of both confidences."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ from ..text import counted, share, size
 from .actions import looks_at
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rich.console import Console, RenderableType
 
 __all__ = ["print_comparison"]
-
-WIDE = 72
-"""Columns that the widest tables need; below it they are told in fewer."""
 
 SHOWN_CLASSES = 10
 """Classes, and pairs of classes, that are shown; ``--json`` has more."""
@@ -30,7 +25,7 @@ DECISIONS = {
     "kept": "kept",
     "discarded_high": "too easy",
 }
-"""What FerKD decides, by rising confidence."""
+"""What FerKD decides, by rising confidence, in few words."""
 
 
 def print_comparison(comparison: dict[str, Any]) -> None:
@@ -41,7 +36,7 @@ def print_comparison(comparison: dict[str, Any]) -> None:
     shown.alerts()
     sections = (
         ("How often they agree", shown.agreement()),
-        (shown.distances_title(), shown.distances()),
+        ("How far apart (KL in nats, total variation 0 to 1)", shown.distances()),
         ("Agreement with the ground truth", shown.truth()),
         (f"Confidence: A to the right, B upwards ({shown.noun}s)", shown.scatter()),
         ("Classes that differ most, by the ground truth", shown.classes()),
@@ -64,7 +59,6 @@ class _Shown:
     def __init__(self, console: Console, comparison: dict[str, Any]) -> None:
         self.console = console
         self.told = comparison
-        self.wide = console.width >= WIDE
         self.noun = "crop" if comparison["by"] == "views" else "image"
         self._names = comparison["class_names"]
 
@@ -124,7 +118,7 @@ class _Shown:
             texts.insert(0, f"Not view by view: {self.told['reason']}")
         for text in texts:
             self.console.print()
-            self.console.print(text, style="yellow")
+            output.say(self.console, text, style="yellow")
 
     def agreement(self) -> RenderableType:
         """Largest classes and confidences."""
@@ -138,45 +132,15 @@ class _Shown:
         rows += [(f"mean confidence of {name.upper()}", _number(confidence[name])) for name in "ab"]
         return output.table((f"of {self.told['crops']:,} {self.noun}s", ""), rows, numeric=(1,))
 
-    def distances_title(self) -> str:
-        """With the unit."""
-        return "How far apart (KL in nats, total variation 0 to 1)"
-
     def distances(self) -> RenderableType:
-        """Means and quantiles; a row a distance, or a column where there is no room."""
+        """Means and quantiles."""
         names = {"kl_ab": "KL(A||B)", "kl_ba": "KL(B||A)", "total_variation": "TV"}
-        columns = {
-            words: [
-                _number(self.told[name]),
-                *(
-                    _number({"mean": quantile["value"], "error": quantile["error"]})
-                    for quantile in self.told[name]["quantiles"]
-                ),
-            ]
-            for name, words in names.items()
-        }
-        shares = [f"{entry['share']:.0%}" for entry in self.told["kl_ab"]["quantiles"]]
-        heads = ["mean", *shares]
-        across = [(words, *values) for words, values in columns.items()]
-        table = output.table(("at most, of", *heads), across, numeric=range(1, 6))
-        if self._fits(table):
-            return table
-        down = list(zip(heads, *columns.values(), strict=True))
-        table = output.table(("", *columns), down, numeric=(1, 2, 3))
-        if self._fits(table):
-            return table
-        # With an error beside each value there is room for one distance at a time.
-        lines = [
-            (f"{words} {head}", value)
-            for words, values in columns.items()
-            for head, value in zip(heads, values, strict=True)
-        ]
-        return output.table(("", ""), lines, numeric=(1,))
-
-    def _fits(self, table: RenderableType) -> bool:
-        """Whether nothing of it has to be folded or cut off."""
-        boundless = self.console.options.update(width=10_000)
-        return self.console.measure(table, options=boundless).maximum <= self.console.width
+        quantiles = [self.told[name]["quantiles"] for name in names]
+        rows = [("mean", *(_number(self.told[name]) for name in names))]
+        for of_each in zip(*quantiles, strict=True):
+            values = ({"mean": part["value"], "error": part["error"]} for part in of_each)
+            rows.append((f"{of_each[0]['share']:.0%} at most", *map(_number, values)))
+        return output.table(("", *names.values()), rows, numeric=(1, 2, 3))
 
     def truth(self) -> RenderableType | None:
         """Who is right."""
@@ -224,30 +188,28 @@ class _Shown:
             return None
         lines = [
             (
+                self.name(row["class"]),
                 f"{row['total_variation']:.3f}",
                 share(row["agreement"], 1),
-                *((share(row["truth_a"], 1), share(row["truth_b"], 1)) if self.wide else ()),
                 f"{row['images']:,}",
-                self.name(row["class"]),
+                share(row["truth_a"], 1),
+                share(row["truth_b"], 1),
             )
             for row in rows[:SHOWN_CLASSES]
         ]
-        right = ("A right", "B right") if self.wide else ()
-        columns = ("TV", "agree", *right, "images", "class")
-        return output.table(columns, lines, numeric=range(len(columns) - 1))
+        columns = ("class", "TV", "agree", "images", "A right", "B right")
+        return output.table(columns, lines, numeric=range(1, 6))
 
     def pairs(self) -> RenderableType | None:
         """What one says where the other says another thing."""
         lines = [
-            (f"{pair['crops']:,}", share(pair["share"]), self.name(pair["a"]), self.name(pair["b"]))
+            (self.name(pair["a"]), self.name(pair["b"]), f"{pair['crops']:,}", share(pair["share"]))
             for pair in self.told["pairs"][:SHOWN_CLASSES]
         ]
         if not lines:
             return None
-        if self.wide:
-            return output.table((f"{self.noun}s", "share", "A says", "B says"), lines, (0, 1))
-        stacked = [(line[0], f"{line[2]} / {line[3]}") for line in lines]
-        return output.table((f"{self.noun}s", "A says / B says"), stacked, (0,))
+        columns = ("A says", "B says", f"{self.noun}s", "share")
+        return output.table(columns, lines, numeric=(2, 3), named_by=(0, 1))
 
     def ferkd_title(self) -> str:
         """With the thresholds."""
@@ -256,7 +218,7 @@ class _Shown:
             return ""
         return (
             f"What FerKD does (low {rule['low']:g}, middle {rule['middle']:g}, top "
-            f"{rule['top']:g}, by the {looks_at(rule['confidence'])}): A's rows, B's columns"
+            f"{rule['top']:g}, by the {looks_at(rule['confidence'])})"
         )
 
     def ferkd(self) -> RenderableType | None:
@@ -265,80 +227,47 @@ class _Shown:
             return None
         parts = {(part["a"], part["b"]): part for part in self.told["ferkd"]["decisions"]}
 
-        def told(part: dict[str, Any]) -> str:
-            if self.wide:
-                return f"{part['count']:,} ({share(part['share'], 1)})"
-            return share(part["share"], 1)
-
         lines = [
-            (words, *(told(parts[of_a, of_b]) for of_b in DECISIONS))
+            (
+                words,
+                *(
+                    f"{parts[of_a, of_b]['count']:,} ({share(parts[of_a, of_b]['share'], 1)})"
+                    for of_b in DECISIONS
+                ),
+            )
             for of_a, words in DECISIONS.items()
         ]
-        table = output.table(("", *DECISIONS.values()), lines, numeric=range(1, 5))
-        if self._fits(table):
-            return table
-        frequent = sorted(parts.values(), key=lambda part: -part["count"])
-        pairs = [
-            (told(part), f"{DECISIONS[part['a']]} / {DECISIONS[part['b']]}")
-            for part in frequent
-            if part["count"]
-        ]
-        return output.table(("", "in A / in B"), pairs, numeric=(0,))
+        return output.table(
+            ("A", *(f"B {words}" for words in DECISIONS.values())), lines, range(1, 5)
+        )
 
     def entries(self, kind: str) -> RenderableType | None:
         """Views or images, with what both say of them."""
-        from rich.console import Group
-
         entries = self.told[kind]
         if not entries:
             return None
-        for with_truth in (True, False):
-            table = self._entry_table(entries, kind == "largest_views", with_truth)
-            if self._fits(table):
-                return table
-        return Group(*(line for entry in entries for line in self._stacked(entry)))
-
-    def _entry_table(
-        self, entries: Sequence[dict[str, Any]], by_view: bool, with_truth: bool
-    ) -> RenderableType:
+        views = kind == "largest_views"
         lines = [
             (
+                entry["key"],
+                str(entry["view"]) if views else _optional(entry["agreement"]),
                 f"{entry['total_variation']:.3f}",
                 f"{entry['kl_ab']:.3f}",
                 f"{entry['kl_ba']:.3f}",
-                str(entry["view"]) if by_view else _optional(entry["agreement"]),
-                entry["key"],
-                *((self.name(entry["target"]),) if with_truth else ()),
-                *(self._said(entry[name][0]) for name in "ab"),
+                *(
+                    f"{self.name(entry[name][0]['class'])} {entry[name][0]['probability']:.3f}"
+                    for name in "ab"
+                ),
+                self.name(entry["target"]),
             )
             for entry in entries
         ]
-        truth = ("truth",) if with_truth else ()
-        columns = ("TV", "KL(A||B)", "KL(B||A)", "view" if by_view else "agree", "image", *truth)
-        return output.table((*columns, "A says", "B says"), lines, numeric=range(4))
-
-    def _said(self, top: dict[str, Any]) -> str:
-        return f"{self.name(top['class'])} {top['probability']:.3f}"
-
-    def _stacked(self, entry: dict[str, Any]) -> Sequence[RenderableType]:
-        from rich.padding import Padding
-        from rich.text import Text
-
-        where = f"view {entry['view']}  " if "view" in entry else ""
-        first = f"TV {entry['total_variation']:.3f}  {where}{output.printable(entry['key'])}"
-        more = f"KL {entry['kl_ab']:.3f}, {entry['kl_ba']:.3f}"
-        if entry.get("agreement") is not None:
-            more += f"; the largest class agrees in {share(entry['agreement'], 1)}"
-        lines = [more]
-        if entry["target"] is not None:
-            lines.append(f"truth: {self.name(entry['target'])}")
-        lines += [f"{name.upper()}: {self._said(entry[name][0])}" for name in "ab"]
-        return (
-            Text(first, overflow="fold"),
-            *(
-                Padding(Text(output.printable(line), overflow="fold"), (0, 0, 0, 4))
-                for line in lines
-            ),
+        columns = ("image", "view" if views else "agree", "TV", "KL(A||B)", "KL(B||A)")
+        return output.table(
+            (*columns, "A says", "B says", "truth"),
+            lines,
+            numeric=range(1, 5),
+            named_by=(0, 1) if views else (0,),
         )
 
     def sizes(self) -> RenderableType:
