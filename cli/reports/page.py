@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import astuple, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -114,7 +114,7 @@ def write_page(
     """Write the page of a report, with progress, and say where it is."""
     from labelstore.operations.inspection.gallery import page_data
 
-    name = PurePosixPath(str(store.path)).name
+    name = PurePath(store.path).name
     write_page_of(
         page,
         ("report", f"{name}: labelstore inspect"),

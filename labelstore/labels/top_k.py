@@ -101,7 +101,6 @@ class TopK:
         wanted = np.asarray(classes)
         same = (wanted[..., None] == self.indices) & (self.probs > 0)
         stored = same.any(axis=-1)
-        # Of a single label NumPy's maximum is no array.
         own = np.asarray(np.where(same, self.probs, np.float32(0)).max(axis=-1))
         if stored.all():
             return own

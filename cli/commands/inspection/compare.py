@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -138,7 +138,7 @@ def _write_page(
 ) -> None:
     from labelstore.operations.inspection.comparison.page_data import page_data
 
-    names = " and ".join(PurePosixPath(str(store.path)).name for store in (a, b))
+    names = " and ".join(PurePath(store.path).name for store in (a, b))
     write_page_of(
         request.page,
         ("compare", f"{names}: labelstore compare"),

@@ -132,21 +132,19 @@ def _sample(store: Store) -> tuple[Int64Array, Int64Array]:
         rows, views = np.meshgrid(np.flatnonzero(labelled), np.arange(count), indexing="ij")
         return rows.reshape(-1), views.reshape(-1)
     manifest = store.manifest
-    blocks = [
-        rows.start + inside
-        for rows in map(manifest.block_slice, range(manifest.num_blocks))
-        if (inside := np.flatnonzero(labelled[rows])).size
-    ]
-    blocks = _spread(blocks, SAMPLE_BLOCKS)
+    runs = [manifest.block_slice(block) for block in range(manifest.num_blocks)]
+    found = [run.start + np.flatnonzero(labelled[run]) for run in runs]
+    blocks = _spread([images for images in found if images.size], SAMPLE_BLOCKS)
     wanted = -(-SAMPLE_CROPS // len(blocks))
-    parts = []
+    all_rows, all_views = [], []
     for number, images in enumerate(blocks):
-        some = np.array(_spread(images, wanted))
+        some = _spread(images, wanted)
         each = min(-(-wanted // len(some)), count)
         # Another group of views in each block.
         start = number * manifest.num_groups // len(blocks) * manifest.group_views
-        parts.append((np.repeat(some, each), np.tile((start + np.arange(each)) % count, len(some))))
-    rows, views = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        all_rows.append(np.repeat(some, each))
+        all_views.append(np.tile((start + np.arange(each)) % count, len(some)))
+    rows, views = np.concatenate(all_rows), np.concatenate(all_views)
     chosen = _spread(np.arange(len(rows)), SAMPLE_CROPS)
     return rows[chosen], views[chosen]
 

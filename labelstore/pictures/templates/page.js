@@ -142,7 +142,7 @@ const page = (() => {
       marginLeft: 52,
       marginBottom: 42,
       ...options,
-      style: {background: "transparent", overflow: "visible", ...options.style},
+      style: {background: "transparent", overflow: "visible", fontSize: ".75rem", ...options.style},
     });
   }
 

@@ -24,7 +24,7 @@
   const images = new Map(data.images.map((image) => [image.image, image]));
   const isSample = report.sample && report.sample.views < report.sample.of;
 
-  const titles = store.path.replace(/\/+$/, "").split("/");
+  const titles = store.path.replace(/[\\/]+$/, "").split(/[\\/]/);
   page.header(titles[titles.length - 1], !store.labelled_crops ? "No crop is labelled yet."
     : `What ${counted(store.labelled_crops, "crop")} of ${counted(store.labelled_images, "photo")} are labelled as`
     + (store.teachers.length ? `, by ${store.teachers.map((teacher) => teacher.spec).join(" and ")}.` : "."));
