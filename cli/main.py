@@ -26,6 +26,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "inspect": (".commands.inspection.inspect", "What the labels say, in numbers and pictures."),
     "show": (".commands.inspection.show", "One image: its crops and their labels, drawn, too."),
     "classes": (".commands.inspection.classes", "Numbers and names of classes, and their images."),
+    "compare": (
+        ".commands.inspection.compare",
+        "Where two stores of the same images agree, and where not.",
+    ),
     "verify": (".commands.verify", "Check that a store is whole and right."),
     "doctor": (".commands.inspection.doctor", "Find where a store and its photos came apart."),
     "repair": (".commands.repair", "Make damaged blocks anew."),

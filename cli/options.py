@@ -5,13 +5,13 @@
 | `STORE` | path or URL of a store | inspect, pull, recode |
 | `-o`, `--output` | path of the new store | generate, merge, recode |
 | `--device` | auto, cpu, cuda, mps | generate, demo |
-| `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | inspect, merge, schedule |
-| `--confidence` | max, target: what FerKD's thresholds look at | inspect, merge, schedule |
+| `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | compare, inspect, merge, schedule |
+| `--confidence` | max, target: what thresholds look at | compare, inspect, merge, schedule |
 | `--quantizer` | ratio16, ratio32, u8, u16, fp16, fp32 | generate, merge, recode |
 | `--image-column`, `--label-column` | of Parquet files | all that read photos |
 | `--image-field` | the photo among a tar sample's fields | all that read photos |
 | `--max-pixels` | of a photo, at least 2 | all that read photos |
-| `--overwrite` | replace what is there | generate, inspect, merge, pull, recode |
+| `--overwrite` | replace what is there | compare, generate, inspect, merge, pull, recode |
 | `--json` | one JSON document on stdout, errors included | all but demo |
 | `--workers`, `--limit` | threads that look at photos; names told of each finding | check, doctor |
 | `-q`, `--quiet` | errors alone | generate, merge, pull, recode |

@@ -20,7 +20,7 @@ from tests.support.terminal import shown
 
 WIDE = 200
 TEACHER = "--teacher timm:test_resnet --checkpoint none --device cpu"
-DRAWN = re.compile("[━╸╺─█▏▎▍▌▋▊▉]")
+DRAWN = re.compile("[━╸╺─█▏▎▍▌▋▊▉░▒▓]")
 
 
 def words_of(lines):
@@ -61,7 +61,11 @@ def root(tmp_path_factory):
 @pytest.mark.parametrize("columns", [40, 80, 120])
 @pytest.mark.parametrize(
     "command",
-    ["inspect a.zarr", "plan a.zarr", "schedule a.zarr", "schedule a.zarr b.zarr", "verify a.zarr"],
+    [
+        *("inspect a.zarr", "plan a.zarr", "verify a.zarr"),
+        *("schedule a.zarr", "schedule a.zarr b.zarr", "compare a.zarr b.zarr"),
+        "compare a.zarr b.zarr --sample 2",
+    ],
 )
 def test_what_looks_at_a_store(root, monkeypatch, columns, command):
     # Paths of the test's folder would be longer than the terminal.

@@ -86,6 +86,29 @@ assert abs(data[show][1].dense().sum(1) - 1).max() < 1e-5
             ),
         },
     ),
+    "docs/how-to/compare.md": Preparation(
+        around={
+            '"student.pt"': Around(
+                before="""
+import timm, torch
+torch.manual_seed(0)
+torch.save(timm.create_model("test_convnext", num_classes=1000).state_dict(), "student.pt")
+""",
+                after="""
+run_command("generate photos --teacher python:my_student:build --views-from teacher.zarr "
+            "--temperature 1 -o student.zarr -q")
+run_command("compare teacher.zarr student.zarr --report student.html --photos photos")
+assert "the page was written to student.html" in said()
+""",
+            ),
+            '"student.zarr", extremes=3': Around(
+                after="""
+lines = said().splitlines()
+assert lines[0].startswith("views 48 ") and len(lines) == 4, lines
+"""
+            ),
+        },
+    ),
     "docs/how-to/cloud.md": Preparation(
         packages=("obstore", "moto"),
         before="""

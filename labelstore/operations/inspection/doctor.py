@@ -18,6 +18,7 @@ from labelstore.operations.inspection.findings import NAMED, Finding, Findings
 from labelstore.operations.inspection.photo_differences import PhotoComparison
 from labelstore.producer.pixel_probe import installed_versions, read_by_key, replay_probe
 from labelstore.store.store import opened
+from labelstore.teachers.class_names import names_of
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def diagnose(
     store: Store | str | os.PathLike[str],
     source: ImageSource,
     *,
-    class_map: Mapping[str, int] | None = None,
+    class_map: Mapping[str, int | str] | None = None,
     workers: int = 1,
     limit: int = NAMED,
     progress: Progress | None = None,
@@ -98,7 +99,7 @@ def _compare_classes(
     store: Store,
     source: ImageSource,
     places: npt.NDArray[np.int64],
-    class_map: Mapping[str, int] | None,
+    class_map: Mapping[str, int | str] | None,
     findings: Findings,
 ) -> None:
     """Compare the store's ground truth with what the source's classes give."""
@@ -112,6 +113,7 @@ def _compare_classes(
             num_classes=manifest.num_classes,
             class_names=manifest.class_names,
             class_map=class_map,
+            called=names_of(manifest),
         )
     except UsageError:
         raise
