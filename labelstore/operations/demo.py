@@ -131,7 +131,8 @@ def train_student(
         collate_fn=collate_views,
     )
     classes = teachers.num_classes
-    student: torch.nn.Module = timm.create_model("resnet10t", num_classes=classes)
+    student: torch.nn.Module
+    student = timm.create_model("resnet10t", num_classes=classes)
     optimizer = AdamW(student.parameters(), lr=1e-3)
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
