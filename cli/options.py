@@ -200,7 +200,7 @@ _LAW = (
         type=float,
         nargs=2,
         default=choices.RATIO,
-        show_default="0.75 1.3333",
+        show_default="0.75, 1.3333",
         metavar="LOW HIGH",
         help="Range of a crop's width / height.",
     ),
