@@ -97,7 +97,9 @@ def command(request: CompareOptions) -> None:
     b = _reader(request.b, request.mean_b)
     photos = photos_of(request.page, request.photo_options, a)
     views = min(a.num_views, b.num_views)
-    views = views if request.sample is None else min(views, request.sample)
+    if request.sample is not None:
+        group = max(a.manifest.group_views, b.manifest.group_views)
+        views = min(views, -(-request.sample // group) * group)
     with output.progress(min(a.num_images, b.num_images), views, brief=True) as progress:
         try:
             comparison = compare(
@@ -113,11 +115,12 @@ def command(request: CompareOptions) -> None:
                 "labelstore verify names every block that is damaged, and labelstore repair, given "
                 "the photos and the teacher, makes those anew and no others."
             ) from error
+    # First, since what is printed may end in a pipe that is closed.
+    _write_page(request, a, b, comparison, photos)
     if request.json:
         output.emit_json(comparison)
     else:
         print_comparison(comparison)
-    _write_page(request, a, b, comparison, photos)
 
 
 def _reader(path: str, others: tuple[str, ...]) -> LabelReader:
