@@ -47,6 +47,14 @@ assert read_class_map("classes.json") == {"tabby": 281, "golden retriever": 207}
             ),
         },
     ),
+    "docs/how-to/check-photos.md": Preparation(
+        runs_commands=True,
+        around={
+            "labelstore check photos": Around(after='assert "JPEG RGB" in printed, printed'),
+            "labelstore doctor": Around(after='assert "6 photos by digest" in printed, printed'),
+            "diagnose(": Around(after='assert said() == "True []\\nTrue 6\\n"'),
+        },
+    ),
     "docs/how-to/photo-sources.md": Preparation(
         packages=("datasets",),
         around={
