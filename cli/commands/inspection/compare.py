@@ -21,15 +21,15 @@ same, how far the labels are apart (KL divergence, total variation), how sure ea
 more often, which classes are taken for which, and the views and images that differ most.
 
 \b
-  labelstore compare teacher.zarr other.zarr              # teacher against teacher
-  labelstore compare teacher.zarr smaller.zarr            # before and after recode
-  labelstore compare teacher.zarr ensemble.zarr --mean-a other.zarr   # merge against its members
-  labelstore compare teacher.zarr student.zarr --report compare.html --photos photos
+  labelstore compare teacher.zarr other.zarr     # teacher against teacher
+  labelstore compare teacher.zarr small.zarr     # before and after recode
+  labelstore compare a.zarr merged.zarr --mean-a b.zarr    # what merge lost
+  labelstore compare a.zarr b.zarr --report compare.html --photos photos
 
 Images are matched by key. Stores of the same views (seed, scale, ratio, flip) are compared view by
 view; others by the mean label of each image, and the result says so. A store of other classes is
-refused. Any model can write a store of its own labels of the same views: generate --views-from A
-with a student as --teacher, and the comparison is that of student and teacher.
+refused. Any model can write a store of its own labels of the same views (generate --views-from A
+with a student as --teacher): the comparison is then that of student and teacher.
 """
 
 
