@@ -133,7 +133,7 @@ class _Job:
     views: _Views
     teachers: list[TeacherOptions]
     """One for each path in ``--output``."""
-    class_map: Mapping[str, int] | None
+    class_map: Mapping[str, int | str] | None
     options: RunOptions
     launch: Launch | None
 
@@ -306,6 +306,7 @@ def _outputs(request: GenerateOptions, job: _Job, teachers: Sequence[TeacherInfo
     """The stores to be made."""
     from labelstore.images.ground_truth import resolve_targets
     from labelstore.producer.settings import Output
+    from labelstore.teachers.class_names import names_of
 
     outputs = []
     for options, teacher, path in zip(job.teachers, teachers, request.output, strict=True):
@@ -315,6 +316,7 @@ def _outputs(request: GenerateOptions, job: _Job, teachers: Sequence[TeacherInfo
             class_names=teacher.class_names,
             class_map=job.class_map,
             targets=request.targets,
+            called=names_of(teacher),
         )
         settings = request.labels.settings(
             job.views.count, job.views.law, options.temperature, teacher.num_classes

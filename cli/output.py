@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from labelstore.errors import is_obeyed, printable
+
 from .tables import beside, pairs, table
-from .text import clock, is_obeyed, printable, wrapped
+from .text import clock, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -155,7 +157,8 @@ class ProgressMeter:
     """Counts what is done, and its rates over the last minute.
 
     Args:
-        total_images: of the whole store; views_per_image: of each.
+        total_images: of the whole store; views_per_image: of each, None where photos alone are
+            looked at, each of which counts as one.
         show: called after every change.
         clock: seconds; another one in tests.
     """
@@ -163,10 +166,12 @@ class ProgressMeter:
     def __init__(
         self,
         total_images: int,
-        views_per_image: int,
+        views_per_image: int | None,
         show: Callable[[ProgressMeter], None] = lambda meter: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._tells_views = views_per_image is not None
+        views_per_image = 1 if views_per_image is None else views_per_image
         self.total_images = total_images
         self.total_views = total_images * views_per_image
         self.images = 0
@@ -257,11 +262,12 @@ class ProgressMeter:
         images, views = self.rates
         left = "?" if self.left is None else clock(self.left)
         count = f"{self.images:,}/{self.total_images:,} images"
-        pace, end = f"{views:,.0f} views/s", f"{left} left"
+        pace = [f"{views:,.0f} views/s"] if self._tells_views else []
+        rate, end = f"{images:,.1f}/s", f"{left} left"
         for parts in (
-            (count, f"{images:,.1f}/s", pace, clock(self.elapsed), f"{end}{self._waiting()}"),
-            (count, pace, clock(self.elapsed), f"{end}{self._waiting()}"),
-            (count, pace, end),
+            (count, rate, *pace, clock(self.elapsed), f"{end}{self._waiting()}"),
+            (count, *(pace or [rate]), clock(self.elapsed), f"{end}{self._waiting()}"),
+            (count, *(pace or [rate]), end),
             (count, end),
             (f"{self.images:,}/{self.total_images:,}", end),
         ):
@@ -278,9 +284,10 @@ class ProgressMeter:
         """All of it in one line."""
         images, views = self.rates
         left = "?" if self.left is None else clock(self.left)
+        rate = f", {views:,.0f} views/s" if self._tells_views else ""
         return (
-            f"{self.images:,} of {self.total_images:,} images, {images:,.1f} images/s, "
-            f"{views:,.0f} views/s, {clock(self.elapsed)} elapsed, {left} left"
+            f"{self.images:,} of {self.total_images:,} images, {images:,.1f} images/s{rate}, "
+            f"{clock(self.elapsed)} elapsed, {left} left"
             f"{self._waiting()}"
         )
 
@@ -288,7 +295,7 @@ class ProgressMeter:
 @contextlib.contextmanager
 def progress(
     total_images: int,
-    views_per_image: int,
+    views_per_image: int | None,
     quiet: bool = False,
     done_images: int = 0,
     brief: bool = False,
@@ -302,7 +309,7 @@ def progress(
     there is no line at the end.
 
     Args:
-        total_images: of the whole store; views_per_image: of each.
+        total_images: of the whole store; views_per_image: of each, None for photos alone.
         as_json: a JSON object a line, every ten seconds and at the end; device: of the teacher,
             whose utilisation is told then.
         done_images: finished by an earlier run (``resumed`` tells it later on).
@@ -314,7 +321,7 @@ def progress(
         yield ProgressMeter(total_images, views_per_image)
         return
     on_terminal = sys.stderr.isatty() and not as_json
-    total_views = total_images * views_per_image
+    total_views = total_images * (1 if views_per_image is None else views_per_image)
     tell = (lambda meter: json.dumps(meter.to_json(device))) if as_json else ProgressMeter.line
     seconds = JSON_SECONDS if as_json else PLAIN_SECONDS
     with _bar(total_views, brief) if on_terminal else _lines(brief, tell, seconds) as show:

@@ -20,6 +20,7 @@ __all__ = [
     "TeacherOptions",
     "TeachersOptions",
     "device_option",
+    "runnable",
     "teacher_options",
     "teachers_options",
 ]
@@ -27,7 +28,7 @@ __all__ = [
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
 
-def _runnable(
+def runnable(
     _context: click.Context, _parameter: click.Parameter, value: str | tuple[str, ...] | None
 ) -> str | tuple[str, ...] | None:
     """Checked before anything is read: what teachers need that a reader has not."""
@@ -98,7 +99,7 @@ _SEVERAL_TEACHERS = (
         required=True,
         multiple=True,
         metavar="SPEC",
-        callback=_runnable,
+        callback=runnable,
         help="timm:NAME, or python:package.module:factory for any torch module (the factory "
         "returns the module and its preprocessing). Given several times, with as many "
         "--output, all of them label the views in one pass.",
@@ -149,7 +150,7 @@ def teacher_options(required: bool = True) -> Callable[[Command], Command]:
         required=required,
         **unsaid,
         metavar="SPEC",
-        callback=_runnable,
+        callback=runnable,
         help="timm:NAME, or python:package.module:factory for any torch module (the factory "
         "returns the module and its preprocessing).",
     )

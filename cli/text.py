@@ -1,8 +1,7 @@
-"""Numbers in words, as every command writes them; and text that a terminal may be given."""
+"""Numbers in words, as every command writes them; and lines between words."""
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,15 +14,10 @@ __all__ = [
     "counted",
     "difference",
     "duration",
-    "is_obeyed",
-    "printable",
     "share",
     "size",
     "wrapped",
 ]
-
-_JOINERS = "\u200c\u200d"
-"""Format characters that words of some languages, and emoji, are written with."""
 
 
 def counted(count: int, noun: str) -> str:
@@ -73,28 +67,6 @@ def difference(distances: Distances) -> str:
         f"KL {distances.kl_nats:.4f} nats, total variation {distances.total_variation:.4f}, "
         f"largest class the same in {share(distances.top1_kept)}"
     )
-
-
-def printable(text: str) -> str:
-    """Text for a terminal, on one line: what a terminal would obey is escaped.
-
-    Keys, class names and specs come from files that anybody may have made. Controls (ESC, those of
-    C1, line breaks), marks that turn the direction of writing, other invisible characters and lone
-    surrogates are written as ``\\x1b``, ``\\n``, ``\\u202e``. All else is as it was.
-    """
-    if text.isprintable():
-        return text
-    return "".join(_escaped(sign) if is_obeyed(sign) else sign for sign in text)
-
-
-def is_obeyed(sign: str) -> bool:
-    """Whether a terminal would take the character for more than text."""
-    kind = unicodedata.category(sign)
-    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and sign not in _JOINERS)
-
-
-def _escaped(sign: str) -> str:
-    return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def wrapped(words: str | Iterable[str], width: int) -> list[str]:

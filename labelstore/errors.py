@@ -3,7 +3,8 @@
 Every error carries a stable ``kind`` (an ``ErrorKind``, which programs may match on), an
 ``exit_code`` for the command line (2 where the request itself is wrong, 1 for the rest), and what
 it knows of the place: arguments, or array, block and images of a store. Messages speak of the
-library's arguments; the command line adds its options to them.
+library's arguments; the command line adds its options to them. At the end stands what messages have
+in common: names that look like a wrong one, and strangers' text made fit to be shown.
 
     LabelStoreError
     ├── UsageError            the request is wrong: change an option or an argument   (ValueError)
@@ -24,8 +25,13 @@ library's arguments; the command line adds its options to them.
 from __future__ import annotations
 
 import importlib.util
+import unicodedata
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "BusyError",
@@ -47,8 +53,11 @@ __all__ = [
     "StoreError",
     "TeacherError",
     "UsageError",
+    "did_you_mean",
     "install_from_checkout",
+    "is_obeyed",
     "one_line",
+    "printable",
     "require_packages",
 ]
 
@@ -233,6 +242,75 @@ def one_line(error: BaseException) -> str:
     """The message of another library's error, fit to stand inside a sentence; never empty."""
     text = " ".join(str(error).split())
     return (text if len(text) <= 200 else f"{text[:197]}...").rstrip(".") or type(error).__name__
+
+
+_COMPARED = 5_000
+"""Names that a wrong one is compared with letter by letter, at most: a second's worth."""
+
+_SUGGESTED = 3
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A clause for errors about a name that is none of some: which of them look like it.
+
+    Args:
+        name: what was asked for. names: what there is, a few millions at most.
+
+    Returns:
+        ``"did you mean 'a' or 'b'?"``, three at most; ``""`` where none comes near.
+    """
+    import difflib
+
+    wanted, names = name.casefold(), list(names)
+    last = wanted.rpartition("/")[2]
+    nearest: list[str] = []
+    if last:
+        same_end = (other for other in names if other.casefold().rpartition("/")[2] == last)
+        nearest = list(islice(same_end, _SUGGESTED))
+    if not nearest:
+        folded: dict[str, str] = {}
+        folder = name[: len(name) - len(last)]
+        beside = (other for other in names if folder and other.startswith(folder))
+        for other in islice(chain(beside, names), _COMPARED):
+            folded.setdefault(other.casefold(), other)
+        close = difflib.get_close_matches(wanted, folded, n=_SUGGESTED, cutoff=0.6)
+        likeness = [difflib.SequenceMatcher(None, other, wanted).ratio() for other in close]
+        # Beside a near one, others that are only somewhat alike mislead.
+        pairs = zip(close, likeness, strict=True)
+        nearest = [folded[other] for other, like in pairs if like > likeness[0] - 0.1]
+    if not nearest and len(last) > 2:
+        holding = (other for other in names if last in other.casefold())
+        nearest = list(islice(holding, _SUGGESTED))
+    if not nearest:
+        return ""
+    *first, end = (repr(other) for other in nearest)
+    return f"did you mean {', '.join(first) + ' or ' if first else ''}{end}?"
+
+
+_JOINERS = "\u200c\u200d"
+"""Format characters that words of some languages, and emoji, are written with."""
+
+
+def printable(text: str) -> str:
+    """Text to be seen, on one line: what a terminal would obey, or nobody sees, is escaped.
+
+    Keys, class names and specs come from files that anybody may have made. Controls (ESC, those of
+    C1, line breaks), marks that turn the direction of writing, other invisible characters and lone
+    surrogates are written as ``\\x1b``, ``\\n``, ``\\u202e``. All else is as it was.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escaped(sign) if is_obeyed(sign) else sign for sign in text)
+
+
+def is_obeyed(sign: str) -> bool:
+    """Whether a character is one that a terminal obeys, or that nobody sees."""
+    kind = unicodedata.category(sign)
+    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and sign not in _JOINERS)
+
+
+def _escaped(sign: str) -> str:
+    return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def install_from_checkout(extra: str = "") -> str:

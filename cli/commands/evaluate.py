@@ -18,8 +18,9 @@ HELP = """Measure a teacher's accuracy on plain central crops, before days of GP
 
 \b
   labelstore evaluate validation --teacher timm:resnet50
-  labelstore evaluate validation --teacher timm:resnet50 --images 2000   # a quick look
-  labelstore evaluate photos --teacher python:mine:teacher --class-map classes.json --json
+  labelstore evaluate validation --teacher timm:resnet50 --images 2000
+  labelstore evaluate photos --teacher python:mine:teacher \\
+    --class-map classes.json --json
 
 Compare the result with what the teacher's authors publish. A wrong mean, a wrong resize filter or
 classes in another order make no error anywhere else: they show here as an accuracy that is a few
@@ -55,7 +56,8 @@ class EvaluateOptions(options.ResultOptions):
 @click.option(
     "--class-map",
     metavar="FILE",
-    help="JSON object or two-column CSV: folder name to class id of the teacher.",
+    help="JSON object or two-column CSV: folder name to the teacher's class, by number, name or "
+    "WordNet id (labelstore classes lists them).",
 )
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Of a forward."
@@ -75,6 +77,7 @@ def command(request: EvaluateOptions) -> None:
 
     from labelstore.images.ground_truth import read_class_map, resolve_targets
     from labelstore.operations.evaluate import evaluate
+    from labelstore.teachers.class_names import names_of
 
     source = request.photo_options.open(request.source)
     class_map = read_class_map(request.class_map) if request.class_map else None
@@ -84,6 +87,7 @@ def command(request: EvaluateOptions) -> None:
         num_classes=teacher.num_classes,
         class_names=teacher.class_names,
         class_map=class_map,
+        called=names_of(teacher),
     )
     count = min(request.images or len(source), len(source))
     with output.progress(count, 1, quiet=request.silent, brief=True) as progress:

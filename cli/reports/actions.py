@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labelstore.labels.action_words import ACTION_WORDS
+
 if TYPE_CHECKING:
     from labelstore.labels.ferkd import Confidence
 
 __all__ = ["ACTIONS", "looks_at"]
 
 ACTIONS = {
-    "discarded_low": ("discarded (too hard)", "red", "#c0504d"),
-    "calibrated": ("calibrated", "yellow", "#e0a030"),
-    "kept": ("kept", "green", "#4f8f5b"),
-    "discarded_high": ("discarded (too easy)", "blue", "#5b7fb5"),
+    "discarded_low": (ACTION_WORDS["discarded_low"], "red", "#c0504d"),
+    "calibrated": (ACTION_WORDS["calibrated"], "yellow", "#e0a030"),
+    "kept": (ACTION_WORDS["kept"], "green", "#4f8f5b"),
+    "discarded_high": (ACTION_WORDS["discarded_high"], "blue", "#5b7fb5"),
 }
 """What FerKD does with a view, by rising confidence -> its words, terminal colour, plot colour."""
 

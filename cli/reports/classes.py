@@ -1,103 +1,74 @@
-"""How classes look, and what is taken for what: parts of ``labelstore inspect``."""
+"""How ``labelstore classes`` looks: a line a class, or what is known of a few."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import output
-from ..text import counted, share
+from ..text import counted
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import RenderableType
-
-__all__ = ["SORTS", "by_class", "class_name", "confused", "suspects", "suspects_title"]
-
-SORTS = {
-    "confidence": ("confidence", False),
-    "agreement": ("agreement", False),
-    "drift": ("drift", True),
-    "images": ("images", True),
-    "class": ("class", False),
-}
-"""What ``--sort`` may say -> the entry of a class's row, and whether the largest come first."""
+__all__ = ["print_classes", "print_matches"]
 
 
-def class_name(number: int, names: Sequence[str] | None) -> str:
-    """``954 banana``; the number alone where names are unknown."""
-    return str(number) if names is None else f"{number} {names[number]}"
+def print_classes(told: dict[str, Any]) -> None:
+    """Print what ``labelstore.operations.inspection.classes`` told."""
+    console = output.console()
+    entries = told["classes"]
+    columns, parts = ["class"], [[str(entry["class"]) for entry in entries]]
+    stored = [entry["name"] or "" for entry in entries]
+    human = [entry["human_name"] or "" for entry in entries]
+    if any(stored) and stored != human:
+        columns.append("stored as")
+        parts.append(stored)
+    if any(human):
+        columns.append("name")
+        parts.append(human)
+    if told["images"] is not None:
+        columns.append("images")
+        parts.append([f"{entry['images']:,}" for entry in entries])
+    numeric = [0] if told["images"] is None else [0, len(columns) - 1]
+    console.print(output.table(columns, list(zip(*parts, strict=True)), numeric=numeric))
+    console.print()
+    console.print(_total(told))
 
 
-def by_class(report: dict[str, Any], sort: str, rows: int) -> RenderableType:
-    """A row for each class that has images.
-
-    Args:
-        report: of ``labelstore.operations.inspection.inspect.report``.
-        sort: one of ``SORTS``.
-        rows: how many are shown, all for 0.
-    """
-    name, largest_first = SORTS[sort]
-    classes = [row for row in report["classes"] if row["images"]]
-    classes.sort(key=lambda row: row[name], reverse=largest_first)
-    shown = classes[: rows or None]
-    lines = [
-        (
-            class_name(row["class"], report["class_names"]),
-            f"{row['images']:,}",
-            f"{row['confidence']:.3f}",
-            share(row["agreement"], 1),
-            f"{row['drift']:.3f}",
-            f"{row['entropy']:.2f}",
-            *(share(row[action], 1) for action in ("discarded", "calibrated", "kept")),
-            f"{row['predicted']:,}",
-        )
-        for row in shown
-    ]
-    headings = (
-        *("class", "images", "confidence", "top-1", "drift", "entropy"),
-        *("discarded", "calibrated", "kept", "predicted"),
-    )
-    return output.table(headings, lines, numeric=tuple(range(1, len(headings))))
+def _total(told: dict[str, Any]) -> str:
+    whole = counted(told["count"], "class")
+    if not any(entry["name"] for entry in told["classes"]):
+        whole += ", whose names are unknown"
+    if told["images"] is None:
+        return whole
+    whole += f", {counted(told['images'], 'image')}"
+    empty = sum(entry["images"] == 0 for entry in told["classes"])
+    if empty:
+        whole += f", {counted(empty, 'class')} without an image"
+    if told["unknown_images"]:
+        whole += f", {counted(told['unknown_images'], 'image')} of unknown class"
+    return whole
 
 
-def confused(report: dict[str, Any], rows: int) -> RenderableType:
-    """The pairs of classes of which one takes most of the other's mass."""
-    names = report["class_names"]
-    lines = [
-        (
-            class_name(pair["target"], names),
-            class_name(pair["predicted"], names),
-            share(pair["share"], 1),
-            pair["images"][0]["key"],
-        )
-        for pair in report["confusion"][:rows]
-    ]
-    return output.table(("class", "taken for", "mass", "most of all in"), lines, numeric=(2,))
+def print_matches(told: dict[str, Any]) -> None:
+    """Print all that is known of some classes."""
+    from rich.table import Table
+    from rich.text import Text
 
-
-def suspects(report: dict[str, Any], rows: int) -> RenderableType:
-    """Images whose ground truth may be wrong, the worst first."""
-    names = report["class_names"]
-    lines = [
-        (
-            entry["key"],
-            class_name(entry["target"], names),
-            f"{entry['target_probability']:.3f}",
-            class_name(entry["suggested"], names),
-            f"{entry['suggested_probability']:.3f}",
-            share(entry["views"], 0),
-        )
-        for entry in report["wrong_targets"]["entries"][:rows]
-        if entry["margin"] < 0
-    ]
-    headings = ("image", "ground truth", "has", "views agree on", "has", "views")
-    return output.table(headings, lines, numeric=(2, 4, 5))
-
-
-def suspects_title(judged: dict[str, Any]) -> str:
-    """How many there are, as a heading."""
-    return (
-        "Ground truth that may be wrong: views agree on another class "
-        f"({counted(judged['candidates'], 'candidate')} of {counted(judged['images'], 'image')})"
-    )
+    console = output.console()
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for entry in told["classes"]:
+        title = entry["human_name"] or f"class {entry['class']}"
+        text = Text(output.printable(title), style="bold")
+        words = ", ".join(entry["words"])
+        if entry["name"] and entry["name"] != title:
+            named = entry["name"] + (f": {words}" if words and words != title else "")
+            text.append(f"\n{output.printable(named)}", style="not bold")
+        if entry["meaning"]:
+            text.append(f"\n{output.printable(entry['meaning'])}", style="not bold")
+        if entry["images"] is not None:
+            text.append(f"\n{counted(entry['images'], 'image')}", style="not bold")
+        grid.add_row(str(entry["class"]), text)
+    console.print(grid)
+    if len(told["classes"]) < told["count"]:
+        console.print()
+        console.print(f"{len(told['classes']):,} of {counted(told['count'], 'class')}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import output
 from ..text import counted, share
-from . import classes, spread
+from . import by_class, spread
 from .actions import ACTIONS, looks_at
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def print_report(report: dict[str, Any], rows: int) -> None:
     console.print(output.beside(histogram, _table(report["table"])))
     _section(console, _ferkd_title(report["ferkd"]))
     console.print(_ferkd(report["ferkd"]))
-    _section(console, "Crops at or below a threshold of the largest probability")
+    what = looks_at(report["ferkd"]["confidence"])
+    _section(console, f"Crops at or below a threshold of the {what}")
     console.print(spread.curve(report))
     _section(console, "Agreement of the teacher with the ground truth")
     console.print(_agreement(report["agreement"]))
@@ -65,10 +66,10 @@ def print_report(report: dict[str, Any], rows: int) -> None:
         console.print(spread.drifting(report["drift"]))
     if report["confusion"]:
         _section(console, "Classes that are taken for others")
-        console.print(classes.confused(report, rows))
+        console.print(by_class.confused(report, rows))
     if report["wrong_targets"] is not None:
-        _section(console, classes.suspects_title(report["wrong_targets"]))
-        console.print(classes.suspects(report, rows))
+        _section(console, by_class.suspects_title(report["wrong_targets"]))
+        console.print(by_class.suspects(report, rows))
     for kind in ("hardest", "easiest"):
         if report["extremes"][f"{kind}_views"]:
             _section(console, f"The {kind} crops, and the {kind} images by mean confidence")
@@ -84,7 +85,7 @@ def print_classes(report: dict[str, Any], sort: str, rows: int) -> None:
     count = sum(row["images"] > 0 for row in report["classes"])
     shown = min(rows or count, count)
     _section(console, f"{shown:,} of {counted(count, 'class')} with images, by {sort}")
-    console.print(classes.by_class(report, sort, rows))
+    console.print(by_class.by_class(report, sort, rows))
     _looked_at(console, report)
 
 
@@ -307,73 +308,43 @@ def draw_histogram(report: dict[str, Any], path: Path) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    import numpy as np
 
-    from labelstore.errors import UsageError
+    from labelstore.pictures import figures
 
     store, ferkd, bins = report["store"], report["ferkd"], report["histogram"]
-    figure = Figure(figsize=(8.5, 4.8), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    shares = [entry["ratio"] or 0.0 for entry in bins]
-    by_max = ferkd["confidence"] == "max"
-    width = bins[0]["high"] - bins[0]["low"]
-    axes.bar(
-        [entry["low"] for entry in bins],
-        shares,
-        width=width,
-        align="edge",
-        color="#8a8f98",
-        edgecolor="white",
-        linewidth=0.8,
-        zorder=2,
-    )
-    highest = max(*shares, 0.01)
-    axes.set(xlim=(0, 1), ylim=(0, highest * 1.12))
-    if by_max:
-        handles = _mark_thresholds(axes, ferkd)
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9
-        )
-    axes.set_xlabel("largest probability of a crop")
-    axes.set_ylabel("share of crops")
-    axes.set_title(
-        # A name with dollar signs is no formula.
-        output.printable(f"{Path(store['path']).name}: {store['labelled_crops']:,} crops"),
-        loc="left",
-        parse_math=False,
-    )
-    axes.set_xticks([tick / 10 for tick in range(11)])
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6, zorder=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written ({error.strerror}): name another file for --plot."
-        ) from error
-
-
-def _mark_thresholds(axes: Any, ferkd: dict[str, Any]) -> list[Any]:
-    """Shade what the rule does where; returns the shades, labelled for a legend."""
     bounds = (0.0, ferkd["low"], ferkd["middle"], ferkd["top"], 1.0)
-    handles = []
-    for (name, (words, _, colour)), low, high in zip(
-        ACTIONS.items(), bounds[:-1], bounds[1:], strict=True
-    ):
-        label = f"{words} {share(ferkd[name]['share'] or 0.0)}"
-        handles.append(axes.axvspan(low, high, color=colour, alpha=0.2, lw=0, label=label))
-    for bound in bounds[1:-1]:
-        axes.axvline(bound, color="#333333", linewidth=0.9, linestyle="--", zorder=1)
-        axes.annotate(
-            f"{bound:g}",
-            (bound, 0.985),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(-3, 0),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            fontsize=9,
+    regions = [
+        figures.Region(low, high, f"{words} {share(ferkd[name]['share'] or 0.0)}", colour)
+        for (name, (words, _, colour)), low, high in zip(
+            ACTIONS.items(), bounds[:-1], bounds[1:], strict=True
         )
-    return handles
+    ]
+    name = figures.shortened(output.printable(Path(store["path"]).name), 40)
+    figures.draw_confidence(
+        path,
+        np.array([entry["low"] for entry in bins] + [bins[-1]["high"]]),
+        np.array([entry["ratio"] or 0.0 for entry in bins]),
+        # The thresholds are of the largest probability or of another number.
+        regions=regions if ferkd["confidence"] == "max" else (),
+        title=f"{name}: {counted(store['labelled_crops'], 'crop')} of "
+        f"{counted(store['labelled_images'], 'image')}",
+        caption=_caption(store),
+    )
+
+
+def _caption(store: dict[str, Any]) -> str:
+    """Teachers and settings of a store in one line, for below the title of a figure."""
+    from labelstore.pictures.figures import shortened
+
+    specs = [teacher["spec"].removeprefix("timm:") for teacher in store["teachers"]]
+    names = " + ".join(specs) if len(specs) <= 2 else f"{len(specs)} teachers"
+    parts = [
+        f"teacher {shortened(output.printable(names or 'unknown'), 48)}",
+        counted(store["views"], "view") + " an image",
+        f"top {store['k']} of {counted(store['classes'], 'class')}",
+        f"temperature {_or_unknown(store['temperature'])}",
+    ]
+    if any(teacher["untrained"] for teacher in store["teachers"]):
+        parts[0] += " (UNTRAINED)"
+    return ", ".join(parts)

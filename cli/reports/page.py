@@ -1,4 +1,4 @@
-"""The page of ``labelstore inspect --report``: its options, and how it is made."""
+"""The pages of ``inspect`` and ``compare --report``: their options, and how they are made."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from .. import options, output
 from ..text import counted, size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from labelstore.operations.inspection.labelled_photos import LabelledPhotos
+    from labelstore.store.label_reader import LabelReader
     from labelstore.store.store import Store
 
-__all__ = ["PageOptions", "page_options", "photos_of", "write_page"]
+__all__ = ["PageOptions", "page_options", "photos_of", "write_page", "write_page_of"]
 
 PAGE_SUFFIXES = (".html", ".htm")
 
@@ -89,7 +92,7 @@ class PageOptions:
 
 
 def photos_of(
-    page: PageOptions, source: options.SourceOptions, store: Store
+    page: PageOptions, source: options.SourceOptions, store: LabelReader
 ) -> LabelledPhotos | None:
     """The photos of a store that the options name; None without ``--photos``.
 
@@ -110,6 +113,29 @@ def write_page(
 ) -> None:
     """Write the page of a report, with progress, and say where it is."""
     from labelstore.operations.inspection.gallery import page_data
+
+    name = PurePath(store.path).name
+    write_page_of(
+        page,
+        ("report", f"{name}: labelstore inspect"),
+        lambda tell: page_data(store, statistics, photos, tell=tell),
+        quiet,
+    )
+
+
+def write_page_of(
+    page: PageOptions,
+    template: tuple[str, str],
+    data_of: Callable[[Callable[[int, int], None]], dict[str, Any]],
+    quiet: bool,
+) -> None:
+    """Write a page, with progress, and say where it is; nothing where none was asked for.
+
+    Args:
+        template: the kind of page, and its title.
+        data_of: makes its data, with ``pictures``, and tells of each photo how many are done, and
+            of how many.
+    """
     from labelstore.pictures.page import render, write
 
     if page.report is None:
@@ -122,9 +148,8 @@ def write_page(
                 meters.append(shown.enter_context(output.progress(total, 1, quiet, brief=True)))
             meters[0].update(1, 1)
 
-        data = page_data(store, statistics, photos, tell=tell)
-    name = PurePath(store.path).name
-    document = render("report", f"{name}: labelstore inspect", data)
+        data = data_of(tell)
+    document = render(*template, data)
     write(page.report, document, page.overwrite)
     output.note(
         f"the page was written to {page.report} ({size(len(document.encode()))}"

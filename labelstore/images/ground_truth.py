@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from labelstore.errors import MismatchError, NotFoundError, UsageError
+from labelstore.errors import MismatchError, NotFoundError, UsageError, did_you_mean
 from labelstore.images.sources.classes import other_form
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from labelstore.images.sources.choose import ImageSource
 
-__all__ = ["class_pairs", "read_class_map", "resolve_targets"]
+__all__ = ["check_classes", "class_pairs", "read_class_map", "resolve_targets"]
 
 _WITHOUT = "where no ground truth is needed, targets may be 'none'"
 _MEND = f"give a class map that says which class each folder is ({_WITHOUT})"
@@ -31,15 +31,19 @@ _SHOWN = 5
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 
 
-def read_class_map(path: str | os.PathLike[str]) -> dict[str, int]:
-    """Read which class id each class folder has.
+def read_class_map(path: str | os.PathLike[str]) -> dict[str, int | str]:
+    """Read which class each class folder is.
 
-    The file is a JSON object ``{"folder": id}``, or UTF-8 text with two columns, folder and class
-    id, separated by commas or by tabs, with or without a first line ``folder,class``.
+    The file is a JSON object ``{"folder": class}``, or UTF-8 text with two columns, folder and
+    class, separated by commas or by tabs, with or without a first line ``folder,class``. A class is
+    its id or its name, which ``resolve_targets`` looks up; digits in text are an id.
+
+    Returns:
+        folder -> an id or a name.
 
     Raises:
         NotFoundError: there is no such file.
-        UsageError: it is neither; a folder is named twice; an id is no integer.
+        UsageError: it is neither; a folder is named twice; a class is neither id nor name.
     """
     path = Path(path)
     try:
@@ -59,7 +63,7 @@ def read_class_map(path: str | os.PathLike[str]) -> dict[str, int]:
     return _from_columns(text, path)
 
 
-def _from_json(text: str, path: Path) -> dict[str, int]:
+def _from_json(text: str, path: Path) -> dict[str, int | str]:
     try:
         body: Any = json.loads(text, object_pairs_hook=list)
     except (ValueError, RecursionError) as error:
@@ -70,26 +74,28 @@ def _from_json(text: str, path: Path) -> dict[str, int]:
             f'the class map {path} holds a JSON array, expected an object such as {{"cat": 0}}: '
             "write one."
         )
-    classes: dict[str, int] = {}
+    classes: dict[str, int | str] = {}
     for folder, value in body:
         if folder in classes:
             raise UsageError(
                 f"the class map {path} names the folder {folder!r} twice: remove one entry."
             )
-        if type(value) is not int:
+        in_quotes = isinstance(value, str) and re.fullmatch(r"\s*(-?[0-9]+)?\s*", value)
+        if in_quotes or not (type(value) is int or isinstance(value, str)):
             raise UsageError(
                 f"the class map {path} gives the folder {folder!r} the class "
-                f"{json.dumps(value)}, expected an integer: mend that entry."
+                f"{json.dumps(value)}, expected an integer, without quotes, or a name: mend that "
+                "entry."
             )
         classes[folder] = value
     return classes
 
 
-def _from_columns(text: str, path: Path) -> dict[str, int]:
+def _from_columns(text: str, path: Path) -> dict[str, int | str]:
     lines = text.splitlines()
     separator = "\t" if any("\t" in line for line in lines) else ","
     reader = csv.reader(lines, delimiter=separator)
-    classes: dict[str, int] = {}
+    classes: dict[str, int | str] = {}
     is_first = True
     for row in reader:
         fields = [field.strip() for field in row]
@@ -100,14 +106,15 @@ def _from_columns(text: str, path: Path) -> dict[str, int]:
         if is_header:
             continue
         place = f"line {reader.line_num} of the class map {path}"
-        if len(fields) != 2 or not re.fullmatch(r"-?[0-9]+", fields[1]):
+        if len(fields) != 2 or not fields[1]:
             raise UsageError(
-                f"{place} is {separator.join(row)!r}, expected two columns, a folder and an "
-                "integer class id: mend that line."
+                f"{place} is {separator.join(row)!r}, expected two columns, a folder and a class "
+                "(its id or its name; a name with a comma in double quotes): mend that line."
             )
         if fields[0] in classes:
             raise UsageError(f"{place} names the folder {fields[0]!r} again: remove one line.")
-        classes[fields[0]] = int(fields[1])
+        is_id = re.fullmatch(r"-?[0-9]+", fields[1])
+        classes[fields[0]] = int(fields[1]) if is_id else fields[1]
     if not classes:
         raise UsageError(f"the class map {path} is empty: write one line for each class folder.")
     return classes
@@ -118,8 +125,9 @@ def resolve_targets(
     *,
     num_classes: int,
     class_names: Sequence[str] | None,
-    class_map: Mapping[str, int] | None = None,
+    class_map: Mapping[str, int | str] | None = None,
     targets: Literal["folders", "none"] = "folders",
+    called: Mapping[str, Sequence[int]] | None = None,
 ) -> npt.NDArray[np.int32]:
     """The ground-truth class of every image, from the class folder it lies in.
 
@@ -133,15 +141,19 @@ def resolve_targets(
         source: the images.
         num_classes: the teacher's number of classes C.
         class_names: the teacher's C class names in order, or None when unknown.
-        class_map: class folder -> class id, 0..C-1; it may hold more folders than there are.
+        class_map: class folder -> class id, 0..C-1, or a class's name; it may hold more folders
+            than there are.
         targets: ``"none"`` to leave every target unknown.
+        called: name -> ids of the classes that a class map may call so
+            (``labelstore.teachers.class_names.names_of``); by their class names when None.
 
     Returns:
         (N,) int32, 0..C-1, or -1 for unknown.
 
     Raises:
         UsageError: ``targets`` is neither, or is "none" along with a class map; the class map has
-            an id out of range; the number of class names is not C.
+            an id out of range, or a name of no class or of several; the number of class names is
+            not C.
         MismatchError: the folders do not tell the classes.
     """
     if targets not in ("folders", "none"):
@@ -152,11 +164,45 @@ def resolve_targets(
                 "a class map was given along with targets 'none': leave out one of the two."
             )
         return np.full(len(source), -1, dtype=np.int32)
+    folders = check_classes(source, class_names, class_map)
+    if source.numbers is not None and class_map is None and not _bears(source, class_names):
+        return _numbered(source, source.numbers, num_classes)
+    if class_map is not None:
+        ids = _ids(folders, class_map, class_names, called)
+        classes = _mapped(folders, num_classes, ids)
+    elif class_names is not None:
+        classes = _named(folders, num_classes, class_names)
+    elif len(folders) == num_classes:
+        classes = _sorted(source, folders)
+    else:
+        raise MismatchError(
+            f"{source.path} has {len(folders)} class folders and the teacher {num_classes} "
+            f"classes without names: {_MEND}.",
+            arguments=_MENDING,
+        )
+    names = (source.class_name(index) for index in range(len(source)))
+    numbers = (-1 if name is None else classes[name] for name in names)
+    return np.fromiter(numbers, dtype=np.int32, count=len(source))
+
+
+def check_classes(
+    source: ImageSource,
+    class_names: Sequence[str] | None = None,
+    class_map: Mapping[str, int | str] | None = None,
+) -> tuple[str, ...]:
+    """The distinct classes that a source tells of its images, whichever the teacher's are.
+
+    Args:
+        source: the images.
+        class_names, class_map: as for ``resolve_targets``, as far as they are known.
+
+    Raises:
+        MismatchError: it tells those of some images alone, or of none, or its folders are splits of
+            a data set.
+    """
     if source.mixed:
         raise MismatchError(_mixed(source), arguments=("targets",))
     _check_no_splits(source, class_names, class_map)
-    if source.numbers is not None and class_map is None and not _bears(source, class_names):
-        return _numbered(source, source.numbers, num_classes)
     if source.classes is None:
         if reason := getattr(source, "unlabelled", ""):
             raise MismatchError(
@@ -168,21 +214,7 @@ def resolve_targets(
             f"sort them into one folder for each class ({_WITHOUT}).",
             arguments=("targets",),
         )
-    if class_map is not None:
-        classes = _mapped(source.classes, num_classes, class_map)
-    elif class_names is not None:
-        classes = _named(source.classes, num_classes, class_names)
-    elif len(source.classes) == num_classes:
-        classes = _sorted(source, source.classes)
-    else:
-        raise MismatchError(
-            f"{source.path} has {len(source.classes)} class folders and the teacher {num_classes} "
-            f"classes without names: {_MEND}.",
-            arguments=_MENDING,
-        )
-    names = (source.class_name(index) for index in range(len(source)))
-    numbers = (-1 if name is None else classes[name] for name in names)
-    return np.fromiter(numbers, dtype=np.int32, count=len(source))
+    return source.classes
 
 
 def class_pairs(source: ImageSource, targets: npt.NDArray[np.int32]) -> dict[str, int]:
@@ -219,7 +251,9 @@ def _mixed(source: ImageSource) -> str:
 
 
 def _check_no_splits(
-    source: ImageSource, class_names: Sequence[str] | None, class_map: Mapping[str, int] | None
+    source: ImageSource,
+    class_names: Sequence[str] | None,
+    class_map: Mapping[str, int | str] | None,
 ) -> None:
     """Refuse the folder above train/ and val/, which would be taken for classes."""
     folders = set(source.classes or ())
@@ -270,6 +304,63 @@ def _numbered(
             arguments=_MENDING,
         )
     return numbers.astype(np.int32)
+
+
+def _ids(
+    folders: Sequence[str],
+    class_map: Mapping[str, int | str],
+    class_names: Sequence[str] | None,
+    called: Mapping[str, Sequence[int]] | None,
+) -> dict[str, int]:
+    """The class map of these folders by ids alone."""
+    if called is None:
+        by_name: dict[str, list[int]] = {}
+        for number, name in enumerate(class_names or ()):
+            by_name.setdefault(name, []).append(number)
+        called = by_name
+    ids: dict[str, int] = {}
+    for folder in folders:
+        if folder in class_map:
+            value = class_map[folder]
+            ids[folder] = (
+                _class_called(value, folder, class_names, called)
+                if isinstance(value, str)
+                else value
+            )
+    return ids
+
+
+def _class_called(
+    name: str,
+    folder: str,
+    class_names: Sequence[str] | None,
+    called: Mapping[str, Sequence[int]],
+) -> int:
+    """The id of the one class of a name."""
+    numbers = called.get(name, ())
+    if len(numbers) == 1:
+        return numbers[0]
+    said = f"the class map gives the folder {folder!r} the class {name!r}"
+    if not class_names:
+        raise UsageError(
+            f"{said} and the names of the teacher's classes are unknown: give numbers.",
+            arguments=("class_map",),
+        )
+    if not numbers:
+        near = did_you_mean(name, called)
+        raise UsageError(
+            f"{said}, which is the name of none of the teacher's {len(class_names)} classes: "
+            f"give the class's number or its name{other_form(name, list(called))}"
+            f"{'; ' + near if near else '.'}",
+            arguments=("class_map",),
+        )
+    candidates = [f"{number} ({class_names[number]})" for number in numbers[:_SHOWN]]
+    more = ", ..." if len(numbers) > _SHOWN else ""
+    raise UsageError(
+        f"{said}, which is the name of {len(numbers)} of the teacher's classes: give the number "
+        f"of the one that is meant, {', '.join(candidates)}{more}.",
+        arguments=("class_map",),
+    )
 
 
 def _mapped(

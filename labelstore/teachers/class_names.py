@@ -16,13 +16,19 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["human_names", "is_wordnet_id", "names_of"]
+__all__ = ["human_names", "is_wordnet_id", "meanings", "names_of", "words_of"]
 
 _WORDNET_ID = re.compile(r"n[0-9]{8}")
 
-_LEMMAS = ("data", "_info", "imagenet_synset_to_lemma.txt")
-"""Where timm has the words of the 21,844 nouns of ImageNet-1k, -12k, -21k and -22k: lines of a
-WordNet id, a tab, and its words, separated by a comma and a space, the commonest first."""
+_FOLDER = ("data", "_info")
+"""Where timm has what is known of the 21,844 nouns of ImageNet-1k, -12k, -21k and -22k."""
+
+_LEMMAS = "imagenet_synset_to_lemma.txt"
+"""Lines of a WordNet id, a tab, and its words, separated by a comma and a space, the commonest
+first."""
+
+_DEFINITIONS = "imagenet_synset_to_definition.txt"
+"""Lines of a WordNet id, a tab, and what it means."""
 
 
 class _Named(Protocol):
@@ -51,7 +57,7 @@ def human_names(manifest: _Named) -> tuple[str, ...] | None:
 
 @functools.lru_cache(maxsize=8)
 def _human(stored: tuple[str, ...]) -> tuple[str, ...]:
-    words = [_words_of(name) for name in stored]
+    words = [words_of(name) for name in stored]
     names = [known[0] if known else name for name, known in zip(stored, words, strict=True)]
     for shared in _shared(names):
         for number in shared:
@@ -91,11 +97,28 @@ def names_of(manifest: _Named) -> dict[str, tuple[int, ...]]:
     for number, (name, human) in enumerate(
         zip(stored or (), human_names(manifest) or (), strict=True)
     ):
-        words = _words_of(name)
+        words = words_of(name)
         for called in (name, human, *words, ", ".join(words)):
             if called:
                 classes.setdefault(called, set()).add(number)
     return {name: tuple(sorted(numbers)) for name, numbers in classes.items()}
+
+
+def meanings(manifest: _Named) -> tuple[str | None, ...] | None:
+    """What the classes of a store or of a teacher are, as WordNet defines them.
+
+    Args:
+        manifest: as for `human_names`.
+
+    Returns:
+        C definitions in the order of the classes, None for other names than WordNet ids; None where
+        the names are unknown.
+    """
+    stored = manifest.class_names
+    if stored is None:
+        return None
+    known = _lines(_DEFINITIONS) if any(map(is_wordnet_id, stored)) else {}
+    return tuple(known.get(name) for name in stored)
 
 
 def is_wordnet_id(name: str) -> bool:
@@ -103,20 +126,23 @@ def is_wordnet_id(name: str) -> bool:
     return _WORDNET_ID.fullmatch(name) is not None
 
 
-def _words_of(name: str) -> tuple[str, ...]:
+def words_of(name: str) -> tuple[str, ...]:
     """The words of a WordNet id, the commonest first; () for other names and unknown ids."""
-    return _lemmas().get(name, ()) if is_wordnet_id(name) else ()
+    if not is_wordnet_id(name):
+        return ()
+    words = _lines(_LEMMAS).get(name)
+    return () if words is None else tuple(words.split(", "))
 
 
 @functools.cache
-def _lemmas() -> Mapping[str, tuple[str, ...]]:
-    """WordNet id -> its words; empty where timm is not installed or has no such file."""
+def _lines(file: str) -> Mapping[str, str]:
+    """WordNet id -> what one of timm's files says; empty where timm or the file is not there."""
     spec = importlib.util.find_spec("timm")
-    for folder in (spec and spec.submodule_search_locations) or ():
+    for place in (spec and spec.submodule_search_locations) or ():
         try:
-            lines = Path(folder, *_LEMMAS).read_text(encoding="utf-8").splitlines()
+            lines = Path(place, *_FOLDER, file).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
             continue
         pairs = (line.partition("\t") for line in lines)
-        return {name: tuple(words.split(", ")) for name, _, words in pairs if words}
+        return {name: told for name, _, told in pairs if told}
     return {}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "build",
     "class_names_of",
+    "classes_of_name",
     "create_model",
     "imagenet_class_names",
     "preprocessing_of",
@@ -132,18 +133,10 @@ def build(
     else:
         model = _trained_model(name, tensors, str(checkpoint), options, num_classes)
     if not _head_of(model):
-        raise TeacherError(
-            f"{name} has no classifier: choose a network that classifies, or give a "
-            "checkpoint with the weights of one that was trained on it.",
-            arguments=("checkpoint",),
-        )
+        raise _without_classifier(name)
     fine_tuned = tensors is not None or num_classes is not None or config is None
-    if not fine_tuned and _is_projection(_head_of(model)):
-        raise TeacherError(
-            f"{name} gives an embedding of {_head_of(model)} numbers, expected logits of classes: "
-            "choose a network that classifies (fine-tuned ones are called _ft_in1k or the like), "
-            "or write a python: factory that multiplies by the embeddings of the classes' texts."
-        )
+    if not fine_tuned:
+        _check_classifies(name, _head_of(model))
     if resize is not None:
         try:
             model.set_input_size(img_size=(size, size))  # type: ignore[operator]
@@ -191,6 +184,50 @@ def _head_of(model: torch.nn.Module) -> int:
     """How many outputs a timm network has; 0 without a classifier."""
     classes: Any = getattr(model, "num_classes", 1)
     return int(classes or 0)
+
+
+def _without_classifier(name: str) -> TeacherError:
+    return TeacherError(
+        f"{name} has no classifier: choose a network that classifies, or give a "
+        "checkpoint with the weights of one that was trained on it.",
+        arguments=("checkpoint",),
+    )
+
+
+def _check_classifies(name: str, outputs: int) -> None:
+    """TeacherError where so many outputs of a network of timm's own are an embedding."""
+    if _is_projection(outputs):
+        raise TeacherError(
+            f"{name} gives an embedding of {outputs} numbers, expected logits of classes: "
+            "choose a network that classifies (fine-tuned ones are called _ft_in1k or the like), "
+            "or write a python: factory that multiplies by the embeddings of the classes' texts."
+        )
+
+
+def classes_of_name(name: str, num_classes: int | None) -> tuple[int, tuple[str, ...] | None]:
+    """How many classes a network of timm has and what they are called: no network is built.
+
+    Args:
+        name: of timm's own networks, without the prefix of a hub or a folder.
+        num_classes: of one whose classifier was trained anew.
+
+    Raises:
+        TeacherError: timm has no such network, or it does not classify.
+    """
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    config = _pretrained_config(name)
+    own = int(getattr(config, "num_classes", 0) or 0)
+    if num_classes is None:
+        if not own:
+            raise _without_classifier(name)
+        _check_classifies(name, own)
+    count = num_classes or own
+    names = getattr(config, "label_names", None)
+    if isinstance(names, list | tuple) and len(names) == count:
+        return count, tuple(str(label) for label in names)
+    subset = infer_imagenet_subset({"num_classes": count})
+    return count, None if subset is None else tuple(ImageNetInfo(subset).label_names())
 
 
 def _is_projection(outputs: int) -> bool:

@@ -26,9 +26,11 @@ from tests.support.stores import written
             "PIL",
             {
                 "labelstore.images",
+                "labelstore.pictures",
                 "labelstore.torch",
+                "labelstore.operations.inspection",
                 "labelstore.producer.crops",
-                "labelstore.producer.probe",
+                "labelstore.producer.pixel_probe",
                 "labelstore.operations.demo",
             },
         ),

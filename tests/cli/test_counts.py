@@ -62,6 +62,9 @@ def test_durations_and_shares():
     "arguments",
     [
         ("inspect", "s.zarr"),
+        ("show", "s.zarr", "0"),
+        ("classes", "s.zarr"),
+        ("classes", "s.zarr", "--find", "0"),
         ("verify", "s.zarr"),
         ("schedule", "s.zarr", "--epochs", "1"),
         ("pull", "s.zarr", "copy.zarr"),

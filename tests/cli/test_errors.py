@@ -129,3 +129,17 @@ def test_an_argument_that_the_command_has_no_option_for_adds_nothing(tmp_path):
     error = error_of("materialize", path, tmp_path)
     assert "options" not in error
     assert "Option" not in error["message"]
+
+
+def test_names_that_look_like_a_wrong_one():
+    keys = ["tabby/1.jpg", "tabby/2.jpg", "owl/1.jpg", "owl/photo of an owl.jpg"]
+    assert errors.did_you_mean("Tabby/2.JPG", keys) == "did you mean 'tabby/2.jpg'?"
+    assert errors.did_you_mean("train/2.jpg", keys) == "did you mean 'tabby/2.jpg'?"
+    assert errors.did_you_mean("1.jpg", keys) == "did you mean 'tabby/1.jpg' or 'owl/1.jpg'?"
+    assert errors.did_you_mean("photo of", keys) == "did you mean 'owl/photo of an owl.jpg'?"
+    for far in ("zebra", "", "/"):
+        assert errors.did_you_mean(far, keys) == ""
+    assert errors.did_you_mean("x", []) == ""
+    # Those of the same folder are looked at, however many others there are.
+    many = [f"a/{number}.jpg" for number in range(20_000)] + ["b/banana.jpg"]
+    assert errors.did_you_mean("b/bananna.jpg", many) == "did you mean 'b/banana.jpg'?"

@@ -69,7 +69,7 @@ def test_what_is_not_said_is_the_librarys_default(add, group, make, default):
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "demo"])
 def test_an_object_has_a_field_for_each_option(name):
     """A field without an option, or the other way round, would be a TypeError in a user's face."""
-    command = importlib.import_module(f"labelstore.cli.commands.{name}").command
+    command = importlib.import_module(COMMANDS[name][0], package="labelstore.cli").command
     kind, groups = command.callback.options_kind, command.callback.options_groups
     names = [field.name for field in fields(kind) if field.name not in groups]
     names += [field.name for group in groups.values() for field in fields(group)]

@@ -74,7 +74,7 @@ def test_json_stays_data_and_is_not_obeyed_either():
     assert "é 日本" in text
 
 
-@pytest.mark.parametrize("command", ["inspect", "schedule", "verify"])
+@pytest.mark.parametrize("command", ["inspect", "classes", "schedule", "verify"])
 def test_what_is_in_a_store(store, command):
     done = run(command, store)
     assert done.exit_code == 0, done.output
@@ -112,6 +112,8 @@ def test_the_bounds_of_a_damaged_block(store):
         lambda store: ("pull", store, store, "--views", f"{CLEAR}"),
         lambda store: ("inspect", f"{store}{CLEAR}{TURNED}"),
         lambda store: ("inspect", store, f"{CLEAR}"),
+        lambda store: ("show", store, f"{CLEAR}"),
+        lambda store: ("classes", store, "--find", f"other {CLEAR}"),
         lambda store: (f"{CLEAR}{TURNED}",),
         lambda store: ("inspect", store, f"--{CLEAR}"),
         lambda store: ("merge", store, other_of(store), "-o", f"{store}.merged"),

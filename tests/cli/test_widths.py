@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import io
 import re
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from rich.cells import cell_len
 from rich.console import Console
 
 from labelstore.cli import output
+from labelstore.cli.main import COMMANDS, main
 from labelstore.cli.tables import Widths, bands_of
 from labelstore.cli.text import wrapped
+from labelstore.operations import demo
 from tests.support.stores import written
 from tests.support.terminal import shown
 
 WIDE = 200
 TEACHER = "--teacher timm:test_resnet --checkpoint none --device cpu"
-DRAWN = re.compile("[━╸╺─█▏▎▍▌▋▊▉]")
+DRAWN = re.compile("[━╸╺─█▏▎▍▌▋▊▉░▒▓]")
 
 
 def words_of(lines):
@@ -61,7 +65,11 @@ def root(tmp_path_factory):
 @pytest.mark.parametrize("columns", [40, 80, 120])
 @pytest.mark.parametrize(
     "command",
-    ["inspect a.zarr", "plan a.zarr", "schedule a.zarr", "schedule a.zarr b.zarr", "verify a.zarr"],
+    [
+        *("inspect a.zarr", "plan a.zarr", "verify a.zarr"),
+        *("schedule a.zarr", "schedule a.zarr b.zarr", "compare a.zarr b.zarr"),
+        "compare a.zarr b.zarr --sample 2",
+    ],
 )
 def test_what_looks_at_a_store(root, monkeypatch, columns, command):
     # Paths of the test's folder would be longer than the terminal.
@@ -150,3 +158,15 @@ def test_words_are_wrapped_whole():
     assert wrapped("one two three", 7) == ["one two", "three"]
     assert wrapped("日本 日本", 8) == ["日本", "日本"]
     assert wrapped("of /a/long/path here", 6) == ["of", "/a/long/path", "here"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_80_columns(name):
+    lines = CliRunner().invoke(main, [name, "--help"], terminal_width=80).output.splitlines()
+    assert [line for line in lines if cell_len(line) > 80] == []
+
+
+def test_the_demos_code_fits_80_columns():
+    """It is shown as it is, indented by four."""
+    lines = inspect.getsource(demo.train_student).splitlines()
+    assert [line for line in lines if cell_len(line) > 76] == []

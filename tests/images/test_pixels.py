@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from labelstore.images.pixels import (
     to_rgb,
 )
 from labelstore.images.sources.folder import FolderSource
+from labelstore.teachers.class_names import names_of
+from labelstore.teachers.timm_networks import imagenet_class_names
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 
@@ -394,12 +397,13 @@ class TestClassMap:
             ("[1, 2]", "holds a JSON array, expected an object"),
             ('{"cat": 1', "is not valid JSON"),
             ('{"cat": 1, "cat": 2}', "names the folder 'cat' twice"),
-            ('{"cat": "1"}', "gives the folder 'cat' the class \"1\", expected an integer"),
+            ('{"cat": "1"}', "'cat' the class \"1\", expected an integer, without quotes"),
+            ('{"cat": " "}', "'cat' the class \" \", expected an integer, without quotes"),
+            ('{"cat": 1.0}', "'cat' the class 1.0, expected an integer"),
             ('{"cat": true}', "'cat' the class true, expected an integer"),
             ("cat,1\ndog,2\ncat,1\n", "line 3 .* names the folder 'cat' again"),
-            ("cat,1\ndog,x\n", "line 2 .* is 'dog,x', expected two columns"),
-            ("cat,1.5\n", "line 1 .* integer class id"),
-            ("cat,1\nfolder,class\n", "line 2 "),
+            ("cat,1\ndog,tench, Tinca tinca\n", "line 2 .* in double quotes"),
+            ("cat,\n", "line 1 .*its id or its name"),
             ("cat\n", "line 1 .* is 'cat', expected two columns"),
             ("", "is empty"),
             ("folder,class\n", "is empty"),
@@ -512,6 +516,61 @@ class TestTargets:
         source = lay_out(tmp_path, "n01440764/1.png", "n15075141/1.png", "n02123045/1.png")
         targets = resolve_targets(source, num_classes=1000, class_names=imagenet_class_names())
         assert targets.tolist() == [0, 281, 999]
+
+
+IMAGENET = SimpleNamespace(class_names=imagenet_class_names())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": "tench", "b": "n02012849", "c": 954}',
+        "a,tench\nb,n02012849\nc,954\n",
+        'folder,class\na,"tench, Tinca tinca"\nb,crane (134)\nc,banana\n',
+        "a\tTinca tinca\nb\t134\nc\tn07753592\nunused\tno class\n",
+    ],
+)
+def test_a_class_map_of_names(tmp_path, text):
+    source = lay_out(tmp_path / "photos", "a/1.png", "b/1.png", "c/1.png")
+    (tmp_path / "map").write_text(text)
+    targets = resolve_targets(
+        source,
+        num_classes=1000,
+        class_names=IMAGENET.class_names,
+        class_map=read_class_map(tmp_path / "map"),
+        called=names_of(IMAGENET),
+    )
+    assert targets.tolist() == [0, 134, 954]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bananna", "none of the teacher's 1000 classes.*did you mean 'banana'"),
+        ("Tench", "did you mean 'tench'"),
+        ("n07753593", "did you mean 'n07753592'"),
+        ("1.5", "none of the teacher's 1000 classes: give the class's number or its name"),
+        ("crane", r"the name of 2 .*134 \(n02012849\), 517 \(n03126707\)"),
+        ("maillot", r"the name of 2 .*638 \(n03710637\), 639 \(n03710721\)"),
+    ],
+)
+def test_names_of_no_class_or_of_several_are_refused(tmp_path, name, message):
+    source = lay_out(tmp_path, "a/1.png")
+    given = {"num_classes": 1000, "class_names": IMAGENET.class_names, "class_map": {"a": name}}
+    with pytest.raises(UsageError, match=message) as caught:
+        resolve_targets(source, **given, called=names_of(IMAGENET))
+    assert caught.value.arguments == ("class_map",)
+
+
+def test_names_of_a_teacher_of_ones_own(tmp_path):
+    source = lay_out(tmp_path, "a/1.png", "b/1.png")
+    given = {"num_classes": 3, "class_map": {"a": "dog", "b": "cat"}}
+    named = resolve_targets(source, **given, class_names=("cat", "dog", "owl"))
+    assert named.tolist() == [1, 0]
+    with pytest.raises(UsageError, match=r"'dog', which is the name of 2 .* 1 \(dog\), 2 \(dog\)"):
+        resolve_targets(source, **given, class_names=("cat", "dog", "dog"))
+    with pytest.raises(UsageError, match="names of the teacher's classes are unknown"):
+        resolve_targets(source, **given, class_names=None)
 
 
 def test_class_map_file_to_targets(tmp_path):

@@ -8,7 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from labelstore.teachers.class_names import human_names, is_wordnet_id, names_of
+from labelstore.teachers.class_names import (
+    human_names,
+    is_wordnet_id,
+    meanings,
+    names_of,
+    words_of,
+)
 from labelstore.teachers.timm_networks import imagenet_class_names
 
 
@@ -83,9 +89,24 @@ import sys
 if not {has_timm}:
     sys.modules["timm"] = None
 from types import SimpleNamespace
-from labelstore.teachers.class_names import human_names
+from labelstore.teachers.class_names import (
+    human_names,
+    is_wordnet_id,
+    meanings,
+    names_of,
+    words_of,
+)
 print(human_names(SimpleNamespace(class_names=("n07753592", "cat"))))
 assert not {{"torch", "numpy", "timm.data"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(("banana" if has_timm else "n07753592", "cat"))
+
+
+def test_what_classes_mean():
+    told = meanings(named("n07753592", "cat", "n99999999"))
+    assert told == ("elongated crescent-shaped yellow fruit with soft sweet flesh", None, None)
+    assert meanings(named("cat")) == (None,)
+    assert meanings(SimpleNamespace(class_names=None)) is None
+    assert words_of("n01440764") == ("tench", "Tinca tinca")
+    assert words_of("tench") == ()

@@ -10,7 +10,7 @@ import click
 from labelstore.errors import require_packages
 
 from ... import options, output
-from ...reports.classes import SORTS
+from ...reports.by_class import SORTS
 from ...reports.inspect import draw_histogram, print_classes, print_report
 from ...reports.page import PageOptions, page_options, photos_of, write_page
 

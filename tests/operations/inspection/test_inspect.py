@@ -227,6 +227,9 @@ def test_ferkd_by_the_ground_truth_counts_as_its_apply_does(tmp_path):
     assert high == sum(value > 0.88 for value in truth) > 0
     dropped = [all(row) for row in (action == Action.DISCARDED)]
     assert told["images_without_views"] == sum(dropped)
+    at_most = dict(zip(*found["thresholds"].values(), strict=True))
+    assert at_most[0.2] == sum(value <= np.float32(0.2) for value in truth)
+    assert at_most[1.0] == IMAGES * VIEWS
 
 
 def test_ferkd_by_the_ground_truth_needs_all_of_it(tmp_path):
@@ -517,7 +520,7 @@ def test_a_sample_of_all_views_is_all_of_it(store):
 
 
 def test_a_large_stores_labels_are_sampled_and_its_confidences_are_not(store, monkeypatch):
-    monkeypatch.setattr("labelstore.operations.inspection.inspect.LABEL_CROPS", IMAGES * 2)
+    monkeypatch.setattr("labelstore.operations.inspection.tally.LABEL_CROPS", IMAGES * 2)
     told = report(store)
     monkeypatch.undo()
     whole = report(store)
