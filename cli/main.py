@@ -60,9 +60,9 @@ HELP = """Soft labels of image classifiers: made once, read at the speed of trai
      labelstore generate photos --teacher timm:resnet50 --views 200 -o teacher.zarr
 
 \b
-2. See what is in the store: how confident the teacher is, how often it is right, what
-   FerKD would discard or calibrate, and what a crop costs on disk.
-     labelstore inspect teacher.zarr --plot confidence.png
+2. See what the labels say: how confident the teacher is, how often it is right, what
+   FerKD would discard or calibrate, which photos may be in the wrong folder.
+     labelstore inspect teacher.zarr --report report.html --photos photos
 
 \b
 3. Train any number of students from it, in any loop (labelstore.torch has a data set,

@@ -67,13 +67,19 @@ def command(context: click.Context, folder: str, views: int, epochs: int, device
         _run(context, "generate", generate_command, arguments)
 
     _say("3. What is in the stores")
+    reports = []
     for store_name in stores:
-        plot = str(Path(store_name).with_suffix(".png"))
-        _run(context, "inspect", inspect_command, [store_name, "--plot", plot])
+        plot, page = (str(Path(store_name).with_suffix(suffix)) for suffix in (".png", ".html"))
+        reports.append(page)
+        looks = ["--plot", plot, "--report", page, "--photos", str(photos), "--rows", "5"]
+        _run(context, "inspect", inspect_command, [store_name, *looks])
 
     _say("4. A student learns from the mean of both teachers, calibrated as FerKD does")
     _train(photos, stores, epochs)
-    _say(f"Done. The stores are {' and '.join(stores)}; try: labelstore generate --help")
+    _say(
+        f"Done. The stores are {' and '.join(stores)}. Open {reports[0]} in a browser to see what "
+        "their labels say. Then try: labelstore generate --help"
+    )
 
 
 def _say(title: str) -> None:

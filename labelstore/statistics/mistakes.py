@@ -40,7 +40,7 @@ class Suspicion:
     target: int
     """Its ground truth."""
     suggested: int
-    """The other class that its views agree on."""
+    """The likeliest other class in the mean label of its views."""
     target_probability: float
     """Of the ground truth, in the mean label of its views."""
     suggested_probability: float
@@ -48,7 +48,9 @@ class Suspicion:
     views: float
     """Share of its views whose largest class is the suggested one."""
     margin: float
-    """The ground truth's probability less the largest of another class: -1..1."""
+    """The ground truth's probability less the suggested class's: -1..1."""
+    candidate: bool
+    """Whether confident learning counts it as another class."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Suspicions:
     candidates: int
     """Those that confident learning counts as another class."""
     entries: tuple[Suspicion, ...]
-    """The worst first, candidates before all others."""
+    """The worst first: by margin."""
 
 
 def confused_pairs(
@@ -99,11 +101,12 @@ def confused_pairs(
 def suspicions(labels: ImageLabels, num_classes: int, count: int) -> Suspicions:
     """Rank images by how likely their ground truth is wrong, as confident learning does.
 
-    Northcutt, Jiang and Chuang (JAIR 70, 2021), section 3.1: the threshold of a class is the mean
-    probability that the images of that class give it; an image is counted as the class with the
-    largest probability among those at or above their threshold. Images are ranked by the margin
-    between the ground truth's probability and the largest other one (their section 3.2), those
-    that are counted as another class first. Probabilities are those of the image's mean label.
+    Northcutt, Jiang and Chuang (JAIR 70, 2021): ranked by the margin between the probability of the
+    ground truth and the largest other one (their normalized margin, section 3.2). A candidate is
+    counted as another class than its own: of the classes whose probability is at least the mean
+    that their own images give them, the likeliest (section 3.1). Candidates alone would leave out
+    those of which the teacher is less sure than on average. Probabilities are those of the image's
+    mean label.
 
     Args:
         labels: of all images; count: how many entries are returned, at most.
@@ -119,11 +122,9 @@ def suspicions(labels: ImageLabels, num_classes: int, count: int) -> Suspicions:
     # The likeliest of those: classes stand in this order.
     counted_as = np.where(confident.any(axis=1), classes[rows, confident.argmax(axis=1)], targets)
     others = np.where(classes == targets[:, None], -1.0, probs)
-    largest = others.argmax(axis=1)
-    margin = own - np.maximum(others[rows, largest], 0.0)
+    slot = others.argmax(axis=1)
+    margin = own - np.maximum(others[rows, slot], 0.0)
     candidate = counted_as != targets
-    slot = np.where(candidate, confident.argmax(axis=1), largest)
-    order = np.lexsort((margin, ~candidate))[:count]
     entries = tuple(
         Suspicion(
             image=int(labels.images[known[row]]),
@@ -133,8 +134,9 @@ def suspicions(labels: ImageLabels, num_classes: int, count: int) -> Suspicions:
             suggested_probability=float(probs[row, slot[row]]),
             views=float(labels.view_shares[known[row], slot[row]]),
             margin=float(margin[row]),
+            candidate=bool(candidate[row]),
         )
-        for row in order.tolist()
+        for row in np.argsort(margin, kind="stable")[:count].tolist()
         if num_classes > 1
     )
     return Suspicions(len(known), int(candidate.sum()), entries)

@@ -90,7 +90,8 @@ def report(
           target's labels), ``images`` (``image``, ``key``, ``share`` of at most 3);
         - ``wrong_targets``: None without ground truth, or ``images`` judged, ``candidates`` and at
           most 50 ``entries`` (``image``, ``key``, ``target``, ``suggested``,
-          ``target_probability``, ``suggested_probability``, ``views``, ``margin``), worst first
+          ``target_probability``, ``suggested_probability``, ``views``, ``margin``, ``candidate``),
+          the smallest margin first
           (``statistics.mistakes.suspicions``);
         - ``drift``: trace of the covariance of an image's labels over its views: ``mean``,
           ``histogram``, and the images with the ``largest`` and ``smallest``;

@@ -289,6 +289,7 @@ class Tally:
                 suggested_probability=entry.suggested_probability,
                 views=entry.views,
                 margin=entry.margin,
+                candidate=entry.candidate,
             )
             for entry in judged.entries
         ]
