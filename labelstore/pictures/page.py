@@ -5,7 +5,8 @@ A page is put together of the files in ``templates/``:
 - ``skeleton.html``: the document, with places for what follows;
 - ``page.css``, ``page.js``: what all pages share: colours, light and dark, and the global ``page``
   of helpers that make elements, charts and tables (its head says which);
-- ``NAME.js`` and, where there is one, ``NAME.css``: one kind of page, a function of ``page.data``;
+- ``NAME.js`` and, where there is one, ``NAME.css``: one kind of page, made of ``page.data``; of the
+  page ``report`` also ``thresholds.js`` and ``gallery.js``, two of its sections;
 - ``vendor/``: D3 and Observable Plot, as their authors publish them, with their licences.
 
 No request leaves a page: its content security policy allows its own scripts, by their digests, and
@@ -40,6 +41,9 @@ _HEAD_BYTES = 2048
 
 _VENDOR = (("d3.min.js", "d3.LICENSE"), ("plot.umd.min.js", "plot.LICENSE"))
 
+_PARTS = {"report": ("thresholds.js", "gallery.js")}
+"""Scripts that come before a kind of page's own."""
+
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 _IN_SCRIPT = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"}
@@ -63,7 +67,8 @@ def render(template: str, title: str, data: dict[str, Any]) -> str:
         ValueError: NaN or infinity among the data.
     """
     style = _template("page.css") + _optional(f"{template}.css")
-    scripts = [*_vendored(), _template("page.js"), _template(f"{template}.js")]
+    names = ("page.js", *_PARTS.get(template, ()), f"{template}.js")
+    scripts = [*_vendored(), *map(_template, names)]
     digests = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     parts = {
         "title": html.escape(_printable(title)),
@@ -101,8 +106,8 @@ def check_replaceable(path: Path, overwrite: bool = False) -> None:
         ) from error
     if GENERATOR.encode() not in start:
         raise UsageError(
-            f"{path} is there and is no page of labelstore's: name another file, or replace it "
-            "with --overwrite."
+            f"{path} is there and is no page of labelstore's: name another file, or overwrite it.",
+            arguments=("overwrite",),
         )
 
 

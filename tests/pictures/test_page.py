@@ -76,7 +76,7 @@ def test_scripts_that_run_are_those_that_the_policy_names(document):
     assert policy.startswith("default-src 'none'; ")
     assert "img-src data:;" in policy
     running = [text for kind, text in parts.scripts if "type" not in kind]
-    assert len(running) == 4
+    assert len(running) == 6
     for text in running:
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy
@@ -108,7 +108,7 @@ def test_only_pages_are_replaced(tmp_path):
     page.write(path, page.render("report", "two", {}))
     assert "<title>two</title>" in path.read_text(encoding="utf-8")
     path.write_text("<p>my thesis</p>")
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="or overwrite it"):
         page.write(path, page.render("report", "three", {}))
     assert path.read_text() == "<p>my thesis</p>"
     page.write(path, page.render("report", "three", {}), overwrite=True)

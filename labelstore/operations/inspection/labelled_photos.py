@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelstore.errors import MismatchError, SourceError
-from labelstore.images import pixels
+from labelstore.images.photo_file import is_same_file, is_same_size
+from labelstore.images.pixels import decode
 from labelstore.images.sources.classes import other_form
 
 if TYPE_CHECKING:
@@ -65,16 +66,15 @@ class LabelledPhotos:
             return None
         try:
             data = self._source.read(row)
-            digest = int(self._store.image_digests(image))
-            if digest and pixels.content_digest(data) != digest:
+            if not is_same_file(data, int(self._store.image_digests(image))):
                 self.different.add(image)
                 return None
-            photo = pixels.decode(data, str(self._source.path_of(row)))
+            photo = decode(data, str(self._source.path_of(row)))
         except SourceError:
             self.unreadable.add(image)
             return None
-        size = tuple(int(side) for side in self._store.sizes(image))
-        if min(size) > 0 and photo.size != size:
+        width, height = self._store.sizes(image)
+        if not is_same_size(photo.size, (int(width), int(height))):
             self.different.add(image)
             return None
         return photo

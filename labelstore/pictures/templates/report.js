@@ -7,14 +7,6 @@
   const {store, ferkd} = report;
   const names = report.class_names;
 
-  const ACTIONS = [
-    ["discarded_low", "discarded (too hard)", "var(--discarded-low)"],
-    ["calibrated", "calibrated", "var(--calibrated)"],
-    ["kept", "kept", "var(--kept)"],
-    ["discarded_high", "discarded (too easy)", "var(--discarded-high)"],
-  ];
-  const LOOKS_AT = ferkd.confidence === "max" ? "largest probability" : "ground truth's probability";
-
   function className(number) {
     if (!names) return `class ${number}`;
     // Of names that several classes have, the number is a part already.
@@ -23,6 +15,7 @@
   const plusMinus = (error) => (error ? ` \u00b1 ${share(error)}` : "");
   const images = new Map(data.images.map((image) => [image.image, image]));
   const isSample = report.sample && report.sample.views < report.sample.of;
+  const told = {data, names, className, images, photoLink, plusMinus, isSample};
 
   const titles = store.path.replace(/[\\/]+$/, "").split(/[\\/]/);
   page.header(titles[titles.length - 1], !store.labelled_crops ? "No crop is labelled yet."
@@ -32,14 +25,14 @@
   alerts();
   summary();
   if (store.labelled_crops) {
-    thresholds();
+    page.thresholds(told);
     boxes();
     table1();
     reliability();
     uncertainty();
     classes();
     confusion();
-    gallery();
+    page.gallery(told);
     wrongTargets();
     drift();
   }
@@ -60,10 +53,11 @@
 
   function summary() {
     const {agreement} = report;
+    const estimate = (value, error) => (error ? `${share(value, 1)} \u00b1 ${share(error, 1)}` : share(value));
     const tiles = [
       [count(store.labelled_crops), `crops: ${counted(store.labelled_images, "photo")}, ${counted(store.views, "view")} each`],
-      agreement && [share(agreement.top1) + plusMinus(agreement.top1_error), "of crops agree with the ground truth (top-1)"],
-      agreement && agreement.n > 1 && [share(agreement.top_n) + plusMinus(agreement.top_n_error), `have it among their ${agreement.n} largest classes`],
+      agreement && [estimate(agreement.top1, agreement.top1_error), "of crops agree with the ground truth (top-1)"],
+      agreement && agreement.n > 1 && [estimate(agreement.top_n, agreement.top_n_error), `have it among their ${agreement.n} largest classes`],
       store.labelled_crops > 0 && [decimal(report.entropy.mean), "nats of entropy in the mean label"],
       store.labelled_crops > 0 && [decimal(report.bytes.total_per_crop, 2), "bytes a crop on disk"],
     ];
@@ -102,214 +96,6 @@
     if (told.missing) lines.push(`${counted(told.missing, "photo")} not shown: not in the source`);
     if (told.unreadable) lines.push(`${counted(told.unreadable, "photo")} not shown: cannot be read`);
     return lines.map((line) => el("div", {}, line));
-  }
-
-  /* Figure 2 and its thresholds. */
-  function thresholds() {
-    const stops = stopsOf();
-    const total = stops[stops.length - 1].atMost;
-    const given = ["low", "middle", "top"].map((name) => placeOf(stops, ferkd[name]));
-    const at = given.slice();
-    const bins = histogram(stops, total);
-    const sliders = ["low", "middle", "top"].map((name, number) => slider(name, number));
-    const chart = el("div", {class: "chart"});
-    const bar = el("div", {class: "stack", "aria-hidden": "true"});
-    const rows = el("tbody");
-    const command = el("code");
-    const reset = el("button", {type: "button", class: "button", on: {click: () => { given.forEach((place, number) => { at[number] = place; }); update(); }}}, "Back to the given thresholds");
-    const curve = el("div", {class: "chart"});
-    const examples = el("div");
-    const MARGINS = {left: 44, right: 14, top: 100, bottom: 40};
-    let width = 0;
-
-    function stopsOf() {
-      const {confidence, at_most: atMost} = report.thresholds;
-      const found = confidence.map((value, place) => ({value, atMost: atMost[place]}));
-      // The thresholds that were asked for need not be among the 201.
-      let reached = 0;
-      for (const [name, part] of [["low", "discarded_low"], ["middle", "calibrated"], ["top", "kept"]]) {
-        reached += ferkd[part].count;
-        const near = found[placeOf(found, ferkd[name])];
-        if (Math.abs(near.value - ferkd[name]) > 1e-9) found.push({value: ferkd[name], atMost: reached});
-        found.sort((a, b) => a.value - b.value);
-      }
-      return found;
-    }
-
-    function placeOf(list, value) {
-      return d3.minIndex(list, (stop) => Math.abs(stop.value - value));
-    }
-
-    function histogram() {
-      if (ferkd.confidence === "max") {
-        return report.histogram.map(({low, high, count: crops, ratio}) => ({low, high, crops, ratio}));
-      }
-      return d3.range(20).map((number) => {
-        const [low, high] = [number / 20, (number + 1) / 20];
-        const before = number ? stops[placeOf(stops, low)].atMost : 0;
-        const crops = stops[placeOf(stops, high)].atMost - before;
-        return {low, high, crops, ratio: total ? crops / total : 0};
-      });
-    }
-
-    /* What each part has: [count, share]. */
-    function parts() {
-      const bounds = [0, ...at.map((place) => stops[place].atMost), total];
-      return d3.pairs(bounds).map(([low, high]) => [high - low, total ? (high - low) / total : 0]);
-    }
-
-    function text(value) { return String(Number(value.toFixed(4))); }
-
-    function slider(name, number) {
-      const pill = el("span", {class: "pill", style: {top: `${number * 26}px`}});
-      const handle = el("div", {class: "threshold", role: "slider", tabindex: "0", id: `threshold-${name}`,
-        "aria-label": `Threshold ${name}`, "aria-orientation": "horizontal", "aria-valuemin": "0", "aria-valuemax": "1"}, pill);
-      handle.addEventListener("keydown", (event) => {
-        const steps = {ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10, Home: -stops.length, End: stops.length};
-        if (!(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey) return;
-        event.preventDefault();
-        move(number, at[number] + steps[event.key]);
-      });
-      handle.addEventListener("pointerdown", (event) => {
-        event.preventDefault();
-        handle.focus();
-        handle.setPointerCapture(event.pointerId);
-      });
-      handle.addEventListener("pointermove", (event) => {
-        if (!handle.hasPointerCapture(event.pointerId)) return;
-        const inside = event.clientX - chart.getBoundingClientRect().left - MARGINS.left;
-        const value = inside / (width - MARGINS.left - MARGINS.right);
-        move(number, placeOf(stops, Math.max(0, Math.min(1, value))));
-      });
-      return {name, handle, pill};
-    }
-
-    function move(number, place) {
-      const least = number ? at[number - 1] : 0;
-      const most = number < 2 ? at[number + 1] : stops.length - 1;
-      const next = Math.max(least, Math.min(most, place));
-      if (next === at[number]) return;
-      at[number] = next;
-      update();
-    }
-
-    function pieces() {
-      const bounds = [-1, ...at.map((place) => stops[place].value), 2];
-      return bins.flatMap((bin) => ACTIONS.map(([, words, colour], number) => ({
-        ...bin, words, colour,
-        x1: Math.max(bin.low, bounds[number]), x2: Math.min(bin.high, bounds[number + 1]),
-      }))).filter((piece) => piece.x2 > piece.x1);
-    }
-
-    function drawChart() {
-      const svg = page.plot({
-        width, height: 376, marginLeft: MARGINS.left, marginRight: MARGINS.right, marginTop: MARGINS.top, marginBottom: MARGINS.bottom,
-        x: {domain: [0, 1], label: `${LOOKS_AT} of a crop`, ticks: width < 500 ? 5 : 10},
-        y: {label: null, tickFormat: ".0%", grid: true, domain: [0, d3.max(bins, (bin) => bin.ratio) || 1], ticks: 5},
-        marks: [
-          Plot.rectY(pieces(), {x1: "x1", x2: "x2", y: "ratio", fill: {value: "colour", scale: null}, insetLeft: 0.5, insetRight: 0.5}),
-          Plot.ruleY([0]),
-          // Below the thresholds' names.
-          Plot.text(["\u2191 share of crops"], {frameAnchor: "top-left", dx: -MARGINS.left, dy: -20}),
-        ],
-      });
-      svg.setAttribute("role", "img");
-      svg.setAttribute("aria-label", `Histogram of the ${LOOKS_AT} of the crops, coloured by what FerKD does`);
-      const old = chart.querySelector("svg");
-      if (old) old.replaceWith(svg); else chart.prepend(svg);
-    }
-
-    function drawCurve() {
-      const points = stops.map((stop) => ({x: stop.value, y: total ? stop.atMost / total : 0}));
-      const marks = at.map((place, number) => ({...points[place], name: sliders[number].name}));
-      const svg = page.plot({
-        width, height: 240, marginLeft: MARGINS.left, marginRight: MARGINS.right, marginTop: 24, marginBottom: MARGINS.bottom,
-        x: {domain: [0, 1], label: "threshold", ticks: width < 500 ? 5 : 10},
-        y: {domain: [0, 1], label: "share of crops at or below it", tickFormat: ".0%", grid: true, ticks: 5},
-        marks: [
-          Plot.ruleX(marks, {x: "x", y: "y", stroke: "currentColor", strokeDasharray: "3,3"}),
-          Plot.line(points, {x: "x", y: "y", stroke: "var(--accent)", strokeWidth: 2, curve: "linear"}),
-          Plot.dot(marks, {x: "x", y: "y", r: 4, fill: "currentColor"}),
-          Plot.tip(points, Plot.pointerX({x: "x", y: "y", title: (point) => `${share(point.y)} of crops have ${text(point.x)} or less`})),
-          Plot.ruleY([0]),
-        ],
-      });
-      svg.setAttribute("role", "img");
-      svg.setAttribute("aria-label", "Share of crops whose confidence is at most a threshold");
-      curve.replaceChildren(svg);
-    }
-
-    function drawExamples() {
-      replace(examples, at.map((place, number) => {
-        const stop = stops[place];
-        // Single precision, as stored probabilities are compared.
-        const first = data.examples.findIndex((crop) => crop.confidence > Math.fround(stop.value));
-        const split = first < 0 ? data.examples.length : first;
-        const below = data.examples.slice(Math.max(0, split - 3), split);
-        const above = data.examples.slice(split, split + 3);
-        return [
-          el("h3", {}, `Crops on either side of ${sliders[number].name}, ${text(stop.value)}`),
-          el("div", {class: "sides"}, [[below, ACTIONS[number], "at or below it"], [above, ACTIONS[number + 1], "above it"]].map(
-            ([crops, [, words, colour], where]) => el("div", {},
-              el("h4", {}, el("span", {class: "swatch", style: {background: colour}}), `${where}: ${words}`),
-              crops.length ? el("ul", {class: "crops"}, crops.map(example)) : el("p", {class: "quiet"}, "No crop of the sample.")))),
-        ];
-      }));
-    }
-
-    function example({image, key, view, confidence, class: top, picture}) {
-      return el("li", {title: `${page.printable(key)}, view ${view}`},
-        picture && el("img", {src: picture, alt: `view ${view} of ${key}`, decoding: "async"}),
-        el("strong", {}, decimal(confidence)), names ? names[top] : `class ${top}`,
-        !picture && el("div", {class: "quiet"}, images.has(image) ? photoLink(image, key) : key, `, view ${view}`));
-    }
-
-    function update() {
-      if (!width) return;
-      const found = parts();
-      drawChart();
-      drawCurve();
-      sliders.forEach(({name, handle, pill}, number) => {
-        const {value} = stops[at[number]];
-        const [crops, ratio] = found[number];
-        handle.style.left = `${MARGINS.left + value * (width - MARGINS.left - MARGINS.right)}px`;
-        handle.style.height = `${376 - MARGINS.bottom}px`;
-        pill.style.transform = `translateX(${-100 * value}%)`;
-        pill.textContent = `${name} ${text(value)}`;
-        handle.setAttribute("aria-valuenow", text(value));
-        handle.setAttribute("aria-valuetext", `${text(value)}: ${counted(crops, "crop")}, ${share(ratio)}, ${ACTIONS[number][1]}`);
-      });
-      replace(bar, ACTIONS.map(([, , colour], number) => found[number][0] > 0
-        && el("i", {style: {background: colour, flex: `${found[number][1]} 1 0`}})));
-      const bounds = at.map((place) => text(stops[place].value));
-      const ranges = [`0 to ${bounds[0]}`, `above ${bounds[0]}, to ${bounds[1]}`, `above ${bounds[1]}, to ${bounds[2]}`, `above ${bounds[2]}`];
-      const unmoved = at.every((place, number) => place === given[number]);
-      replace(rows, ACTIONS.map(([name, words, colour], number) => el("tr", {id: `part-${name}`},
-        el("td", {}, el("span", {class: "tagged"}, el("span", {class: "swatch", style: {background: colour}}), el("span", {}, words))),
-        el("td", {}, ranges[number]),
-        el("td", {class: "number"}, count(found[number][0])),
-        el("td", {class: "number"}, share(found[number][1]) + (unmoved ? plusMinus(ferkd[name].error) : "")))));
-      command.textContent = `--low ${bounds[0]} --middle ${bounds[1]} --top ${bounds[2]}`;
-      reset.disabled = unmoved;
-      drawExamples();
-    }
-
-    const made = page.section("thresholds", "Confidence, and what FerKD would do",
-      el("p", {}, "Move the thresholds: drag them, or focus one and use the arrow keys. Crops at or below low and above top are discarded, those up to middle get the smoothed ground truth, the rest keep their soft label."),
-      ferkd.confidence === "target" && el("p", {class: "quiet"}, "The rule looks at the probability of the ground truth, and so does this histogram; Table 1 is of the largest probability."),
-      el("figure", {}, chart, el("figcaption", {}, `${ferkd.confidence === "max" ? "The FerKD paper's Figure 2: " : ""}${counted(total, "crop")} by confidence${isSample ? ", estimated from some of the views" : ""}.`)),
-      bar,
-      page.scroll("What FerKD does at these thresholds", el("table", {class: "parts", "aria-label": "What FerKD does at these thresholds"},
-        el("thead", {}, el("tr", {}, ["crops are", "confidence", "crops", "share"].map((words, number) =>
-          el("th", {scope: "col", class: number > 1 ? "number" : null}, words)))), rows)),
-      el("div", {class: "tools"}, command, reset),
-      el("p", {class: "quiet"}, `At the given thresholds (low ${ferkd.low}, middle ${ferkd.middle}, top ${ferkd.top}) ${counted(ferkd.images_without_views, "photo")} would have no view left.`),
-      el("h3", {}, "Shares against thresholds"),
-      el("figure", {}, curve),
-      examples);
-    chart.append(...sliders.map((entry) => entry.handle));
-    page.resize(chart, (now) => { width = now; update(); });
-    return made;
   }
 
   /* Figure 1. */
@@ -493,103 +279,6 @@
           {label: "photos", sorts: false, value: () => 0, cell: (row) => el("span", {class: "thumbs"}, row.images.map((image) => thumb(image.image, image.key)))},
         ],
       }));
-  }
-
-  /* Image -> why the report names it. */
-  function reasons() {
-    const found = new Map();
-    const add = (image, words) => found.set(image, [...(found.get(image) || []), words]);
-    const {hardest_images: hard, easiest_images: easy, hardest_views: hardest, easiest_views: easiest} = report.extremes;
-    hard.forEach((entry) => add(entry.image, `among the hardest, mean confidence ${decimal(entry.mean_confidence)}`));
-    easy.forEach((entry) => add(entry.image, `among the easiest, mean confidence ${decimal(entry.mean_confidence)}`));
-    hardest.forEach((entry) => add(entry.image, `has one of the hardest crops, view ${entry.view}, ${decimal(entry.confidence)}`));
-    easiest.forEach((entry) => add(entry.image, `has one of the easiest crops, view ${entry.view}, ${decimal(entry.confidence)}`));
-    if (report.drift) {
-      report.drift.largest.forEach((entry) => add(entry.image, `its labels drift most, ${decimal(entry.drift)}`));
-      report.drift.smallest.forEach((entry) => add(entry.image, `its labels drift least, ${decimal(entry.drift)}`));
-    }
-    if (report.wrong_targets) {
-      report.wrong_targets.entries.forEach((entry) => add(entry.image, `its ground truth may be wrong: rather ${className(entry.suggested)}`));
-    }
-    report.confusion.forEach((pair) => pair.images.filter((entry) => entry.share >= 0.01).forEach((entry) =>
-      add(entry.image, `${share(entry.share, 1)} of its mass goes to ${className(pair.predicted)}`)));
-    return found;
-  }
-
-  function targetOf(image) {
-    return missing(image.target) ? "ground truth unknown" : `ground truth: ${className(image.target)}`;
-  }
-
-  function gallery() {
-    const why = reasons();
-    const shown = data.images.filter((image) => image.views);
-    const others = data.images.filter((image) => !image.views);
-    const made = page.section("gallery", "Photos and their crops");
-    if (!data.images.length) {
-      made.append(el("p", {}, "The report names no photo."));
-      return;
-    }
-    made.append(
-      el("p", {}, "The crops of least and of most confidence of each photo, their stored labels, and what a student trains on once FerKD has calibrated them."
-        + (data.pictures ? "" : " Photos are shown with --photos SOURCE.")),
-      page.confidenceLegend("box and frame: confidence"),
-      ...shown.map((image) => article(image, why.get(image.image) || [])));
-    if (others.length) {
-      made.append(el("h3", {}, "Other photos that this page names"),
-        el("ul", {class: "photos"}, others.map((image) => el("li", {id: `photo-${image.image}`},
-          image.picture && el("img", {src: image.picture, alt: "", decoding: "async"}),
-          el("p", {class: "key"}, image.key), el("p", {}, targetOf(image)),
-          el("p", {class: "quiet"}, (why.get(image.image) || []).join("; "))))));
-    }
-  }
-
-  function article(image, why) {
-    const half = Math.ceil(image.views.length / 2);
-    const [hard, easy] = [image.views.slice(0, half), image.views.slice(half).reverse()];
-    return el("article", {id: `photo-${image.image}`, "aria-labelledby": `photo-${image.image}-key`},
-      el("h3", {id: `photo-${image.image}-key`, class: "key"}, image.key),
-      el("p", {class: "quiet"}, [targetOf(image), ...why].join("; ")),
-      el("div", {class: "look"},
-        photoWithBoxes(image),
-        el("div", {class: "ends"}, [["Hardest crops", hard], ["Easiest crops", easy]].map(([title, views]) =>
-          views.length ? el("div", {}, el("h4", {}, title), el("ol", {class: "views"}, views.map((view) => crop(image, view)))) : null))));
-  }
-
-  function photoWithBoxes(image) {
-    const boxed = image.views.filter((view) => view.box);
-    if (!image.picture && !boxed.length) return el("p", {class: "quiet"}, "Its boxes are unknown.");
-    const rects = boxed.flatMap(({box: [top, left, height, width], confidence, view}) =>
-      ["under", null].map((kind) => el("rect", {x: left, y: top, width, height, class: kind, "data-view": view,
-        style: kind ? {} : {stroke: page.confidenceColor(confidence)}})));
-    const overlay = image.width && el("svg", {viewBox: `0 0 ${image.width} ${image.height}`, preserveAspectRatio: "none", role: "img",
-      "aria-label": `${boxed.length} boxes`}, rects);
-    return el("div", {class: "boxed"},
-      image.picture ? el("img", {src: image.picture, alt: image.key, decoding: "async"})
-        : el("div", {class: "blank", style: {"aspect-ratio": `${image.width} / ${image.height}`}}),
-      overlay);
-  }
-
-  function crop(image, view) {
-    const colour = page.confidenceColor(view.confidence);
-    const calibrated = view.action === "calibrated";
-    const becomes = {
-      kept: "kept", calibrated: "calibrated", discarded: "discarded",
-    }[view.action] || "the rule needs a ground truth";
-    // What is not calibrated is trained on as it is stored, with its residual mass spread.
-    const second = calibrated || store.k < 3;
-    return el("li", {class: view.picture ? null : "plain"},
-      view.picture && el("img", {src: view.picture, alt: `view ${view.view}`, decoding: "async", style: {"border-color": colour}}),
-      el("div", {},
-        el("p", {class: "said"}, !view.picture && el("span", {class: "swatch", style: {background: colour}}), `view ${view.view}, confidence ${decimal(view.confidence)}: ${becomes}`),
-        el("div", {class: "labels"},
-          el("div", {}, second && el("h5", {}, "stored"), labelBars(view.stored, image.target)),
-          second && el("div", {}, el("h5", {}, calibrated ? "calibrated" : "with its residual mass spread"),
-            view.calibrated ? [labelBars(view.calibrated, image.target), view.base > 0.00005 && el("p", {class: "quiet said"}, `every other class ${share(view.base)}`)]
-              : el("p", {class: "said"}, "needs the ground truth, which is unknown")))));
-  }
-
-  function labelBars(label, target) {
-    return page.bars(label.map(([number, value]) => ({name: names ? names[number] : `class ${number}`, value, truth: number === target})));
   }
 
   function wrongTargets() {
