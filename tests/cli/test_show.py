@@ -231,7 +231,7 @@ def test_another_photo_is_refused(store, tmp_path):
     arguments = ("--photos", tmp_path / "photos", "--save", tmp_path / "s.png")
     shutil.copy(tmp_path / "photos" / KEYS[1], tmp_path / "photos" / KEYS[0])
     done = show(store.path, 0, *arguments, "--json", code=1)
-    assert '"kind": "mismatch"' in done.stdout
+    assert json.loads(done.stdout)["error"]["kind"] == "mismatch"
     assert "is another file than the one that was labelled" in done.stderr
     (tmp_path / "photos" / KEYS[0]).unlink()
     done = show(store.path, 0, *arguments, code=1)

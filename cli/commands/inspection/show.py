@@ -121,12 +121,13 @@ def _show(request: ShowOptions, store: Store) -> None:
     summary = overview(store, image, rule)
     numbers, chosen = _views(request, store, image)
     shown = describe(store, image, numbers, rule)
+    # Before anything is printed: an error is the only document on stdout.
+    if request.save is not None and request.photos is not None:
+        _save(request, store, shown, request.photos, request.save)
     if request.json:
         output.emit_json({**shown, "overview": summary})
     else:
         print_image(shown, summary, chosen)
-    if request.save is not None and request.photos is not None:
-        _save(request, store, shown, request.photos, request.save)
 
 
 def _views(request: ShowOptions, store: Store, image: int) -> tuple[list[int], str]:
