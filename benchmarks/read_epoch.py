@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 import labelstore
+from benchmarks.support import epoch_report
 from benchmarks.support.measuring import RESULTS, synthetic_labels, write_result
 from benchmarks.support.peer_epochs import PEERS, floor
 from labelstore.format.arrays import array_digest, view_arrays
@@ -64,7 +65,7 @@ def main() -> None:
     build(path, options.images, options.top_k)
     result = measure(path, options)
     write_result("read_epoch", result, options.out)
-    plot(result, (options.out or RESULTS / "read_epoch.json").with_suffix(".png"))
+    epoch_report.plot(result, (options.out or RESULTS / "read_epoch.json").with_suffix(".png"))
 
 
 def template(k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -312,28 +313,6 @@ def peers(
         found[name] = row
         print(name, row, file=sys.stderr)
     return found
-
-
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Seconds of an epoch of one view, one bar a way of reading."""
-    from matplotlib.figure import Figure
-
-    rows = {
-        name: row["1_views"]["seconds"] for name, row in result["peers"].items() if "1_views" in row
-    }
-    rows["labelstore, slab ready"] = result["epochs"]["1 view"]["slab_ready_s"]["warm"]
-    rows["labelstore, every label decoded"] = result["epochs"]["1 view"]["whole_s"]
-    names = sorted(rows, key=lambda name: rows[name])
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
-    colours = ["tab:blue" if name.startswith("labelstore") else "tab:gray" for name in names]
-    bars = axes.barh(names, [rows[name] for name in names], color=colours)
-    axes.bar_label(bars, fmt="%.3g s", padding=3)
-    axes.set_xscale("log")
-    axes.margins(x=0.2)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"seconds for the labels of {result['setting']['images']:,} images, warm")
-    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":

@@ -39,3 +39,5 @@ SCALE, RATIO, FLIP, SEED = (0.08, 1.0), (3 / 4, 4 / 3), 0.5, 0
 """The view law's."""
 TOLERANCE = 0.02
 """Of ``labelstore verify --replay``."""
+NAMED = 10
+"""Names of each kind of finding that ``labelstore check`` and ``doctor`` tell."""

@@ -12,7 +12,7 @@ from labelstore import __version__
 from labelstore.errors import LabelStoreError, UsageError
 
 from . import output
-from .options import JSON_META
+from .options import JSON_META, flags_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "LazyGroup", "main"]
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "check": (".commands.inspection.check", "Look at every photo before any GPU time."),
     "evaluate": (".commands.evaluate", "Measure a teacher's accuracy on plain central crops."),
     "generate": (".commands.generate", "Run a teacher over the views of every image."),
     "inspect": (".commands.inspection.inspect", "What the labels say, in numbers and pictures."),
     "show": (".commands.inspection.show", "One image: its crops and their labels, drawn, too."),
     "classes": (".commands.inspection.classes", "Numbers and names of classes, and their images."),
+    "compare": (
+        ".commands.inspection.compare",
+        "Where two stores of the same images agree, and where not.",
+    ),
     "verify": (".commands.verify", "Check that a store is whole and right."),
+    "doctor": (".commands.inspection.doctor", "Find where a store and its photos came apart."),
     "repair": (".commands.repair", "Make damaged blocks anew."),
     "plan": (".commands.plan", "Show what settings cost and keep, before GPU time."),
     "schedule": (
@@ -54,9 +60,9 @@ HELP = """Soft labels of image classifiers: made once, read at the speed of trai
      labelstore generate photos --teacher timm:resnet50 --views 200 -o teacher.zarr
 
 \b
-2. See what is in the store: how confident the teacher is, how often it is right, what
-   FerKD would discard or calibrate, and what a crop costs on disk.
-     labelstore inspect teacher.zarr --plot confidence.png
+2. See what the labels say: how confident the teacher is, how often it is right, what
+   FerKD would discard or calibrate, which photos may be in the wrong folder.
+     labelstore inspect teacher.zarr --report report.html --photos photos
 
 \b
 3. Train any number of students from it, in any loop (labelstore.torch has a data set,
@@ -131,11 +137,7 @@ class LazyGroup(click.Group):
         command = self.get_command(ctx, ctx.invoked_subcommand or "")
         if command is None:
             return []
-        flags = {
-            parameter.name: max(parameter.opts, key=len)
-            for parameter in command.params
-            if isinstance(parameter, click.Option)
-        }
+        flags = flags_of(command)
         names = [OPTION_OF.get(name, name) for name in error.arguments]
         return [flags[name] for name in names if name in flags]
 

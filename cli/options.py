@@ -5,14 +5,15 @@
 | `STORE` | path or URL of a store | inspect, show, pull, recode |
 | `-o`, `--output` | path of the new store | generate, merge, recode |
 | `--device` | auto, cpu, cuda, mps | generate, demo |
-| `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | inspect, show, merge, schedule |
-| `--confidence` | max, target: what FerKD's thresholds look at | inspect, show, merge, schedule |
+| `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | compare, inspect, show, merge, schedule |
+| `--confidence` | max, target: what thresholds look at | compare, inspect, show, merge, schedule |
 | `--quantizer` | ratio16, ratio32, u8, u16, fp16, fp32 | generate, merge, recode |
 | `--image-column`, `--label-column` | of Parquet files | all that read photos |
 | `--image-field` | the photo among a tar sample's fields | all that read photos |
 | `--max-pixels` | of a photo, at least 2 | all that read photos |
-| `--overwrite` | replace what is there | generate, merge, pull, recode |
+| `--overwrite` | replace what is there | compare, generate, inspect, merge, pull, recode |
 | `--json` | one JSON document on stdout, errors included | all but demo |
+| `--workers`, `--limit` | threads that look at photos; names told of each finding | check, doctor |
 | `-q`, `--quiet` | errors alone | generate, merge, pull, recode |
 """
 
@@ -42,8 +43,11 @@ __all__ = [
     "added",
     "collected",
     "ferkd_options",
+    "flags_of",
     "json_option",
     "law_options",
+    "limit_option",
+    "look_workers_option",
     "output_option",
     "overwrite_option",
     "quantizer_option",
@@ -141,6 +145,33 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing b
 """``quiet``: bool."""
 
 
+look_workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Threads that read and decode. Default: the number of cores; more may be faster where "
+    "photos come over a network.",
+)
+"""``workers``: int or None."""
+
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=choices.NAMED,
+    show_default=True,
+    help="How many names are told of each kind of finding.",
+)
+"""``limit``: int."""
+
+
+def flags_of(command: click.Command) -> dict[str, str]:
+    """The option of a command that sets each of the library's arguments."""
+    return {
+        parameter.name: max(parameter.opts, key=len)
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and parameter.name is not None
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResultOptions:
     """How a command's result is told."""
@@ -169,7 +200,7 @@ _LAW = (
         type=float,
         nargs=2,
         default=choices.RATIO,
-        show_default="0.75 1.3333",
+        show_default="0.75, 1.3333",
         metavar="LOW HIGH",
         help="Range of a crop's width / height.",
     ),

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import re
+import shlex
 import sys
 import time
 import warnings
@@ -16,24 +17,27 @@ import click
 
 from labelstore.errors import is_obeyed, printable
 
-from .text import clock
+from .tables import beside, pairs, table
+from .text import clock, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from rich.console import Console, RenderableType
-    from rich.table import Table
+    from rich.console import Console
     from rich.text import Text
 
 __all__ = [
     "ProgressMeter",
+    "beside",
     "console",
     "emit_json",
     "note",
+    "note_command",
     "pairs",
     "printable",
     "printed_warnings",
     "progress",
+    "say",
     "table",
     "text_of_json",
 ]
@@ -47,6 +51,8 @@ JSON_SECONDS = 10.0
 RATE_SECONDS = 60.0
 """Rates are means over about this long, so that they follow a machine that slows down."""
 
+BESIDE_PROGRESS = 17
+"""Columns for a bar of ten, its share in per cent, and what lies between."""
 
 _JSON_SPECIAL = re.compile(r"[^\n -~]")
 
@@ -104,9 +110,31 @@ def console() -> Console:
     return Plain(width=width, highlight=False, emoji=False, markup=False)
 
 
-def note(text: str) -> None:
-    """A line on stderr for the person who watches."""
-    click.echo(printable(text), err=True)
+def note(text: str, bold: bool = False) -> None:
+    """A line on stderr for the person who watches; wrapped between words on a terminal."""
+    line = printable(text)
+    if sys.stderr.isatty():
+        line = "\n".join(wrapped(line, _stderr_width()))
+    click.secho(line, bold=bold, err=True)
+
+
+def note_command(arguments: Sequence[str]) -> None:
+    """A command on stderr, as a user would type it: it can be copied where it is wrapped, too."""
+    words = ["$", *(printable(shlex.quote(argument)) for argument in arguments)]
+    lines = [" ".join(words)]
+    if sys.stderr.isatty():
+        lines = wrapped(words, _stderr_width() - len(_CONTINUED))
+    click.echo(_CONTINUED.join(lines), err=True)
+
+
+_CONTINUED = " \\\n    "
+"""Between two lines of a command."""
+
+
+def _stderr_width() -> int:
+    from rich.console import Console
+
+    return Console(stderr=True).width
 
 
 def emit_json(document: Any) -> None:
@@ -114,43 +142,23 @@ def emit_json(document: Any) -> None:
     click.echo(text_of_json(document, indent=2))
 
 
-def pairs(rows: Sequence[tuple[str, str]]) -> Table:
-    """Names and values, a line each."""
-    from rich.table import Table
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a paragraph, wrapped between words on a terminal.
 
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column()
-    # A long path goes on in the next line; nothing is cut off.
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        grid.add_row(name, printable(value))
-    return grid
-
-
-def table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str | RenderableType]],
-    numeric: Sequence[int] = (),
-) -> Table:
-    """A plain table; ``numeric`` are the numbers of the columns that are aligned to the right."""
-    from rich import box
-    from rich.table import Table
-
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    for number, name in enumerate(columns):
-        right = number in numeric
-        # Text that does not fit goes on in the next line: keys are there to be copied.
-        grid.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
-    for row in rows:
-        grid.add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in row))
-    return grid
+    A word that is longer than a line, as a path may be, is left to the terminal, which keeps it in
+    one piece to be copied.
+    """
+    whole = printable(text)
+    for line in wrapped(whole, console.width) if console.is_terminal else [whole]:
+        console.print(line, style=style, soft_wrap=True)
 
 
 class ProgressMeter:
     """Counts what is done, and its rates over the last minute.
 
     Args:
-        total_images: of the whole store; views_per_image: of each.
+        total_images: of the whole store; views_per_image: of each, None where photos alone are
+            looked at, each of which counts as one.
         show: called after every change.
         clock: seconds; another one in tests.
     """
@@ -158,10 +166,12 @@ class ProgressMeter:
     def __init__(
         self,
         total_images: int,
-        views_per_image: int,
+        views_per_image: int | None,
         show: Callable[[ProgressMeter], None] = lambda meter: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._tells_views = views_per_image is not None
+        views_per_image = 1 if views_per_image is None else views_per_image
         self.total_images = total_images
         self.total_views = total_images * views_per_image
         self.images = 0
@@ -247,14 +257,24 @@ class ProgressMeter:
             document["device_utilisation"] = utilisation(device)
         return document
 
-    def short(self) -> str:
-        """All of it in few words, for beside a bar."""
+    def short(self, width: int) -> str:
+        """As much of it as goes into so many columns, for beside a bar."""
         images, views = self.rates
         left = "?" if self.left is None else clock(self.left)
-        return (
-            f"{self.images:,}/{self.total_images:,} images, {images:,.1f}/s, {views:,.0f} views/s, "
-            f"{clock(self.elapsed)}, {left} left{self._waiting()}"
-        )
+        count = f"{self.images:,}/{self.total_images:,} images"
+        pace = [f"{views:,.0f} views/s"] if self._tells_views else []
+        rate, end = f"{images:,.1f}/s", f"{left} left"
+        for parts in (
+            (count, rate, *pace, clock(self.elapsed), f"{end}{self._waiting()}"),
+            (count, *(pace or [rate]), clock(self.elapsed), f"{end}{self._waiting()}"),
+            (count, *(pace or [rate]), end),
+            (count, end),
+            (f"{self.images:,}/{self.total_images:,}", end),
+        ):
+            line = ", ".join(parts)
+            if len(line) <= width:
+                return line
+        return end
 
     def _waiting(self) -> str:
         """A word on waiting where it is worth one."""
@@ -264,9 +284,10 @@ class ProgressMeter:
         """All of it in one line."""
         images, views = self.rates
         left = "?" if self.left is None else clock(self.left)
+        rate = f", {views:,.0f} views/s" if self._tells_views else ""
         return (
-            f"{self.images:,} of {self.total_images:,} images, {images:,.1f} images/s, "
-            f"{views:,.0f} views/s, {clock(self.elapsed)} elapsed, {left} left"
+            f"{self.images:,} of {self.total_images:,} images, {images:,.1f} images/s{rate}, "
+            f"{clock(self.elapsed)} elapsed, {left} left"
             f"{self._waiting()}"
         )
 
@@ -274,7 +295,7 @@ class ProgressMeter:
 @contextlib.contextmanager
 def progress(
     total_images: int,
-    views_per_image: int,
+    views_per_image: int | None,
     quiet: bool = False,
     done_images: int = 0,
     brief: bool = False,
@@ -288,7 +309,7 @@ def progress(
     there is no line at the end.
 
     Args:
-        total_images: of the whole store; views_per_image: of each.
+        total_images: of the whole store; views_per_image: of each, None for photos alone.
         as_json: a JSON object a line, every ten seconds and at the end; device: of the teacher,
             whose utilisation is told then.
         done_images: finished by an earlier run (``resumed`` tells it later on).
@@ -300,7 +321,7 @@ def progress(
         yield ProgressMeter(total_images, views_per_image)
         return
     on_terminal = sys.stderr.isatty() and not as_json
-    total_views = total_images * views_per_image
+    total_views = total_images * (1 if views_per_image is None else views_per_image)
     tell = (lambda meter: json.dumps(meter.to_json(device))) if as_json else ProgressMeter.line
     seconds = JSON_SECONDS if as_json else PLAIN_SECONDS
     with _bar(total_views, brief) if on_terminal else _lines(brief, tell, seconds) as show:
@@ -341,10 +362,12 @@ def _bar(total_views: int, brief: bool) -> Iterator[Callable[[ProgressMeter], No
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
     columns = (BarColumn(bar_width=None), TaskProgressColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), expand=True, transient=brief) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, expand=True, transient=brief) as bar:
         task = bar.add_task("", total=total_views)
 
         def show(meter: ProgressMeter) -> None:
-            bar.update(task, completed=meter.views, description=meter.short())
+            room = console.width - BESIDE_PROGRESS
+            bar.update(task, completed=meter.views, description=meter.short(room))
 
         yield show

@@ -142,11 +142,13 @@ _SEVERAL_TEACHERS = (
 
 def teacher_options(required: bool = True) -> Callable[[Command], Command]:
     """Those of `TeacherOptions`."""
+    # To click 8.3 and later a default of None is a value, and nothing would be missing.
+    unsaid: dict[str, Any] = {} if required else {"default": ""}
     spec = click.option(
         "--teacher",
         "spec",
         required=required,
-        default=None if required else "",
+        **unsaid,
         metavar="SPEC",
         callback=runnable,
         help="timm:NAME, or python:package.module:factory for any torch module (the factory "

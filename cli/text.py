@@ -1,13 +1,23 @@
-"""Numbers in words, as every command writes them."""
+"""Numbers in words, as every command writes them; and lines between words."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from labelstore.labels.distance import Distances
 
-__all__ = ["clock", "counted", "difference", "duration", "share", "size"]
+__all__ = [
+    "clock",
+    "counted",
+    "difference",
+    "duration",
+    "share",
+    "size",
+    "wrapped",
+]
 
 
 def counted(count: int, noun: str) -> str:
@@ -57,3 +67,21 @@ def difference(distances: Distances) -> str:
         f"KL {distances.kl_nats:.4f} nats, total variation {distances.total_variation:.4f}, "
         f"largest class the same in {share(distances.top1_kept)}"
     )
+
+
+def wrapped(words: str | Iterable[str], width: int) -> list[str]:
+    """Lines of words; a word that is wider than a line has one of its own.
+
+    Args:
+        words: a text of one line is cut at its spaces.
+        width: columns of a terminal, in which some characters take two.
+    """
+    from rich.cells import cell_len
+
+    lines: list[str] = []
+    for word in words.split(" ") if isinstance(words, str) else words:
+        if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines

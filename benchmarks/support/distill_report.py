@@ -6,6 +6,8 @@ import statistics
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.support import plot_style
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -86,37 +88,126 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Every row's accuracy with its spread; beside it the curves of the reduced budgets."""
-    from matplotlib.figure import Figure
+    """A panel for each table with its rows' accuracies; below them accuracy against epochs."""
+    tables = {
+        title: rows for title, rows in result["tables"].items() if not _is_budget(rows[0]["name"])
+    }
+    budgets = [row for rows in result["tables"].values() for row in rows if _is_budget(row["name"])]
+    left, right = _columns(tables)
+    lines = [sum(len(tables[title]) + 2 for title in side) for side in (left, right)]
+    height = 0.27 * max(lines) + 0.6
+    figure = plot_style.figure(10.5, height + (3.6 if budgets else 0.0))
+    parts = figure.subfigures(2, 1, height_ratios=(height, 3.6)) if budgets else (figure,)
+    everything = [row for rows in tables.values() for row in rows]
+    base = next(row for row in everything if row["name"] == BASELINE)
+    limits = _limits(everything)
+    for side, part in zip((left, right), parts[0].subfigures(1, 2), strict=True):
+        ratios = [len(tables[title]) + 2 for title in side]
+        panels = part.subplots(len(side), 1, squeeze=False, height_ratios=ratios)[:, 0]
+        for axes, title in zip(panels, side, strict=True):
+            _panel(axes, title, tables[title], 100 * base["mean"], limits)
+        panels[-1].set_xlabel("top-1 accuracy on the test images, %", fontsize=9)
+    if budgets:
+        _budgets(parts[1].subplots(), result, budgets)
+    plot_style.save(figure, path)
 
-    entries = [row for rows in result["tables"].values() for row in rows]
-    figure = Figure(figsize=(12, 0.26 * len(entries) + 1.6), layout="constrained")
-    bars, curves = figure.subplots(1, 2, width_ratios=(3, 2))
-    places = range(len(entries))
-    bars.errorbar(
-        [100 * row["mean"] for row in entries],
-        places,
-        xerr=[100 * (row["spread"] or 0.0) for row in entries],
-        fmt="o",
-        color="#1f4e79",
-        capsize=3,
+
+def _is_budget(name: str) -> bool:
+    return name.endswith("of the epochs")
+
+
+def _columns(tables: dict[str, list[Any]]) -> tuple[list[str], list[str]]:
+    """Titles for the left side and the right one, in order, about as many rows on each."""
+    titles = list(tables)
+    total = sum(len(rows) + 2 for rows in tables.values())
+    left: list[str] = []
+    for title in titles[:-1]:
+        if left and sum(len(tables[name]) + 2 for name in left) >= total / 2:
+            break
+        left.append(title)
+    left = left or titles[:1]
+    return left, titles[len(left) :] or titles[:1]
+
+
+def _limits(rows: list[dict[str, Any]]) -> tuple[float, float]:
+    """Bounds of accuracy in percent, with room for the numbers at the right."""
+    low = min(row["mean"] - (row["spread"] or 0.0) for row in rows)
+    high = max(row["mean"] + (row["spread"] or 0.0) for row in rows)
+    room = max(high - low, 0.01)
+    return 100 * (low - 0.05 * room), 100 * (high + 0.25 * room)
+
+
+def _panel(
+    axes: Any, title: str, rows: list[dict[str, Any]], base: float, limits: tuple[float, float]
+) -> None:
+    places = range(len(rows))
+    axes.axvline(base, color="#777777", linewidth=1, linestyle="--", zorder=1)
+    for place, row in enumerate(rows):
+        mean, spread = 100 * row["mean"], 100 * (row["spread"] or 0.0)
+        is_base = row["name"] == BASELINE
+        axes.errorbar(
+            mean,
+            place,
+            xerr=spread,
+            fmt="D" if is_base else "o",
+            color=plot_style.INK if is_base else plot_style.OURS,
+            capsize=3,
+            markersize=5,
+        )
+        # Beside the numbers of the others, where no error bar is.
+        axes.annotate(
+            f"{mean:.1f}",
+            (1, place),
+            xycoords=axes.get_yaxis_transform(),
+            ha="right",
+            va="center",
+            fontsize=plot_style.TEXT + 0.5,
+        )
+    axes.set_yticks(list(places), [_wrapped(row["name"]) for row in rows])
+    axes.set(xlim=limits, ylim=(len(rows) - 0.4, -0.6))
+    plot_style.plain(axes, grid="x")
+    axes.tick_params(axis="y", length=0)
+    axes.set_title(title, loc="left", fontsize=10)
+
+
+def _wrapped(name: str) -> str:
+    """A long name on two lines."""
+    first, _, rest = name.partition(" + twice")
+    return f"{first}\n+ twice{rest}" if rest else name
+
+
+def _budgets(axes: Any, result: dict[str, Any], budgets: list[dict[str, Any]]) -> None:
+    """Accuracy against the epochs of the whole training, each training of its own length."""
+    full = {row["name"]: row for rows in result["tables"].values() for row in rows}
+    epochs = result["setting"]["epochs"]
+    for name, marker, colour in (("FKD", "D", plot_style.INK), ("FerKD", "o", plot_style.OURS)):
+        rows = [row for row in budgets if row["name"].startswith(f"{name},")]
+        rows += [full[name]] if name in full else []
+        rows.sort(key=lambda row: row["steps"])
+        steps = full.get(name, rows[-1])["steps"]
+        x = [epochs * row["steps"] / steps for row in rows]
+        y = [100 * row["mean"] for row in rows]
+        spread = [100 * (row["spread"] or 0.0) for row in rows]
+        style = {"color": colour, "capsize": 3, "markersize": 5}
+        line = "-" if name == "FKD" else "--"
+        axes.errorbar(x, y, yerr=spread, fmt=marker, linestyle=line, **style)
+        for place, value in zip(x, y, strict=True):
+            axes.annotate(
+                f"{value:.1f}", (place, value), xytext=(-6, 5) if name == "FKD" else (6, -5),
+                textcoords="offset points", ha="right" if name == "FKD" else "left",
+                va="bottom" if name == "FKD" else "top", fontsize=plot_style.TEXT, color=colour,
+            )  # fmt: skip
+        axes.annotate(
+            name, (x[-1], y[-1]), xytext=(10, 0), textcoords="offset points", va="center",
+            fontsize=10, fontweight="bold", color=colour,
+        )  # fmt: skip
+    axes.margins(x=0.08, y=0.2)
+    plot_style.plain(axes)
+    axes.set_xlabel("epochs of the training")
+    axes.set_ylabel("top-1 accuracy, %")
+    plot_style.titles(
+        axes,
+        "Reduced budgets (figure 6)",
+        f"Mean and standard deviation over {result['setting']['seeds']} seeds, here and above; the "
+        "dashed line above is FKD's mean",
     )
-    base = next(row for row in entries if row["name"] == BASELINE)
-    bars.axvline(100 * base["mean"], color="#999999", linewidth=1, linestyle="--")
-    bars.set_yticks(list(places), [row["name"] for row in entries], fontsize=8)
-    bars.invert_yaxis()
-    bars.set_xlabel("top-1 accuracy, % (mean, standard deviation); dashed: FKD")
-    bars.grid(axis="x", alpha=0.3)
-    budgets = [row for row in entries if row["name"].endswith("of the epochs")]
-    full = [row for row in entries if row["name"] in ("FKD", "FerKD")]
-    for row in budgets + full:
-        colour = "#c0504d" if row["name"].startswith("FerKD") else "#1f4e79"
-        epochs = range(1, len(row["curve"]) + 1)
-        width = 2.0 if row in full else 0.9
-        curves.plot(epochs, [100 * value for value in row["curve"]], color=colour, linewidth=width)
-        curves.plot(len(row["curve"]), 100 * row["curve"][-1], "o", color=colour, markersize=4)
-    curves.set_xlabel("epoch")
-    curves.set_ylabel("top-1 accuracy, %")
-    curves.set_title("Figure 6: budgets (red FerKD, blue FKD)", fontsize=10)
-    curves.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)

@@ -67,24 +67,29 @@ def command(context: click.Context, folder: str, views: int, epochs: int, device
         _run(context, "generate", generate_command, arguments)
 
     _say("3. What is in the stores")
+    reports = []
     for store_name in stores:
-        plot = str(Path(store_name).with_suffix(".png"))
-        _run(context, "inspect", inspect_command, [store_name, "--plot", plot])
+        plot, page = (str(Path(store_name).with_suffix(suffix)) for suffix in (".png", ".html"))
+        reports.append(page)
+        looks = ["--plot", plot, "--report", page, "--photos", str(photos), "--rows", "5"]
+        _run(context, "inspect", inspect_command, [store_name, *looks])
 
     _say("4. A student learns from the mean of both teachers, calibrated as FerKD does")
     _train(photos, stores, epochs)
-    _say(f"Done. The stores are {' and '.join(stores)}; try: labelstore generate --help")
+    _say(
+        f"Done. The stores are {' and '.join(stores)}. Open {reports[0]} in a browser to see what "
+        "their labels say. Then try: labelstore generate --help"
+    )
 
 
 def _say(title: str) -> None:
-    click.secho(f"\n{title}", bold=True, err=True)
+    click.echo(err=True)
+    output.note(title, bold=True)
 
 
 def _run(context: click.Context, name: str, command: click.Command, arguments: list[str]) -> None:
     """Show a command as a user would type it, and run that very command."""
-    import shlex
-
-    output.note(f"$ labelstore {name} {shlex.join(arguments)}")
+    output.note_command(["labelstore", name, *arguments])
     with command.make_context(name, arguments, parent=context) as inner:
         command.invoke(inner)
 

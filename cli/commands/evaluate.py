@@ -18,8 +18,9 @@ HELP = """Measure a teacher's accuracy on plain central crops, before days of GP
 
 \b
   labelstore evaluate validation --teacher timm:resnet50
-  labelstore evaluate validation --teacher timm:resnet50 --images 2000   # a quick look
-  labelstore evaluate photos --teacher python:mine:teacher --class-map classes.json --json
+  labelstore evaluate validation --teacher timm:resnet50 --images 2000
+  labelstore evaluate photos --teacher python:mine:teacher \\
+    --class-map classes.json --json
 
 Compare the result with what the teacher's authors publish. A wrong mean, a wrong resize filter or
 classes in another order make no error anywhere else: they show here as an accuracy that is a few

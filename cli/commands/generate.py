@@ -25,27 +25,35 @@ pillow-heif); in folders, files ending in .jpg .jpeg .png .webp .tif .tiff .bmp 
 .heic .heif. Files that are passed over are named.
 
 \b
-  labelstore generate photos --teacher timm:vit_base_patch16_224 --views 200 -o vit.zarr
-  labelstore generate photos --teacher timm:resnet50 --checkpoint my.safetensors \\
-      --views 200 --seed 1 --batch-size 512 --precision bf16 -o resnet.zarr
+  labelstore generate photos --teacher timm:vit_base_patch16_224 \\
+      --views 200 -o vit.zarr
+  labelstore generate photos --teacher timm:resnet50 \\
+      --checkpoint my.safetensors --views 200 --seed 1 \\
+      --batch-size 512 --precision bf16 -o resnet.zarr
 
 Which crop is view number v of an image depends on --seed, --scale, --ratio, --flip and the image's
 path alone: two teachers' stores that were made with the same four line up, and
 labelstore.ensemble averages them. Several teachers in one pass decode each photo once:
 
 \b
-  labelstore generate photos --teacher timm:resnet50 --teacher timm:vit_base_patch16_224 \\
-      --views 200 -o resnet.zarr -o vit.zarr
+  labelstore generate photos --teacher timm:resnet50 \\
+      --teacher timm:vit_base_patch16_224 --views 200 \\
+      -o resnet.zarr -o vit.zarr
 
 Several GPUs or machines that see the same folder make one store together, each process claiming
 blocks; processes may die or join at any time:
 
 \b
-  torchrun --nproc-per-node 8 -m labelstore generate photos --teacher ... -o vit.zarr
-  srun --ntasks-per-node 8 labelstore generate photos --teacher ... -o vit.zarr
+  torchrun --nproc-per-node 8 -m labelstore \\
+      generate photos --teacher ... -o vit.zarr
+  srun --ntasks-per-node 8 \\
+      labelstore generate photos --teacher ... -o vit.zarr
 
 The same command again goes on where it stopped; a store that was
 made with other settings is refused by naming what differs.
+
+Before a long run, labelstore check SOURCE decodes every image once, without a teacher, and names
+all that would stop the run.
 
 With --on-error skip, an image that was read whole and cannot be decoded is left out; one that
 cannot be read (a server that is gone, no rights, no memory) stops the run, for it may be right.
@@ -55,8 +63,9 @@ Exit codes:
   0  the store is complete and every image has its labels
   1  stopped, or blocks are missing: the same command goes on
   2  the request is wrong
-  3  complete, but images that cannot be decoded were left out (--on-error skip); each is named
-     with its reason, and labelstore repair --skipped labels it once it is mended
+  3  complete, but images that cannot be decoded were left out
+     (--on-error skip); each is named with its reason, and
+     labelstore repair --skipped labels it once it is mended
 """
 
 

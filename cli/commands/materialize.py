@@ -18,7 +18,8 @@ HELP = """Make a decoded copy of a finished store, for reading any labels at the
 \b
   labelstore materialize teacher.zarr /dev/shm/teacher     # in memory
   labelstore materialize teacher.zarr /scratch/teacher     # on a local disk
-  labelstore.open("/scratch/teacher").read(images, views)  # reads as any store does
+  # in Python: reads as any store does
+  labelstore.open("/scratch/teacher").read(images, views)
 
 DIR is made of plain NumPy arrays (numpy.load opens them). A label of k classes takes 6 k bytes, 8 k
 where there are more than 65,000 classes, and an image's list of m classes 6 m: ImageNet with 500

@@ -20,8 +20,10 @@ HELP = """Write the mean of several teachers' labels of the same views to one st
 
 \b
   labelstore merge a.zarr b.zarr -o ensemble.zarr
-  labelstore merge a.zarr b.zarr c.zarr --weights 2,1,1 --top-k 5 -o ensemble.zarr
-  labelstore merge a.zarr b.zarr --calibrate -o ferkd.zarr   # FerKD's rule, teacher by teacher
+  labelstore merge a.zarr b.zarr c.zarr --weights 2,1,1 \\
+    --top-k 5 -o ensemble.zarr
+  # FerKD's rule, teacher by teacher
+  labelstore merge a.zarr b.zarr --calibrate -o ferkd.zarr
 
 The stores must hold the same views: the same --seed, --scale, --ratio and --flip when they were
 generated. Input sizes, --top-k and quantizers may differ. labelstore.ensemble gives the same labels

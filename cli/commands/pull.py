@@ -19,8 +19,8 @@ some of its images.
 
 \b
   labelstore pull s3://bucket/teacher.zarr teacher.zarr
-  labelstore pull hf://datasets/OWNER/REPO/teacher.zarr small.zarr --views 0:50 \\
-      --images 'n01440764/*' --images @more_keys.txt
+  labelstore pull hf://datasets/OWNER/REPO/teacher.zarr small.zarr \\
+    --views 0:50 --images 'n01440764/*' --images @more_keys.txt
 
 The copy's labels are the source's to the last bit, and each block is verified before it is written.
 With --views and --images only what covers them is read. An interrupted copy goes on where it

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 HELP = """Write a finished store anew: as Parquet or Zarr, smaller, or with another prior list.
 
 \b
-  labelstore recode teacher.zarr -o teacher.parquet            # for SQL; every label the same
-  labelstore recode teacher.parquet -o again.zarr              # and back
-  labelstore recode teacher.zarr --top-k 1 -o small.zarr       # fewer classes a view
-  labelstore recode converted.zarr --prior-size 64 -o new.zarr # a list for a store without one
+  # for SQL, every label the same, and back
+  labelstore recode teacher.zarr -o teacher.parquet
+  labelstore recode teacher.parquet -o again.zarr
+  # fewer classes a view
+  labelstore recode teacher.zarr --top-k 1 -o small.zarr
+  # a list for a store without one
+  labelstore recode converted.zarr --prior-size 64 -o new.zarr
 
 What is not given stays as it is. With another --top-k or --prior-size each image's list of likely
 classes is made anew from the stored labels. How far the new labels are from the old ones is

@@ -21,9 +21,14 @@ opened.
 
 \b
   labelstore schedule teacher.zarr --views-per-image 4 --epochs 300
-  labelstore schedule teacher.zarr --low 0.1 --top 0.98 --views-per-image 4 --epochs 300
+  labelstore schedule teacher.zarr --low 0.1 --top 0.98 \\
+    --views-per-image 4 --epochs 300
   labelstore schedule a.zarr b.zarr --ensemble any --images intersection
   labelstore schedule teacher.zarr --schedule easy-to-hard --epochs 100 --json
+
+How to read it: the first table says what the rule does with the views of all images; "Images" how
+unequal they are (a quarter of the images have so many views left or fewer, half of them, ...); "An
+epoch" what is read from the disk and held in memory.
 
 An example: of 500 views an image, --top 0.95 may leave an easy image 20. With 4 views an image
 they last 5 epochs, and then come again; "images that must show a view again" counts such images
@@ -32,7 +37,8 @@ same numbers to training:
 
 \b
   ferkd = labelstore.FerKD(low=0.1, top=0.98)
-  sampler = ViewSampler(SoftLabelDataset(photos, store, ferkd=ferkd), views_per_image=4)
+  data = SoftLabelDataset(photos, store, ferkd=ferkd)
+  sampler = ViewSampler(data, views_per_image=4)
 
 Several stores are read as an ensemble; each teacher's view of its own labels is shown, too.
 """

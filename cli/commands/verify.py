@@ -19,7 +19,8 @@ HELP = """Read every label of a store and check it; name the blocks and images t
 
 \b
   labelstore verify teacher.zarr
-  labelstore verify teacher.zarr --photos photos --teacher timm:resnet50 --replay 0.1%
+  labelstore verify teacher.zarr --photos photos \\
+    --teacher timm:resnet50 --replay 0.1%
 
 Reading always checks what it reads; this reads everything. With --replay the teacher looks at a
 sample of the views again: that finds what no digest can, such as photos that were exchanged or a

@@ -7,45 +7,121 @@ from typing import TYPE_CHECKING, Any
 
 from .. import output
 from ..text import counted, share
+from . import by_class, spread
 from .actions import ACTIONS, looks_at
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-__all__ = ["draw_histogram", "print_report"]
+__all__ = ["draw_histogram", "print_classes", "print_report"]
 
 BAR_WIDTH = 30
 """Columns of the longest bar of the histogram, where the terminal has room."""
 
+LEAST_BAR = 10
+"""Where the bars would be shorter, the table is put below the histogram."""
+
 BESIDE_BARS = 62
 """Columns that the histogram's numbers and the table next to it need."""
 
+AROUND_BARS = 13
+"""Columns that the histogram's own numbers need."""
 
-def print_report(report: dict[str, Any]) -> None:
-    """Print what `labelstore.operations.inspection.inspect.report` told."""
-    from rich.table import Table
 
+def print_report(report: dict[str, Any], rows: int) -> None:
+    """Print what `labelstore.operations.inspection.inspect.report` told.
+
+    ``rows`` of what has no end, as classes that are confused, at most.
+    """
     console = output.console()
     console.print(_summary(report["store"]))
     if not report["store"]["labelled_crops"]:
         console.print("\nNo crop is labelled yet.")
         return
-    width = min(BAR_WIDTH, max(10, console.width - BESIDE_BARS))
-    side_by_side = Table.grid(padding=(0, 4))
-    side_by_side.add_row(_histogram(report, console.encoding, width), _table(report["table"]))
+    _alerts(console, report["alerts"])
     _section(console, "Largest probability of the crops (the FerKD paper's Figure 2 and Table 1)")
-    console.print(side_by_side)
+    histogram = _histogram(report, console.encoding, _bar_width(console.width))
+    console.print(output.beside(histogram, _table(report["table"])))
     _section(console, _ferkd_title(report["ferkd"]))
     console.print(_ferkd(report["ferkd"]))
+    what = looks_at(report["ferkd"]["confidence"])
+    _section(console, f"Crops at or below a threshold of the {what}")
+    console.print(spread.curve(report))
     _section(console, "Agreement of the teacher with the ground truth")
     console.print(_agreement(report["agreement"]))
+    if report["reliability"] is not None:
+        _section(console, spread.reliability_title(report["reliability"]))
+        console.print(spread.reliability(report["reliability"]))
+    _section(console, "Entropy of the labels, and the mass that their largest classes leave out")
+    output.say(console, spread.entropy(report["entropy"], console.encoding))
+    console.print()
+    console.print(spread.residual(report["residual"]))
+    _section(console, "Drift: how much the views of an image differ (trace of their covariance)")
+    output.say(console, spread.drift(report["drift"], console.encoding))
+    if report["drift"]["largest"]:
+        console.print()
+        console.print(spread.drifting(report["drift"]))
+    if report["confusion"]:
+        _section(console, "Classes that are taken for others")
+        console.print(by_class.confused(report, rows))
+    if report["wrong_targets"] is not None:
+        _section(console, by_class.suspects_title(report["wrong_targets"]))
+        console.print(by_class.suspects(report, rows))
     for kind in ("hardest", "easiest"):
         if report["extremes"][f"{kind}_views"]:
             _section(console, f"The {kind} crops, and the {kind} images by mean confidence")
             _show_extremes(console, report["extremes"], kind)
     _section(console, "Bytes on disk")
     console.print(_bytes(report["bytes"]))
+    _looked_at(console, report)
+
+
+def print_classes(report: dict[str, Any], sort: str, rows: int) -> None:
+    """Print a row for each class: ``rows`` of them, all for 0, in the order of ``sort``."""
+    console = output.console()
+    count = sum(row["images"] > 0 for row in report["classes"])
+    shown = min(rows or count, count)
+    _section(console, f"{shown:,} of {counted(count, 'class')} with images, by {sort}")
+    console.print(by_class.by_class(report, sort, rows))
+    _looked_at(console, report)
+
+
+def _alerts(console: Console, alerts: Sequence[dict[str, str]]) -> None:
+    if alerts:
+        console.print()
+    for alert in alerts:
+        output.say(console, f"! {alert['text']}", style="yellow")
+
+
+def _looked_at(console: Console, report: dict[str, Any]) -> None:
+    """Of what part of the crops this is, and for how many epochs there are new views."""
+    sample = report["sample"]
+    if sample["label_views"] < sample["of"]:
+        whole = "the confidence of all crops, and"
+        if sample["views"] < sample["of"]:
+            whole = "the confidence and"
+        console.print()
+        output.say(
+            console,
+            f"Looked at {whole} whole labels of {sample['label_views']:,} of the "
+            f"{sample['of']:,} views of each image; --json has the error of each estimate, "
+            f"--sample {sample['of']} looks at all.",
+        )
+    told = ", ".join(
+        f"{row['epochs']:,} at {counted(row['views_per_image'], 'view')} an image"
+        for row in report["epochs"]
+    )
+    console.print()
+    output.say(console, f"Epochs without a repeated view: {told}.")
+
+
+def _bar_width(width: int) -> int:
+    """Columns of the longest bar on a console of this width."""
+    beside = width - BESIDE_BARS
+    return min(BAR_WIDTH, beside if beside >= LEAST_BAR else max(1, width - AROUND_BARS))
 
 
 def _section(console: Console, title: str) -> None:
@@ -146,19 +222,18 @@ def _histogram(report: dict[str, Any], encoding: str, width: int) -> Text:
 
 
 def _table(rows: list[dict[str, Any]]) -> RenderableType:
-    lines = []
+    """Two tables, so that no shares are torn from their ranges where they are folded."""
+    apart, together = [], []
     for row in rows:
         end = "]" if row is rows[-1] else ")"
         high = f"{row['high']:g}"
-        lines.append(
-            (
-                f"[{row['low']:g}, {high}{end}",
-                share(row["ratio"]),
-                f"[0, {high}{end}",
-                share(row["aggregated_ratio"]),
-            )
-        )
-    return output.table(("range", "ratio", "range", "agg. ratio"), lines, numeric=(1, 3))
+        apart.append((f"[{row['low']:g}, {high}{end}", share(row["ratio"])))
+        together.append((f"[0, {high}{end}", share(row["aggregated_ratio"])))
+    return output.beside(
+        output.table(("range", "ratio"), apart, numeric=(1,)),
+        output.table(("range", "agg. ratio"), together, numeric=(1,)),
+        gap=3,
+    )
 
 
 def _ferkd_title(ferkd: dict[str, Any]) -> str:
@@ -203,8 +278,6 @@ def _agreement(agreement: dict[str, Any] | None) -> str:
 
 
 def _show_extremes(console: Console, extremes: dict[str, Any], kind: str) -> None:
-    from rich.table import Table
-
     views = [
         (f"{entry['confidence']:.4f}", str(entry["view"]), entry["key"])
         for entry in extremes[f"{kind}_views"]
@@ -212,16 +285,12 @@ def _show_extremes(console: Console, extremes: dict[str, Any], kind: str) -> Non
     images = [
         (f"{entry['mean_confidence']:.4f}", entry["key"]) for entry in extremes[f"{kind}_images"]
     ]
-    left = output.table(("confidence", "view", "image"), views, numeric=(0, 1))
-    right = output.table(("mean", "image"), images, numeric=(0,))
-    side_by_side = Table.grid(padding=(0, 4))
-    side_by_side.add_row(left, right)
-    if sum(console.measure(part).maximum for part in (left, right)) + 4 <= console.width:
-        console.print(side_by_side)
-    else:
-        console.print(left)
-        console.print()
-        console.print(right)
+    console.print(
+        output.beside(
+            output.table(("confidence", "view", "image"), views, numeric=(0, 1), named_by=(1, 2)),
+            output.table(("mean", "image"), images, numeric=(0,), named_by=(1,)),
+        )
+    )
 
 
 def _bytes(sizes: dict[str, Any]) -> RenderableType:
@@ -239,73 +308,43 @@ def draw_histogram(report: dict[str, Any], path: Path) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    import numpy as np
 
-    from labelstore.errors import UsageError
+    from labelstore.pictures import figures
 
     store, ferkd, bins = report["store"], report["ferkd"], report["histogram"]
-    figure = Figure(figsize=(8.5, 4.8), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    shares = [entry["ratio"] or 0.0 for entry in bins]
-    by_max = ferkd["confidence"] == "max"
-    width = bins[0]["high"] - bins[0]["low"]
-    axes.bar(
-        [entry["low"] for entry in bins],
-        shares,
-        width=width,
-        align="edge",
-        color="#8a8f98",
-        edgecolor="white",
-        linewidth=0.8,
-        zorder=2,
-    )
-    highest = max(*shares, 0.01)
-    axes.set(xlim=(0, 1), ylim=(0, highest * 1.12))
-    if by_max:
-        handles = _mark_thresholds(axes, ferkd)
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9
-        )
-    axes.set_xlabel("largest probability of a crop")
-    axes.set_ylabel("share of crops")
-    axes.set_title(
-        # A name with dollar signs is no formula.
-        output.printable(f"{Path(store['path']).name}: {store['labelled_crops']:,} crops"),
-        loc="left",
-        parse_math=False,
-    )
-    axes.set_xticks([tick / 10 for tick in range(11)])
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6, zorder=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written ({error.strerror}): name another file for --plot."
-        ) from error
-
-
-def _mark_thresholds(axes: Any, ferkd: dict[str, Any]) -> list[Any]:
-    """Shade what the rule does where; returns the shades, labelled for a legend."""
     bounds = (0.0, ferkd["low"], ferkd["middle"], ferkd["top"], 1.0)
-    handles = []
-    for (name, (words, _, colour)), low, high in zip(
-        ACTIONS.items(), bounds[:-1], bounds[1:], strict=True
-    ):
-        label = f"{words} {share(ferkd[name]['share'] or 0.0)}"
-        handles.append(axes.axvspan(low, high, color=colour, alpha=0.2, lw=0, label=label))
-    for bound in bounds[1:-1]:
-        axes.axvline(bound, color="#333333", linewidth=0.9, linestyle="--", zorder=1)
-        axes.annotate(
-            f"{bound:g}",
-            (bound, 0.985),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(-3, 0),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            fontsize=9,
+    regions = [
+        figures.Region(low, high, f"{words} {share(ferkd[name]['share'] or 0.0)}", colour)
+        for (name, (words, _, colour)), low, high in zip(
+            ACTIONS.items(), bounds[:-1], bounds[1:], strict=True
         )
-    return handles
+    ]
+    name = figures.shortened(output.printable(Path(store["path"]).name), 40)
+    figures.draw_confidence(
+        path,
+        np.array([entry["low"] for entry in bins] + [bins[-1]["high"]]),
+        np.array([entry["ratio"] or 0.0 for entry in bins]),
+        # The thresholds are of the largest probability or of another number.
+        regions=regions if ferkd["confidence"] == "max" else (),
+        title=f"{name}: {counted(store['labelled_crops'], 'crop')} of "
+        f"{counted(store['labelled_images'], 'image')}",
+        caption=_caption(store),
+    )
+
+
+def _caption(store: dict[str, Any]) -> str:
+    """Teachers and settings of a store in one line, for below the title of a figure."""
+    from labelstore.pictures.figures import shortened
+
+    specs = [teacher["spec"].removeprefix("timm:") for teacher in store["teachers"]]
+    names = " + ".join(specs) if len(specs) <= 2 else f"{len(specs)} teachers"
+    parts = [
+        f"teacher {shortened(output.printable(names or 'unknown'), 48)}",
+        counted(store["views"], "view") + " an image",
+        f"top {store['k']} of {counted(store['classes'], 'class')}",
+        f"temperature {_or_unknown(store['temperature'])}",
+    ]
+    if any(teacher["untrained"] for teacher in store["teachers"]):
+        parts[0] += " (UNTRAINED)"
+    return ", ".join(parts)

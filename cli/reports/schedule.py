@@ -18,11 +18,11 @@ def print_schedule(schedule: dict[str, Any]) -> None:
     """Print what `labelstore.operations.schedule.dry_run` told."""
     console = output.console()
     settings = schedule["settings"]
-    console.print(
+    output.say(
+        console,
         f"{counted(schedule['labelled_images'], 'image')} x "
         f"{counted(schedule['views'], 'view')} of "
-        + ", ".join(output.printable(store["path"]) for store in schedule["stores"]),
-        soft_wrap=True,
+        + ", ".join(store["path"] for store in schedule["stores"]),
     )
     if schedule["missing_blocks"]:
         console.print(
@@ -31,7 +31,7 @@ def print_schedule(schedule: dict[str, Any]) -> None:
         )
     for rule in schedule["rules"]:
         console.print()
-        console.print(_title(rule["source"], settings["rules"][0]), style="bold", soft_wrap=True)
+        output.say(console, _title(rule["source"], settings["rules"][0]), style="bold")
         console.print(_rule(rule))
     if len(schedule["stores"]) > 1:
         console.print()
@@ -47,7 +47,7 @@ def print_schedule(schedule: dict[str, Any]) -> None:
 
 
 def _title(source: str, rule: dict[str, Any]) -> str:
-    of = "the mean label" if source == "mean label" else output.printable(source)
+    of = "the mean label" if source == "mean label" else source
     return (
         f"Views of {of} (low {rule['low']:g}, middle {rule['middle']:g}, top {rule['top']:g}, "
         f"by the {looks_at(rule['confidence'])})"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from labelstore.images.sources.choose import ImageSource
 
-__all__ = ["class_pairs", "read_class_map", "resolve_targets"]
+__all__ = ["check_classes", "class_pairs", "read_class_map", "resolve_targets"]
 
 _WITHOUT = "where no ground truth is needed, targets may be 'none'"
 _MEND = f"give a class map that says which class each folder is ({_WITHOUT})"
@@ -164,11 +164,45 @@ def resolve_targets(
                 "a class map was given along with targets 'none': leave out one of the two."
             )
         return np.full(len(source), -1, dtype=np.int32)
+    folders = check_classes(source, class_names, class_map)
+    if source.numbers is not None and class_map is None and not _bears(source, class_names):
+        return _numbered(source, source.numbers, num_classes)
+    if class_map is not None:
+        ids = _ids(folders, class_map, class_names, called)
+        classes = _mapped(folders, num_classes, ids)
+    elif class_names is not None:
+        classes = _named(folders, num_classes, class_names)
+    elif len(folders) == num_classes:
+        classes = _sorted(source, folders)
+    else:
+        raise MismatchError(
+            f"{source.path} has {len(folders)} class folders and the teacher {num_classes} "
+            f"classes without names: {_MEND}.",
+            arguments=_MENDING,
+        )
+    names = (source.class_name(index) for index in range(len(source)))
+    numbers = (-1 if name is None else classes[name] for name in names)
+    return np.fromiter(numbers, dtype=np.int32, count=len(source))
+
+
+def check_classes(
+    source: ImageSource,
+    class_names: Sequence[str] | None = None,
+    class_map: Mapping[str, int | str] | None = None,
+) -> tuple[str, ...]:
+    """The distinct classes that a source tells of its images, whichever the teacher's are.
+
+    Args:
+        source: the images.
+        class_names, class_map: as for ``resolve_targets``, as far as they are known.
+
+    Raises:
+        MismatchError: it tells those of some images alone, or of none, or its folders are splits of
+            a data set.
+    """
     if source.mixed:
         raise MismatchError(_mixed(source), arguments=("targets",))
     _check_no_splits(source, class_names, class_map)
-    if source.numbers is not None and class_map is None and not _bears(source, class_names):
-        return _numbered(source, source.numbers, num_classes)
     if source.classes is None:
         if reason := getattr(source, "unlabelled", ""):
             raise MismatchError(
@@ -180,22 +214,7 @@ def resolve_targets(
             f"sort them into one folder for each class ({_WITHOUT}).",
             arguments=("targets",),
         )
-    if class_map is not None:
-        ids = _ids(source.classes, class_map, class_names, called)
-        classes = _mapped(source.classes, num_classes, ids)
-    elif class_names is not None:
-        classes = _named(source.classes, num_classes, class_names)
-    elif len(source.classes) == num_classes:
-        classes = _sorted(source, source.classes)
-    else:
-        raise MismatchError(
-            f"{source.path} has {len(source.classes)} class folders and the teacher {num_classes} "
-            f"classes without names: {_MEND}.",
-            arguments=_MENDING,
-        )
-    names = (source.class_name(index) for index in range(len(source)))
-    numbers = (-1 if name is None else classes[name] for name in names)
-    return np.fromiter(numbers, dtype=np.int32, count=len(source))
+    return source.classes
 
 
 def class_pairs(source: ImageSource, targets: npt.NDArray[np.int32]) -> dict[str, int]:

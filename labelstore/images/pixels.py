@@ -12,7 +12,7 @@ import threading
 import warnings
 import zlib
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import xxhash
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INTERPOLATIONS",
+    "PARSER_ERRORS",
     "allow_pixels",
     "check_cut",
     "check_system",
     "content_digest",
     "cut",
     "decode",
+    "examine",
     "is_upright",
     "max_pixels",
     "pixel_digest",
@@ -41,6 +43,8 @@ __all__ = [
     "to_rgb",
     "upright_size",
 ]
+
+T = TypeVar("T")
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -68,8 +72,7 @@ _UPRIGHT = {
 _SIDEWAYS = (5, 6, 7, 8)
 """Orientations in which width and height are exchanged."""
 
-# What Pillow's parsers let through on damaged files; they promise no narrower set.
-_PARSER_ERRORS = (
+PARSER_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -84,6 +87,7 @@ _PARSER_ERRORS = (
     struct.error,
     zlib.error,
 )
+"""What Pillow's parsers let through on damaged files; they promise no narrower set."""
 
 
 class _QuietPillow:
@@ -132,26 +136,43 @@ def decode(
             bits a channel where their conversion would clip, or it has more pixels than
             ``max_pixels()``. SourceError: the system lacks memory or files to decode it.
     """
+
+    def whole(image: Image.Image) -> Image.Image:
+        if prepare is not None:
+            prepare(image)
+        return to_rgb(image)
+
+    return examine(data, name, whole)
+
+
+def examine(data: bytes, name: str, see: Callable[[Image.Image], T]) -> T:
+    """What ``see`` makes of an encoded image that is opened, its pixels not yet decoded.
+
+    Args:
+        data: the encoded file. name: what errors call the image.
+        see: called with the opened image; twice where it fails.
+
+    Raises:
+        As ``decode``.
+    """
     if not data:
         raise DecodeError(f"cannot decode the image {name}: the file is empty.")
     with _quiet_pillow:
         try:
-            return _decoded(data, name, prepare)
+            return _examined(data, name, see)
         except DecodeError:
             # Decoders say little of what they lacked. So a failure counts where the system is
             # well and the same bytes fail again.
             check_system(name, len(data))
-            return _decoded(data, name, prepare)
+            return _examined(data, name, see)
 
 
-def _decoded(data: bytes, name: str, prepare: Callable[[Image.Image], None] | None) -> Image.Image:
+def _examined(data: bytes, name: str, see: Callable[[Image.Image], T]) -> T:
     size = (0, 0)
     try:
         with Image.open(BytesIO(data), formats=DECODERS) as image:
             size = image.size
-            if prepare is not None:
-                prepare(image)
-            return to_rgb(image)
+            return see(image)
     except UnidentifiedImageError as error:
         raise DecodeError(
             f"cannot decode the image {name}: its {len(data)} bytes are of no image format "
@@ -166,7 +187,7 @@ def _decoded(data: bytes, name: str, prepare: Callable[[Image.Image], None] | No
             "allow more (max_pixels; in Python labelstore.images.allow_pixels).",
             arguments=("max_pixels",),
         ) from error
-    except _PARSER_ERRORS as error:
+    except PARSER_ERRORS as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             # An error with a number comes from the system: the bytes are in memory.
@@ -264,7 +285,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1..8; 1 where there is none or the EXIF data cannot be read."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except _PARSER_ERRORS:
+    except PARSER_ERRORS:
         return 1
     return value if isinstance(value, int) else 1
 

@@ -6,6 +6,7 @@ after mixing) is summed up first, every class outside it has the probability ``b
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
     Float64Array = npt.NDArray[np.float64]
 
-__all__ = ["each_class_once", "entropy", "largest", "mean_distribution"]
+__all__ = [
+    "each_class_of_both",
+    "each_class_once",
+    "entropy",
+    "largest",
+    "mean_distribution",
+]
 
 
 def each_class_once(
@@ -32,22 +39,63 @@ def each_class_once(
         (..., K) int32 class ids, rising along a row and then repeating its first; (..., K) float64
         their probabilities, not negative; (..., K) bool, True where a class stands.
     """
-    shape, width = labels.indices.shape, labels.indices.shape[-1]
-    flat = labels.indices.reshape(labels.base.size, width)
-    rows = np.arange(len(flat))[:, None]
-    order = np.argsort(flat, axis=1, kind="stable")
-    ranked = flat[rows, order]
-    slot = np.zeros(flat.shape, dtype=np.int64)
-    np.cumsum(ranked[:, 1:] != ranked[:, :-1], axis=1, out=slot[:, 1:])
-    weights = labels.weights.reshape(flat.shape)[rows, order].astype(np.float64)
-    added = np.bincount((rows * width + slot).reshape(-1), weights.reshape(-1), flat.size)
-    classes = np.repeat(ranked[:, :1], width, axis=1)
-    classes[rows, slot] = ranked
-    present = np.arange(width) <= slot[:, -1:] if width else np.zeros(flat.shape, dtype=bool)
-    base = labels.base.reshape(-1, 1).astype(np.float64)
-    # Sums of rounded terms may end a unit in the last place below zero.
-    probs = np.where(present, np.maximum(base + added.reshape(flat.shape), 0.0), 0.0)
-    return classes.reshape(shape), probs.reshape(shape), present.reshape(shape)
+    union = _Union(labels.indices)
+    return union.classes, union.probabilities(labels.base, labels.weights), union.present
+
+
+def each_class_of_both(
+    a: SoftLabels, b: SoftLabels
+) -> tuple[npt.NDArray[np.int32], Float64Array, Float64Array, npt.NDArray[Any]]:
+    """Each class of the sparse part of either label once, with its probability in both.
+
+    Args:
+        a, b: labels of one leading shape (...) over the same classes.
+
+    Returns:
+        (..., K) int32 class ids, rising along a row and then repeating its first, K being the sum
+        of the two widths; (..., K) float64 their probabilities in ``a``, and in ``b``, not
+        negative; (..., K) bool, True where a class stands. Of every other class the probabilities
+        are the two bases.
+    """
+    union = _Union(np.concatenate([a.indices, b.indices], axis=-1))
+    widths = a.indices.shape[-1], b.indices.shape[-1]
+    behind, ahead = ([(0, 0)] * a.base.ndim + [room] for room in ((0, widths[1]), (widths[0], 0)))
+    return (
+        union.classes,
+        union.probabilities(a.base, np.pad(a.weights, behind)),
+        union.probabilities(b.base, np.pad(b.weights, ahead)),
+        union.present,
+    )
+
+
+class _Union:
+    """The different classes among the indices (..., K) of each label, in rising order."""
+
+    def __init__(self, indices: npt.NDArray[np.int32]) -> None:
+        width = indices.shape[-1]
+        flat = indices.reshape(math.prod(indices.shape[:-1]), width)
+        self._rows = np.arange(len(flat))[:, None]
+        self._order = np.argsort(flat, axis=1, kind="stable")
+        ranked = flat[self._rows, self._order]
+        self._slot = np.zeros(flat.shape, dtype=np.int64)
+        np.cumsum(ranked[:, 1:] != ranked[:, :-1], axis=1, out=self._slot[:, 1:])
+        classes = np.repeat(ranked[:, :1], width, axis=1)
+        classes[self._rows, self._slot] = ranked
+        present = np.arange(width) <= self._slot[:, -1:]
+        self.classes = classes.reshape(indices.shape)
+        self.present = present.reshape(indices.shape)
+
+    def probabilities(
+        self, base: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]
+    ) -> Float64Array:
+        """(..., K) float64 of the classes: the base (...) and their weights (..., K) added up."""
+        shape, width = weights.shape, weights.shape[-1]
+        ranked = weights.reshape(self._slot.shape)[self._rows, self._order].astype(np.float64)
+        places = (self._rows * width + self._slot).reshape(-1)
+        added = np.bincount(places, ranked.reshape(-1), ranked.size).reshape(shape)
+        # Sums of rounded terms may end a unit in the last place below zero.
+        probs = np.maximum(base[..., None].astype(np.float64) + added, 0.0)
+        return np.asarray(np.where(self.present, probs, 0.0))
 
 
 def entropy(labels: SoftLabels) -> Float64Array:

@@ -101,15 +101,15 @@ class TopK:
         wanted = np.asarray(classes)
         same = (wanted[..., None] == self.indices) & (self.probs > 0)
         stored = same.any(axis=-1)
-        own = np.where(same, self.probs, np.float32(0)).max(axis=-1)
+        own = np.asarray(np.where(same, self.probs, np.float32(0)).max(axis=-1))
         if stored.all():
-            return np.asarray(own)
+            return own
         if stored.shape != self.probs.shape[:-1]:
             spread = self.recover().probability(wanted).astype(np.float32)
             return np.where(stored, own, spread)
         wanted = np.broadcast_to(wanted, stored.shape)
         own[~stored] = self[~stored].recover().probability(wanted[~stored])
-        return np.asarray(own)
+        return own
 
     def __len__(self) -> int:
         return len(self.indices)

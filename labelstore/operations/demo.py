@@ -98,20 +98,41 @@ def train_student(
     epochs: int,
     tell: Callable[[int, float], None],
 ) -> torch.nn.Module:
-    """Train a small student on the mean of the teachers' labels, calibrated as FerKD does."""
+    """Train a small student on the mean of the teachers' labels.
+
+    They are calibrated as FerKD does.
+    """
     import timm
     from torch.optim import AdamW
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
 
     import labelstore
-    from labelstore.torch import SoftLabelDataset, ViewSampler, collate_views, soft_cross_entropy
+    from labelstore.torch import (
+        SoftLabelDataset,
+        ViewSampler,
+        collate_views,
+        soft_cross_entropy,
+    )
 
-    teachers = labelstore.ensemble([labelstore.open(path) for path in stores])
-    data = SoftLabelDataset(ImageFolder(photos), teachers, size=SIZE, ferkd=labelstore.FerKD())
+    opened = [labelstore.open(path) for path in stores]
+    teachers = labelstore.ensemble(opened)
+    data = SoftLabelDataset(
+        ImageFolder(photos),
+        teachers,
+        size=SIZE,
+        ferkd=labelstore.FerKD(),
+    )
     sampler = ViewSampler(data, views_per_image=4)
-    loader = DataLoader(data, batch_size=5, sampler=sampler, collate_fn=collate_views)
-    student: torch.nn.Module = timm.create_model("resnet10t", num_classes=teachers.num_classes)
+    loader = DataLoader(
+        data,
+        batch_size=5,
+        sampler=sampler,
+        collate_fn=collate_views,
+    )
+    classes = teachers.num_classes
+    student: torch.nn.Module
+    student = timm.create_model("resnet10t", num_classes=classes)
     optimizer = AdamW(student.parameters(), lr=1e-3)
     for epoch in range(epochs):
         sampler.set_epoch(epoch)

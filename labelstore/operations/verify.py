@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import MismatchError, SourceError, UsageError
-from labelstore.images.pixels import content_digest, decode, render
+from labelstore.images.photo_file import is_same_file, is_same_size
+from labelstore.images.pixels import decode, render
 from labelstore.store.store import opened
 from labelstore.teachers.top_k import top_k
 from labelstore.views.philox import mixed_seed, permutation
@@ -187,12 +188,11 @@ def replay(
             )
         views = np.arange(per_image) * store.num_views // per_image
         data = source.read(places[key])
-        digest = int(store.image_digests(image))
-        if digest not in (0, content_digest(data)):
+        if not is_same_file(data, int(store.image_digests(image))):
             changed.append(key)
         photo = decode(data, str(source.path_of(places[key])))
         width, height = (int(side) for side in store.sizes(image))
-        if width > 0 and (photo.width, photo.height) != (width, height):
+        if not is_same_size(photo.size, (width, height)):
             raise MismatchError(
                 f"the photo {key!r} is {photo.width} x {photo.height} pixels and {width} x "
                 f"{height} was labelled: give the folder that the store was made from."

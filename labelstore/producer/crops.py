@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import DecodeError, SourceError
-from labelstore.images.pixels import content_digest, decode, render
+from labelstore.images.photo_file import read_photo
+from labelstore.images.pixels import render
 from labelstore.images.resize_on_device import resize_boxes
 from labelstore.teachers.device_memory import own_stream, place_batch, place_photo, ready_event
 from labelstore.views.philox import hash_keys
@@ -251,8 +252,8 @@ class Cutter:
         for run, photo, pixels in cuts:
             if photo.error is not None and self._on_error == "stop":
                 raise DecodeError(
-                    f"{photo.error} Mend or remove the file, or leave such images out "
-                    "(on_error='skip'); what was committed is kept.",
+                    f"{photo.error} Mend or remove the file (labelstore check names all such), "
+                    "or leave such images out (on_error='skip'); what was committed is kept.",
                     arguments=("on_error",),
                 )
             runs.append((run, photo))
@@ -281,31 +282,16 @@ class Cutter:
         )
 
     def _load(self, image: int) -> tuple[PhotoFacts, Image | None]:
-        name = str(self._source.path_of(image))
         try:
-            data = self._source.read(image)
-            digest = content_digest(data)
-            try:
-                upright = decode(data, name)
-            except DecodeError as error:
-                self._check_settled(image, digest, name)
-                return PhotoFacts(-1, -1, digest, str(error)), None
-        except DecodeError as error:
-            return PhotoFacts(-1, -1, 0, str(error)), None
+            file = read_photo(self._source, image)
         except SourceError as error:
             raise SourceError(
                 f"{error} It is not left out, for its bytes may be right; what was committed is "
                 "kept, and the same command goes on."
             ) from error
-        return PhotoFacts(upright.width, upright.height, digest, None), upright
-
-    def _check_settled(self, image: int, digest: int, name: str) -> None:
-        """Look again at what could not be decoded: SourceError where it now reads otherwise."""
-        if content_digest(self._source.read(image)) != digest:
-            raise SourceError(
-                f"the image {name} cannot be decoded, and read again it is another: it is being "
-                "written, or the disk fails; wait until it is whole."
-            )
+        if file.photo is None:
+            return PhotoFacts(-1, -1, file.digest, str(file.error)), None
+        return PhotoFacts(file.photo.width, file.photo.height, file.digest, None), file.photo
 
     def _load_array(self, image: int) -> tuple[PhotoFacts, npt.NDArray[np.uint8] | None]:
         photo, upright = self._load(image)

@@ -14,8 +14,10 @@ from labelstore.format.blocks import check_table, default_block_images
 from labelstore.format.manifest import LOGITS_PROBE, Manifest, fingerprint
 from labelstore.images.pixels import decode
 from labelstore.images.sources.choose import check_outside
+from labelstore.producer.crops import shape_of
 from labelstore.producer.engines.local import LocalEngine
-from labelstore.producer.probe import library_versions, make_probe, other_photo
+from labelstore.producer.pixel_probe import make_probe
+from labelstore.producer.probe import library_versions, other_photo
 from labelstore.producer.progress import Silent
 from labelstore.producer.run import StoreRun
 from labelstore.producer.settings import (
@@ -289,7 +291,9 @@ def _manifests(
         manifest = plan_of(source, output, teacher, options.resize)
         stored = None if options.overwrite else stored_manifest(output.path)
         if stored is None:
-            probe = make_probe(source, teacher.preprocessing, settings.law, settings.num_views)
+            probe = make_probe(
+                source, shape_of(teacher.preprocessing), settings.law, settings.num_views
+            )
             new[number] = replace(manifest, probe=probe)
         manifests.append(new[number] if stored is None else replace(manifest, probe=stored.probe))
     if new:

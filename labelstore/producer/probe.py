@@ -6,54 +6,45 @@ runs the same network in the same way: a digest of the weights says nothing of t
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import labelstore
-from labelstore.errors import CorruptError, DecodeError, MismatchError
+from labelstore.errors import CorruptError, MismatchError
 from labelstore.format.manifest import LOGITS_PROBE
-from labelstore.images.pixels import content_digest, decode, pixel_digest, render
+from labelstore.images.photo_file import is_same_file
+from labelstore.images.pixels import render
 from labelstore.images.resize_on_device import resize_boxes
-from labelstore.producer.crops import Shape, shape_of
+from labelstore.producer.crops import shape_of
+from labelstore.producer.pixel_probe import (
+    installed_versions,
+    photo_and_views,
+    read_by_key,
+    replay_probe,
+)
 from labelstore.store.indexing import evenly_spaced
 from labelstore.teachers.device_memory import place_photo
 from labelstore.teachers.forward import log_probabilities
 from labelstore.views.law import ViewLaw
-from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy.typing as npt
-    from PIL.Image import Image
 
     from labelstore.format.manifest import Manifest
-    from labelstore.images.preprocessing import Preprocessing
     from labelstore.images.sources.choose import ImageSource
     from labelstore.store.store import Store
     from labelstore.teachers.teacher import Teacher
-    from labelstore.views.law import Views
-
-    Pixels = npt.NDArray[np.uint8]
 
 __all__ = [
     "check_description",
     "check_device_resize",
     "library_versions",
-    "make_probe",
     "other_photo",
     "prove",
-    "replay_probe",
 ]
-
-PROBE_IMAGES, PROBE_VIEWS = 4, 2
-"""How many images, and views of each, the manifest's probes hold."""
-
-PROBE_TRIES = 100
-"""Images that are opened at most to find readable ones for the probes."""
 
 PROBE_CLASSES = 5
 """Classes of each probed view whose log-probabilities the manifest holds."""
@@ -76,81 +67,8 @@ _HOW = {"resize", LOGITS_PROBE}
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide pixels and labels."""
-    others = {name: metadata.version(name) for name in ("Pillow", "torch", "timm")}
-    return {"labelstore": labelstore.__version__, **others}
-
-
-def make_probe(
-    source: ImageSource, preprocessing: Preprocessing, law: ViewLaw, num_views: int
-) -> tuple[dict[str, Any], ...]:
-    """Digests of a few views of readable images that are spread over the whole source.
-
-    Returns:
-        ``{"key", "view", "digest"}`` each.
-    """
-    shape = shape_of(preprocessing)
-    views = range(min(PROBE_VIEWS, num_views))
-    entries: list[dict[str, Any]] = []
-    starts = evenly_spaced(len(source), PROBE_IMAGES).tolist()
-    for start, stop in zip(starts, [*starts[1:], len(source)], strict=True):
-        # A source whose images are mostly broken has a problem that the run itself reports.
-        for image in range(start, min(stop, start + PROBE_TRIES // PROBE_IMAGES)):
-            try:
-                cuts = _crops(source, image, views, law, shape)
-            except DecodeError:
-                continue
-            entries += [
-                {"key": source.keys[image], "view": view, "digest": pixel_digest(pixels)}
-                for view, pixels in zip(views, cuts, strict=True)
-            ]
-            break
-    return tuple(entries)
-
-
-def replay_probe(
-    probe: Sequence[Mapping[str, Any]], source: ImageSource, law: ViewLaw, shape: Shape
-) -> tuple[list[str], list[Pixels | None]]:
-    """Cut the probed views again.
-
-    Args:
-        probe: of a manifest. source: the images. law: the store's view law.
-        shape: (height, width) of the teacher's input, and its interpolation.
-
-    Returns:
-        Keys of the images whose pixels come out differently on this machine, or that the source
-        lacks; and the (height, width, 3) uint8 pixels of each entry, None where it lacks the image.
-    """
-    rows = {key: row for row, key in enumerate(source.keys)}
-    views: dict[str, list[int]] = {}
-    for entry in probe:
-        views.setdefault(entry["key"], []).append(entry["view"])
-    cuts: dict[tuple[str, int], Pixels] = {}
-    for key, numbers in views.items():
-        if key in rows:
-            crops = _crops(source, rows[key], numbers, law, shape)
-            cuts |= {(key, view): pixels for view, pixels in zip(numbers, crops, strict=True)}
-    pixels = [cuts.get((entry["key"], entry["view"])) for entry in probe]
-    other = [
-        entry["key"]
-        for entry, here in zip(probe, pixels, strict=True)
-        if here is None or pixel_digest(here) != entry["digest"]
-    ]
-    return other, pixels
-
-
-def _crops(
-    source: ImageSource, image: int, views: Iterable[int], law: ViewLaw, shape: Shape
-) -> Pixels:
-    """(n, height, width, 3) uint8 pixels of n views of one image."""
-    return render(*_photo_and_views(source, image, views, law), *shape)
-
-
-def _photo_and_views(
-    source: ImageSource, image: int, views: Iterable[int], law: ViewLaw
-) -> tuple[Image, Views]:
-    """An image, decoded upright, and where views of it lie."""
-    photo = decode(source.read(image), str(source.path_of(image)))
-    return photo, law(hash_keys([source.keys[image]]), np.array(list(views)), *photo.size)
+    versions = installed_versions()
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 def prove(
@@ -178,7 +96,7 @@ def prove(
     if not isinstance(manifest.law, ViewLaw):
         return ()
     shape = shape_of(teacher.preprocessing)
-    other, pixels = replay_probe(manifest.probe, source, manifest.law, shape)
+    other, pixels = replay_probe(manifest.probe, read_by_key(source), manifest.law, shape)
     if other:
         raise MismatchError(
             f"{path} was begun with other pixels: views of {other[0]!r} come out differently "
@@ -299,7 +217,7 @@ def other_photo(source: ImageSource, store: Store) -> str | None:
             stored
             and int(width) > 0
             and key in places
-            and content_digest(source.read(places[key])) != stored
+            and not is_same_file(source.read(places[key]), stored)
         ):
             return str(key)
     return None
@@ -319,7 +237,7 @@ def check_device_resize(
     for entry in manifest.probe:
         if entry["key"] not in rows or not isinstance(manifest.law, ViewLaw):
             continue
-        photo, views = _photo_and_views(source, rows[entry["key"]], [entry["view"]], manifest.law)
+        photo, views = photo_and_views(source, rows[entry["key"]], [entry["view"]], manifest.law)
         placed = place_photo(np.array(photo), teacher.place)
         resized = resize_boxes(placed, views.box, views.flip, *shape).cpu().numpy()
         apart = np.abs(resized.astype(np.int16) - render(photo, views, *shape))

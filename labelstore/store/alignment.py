@@ -17,13 +17,24 @@ from labelstore.format.manifest import EXPLICIT
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
+    from labelstore.store.label_reader import LabelReader
     from labelstore.store.store import Store
 
     Rows = tuple[npt.NDArray[np.int64], ...]
 
-__all__ = ["Alignment", "Images", "align"]
+__all__ = [
+    "Alignment",
+    "Images",
+    "align",
+    "no_shared_image",
+    "other_files",
+    "other_sizes",
+    "views_problem",
+]
 
 Images = Literal["strict", "intersection"]
 """Whether all stores must hold the same images, or those are read that all of them hold."""
@@ -58,7 +69,7 @@ def align(members: tuple[Store, ...], images: Images) -> Alignment:
     for member in members[1:]:
         _check_classes(first, member)
         if member is not first:
-            _check_laws(first, member, f"{first.path} and {member.path}")
+            _check_laws(first, member)
     shared = _shared(members, images)
     rows = tuple(_rows_of(first, member, shared) for member in members)
     targets = _targets(members, rows)
@@ -93,12 +104,17 @@ def _shared(members: tuple[Store, ...], images: Images) -> npt.NDArray[np.int64]
             _check_images(first, member, held)
         shared &= held
     if not shared.any():
-        raise MismatchError(
-            f"{' and '.join(str(member.path) for member in members)} share no image (the first "
-            f"key of each is {', '.join(repr(member.keys[0]) for member in members)}): keys are "
-            "paths relative to the source folder, so generate all from one folder."
-        )
+        raise no_shared_image(members)
     return np.flatnonzero(shared)
+
+
+def no_shared_image(members: Sequence[LabelReader]) -> MismatchError:
+    """The error that stores share no image."""
+    return MismatchError(
+        f"{' and '.join(str(member.path) for member in members)} share no image (the first "
+        f"key of each is {', '.join(repr(member.keys[0]) for member in members)}): keys are "
+        "paths relative to the source folder, so generate all from one folder."
+    )
 
 
 def _check_images(first: Store, member: Store, held: npt.NDArray[np.bool_]) -> None:
@@ -146,26 +162,49 @@ def _targets(members: tuple[Store, ...], rows: Rows) -> npt.NDArray[np.int32]:
     return known
 
 
-def _check_laws(first: Store, member: Store, names: str) -> None:
-    if member.manifest.law != first.manifest.law:
-        raise MismatchError(
+def views_problem(first: LabelReader, member: LabelReader) -> str | None:
+    """Why views of one number are not the same crops in two stores; None where they are.
+
+    By the stores' laws alone: whether stored boxes are the same is not looked at. A sentence with
+    the mend, without its full stop.
+    """
+    names = f"{first.path} and {member.path}"
+    if member.law != first.law:
+        return (
             f"{names} hold different views ({_told(first.law)} and {_told(member.law)}): "
-            "generate both with the same seed, scale, ratio and flip."
+            "generate both with the same seed, scale, ratio and flip"
         )
-    if first.manifest.law is None:
-        raise MismatchError(
+    if first.law is None:
+        return (
             f"{names} do not say which crops their labels belong to, so they cannot be aligned: "
-            "make them with a view law or with boxes and flips."
+            "make them with a view law or with boxes and flips"
         )
+    return None
+
+
+def other_sizes(first: LabelReader, member: LabelReader, rows: Rows) -> npt.NDArray[np.bool_]:
+    """(n,) bool: which images ``rows`` of two stores have other sizes, where both are known."""
+    ours, theirs = np.stack(first.sizes(rows[0])), np.stack(member.sizes(rows[1]))
+    return np.asarray(((ours != theirs) & (ours > 0) & (theirs > 0)).any(axis=0))
+
+
+def other_files(first: LabelReader, member: LabelReader, rows: Rows) -> npt.NDArray[np.bool_]:
+    """(n,) bool: which images ``rows`` are of other files, where both know their digests."""
+    ours, theirs = first.image_digests(rows[0]), member.image_digests(rows[1])
+    return np.asarray((ours != theirs) & (ours > 0) & (theirs > 0))
+
+
+def _check_laws(first: Store, member: Store) -> None:
+    problem = views_problem(first, member)
+    if problem is not None:
+        raise MismatchError(f"{problem}.")
 
 
 def _check_files(members: tuple[Store, ...], rows: Rows, number: int) -> None:
     """The same files as those of every member before, where both know their digests."""
     member = members[number]
-    digests = member.image_digests(rows[number])
     for other, their_rows in zip(members[:number], rows[:number], strict=True):
-        theirs = other.image_digests(their_rows)
-        differing = np.flatnonzero((digests != theirs) & (digests > 0) & (theirs > 0))
+        differing = np.flatnonzero(other_files(other, member, (their_rows, rows[number])))
         if differing.size:
             raise MismatchError(
                 f"{other.path} and {member.path} were made from other files under the same keys, "
@@ -187,8 +226,7 @@ def _check_crops(members: tuple[Store, ...], rows: Rows, number: int) -> None:
     """The same files at the same size, and the same boxes where they are stored."""
     first, member = members[0], members[number]
     names = f"{first.path} and {member.path}"
-    ours, theirs = np.stack(first.sizes(rows[0])), np.stack(member.sizes(rows[number]))
-    differing = np.flatnonzero(((ours != theirs) & (ours > 0) & (theirs > 0)).any(axis=0))
+    differing = np.flatnonzero(other_sizes(first, member, (rows[0], rows[number])))
     if differing.size:
         raise MismatchError(
             f"{names} were made from photos of other sizes, {differing.size} in all, first "

@@ -358,6 +358,35 @@ class Store:
         columns = np.broadcast_to(columns, shape).reshape(-1)
         return self._decoder.labels(rows, self.slabs.gather(rows, columns), shape)
 
+    def iter_labels(
+        self, block: int, groups: Sequence[int], images: int
+    ) -> Iterator[tuple[npt.NDArray[np.int64], TopK]]:
+        """Labels of some groups of views of a block's labelled images, a few images at a time.
+
+        For going through a whole store: chunks are verified, and nothing is kept of them.
+
+        Args:
+            block: its number; groups: numbers of groups, rising; images: how many at a time.
+
+        Yields:
+            (n,) int64 positions, rising, and TopK of shape (n, views of the groups, k).
+
+        Raises:
+            IncompleteError, CorruptError: as ``read``.
+        """
+        chunks = list(self._reader.read_chunks([(block, group) for group in groups]))
+        whole = {name: np.concatenate([codes[name] for codes in chunks], 1) for name in chunks[0]}
+        run = self.manifest.block_slice(block)
+        rows = np.flatnonzero(self.labelled()[run])
+        for start in range(0, len(rows), images):
+            part = rows[start : start + images]
+            codes = {name: array[part] for name, array in whole.items()}
+            shape = next(iter(codes.values())).shape[:2]
+            flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in codes.items()}
+            positions = run.start + part
+            owners = np.repeat(positions, shape[1])
+            yield positions, self._decoder.labels(owners, flat, shape)
+
     def slab(self, group: int) -> Slab:
         """Bring a group of views of all images into memory, once for all processes of the machine.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from labelstore.errors import MismatchError, UsageError
+from labelstore.images.photo_file import is_same_file, is_same_size
 from labelstore.images.pixels import content_digest
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class PhotoIdentity:
 
     def _check_bytes(self, data: bytes, image: int) -> None:
         expected = int(self._store.image_digests(image))
-        if expected and content_digest(data) != expected:
+        if not is_same_file(data, expected):
             raise MismatchError(
                 f"the photo {self._store.keys[image]!r} is another file than the one that was "
                 f"labelled (digest {content_digest(data):016x}, expected {expected:016x}): give "
@@ -95,7 +96,7 @@ class PhotoIdentity:
 
     def _check_size(self, photo: Photo, image: int) -> None:
         width, height = (int(side) for side in self._store.sizes(image))
-        if width <= 0 or (photo.width, photo.height) == (width, height):
+        if is_same_size((photo.width, photo.height), (width, height)):
             return
         mend = _MEND
         if (photo.height, photo.width) == (width, height):

@@ -30,7 +30,7 @@ from tests.support.stores import written
                 "labelstore.torch",
                 "labelstore.operations.inspection",
                 "labelstore.producer.crops",
-                "labelstore.producer.probe",
+                "labelstore.producer.pixel_probe",
                 "labelstore.operations.demo",
             },
         ),

@@ -83,12 +83,61 @@ def test_the_terminal_shows_every_part(store):
     assert row("0.0200", "4", "photos/[red]5[/red].jpg")
     assert row("labels/top_prob")
     assert "\x1b" not in shown, "colours in a pipe"
-    assert max(map(len, lines)) <= 100
+    # Paragraphs are left to what the pipe leads to.
+    assert max(len(line) for line in lines if line[:2] not in ("! ", "Ep")) <= 100
+
+
+def test_the_terminal_shows_what_the_report_says_of_classes_and_mistakes(store):
+    shown = inspect(store).stdout
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    told = report(labelstore.open(store))
+    assert "! " + told["alerts"][0]["text"] in " ".join(lines)
+    at_most = dict(zip(*told["thresholds"].values(), strict=True))
+    assert f"0.95 {at_most[0.95] / 120:.2%} {1 - at_most[0.95] / 120:.2%}" in lines
+    error = told["reliability"]["expected_calibration_error"]
+    assert f"Calibration of the teacher on crops: expected calibration error {error:.2%}" in lines
+    assert f"1 {told['residual'][0]['mean']:.2%}" in lines
+    assert any(line.startswith(f"mean {told['entropy']['mean']:.3f} nats; 0 ") for line in lines)
+    assert any(line.startswith(f"mean {told['drift']['mean']:.4f}; 0 ") for line in lines)
+    first = told["wrong_targets"]["entries"][0]
+    assert any(
+        line.startswith(f"{first['key']} {first['target']} {first['target_probability']:.3f} ")
+        for line in lines
+    )
+    assert "Epochs without a repeated view: 10 at 1 view an image, 2 at 4 views an image." in lines
+
+
+def test_classes_are_shown_in_the_order_that_is_asked_for(store):
+    def numbers(*more):
+        lines = inspect(store, "--by", "class", *more).stdout.splitlines()
+        return [int(line.split()[0]) for line in lines if line[:1].isdigit() and "of" not in line]
+
+    told = {row["class"]: row for row in report(labelstore.open(store))["classes"]}
+    assert set(numbers()) == {1, 3}
+    for name, largest_first in (("confidence", False), ("agreement", False), ("drift", True)):
+        expected = sorted((1, 3), key=lambda c, name=name: told[c][name], reverse=largest_first)
+        assert numbers("--sort", name) == expected
+    assert numbers("--sort", "class", "--rows", 1) == [1]
+    assert numbers("--sort", "class", "--rows", 0) == [1, 3]
+    shown = inspect(store, "--by", "class", "--rows", 1).stdout
+    assert "1 of 2 classes with images, by confidence" in shown
+
+
+def test_a_sample_says_what_was_looked_at(tmp_path):
+    probs = np.random.default_rng(0).random((9, 12, 1), dtype=np.float32)
+    path = tmp_path / "made.zarr"
+    labelstore.write(path, np.zeros((9, 12, 1), int), probs, 4, group_views=2, targets=[0] * 9)
+    shown = " ".join(inspect(path, "--sample", 3).stdout.split())
+    assert "whole labels of 4 of the 12 views of each image" in shown
+    document = json.loads(inspect(path, "--sample", 3, "--json").stdout)
+    assert document["sample"] == {"views": 4, "label_views": 4, "of": 12}
+    assert document["ferkd"]["kept"]["error"] > 0
+    assert "Looked at" not in inspect(path, "--sample", 12).stdout
 
 
 def test_bars_are_as_long_as_their_shares(store):
     lines = inspect(store).stdout.splitlines()
-    bars = {line[:4]: line.count("█") for line in lines if line[1:2] == "."}
+    bars = {line[:4]: line.count("█") for line in lines if line[1:2] == "." and " to " not in line}
     counts = {f"{row['low']:.2f}": row["count"] for row in histogram(store)}
     longest = max(counts.values())
     assert longest > min(counts.values())
@@ -159,7 +208,11 @@ def test_the_plot_tells_shares_and_thresholds(store, tmp_path):
     inspect(store, "--plot", plot, "--low", "0.12")
     # matplotlib draws text as paths and leaves what it says in comments.
     text = plot.read_text()
-    for words in ("made.zarr: 120 crops", "0.12", "kept", "share of crops", "largest probability"):
+    for words in (
+        "made.zarr: 120 crops of 12 images",
+        "10 views an image, top 2 of 10 classes, temperature 2",
+        *("0.12", "kept", "share of crops, %", "largest probability"),
+    ):
         assert words in text
 
 

@@ -89,3 +89,12 @@ def test_of_two_teachers_each_has_its_own_or_the_common_value(tmp_path):
     run = CliRunner().invoke(main, ["generate", str(tmp_path), *arguments, "-o", "x.zarr"])
     assert run.exit_code == 2
     assert "--output was given 1 times for 2 --teacher" in run.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", ["evaluate photos", "repair a.zarr photos", "generate photos"]
+)
+def test_a_teacher_that_is_not_said_is_missing(arguments):
+    done = CliRunner().invoke(main, arguments.split())
+    assert done.exit_code == 2
+    assert "Missing option '--teacher'" in done.output

@@ -58,7 +58,7 @@ def test_a_store(tmp_path, suffix):
     ("arguments", "words"),
     [
         (("nowhere",), "is no store"),
-        (("nowhere", "--setting", "3"), "K:QUANTIZER:PRIOR_SIZE"),
+        (("nowhere", "--setting", "3"), "K:QUANTIZER:LIST"),
         (("nowhere", "--setting", "3:u9:0"), "expected one of ratio16"),
     ],
 )

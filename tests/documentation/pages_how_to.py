@@ -47,6 +47,14 @@ assert read_class_map("classes.json") == {"tabby": 281, "golden retriever": 207}
             ),
         },
     ),
+    "docs/how-to/check-photos.md": Preparation(
+        runs_commands=True,
+        around={
+            "labelstore check photos": Around(after='assert "JPEG RGB" in printed, printed'),
+            "labelstore doctor": Around(after='assert "6 photos by digest" in printed, printed'),
+            "diagnose(": Around(after='assert said() == "True []\\nTrue 6\\n"'),
+        },
+    ),
     "docs/how-to/photo-sources.md": Preparation(
         packages=("datasets",),
         around={
@@ -74,6 +82,29 @@ assert pyarrow.parquet.read_metadata("train.parquet").num_row_groups == 2
                 after="""
 show = next(iter(ViewSampler(data, 4)))
 assert abs(data[show][1].dense().sum(1) - 1).max() < 1e-5
+"""
+            ),
+        },
+    ),
+    "docs/how-to/compare.md": Preparation(
+        around={
+            '"student.pt"': Around(
+                before="""
+import timm, torch
+torch.manual_seed(0)
+torch.save(timm.create_model("test_convnext", num_classes=1000).state_dict(), "student.pt")
+""",
+                after="""
+run_command("generate photos --teacher python:my_student:build --views-from teacher.zarr "
+            "--temperature 1 -o student.zarr -q")
+run_command("compare teacher.zarr student.zarr --report student.html --photos photos")
+assert "the page was written to student.html" in said()
+""",
+            ),
+            '"student.zarr", extremes=3': Around(
+                after="""
+lines = said().splitlines()
+assert lines[0].startswith("views 48 ") and len(lines) == 4, lines
 """
             ),
         },

@@ -13,7 +13,7 @@ import pytest
 
 import labelstore
 from labelstore.errors import CorruptError, FormatError, LabelStoreError
-from labelstore.operations.inspection.inspect import _describe
+from labelstore.operations.inspection.description import describe
 from tests.format.hostile import manifest_file, manifest_of, signed, write
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
@@ -64,7 +64,7 @@ def read(path):
     store.missing_blocks()
     assert store.keys
     repr(store)
-    _describe(store)
+    describe(store)
     assert store.manifest.to_json()
     store.views(0, 0)
     store.read(np.arange(store.num_images)[:, None], np.arange(store.num_views))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from labelstore.errors import LabelError
-from labelstore.labels.distance import LEAST, distances
+from labelstore.labels.distance import LEAST, between, between_dense, distances
 from labelstore.labels.soft_labels import SoftLabels, hard
 from labelstore.labels.top_k import TopK
 
@@ -96,3 +96,53 @@ def test_what_cannot_be_compared_is_refused():
         distances([(np.zeros((2, 8)), labels)])
     with pytest.raises(LabelError, match="no labels"):
         distances([])
+
+
+def between_slow(p, q):
+    """KL(p || q), KL(q || p) in nats and total variation of two lists, class by class."""
+    pairs = list(zip(p, q, strict=True))
+    return (
+        sum(a * math.log(a / max(b, LEAST)) for a, b in pairs if a > 0),
+        sum(b * math.log(b / max(a, LEAST)) for a, b in pairs if b > 0),
+        sum(abs(a - b) for a, b in pairs) / 2,
+    )
+
+
+@pytest.mark.parametrize("tails", [("uniform", "uniform"), ("uniform", "none"), ("none", "none")])
+@pytest.mark.parametrize("k", [(1, 1), (3, 2), (C, 1)])
+def test_labels_are_as_far_from_one_another_as_their_dense_ones(k, tails):
+    a, b = (recovered(teachers(24, seed), k[seed], tails[seed]) for seed in (0, 1))
+    found = between(a.reshape(4, 6), b.reshape(4, 6))
+    assert all(part.shape == (4, 6) for part in found)
+    rows = zip(a.dense().tolist(), b.dense().tolist(), strict=True)
+    slow_rows = np.array([between_slow(p, q) for p, q in rows]).reshape(4, 6, 3)
+    # Dense labels are rounded to float32: a class of 1e-12 is any other number below 1e-7.
+    np.testing.assert_allclose(np.stack(found, -1), slow_rows, rtol=1e-4, atol=3e-6)
+    dense = between_dense(a.dense(), b.dense())
+    np.testing.assert_allclose(np.stack(dense, -1).reshape(4, 6, 3), slow_rows, rtol=1e-6)
+    turned = between(b, a)
+    np.testing.assert_array_equal(turned.kl_ba.reshape(4, 6), found.kl_ab)
+    np.testing.assert_array_equal(turned.total_variation.reshape(4, 6), found.total_variation)
+
+
+def test_a_label_is_no_way_from_itself_however_it_is_written():
+    label = recovered(teachers(5), 3, "uniform")
+    twice = SoftLabels(
+        label.base,
+        np.concatenate([label.indices, label.indices], axis=-1),
+        np.concatenate([label.weights / 2, label.weights / 2], axis=-1),
+        C,
+    )
+    for other in (label, twice):
+        assert max(part.max() for part in between(label, other)) < 1e-12
+    # The farthest that two labels can be: each rules out what the other is sure of.
+    far = between(hard([1], C), hard([2], C))
+    assert far.kl_ab == far.kl_ba == pytest.approx(-math.log(LEAST))
+    assert far.total_variation == 1
+
+
+def test_labels_that_are_no_fellows_are_refused():
+    with pytest.raises(LabelError, match="labels of the same views"):
+        between(hard([1, 2], C), hard([1], C))
+    with pytest.raises(LabelError, match="over 9 classes"):
+        between(hard([1], C), hard([1], C + 1))

@@ -164,6 +164,15 @@ def test_mix_is_the_weighted_sum():
     assert mixed.indices.shape == (40, 15)
 
 
+@pytest.mark.parametrize("number", [7, 3, 9])
+def test_the_probability_of_one_class_of_one_label(number):
+    """Of a label without leading axes, too: stored or spread."""
+    topk = TopK(np.array([7, 3]), np.array([0.6, 0.3]), 11)
+    expected = topk.recover().dense()[number]
+    assert topk.probability(number) == pytest.approx(expected, abs=1e-6)
+    assert topk.probability(number).shape == ()
+
+
 def test_probability_and_cross_entropy_against_dense():
     rng = np.random.default_rng(7)
     label = mix([random_topk(rng)[0].recover() for _ in range(2)], [0.3, 0.7])
@@ -210,3 +219,12 @@ def test_what_is_no_label_is_refused():
         TopK([[1, 2]], [[0.5, 0.2]], 5).truncate(3)
     with pytest.raises(UsageError, match="smoothing"):
         smooth([1], 5, 1.5)
+
+
+def test_the_probability_of_a_class_of_a_single_label():
+    """Stored or not, as of a batch of one."""
+    batch = TopK([[3, 1]], [[0.6, 0.3]], 5)
+    for number in range(5):
+        single = batch[0].probability(number)
+        assert single.shape == ()
+        assert single == batch.probability([number])[0]

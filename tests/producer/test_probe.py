@@ -19,8 +19,10 @@ from labelstore.images.preprocessing import Preprocessing
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.repair import repair
 from labelstore.operations.verify import replay, verify
+from labelstore.producer.crops import shape_of
 from labelstore.producer.generation import generate
-from labelstore.producer.probe import make_probe, prove
+from labelstore.producer.pixel_probe import make_probe
+from labelstore.producer.probe import prove
 from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.store.indexing import evenly_spaced
 from labelstore.store.writer import Share, StoreWriter
@@ -279,7 +281,7 @@ def test_a_view_without_finite_logits_has_no_answer(photos):
     source = FolderSource(photos)
     by = teacher("1.0 *")
     law = RECIPE.law
-    probe = make_probe(source, by.preprocessing, law, 3)
+    probe = make_probe(source, shape_of(by.preprocessing), law, 3)
     manifest = Manifest(
         9, 3, 10, 3, "0" * 32, law, 3, 3, probe=probe, teacher=by.describe(), prior_size=0
     )

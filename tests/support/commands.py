@@ -197,6 +197,11 @@ def be(arguments, cwd, env):
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if os.isatty(number):
+            # Theirs were opened for a file, and a terminal cannot seek.
+            file = os.fdopen(number, "w", 1, encoding="utf-8", closefd=False)
+            setattr(sys, name, file)
     kind, what, *rest = arguments
     # In place of this file's folder.
     sys.path[:1] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]

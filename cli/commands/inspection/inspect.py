@@ -10,17 +10,24 @@ import click
 from labelstore.errors import require_packages
 
 from ... import options, output
-from ...reports.inspect import draw_histogram, print_report
+from ...reports.by_class import SORTS
+from ...reports.inspect import draw_histogram, print_classes, print_report
+from ...reports.page import PageOptions, page_options, photos_of, write_page
+
+DEFAULT_ROWS = 20
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 HELP = """Show what is in a store: how confident the teacher is (Figure 2 and Table 1 of the FerKD
-paper), how often it agrees with the ground truth, what FerKD would do with the crops, the hardest
-and the easiest of them, and what a crop costs on disk.
+paper), how often it is right and how well it knows, what FerKD would do with the crops, which
+classes are taken for which, which photos may be in the wrong folder, the hardest and the easiest
+crops, and what a crop costs on disk.
 
 \b
   labelstore inspect teacher.zarr
   labelstore inspect teacher.zarr --low 0.1 --top 0.98 --plot confidence.png
+  labelstore inspect teacher.zarr --by class --sort agreement --rows 50
+  labelstore inspect teacher.zarr --report teacher.html --photos PHOTOS
   labelstore inspect teacher.zarr --json | jq .agreement.top1
 
 A store that is still being made is shown as far as it is committed.
@@ -51,7 +58,13 @@ class InspectOptions:
     store: str
     plot: Path | None
     extremes: int
+    sample: int | None
+    by: str | None
+    sort: str
+    rows: int
     ferkd: options.FerKDOptions
+    page: PageOptions
+    photo_options: options.SourceOptions
     json: bool
 
 
@@ -71,9 +84,43 @@ class InspectOptions:
     show_default=True,
     help="How many of the hardest and easiest crops and images are named.",
 )
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Look at N views of each image. By default at the confidence of all, and at the whole "
+    "labels of about four million crops.",
+)
+@click.option(
+    "--by",
+    type=click.Choice(["class"]),
+    help="Show a row for each class instead of the whole store.",
+)
+@click.option(
+    "--sort",
+    type=click.Choice(list(SORTS)),
+    default="confidence",
+    show_default=True,
+    help="Which classes come first: the least confident or agreed with, those that drift most or "
+    "have most images, or class 0.",
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(min=0),
+    default=DEFAULT_ROWS,
+    show_default=True,
+    help="How many classes, confused pairs and suspect images are shown; 0 shows all classes.",
+)
 @options.ferkd_options
+@page_options
+@options.source_options
 @options.json_option
-@options.collected(InspectOptions, ferkd=options.FerKDOptions)
+@options.collected(
+    InspectOptions,
+    ferkd=options.FerKDOptions,
+    page=PageOptions,
+    photo_options=options.SourceOptions,
+)
 def command(request: InspectOptions) -> None:
     """Inspect a store."""
     import labelstore
@@ -81,10 +128,14 @@ def command(request: InspectOptions) -> None:
     from labelstore.operations.inspection.inspect import report
 
     rule = request.ferkd.rule()
+    request.page.check(request.photo_options)
     store = labelstore.open(request.store)
+    photos = photos_of(request.page, request.photo_options, store)
     with output.progress(store.num_images, store.num_views, brief=True) as progress:
         try:
-            statistics = report(store, rule, request.extremes, tell=progress.update)
+            statistics = report(
+                store, rule, request.extremes, tell=progress.update, sample=request.sample
+            )
         except CorruptError as error:
             raise error.extended(
                 "labelstore verify names every block that is damaged, and labelstore repair, given "
@@ -92,8 +143,11 @@ def command(request: InspectOptions) -> None:
             ) from error
     if request.json:
         output.emit_json(statistics)
+    elif request.by is not None:
+        print_classes(statistics, request.sort, request.rows)
     else:
-        print_report(statistics)
+        print_report(statistics, request.rows or DEFAULT_ROWS)
     if request.plot is not None:
         draw_histogram(statistics, request.plot)
         output.note(f"the histogram was drawn to {request.plot}")
+    write_page(request.page, store, statistics, photos, quiet=request.json)

@@ -66,9 +66,24 @@ def open_source(
     Raises:
         NotFoundError: nothing is there. UsageError: an option of another kind of source was given.
         SourceError: it holds no images, images and shards beside each other, or the shards of
-            several splits (train, validation); or shards are compressed.
+            several splits (train, validation); shards are compressed; the system refuses to look.
         MissingPackageError: it is in Parquet, and pyarrow is not installed.
     """
+    try:
+        return _open_source(path, image_column, label_column, image_field)
+    except OSError as error:
+        raise SourceError(
+            f"cannot look at {path} ({error.strerror or error}): mount it, or restore the right to "
+            "read it."
+        ) from error
+
+
+def _open_source(
+    path: str | os.PathLike[str],
+    image_column: str | None,
+    label_column: str | None,
+    image_field: str | None,
+) -> ImageSource:
     place = place_of(path)
     sizes: dict[str, int] | None = None
     if is_pattern(place):

@@ -52,7 +52,8 @@ class FolderSource:
             )
         keys: list[str] = []
         self.passed_over = PassedOver()
-        for key in walk(self.path):
+        self._folders: list[str] = []
+        for key in walk(self.path, folders=self._folders):
             if is_image_name(key):
                 keys.append(_checked_name(self.path, key))
             else:
@@ -68,6 +69,14 @@ class FolderSource:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def empty_folders(self) -> list[str]:
+        """Relative paths of the folders below which lies no photo, sorted by code point."""
+        holding = {key.rpartition("/")[0] for key in self.keys}
+        for folder in list(holding):
+            while folder := folder.rpartition("/")[0]:
+                holding.add(folder)
+        return sorted(set(self._folders) - holding)
 
     @property
     def ignored(self) -> int:

@@ -60,7 +60,10 @@ def files_at(path: str | os.PathLike[str], suffix: str) -> SourceFiles:
 
 
 def walk(
-    folder: Path, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()
+    folder: Path,
+    prefix: str = "",
+    above: frozenset[tuple[int, int]] = frozenset(),
+    folders: list[str] | None = None,
 ) -> Iterator[str]:
     """Relative POSIX paths of all files below a folder that are not hidden, in no order.
 
@@ -71,6 +74,7 @@ def walk(
         folder: where to look.
         prefix: what the paths begin with.
         above: device and inode of the folders that are being walked.
+        folders: takes the paths of the folders that were walked.
 
     Raises:
         SourceError: a folder cannot be listed.
@@ -91,7 +95,10 @@ def walk(
         if entry.name.startswith("."):
             continue
         if _is_folder(entry):
-            yield from walk(Path(entry.path), f"{prefix}{entry.name}/", above | {identity})
+            if folders is not None:
+                folders.append(prefix + entry.name)
+            within = f"{prefix}{entry.name}/"
+            yield from walk(Path(entry.path), within, above | {identity}, folders)
         # What is no file, or a link to nothing, is kept, to fail by name when it is read.
         else:
             yield prefix + entry.name

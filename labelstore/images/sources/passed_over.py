@@ -10,29 +10,36 @@ from typing import Any
 __all__ = ["PassedOver"]
 
 _NAMED = 10
+_KEPT = 1000
+"""Names that are kept for who asks for more than the first ten."""
 
 
 class PassedOver:
-    """How many files were passed over, how many of each suffix, and the first ten by name.
+    """How many files were passed over, how many of each suffix, and the first by name.
 
     Attributes:
         count: of all.
         suffixes: of each suffix, in lower case, ``""`` for none.
-        first: the first ten names, sorted by code point.
+        names: the first thousand names, sorted by code point.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.suffixes: Counter[str] = Counter()
-        self.first: list[str] = []
+        self.names: list[str] = []
 
     def add(self, name: str) -> None:
         """Note a file by its path in the source."""
         self.count += 1
         self.suffixes[PurePosixPath(name).suffix.lower()] += 1
-        if len(self.first) < _NAMED or name < self.first[-1]:
-            bisect.insort(self.first, name)
-            del self.first[_NAMED:]
+        if len(self.names) < _KEPT or name < self.names[-1]:
+            bisect.insort(self.names, name)
+            del self.names[_KEPT:]
+
+    @property
+    def first(self) -> list[str]:
+        """The first ten names."""
+        return self.names[:_NAMED]
 
     def __str__(self) -> str:
         """As ``3 other files passed over: 2 '.txt', 1 without suffix ('a.txt', 'b.txt', 'c')``."""
@@ -45,12 +52,12 @@ class PassedOver:
         noun = "file" if self.count == 1 else "files"
         return f"{self.count} other {noun} passed over: {kinds} ({names}{more})"
 
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object; bytes of names that are not UTF-8 are escaped."""
+    def to_json(self, limit: int = _NAMED) -> dict[str, Any]:
+        """As a JSON object with so many names; bytes that are not UTF-8 are escaped."""
         return {
             "count": self.count,
             "suffixes": {_safe(name): count for name, count in self.suffixes.most_common()},
-            "first": [_safe(name) for name in self.first],
+            "first": [_safe(name) for name in self.names[:limit]],
         }
 
 

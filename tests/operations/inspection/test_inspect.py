@@ -227,6 +227,9 @@ def test_ferkd_by_the_ground_truth_counts_as_its_apply_does(tmp_path):
     assert high == sum(value > 0.88 for value in truth) > 0
     dropped = [all(row) for row in (action == Action.DISCARDED)]
     assert told["images_without_views"] == sum(dropped)
+    at_most = dict(zip(*found["thresholds"].values(), strict=True))
+    assert at_most[0.2] == sum(value <= np.float32(0.2) for value in truth)
+    assert at_most[1.0] == IMAGES * VIEWS
 
 
 def test_ferkd_by_the_ground_truth_needs_all_of_it(tmp_path):
@@ -371,7 +374,8 @@ def test_a_store_without_any_label_has_no_shares(tmp_path):
     validate(found)
     assert found["store"]["labelled_crops"] == 0
     assert all(row["ratio"] is None for row in (*found["histogram"], *found["table"]))
-    assert found["ferkd"]["kept"] == {"count": 0, "share": None}
+    assert found["ferkd"]["kept"] == {"count": 0, "share": None, "error": 0.0}
+    assert [alert["kind"] for alert in found["alerts"]] == ["incomplete"]
     assert found["agreement"] is None
     assert found["bytes"]["total"] > 0
     assert found["bytes"]["total_per_crop"] is None
@@ -416,3 +420,155 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
 
     plane = 40 * block * views * 4
     assert peak(40) - peak(4) < plane / 4
+
+
+def test_classes_are_those_of_a_slow_loop(store):
+    rows = {row["class"]: row for row in report(store)["classes"]}
+    rule, crops = FerKD(), list(every_crop(store))
+    predicted = [int(topk.indices[0]) for _, _, topk in crops if topk.probs[0] > 0]
+    known = {int(target) for target in store.targets if target >= 0}
+    assert set(rows) == known | set(predicted)
+    for number, row in rows.items():
+        images = [image for image in range(IMAGES) if store.targets[image] == number]
+        own = [(image, topk) for image, _, topk in crops if image in images]
+        assert (row["images"], row["crops"]) == (len(images), len(own))
+        assert row["predicted"] == predicted.count(number)
+        if not own:
+            assert row["confidence"] is row["agreement"] is row["drift"] is row["kept"] is None
+            continue
+        values = [float(topk.confidence) for _, topk in own]
+        assert row["confidence"] == pytest.approx(np.mean(values))
+        right = [int(topk.indices[0]) == number and topk.probs[0] > 0 for _, topk in own]
+        assert row["agreement"] == pytest.approx(np.mean(right))
+        actions = rule.decide([topk.confidence for _, topk in own])
+        for action in Action:
+            assert row[action.name.lower()] == pytest.approx((actions == action).mean())
+        assert row["images_without_views"] == sum(
+            (actions[[image == other for other, _ in own]] == Action.DISCARDED).all()
+            for image in images
+        )
+        entropy = [dense_entropy(topk) for _, topk in own]
+        assert row["entropy"] == pytest.approx(np.mean(entropy), abs=1e-5)
+        assert row["drift"] == pytest.approx(np.mean([drift(store, i) for i in images]), abs=1e-5)
+
+
+def dense_entropy(topk):
+    label = topk.recover().dense().astype(np.float64)
+    return -sum(p * math.log(p) for p in label if p > 0)
+
+
+def drift(store, image):
+    labels = store.read(image, np.arange(VIEWS)).recover().dense().astype(np.float64)
+    return np.trace(np.cov(labels, rowvar=False, bias=True))
+
+
+def test_entropy_residual_and_drift_are_those_of_a_slow_loop(store):
+    told = report(store, extremes=3)
+    crops = [topk for _, _, topk in every_crop(store)]
+    assert told["entropy"]["mean"] == pytest.approx(
+        np.mean([dense_entropy(topk) for topk in crops]), abs=1e-5
+    )
+    for row in told["residual"]:
+        mass = [max(1 - float(topk.probs[: row["rank"]].sum()), 0) for topk in crops]
+        assert row["mean"] == pytest.approx(np.mean(mass), abs=1e-5)
+    assert [row["rank"] for row in told["residual"]] == list(range(1, K + 1))
+    drifts = sorted((drift(store, image), image) for image in range(IMAGES))
+    assert told["drift"]["mean"] == pytest.approx(np.mean([d for d, _ in drifts]), abs=1e-5)
+    assert [e["image"] for e in told["drift"]["smallest"]] == [i for _, i in drifts[:3]]
+    assert [e["image"] for e in told["drift"]["largest"]] == [i for _, i in drifts[::-1][:3]]
+    assert sum(row["count"] for row in told["drift"]["histogram"]) == IMAGES
+    assert sum(row["count"] for row in told["entropy"]["histogram"]) == IMAGES * VIEWS
+    assert told["epochs"] == [
+        {"views_per_image": 1, "epochs": VIEWS},
+        {"views_per_image": 4, "epochs": VIEWS // 4},
+    ]
+
+
+def test_reliability_is_over_the_views_whose_ground_truth_is_known(store):
+    told = report(store)["reliability"]
+    known = [(i, topk) for i, _, topk in every_crop(store) if store.targets[i] >= 0]
+    assert sum(row["count"] for row in told["bins"]) == len(known)
+    right = sum(int(topk.indices[0]) == store.targets[i] for i, topk in known)
+    assert sum((row["accuracy"] or 0) * row["count"] for row in told["bins"]) == pytest.approx(
+        right
+    )
+
+
+def test_a_sample_is_whole_groups_of_views_and_says_how_far_off_it_may_be(store):
+    told = report(store, sample=2)
+    validate(told)
+    # The middle one of the three groups: views 3, 4 and 5.
+    assert told["sample"] == {"views": 3, "label_views": 3, "of": VIEWS}
+    part = np.stack([store.read(i, np.arange(3, 6)).probs[:, 0] for i in range(IMAGES)])
+    assert sum(row["count"] for row in told["histogram"]) == part.size
+    assert told["ferkd"]["kept"]["count"] == FerKD().count(part).kept
+    assert 0 < told["ferkd"]["kept"]["error"] < 0.15
+    assert told["agreement"]["crops"] == 3 * (IMAGES - 2)
+    assert told["agreement"]["top1_error"] > 0
+    assert told["entropy"]["error"] > 0
+    assert {entry["view"] for entry in told["extremes"]["hardest_views"]} <= {3, 4, 5}
+    assert told["extremes"]["hardest_views"][0]["confidence"] == part.min()
+
+
+def test_a_sample_of_all_views_is_all_of_it(store):
+    whole = report(store)
+    assert report(store, sample=VIEWS) == whole
+    assert report(store, sample=VIEWS + 9) == whole
+    assert whole["sample"] == {"views": VIEWS, "label_views": VIEWS, "of": VIEWS}
+    with pytest.raises(UsageError, match="sample is 0"):
+        report(store, sample=0)
+
+
+def test_a_large_stores_labels_are_sampled_and_its_confidences_are_not(store, monkeypatch):
+    monkeypatch.setattr("labelstore.operations.inspection.tally.LABEL_CROPS", IMAGES * 2)
+    told = report(store)
+    monkeypatch.undo()
+    whole = report(store)
+    assert told["sample"] == {"views": VIEWS, "label_views": 3, "of": VIEWS}
+    for name in ("histogram", "table", "thresholds", "ferkd", "extremes", "bytes"):
+        assert told[name] == whole[name]
+    assert told["agreement"]["crops"] == 3 * (IMAGES - 2)
+    for row, complete in zip(told["classes"], whole["classes"], strict=False):
+        if row["class"] == complete["class"]:
+            assert row["confidence"] == complete["confidence"]
+
+
+def test_images_with_the_wrong_ground_truth_are_named(tmp_path):
+    indices, probs = make_labels(5, images=40, k=3, classes=9)
+    indices[...] = np.array([[(n % 3), (n + 1) % 3, 5] for n in range(40)])[:, None]
+    probs[...] = [0.8, 0.1, 0.02]
+    targets = np.arange(40) % 3
+    targets[[4, 17]] = [2, 0]
+    keys = [f"{n}.jpg" for n in range(40)]
+    store = labelstore.write(tmp_path / "made.zarr", indices, probs, 9, keys=keys, targets=targets)
+    told = report(store)
+    validate(told)
+    wrong = told["wrong_targets"]
+    assert (wrong["images"], wrong["candidates"]) == (40, 2)
+    assert {entry["key"] for entry in wrong["entries"][:2]} == {"4.jpg", "17.jpg"}
+    first = next(entry for entry in wrong["entries"] if entry["image"] == 4)
+    assert (first["target"], first["suggested"], first["views"]) == (2, 1, 1.0)
+    assert first["suggested_probability"] == pytest.approx(0.8, abs=1e-4)
+    pairs = {(pair["target"], pair["predicted"]): pair["images"] for pair in told["confusion"]}
+    assert (pairs[2, 1][0]["image"], pairs[0, 2][0]["image"]) == (4, 17)
+
+
+@pytest.mark.parametrize(
+    ("values", "targets", "kinds"),
+    [
+        ([0.5, 0.6], [0, 0], ["classes_without_photos"]),
+        ([0.99, 0.6], [0, 1], ["many_discarded", "images_without_views"]),
+        ([0.5, 0.6], [1, 1], ["teacher_disagrees", "classes_without_photos"]),
+        ([0.2, 0.3], [0, 1], ["not_distributions"]),
+        ([0.6, 0.6], [-1, -1], []),
+        ([0.6, 0.6], [0, 1], []),
+    ],
+)
+def test_alerts_say_what_should_be_looked_at(tmp_path, values, targets, kinds):
+    probs = np.array(values, np.float32)[:, None, None].repeat(4, axis=1)
+    indices = np.zeros((2, 4, 1), int)
+    indices[1] = max(targets[1], 0) if "teacher_disagrees" not in kinds else 0
+    store = labelstore.write(tmp_path / "made.zarr", indices, probs, 2, targets=targets)
+    told = report(store)
+    validate(told)
+    assert [alert["kind"] for alert in told["alerts"]] == kinds

@@ -1,0 +1,107 @@
+"""How labels spread, in bars: thresholds, calibration, entropy, residual mass, drift."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import output
+from ..text import share
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+__all__ = [
+    "curve",
+    "drift",
+    "drifting",
+    "entropy",
+    "reliability",
+    "reliability_title",
+    "residual",
+]
+
+SHOWN_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""Thresholds at which the curve of shares is told."""
+
+_LEVELS = " ▁▂▃▄▅▆▇█"
+_PLAIN_LEVELS = " .:-=+*%#"
+
+
+def curve(report: dict[str, Any]) -> RenderableType:
+    """What part of the crops is at or below thresholds, and above them."""
+    at_most = dict(
+        zip(report["thresholds"]["confidence"], report["thresholds"]["at_most"], strict=True)
+    )
+    crops = at_most[1.0]
+    rows = [
+        (f"{edge:g}", share(at_most[edge] / crops), share(1 - at_most[edge] / crops))
+        for edge in SHOWN_THRESHOLDS
+    ]
+    return output.table(("threshold", "at or below", "above"), rows, numeric=(0, 1, 2))
+
+
+def reliability(told: dict[str, Any]) -> RenderableType:
+    """Confidence against accuracy, in the bins that have crops."""
+    rows = [
+        (
+            f"{row['low']:.2f} to {row['high']:.2f}",
+            f"{row['count']:,}",
+            f"{row['confidence']:.3f}",
+            f"{row['accuracy']:.3f}",
+            f"{row['accuracy'] - row['confidence']:+.3f}",
+        )
+        for row in told["bins"]
+        if row["count"]
+    ]
+    headings = ("confidence", "crops", "says", "is right", "difference")
+    return output.table(headings, rows, numeric=(1, 2, 3, 4))
+
+
+def reliability_title(told: dict[str, Any]) -> str:
+    """The expected calibration error, as a heading."""
+    error = told["expected_calibration_error"]
+    return f"Calibration of the teacher on crops: expected calibration error {share(error)}"
+
+
+def drifting(told: dict[str, Any]) -> RenderableType:
+    """The images with the largest and the smallest drift."""
+    tables = []
+    for kind in ("largest", "smallest"):
+        rows = [(f"{entry['drift']:.4f}", entry["key"]) for entry in told[kind]]
+        tables.append(output.table((f"{kind} drift", "image"), rows, numeric=(0,), named_by=(1,)))
+    return output.beside(*tables)
+
+
+def residual(rows: Sequence[dict[str, Any]]) -> RenderableType:
+    """Mean mass outside the largest classes, by how many are kept; few of many ranks."""
+    kept = [row for row in rows if row["rank"] <= 5 or row["rank"] in (10, 20, 50, len(rows))]
+    lines = [(f"{row['rank']:,}", share(row["mean"])) for row in kept]
+    return output.table(("classes kept", "mass left out"), lines, numeric=(0, 1))
+
+
+def entropy(told: dict[str, Any], encoding: str) -> str:
+    """Mean and histogram in a line."""
+    top = told["histogram"][-1]["high"]
+    return (
+        f"mean {told['mean']:.3f} nats{_error(told['error'])}; "
+        f"0 {_bars(told['histogram'], encoding)} {top:.2f} (every class alike)"
+    )
+
+
+def drift(told: dict[str, Any], encoding: str) -> str:
+    """Mean and histogram in a line."""
+    return f"mean {told['mean']:.4f}; 0 {_bars(told['histogram'], encoding)} 1"
+
+
+def _error(error: float) -> str:
+    return f" (+- {error:.3f})" if error else ""
+
+
+def _bars(bins: Sequence[dict[str, Any]], encoding: str) -> str:
+    """A character for each bin, as high as its count."""
+    levels = _LEVELS if encoding.startswith("utf") else _PLAIN_LEVELS
+    most = max(row["count"] for row in bins)
+    # What is there is seen, however little it is.
+    return "".join(levels[-(-row["count"] * 8 // most)] for row in bins)

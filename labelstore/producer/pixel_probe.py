@@ -1,0 +1,163 @@
+"""The pixel probe: digests of a few views' pixels, by which another machine sees that it cuts the
+same. No teacher is needed for it, nor torch."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import labelstore
+from labelstore.errors import DecodeError
+from labelstore.images.pixels import decode, pixel_digest, render
+from labelstore.store.indexing import evenly_spaced
+from labelstore.views.philox import hash_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import numpy.typing as npt
+    from PIL.Image import Image
+
+    from labelstore.images.sources.choose import ImageSource
+    from labelstore.views.law import ViewLaw, Views
+
+    Pixels = npt.NDArray[np.uint8]
+    Shape = tuple[tuple[int, int], str]
+
+__all__ = [
+    "DECIDING_LIBRARIES",
+    "installed_versions",
+    "make_probe",
+    "photo_and_views",
+    "read_by_key",
+    "replay_probe",
+]
+
+DECIDING_LIBRARIES = ("Pillow", "torch", "timm")
+"""Distributions that decide pixels and labels, beside this one."""
+
+PROBE_IMAGES, PROBE_VIEWS = 4, 2
+"""How many images, and views of each, the manifest's probes hold."""
+
+PROBE_TRIES = 100
+"""Images that are opened at most to find readable ones for the probes."""
+
+
+def installed_versions() -> dict[str, str | None]:
+    """Versions of the libraries that decide pixels and labels; None where one is not installed."""
+    versions: dict[str, str | None] = {"labelstore": labelstore.__version__}
+    for name in DECIDING_LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def make_probe(
+    source: ImageSource, shape: Shape, law: ViewLaw, num_views: int
+) -> tuple[dict[str, Any], ...]:
+    """Digests of a few views of readable images that are spread over the whole source.
+
+    Args:
+        source: the images. law: of the views, ``num_views`` of each image.
+        shape: (height, width) of the teacher's input, and its interpolation.
+
+    Returns:
+        ``{"key", "view", "digest"}`` each.
+    """
+    views = range(min(PROBE_VIEWS, num_views))
+    entries: list[dict[str, Any]] = []
+    starts = evenly_spaced(len(source), PROBE_IMAGES).tolist()
+    for start, stop in zip(starts, [*starts[1:], len(source)], strict=True):
+        # A source whose images are mostly broken has a problem that the run itself reports.
+        for image in range(start, min(stop, start + PROBE_TRIES // PROBE_IMAGES)):
+            key = source.keys[image]
+            try:
+                photo = _photo_of(source, image)
+            except DecodeError:
+                continue
+            cuts = _crops(photo, key, views, law, shape)
+            entries += [
+                {"key": key, "view": view, "digest": pixel_digest(pixels)}
+                for view, pixels in zip(views, cuts, strict=True)
+            ]
+            break
+    return tuple(entries)
+
+
+def read_by_key(
+    source: ImageSource, places: Mapping[str, int] | None = None
+) -> Callable[[str], Image | None]:
+    """What decodes a source's photo of a key; it gives None where there is none.
+
+    Args:
+        source: the images. places: where each key is; by default the source's own.
+    """
+    if places is None:
+        places = {key: place for place, key in enumerate(source.keys)}
+
+    def photo_of(key: str) -> Image | None:
+        return _photo_of(source, places[key]) if key in places else None
+
+    return photo_of
+
+
+def replay_probe(
+    probe: Sequence[Mapping[str, Any]],
+    photo_of: Callable[[str], Image | None],
+    law: ViewLaw,
+    shape: Shape,
+) -> tuple[list[str], list[Pixels | None]]:
+    """Cut the probed views again.
+
+    Args:
+        probe: of a manifest.
+        photo_of: the upright RGB photo of a key, or None.
+        law: the store's view law.
+        shape: (height, width) of the teacher's input, and its interpolation.
+
+    Returns:
+        Keys of the images whose pixels come out differently on this machine, or that have no photo,
+        once for each view; and the (height, width, 3) uint8 pixels of each entry, None where there
+        is no photo.
+    """
+    views: dict[str, list[int]] = {}
+    for entry in probe:
+        views.setdefault(entry["key"], []).append(entry["view"])
+    cuts: dict[tuple[str, int], Pixels] = {}
+    for key, numbers in views.items():
+        photo = photo_of(key)
+        if photo is not None:
+            crops = _crops(photo, key, numbers, law, shape)
+            cuts |= {(key, view): pixels for view, pixels in zip(numbers, crops, strict=True)}
+    pixels = [cuts.get((entry["key"], entry["view"])) for entry in probe]
+    other = [
+        entry["key"]
+        for entry, here in zip(probe, pixels, strict=True)
+        if here is None or pixel_digest(here) != entry["digest"]
+    ]
+    return other, pixels
+
+
+def photo_and_views(
+    source: ImageSource, image: int, views: Iterable[int], law: ViewLaw
+) -> tuple[Image, Views]:
+    """An image, decoded upright, and where views of it lie."""
+    photo = _photo_of(source, image)
+    return photo, _views_of(photo, source.keys[image], views, law)
+
+
+def _photo_of(source: ImageSource, image: int) -> Image:
+    return decode(source.read(image), str(source.path_of(image)))
+
+
+def _views_of(photo: Image, key: str, views: Iterable[int], law: ViewLaw) -> Views:
+    return law(hash_keys([key]), np.array(list(views)), *photo.size)
+
+
+def _crops(photo: Image, key: str, views: Iterable[int], law: ViewLaw, shape: Shape) -> Pixels:
+    """(n, height, width, 3) uint8 pixels of n views of one photo."""
+    return render(photo, _views_of(photo, key, views, law), *shape)
