@@ -120,7 +120,14 @@ def note(text: str, bold: bool = False) -> None:
 
 def note_command(arguments: Sequence[str]) -> None:
     """A command on stderr, as a user would type it: it can be copied where it is wrapped, too."""
-    words = ["$", *(printable(shlex.quote(argument)) for argument in arguments)]
+    words = ["$"]
+    for argument in arguments:
+        word = printable(shlex.quote(argument))
+        # An option and its value stay on one line.
+        if words[-1].startswith("-") and " " not in words[-1] and not word.startswith("-"):
+            words[-1] += f" {word}"
+        else:
+            words.append(word)
     lines = [" ".join(words)]
     if sys.stderr.isatty():
         lines = wrapped(words, _stderr_width() - len(_CONTINUED))

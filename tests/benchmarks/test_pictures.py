@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
+@pytest.mark.slow
 def test_tables_and_pictures_are_those_of_the_results(tmp_path):
     """What is kept beside a result was not drawn from another."""
     names = ("rate_distortion", "distill", "read_epoch")

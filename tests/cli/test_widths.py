@@ -6,6 +6,7 @@ import functools
 import inspect
 import io
 import re
+import shlex
 
 import pytest
 from click.testing import CliRunner
@@ -170,3 +171,18 @@ def test_the_demos_code_fits_80_columns():
     """It is shown as it is, indented by four."""
     lines = inspect.getsource(demo.train_student).splitlines()
     assert [line for line in lines if cell_len(line) > 76] == []
+
+
+def test_a_command_that_is_wrapped_can_be_copied(monkeypatch, capsys):
+    arguments = ["labelstore", "inspect", "a store.zarr", "--plot", "a.png", "--top", "0.9"]
+    output.note_command(arguments)
+    assert capsys.readouterr().err == f"$ {shlex.join(arguments)}\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    output.note_command(arguments)
+    shown = capsys.readouterr().err
+    assert shlex.split(shown.removeprefix("$ ").replace("\\\n", " ")) == arguments
+    lines = shown.splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 40
+    assert any("--plot a.png" in line for line in lines)

@@ -41,7 +41,7 @@ def shown(columns, *arguments, code=0):
     process = commands.start(command, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     reader.start()
-    done = process.wait(60)
+    done = process.wait(300)
     reader.join(10)
     os.close(ours)
     text = CONTROL.sub("", data.decode())
