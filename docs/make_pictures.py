@@ -22,8 +22,12 @@ from matplotlib.patches import Rectangle
 
 import labelstore
 from labelstore.operations.demo import place_photos, place_teacher
-from labelstore.operations.inspection.sheet import draw_sheet
-from labelstore.operations.inspection.show import chosen_views, describe, position_of
+from labelstore.operations.inspection.show import (
+    chosen_views,
+    describe,
+    draw_sheet,
+    position_of,
+)
 from labelstore.teachers.class_names import human_names
 
 if TYPE_CHECKING:

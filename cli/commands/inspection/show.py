@@ -151,7 +151,7 @@ def _save(
 ) -> None:
     from io import BytesIO
 
-    from labelstore.operations.inspection.sheet import draw_sheet
+    from labelstore.operations.inspection.show import draw_sheet
     from labelstore.storage.local_files import write_new, write_whole
 
     sheet = draw_sheet(store, shown, request.photo_options.open(photos))
