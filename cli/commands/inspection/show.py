@@ -114,7 +114,7 @@ def command(request: ShowOptions) -> None:
 def _show(request: ShowOptions, store: Store) -> None:
     from labelstore.operations.inspection.show import describe, overview, position_of
 
-    from ...reports.show import print_image
+    from ...reports.inspection.show import print_image
 
     rule = request.ferkd.rule()
     image = position_of(store, request.key)

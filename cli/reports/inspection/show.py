@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labelstore.labels.action_words import ACTION_WORDS
 
-from .. import output
-from ..text import counted, share
-from .actions import ACTIONS, looks_at
+from ... import output
+from ...text import counted, share
+from ..actions import ACTIONS, looks_at
 from .bars import bar, sparkline
 
 if TYPE_CHECKING:
