@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import options, output
-from ...reports.compare import print_comparison
-from ...reports.page import PageOptions, page_options, photos_of, write_page_of
+from ...reports.inspection.compare import print_comparison
+from ...reports.inspection.page import PageOptions, page_options, photos_of, write_page_of
 
 if TYPE_CHECKING:
     from labelstore.operations.inspection.labelled_photos import LabelledPhotos
