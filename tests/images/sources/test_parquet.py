@@ -184,16 +184,17 @@ def test_large_row_groups_are_read_in_batches(tmp_path, monkeypatch, kind):
 
 @pytest.mark.slow
 def test_a_row_group_beyond_2_gib(tmp_path):
-    padding = b"\0" * (100 << 20)
+    # As photos are, it cannot be compressed: what grows ten thousandfold is refused.
+    padding = np.random.default_rng(0).bytes(100 << 20)
     chunks = [pa.array([{"bytes": photo(n) + padding, "path": f"{n:02}"}], STRUCT)
               for n in range(22)]  # fmt: skip
     column = pa.chunked_array(chunks, STRUCT)
-    path = write(tmp_path / "x.parquet", {"image": column}, compression="zstd")
+    path = write(tmp_path / "x.parquet", {"image": column}, compression="none")
     del column, chunks
     assert pq.ParquetFile(path).metadata.num_row_groups == 1
     source = open_source(path)
     for row in (0, 21, 3):
-        assert source.read(row).rstrip(b"\0") == photo(row).rstrip(b"\0")
+        assert source.read(row) == photo(row) + padding
 
 
 def test_files_of_one_name_without_paths(tmp_path):
