@@ -2,11 +2,11 @@
 
 | flag | value | commands |
 |---|---|---|
-| `STORE` | path or URL of a store | inspect, pull, recode |
+| `STORE` | path or URL of a store | inspect, show, pull, recode |
 | `-o`, `--output` | path of the new store | generate, merge, recode |
 | `--device` | auto, cpu, cuda, mps | generate, demo |
-| `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | compare, inspect, merge, schedule |
-| `--confidence` | max, target: what thresholds look at | compare, inspect, merge, schedule |
+| `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | those that look, merge, schedule |
+| `--confidence` | max, target: what thresholds look at | those that look, merge, schedule |
 | `--quantizer` | ratio16, ratio32, u8, u16, fp16, fp32 | generate, merge, recode |
 | `--image-column`, `--label-column` | of Parquet files | all that read photos |
 | `--image-field` | the photo among a tar sample's fields | all that read photos |

@@ -1,4 +1,4 @@
-"""The pictures of docs/concepts.md, from real labels: EfficientNet-Lite0 on the demo's photos.
+"""The pictures of docs/, from real labels: EfficientNet-Lite0 on the demo's photos.
 
     python docs/make_pictures.py
 
@@ -22,6 +22,13 @@ from matplotlib.patches import Rectangle
 
 import labelstore
 from labelstore.operations.demo import place_photos, place_teacher
+from labelstore.operations.inspection.show import (
+    chosen_views,
+    describe,
+    draw_sheet,
+    position_of,
+)
+from labelstore.teachers.class_names import human_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +68,7 @@ def draw_views(
     photo = labelstore.images.decode((folder / "photos" / PORTRAIT).read_bytes(), PORTRAIT)
     views = store.views([PORTRAIT] * len(shown), list(shown))
     labels = store.read([PORTRAIT] * len(shown), list(shown))
-    names = class_words(store)
+    names = human_names(store.manifest)
     figure = plt.figure(figsize=(9, 4.1))
     whole = figure.add_axes((0.0, 0.02, 0.36, 0.88))
     whole.imshow(photo)
@@ -88,14 +95,15 @@ def draw_views(
     plt.close(figure)
 
 
-def class_words(store: labelstore.Store) -> list[str]:
-    """A word or two for each class."""
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo()
-    return [
-        info.label_name_to_description(name).split(",")[0] for name in store.manifest.class_names
-    ]
+def draw_contact_sheet(store: labelstore.Store, folder: Path) -> None:
+    """What ``labelstore show --save`` draws of the two hardest and the two easiest views."""
+    image = position_of(store, PORTRAIT)
+    views = chosen_views(store, image, ["hardest:2", "easiest:2"])
+    shown = describe(store, image, views)
+    # As it would be called by who follows the pages.
+    shown["store"]["path"] = "teacher.zarr"
+    sheet = draw_sheet(store, shown, labelstore.open_source(folder / "photos"))
+    sheet.save(PICTURES / "contact_sheet.jpg", quality=85)
 
 
 def draw_grid(
@@ -163,7 +171,7 @@ def draw_tail(store: labelstore.Store, full: labelstore.Store) -> None:
     kept = int((stored.probs[0] > 0).sum())
     even, listed = (stored.recover(tail=tail).dense()[0] for tail in ("uniform", "image"))
     order = np.argsort(-truth)[:14]
-    names = class_words(store)
+    names = human_names(store.manifest)
     figure, axes = plt.subplots(figsize=(8.5, 4.4))
     places = np.arange(len(order))
     axes.bar(places - 0.27, truth[order], 0.27, color=GREY, label="what the teacher said")
@@ -232,6 +240,7 @@ def main() -> None:
         make_stores(folder)
         store = labelstore.open(folder / "labels.zarr")
         draw_views(store, folder)
+        draw_contact_sheet(store, folder)
         draw_blocks()
         draw_slab()
         draw_tail(store, labelstore.open(folder / "full.zarr"))

@@ -51,6 +51,9 @@ _OF_SEVERAL = frozenset({"GIF", "TIFF", "PNG", "WEBP", "AVIF", "HEIF", "MPO"})
 _ORIENTATION = 0x0112
 """Number of the tag."""
 
+_BEGINNING = 16
+"""Bytes by which Pillow tells formats."""
+
 _ENDINGS = ("truncat", "unexpected end", "incomplete", "not enough")
 """What decoders say of files that end too soon."""
 
@@ -178,8 +181,12 @@ def fault_of(file: PhotoFile) -> Fault:
 
 def _begins_as_image(data: bytes) -> bool:
     """Whether the first bytes are those of a format that is read."""
-    accepts = (Image.OPEN[name][1] for name in DECODERS)
-    return any(accept is not None and accept(data[:16]) is True for accept in accepts)
+    # Some look at more bytes than a cut file has.
+    beginning = data[:_BEGINNING].ljust(_BEGINNING, b"\0")
+    with contextlib.suppress(*PARSER_ERRORS):
+        accepts = (Image.OPEN[name][1] for name in DECODERS)
+        return any(accept is not None and accept(beginning) is True for accept in accepts)
+    return False
 
 
 def has_several_frames(data: bytes, name: str) -> bool:

@@ -79,7 +79,7 @@ def contact_sheet(
         _cell(shown, view, None if enlarged is None else enlarged[number], width)
         for number, view in enumerate(views)
     ]
-    columns = min(max(math.ceil(1.3 * math.sqrt(len(cells))), 3), 8)
+    columns = _columns(len(cells))
     inner = columns * width + (columns - 1) * GAP
     head = _head(shown, photo, inner, notes)
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
@@ -93,6 +93,13 @@ def contact_sheet(
             sheet.paste(cell, (MARGIN + column * (width + GAP), y))
         y += tallest + GAP
     return sheet
+
+
+def _columns(count: int) -> int:
+    """How many cells stand side by side: a sheet somewhat wider than high, few places empty."""
+    near = min(max(math.ceil(1.3 * math.sqrt(count)), 3), 8)
+    choices = range(max(near - 1, 3), near + 2)
+    return min(choices, key=lambda columns: (-count % columns, abs(columns - near), -columns))
 
 
 def _enlarged(crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

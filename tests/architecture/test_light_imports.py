@@ -145,6 +145,21 @@ def test_reading_needs_no_torch(tmp_path):
     assert not loaded & {"torch", "timm", "PIL", "matplotlib"}
 
 
+def test_looking_at_photos_needs_no_torch(tmp_path):
+    written(tmp_path / "s.zarr", images=1, keys=["a.png"])
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"no photo")
+    code = """
+import sys
+from labelstore.cli.main import main
+for arguments in (["check", "photos"], ["doctor", "s.zarr", "--photos", "photos"]):
+    assert main(arguments, standalone_mode=False) == 1
+"""
+    loaded = loaded_after(f"import os\nos.chdir({str(tmp_path)!r})\n{code}")
+    assert "PIL" in loaded
+    assert not loaded & {"torch", "timm", "matplotlib"}
+
+
 def mentioned():
     """Dotted names of this library that code, comments and pages speak of, and where."""
     files = [*MODULES.values(), ROOT / "README.md", ROOT / "schemas/SPEC.md"]

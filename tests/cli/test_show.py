@@ -113,6 +113,19 @@ def test_the_terminal_names_what_it_shows(store):
     assert max(map(len, lines)) <= 100
 
 
+def test_of_many_classes_the_likeliest_are_shown_and_the_truth(tmp_path):
+    p = np.linspace(30, 1, 30) / 465
+    indices = np.tile(np.arange(30), (1, 2, 1))
+    path = tmp_path / "s.zarr"
+    labelstore.write(path, indices, np.tile(p, (1, 2, 1)), 40, targets=[20], quantizer="fp32")
+    shown = show(path, 0, "--views", 0).stdout
+    named = [line.split()[-3:] for line in shown.splitlines() if " class " in line and "%" in line]
+    assert len(named) == 11
+    assert f"{p[20]:.2%}" in shown
+    assert f"{1 - p[:10].sum() - p[20]:.2%}" in shown
+    assert "~" not in shown
+
+
 def test_a_truth_that_is_not_stored_is_said_to_be_estimated(store):
     shown = show(store.path, 1, "--views", 5).stdout
     assert "◆ tench" in shown
@@ -218,7 +231,7 @@ def test_another_photo_is_refused(store, tmp_path):
     arguments = ("--photos", tmp_path / "photos", "--save", tmp_path / "s.png")
     shutil.copy(tmp_path / "photos" / KEYS[1], tmp_path / "photos" / KEYS[0])
     done = show(store.path, 0, *arguments, "--json", code=1)
-    assert '"kind": "mismatch"' in done.stdout
+    assert json.loads(done.stdout)["error"]["kind"] == "mismatch"
     assert "is another file than the one that was labelled" in done.stderr
     (tmp_path / "photos" / KEYS[0]).unlink()
     done = show(store.path, 0, *arguments, code=1)

@@ -63,6 +63,19 @@ def test_frames(tmp_path):
     assert found == {"one.gif": False, "one.jpg": False, "two.gif": True, "two.tif": True}
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.bmp", "a.gif", "a.webp", "a.tif"])
+def test_a_file_cut_at_any_of_its_first_bytes_has_a_kind(name, tmp_path):
+    picture(1, 8, 8).save(tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    source = labelstore.open_source(tmp_path)
+    kinds = set()
+    for length in range(40):
+        (tmp_path / name).write_bytes(whole[:length])
+        kinds.add(fault_of(read_photo(source, 0)))
+    assert {"empty", "no-image"} <= kinds <= {"empty", "no-image", "damaged", "truncated"}
+    assert len(kinds) > 2
+
+
 def test_unknown_sizes_pass():
     assert is_same_size((3, 4), (-1, -1))
     assert is_same_size((3, 4), (3, 4))

@@ -219,12 +219,3 @@ def test_what_is_no_label_is_refused():
         TopK([[1, 2]], [[0.5, 0.2]], 5).truncate(3)
     with pytest.raises(UsageError, match="smoothing"):
         smooth([1], 5, 1.5)
-
-
-def test_the_probability_of_a_class_of_a_single_label():
-    """Stored or not, as of a batch of one."""
-    batch = TopK([[3, 1]], [[0.6, 0.3]], 5)
-    for number in range(5):
-        single = batch[0].probability(number)
-        assert single.shape == ()
-        assert single == batch.probability([number])[0]

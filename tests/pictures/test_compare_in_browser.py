@@ -76,7 +76,7 @@ def folder(tmp_path_factory):
         path = folder / f"{name}.zarr"
         labelstore.write(path, np.zeros(shape, int), np.full(shape, value), 1, **single)
     for page, a, b, more in (
-        ("full", "a", "b", ["--photos", str(folder / "photos")]),
+        ("full", "a", "b", ["--photos", str(folder / "photos"), "--extremes", "20"]),
         ("images", "a", "other", ["--photos", str(folder / "photos")]),
         ("single", "one", "two", []),
     ):
@@ -89,7 +89,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def told(folder):
-    return compare(folder / "a.zarr", folder / "b.zarr")
+    return compare(folder / "a.zarr", folder / "b.zarr", extremes=20)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_views_are_drawn_with_both_labels(browser, told):
         "sides: [...li.querySelectorAll('.both > div')].map((side) =>"
         "[...side.querySelectorAll('li')].map((bar) => [bar.className, bar.textContent]))}))"
     )
-    assert len(shown) == len(told["largest_views"]) == 10
+    assert len(shown) == len(told["largest_views"]) == 20
     for entry, view in zip(shown, told["largest_views"], strict=True):
         assert entry["key"] == view["key"]
         assert entry["alt"] == f"view {view['view']} of {view['key']}"

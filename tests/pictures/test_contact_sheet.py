@@ -93,6 +93,11 @@ def test_crops_are_drawn_as_the_teacher_saw_them(photo, size, factor):
     assert tops == sorted(tops)
 
 
+def test_few_places_of_a_sheet_are_empty():
+    columns = {count: sheets._columns(count) for count in (1, 2, 3, 4, 5, 6, 8, 12, 16, 100)}
+    assert columns == {1: 3, 2: 3, 3: 3, 4: 4, 5: 3, 6: 3, 8: 4, 12: 6, 16: 6, 100: 8}
+
+
 def test_the_photo_is_there_and_boxes_have_the_colour_of_their_confidence(photo):
     shown, views = described(1, ViewLaw(0, (0.3, 0.3), (1, 1)))
     colours = set()

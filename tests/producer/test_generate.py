@@ -267,12 +267,13 @@ def test_each_photo_is_decoded_once(small, tmp_path, monkeypatch):
     from labelstore.producer import crops
 
     decoded = []
+    read_photo = crops.read_photo
 
-    def counting(data, name):
-        decoded.append(name)
-        return decode(data, name)
+    def counting(source, index):
+        decoded.append(index)
+        return read_photo(source, index)
 
-    monkeypatch.setattr(crops, "decode", counting)
+    monkeypatch.setattr(crops, "read_photo", counting)
     make(
         small,
         tmp_path / "s.zarr",

@@ -72,13 +72,13 @@ def test_two_teachers_in_one_pass_make_the_stores_of_each_alone(
     for number, teacher in enumerate(teachers):
         alone(source, teacher, tmp_path / f"alone{number}.zarr")
     decoded = []
-    decode = crops.decode
+    read_photo = crops.read_photo
 
-    def counting(data, name):
-        decoded.append(name)
-        return decode(data, name)
+    def counting(source, index):
+        decoded.append(index)
+        return read_photo(source, index)
 
-    monkeypatch.setattr(crops, "decode", counting)
+    monkeypatch.setattr(crops, "read_photo", counting)
     outputs = [output(source, tmp_path / f"both{number}.zarr") for number in range(2)]
     reports = together(source, outputs, teachers)
     assert [report.views_made for report in reports] == [35, 35]

@@ -19,6 +19,7 @@ from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.sources.choose import open_source
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.demo import place_photos
+from labelstore.operations.inspection.check import check
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings
 from labelstore.teachers.load import load_teacher
@@ -169,3 +170,21 @@ def test_what_is_not_there_or_cannot_be_listed(s3):
         open_source(f"s3://{s3.bucket}/none.tar")
     with pytest.raises(SourceError, match="cannot be listed"):
         open_source("https://example.org/photos")
+
+
+def test_photos_of_a_bucket_are_checked_as_those_here(s3, photos):
+    send(photos, bucket_of(s3, s3.bucket), "photos")
+    here, there = (check(open_source(p)) for p in (photos, f"s3://{s3.bucket}/photos"))
+    for name in ("count", "decoded", "bytes", "formats", "classes", "findings", "fit"):
+        assert here[name] == there[name], name
+    assert there["decoded"] == 5
+
+
+def test_of_photos_that_a_server_no_longer_has_nothing_is_known(photos, tmp_path):
+    tar_of(photos, tmp_path / "shard.tar")
+    with FileServer(tmp_path) as server:
+        source = open_source(f"{server.address}/shard.tar")
+        (tmp_path / "shard.tar").unlink()
+        report = check(source, workers=2)
+    assert report["stops"] == ["unreadable"]
+    assert (report["findings"][0]["count"], report["decoded"]) == (5, 0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import click
 
 from ... import choices, options, output
-from ...reports.check import print_check
+from ...reports.inspection.check import print_check
 
 HELP = """Read and decode every photo of a source once, before any GPU time, and tell what is there:
 formats and sizes, what cannot be read and what cannot be decoded and why, photos in no class

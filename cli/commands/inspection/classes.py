@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import click
 
 from ... import options, output
-from ...reports.classes import print_classes, print_matches
+from ...reports.inspection.classes import print_classes, print_matches
 from ...teacher_options import runnable
 
 HELP = """List the classes of a store, with how many images each has, or of a teacher: the number,

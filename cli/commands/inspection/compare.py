@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import options, output
-from ...reports.compare import print_comparison
-from ...reports.page import PageOptions, page_options, photos_of, write_page_of
+from ...reports.inspection.compare import print_comparison
+from ...reports.inspection.page import PageOptions, page_options, photos_of, write_page_of
 
 if TYPE_CHECKING:
     from labelstore.operations.inspection.labelled_photos import LabelledPhotos
@@ -21,15 +21,15 @@ same, how far the labels are apart (KL divergence, total variation), how sure ea
 more often, which classes are taken for which, and the views and images that differ most.
 
 \b
-  labelstore compare teacher.zarr other.zarr              # teacher against teacher
-  labelstore compare teacher.zarr smaller.zarr            # before and after recode
-  labelstore compare teacher.zarr ensemble.zarr --mean-a other.zarr   # merge against its members
-  labelstore compare teacher.zarr student.zarr --report compare.html --photos photos
+  labelstore compare teacher.zarr other.zarr     # teacher against teacher
+  labelstore compare teacher.zarr small.zarr     # before and after recode
+  labelstore compare a.zarr merged.zarr --mean-a b.zarr    # what merge lost
+  labelstore compare a.zarr b.zarr --report compare.html --photos photos
 
 Images are matched by key. Stores of the same views (seed, scale, ratio, flip) are compared view by
 view; others by the mean label of each image, and the result says so. A store of other classes is
-refused. Any model can write a store of its own labels of the same views: generate --views-from A
-with a student as --teacher, and the comparison is that of student and teacher.
+refused. Any model can write a store of its own labels of the same views (generate --views-from A
+with a student as --teacher): the comparison is then that of student and teacher.
 """
 
 
@@ -97,7 +97,9 @@ def command(request: CompareOptions) -> None:
     b = _reader(request.b, request.mean_b)
     photos = photos_of(request.page, request.photo_options, a)
     views = min(a.num_views, b.num_views)
-    views = views if request.sample is None else min(views, request.sample)
+    if request.sample is not None:
+        group = max(a.manifest.group_views, b.manifest.group_views)
+        views = min(views, -(-request.sample // group) * group)
     with output.progress(min(a.num_images, b.num_images), views, brief=True) as progress:
         try:
             comparison = compare(
@@ -113,11 +115,12 @@ def command(request: CompareOptions) -> None:
                 "labelstore verify names every block that is damaged, and labelstore repair, given "
                 "the photos and the teacher, makes those anew and no others."
             ) from error
+    # First, since what is printed may end in a pipe that is closed.
+    _write_page(request, a, b, comparison, photos)
     if request.json:
         output.emit_json(comparison)
     else:
         print_comparison(comparison)
-    _write_page(request, a, b, comparison, photos)
 
 
 def _reader(path: str, others: tuple[str, ...]) -> LabelReader:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ... import options, output
-from ...reports.doctor import print_diagnosis
+from ...reports.inspection.doctor import print_diagnosis
 
 if TYPE_CHECKING:
     from labelstore.images.sources.choose import ImageSource

@@ -10,9 +10,9 @@ import click
 from labelstore.errors import require_packages
 
 from ... import options, output
-from ...reports.by_class import SORTS
-from ...reports.inspect import draw_histogram, print_classes, print_report
-from ...reports.page import PageOptions, page_options, photos_of, write_page
+from ...reports.inspection.by_class import SORTS
+from ...reports.inspection.inspect import draw_histogram, print_classes, print_report
+from ...reports.inspection.page import PageOptions, page_options, photos_of, write_page
 
 DEFAULT_ROWS = 20
 

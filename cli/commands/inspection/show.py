@@ -114,19 +114,20 @@ def command(request: ShowOptions) -> None:
 def _show(request: ShowOptions, store: Store) -> None:
     from labelstore.operations.inspection.show import describe, overview, position_of
 
-    from ...reports.show import print_image
+    from ...reports.inspection.show import print_image
 
     rule = request.ferkd.rule()
     image = position_of(store, request.key)
     summary = overview(store, image, rule)
     numbers, chosen = _views(request, store, image)
     shown = describe(store, image, numbers, rule)
+    # Before anything is printed: an error is the only document on stdout.
+    if request.save is not None and request.photos is not None:
+        _save(request, store, shown, request.photos, request.save)
     if request.json:
         output.emit_json({**shown, "overview": summary})
     else:
         print_image(shown, summary, chosen)
-    if request.save is not None and request.photos is not None:
-        _save(request, store, shown, request.photos, request.save)
 
 
 def _views(request: ShowOptions, store: Store, image: int) -> tuple[list[int], str]:
@@ -150,7 +151,7 @@ def _save(
 ) -> None:
     from io import BytesIO
 
-    from labelstore.operations.inspection.sheet import draw_sheet
+    from labelstore.operations.inspection.show import draw_sheet
     from labelstore.storage.local_files import write_new, write_whole
 
     sheet = draw_sheet(store, shown, request.photo_options.open(photos))

@@ -256,7 +256,7 @@ class _Census:
             for start, size in zip(starts[several], sizes[several], strict=True)
         ]
         for group in sorted(groups):
-            classes = {_class_of(self._source, photo) for photo in group}
+            classes = {_class_of(self._source, photo) for photo in group} - {None}
             first, *others = (self._source.keys[photo] for photo in group)
             (across if len(classes) > 1 else within).add(first, _listed(others))
         return [across, within]
@@ -309,12 +309,16 @@ def _about_classes(
             for index in range(len(source)):
                 if _class_of(source, index) is None:
                     loose.add(source.keys[index])
+            if not loose.count:
+                # Whatever the reason is that none can be named, generate would stop.
+                loose.add(str(source.path), str(error))
             return [loose]
         splits = Finding(
             "splits",
             weight,
             "are splits of a data set and not classes",
-            f"give one of them, as {source.path}/{source.classes[0]}",
+            f"give one of them, as {source.path}/{source.classes[0]}; if they are classes, a class "
+            "map for generate says so",
             "folder",
             arguments=error.arguments,
             limit=limit,

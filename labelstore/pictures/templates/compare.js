@@ -157,7 +157,7 @@
     const {truth: right, agreement: {n}} = told;
     if (right === null) return;
     page.section("truth", "Agreement with the ground truth",
-      el("p", {}, `Of ${counted(right.crops, noun)} of ${counted(right.images, "photo")} whose ground truth is known.`),
+      el("p", {}, `Of ${byViews ? `${counted(right.crops, "crop")} of ` : ""}${counted(right.images, "photo")} whose ground truth is known.`),
       page.table({label: "Agreement with the ground truth", sorts: false, noun: "line", rows: [
         ...SIDES.map((side) => [`${side.toUpperCase()} is right (top-1)`, right[side].top1]),
         ...(n > 1 ? SIDES.map((side) => [`${side.toUpperCase()} has it among its ${n} largest`, right[side].top_n]) : []),

@@ -172,6 +172,23 @@ def test_photos_outside_class_folders(tmp_path):
     assert "without-class" in done.stdout
 
 
+def test_nothing_that_can_be_decoded(tmp_path):
+    for name in ("a/0.jpg", "b/1.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"no photo")
+    report = valid(check(labelstore.open_source(tmp_path)))
+    assert named(report) == {"no-image": ["a/0.jpg", "b/1.jpg"]}
+    assert (report["formats"], report["decoded"]) == ([], 0)
+    assert run(tmp_path).exit_code == 1
+
+
+def test_a_copy_outside_class_folders_is_in_no_other_class(tmp_path):
+    clean(tmp_path)
+    (tmp_path / "loose.jpg").write_bytes((tmp_path / "cat" / "00.jpg").read_bytes())
+    report = check(labelstore.open_source(tmp_path))
+    assert named(report) == {"without-class": ["loose.jpg"], "duplicates": ["cat/00.jpg"]}
+
+
 def test_splits_are_no_classes(tmp_path):
     clean(tmp_path / "train")
     clean(tmp_path / "val", each=1)

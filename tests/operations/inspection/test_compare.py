@@ -534,6 +534,13 @@ def test_classes_that_are_not_the_same_are_refused(tmp_path):
     found = compared(a, written(tmp_path / "d.zarr", class_names=other)[0])
     assert [alert["kind"] for alert in found["alerts"]] == ["class_names"]
     assert "30 of 30 classes have other names" in found["alerts"][0]["text"]
+    ids = ["n01440764", "n01443537", *turned[2:]]
+    words = ["tench", "goldfish", *turned[2:]]
+    same = [written(tmp_path / f"{n[0]}.zarr", class_names=n)[0] for n in (ids, words)]
+    assert compared(*same)["alerts"] == []
+    turned[:2] = words[1::-1]
+    with pytest.raises(MismatchError, match="another order"):
+        compare(same[0], written(tmp_path / "f.zarr", class_names=turned)[0])
     nameless = compared(written(tmp_path / "e.zarr")[0], a)
     assert nameless["alerts"] == []
     assert nameless["class_names"][3] == "n3"

@@ -10,6 +10,7 @@ import numpy as np
 from labelstore.errors import MismatchError
 from labelstore.format.manifest import EXPLICIT
 from labelstore.store.alignment import no_shared_image, other_files, other_sizes, views_problem
+from labelstore.teachers.class_names import human_names
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -109,13 +110,14 @@ def _classes(a: LabelReader, b: LabelReader) -> list[dict[str, str]]:
             "classes: labels of other classes cannot be compared; make both with teachers of the "
             "same classes."
         )
-    ours, theirs = a.manifest.class_names, b.manifest.class_names
+    # As a person calls them: one store may have WordNet ids where another has words.
+    ours, theirs = human_names(a.manifest), human_names(b.manifest)
     if ours is None or theirs is None or ours == theirs:
         return []
     differing = [number for number in range(a.num_classes) if ours[number] != theirs[number]]
     first = differing[0]
     example = f"class {first} is {ours[first]!r} in {a.path} and {theirs[first]!r} in {b.path}"
-    if set(ours) & {theirs[number] for number in differing} & {ours[n] for n in differing}:
+    if {ours[number] for number in differing} & {theirs[number] for number in differing}:
         raise MismatchError(
             f"the classes are in another order ({example}), expected the same order: every class "
             "would be compared with another; make one of the stores anew, its teacher's class "

@@ -30,8 +30,9 @@ __all__ = ["LARGEST", "Pair", "Part", "largest_stored", "parts_of", "recovered"]
 LARGEST = 5
 """Largest classes that are compared and told of a label, at most."""
 
-_ENTRIES = 2**20
-"""Classes with their probabilities that are compared at a time: about 100 MB."""
+_ENTRIES = 2**17
+"""Classes with their probabilities that are compared at a time: what they take lies in a
+processor's cache, more or less (twice as fast as 2**20, and three times as fast as 2**14)."""
 
 
 class Pair:
@@ -126,7 +127,7 @@ class Part(NamedTuple):
     new_images: int
     """Images of which no part came before."""
     labels: int
-    """Views that were read."""
+    """Views that were read of each store, of the one with fewer."""
 
 
 def parts_of(pair: Pair) -> Iterator[Part]:
@@ -159,9 +160,9 @@ def _by_views(pair: Pair) -> Iterator[Part]:
 
 def _by_images(pair: Pair) -> Iterator[Part]:
     """The two mean labels of every image."""
-    views = max(len(pair.views_a), len(pair.views_b))
+    most, least = (end(len(pair.views_a), len(pair.views_b)) for end in (max, min))
     # Means are as wide as there are classes.
-    for places in pair.runs(max(views, -(-2 * pair.a.num_classes // pair.width))):
+    for places in pair.runs(max(most, -(-2 * pair.a.num_classes // pair.width))):
         sides = zip(
             (pair.a, pair.b),
             (pair.matched.rows_a[places], pair.matched.rows_b[places]),
@@ -174,7 +175,7 @@ def _by_images(pair: Pair) -> Iterator[Part]:
         apart = Divergences(*(part[:, None] for part in between_dense(*means)))
         crops = _crops(tops, apart, targets)
         count = len(means[0])
-        yield Part(places, np.zeros(1, dtype=np.int64), crops, None, count, count * views)
+        yield Part(places, np.zeros(1, dtype=np.int64), crops, None, count, count * least)
 
 
 def recovered(store: LabelReader, topk: TopK | EnsembleTopK) -> SoftLabels:

@@ -11,8 +11,8 @@ import click
 
 from labelstore.errors import UsageError
 
-from .. import options, output
-from ..text import counted, size
+from ... import options, output
+from ...text import counted, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import output
-from ..text import counted
+from ... import output
+from ...text import counted
 
 __all__ = ["print_classes", "print_matches"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import output
-from ..text import counted, share
+from ... import output
+from ...text import counted, share
+from ..actions import ACTIONS, looks_at
 from . import by_class, spread
-from .actions import ACTIONS, looks_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labelstore.labels.action_words import ACTION_WORDS
 
-from .. import output
-from ..text import counted, share
-from .actions import ACTIONS, looks_at
+from ... import output
+from ...text import counted, share
+from ..actions import ACTIONS, looks_at
 from .bars import bar, sparkline
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ PANEL = 56
 
 BAR_WIDTH = (6, 24)
 """Columns of the longest bar: at least, at most."""
+
+SHOWN_CLASSES = 10
+"""Of a label, at most; --json has all."""
 
 _VALUE = 8
 """Columns of a probability, with a sign before it."""
@@ -137,21 +140,22 @@ class _Row(NamedTuple):
 
 
 def _rows(shown: dict[str, Any], view: dict[str, Any]) -> list[_Row]:
-    """The stored label, with the ground truth also where it is not stored."""
-    truth = None
-    if _is_estimated(shown, view):
-        name = shown["target_name"] or f"class {shown['target']}"
-        truth = _Row(shown["target"], output.printable(name), view["target_prob"], "~")
+    """The likeliest classes of the stored label, and the ground truth wherever it stands."""
+    target, truth = shown["target"], None
+    if target is not None and target not in view["classes"][:SHOWN_CLASSES]:
+        name = shown["target_name"] or f"class {target}"
+        about = "~" if _is_estimated(shown, view) else ""
+        truth = _Row(target, output.printable(name), view["target_prob"], about)
     return _listed(view, truth)
 
 
 def _listed(told: dict[str, Any], more: _Row | None = None) -> list[_Row]:
-    """The classes of a label, one more, and all the rest."""
-    numbers, names = told["classes"], told["names"]
+    """The likeliest classes of a label, one more, and all the rest."""
+    numbers, names = told["classes"][:SHOWN_CLASSES], told["names"]
     names = [f"class {number}" for number in numbers] if names is None else names
     rows = [
         _Row(number, output.printable(name), value)
-        for number, name, value in zip(numbers, names, told["probs"], strict=True)
+        for number, name, value in zip(numbers, names, told["probs"], strict=False)
     ]
     rows += [] if more is None else [more]
     rest = max(0.0, 1.0 - sum(row.share for row in rows))

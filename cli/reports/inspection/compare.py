@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .. import output
-from ..text import counted, share, size
-from .actions import looks_at
+from ... import output
+from ...text import counted, share, size
+from ..actions import looks_at
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .. import output
-from ..text import counted, share
+from ... import output
+from ...text import counted, share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,0 +1,1 @@
+"""How the results of the commands that look are shown, one a file."""
