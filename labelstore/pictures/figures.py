@@ -108,7 +108,8 @@ def draw_confidence(
         figure.savefig(path)
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be written ({error.strerror}): name another file.", arguments=("plot",)
+            f"{path} cannot be written ({error.strerror}): name another file.",
+            arguments=("plot",),
         ) from error
 
 

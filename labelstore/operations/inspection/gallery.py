@@ -214,10 +214,16 @@ def _named_images(report: dict[str, Any]) -> tuple[list[int], list[int]]:
         *_turns(extremes["hardest_views"], extremes["easiest_views"]),
         *_turns(drift["largest"], drift["smallest"]),
     ]
-    wrong = (report["wrong_targets"] or {"entries": []})["entries"]
+    wrong = _suspects(report)
     confused = [entry for pair in report["confusion"] for entry in pair["images"]]
     named = _unique(entry["image"] for entry in [*ends, *wrong, *confused])
     return named[:GALLERY_IMAGES], named[GALLERY_IMAGES:]
+
+
+def _suspects(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Images whose ground truth is doubted: the list goes on with others where they are few."""
+    entries = (report["wrong_targets"] or {"entries": []})["entries"]
+    return [entry for entry in entries if entry["candidate"] or entry["margin"] < 0]
 
 
 def _turns(a: list[Any], b: list[Any]) -> list[Any]:
@@ -322,7 +328,7 @@ def _requests(
 ) -> dict[int, _Request]:
     """Image -> its pictures, in order of worth."""
     entries = {entry["image"]: entry for entry in images}
-    wrong = (report["wrong_targets"] or {"entries": []})["entries"]
+    wrong = _suspects(report)
     order = _unique(
         [
             *(entry["image"] for entry in wrong),

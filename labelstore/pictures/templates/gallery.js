@@ -1,7 +1,7 @@
 /* Of the page `report`: photos with their boxes, and their hardest and easiest crops (Figure 9). */
 "use strict";
 
-page.gallery = ({data, names, className}) => {
+page.gallery = ({data, names, className, suspects}) => {
   const {el, missing, share, decimal} = page;
   const {report, pictures} = data;
   const {store} = report;
@@ -40,9 +40,7 @@ page.gallery = ({data, names, className}) => {
       report.drift.largest.forEach((entry) => add(entry.image, `its labels drift most, ${decimal(entry.drift)}`));
       report.drift.smallest.forEach((entry) => add(entry.image, `its labels drift least, ${decimal(entry.drift)}`));
     }
-    if (report.wrong_targets) {
-      report.wrong_targets.entries.forEach((entry) => add(entry.image, `its ground truth may be wrong: rather ${className(entry.suggested)}`));
-    }
+    suspects.forEach((entry) => add(entry.image, `its ground truth may be wrong: rather ${className(entry.suggested)}`));
     report.confusion.forEach((pair) => pair.images.filter((entry) => entry.share >= 0.01).forEach((entry) =>
       add(entry.image, `${share(entry.share, 1)} of its mass goes to ${className(pair.predicted)}`)));
     return found;

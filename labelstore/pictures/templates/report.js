@@ -15,7 +15,10 @@
   const plusMinus = (error) => (error ? ` \u00b1 ${share(error)}` : "");
   const images = new Map(data.images.map((image) => [image.image, image]));
   const isSample = report.sample && report.sample.views < report.sample.of;
-  const told = {data, names, className, images, photoLink, plusMinus, isSample};
+  // The list goes on with photos of which nothing is suspected where there are few others.
+  const suspects = (report.wrong_targets ? report.wrong_targets.entries : [])
+    .filter((entry) => entry.candidate || entry.margin < 0);
+  const told = {data, names, className, images, photoLink, plusMinus, isSample, suspects};
 
   const titles = store.path.replace(/[\\/]+$/, "").split(/[\\/]/);
   page.header(titles[titles.length - 1], !store.labelled_crops ? "No crop is labelled yet."
@@ -43,11 +46,17 @@
   ]);
 
   function alerts() {
+    // Where an alert is shown.
+    const sections = {
+      many_discarded: "thresholds", images_without_views: "thresholds", teacher_disagrees: "confusion",
+      classes_without_photos: "classes", not_distributions: "uncertainty",
+    };
     const found = report.alerts || [];
     page.section("alerts", found.length ? "Look at this first" : "Nothing stands out",
       found.length
         ? el("ul", {class: "alerts"}, found.map(({kind, text}) =>
-            el("li", {}, el("strong", {}, kind.replaceAll("_", " ")), text)))
+            el("li", {}, el("strong", {}, kind.replaceAll("_", " ")), text, " ",
+              sections[kind] && el("a", {href: `#${sections[kind]}`}, "Look there"))))
         : el("p", {}, "None of what labelstore warns of was found in these labels."));
   }
 
@@ -289,14 +298,15 @@
       return;
     }
     made.append(
-      el("p", {}, `Of ${counted(found.images, "photo")}, ${found.candidates ? count(found.candidates) : "none"} ${found.candidates === 1 ? "has" : "have"} views that agree on another class than the ground truth's, ranked as confident learning does it`
-        + (found.entries.length < found.candidates ? `; the first ${count(found.entries.length)} are shown.` : ".")),
-      el("ul", {class: "photos"}, found.entries.map((entry) => {
+      el("p", {}, `Of ${counted(found.images, "photo")}, confident learning counts ${found.candidates ? count(found.candidates) : "none"} as another class than the ground truth's. `
+        + (suspects.length ? "The photos stand by how much more probability the mean label of their views gives another class; one that the teacher misjudges stands here, too."
+          : "No photo's labels give another class more probability.")),
+      el("ul", {class: "photos"}, suspects.map((entry) => {
         const shown = images.get(entry.image);
         return el("li", {},
           shown && shown.picture && el("a", {href: `#photo-${entry.image}`}, el("img", {src: shown.picture, alt: entry.key, decoding: "async"})),
           el("p", {}, "ground truth: ", el("strong", {}, className(entry.target)), ` ${share(entry.target_probability, 1)}`),
-          el("p", {}, "labels say: ", el("strong", {}, className(entry.suggested)), ` ${share(entry.suggested_probability, 1)}`),
+          el("p", {}, "may be: ", el("strong", {}, className(entry.suggested)), ` ${share(entry.suggested_probability, 1)}`),
           el("p", {class: "quiet"}, `largest in ${share(entry.views, 0)} of its views`),
           el("p", {class: "key"}, photoLink(entry.image, entry.key)));
       })));
