@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Codes = dict[str, npt.NDArray[Any]]
 
 __all__ = [
+    "MOST_BLOCK_IMAGES",
     "BlockCodes",
     "BlockData",
     "BlockPriors",
@@ -43,9 +44,18 @@ __all__ = [
 _SUM_TOLERANCE = 2e-3
 
 
+MOST_BLOCK_IMAGES = 1024
+"""Images of a block, at most, unless more are asked for."""
+
+
 def default_block_images(num_images: int) -> int:
-    """Images of a block: about a 64th of the data set, a power of two from 16 to 1,024."""
-    return min(1024, max(16, 1 << max(0, (num_images // 64).bit_length())), num_images)
+    """Images of a block: about a 64th of the data set, a power of two from 16 to 1,024.
+
+    For a teacher's run, which may lose the block in work when it is killed. Labels that lie in
+    memory are written in blocks of ``MOST_BLOCK_IMAGES``: small ones are slow to write and to read.
+    """
+    whole = max(16, 1 << max(0, (num_images // 64).bit_length()))
+    return min(MOST_BLOCK_IMAGES, whole, num_images)
 
 
 @dataclasses.dataclass(frozen=True)
