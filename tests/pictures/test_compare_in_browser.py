@@ -13,13 +13,18 @@ from labelstore.cli.main import main
 from labelstore.operations.demo import place_photos
 from labelstore.operations.inspection.compare import compare
 from labelstore.views.law import ViewLaw
-from tests.pictures.test_page_in_browser import CONTRAST, drawn, element, ink, texts, visit
 from tests.support.browser import (
+    CONTRAST,
+    drawn,
+    element,
+    ink,
     needs_browser,
     open_browser,
     requests_of,
     set_scheme,
     set_width,
+    texts,
+    visit,
 )
 
 pytestmark = needs_browser

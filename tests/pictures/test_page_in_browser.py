@@ -1,6 +1,5 @@
 """The page of ``labelstore inspect --report`` in a real browser."""
 
-import io
 import json
 import shutil
 
@@ -17,12 +16,17 @@ from labelstore.operations.inspection.inspect import report
 from labelstore.pictures import page
 from labelstore.views.law import ViewLaw
 from tests.support.browser import (
+    CONTRAST,
+    drawn,
+    element,
+    ink,
     needs_browser,
     open_browser,
-    picture_of,
     requests_of,
     set_scheme,
     set_width,
+    texts,
+    visit,
 )
 from tests.support.stores import written
 
@@ -124,30 +128,6 @@ def browser(started, folder):
     yield started
     assert [entry["message"] for entry in started.get_log("browser")] == []
     assert [url for url in requests_of(started) if not url.startswith("file:")] == []
-
-
-def visit(browser, path):
-    browser.get("about:blank")
-    browser.get(path.as_uri())
-    drawn(browser)
-
-
-def drawn(browser):
-    """Let observers run and charts be drawn."""
-    browser.execute_async_script(
-        "const done = arguments[0];"
-        "requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 60)));"
-    )
-
-
-def element(browser, selector):
-    return browser.find_element("css selector", selector)
-
-
-def texts(browser, selector):
-    return browser.execute_script(
-        "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector
-    )
 
 
 def counts_of(values, low, middle, top):
@@ -392,48 +372,6 @@ def test_everything_is_reached_by_keyboard(browser, folder):
     )
 
 
-CONTRAST = """
-const channel = (value) => {
-  value /= 255;
-  return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-};
-const parse = (text) => {
-  const parts = text.match(/[\\d.]+/g).map(Number);
-  return text.startsWith("rgb") ? [...parts.slice(0, 3), parts.length > 3 ? parts[3] : 1] : null;
-};
-const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-const over = (a, b) => [0, 1, 2].map((i) => a[i] * a[3] + b[i] * (1 - a[3]));
-const ground = (element) => {
-  const layers = [];
-  for (let e = element; e; e = e.parentElement) {
-    const colour = parse(getComputedStyle(e).backgroundColor);
-    if (colour[3] > 0) layers.push(colour);
-    if (colour[3] === 1) break;
-  }
-  return layers.reverse().reduce((below, layer) => over(layer, below), [255, 255, 255]);
-};
-const found = [];
-let seen = 0;
-const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-while (walker.nextNode()) {
-  const node = walker.currentNode;
-  const element = node.parentElement;
-  if (!node.textContent.trim() || element.closest("script, style, noscript, :disabled")) continue;
-  if (!element.checkVisibility()) continue;
-  const style = getComputedStyle(element);
-  const colour = parse(element.closest("svg") ? style.fill : style.color);
-  const below = ground(element);
-  const [a, b] = [light(over(colour, below)), light(below)].sort((x, y) => y - x);
-  const ratio = (a + 0.05) / (b + 0.05);
-  const size = parseFloat(style.fontSize);
-  const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
-  seen += 1;
-  if (ratio < (large ? 3 : 4.5)) found.push([node.textContent.slice(0, 40), ratio]);
-}
-return [seen, found];
-"""
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast_is_aa(browser, scheme):
     set_scheme(browser, scheme)
@@ -487,12 +425,6 @@ def test_no_plot_is_empty(browser, scheme):
         browser.execute_script(hide, marks, "hidden")
         assert full > ink(browser, chart) + 200, name
         browser.execute_script(hide, marks, "visible")
-
-
-def ink(browser, chart):
-    """How many pixels of a picture differ from its ground."""
-    picture = np.asarray(Image.open(io.BytesIO(picture_of(browser, chart))).convert("RGB"), int)
-    return int((np.abs(picture - picture[-1, -1]).sum(-1) > 60).sum())
 
 
 def test_a_store_that_says_little_has_a_page_all_the_same(browser, folder):

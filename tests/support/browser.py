@@ -5,12 +5,28 @@ from __future__ import annotations
 import base64
 import contextlib
 import importlib.util
+import io
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
-__all__ = ["needs_browser", "open_browser", "picture_of", "requests_of", "set_scheme", "set_width"]
+__all__ = [
+    "CONTRAST",
+    "drawn",
+    "element",
+    "ink",
+    "needs_browser",
+    "open_browser",
+    "picture_of",
+    "requests_of",
+    "set_scheme",
+    "set_width",
+    "texts",
+    "visit",
+]
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 _DRIVER = shutil.which("chromedriver")
@@ -77,3 +93,76 @@ def set_width(browser, width, height=900):
     """Pixels of the window, of a phone where it is narrow."""
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def visit(browser, path):
+    browser.get("about:blank")
+    browser.get(path.as_uri())
+    drawn(browser)
+
+
+def drawn(browser):
+    """Let observers run and charts be drawn."""
+    browser.execute_async_script(
+        "const done = arguments[0];"
+        "requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 60)));"
+    )
+
+
+def element(browser, selector):
+    return browser.find_element("css selector", selector)
+
+
+def texts(browser, selector):
+    return browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector
+    )
+
+
+def ink(browser, chart):
+    """How many pixels of a picture differ from its ground."""
+    picture = np.asarray(Image.open(io.BytesIO(picture_of(browser, chart))).convert("RGB"), int)
+    return int((np.abs(picture - picture[-1, -1]).sum(-1) > 60).sum())
+
+
+CONTRAST = """
+const channel = (value) => {
+  value /= 255;
+  return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+};
+const parse = (text) => {
+  const parts = text.match(/[\\d.]+/g).map(Number);
+  return text.startsWith("rgb") ? [...parts.slice(0, 3), parts.length > 3 ? parts[3] : 1] : null;
+};
+const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+const over = (a, b) => [0, 1, 2].map((i) => a[i] * a[3] + b[i] * (1 - a[3]));
+const ground = (element) => {
+  const layers = [];
+  for (let e = element; e; e = e.parentElement) {
+    const colour = parse(getComputedStyle(e).backgroundColor);
+    if (colour[3] > 0) layers.push(colour);
+    if (colour[3] === 1) break;
+  }
+  return layers.reverse().reduce((below, layer) => over(layer, below), [255, 255, 255]);
+};
+const found = [];
+let seen = 0;
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const node = walker.currentNode;
+  const element = node.parentElement;
+  if (!node.textContent.trim() || element.closest("script, style, noscript, :disabled")) continue;
+  if (!element.checkVisibility()) continue;
+  const style = getComputedStyle(element);
+  const colour = parse(element.closest("svg") ? style.fill : style.color);
+  const below = ground(element);
+  const [a, b] = [light(over(colour, below)), light(below)].sort((x, y) => y - x);
+  const ratio = (a + 0.05) / (b + 0.05);
+  const size = parseFloat(style.fontSize);
+  const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+  seen += 1;
+  if (ratio < (large ? 3 : 4.5)) found.push([node.textContent.slice(0, 40), ratio]);
+}
+return [seen, found];
+"""
+"""Run in a page: how many texts it has, and those whose contrast is less than WCAG's AA."""
