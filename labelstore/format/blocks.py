@@ -17,6 +17,7 @@ from labelstore.format.arrays import (
 )
 from labelstore.format.encoding import cut_at_mass, encode_labels, encode_prior_probs
 from labelstore.format.manifest import EXPLICIT
+from labelstore.format.validity import is_utf8
 from labelstore.labels import prior
 from labelstore.views.philox import hash_keys
 
@@ -318,6 +319,11 @@ def check_table(
         )
     if len(set(keys)) != len(keys) or any("\0" in key for key in keys):
         raise UsageError("two images have the same key, or a key has a NUL: keys must be unique.")
+    if not is_utf8(keys):
+        raise UsageError(
+            "a key has half a character (a lone surrogate, as in a file name that is not UTF-8), "
+            "which no store can hold: name the image otherwise."
+        )
     if np.unique(hash_keys(keys)).size != len(keys):
         raise UsageError(
             "two different keys have the same 64-bit hash: rename one of these images."

@@ -334,7 +334,8 @@ class Manifest:
 
 def fingerprint(keys: Sequence[str], targets: npt.NDArray[np.int32]) -> str:
     """xxh3_128, as hexadecimal, of the keys joined by NUL, a NUL, and the targets as int32 LE."""
-    digest = xxhash.xxh3_128("\0".join(keys).encode())
+    # Keys that are no UTF-8 are refused by those who look at them (``validity.table_problem``).
+    digest = xxhash.xxh3_128("\0".join(keys).encode("utf-8", "surrogatepass"))
     digest.update(b"\0")
     digest.update(targets.astype("<i4").tobytes())
     return str(digest.hexdigest())

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     Codes = Mapping[str, npt.NDArray[Any]]
     Bools = npt.NDArray[np.bool_]
 
-__all__ = ["image_problem", "label_problem", "prior_problem", "table_problem", "top_problem"]
+__all__ = [
+    "image_problem",
+    "is_utf8",
+    "label_problem",
+    "prior_problem",
+    "table_problem",
+    "top_problem",
+]
 
 
 _ROUNDING = 1e-6
@@ -35,6 +42,15 @@ _ROUNDING = 1e-6
 
 _PAIRS = 16
 """Up to so many classes a label are compared pair by pair, which is faster than sorting."""
+
+
+def is_utf8(keys: Sequence[str]) -> bool:
+    """Whether all keys can be written as UTF-8: none has a lone surrogate."""
+    try:
+        "".join(keys).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def table_problem(
@@ -45,6 +61,8 @@ def table_problem(
         return "two images have the same key"
     if any("\0" in key for key in keys):
         return "a key has a NUL"
+    if not is_utf8(keys):
+        return "a key has half a character, which UTF-8 has not"
     low, high = int(targets.min()), int(targets.max())
     if low < -1 or high >= num_classes:
         return f"targets run from {low} to {high}, expected -1 to {num_classes - 1}"

@@ -312,7 +312,15 @@ def _ids(
     class_names: Sequence[str] | None,
     called: Mapping[str, Sequence[int]] | None,
 ) -> dict[str, int]:
-    """The class map of these folders by ids alone."""
+    """The class map of these folders by ids alone; MismatchError where it lacks one."""
+    missing = [folder for folder in folders if folder not in class_map]
+    if missing:
+        shown = ", ".join(repr(folder) for folder in missing[:_SHOWN])
+        more = ", ..." if len(missing) > _SHOWN else ""
+        raise MismatchError(
+            f"the class map lacks {len(missing)} of the {len(folders)} class folders ({shown}"
+            f"{more}){other_form(missing[0], list(class_map))}: add them to it."
+        )
     if called is None:
         by_name: dict[str, list[int]] = {}
         for number, name in enumerate(class_names or ()):
@@ -320,13 +328,10 @@ def _ids(
         called = by_name
     ids: dict[str, int] = {}
     for folder in folders:
-        if folder in class_map:
-            value = class_map[folder]
-            ids[folder] = (
-                _class_called(value, folder, class_names, called)
-                if isinstance(value, str)
-                else value
-            )
+        value = class_map[folder]
+        if isinstance(value, str):
+            value = _class_called(value, folder, class_names, called)
+        ids[folder] = value
     return ids
 
 
@@ -366,14 +371,6 @@ def _class_called(
 def _mapped(
     folders: Sequence[str], num_classes: int, class_map: Mapping[str, int]
 ) -> dict[str, int]:
-    missing = [folder for folder in folders if folder not in class_map]
-    if missing:
-        shown = ", ".join(repr(folder) for folder in missing[:_SHOWN])
-        more = ", ..." if len(missing) > _SHOWN else ""
-        raise MismatchError(
-            f"the class map lacks {len(missing)} of the {len(folders)} class folders ({shown}"
-            f"{more}){other_form(missing[0], list(class_map))}: add them to it."
-        )
     for folder in folders:
         if not 0 <= class_map[folder] < num_classes:
             raise UsageError(

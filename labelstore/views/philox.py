@@ -101,9 +101,13 @@ def permutation(count: int, seed: int, stream: tuple[int, int]) -> npt.NDArray[n
 
 
 def hash_keys(keys: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """xxh3_64 of each key's UTF-8 bytes: (N,) uint64. It names the image in every draw."""
+    """xxh3_64 of each key's UTF-8 bytes: (N,) uint64. It names the image in every draw.
+
+    A text with half a character (a lone surrogate), which no store holds, has a hash as well.
+    """
     digest = xxhash.xxh3_64_intdigest
-    return np.fromiter((digest(key.encode()) for key in keys), dtype=np.uint64, count=len(keys))
+    hashes = (digest(key.encode("utf-8", "surrogatepass")) for key in keys)
+    return np.fromiter(hashes, dtype=np.uint64, count=len(keys))
 
 
 def mixed_seed(purpose: str, seed: int) -> int:

@@ -141,7 +141,7 @@ torch.save(network.state_dict(), "my_teacher.pt")
             ),
             "labelstore inspect teacher.zarr": Around(
                 after="""
-assert "top-1 100.00%" in printed and os.path.getsize("confidence.png") > 1000
+assert "top-1 100.00%" in printed and os.path.getsize("report.html") > 100_000
 assert "every block is there and as it was committed" in printed
 """
             ),

@@ -9,7 +9,9 @@ import pytest
 import zarr
 
 import labelstore
-from labelstore.errors import CorruptError, NotFoundError
+from labelstore.errors import CorruptError, NotFoundError, UsageError
+from labelstore.format.validity import table_problem
+from labelstore.operations.materialize import materialize
 from tests.format.hostile import write
 from tests.support.stores import make_planned, written
 
@@ -240,11 +242,35 @@ def test_a_key_is_compared_to_its_last_character(tmp_path):
     key = store.keys[3]
     assert store.positions([key]).tolist() == [3]
     assert store.positions([[key], [key]]).tolist() == [[3], [3]]
-    for other in (key + "\0", key + "\0\0", "\0" + key):
+    for other in (key + "\0", key + "\0\0", "\0" + key, key + "\ud8a0", "\udc80"):
         with pytest.raises(NotFoundError, match="no image with key"):
             store.read([other], 0)
         with pytest.raises(NotFoundError, match="no image with key"):
             store.read(other, 0)
+
+
+HALF = "b\ud8a0"
+"""Text with half a character, which UTF-8 has not."""
+
+
+def test_a_key_with_half_a_character_is_refused(tmp_path):
+    probs = np.full((2, 1, 1), 0.5)
+    with pytest.raises(UsageError, match="half a character"):
+        labelstore.write(tmp_path / "a.zarr", np.zeros((2, 1, 1), int), probs, 2, keys=["a", HALF])
+
+
+def test_a_copys_table_of_keys_may_hold_anything(tmp_path):
+    """Its keys are UTF-32, in which half a character can stand."""
+    store, _, _ = written(tmp_path / "a.zarr")
+    copy = tmp_path / "copy"
+    materialize(store, copy)
+    keys = np.load(copy / "images/key.npy")
+    keys[1] = HALF
+    np.save(copy / "images/key.npy", keys)
+    with pytest.raises(CorruptError, match="has digest"):
+        _ = labelstore.open(copy).keys
+    # Where the digest is right, too.
+    assert "half a character" in str(table_problem(keys.tolist(), store.targets, 12))
 
 
 def test_honest_stores_of_all_kinds_are_labels(tmp_path):
