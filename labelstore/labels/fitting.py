@@ -176,7 +176,9 @@ def fit_thresholds(planes: Planes, shares: Shares, source: str) -> FittedThresho
     first = int(np.argmax(at_most >= not_easiest))
     top, left = max((int(codes[first]), int(at_most[first])), (middle, decided))
     return FittedThresholds(
-        *(_shortest(code) for code in (low, middle, top)),
+        _shortest(low),
+        _shortest(middle),
+        _shortest(top),
         ActionCounts(too_hard, decided - too_hard, left - decided, views - left),
     )
 

@@ -29,7 +29,8 @@ more often, which classes are taken for which, and the views and images that dif
 Images are matched by key. Stores of the same views (seed, scale, ratio, flip) are compared view by
 view; others by the mean label of each image, and the result says so. A store of other classes is
 refused. Any model can write a store of its own labels of the same views: generate --views-from A
-with a student as --teacher, and the comparison is that of student and teacher.
+with a student as --teacher, and the comparison is that of student and teacher. FerKD's rule is one
+for both; --thresholds fit fits it to A.
 """
 
 
@@ -91,15 +92,21 @@ def command(request: CompareOptions) -> None:
     from labelstore.errors import CorruptError
     from labelstore.operations.inspection.compare import compare
 
-    rule = request.ferkd.rule()
+    request.ferkd.check()
+    if request.ferkd.fits and request.mean_a:
+        raise click.UsageError(
+            "--thresholds fit looks at the confidences of A, and those of a mean are not stored: "
+            "leave out --mean-a, or give --low, --middle and --top."
+        )
     request.page.check(request.photo_options)
     a = _reader(request.a, request.mean_a)
     b = _reader(request.b, request.mean_b)
     photos = photos_of(request.page, request.photo_options, a)
     views = min(a.num_views, b.num_views)
     views = views if request.sample is None else min(views, request.sample)
-    with output.progress(min(a.num_images, b.num_images), views, brief=True) as progress:
-        try:
+    try:
+        rule = request.ferkd.rule(a)
+        with output.progress(min(a.num_images, b.num_images), views, brief=True) as progress:
             comparison = compare(
                 a,
                 b,
@@ -108,11 +115,11 @@ def command(request: CompareOptions) -> None:
                 sample=request.sample,
                 tell=progress.update,
             )
-        except CorruptError as error:
-            raise error.extended(
-                "labelstore verify names every block that is damaged, and labelstore repair, given "
-                "the photos and the teacher, makes those anew and no others."
-            ) from error
+    except CorruptError as error:
+        raise error.extended(
+            "labelstore verify names every block that is damaged, and labelstore repair, given "
+            "the photos and the teacher, makes those anew and no others."
+        ) from error
     if request.json:
         output.emit_json(comparison)
     else:
