@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 Targets = Literal["folders", "none"]
 EngineName = Literal["local", "ray"]
+Thresholds = Literal["paper", "fit"]
 
 ON_ERROR: tuple[OnError, ...] = ("stop", "skip")
 TARGETS: tuple[Targets, ...] = get_args(Targets)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+THRESHOLDS: tuple[Thresholds, ...] = get_args(Thresholds)
 CONFIDENCES: tuple[Confidence, ...] = ("max", "target")
 COMBINES: tuple[Combine, ...] = ("all", "any", "mean")
 TAILS: tuple[Tail, ...] = ("image", "uniform", "none")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import output
+from .fitted_temperature import fitted, from_stores
 from .options import ResultOptions
 from .reports.forecast import check_room, print_forecast
 from .reports.generate import announce
@@ -133,6 +134,8 @@ class _Job:
     views: _Views
     teachers: list[TeacherOptions]
     """One for each path in ``--output``."""
+    pending: list[bool]
+    """Whether each one's temperature is still to be fitted."""
     class_map: Mapping[str, int | str] | None
     options: RunOptions
     launch: Launch | None
@@ -148,6 +151,11 @@ def label(request: GenerateOptions, launch: Launch | None) -> list[Report]:
         with _ray_engine(request, job) as engine:
             return _labelled(request, job, engine)
     networks = [teacher.load() for teacher in job.teachers]
+    if any(job.pending):
+        planned = _outputs(request, job, [network.info for network in networks])
+        workers = job.options.workers
+        teachers = fitted(job.source, job.teachers, networks, planned, job.pending, workers)
+        job = replace(job, teachers=teachers)
     if not request.dry_run:
         with LocalEngine(networks, job.options) as engine:
             return _labelled(request, job, engine)
@@ -177,6 +185,14 @@ def _job(request: GenerateOptions, launch: Launch | None) -> _Job:
         source = _as_stored(source, request.output)
     if request.views_from:
         _check_photos(source, request.views_from)
+    teachers, pending = from_stores(
+        teachers, request.teachers.fits(), request.output, request.overwrite
+    )
+    if any(pending) and (launch is not None or request.engine == "ray"):
+        raise UsageError(
+            "--temperature fit runs in one process, and several were asked for: take the "
+            "temperature that labelstore evaluate tells."
+        )
     class_map = read_class_map(request.class_map) if request.class_map else None
     if launch is not None and request.teachers.device != "cpu":
         take_gpu(launch)
@@ -195,7 +211,7 @@ def _job(request: GenerateOptions, launch: Launch | None) -> _Job:
         allow_version_drift=request.allow_version_drift,
         share=share,
     )
-    job = _Job(source, views, teachers, class_map, options, launch)
+    job = _Job(source, views, teachers, pending, class_map, options, launch)
     if not request.dry_run:
         _check_requests(request, job)
     return job

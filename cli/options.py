@@ -5,8 +5,9 @@
 | `STORE` | path or URL of a store | inspect, show, pull, recode |
 | `-o`, `--output` | path of the new store | generate, merge, recode |
 | `--device` | auto, cpu, cuda, mps | generate, demo |
-| `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | those that look, merge, schedule |
-| `--confidence` | max, target: what thresholds look at | those that look, merge, schedule |
+| `--thresholds` | paper, fit: where FerKD's come from | compare, inspect, merge, schedule, show |
+| `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | those that have `--thresholds` |
+| `--confidence` | max, target: what thresholds look at | those that have `--thresholds` |
 | `--quantizer` | ratio16, ratio32, u8, u16, fp16, fp32 | generate, merge, recode |
 | `--image-column`, `--label-column` | of Parquet files | all that read photos |
 | `--image-field` | the photo among a tar sample's fields | all that read photos |
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.labels.ferkd import Confidence, FerKD
+    from labelstore.labels.ferkd import Confidence, EnsembleFerKD, FerKD
+    from labelstore.store.label_reader import LabelReader
     from labelstore.views.law import ViewLaw
 
 __all__ = [
@@ -292,24 +294,29 @@ class SourceOptions:
 
 _FERKD = (
     click.option(
+        "--thresholds",
+        type=click.Choice(choices.THRESHOLDS),
+        default=choices.THRESHOLDS[0],
+        show_default=True,
+        help="FerKD: the paper's thresholds, or those at which as many of the store's own crops "
+        "are discarded and calibrated as of the paper's; these are told as --low, --middle, --top.",
+    ),
+    click.option(
         "--low",
         type=click.FloatRange(0, 1),
-        default=choices.LOW,
-        show_default=True,
+        show_default=str(choices.LOW),
         help="FerKD: views of this confidence or less are discarded.",
     ),
     click.option(
         "--middle",
         type=click.FloatRange(0, 1),
-        default=choices.MIDDLE,
-        show_default=True,
+        show_default=str(choices.MIDDLE),
         help="FerKD: views above --low, up to this confidence, are calibrated.",
     ),
     click.option(
         "--top",
         type=click.FloatRange(0, 1),
-        default=choices.TOP,
-        show_default=True,
+        show_default=str(choices.TOP),
         help="FerKD: views above this confidence are discarded.",
     ),
     click.option(
@@ -329,13 +336,79 @@ ferkd_options = added(_FERKD)
 class FerKDOptions:
     """Thresholds of FerKD's rule."""
 
-    low: float
-    middle: float
-    top: float
+    thresholds: choices.Thresholds
+    low: float | None
+    middle: float | None
+    top: float | None
     confidence: Confidence
 
-    def rule(self) -> FerKD:
-        """The rule; UsageError for thresholds out of order."""
+    @property
+    def fits(self) -> bool:
+        """Whether the thresholds are to be those that fit a store."""
+        return self.thresholds == "fit"
+
+    def check(self) -> None:
+        """Refuse what contradicts itself, before a store is read.
+
+        Raises:
+            click.UsageError: thresholds that are said and fitted. UsageError: out of order.
+        """
+        if not self.fits:
+            self._said()
+            return
+        said = [f"--{name}" for name in ("low", "middle", "top") if getattr(self, name) is not None]
+        if said:
+            raise click.UsageError(
+                f"{' and '.join(said)} and --thresholds fit were given, and fit chooses them: "
+                "leave out one or the other."
+            )
+        if self.confidence != "max":
+            raise click.UsageError(
+                f"--thresholds fit looks at the largest probability, which is stored, and "
+                f"--confidence is {self.confidence}: leave it out, or give --low, --middle and "
+                "--top."
+            )
+
+    def rule(self, store: LabelReader | None = None, *, quiet: bool = False, **more: Any) -> FerKD:
+        """The rule for one store, or for any where nothing is fitted.
+
+        Args:
+            store: what thresholds are fitted to; they are told then, unless ``quiet``.
+            more: the rule's other parameters.
+
+        Raises:
+            Those of ``check`` and ``FerKD.fit``.
+        """
+        self.check()
+        if not self.fits or store is None:
+            return self._said(**more)
+        (rule,) = self.rules(store, quiet=quiet, **more).rules_for(1)
+        return rule
+
+    def rules(
+        self, store: LabelReader, *, quiet: bool = False, **more: Any
+    ) -> FerKD | EnsembleFerKD:
+        """As ``rule``, of a store or an ensemble; fitted, it has a rule for each teacher."""
         from labelstore.labels.ferkd import FerKD
 
-        return FerKD(low=self.low, middle=self.middle, top=self.top, confidence=self.confidence)
+        from . import output
+
+        self.check()
+        if not self.fits:
+            return self._said(**more)
+        fitted = FerKD.fit(store, **more)
+        members = store.members
+        for member, rule in zip(members, fitted.rules_for(len(members)), strict=True):
+            if not quiet:
+                output.note(
+                    f"thresholds that fit {member.path}: --low {rule.low} --middle {rule.middle} "
+                    f"--top {rule.top}"
+                )
+        return fitted
+
+    def _said(self, **more: Any) -> FerKD:
+        from labelstore.labels.ferkd import FerKD
+
+        said = {name: getattr(self, name) for name in ("low", "middle", "top")}
+        chosen = {name: value for name, value in said.items() if value is not None}
+        return FerKD(**chosen, confidence=self.confidence, **more)

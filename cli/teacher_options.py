@@ -28,6 +28,22 @@ __all__ = [
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
 
+FIT = "fit"
+"""In the place of a temperature: the one that fits (``fitted_temperature``)."""
+
+
+def _temperatures(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[float | str, ...]:
+    """Numbers, or the word ``fit``."""
+    try:
+        return tuple(FIT if value == FIT else float(value) for value in values)
+    except ValueError:
+        raise click.BadParameter(
+            f"{' and '.join(map(repr, values))}: expected a number, or fit: give one of them."
+        ) from None
+
+
 def runnable(
     _context: click.Context, _parameter: click.Parameter, value: str | tuple[str, ...] | None
 ) -> str | tuple[str, ...] | None:
@@ -114,10 +130,12 @@ _SEVERAL_TEACHERS = (
     ),
     click.option(
         "--temperature",
-        type=float,
+        callback=_temperatures,
         multiple=True,
+        metavar="FLOAT|fit",
         help="The logits are divided by it before softmax. Once for all teachers, or one each. "
-        "[default: 1.0]",
+        "fit: the one at which the teacher is calibrated on plain crops of the photos, which need "
+        "a ground truth. [default: 1.0]",
     ),
     click.option(
         "--size",
@@ -196,7 +214,8 @@ class TeachersOptions:
 
     spec: tuple[str, ...]
     checkpoint: tuple[str, ...]
-    temperature: tuple[float, ...]
+    temperature: tuple[float | str, ...]
+    """Numbers, or the word ``fit``."""
     size: tuple[int, ...]
     num_classes: tuple[int, ...]
     precision: str
@@ -218,16 +237,33 @@ class TeachersOptions:
                 "for each, in the same order."
             )
         return [
-            TeacherOptions(*values, self.precision, self.device, self.allow_nondeterministic)
-            for values in zip(
+            TeacherOptions(
+                spec,
+                checkpoint,
+                # What is to be fitted is 1 until it is.
+                1.0 if isinstance(temperature, str) else temperature,
+                size,
+                num_classes,
+                self.precision,
+                self.device,
+                self.allow_nondeterministic,
+            )
+            for spec, checkpoint, temperature, size, num_classes in zip(
                 self.spec,
                 self._for_each("checkpoint", self.checkpoint, None),
-                self._for_each("temperature", self.temperature, 1.0),
+                self._temperatures(),
                 self._for_each("size", self.size, None),
                 self._for_each("num-classes", self.num_classes, None),
                 strict=True,
             )
         ]
+
+    def fits(self) -> list[bool]:
+        """Whether each teacher's temperature is to be fitted."""
+        return [value == FIT for value in self._temperatures()]
+
+    def _temperatures(self) -> Sequence[float | str]:
+        return self._for_each("temperature", self.temperature, 1.0)
 
     def _for_each(self, option: str, values: tuple[Any, ...], default: Any) -> Sequence[Any]:
         if len(values) <= 1:

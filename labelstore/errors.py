@@ -235,7 +235,8 @@ class FallbackWarning(UserWarning):
 
 
 class PartialDataWarning(UserWarning):
-    """A data set lacks some of the photos that a store has labels of; these are left out."""
+    """A part was looked at, since the rest is not there: photos of a store's labels that a data set
+    lacks, or blocks that are not committed yet."""
 
 
 def one_line(error: BaseException) -> str:

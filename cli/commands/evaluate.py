@@ -13,6 +13,7 @@ from ..text import counted, share
 
 if TYPE_CHECKING:
     from labelstore.operations.evaluate import EvaluationReport
+    from labelstore.statistics.calibration import Calibration
 
 HELP = """Measure a teacher's accuracy on plain central crops, before days of GPU time are spent.
 
@@ -25,6 +26,9 @@ HELP = """Measure a teacher's accuracy on plain central crops, before days of GP
 Compare the result with what the teacher's authors publish. A wrong mean, a wrong resize filter or
 classes in another order make no error anywhere else: they show here as an accuracy that is a few
 points, or everything, too low.
+
+The expected calibration error tells how far the teacher's confidence is from how often it is right,
+and a temperature is fitted that mends it: labelstore generate --temperature T labels with it.
 """
 
 
@@ -124,6 +128,23 @@ def _tell(report: EvaluationReport) -> None:
         f"{share(1 / report.classes)}), top-{report.n} {share(report.top_n)}, mean confidence "
         f"{share(report.confidence)}"
     )
+    _tell_calibration(report.calibration)
     if report.unreadable:
         shown = ", ".join(report.unreadable[:20])
         output.note(f"{counted(len(report.unreadable), 'image')} could not be decoded: {shown}")
+
+
+def _tell_calibration(told: Calibration) -> None:
+    line = f"expected calibration error {share(told.expected_calibration_error)}"
+    if told.at_bound:
+        output.note(
+            f"{line}; the likelihood of the ground truth is greatest at temperature "
+            f"{told.temperature:g}, an end of what is looked at: no temperature calibrates this "
+            "teacher on these images"
+        )
+        return
+    output.note(
+        f"{line}, and {share(told.mended_error)} at temperature {told.temperature:.4g}, which "
+        f"fits {counted(told.images, 'image')} best (negative log-likelihood {told.nll:.4f}, then "
+        f"{told.mended_nll:.4f})"
+    )

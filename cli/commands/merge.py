@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -24,6 +24,9 @@ HELP = """Write the mean of several teachers' labels of the same views to one st
     --top-k 5 -o ensemble.zarr
   # FerKD's rule, teacher by teacher
   labelstore merge a.zarr b.zarr --calibrate -o ferkd.zarr
+  # with thresholds that fit each teacher
+  labelstore merge a.zarr b.zarr --calibrate \\
+    --thresholds fit -o fitted.zarr
 
 The stores must hold the same views: the same --seed, --scale, --ratio and --flip when they were
 generated. Input sizes, --top-k and quantizers may differ. labelstore.ensemble gives the same labels
@@ -133,10 +136,16 @@ def command(request: MergeOptions) -> None:
     import labelstore
     from labelstore.operations.merge import merge
 
+    request.ferkd.check()
+    stores = [labelstore.open(path) for path in request.stores]
     rule = None
     if request.calibrate:
-        rule = replace(request.ferkd.rule(), smoothing=request.smoothing, ensemble=request.ensemble)
-    stores = [labelstore.open(path) for path in request.stores]
+        rule = request.ferkd.rules(
+            labelstore.ensemble(stores, images=request.images) if request.ferkd.fits else stores[0],
+            quiet=request.quiet,
+            smoothing=request.smoothing,
+            ensemble=request.ensemble,
+        )
     first = stores[0]
     with output.progress(
         first.num_images, first.num_views, quiet=request.silent, brief=True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -23,6 +23,7 @@ opened.
   labelstore schedule teacher.zarr --views-per-image 4 --epochs 300
   labelstore schedule teacher.zarr --low 0.1 --top 0.98 \\
     --views-per-image 4 --epochs 300
+  labelstore schedule teacher.zarr --thresholds fit --views-per-image 4
   labelstore schedule a.zarr b.zarr --ensemble any --images intersection
   labelstore schedule teacher.zarr --schedule easy-to-hard --epochs 100 --json
 
@@ -40,7 +41,11 @@ same numbers to training:
   data = SoftLabelDataset(photos, store, ferkd=ferkd)
   sampler = ViewSampler(data, views_per_image=4)
 
-Several stores are read as an ensemble; each teacher's view of its own labels is shown, too.
+--thresholds fit takes as many crops as the paper's rule takes of its teachers' crops, and tells
+which thresholds these are; in training, ferkd = labelstore.FerKD.fit(store) gives the same.
+
+Several stores are read as an ensemble; each teacher's view of its own labels is shown, too, and
+--thresholds fit gives each its own thresholds.
 """
 
 
@@ -109,11 +114,13 @@ def command(request: ScheduleRequest) -> None:
     import labelstore
     from labelstore.operations.schedule import dry_run
 
+    request.ferkd.check()
     stores = [labelstore.open(path) for path in request.stores]
     several = len(stores) > 1
+    reader = labelstore.ensemble(stores, images=request.images) if several else stores[0]
     result = dry_run(
-        labelstore.ensemble(stores, images=request.images) if several else stores[0],
-        replace(request.ferkd.rule(), ensemble=request.ensemble),
+        reader,
+        request.ferkd.rules(reader, ensemble=request.ensemble),
         views_per_image=request.views_per_image,
         schedule=request.schedule,
         epochs=request.epochs,

@@ -29,9 +29,12 @@ def print_schedule(schedule: dict[str, Any]) -> None:
             f"incomplete: {counted(schedule['missing_blocks'], 'block')} missing; what follows is "
             "about the images that are labelled"
         )
-    for rule in schedule["rules"]:
+    rules = settings["rules"]
+    for number, rule in enumerate(schedule["rules"]):
         console.print()
-        output.say(console, _title(rule["source"], settings["rules"][0]), style="bold")
+        # One for all teachers, or one for each.
+        of_teacher = rules[number] if len(rules) > 1 else rules[0]
+        output.say(console, _title(rule["source"], of_teacher), style="bold")
         console.print(_rule(rule))
     if len(schedule["stores"]) > 1:
         console.print()

@@ -7,30 +7,39 @@ smoothed by ``smoothing``; otherwise its soft label stays as it is.
 
 from __future__ import annotations
 
-import functools
-import operator
+import warnings
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from labelstore.errors import LabelError, UsageError
+from labelstore.errors import LabelError, PartialDataWarning, UsageError
+from labelstore.labels.actions import (
+    Action,
+    ActionCounts,
+    Calibrated,
+    Combine,
+    Discard,
+    action_shares,
+)
 from labelstore.labels.confidence import largest_of_mean, largest_probability, weighted_mean
-from labelstore.labels.soft_labels import SoftLabels, mix, smooth
+from labelstore.labels.ensemble import combined, loss_weights, together
+from labelstore.labels.fitting import CALIBRATED, EASIEST, HARDEST, Shares, fit_members
+from labelstore.labels.soft_labels import SoftLabels, smooth
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy.typing as npt
 
     from labelstore.labels.ensemble import EnsembleTopK
+    from labelstore.labels.fitting import MemberConfidences
     from labelstore.labels.top_k import Tail, TopK
 
 __all__ = [
     "Action",
     "ActionCounts",
     "Calibrated",
+    "Combine",
+    "Discard",
     "EnsembleFerKD",
     "FerKD",
     "action_shares",
@@ -38,38 +47,6 @@ __all__ = [
 ]
 
 Confidence = Literal["max", "target"]
-Discard = Literal["replace", "mask", "keep"]
-Combine = Literal["all", "any", "mean"]
-
-
-class Action(IntEnum):
-    """What the rule does with a view."""
-
-    KEPT = 0
-    CALIBRATED = 1
-    DISCARDED = 2
-
-
-@dataclass(frozen=True)
-class ActionCounts:
-    """How many views fall under which part of a rule."""
-
-    discarded_low: int = 0
-    """Confidence at or below ``low``."""
-    calibrated: int = 0
-    """In (low, middle]."""
-    kept: int = 0
-    """In (middle, top]."""
-    discarded_high: int = 0
-    """Above ``top``."""
-
-    def __add__(self, other: ActionCounts) -> ActionCounts:
-        return ActionCounts(
-            self.discarded_low + other.discarded_low,
-            self.calibrated + other.calibrated,
-            self.kept + other.kept,
-            self.discarded_high + other.discarded_high,
-        )
 
 
 class _Parts(NamedTuple):
@@ -78,35 +55,6 @@ class _Parts(NamedTuple):
     low: Any
     calibrated: Any
     high: Any
-
-
-def action_shares(action: npt.NDArray[np.uint8]) -> dict[str, float]:
-    """The share of each ``Action``, ``kept``, ``calibrated`` and ``discarded``, among some."""
-    return {item.name.lower(): float((action == item).mean()) for item in Action}
-
-
-def together(discarded: Sequence[Any], ensemble: Combine) -> Any:
-    """Whether a view of several teachers is discarded, from what each rule says.
-
-    Args:
-        discarded: a bool array or tensor (...) for each teacher.
-        ensemble: ``"all"`` of them must discard a view, or ``"any"``.
-    """
-    return functools.reduce(operator.and_ if ensemble == "all" else operator.or_, discarded)
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """Labels after calibration."""
-
-    labels: SoftLabels
-    """Of every view; a discarded view's is its soft label as recovered."""
-    action: npt.NDArray[np.uint8]
-    """(...) uint8, the values of ``Action``."""
-    weight: npt.NDArray[np.float32]
-    """(...) float32: 0 for a discarded view under ``discard="mask"``, else 1: what to multiply the
-    view's loss by. (A view that a schedule shows although it is discarded, for lack of a better
-    one, counts.)"""
 
 
 @dataclass(frozen=True)
@@ -148,6 +96,62 @@ class FerKD:
         for name, choices in (("confidence", Confidence), ("discard", Discard)):
             _check_choice(name, getattr(self, name), choices)
         _check_choice("ensemble", self.ensemble, Combine)
+
+    @classmethod
+    def fit(
+        cls,
+        store: MemberConfidences,
+        hardest: float = HARDEST,
+        calibrated: float = CALIBRATED,
+        easiest: float = EASIEST,
+        *,
+        smoothing: float = smoothing,
+        discard: Discard = discard,
+        ensemble: Combine = ensemble,
+    ) -> FerKD | EnsembleFerKD:
+        """The rule whose thresholds take shares of this store's views, whatever its teacher's.
+
+        The defaults are what 0.15, 0.30 and 0.95 take of the paper's crops, 0.875 %, 1.735 % and
+        0.33 % by linear interpolation of its Table 1, rounded. Thresholds are confidences (the
+        largest probabilities) that are stored, at which each share is the nearest that is not above
+        the one asked for: views of one confidence are treated alike
+        (``labelstore.labels.fitting.fit_thresholds``). The same store gives the same rule.
+
+        Args:
+            store: a store or an ensemble that is open. Of an incomplete one, what is committed,
+                with a warning (PartialDataWarning).
+            hardest: share of the views to be discarded as too hard, 0..1.
+            calibrated: share to be calibrated. easiest: share to be discarded as too easy.
+            smoothing, discard, ensemble: the rule's other parameters.
+
+        Returns:
+            a FerKD; of an ensemble an EnsembleFerKD with a rule for each teacher, fitted to its own
+            confidences of the images and views that are read.
+
+        Raises:
+            UsageError: shares out of range; a store that is not open; the ``"mean"`` of an
+            ensemble, whose confidences are not stored. NotFoundError: nothing is labelled.
+            StoreError: a label cannot be read.
+        """
+        shares = Shares(hardest, calibrated, easiest)
+        fits = fit_members(store, shares)
+        if len(fits) > 1 and ensemble == "mean":
+            raise UsageError(
+                'ensemble is "mean", expected "all" or "any": thresholds are fitted to stored '
+                "confidences, and those of the mean label are not stored."
+            )
+        if not store.complete:
+            warnings.warn(
+                f"{store.members[0].path} is not complete: the thresholds fit what is committed, "
+                "and may be others when the rest is there.",
+                PartialDataWarning,
+                stacklevel=2,
+            )
+        rules = tuple(
+            cls(part.low, part.middle, part.top, smoothing, "max", discard, ensemble)
+            for part in fits
+        )
+        return rules[0] if len(rules) == 1 else EnsembleFerKD(rules)
 
     def decide(self, confidence: npt.ArrayLike) -> npt.NDArray[np.uint8]:
         """The action for each confidence (...) in [0, 1], as uint8 values of ``Action``.
@@ -202,7 +206,7 @@ class FerKD:
         if len(topk.members) == 1 or self.ensemble == "mean":
             return self._calibrate(topk.recover(tail), topk, targets)
         of_each = [self.apply(member, targets, tail) for member in topk.members]
-        return _combine(of_each, topk.weights, self.ensemble, self.discard)
+        return combined(of_each, topk.weights, self.ensemble, self.discard)
 
     def rules_for(self, count: int) -> tuple[FerKD, ...]:
         """The rule of each of ``count`` teachers: this one."""
@@ -263,7 +267,7 @@ class FerKD:
             weights[hard_region] = 0.0
             weights[hard_region, 0] = truth.weights[:, 0]
             labels = SoftLabels(base, indices, weights, labels.num_classes)
-        return Calibrated(labels=labels, action=action, weight=_weight(action, self.discard))
+        return Calibrated(labels=labels, action=action, weight=loss_weights(action, self.discard))
 
 
 @dataclass(frozen=True)
@@ -338,7 +342,7 @@ class EnsembleFerKD:
             rule.apply(member, targets, tail)
             for rule, member in zip(rules, topk.members, strict=True)
         ]
-        return _combine(of_each, topk.weights, self.ensemble, self.discard)
+        return combined(of_each, topk.weights, self.ensemble, self.discard)
 
     def confidence_of(
         self,
@@ -348,38 +352,6 @@ class EnsembleFerKD:
     ) -> npt.NDArray[np.float32]:
         """(...) the probability that the rules look at; as ``FerKD.confidence_of``."""
         return self.rules[0].confidence_of(labels, topk, targets)
-
-
-def _combine(
-    members: list[Calibrated],
-    weights: npt.NDArray[np.float64],
-    ensemble: Combine,
-    discard: Discard,
-) -> Calibrated:
-    """The mean over the teachers that keep a view, and what becomes of the view."""
-    actions = np.stack([member.action for member in members])
-    dropped = actions == Action.DISCARDED
-    discarded = together(list(dropped), ensemble)
-    # A view that every teacher discards keeps their plain mean: it is shown, if at all, as is.
-    voices = np.where(dropped & ~dropped.all(axis=0), 0.0, 1.0)
-    voices *= weights.reshape(-1, *[1] * (actions.ndim - 1))
-    silent = voices.sum(axis=0) <= 0
-    voices = np.where(silent, 1.0, voices)
-    voices /= voices.sum(axis=0)
-    calibrated = (actions == Action.CALIBRATED).any(axis=0)
-    action = np.where(calibrated, Action.CALIBRATED, Action.KEPT).astype(np.uint8)
-    action[discarded] = Action.DISCARDED
-    return Calibrated(
-        labels=mix([member.labels for member in members], voices),
-        action=action,
-        weight=_weight(action, discard),
-    )
-
-
-def _weight(action: npt.NDArray[np.uint8], discard: Discard) -> npt.NDArray[np.float32]:
-    if discard != "mask":
-        return np.ones(action.shape, dtype=np.float32)
-    return np.asarray(action != Action.DISCARDED, dtype=np.float32)
 
 
 def _check_choice(name: str, value: str, choices: object) -> None:

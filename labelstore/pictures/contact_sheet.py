@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from labelstore.errors import UsageError
-from labelstore.labels.action_words import ACTION_WORDS
+from labelstore.labels.actions import ACTION_WORDS
 from labelstore.pictures.drawing import (
     INK,
     MUTED,

@@ -24,7 +24,7 @@ from labelstore.store.store import opened
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -119,6 +119,14 @@ class Ensemble:
     def member_rows(self, number: int) -> npt.NDArray[np.int64]:
         """(num_images,) int64: where member ``number`` has each of the ensemble's images."""
         return self._rows[number]
+
+    def member_confidence(self, number: int) -> Iterator[npt.NDArray[np.float32]]:
+        """As ``labelstore.store.label_reader`` says."""
+        member = self.members[number]
+        wanted = np.zeros(member.num_images, dtype=bool)
+        wanted[self._rows[number]] = self.labelled()
+        for rows, plane in member.iter_confidence():
+            yield plane[wanted[rows], : self.num_views]
 
     def missing_blocks(self) -> list[int]:
         """Blocks of the ensemble's images (``manifest.block_slice``) that lack labels somewhere."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -87,6 +87,16 @@ class LabelReader(Protocol):
 
     def member_rows(self, number: int) -> npt.NDArray[np.int64]:
         """(num_images,) int64: where member ``number`` has each image."""
+
+    def member_confidence(self, number: int) -> Iterator[npt.NDArray[np.float32]]:
+        """Member ``number``'s largest probabilities of the images and views that are read.
+
+        Block by block of that member, (n, num_views) float32: of images that every member has
+        labels of, or NaN in their place, in the member's order. From the one array of them.
+
+        Raises:
+            StoreError: a label cannot be read.
+        """
 
     def index_of(self, keys: str | Sequence[str]) -> npt.NDArray[np.int64]:
         """(n,) int64 positions of images by key, of one key () int64; NotFoundError otherwise."""

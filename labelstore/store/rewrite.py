@@ -7,6 +7,7 @@ gone on with; what is copied of images is the same; a sample of the new labels i
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,7 +82,8 @@ def origin(operation: str, sources: Sequence[Store], settings: dict[str, Any]) -
     return {
         "operation": operation,
         "stores": [store.manifest.id for store in sources],
-        "settings": settings,
+        # As it is read again, or an interrupted run would find a tuple to be another list.
+        "settings": json.loads(json.dumps(settings)),
     }
 
 

@@ -15,6 +15,7 @@ from labelstore.images.pixels import decode
 from labelstore.images.preprocessing import Preprocessing
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.evaluate import central_box, evaluate, wilson_interval
+from labelstore.statistics.calibration import calibration_of
 from labelstore.teachers.teacher import Teacher
 from tests.support import commands
 
@@ -91,6 +92,24 @@ def test_counts_are_those_of_a_plain_loop(photos):
         assert report.confidence == pytest.approx(np.mean(confidence), abs=1e-5)
 
 
+def test_calibration_is_that_of_the_logits_of_all_images_or_of_some(photos, monkeypatch):
+    source, judge = FolderSource(photos), teacher()
+    targets = targets_of(source)
+    logits = []
+    plain = judge.logits
+    monkeypatch.setattr(judge, "logits", lambda pixels: logits.append(plain(pixels)) or logits[-1])
+    report = evaluate(source, targets, judge, batch_size=7)
+    whole = torch.cat(logits).numpy()
+    assert report.calibration == calibration_of(whole, targets)
+    assert report.to_json()["calibration"]["temperature"] == report.calibration.temperature
+    # Two photos show another class: less than sure is right.
+    assert report.calibration.mended_nll < report.calibration.nll
+    monkeypatch.setattr("labelstore.operations.evaluate.CALIBRATION_LOGITS", 24)
+    some = evaluate(source, targets, judge, batch_size=7)
+    assert some.calibration == calibration_of(whole[::4], targets[::4])
+    assert (some.images, some.calibration.images) == (30, 8)
+
+
 def test_wrong_classes_show(photos):
     source = FolderSource(photos)
     report = evaluate(source, (targets_of(source) + 1) % 3, teacher())
@@ -150,6 +169,8 @@ def test_the_command(photos, tmp_path):
     done = commands.run(command, cwd=tmp_path)
     assert "top-1 93.33%" in done.stderr
     assert "chance is 33.33%" in done.stderr
+    assert "expected calibration error" in done.stderr
+    assert "at temperature" in done.stderr
     done = commands.run([*command, "--class-map", "none.json"], cwd=tmp_path)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr

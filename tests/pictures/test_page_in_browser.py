@@ -437,6 +437,24 @@ def test_a_store_that_says_little_has_a_page_all_the_same(browser, folder):
     assert "null" not in text
 
 
+def test_the_thresholds_that_fit_are_told(browser, folder):
+    store, _, _ = written(folder / "fit.zarr", images=40, views=25)
+    path = folder / "fit.html"
+    for rule in (None, labelstore.FerKD(confidence="target")):
+        data = page_data(store, report(store, rule))
+        path.write_text(page.render("report", "fit", data), encoding="utf-8")
+        visit(browser, path)
+        fitted = labelstore.FerKD.fit(store)
+        flags = f"--low {fitted.low} --middle {fitted.middle} --top {fitted.top}"
+        # Of the probability of the ground truth there are none.
+        assert texts(browser, "#fitted code") == ([flags] if rule is None else [])
+    counts = fitted.count(store.confidence())
+    path.write_text(page.render("report", "fit", page_data(store, report(store))), encoding="utf-8")
+    visit(browser, path)
+    (told,) = texts(browser, "#fitted")
+    assert f"{100 * counts.calibrated / counts.views:.2f}% calibrated" in told.replace(" %", "%")
+
+
 def test_thresholds_that_were_given_need_not_be_among_those_of_the_curve(browser, folder):
     """By the probability of the ground truth, too."""
     store, _, _ = written(folder / "target.zarr", k=5)

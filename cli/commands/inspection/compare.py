@@ -29,7 +29,8 @@ more often, which classes are taken for which, and the views and images that dif
 Images are matched by key. Stores of the same views (seed, scale, ratio, flip) are compared view by
 view; others by the mean label of each image, and the result says so. A store of other classes is
 refused. Any model can write a store of its own labels of the same views (generate --views-from A
-with a student as --teacher): the comparison is then that of student and teacher.
+with a student as --teacher): the comparison is then that of student and teacher. FerKD's rule is
+one for both; --thresholds fit fits it to A.
 """
 
 
@@ -91,7 +92,12 @@ def command(request: CompareOptions) -> None:
     from labelstore.errors import CorruptError
     from labelstore.operations.inspection.compare import compare
 
-    rule = request.ferkd.rule()
+    request.ferkd.check()
+    if request.ferkd.fits and request.mean_a:
+        raise click.UsageError(
+            "--thresholds fit looks at the confidences of A, and those of a mean are not stored: "
+            "leave out --mean-a, or give --low, --middle and --top."
+        )
     request.page.check(request.photo_options)
     a = _reader(request.a, request.mean_a)
     b = _reader(request.b, request.mean_b)
@@ -100,8 +106,9 @@ def command(request: CompareOptions) -> None:
     if request.sample is not None:
         group = max(a.manifest.group_views, b.manifest.group_views)
         views = min(views, -(-request.sample // group) * group)
-    with output.progress(min(a.num_images, b.num_images), views, brief=True) as progress:
-        try:
+    try:
+        rule = request.ferkd.rule(a)
+        with output.progress(min(a.num_images, b.num_images), views, brief=True) as progress:
             comparison = compare(
                 a,
                 b,
@@ -110,11 +117,11 @@ def command(request: CompareOptions) -> None:
                 sample=request.sample,
                 tell=progress.update,
             )
-        except CorruptError as error:
-            raise error.extended(
-                "labelstore verify names every block that is damaged, and labelstore repair, given "
-                "the photos and the teacher, makes those anew and no others."
-            ) from error
+    except CorruptError as error:
+        raise error.extended(
+            "labelstore verify names every block that is damaged, and labelstore repair, given "
+            "the photos and the teacher, makes those anew and no others."
+        ) from error
     # First, since what is printed may end in a pipe that is closed.
     _write_page(request, a, b, comparison, photos)
     if request.json:

@@ -26,6 +26,7 @@ crops, and what a crop costs on disk.
 \b
   labelstore inspect teacher.zarr
   labelstore inspect teacher.zarr --low 0.1 --top 0.98 --plot confidence.png
+  labelstore inspect teacher.zarr --thresholds fit
   labelstore inspect teacher.zarr --by class --sort agreement --rows 50
   labelstore inspect teacher.zarr --report teacher.html --photos PHOTOS
   labelstore inspect teacher.zarr --json | jq .agreement.top1
@@ -127,20 +128,21 @@ def command(request: InspectOptions) -> None:
     from labelstore.errors import CorruptError
     from labelstore.operations.inspection.inspect import report
 
-    rule = request.ferkd.rule()
+    request.ferkd.check()
     request.page.check(request.photo_options)
     store = labelstore.open(request.store)
     photos = photos_of(request.page, request.photo_options, store)
-    with output.progress(store.num_images, store.num_views, brief=True) as progress:
-        try:
+    try:
+        rule = request.ferkd.rule(store)
+        with output.progress(store.num_images, store.num_views, brief=True) as progress:
             statistics = report(
                 store, rule, request.extremes, tell=progress.update, sample=request.sample
             )
-        except CorruptError as error:
-            raise error.extended(
-                "labelstore verify names every block that is damaged, and labelstore repair, given "
-                "the photos and the teacher, makes those anew and no others."
-            ) from error
+    except CorruptError as error:
+        raise error.extended(
+            "labelstore verify names every block that is damaged, and labelstore repair, given "
+            "the photos and the teacher, makes those anew and no others."
+        ) from error
     if request.json:
         output.emit_json(statistics)
     elif request.by is not None:

@@ -12,6 +12,7 @@ from ... import options, output
 from ...text import counted
 
 if TYPE_CHECKING:
+    from labelstore.labels.ferkd import FerKD
     from labelstore.store.store import Store
 
 SHOWN_EXTREMES = 4
@@ -101,6 +102,7 @@ def command(request: ShowOptions) -> None:
     elif request.photos is not None or request.overwrite:
         name = "--photos" if request.photos is not None else "--overwrite"
         raise click.UsageError(f"{name} is for --save alone: give --save FILE, or leave it out.")
+    request.ferkd.check()
     store = labelstore.open(request.store)
     try:
         _show(request, store)
@@ -116,10 +118,10 @@ def _show(request: ShowOptions, store: Store) -> None:
 
     from ...reports.inspection.show import print_image
 
-    rule = request.ferkd.rule()
     image = position_of(store, request.key)
+    rule = request.ferkd.rule(store)
     summary = overview(store, image, rule)
-    numbers, chosen = _views(request, store, image)
+    numbers, chosen = _views(request, store, image, rule)
     shown = describe(store, image, numbers, rule)
     # Before anything is printed: an error is the only document on stdout.
     if request.save is not None and request.photos is not None:
@@ -130,12 +132,11 @@ def _show(request: ShowOptions, store: Store) -> None:
         print_image(shown, summary, chosen)
 
 
-def _views(request: ShowOptions, store: Store, image: int) -> tuple[list[int], str]:
+def _views(request: ShowOptions, store: Store, image: int, rule: FerKD) -> tuple[list[int], str]:
     """Numbers of the views to be shown, and which these are in words."""
     from labelstore.operations.inspection.show import chosen_views
 
-    rule, count = request.ferkd.rule(), store.num_views
-    choices = request.views
+    count, choices = store.num_views, request.views
     if not choices and count > 2 * SHOWN_EXTREMES:
         numbers = chosen_views(
             store, image, (f"hardest:{SHOWN_EXTREMES}", f"easiest:{SHOWN_EXTREMES}"), rule

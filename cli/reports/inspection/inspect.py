@@ -47,6 +47,9 @@ def print_report(report: dict[str, Any], rows: int) -> None:
     console.print(output.beside(histogram, _table(report["table"])))
     _section(console, _ferkd_title(report["ferkd"]))
     console.print(_ferkd(report["ferkd"]))
+    if report["fitted"] is not None and report["ferkd"]["confidence"] == "max":
+        _section(console, "The paper's thresholds, and those that fit this teacher")
+        console.print(spread.fitted(report))
     what = looks_at(report["ferkd"]["confidence"])
     _section(console, f"Crops at or below a threshold of the {what}")
     console.print(spread.curve(report))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from labelstore.labels.action_words import ACTION_WORDS
+from labelstore.labels.actions import ACTION_WORDS
 
 from ... import output
 from ...text import counted, share

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ... import output
+from ... import choices, output
 from ...text import share
+from ..actions import ACTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,7 @@ __all__ = [
     "drift",
     "drifting",
     "entropy",
+    "fitted",
     "reliability",
     "reliability_title",
     "residual",
@@ -40,6 +42,33 @@ def curve(report: dict[str, Any]) -> RenderableType:
         for edge in SHOWN_THRESHOLDS
     ]
     return output.table(("threshold", "at or below", "above"), rows, numeric=(0, 1, 2))
+
+
+def fitted(report: dict[str, Any]) -> RenderableType:
+    """The paper's thresholds beside those that fit, and what part of the crops each takes."""
+    at_most = dict(
+        zip(report["thresholds"]["confidence"], report["thresholds"]["at_most"], strict=True)
+    )
+    low, middle, top = (at_most[edge] for edge in (choices.LOW, choices.MIDDLE, choices.TOP))
+    crops, fit = at_most[1.0], report["fitted"]
+    paper = {
+        "discarded_low": low,
+        "calibrated": middle - low,
+        "kept": top - middle,
+        "discarded_high": crops - top,
+    }
+    rows = [
+        (name, f"{said}", f"{fit[name]}")
+        for name, said in (
+            *(("low", choices.LOW), ("middle", choices.MIDDLE)),
+            ("top", choices.TOP),
+        )
+    ]
+    rows += [
+        (ACTIONS[name][0], share(count / crops), share(fit["shares"][name]))
+        for name, count in paper.items()
+    ]
+    return output.table(("", "paper", "fit"), rows, numeric=(1, 2))
 
 
 def reliability(told: dict[str, Any]) -> RenderableType:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import UsageError
 from labelstore.labels.ferkd import FerKD
+from labelstore.labels.fitting import Shares, fit_members
 from labelstore.operations.inspection.description import bytes_on_disk
 from labelstore.operations.inspection.tally import Tally
 from labelstore.statistics.alerts import alerts
@@ -71,6 +72,10 @@ def report(
         - ``ferkd``: ``low``, ``middle``, ``top``, ``confidence`` of the rule; ``discarded_low``,
           ``discarded_high``, ``calibrated``, ``kept``: each a dict of ``count``, ``share`` and
           ``error``; ``images_without_views``: images all of whose views are discarded;
+        - ``fitted``: what ``FerKD.fit`` gives, of the largest probability of all crops: ``low``,
+          ``middle``, ``top``, and ``shares`` of the crops under each part of that rule
+          (``discarded_low``, ``calibrated``, ``kept``, ``discarded_high``); None with a sample, or
+          without crops;
         - ``epochs``: for 1 and for 4 ``views_per_image`` a list of how many ``epochs`` there are
           without a repeated view;
         - ``agreement``: None without ground truth, or ``images`` and ``crops`` whose ground truth
@@ -120,4 +125,10 @@ def report(
                 run = store.manifest.block_slice(block)
                 tell(run.stop - run.start, (run.stop - run.start) * store.num_views)
         whole = tally.result()
+    whole["fitted"] = _fitted(store) if sample is None and store.labelled().any() else None
     return whole | {"alerts": alerts(whole), "bytes": bytes_on_disk(store)}
+
+
+def _fitted(store: Store) -> dict[str, Any]:
+    (fit,) = fit_members(store, Shares())
+    return {"low": fit.low, "middle": fit.middle, "top": fit.top, "shares": fit.shares()}

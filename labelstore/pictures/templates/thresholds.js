@@ -218,6 +218,10 @@ page.thresholds = ({data, names, images, photoLink, plusMinus, isSample}) => {
         el("th", {scope: "col", class: number > 1 ? "number" : null}, words)))), rows)),
     el("div", {class: "tools"}, command, reset),
     el("p", {class: "quiet"}, `At the given thresholds (low ${ferkd.low}, middle ${ferkd.middle}, top ${ferkd.top}) ${counted(ferkd.images_without_views, "photo")} would have no view left.`),
+    report.fitted && ferkd.confidence === "max" && el("p", {class: "quiet", id: "fitted"},
+      "Thresholds that fit this teacher, which take no more of its crops than the paper's took of the paper's teacher's: ",
+      el("code", {}, `--low ${report.fitted.low} --middle ${report.fitted.middle} --top ${report.fitted.top}`),
+      ` (${ACTIONS.map(([name, words]) => `${share(report.fitted.shares[name])} ${words}`).join(", ")}).`),
     el("h3", {}, "Shares against thresholds"),
     el("figure", {}, curve),
     examples);
