@@ -125,7 +125,8 @@ def report(
                 run = store.manifest.block_slice(block)
                 tell(run.stop - run.start, (run.stop - run.start) * store.num_views)
         whole = tally.result()
-    whole["fitted"] = _fitted(store) if sample is None and store.labelled().any() else None
+    looked_at_all = whole["sample"]["views"] == store.num_views
+    whole["fitted"] = _fitted(store) if looked_at_all and store.labelled().any() else None
     return whole | {"alerts": alerts(whole), "bytes": bytes_on_disk(store)}
 
 
