@@ -143,13 +143,14 @@ def command(request: InspectOptions) -> None:
             "labelstore verify names every block that is damaged, and labelstore repair, given "
             "the photos and the teacher, makes those anew and no others."
         ) from error
+    # First, since what is printed may end in a pipe that is closed.
+    if request.plot is not None:
+        draw_histogram(statistics, request.plot)
+        output.note(f"the histogram was drawn to {request.plot}")
+    write_page(request.page, store, statistics, photos, quiet=request.json)
     if request.json:
         output.emit_json(statistics)
     elif request.by is not None:
         print_classes(statistics, request.sort, request.rows)
     else:
         print_report(statistics, request.rows or DEFAULT_ROWS)
-    if request.plot is not None:
-        draw_histogram(statistics, request.plot)
-        output.note(f"the histogram was drawn to {request.plot}")
-    write_page(request.page, store, statistics, photos, quiet=request.json)
