@@ -103,7 +103,7 @@ def members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
     Raises:
         TarDamageError: between members, or behind the last one, lies something else than headers
             and the ends of archives; or no zeros end the archive, as where it was cut between two
-            members.
+            members; or its size is no multiple of 512, as where a part was taken out of it.
     """
     place = begin = end = 0
     ended = False
@@ -116,7 +116,7 @@ def members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
         if not block.strip(b"\0"):
             if own:
                 raise TarDamageError(place, "an extended header is followed by no member")
-            # A stump of zeros is no block: a file that was cut may end so.
+            # A stump of zeros is no block.
             place, ended = place + _BLOCK, ended or len(block) == _BLOCK
             continue
         header = _header(block, place)
@@ -153,6 +153,8 @@ def members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
         raise TarDamageError(
             size, "the file ends without zero blocks, so it was cut between members"
         )
+    if size % _BLOCK:
+        raise TarDamageError(size, "the file ends within a block, so bytes of it are gone")
 
 
 def _header(block: bytes, place: int) -> tarfile.TarInfo:

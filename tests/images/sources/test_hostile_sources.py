@@ -257,5 +257,10 @@ def test_a_stump_of_zeros_ends_no_archive(tmp_path):
     (tmp_path / "0.tar").write_bytes(whole[: 2 * 1024] + bytes(400))
     with pytest.raises(SourceError, match="cut between members"):
         open_source(tmp_path)
-    (tmp_path / "0.tar").write_bytes(whole[:end] + bytes(512 + 400))
+    (tmp_path / "0.tar").write_bytes(whole[:end] + bytes(512))
     assert read_all(tmp_path).keys() == {"n0/0", "n1/1", "n2/2", "n3/3"}
+    # Two photos taken out, the zeros at the end still there: no whole number of blocks is left.
+    for left in (whole[:end] + bytes(512 + 400), whole[: 2 * 1024] + bytes(4176)):
+        (tmp_path / "0.tar").write_bytes(left)
+        with pytest.raises(SourceError, match="ends within a block"):
+            open_source(tmp_path)
