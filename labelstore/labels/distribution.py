@@ -27,6 +27,7 @@ __all__ = [
     "entropy",
     "largest",
     "mean_distribution",
+    "x_log_x",
 ]
 
 
@@ -103,7 +104,7 @@ def entropy(labels: SoftLabels) -> Float64Array:
     _, probs, present = each_class_once(labels)
     others = labels.num_classes - present.sum(axis=-1)
     base = np.maximum(labels.base.astype(np.float64), 0.0)
-    return np.asarray(-_x_log_x(probs).sum(axis=-1) - others * _x_log_x(base))
+    return np.asarray(-x_log_x(probs).sum(axis=-1) - others * x_log_x(base))
 
 
 def largest(labels: SoftLabels, k: int) -> TopK:
@@ -140,5 +141,6 @@ def mean_distribution(labels: SoftLabels) -> Float64Array:
     return np.asarray(np.maximum(mean, 0.0))
 
 
-def _x_log_x(x: Float64Array) -> Float64Array:
+def x_log_x(x: Float64Array) -> Float64Array:
+    """(...) ``x log x`` in nats of what is not negative; 0 for 0."""
     return np.asarray(x * np.log(np.where(x > 0, x, 1.0)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labelstore.labels.distribution import x_log_x
 from labelstore.statistics.sampling import error_of_mean
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ def entropy_of(labels: SoftLabels) -> Float64Array:
     base = np.maximum(labels.base.astype(np.float64), 0.0)
     named = labels.weights != 0
     probs = np.maximum(base[..., None] + labels.weights, 0.0)
-    inside = np.where(named, _x_log_x(probs), 0.0).sum(axis=-1)
+    inside = np.where(named, x_log_x(probs), 0.0).sum(axis=-1)
     outside = labels.num_classes - named.sum(axis=-1)
-    return np.asarray(-(inside + outside * _x_log_x(base)))
+    return np.asarray(-(inside + outside * x_log_x(base)))
 
 
 def mean_labels(labels: SoftLabels) -> Float64Array:
@@ -104,7 +105,3 @@ class Spread:
             {"low": low, "high": high, "count": count}
             for low, high, count in zip(edges[:-1], edges[1:], self._counts.tolist(), strict=True)
         ]
-
-
-def _x_log_x(x: Float64Array) -> Float64Array:
-    return np.asarray(x * np.log(np.where(x > 0, x, 1.0)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import options, output
+from ...damage import leads_to_repair
 from ...reports.inspection.compare import print_comparison
 from ...reports.inspection.page import PageOptions, page_options, photos_of, write_page_of
 
@@ -89,7 +90,6 @@ class CompareOptions:
 )
 def command(request: CompareOptions) -> None:
     """Compare two stores."""
-    from labelstore.errors import CorruptError
     from labelstore.operations.inspection.compare import compare
 
     request.ferkd.check()
@@ -106,7 +106,7 @@ def command(request: CompareOptions) -> None:
     if request.sample is not None:
         group = max(a.manifest.group_views, b.manifest.group_views)
         views = min(views, -(-request.sample // group) * group)
-    try:
+    with leads_to_repair():
         rule = request.ferkd.rule(a)
         with output.progress(min(a.num_images, b.num_images), views, brief=True) as progress:
             comparison = compare(
@@ -117,11 +117,6 @@ def command(request: CompareOptions) -> None:
                 sample=request.sample,
                 tell=progress.update,
             )
-    except CorruptError as error:
-        raise error.extended(
-            "labelstore verify names every block that is damaged, and labelstore repair, given "
-            "the photos and the teacher, makes those anew and no others."
-        ) from error
     # First, since what is printed may end in a pipe that is closed.
     _write_page(request, a, b, comparison, photos)
     if request.json:

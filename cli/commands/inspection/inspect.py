@@ -10,6 +10,7 @@ import click
 from labelstore.errors import require_packages
 
 from ... import options, output
+from ...damage import leads_to_repair
 from ...reports.inspection.by_class import SORTS
 from ...reports.inspection.inspect import draw_histogram, print_classes, print_report
 from ...reports.inspection.page import PageOptions, page_options, photos_of, write_page
@@ -125,24 +126,18 @@ class InspectOptions:
 def command(request: InspectOptions) -> None:
     """Inspect a store."""
     import labelstore
-    from labelstore.errors import CorruptError
     from labelstore.operations.inspection.inspect import report
 
     request.ferkd.check()
     request.page.check(request.photo_options)
     store = labelstore.open(request.store)
     photos = photos_of(request.page, request.photo_options, store)
-    try:
+    with leads_to_repair():
         rule = request.ferkd.rule(store)
         with output.progress(store.num_images, store.num_views, brief=True) as progress:
             statistics = report(
                 store, rule, request.extremes, tell=progress.update, sample=request.sample
             )
-    except CorruptError as error:
-        raise error.extended(
-            "labelstore verify names every block that is damaged, and labelstore repair, given "
-            "the photos and the teacher, makes those anew and no others."
-        ) from error
     # First, since what is printed may end in a pipe that is closed.
     if request.plot is not None:
         draw_histogram(statistics, request.plot)

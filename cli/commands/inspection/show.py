@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import options, output
+from ...damage import leads_to_repair
 from ...text import counted
 
 if TYPE_CHECKING:
@@ -86,7 +87,6 @@ class ShowOptions:
 def command(request: ShowOptions) -> None:
     """Show an image."""
     import labelstore
-    from labelstore.errors import CorruptError
 
     if request.save is not None:
         if request.photos is None:
@@ -104,13 +104,8 @@ def command(request: ShowOptions) -> None:
         raise click.UsageError(f"{name} is for --save alone: give --save FILE, or leave it out.")
     request.ferkd.check()
     store = labelstore.open(request.store)
-    try:
+    with leads_to_repair():
         _show(request, store)
-    except CorruptError as error:
-        raise error.extended(
-            "labelstore verify names every block that is damaged, and labelstore repair, given the "
-            "photos and the teacher, makes those anew and no others."
-        ) from error
 
 
 def _show(request: ShowOptions, store: Store) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ... import choices, output
 from ...text import share
 from ..actions import ACTIONS
+from .bars import sparkline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,9 +27,6 @@ __all__ = [
 
 SHOWN_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """Thresholds at which the curve of shares is told."""
-
-_LEVELS = " ▁▂▃▄▅▆▇█"
-_PLAIN_LEVELS = " .:-=+*%#"
 
 
 def curve(report: dict[str, Any]) -> RenderableType:
@@ -130,7 +128,4 @@ def _error(error: float) -> str:
 
 def _bars(bins: Sequence[dict[str, Any]], encoding: str) -> str:
     """A character for each bin, as high as its count."""
-    levels = _LEVELS if encoding.startswith("utf") else _PLAIN_LEVELS
-    most = max(row["count"] for row in bins)
-    # What is there is seen, however little it is.
-    return "".join(levels[-(-row["count"] * 8 // most)] for row in bins)
+    return sparkline([row["count"] for row in bins], encoding)

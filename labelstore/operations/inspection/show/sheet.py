@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import MismatchError, NotFoundError, did_you_mean
+from labelstore.images.photo_file import is_same_file, is_same_size
 from labelstore.images.pixels import content_digest, decode, render
 from labelstore.pictures.contact_sheet import contact_sheet
 from labelstore.views.law import Views
@@ -84,7 +85,7 @@ def photo_of(store: LabelReader, image: int, source: ImageSource) -> Image.Image
         )
     data = source.read(places[0])
     stored = int(store.image_digests([image])[0])
-    if stored not in (0, content_digest(data)):
+    if not is_same_file(data, stored):
         raise MismatchError(
             f"the photo {key!r} is another file than the one that was labelled (digest "
             f"{content_digest(data):016x}, expected {stored:016x}): give the photos that the store "
@@ -93,7 +94,7 @@ def photo_of(store: LabelReader, image: int, source: ImageSource) -> Image.Image
         )
     photo = decode(data, str(source.path_of(places[0])))
     width, height = (int(sides[0]) for sides in store.sizes([image]))
-    if width > 0 and (photo.width, photo.height) != (width, height):
+    if not is_same_size(photo.size, (width, height)):
         raise MismatchError(
             f"the photo {key!r} is {photo.width} x {photo.height} pixels and {width} x {height} "
             "was labelled: give the photos that the store was made from.",
