@@ -11,23 +11,7 @@ from PIL import Image
 
 import labelstore
 from tests.support import commands
-
-FACTORY = """
-import torch
-
-class Colour(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.tensor(4.0))
-    def forward(self, x):
-        return self.scale * x.mean((2, 3))
-
-def colour():
-    return Colour(), {
-        "input_size": (32, 48), "mean": (0.5,) * 3, "std": (0.5,) * 3,
-        "interpolation": "bicubic", "class_names": ["red", "green", "blue"],
-    }
-"""
+from tests.support.colours import FACTORY
 
 
 @pytest.fixture

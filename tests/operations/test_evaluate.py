@@ -18,24 +18,9 @@ from labelstore.operations.evaluate import central_box, evaluate, wilson_interva
 from labelstore.statistics.calibration import calibration_of
 from labelstore.teachers.teacher import Teacher
 from tests.support import commands
+from tests.support.colours import FACTORY
 
 COLOURS = ((220, 30, 30), (30, 220, 30), (30, 30, 220))
-FACTORY = """
-import torch
-
-class Colour(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.tensor(4.0))
-    def forward(self, x):
-        return self.scale * x.mean((2, 3))
-
-def colour():
-    return Colour(), {
-        "input_size": (32, 48), "mean": (0.5,) * 3, "std": (0.5,) * 3,
-        "interpolation": "bicubic", "class_names": ["red", "green", "blue"],
-    }
-"""
 
 
 @pytest.fixture

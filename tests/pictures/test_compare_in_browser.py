@@ -20,11 +20,11 @@ from tests.support.browser import (
     ink,
     needs_browser,
     open_browser,
-    requests_of,
     set_scheme,
     set_width,
     texts,
     visit,
+    watched,
 )
 
 pytestmark = needs_browser
@@ -108,14 +108,8 @@ def started(folder):
 @pytest.fixture
 def browser(started, folder):
     """The page with photos, as it opens; nothing may go wrong until the test's end."""
-    started.get_log("browser")
-    started.get_log("performance")
-    set_width(started, 1280)
-    set_scheme(started, "light")
-    visit(started, folder / "full.html")
-    yield started
-    assert [entry["message"] for entry in started.get_log("browser")] == []
-    assert [url for url in requests_of(started) if not url.startswith("file:")] == []
+    with watched(started, folder / "full.html"):
+        yield started
 
 
 def test_its_numbers_are_those_of_the_comparison(browser, told):

@@ -27,6 +27,7 @@ from tests.support.browser import (
     set_width,
     texts,
     visit,
+    watched,
 )
 from tests.support.stores import written
 
@@ -120,14 +121,8 @@ def started(folder):
 @pytest.fixture
 def browser(started, folder):
     """The page with photos, as it opens; nothing may go wrong until the test's end."""
-    started.get_log("browser")
-    started.get_log("performance")
-    set_width(started, 1280)
-    set_scheme(started, "light")
-    visit(started, folder / "teacher.html")
-    yield started
-    assert [entry["message"] for entry in started.get_log("browser")] == []
-    assert [url for url in requests_of(started) if not url.startswith("file:")] == []
+    with watched(started, folder / "teacher.html"):
+        yield started
 
 
 def counts_of(values, low, middle, top):

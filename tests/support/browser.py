@@ -26,6 +26,7 @@ __all__ = [
     "set_width",
     "texts",
     "visit",
+    "watched",
 ]
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -59,6 +60,19 @@ def open_browser(profile):
         yield browser
     finally:
         browser.quit()
+
+
+@contextlib.contextmanager
+def watched(browser, path):
+    """A page as it opens, light and wide; at the end nothing has gone wrong or been asked for."""
+    browser.get_log("browser")
+    browser.get_log("performance")
+    set_width(browser, 1280)
+    set_scheme(browser, "light")
+    visit(browser, path)
+    yield
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+    assert [url for url in requests_of(browser) if not url.startswith("file:")] == []
 
 
 def requests_of(browser):
