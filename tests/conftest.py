@@ -3,12 +3,53 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
 
 # Before anything imports torch, and for every process that a test starts: networks here are tiny,
 # and threads of as many workers as there are cores only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest
+# Some hundred interpreters start here; each would compile this library and the tests anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+MEMORY = Path("/dev/shm")
+"""A file system in memory. Stores are synced to disk file by file, which is most of what a test of
+a small one waits for, and no test can take the power away. ``--basetemp`` and the variable
+PYTEST_DEBUG_TEMPROOT name another place; the long sets, which have their time, stay on the disk."""
+
+ROOM = 2**31
+"""What must be free of it, in bytes; far more than the tests need."""
+
+
+def pytest_configure(config):
+    """Let the tests' folders lie in memory, where there is room; and files begin in our order."""
+    if (
+        "PYTEST_DEBUG_TEMPROOT" not in os.environ
+        and config.option.markexpr == "not slow"
+        and os.access(MEMORY, os.W_OK)
+        and shutil.disk_usage(MEMORY).free >= ROOM
+    ):
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+    if hasattr(config.option, "loadscopereorder"):
+        # pytest-xdist keeps the order of pytest_collection_modifyitems.
+        config.option.loadscopereorder = False
+
+
+LONG = ("test_ray_engine.py", "test_forecast.py", "test_gpu.py", "test_distributed.py")
+"""Files of few tests that take longest: a process that got one last would be waited for."""
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take long first; with ``-n``, processes take the files in this order."""
+    tests = Counter(item.path for item in items)
+    # Else as pytest-xdist does it by itself.
+    items.sort(key=lambda item: (item.path.name not in LONG, -tests[item.path]))
 
 
 @pytest.fixture(scope="module", params=["zarr", "parquet"])

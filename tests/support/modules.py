@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,12 @@ def imports_of(source, *, ours, module=""):
             names = [f"{package}.{name.name}" for name in node.names]
             names = [name if name in MODULES else package for name in names]
         yield from (name for name in names if (name.split(".")[0] == "labelstore") == ours)
+
+
+@functools.cache
+def imports_in(name, *, ours):
+    """The set of what ``imports_of`` gives of a module of the library; it is parsed once."""
+    return frozenset(imports_of(MODULES[name].read_text(), ours=ours, module=name))
 
 
 def package_of(name):
