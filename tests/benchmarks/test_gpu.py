@@ -31,7 +31,7 @@ def rows_can_be_found(monkeypatch):
 def test_rows_that_hang_raise_or_lack_something_leave_the_others_alone(tmp_path):
     out = tmp_path / "gpu.json"
     rows = [
-        row("hangs"),
+        row("hangs", 5.0),  # It is waited for to the end.
         row("fails"),
         row("lacks", needs=("json", "no_such_package")),
         row("kills_itself"),

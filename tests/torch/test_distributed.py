@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 import labelstore
 from labelstore.images.sources.folder import FolderSource
 from labelstore.torch import SoftLabelDataset, ViewSampler, collate_views, soft_cross_entropy
+from tests.support.ranks import run_ranks
 
 
 def one_rank(rank, world, folder, photos, store):
@@ -47,7 +48,7 @@ def one_rank(rank, world, folder, photos, store):
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
 def test_two_processes_train_on_one_epoch(work, store, tmp_path):
     arguments = (2, tmp_path, work.photos, work.store)
-    torch.multiprocessing.start_processes(one_rank, arguments, nprocs=2, start_method="spawn")
+    run_ranks(one_rank, arguments, 2)
     results = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     sampler = ViewSampler(store, views_per_image=2, seed=7)
     sampler.set_epoch(2)

@@ -13,6 +13,7 @@ import labelstore
 from labelstore.errors import UsageError
 from labelstore.images.sources.folder import FolderSource
 from labelstore.torch import SoftLabelDataset, ViewSampler, collate_views
+from tests.support.ranks import run_ranks
 
 
 def sampler_first(rank, world, folder, photos, store):
@@ -35,7 +36,7 @@ def sampler_first(rank, world, folder, photos, store):
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
 def test_a_sampler_made_before_the_process_group_is_of_its_rank(work, tmp_path):
     arguments = (2, tmp_path, work.photos, work.store)
-    torch.multiprocessing.start_processes(sampler_first, arguments, nprocs=2, start_method="spawn")
+    run_ranks(sampler_first, arguments, 2)
     told = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert sorted(told[0]["seen"] + told[1]["seen"]) == list(range(14))
     assert [(each["alone"], each["left"]) for each in told] == [(14, 7), (14, 7)]

@@ -21,6 +21,7 @@ from labelstore.torch import (
     soft_cross_entropy,
     soft_kl_divergence,
 )
+from tests.support.ranks import run_ranks
 
 CLASSES, FEATURES = 7, 5
 WEIGHTS = [[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
@@ -70,7 +71,7 @@ def one_rank(rank, world, folder):
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
 def test_gradients_of_ranks_average_to_that_of_the_global_weighted_mean(tmp_path):
-    torch.multiprocessing.start_processes(one_rank, (3, tmp_path), nprocs=3, start_method="spawn")
+    run_ranks(one_rank, (3, tmp_path), 3)
     told = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(3)]
     for name, loss in (("ce", soft_cross_entropy), ("kl", soft_kl_divergence)):
         for kind in ("masked", "of other sizes"):
