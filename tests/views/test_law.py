@@ -46,9 +46,9 @@ def slow_box(law, key_hash, view, width, height):
 def test_boxes_equal_the_slow_definition(law):
     sizes = [(500, 375), (375, 500), (33, 900), (900, 31), (1, 1), (1, 500), (4000, 3000)]
     for number, (width, height) in enumerate(sizes):
-        found = law(HASHES[:20, None], np.arange(30), width, height).box
-        for image in range(20):
-            for view in range(30):
+        found = law(HASHES[:10, None], np.arange(20), width, height).box
+        for image in range(10):
+            for view in range(20):
                 expected = slow_box(law, int(HASHES[image]), view, width, height)
                 assert tuple(found[image, view].tolist()) == expected, (number, image, view)
 
