@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Targets = Literal["folders", "none"]
 EngineName = Literal["local", "ray"]
-Thresholds = Literal["paper", "fit"]
+Thresholds = Literal["paper", "fit", "fit-by-class"]
 
 ON_ERROR: tuple[OnError, ...] = ("stop", "skip")
 TARGETS: tuple[Targets, ...] = get_args(Targets)

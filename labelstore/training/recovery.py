@@ -74,8 +74,8 @@ class Recovery:
 
         Raises:
             UsageError: FerKD of labels that are not top-k, a temperature of such labels or together
-                with FerKD, or of a store that does not tell its own. TypeError: an option that is
-                none.
+                with FerKD, or of a store that does not tell its own; thresholds by class of
+                other classes. TypeError: an option that is none.
         """
         require_known("Recovery.of", options, RecoveryOptions)
         ferkd, temperature = options.get("ferkd"), options.get("temperature")
@@ -85,6 +85,8 @@ class Recovery:
                 f"FerKD calibrates recovered top-k labels and the label type is "
                 f'{kind!r}: pass label_type="top-k", or leave ferkd out.'
             )
+        if ferkd is not None:
+            ferkd.require_classes(store.num_classes)
         factors = None if temperature is None else _factors(store, temperature)
         if factors and (ferkd is not None or kind != "top-k"):
             raise UsageError(

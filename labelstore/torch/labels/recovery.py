@@ -13,11 +13,13 @@ without a loop over classes and without waiting for the device.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING
 
 import torch
 
 from labelstore.errors import LabelError, UsageError
+from labelstore.labels.calibration.thresholds import Edges
 from labelstore.labels.ferkd import Action, together
 from labelstore.torch.labels.soft_labels import TorchSoftLabels
 
@@ -37,7 +39,8 @@ KEPT, CALIBRATED, DISCARDED = int(Action.KEPT), int(Action.CALIBRATED), int(Acti
 def recover(stored: StoredLabels, recovery: Recovery) -> TorchSoftLabels:
     """What ``labelstore.training.recovery.Recovery`` makes of labels, on the device where they lie.
 
-    It does not wait for the device, unless a rule is given and some ground truth is unknown.
+    It does not wait for the device, unless a rule is given and some ground truth is unknown, or
+    for the first batch of a rule with thresholds by class.
 
     Args:
         stored: n labels.
@@ -63,6 +66,8 @@ def recover(stored: StoredLabels, recovery: Recovery) -> TorchSoftLabels:
             "recover them before they are moved."
         )
     rule, tail = recovery.ferkd, recovery.tail
+    if rule is not None:
+        rule.require_classes(stored.members[0].num_classes)
     action = weight = None
     if rule is None:
         parts = [member.as_type(recovery.label_type, tail) for member in stored.members]
@@ -116,7 +121,7 @@ def _apply(
     """A rule's labels and actions; as ``FerKD.apply`` of one teacher, or of the mean of several."""
     target = stored.target
     confidence = _confidence(rule, members, stored)
-    below, uncertain, above = rule.parts(confidence)
+    below, uncertain, above = _edges(rule, target).parts(confidence)
     _require(stored, uncertain, "calibration")
     action = torch.where(uncertain, CALIBRATED, KEPT)
     action = torch.where(below | above, DISCARDED, action).to(torch.uint8)
@@ -131,6 +136,20 @@ def _apply(
         indices=torch.where(hard & first, target[:, None].clamp(min=0), labels.indices),
         weights=torch.where(hard, truth, labels.weights),
     ), action
+
+
+def _edges(rule: FerKD, target: torch.Tensor) -> Edges:
+    """The thresholds of views by their ground truth (B,); as ``FerKD.edges``."""
+    if rule.by_class is None:
+        return rule.edges()
+    # The last column is that of the unknown ground truth, -1.
+    return Edges(*_table(rule, target.device)[:, target])
+
+
+@functools.lru_cache(maxsize=16)
+def _table(rule: FerKD, device: torch.device) -> torch.Tensor:
+    """``FerKD.table`` on a device, to which it is copied once: a copy waits for it."""
+    return torch.as_tensor(rule.table, device=device)
 
 
 def _confidence(rule: FerKD, members: Sequence[TorchTopK], stored: StoredLabels) -> torch.Tensor:
