@@ -2,7 +2,7 @@
 
 The confidence of a view decides what becomes of its label: at most ``low`` or above ``top``, the
 view is discarded (uninformative, or too easy); in (low, middle], its label becomes the ground truth
-smoothed by ``smoothing``; otherwise its soft label stays as it is.
+smoothed by ``smoothing``, or a label that it leads (LoCa); otherwise its soft label stays as it is.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from labelstore.labels.actions import (
 )
 from labelstore.labels.calibration.by_class import FEWEST_VIEWS, fit_members_by_class
 from labelstore.labels.calibration.thresholds import ClassThresholds, Edges, require_ordered
+from labelstore.labels.calibration.truth import with_leading_truth, with_smoothed_truth
 from labelstore.labels.confidence import largest_of_mean, largest_probability, weighted_mean
 from labelstore.labels.ensemble import combined, loss_weights, together
 from labelstore.labels.fitting import CALIBRATED, EASIEST, HARDEST, Shares, fit_members
-from labelstore.labels.soft_labels import SoftLabels, smooth
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from labelstore.labels.calibration.thresholds import Parts
     from labelstore.labels.ensemble import EnsembleTopK
     from labelstore.labels.fitting import MemberConfidences
+    from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import Tail, TopK
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
 ]
 
 Confidence = Literal["max", "target"]
+Calibrate = Literal["smooth", "loca"]
 FitBy = Literal["store", "class"]
 
 
@@ -59,6 +61,8 @@ class RuleOptions(TypedDict, total=False):
     """What a rule has besides thresholds, as ``FerKD`` describes it."""
 
     smoothing: float
+    calibrate: Calibrate
+    alpha: float
     discard: Discard
     ensemble: Combine
 
@@ -95,13 +99,24 @@ class FerKD:
     place of low, middle and top. Views of other classes, and of an unknown ground truth (-1), have
     those. None: all have."""
 
+    calibrate: Calibrate = "smooth"
+    """What becomes of an uncertain label: ``"smooth"``: the ground truth smoothed, the paper's;
+    ``"loca"``: the label itself, where the ground truth does not lead it with the other classes
+    scaled down until it does (LoCa, arXiv 2409.04778), which keeps what the teacher says of
+    them."""
+    alpha: float = 0.9
+    """LoCa's: how far the others are scaled down, as a share of where the largest of them would
+    have as much as the ground truth; above 0, below 1. (What the paper took is not known here.)"""
+
     def __post_init__(self) -> None:
         require_ordered(self.low, self.middle, self.top)
         if not 0 <= self.smoothing <= 1:
             raise UsageError(f"smoothing is {self.smoothing}, expected 0 to 1.")
-        for name, choices in (("confidence", Confidence), ("discard", Discard)):
-            _check_choice(name, getattr(self, name), choices)
-        _check_choice("ensemble", self.ensemble, Combine)
+        if not 0 < self.alpha < 1:
+            raise UsageError(f"alpha is {self.alpha}, expected above 0 and below 1.")
+        choices = {"confidence": Confidence, "discard": Discard, "calibrate": Calibrate}
+        for name, words in (choices | {"ensemble": Combine}).items():
+            _check_choice(name, getattr(self, name), words)
 
     @classmethod
     def fit(
@@ -131,7 +146,8 @@ class FerKD:
                 class (``by_class``), which takes the shares of the views of that class. A class of
                 fewer than 1,000 labelled views has none of its own: its views, like those of
                 unknown ground truth, have the store's thresholds.
-            options: the rule's other parameters: ``smoothing``, ``discard`` and ``ensemble``.
+            options: the rule's other parameters: ``smoothing``, ``calibrate``, ``alpha``,
+                ``discard`` and ``ensemble``.
 
         Returns:
             a FerKD; of an ensemble an EnsembleFerKD with a rule for each teacher, fitted to its own
@@ -312,20 +328,15 @@ class FerKD:
         targets: npt.ArrayLike | None,
     ) -> Calibrated:
         action = self.decide(self.confidence_of(None, topk, targets), targets)
-        hard_region = action == Action.CALIBRATED
-        if hard_region.any():
-            shape = labels.base.shape
-            truths = np.full(shape, -1) if targets is None else np.broadcast_to(targets, shape)
-            chosen = _known(truths[hard_region], (int(hard_region.sum()),), "calibration")
-            truth = smooth(chosen, labels.num_classes, self.smoothing)
-            base, weights = labels.base.copy(), labels.weights.copy()
-            indices = labels.indices.copy()
-            base[hard_region] = truth.base
-            # The first slot takes the ground truth; the others stay as slots without weight.
-            indices[hard_region, 0] = truth.indices[:, 0]
-            weights[hard_region] = 0.0
-            weights[hard_region, 0] = truth.weights[:, 0]
-            labels = SoftLabels(base, indices, weights, labels.num_classes)
+        uncertain = action == Action.CALIBRATED
+        shape = labels.base.shape
+        truths = np.full(shape, -1) if targets is None else np.broadcast_to(targets, shape)
+        chosen = _known(truths[uncertain], (int(uncertain.sum()),), "calibration")
+        # LoCa's labels have a slot more, be they changed or not: those of any batches join.
+        if self.calibrate == "loca":
+            labels = with_leading_truth(labels, uncertain, chosen, self.alpha)
+        elif len(chosen):
+            labels = with_smoothed_truth(labels, uncertain, chosen, self.smoothing)
         return Calibrated(labels=labels, action=action, weight=loss_weights(action, self.discard))
 
 
@@ -334,7 +345,7 @@ class EnsembleFerKD:
     """A rule for each teacher of an ensemble: one teacher's 0.9 may be another's 0.6.
 
     Raises:
-        UsageError: no rules, or rules that differ in more than thresholds and smoothing.
+        UsageError: no rules, or rules that differ in more than thresholds and calibration.
     """
 
     rules: tuple[FerKD, ...]
@@ -351,7 +362,7 @@ class EnsembleFerKD:
             if len(set(values)) > 1:
                 raise UsageError(
                     f"the rules' {name} are {', '.join(values)}, expected one for all teachers: "
-                    "let them differ in thresholds and smoothing alone."
+                    "let them differ in thresholds and calibration alone."
                 )
         if self.ensemble == "mean":
             raise UsageError(

@@ -256,7 +256,7 @@ def _told(rule: FerKD) -> dict[str, Any]:
     return told
 
 
-_SINCE = {"by_class": None}
+_SINCE = {"by_class": None, "calibrate": "smooth", "alpha": 0.9}
 """Parameters that rules of older states have not, and what is like their not being there."""
 
 

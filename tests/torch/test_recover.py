@@ -135,6 +135,17 @@ def test_every_rule_by_class(case, confidence, edges):
     agree(topk, Recovery(None, "top-k", rule, None), target)
 
 
+@given(labels, st.sampled_from(["all", "mean"]), st.sampled_from([0.5, 0.9]))
+def test_labels_that_the_ground_truth_leads(case, combine, alpha):
+    topk = stored_labels(*case)
+    rule = FerKD(0.05, 0.8, 0.95, calibrate="loca", alpha=alpha, ensemble=combine)
+    target = np.random.default_rng(0).integers(0, topk.num_classes, ROWS)
+    agree(topk, Recovery(None, "top-k", rule, None), target)
+    other = stored_labels(case[0] + 1, topk.num_classes, 3, 0)
+    both = EnsembleTopK((topk, other), np.array([0.3, 0.7]))
+    agree(both, Recovery(None, "top-k", rule, None), target)
+
+
 def test_a_rule_by_class_of_an_unknown_ground_truth_and_of_other_classes():
     topk = stored_labels(3, 12, 3, 4)
     own = ClassThresholds(12, (0, 5), (0.1, 0.4), (0.5, 0.4), (0.6, 0.5))

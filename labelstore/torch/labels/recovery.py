@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -125,17 +126,47 @@ def _apply(
     _require(stored, uncertain, "calibration")
     action = torch.where(uncertain, CALIBRATED, KEPT)
     action = torch.where(below | above, DISCARDED, action).to(torch.uint8)
-    # Equation 4: the first slot takes the ground truth; the others stay as slots without weight.
+    make = _with_leading_truth if rule.calibrate == "loca" else _with_smoothed_truth
+    return make(labels, uncertain, target.clamp(min=0), rule), action
+
+
+def _with_smoothed_truth(
+    labels: TorchSoftLabels, chosen: torch.Tensor, target: torch.Tensor, rule: FerKD
+) -> TorchSoftLabels:
+    """As ``labelstore.labels.calibration.truth.with_smoothed_truth``, targets (B,) being given for
+    all labels."""
+    # The first slot takes the ground truth; the others stay as slots without weight.
     base = rule.smoothing / (labels.num_classes - 1) if rule.smoothing else 0.0
     first = torch.arange(labels.indices.shape[1], device=target.device) == 0
-    hard = uncertain[:, None]
+    hard = chosen[:, None]
     truth = torch.where(first, (1.0 - rule.smoothing) - base, 0.0)
     return dataclasses.replace(
         labels,
-        base=torch.where(uncertain, base, labels.base),
-        indices=torch.where(hard & first, target[:, None].clamp(min=0), labels.indices),
+        base=torch.where(chosen, base, labels.base),
+        indices=torch.where(hard & first, target[:, None], labels.indices),
         weights=torch.where(hard, truth, labels.weights),
-    ), action
+    )
+
+
+def _with_leading_truth(
+    labels: TorchSoftLabels, chosen: torch.Tensor, target: torch.Tensor, rule: FerKD
+) -> TorchSoftLabels:
+    """As ``labelstore.labels.calibration.truth.with_leading_truth``, targets (B,) being given for
+    all labels."""
+    base, weights = labels.base.double(), labels.weights.double()
+    same = labels.indices[:, :, None] == labels.indices[:, None, :]
+    of_each = base[:, None] + torch.where(same, weights[:, None, :], 0.0).sum(2)
+    mine = labels.indices == target[:, None]
+    own = (base + torch.where(mine, weights, 0.0).sum(1)).clamp(min=0.0)
+    rival = torch.maximum(torch.where(mine, -math.inf, of_each).amax(1), base)
+    scale = rule.alpha / (1.0 - own + rival)
+    scale = torch.where(chosen & (own <= rival), scale, 1.0)
+    return dataclasses.replace(
+        labels,
+        base=(scale * base).float(),
+        indices=torch.cat([labels.indices, target[:, None]], 1),
+        weights=torch.cat([scale[:, None] * weights, (1.0 - scale)[:, None]], 1).float(),
+    )
 
 
 def _edges(rule: FerKD, target: torch.Tensor) -> Edges:
