@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 
-from labelstore.errors import FallbackWarning, LabelError, PartialDataWarning, UsageError
+from labelstore.errors import FallbackWarning, PartialDataWarning, UsageError
 from labelstore.labels.actions import (
     Action,
     ActionCounts,
@@ -25,7 +25,7 @@ from labelstore.labels.actions import (
 )
 from labelstore.labels.calibration.by_class import FEWEST_VIEWS, fit_members_by_class
 from labelstore.labels.calibration.thresholds import ClassThresholds, Edges, require_ordered
-from labelstore.labels.calibration.truth import with_leading_truth, with_smoothed_truth
+from labelstore.labels.calibration.truth import known_truth, with_leading_truth, with_smoothed_truth
 from labelstore.labels.confidence import largest_of_mean, largest_probability, weighted_mean
 from labelstore.labels.ensemble import combined, loss_weights, together
 from labelstore.labels.fitting import CALIBRATED, EASIEST, HARDEST, Shares, fit_members
@@ -314,7 +314,7 @@ class FerKD:
         members: tuple[Any, ...] = (labels,) if topk is None else topk.members
         if self.confidence == "target":
             shape = members[0].indices.shape[:-1]
-            known = _known(targets, shape, 'confidence="target"')
+            known = known_truth(targets, shape, 'FerKD\'s confidence="target"')
             parts = [member.probability(known).astype(np.float32) for member in members]
             return parts[0] if len(parts) == 1 else weighted_mean(parts, held.weights)
         if topk is None:
@@ -331,7 +331,7 @@ class FerKD:
         uncertain = action == Action.CALIBRATED
         shape = labels.base.shape
         truths = np.full(shape, -1) if targets is None else np.broadcast_to(targets, shape)
-        chosen = _known(truths[uncertain], (int(uncertain.sum()),), "calibration")
+        chosen = known_truth(truths[uncertain], (int(uncertain.sum()),), "FerKD's calibration")
         # LoCa's labels have a slot more, be they changed or not: those of any batches join.
         if self.calibrate == "loca":
             labels = with_leading_truth(labels, uncertain, chosen, self.alpha)
@@ -434,19 +434,3 @@ def _check_choice(name: str, value: str, choices: object) -> None:
         raise UsageError(
             f"{name} is {value!r}, expected one of {', '.join(get_args(choices))}: choose one."
         )
-
-
-def _known(
-    targets: npt.ArrayLike | None, shape: tuple[int, ...], purpose: str
-) -> npt.NDArray[np.int64]:
-    """Ground truth broadcast to ``shape``, all of it known; LabelError otherwise."""
-    truths = np.asarray(-1 if targets is None else targets, dtype=np.int64)
-    known = np.broadcast_to(truths, shape)
-    missing = int((known < 0).sum())
-    if missing:
-        raise LabelError(
-            f"FerKD's {purpose} needs the ground truth and {missing} of {known.size} views have "
-            "none: give targets, or make the store with class folders or a class map.",
-            arguments=("targets",),
-        )
-    return known

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labelstore.errors import LabelError
 from labelstore.labels.soft_labels import SoftLabels, smooth
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     BoolArray = npt.NDArray[np.bool_]
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["with_leading_truth", "with_smoothed_truth"]
+__all__ = ["known_truth", "with_leading_truth", "with_smoothed_truth"]
 
 
 def with_smoothed_truth(
@@ -79,3 +80,19 @@ def with_leading_truth(
         np.concatenate([weights, added[..., None]], axis=-1),
         labels.num_classes,
     )
+
+
+def known_truth(
+    targets: npt.ArrayLike | None, shape: tuple[int, ...], purpose: str
+) -> npt.NDArray[np.int64]:
+    """Ground truth broadcast to ``shape``, all of it known; LabelError otherwise."""
+    truths = np.asarray(-1 if targets is None else targets, dtype=np.int64)
+    known = np.broadcast_to(truths, shape)
+    missing = int((known < 0).sum())
+    if missing:
+        raise LabelError(
+            f"{purpose} needs the ground truth and {missing} of {known.size} views have "
+            "none: give targets, or make the store with class folders or a class map.",
+            arguments=("targets",),
+        )
+    return known

@@ -23,6 +23,7 @@ from labelstore.errors import LabelError, UsageError
 from labelstore.labels.calibration.thresholds import Edges
 from labelstore.labels.ferkd import Action, together
 from labelstore.torch.labels.soft_labels import TorchSoftLabels
+from labelstore.training.recovery import NO_EPOCH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,6 +78,13 @@ def recover(stored: StoredLabels, recovery: Recovery) -> TorchSoftLabels:
         labels, action = _calibrated(stored, rule, tail)
         if rule.discard == "mask":
             weight = (action != DISCARDED).float()
+    if recovery.phases is not None:
+        if stored.epoch is None:
+            raise UsageError(NO_EPOCH)
+        hard = recovery.phases.is_hard(stored.epoch)
+        _require(stored, hard, "a hard phase")
+        epsilon = recovery.phases.smoothing_of_others(labels.num_classes)
+        labels = _with_smoothed_truth(labels, hard, stored.target.clamp(min=0), epsilon)
     return dataclasses.replace(
         labels,
         weight=weight,
@@ -123,23 +131,25 @@ def _apply(
     target = stored.target
     confidence = _confidence(rule, members, stored)
     below, uncertain, above = _edges(rule, target).parts(confidence)
-    _require(stored, uncertain, "calibration")
+    _require(stored, uncertain, "FerKD's calibration")
     action = torch.where(uncertain, CALIBRATED, KEPT)
     action = torch.where(below | above, DISCARDED, action).to(torch.uint8)
-    make = _with_leading_truth if rule.calibrate == "loca" else _with_smoothed_truth
-    return make(labels, uncertain, target.clamp(min=0), rule), action
+    truth = target.clamp(min=0)
+    if rule.calibrate == "loca":
+        return _with_leading_truth(labels, uncertain, truth, rule.alpha), action
+    return _with_smoothed_truth(labels, uncertain, truth, rule.smoothing), action
 
 
 def _with_smoothed_truth(
-    labels: TorchSoftLabels, chosen: torch.Tensor, target: torch.Tensor, rule: FerKD
+    labels: TorchSoftLabels, chosen: torch.Tensor, target: torch.Tensor, smoothing: float
 ) -> TorchSoftLabels:
     """As ``labelstore.labels.calibration.truth.with_smoothed_truth``, targets (B,) being given for
     all labels."""
     # The first slot takes the ground truth; the others stay as slots without weight.
-    base = rule.smoothing / (labels.num_classes - 1) if rule.smoothing else 0.0
+    base = smoothing / (labels.num_classes - 1) if smoothing else 0.0
     first = torch.arange(labels.indices.shape[1], device=target.device) == 0
     hard = chosen[:, None]
-    truth = torch.where(first, (1.0 - rule.smoothing) - base, 0.0)
+    truth = torch.where(first, (1.0 - smoothing) - base, 0.0)
     return dataclasses.replace(
         labels,
         base=torch.where(chosen, base, labels.base),
@@ -149,7 +159,7 @@ def _with_smoothed_truth(
 
 
 def _with_leading_truth(
-    labels: TorchSoftLabels, chosen: torch.Tensor, target: torch.Tensor, rule: FerKD
+    labels: TorchSoftLabels, chosen: torch.Tensor, target: torch.Tensor, alpha: float
 ) -> TorchSoftLabels:
     """As ``labelstore.labels.calibration.truth.with_leading_truth``, targets (B,) being given for
     all labels."""
@@ -159,7 +169,7 @@ def _with_leading_truth(
     mine = labels.indices == target[:, None]
     own = (base + torch.where(mine, weights, 0.0).sum(1)).clamp(min=0.0)
     rival = torch.maximum(torch.where(mine, -math.inf, of_each).amax(1), base)
-    scale = rule.alpha / (1.0 - own + rival)
+    scale = alpha / (1.0 - own + rival)
     scale = torch.where(chosen & (own <= rival), scale, 1.0)
     return dataclasses.replace(
         labels,
@@ -187,7 +197,7 @@ def _confidence(rule: FerKD, members: Sequence[TorchTopK], stored: StoredLabels)
     """(B,) float32; as ``FerKD.confidence_of``."""
     if rule.confidence == "target":
         needed = torch.ones_like(stored.target, dtype=torch.bool)
-        _require(stored, needed, 'confidence="target"')
+        _require(stored, needed, 'FerKD\'s confidence="target"')
         classes = stored.target[:, None]
     elif len(members) == 1:
         return members[0].probs[:, 0]
@@ -208,7 +218,7 @@ def _require(stored: StoredLabels, needed: torch.Tensor, purpose: str) -> None:
     missing, count = int((needed & (stored.target < 0)).sum()), int(needed.sum())
     if missing:
         raise LabelError(
-            f"FerKD's {purpose} needs the ground truth and {missing} of {count} views have "
+            f"{purpose} needs the ground truth and {missing} of {count} views have "
             "none: give targets, or make the store with class folders or a class map.",
             arguments=("targets",),
         )
