@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -124,6 +124,7 @@ def classes_of(num_classes, seed):
     return ClassThresholds(num_classes, own, *np.sort(rng.random((3, len(own))), axis=0))
 
 
+@settings(deadline=None)
 @given(
     labels, st.sampled_from(["max", "target"]), st.lists(st.floats(0, 1), min_size=3, max_size=3)
 )
@@ -135,6 +136,7 @@ def test_every_rule_by_class(case, confidence, edges):
     agree(topk, Recovery(None, "top-k", rule, None), target)
 
 
+@settings(deadline=None)
 @given(labels, st.sampled_from(["all", "mean"]), st.sampled_from([0.5, 0.9]))
 def test_labels_that_the_ground_truth_leads(case, combine, alpha):
     topk = stored_labels(*case)
