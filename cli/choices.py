@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
-    from labelstore.labels.ferkd import Combine, Confidence
+    from labelstore.labels.ferkd import Calibrate, Combine, Confidence
     from labelstore.labels.top_k import LabelType, Tail
     from labelstore.producer.settings import OnError, Resize
     from labelstore.store.ensembles import Images
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 Targets = Literal["folders", "none"]
 EngineName = Literal["local", "ray"]
-Thresholds = Literal["paper", "fit"]
+Thresholds = Literal["paper", "fit", "fit-by-class"]
 
 ON_ERROR: tuple[OnError, ...] = ("stop", "skip")
 TARGETS: tuple[Targets, ...] = get_args(Targets)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 THRESHOLDS: tuple[Thresholds, ...] = get_args(Thresholds)
 CONFIDENCES: tuple[Confidence, ...] = ("max", "target")
+CALIBRATES: tuple[Calibrate, ...] = ("smooth", "loca")
 COMBINES: tuple[Combine, ...] = ("all", "any", "mean")
 TAILS: tuple[Tail, ...] = ("image", "uniform", "none")
 LABEL_TYPES: tuple[LabelType, ...] = ("top-k", "hard", "smoothing")
@@ -36,7 +37,7 @@ FIDELITIES = ("small", "balanced", "fast")
 
 LOW, MIDDLE, TOP = 0.15, 0.30, 0.95
 """FerKD's thresholds."""
-SMOOTHING = 0.1
+SMOOTHING, ALPHA = 0.1, 0.9
 SCALE, RATIO, FLIP, SEED = (0.08, 1.0), (3 / 4, 4 / 3), 0.5, 0
 """The view law's."""
 TOLERANCE = 0.02

@@ -5,7 +5,7 @@
 | `STORE` | path or URL of a store | inspect, show, pull, recode |
 | `-o`, `--output` | path of the new store | generate, merge, recode |
 | `--device` | auto, cpu, cuda, mps | generate, demo |
-| `--thresholds` | paper, fit: where FerKD's come from | compare, inspect, merge, schedule, show |
+| `--thresholds` | paper, fit, fit-by-class | compare, inspect, merge, schedule, show |
 | `--low`, `--middle`, `--top` | FerKD's thresholds, 0..1 | those that have `--thresholds` |
 | `--confidence` | max, target: what thresholds look at | those that have `--thresholds` |
 | `--quantizer` | ratio16, ratio32, u8, u16, fp16, fp32 | generate, merge, recode |
@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import choices
+from .text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.labels.ferkd import Confidence, EnsembleFerKD, FerKD
+    from labelstore.labels.ferkd import Confidence, EnsembleFerKD, FerKD, FitBy
     from labelstore.store.label_reader import LabelReader
     from labelstore.views.law import ViewLaw
 
@@ -299,7 +300,8 @@ _FERKD = (
         default=choices.THRESHOLDS[0],
         show_default=True,
         help="FerKD: the paper's thresholds, or those at which as many of the store's own crops "
-        "are discarded and calibrated as of the paper's; these are told as --low, --middle, --top.",
+        "are discarded and calibrated as of the paper's; these are told as --low, --middle, --top. "
+        "fit-by-class: as many of the crops of each ground-truth class.",
     ),
     click.option(
         "--low",
@@ -345,7 +347,7 @@ class FerKDOptions:
     @property
     def fits(self) -> bool:
         """Whether the thresholds are to be those that fit a store."""
-        return self.thresholds == "fit"
+        return self.thresholds != "paper"
 
     def check(self) -> None:
         """Refuse what contradicts itself, before a store is read.
@@ -359,14 +361,14 @@ class FerKDOptions:
         said = [f"--{name}" for name in ("low", "middle", "top") if getattr(self, name) is not None]
         if said:
             raise click.UsageError(
-                f"{' and '.join(said)} and --thresholds fit were given, and fit chooses them: "
-                "leave out one or the other."
+                f"{' and '.join(said)} and --thresholds {self.thresholds} were given, and "
+                f"{self.thresholds} chooses them: leave out one or the other."
             )
         if self.confidence != "max":
             raise click.UsageError(
-                f"--thresholds fit looks at the largest probability, which is stored, and "
-                f"--confidence is {self.confidence}: leave it out, or give --low, --middle and "
-                "--top."
+                f"--thresholds {self.thresholds} looks at the largest probability, which is "
+                f"stored, and --confidence is {self.confidence}: leave it out, or give --low, "
+                "--middle and --top."
             )
 
     def rule(self, store: LabelReader | None = None, *, quiet: bool = False, **more: Any) -> FerKD:
@@ -396,14 +398,12 @@ class FerKDOptions:
         self.check()
         if not self.fits:
             return self._said(**more)
-        fitted = FerKD.fit(store, **more)
+        by: FitBy = "store" if self.thresholds == "fit" else "class"
+        fitted = FerKD.fit(store, by=by, **more)
         members = store.members
         for member, rule in zip(members, fitted.rules_for(len(members)), strict=True):
             if not quiet:
-                output.note(
-                    f"thresholds that fit {member.path}: --low {rule.low} --middle {rule.middle} "
-                    f"--top {rule.top}"
-                )
+                output.note(f"thresholds that fit {member.path}: {_told(rule)}")
         return fitted
 
     def _said(self, **more: Any) -> FerKD:
@@ -412,3 +412,17 @@ class FerKDOptions:
         said = {name: getattr(self, name) for name in ("low", "middle", "top")}
         chosen = {name: value for name, value in said.items() if value is not None}
         return FerKD(**chosen, confidence=self.confidence, **more)
+
+
+def _told(rule: FerKD) -> str:
+    """Fitted thresholds in words, which are flags where these say all."""
+    flags = f"--low {rule.low} --middle {rule.middle} --top {rule.top}"
+    own = rule.by_class
+    if own is None:
+        return flags
+    parts = [f"{len(own.classes)} of {counted(own.num_classes, 'class')} have their own"]
+    if own.classes:
+        ranges = zip(("low", "middle", "top"), (own.low, own.middle, own.top), strict=True)
+        told = ", ".join(f"{name} {min(edges)} to {max(edges)}" for name, edges in ranges)
+        parts.append(f"({told})")
+    return f"{' '.join(parts)}; for the others {flags}"

@@ -16,6 +16,8 @@ from . import (
 from .errors import LabelStoreError as LabelStoreError
 from .images.sources.choose import open_source as open_source
 from .labels import temperature as temperature
+from .labels.calibration.phases import LabelPhases as LabelPhases
+from .labels.calibration.thresholds import ClassThresholds as ClassThresholds
 from .labels.ferkd import (
     Action as Action,
     Calibrated as Calibrated,

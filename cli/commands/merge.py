@@ -11,7 +11,7 @@ from .. import choices, options, output
 from ..text import counted, difference, share
 
 if TYPE_CHECKING:
-    from labelstore.labels.ferkd import Combine
+    from labelstore.labels.ferkd import Calibrate, Combine
     from labelstore.labels.top_k import Tail
     from labelstore.operations.merge import MergeReport
     from labelstore.store.ensembles import Images
@@ -61,6 +61,8 @@ class MergeOptions(options.ResultOptions):
     calibrate: bool
     ferkd: options.FerKDOptions
     smoothing: float
+    calibrate_by: Calibrate
+    alpha: float
     ensemble: Combine
     top_k: int | None
     prior_size: int | None
@@ -120,6 +122,21 @@ class MergeOptions(options.ResultOptions):
     help="FerKD: what the ground truth leaves the other classes.",
 )
 @click.option(
+    "--calibrate-by",
+    type=click.Choice(choices.CALIBRATES),
+    default=choices.CALIBRATES[0],
+    show_default=True,
+    help="FerKD: replace an uncertain label by the smoothed ground truth, or scale its other "
+    "classes down until the ground truth leads (LoCa).",
+)
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=choices.ALPHA,
+    show_default=True,
+    help="LoCa: how far they are scaled down; at 1 the largest has as much as the ground truth.",
+)
+@click.option(
     "--ensemble",
     type=click.Choice(choices.COMBINES),
     default=choices.COMBINES[0],
@@ -144,6 +161,8 @@ def command(request: MergeOptions) -> None:
             labelstore.ensemble(stores, images=request.images) if request.ferkd.fits else stores[0],
             quiet=request.quiet,
             smoothing=request.smoothing,
+            calibrate=request.calibrate_by,
+            alpha=request.alpha,
             ensemble=request.ensemble,
         )
     first = stores[0]

@@ -43,6 +43,8 @@ same numbers to training:
 
 --thresholds fit takes as many crops as the paper's rule takes of its teachers' crops, and tells
 which thresholds these are; in training, ferkd = labelstore.FerKD.fit(store) gives the same.
+--thresholds fit-by-class takes as many of the crops of each ground-truth class:
+labelstore.FerKD.fit(store, by="class").
 
 Several stores are read as an ensemble; each teacher's view of its own labels is shown, too, and
 --thresholds fit gives each its own thresholds.

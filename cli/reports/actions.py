@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from labelstore.labels.actions import ACTION_WORDS
 
 if TYPE_CHECKING:
     from labelstore.labels.ferkd import Confidence
 
-__all__ = ["ACTIONS", "looks_at"]
+__all__ = ["ACTIONS", "looks_at", "thresholds"]
 
 ACTIONS = {
     "discarded_low": (ACTION_WORDS["discarded_low"], "red", "#c0504d"),
@@ -23,3 +23,13 @@ ACTIONS = {
 def looks_at(confidence: Confidence) -> str:
     """What the thresholds are compared with."""
     return "largest probability" if confidence == "max" else "ground truth's probability"
+
+
+def thresholds(rule: dict[str, Any]) -> str:
+    """The thresholds of a rule as reports tell it, and what they are compared with, in words."""
+    told = f"low {rule['low']:g}, middle {rule['middle']:g}, top {rule['top']:g}"
+    own = rule["by_class"]
+    if own is not None:
+        count = len(own["classes"])
+        told = f"thresholds of their own for {count} of {own['num_classes']} classes, else {told}"
+    return f"{told}, by the {looks_at(rule['confidence'])}"

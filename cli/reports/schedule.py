@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import output
 from ..text import counted, share, size
-from .actions import ACTIONS, looks_at
+from .actions import ACTIONS, thresholds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,10 +51,7 @@ def print_schedule(schedule: dict[str, Any]) -> None:
 
 def _title(source: str, rule: dict[str, Any]) -> str:
     of = "the mean label" if source == "mean label" else source
-    return (
-        f"Views of {of} (low {rule['low']:g}, middle {rule['middle']:g}, top {rule['top']:g}, "
-        f"by the {looks_at(rule['confidence'])})"
-    )
+    return f"Views of {of} ({thresholds(rule)})"
 
 
 def _rule(rule: dict[str, Any]) -> RenderableType:

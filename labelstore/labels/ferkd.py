@@ -2,18 +2,19 @@
 
 The confidence of a view decides what becomes of its label: at most ``low`` or above ``top``, the
 view is discarded (uninformative, or too easy); in (low, middle], its label becomes the ground truth
-smoothed by ``smoothing``; otherwise its soft label stays as it is.
+smoothed by ``smoothing``, or a label that it leads (LoCa); otherwise its soft label stays as it is.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 
-from labelstore.errors import LabelError, PartialDataWarning, UsageError
+from labelstore.errors import FallbackWarning, PartialDataWarning, UsageError
 from labelstore.labels.actions import (
     Action,
     ActionCounts,
@@ -22,22 +23,27 @@ from labelstore.labels.actions import (
     Discard,
     action_shares,
 )
+from labelstore.labels.calibration.by_class import FEWEST_VIEWS, fit_members_by_class
+from labelstore.labels.calibration.thresholds import ClassThresholds, Edges, require_ordered
+from labelstore.labels.calibration.truth import known_truth, with_leading_truth, with_smoothed_truth
 from labelstore.labels.confidence import largest_of_mean, largest_probability, weighted_mean
 from labelstore.labels.ensemble import combined, loss_weights, together
 from labelstore.labels.fitting import CALIBRATED, EASIEST, HARDEST, Shares, fit_members
-from labelstore.labels.soft_labels import SoftLabels, smooth
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from labelstore.labels.calibration.thresholds import Parts
     from labelstore.labels.ensemble import EnsembleTopK
     from labelstore.labels.fitting import MemberConfidences
+    from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import Tail, TopK
 
 __all__ = [
     "Action",
     "ActionCounts",
     "Calibrated",
+    "ClassThresholds",
     "Combine",
     "Discard",
     "EnsembleFerKD",
@@ -47,14 +53,18 @@ __all__ = [
 ]
 
 Confidence = Literal["max", "target"]
+Calibrate = Literal["smooth", "loca"]
+FitBy = Literal["store", "class"]
 
 
-class _Parts(NamedTuple):
-    """Which confidences (...) fall under which part of a rule: bool, of the confidences' type."""
+class RuleOptions(TypedDict, total=False):
+    """What a rule has besides thresholds, as ``FerKD`` describes it."""
 
-    low: Any
-    calibrated: Any
-    high: Any
+    smoothing: float
+    calibrate: Calibrate
+    alpha: float
+    discard: Discard
+    ensemble: Combine
 
 
 @dataclass(frozen=True)
@@ -84,18 +94,29 @@ class FerKD:
     ensemble: Combine = "all"
     """A view of an ensemble is discarded when ``all`` or ``any`` of the teachers discard it, the
     label being the mean over those that keep it; or the rule is applied to the ``mean`` label."""
+    by_class: ClassThresholds | None = None
+    """Thresholds of ground-truth classes that have their own (``FerKD.fit(store, by="class")``), in
+    place of low, middle and top. Views of other classes, and of an unknown ground truth (-1), have
+    those. None: all have."""
+
+    calibrate: Calibrate = "smooth"
+    """What becomes of an uncertain label: ``"smooth"``: the ground truth smoothed, the paper's;
+    ``"loca"``: the label itself, where the ground truth does not lead it with the other classes
+    scaled down until it does (LoCa, arXiv 2409.04778), which keeps what the teacher says of
+    them."""
+    alpha: float = 0.9
+    """LoCa's: how far the others are scaled down, as a share of where the largest of them would
+    have as much as the ground truth; above 0, below 1. (What the paper took is not known here.)"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.middle <= self.top <= 1:
-            raise UsageError(
-                f"thresholds are {self.low}, {self.middle}, {self.top}, expected "
-                "0 <= low <= middle <= top <= 1: put them in order."
-            )
+        require_ordered(self.low, self.middle, self.top)
         if not 0 <= self.smoothing <= 1:
             raise UsageError(f"smoothing is {self.smoothing}, expected 0 to 1.")
-        for name, choices in (("confidence", Confidence), ("discard", Discard)):
-            _check_choice(name, getattr(self, name), choices)
-        _check_choice("ensemble", self.ensemble, Combine)
+        if not 0 < self.alpha < 1:
+            raise UsageError(f"alpha is {self.alpha}, expected above 0 and below 1.")
+        choices = {"confidence": Confidence, "discard": Discard, "calibrate": Calibrate}
+        for name, words in (choices | {"ensemble": Combine}).items():
+            _check_choice(name, getattr(self, name), words)
 
     @classmethod
     def fit(
@@ -105,9 +126,8 @@ class FerKD:
         calibrated: float = CALIBRATED,
         easiest: float = EASIEST,
         *,
-        smoothing: float = smoothing,
-        discard: Discard = discard,
-        ensemble: Combine = ensemble,
+        by: FitBy = "store",
+        **options: Unpack[RuleOptions],
     ) -> FerKD | EnsembleFerKD:
         """The rule whose thresholds take shares of this store's views, whatever its teacher's.
 
@@ -122,7 +142,12 @@ class FerKD:
                 with a warning (PartialDataWarning).
             hardest: share of the views to be discarded as too hard, 0..1.
             calibrated: share to be calibrated. easiest: share to be discarded as too easy.
-            smoothing, discard, ensemble: the rule's other parameters.
+            by: ``"store"``: one set of thresholds; ``"class"``: also one for each ground-truth
+                class (``by_class``), which takes the shares of the views of that class. A class of
+                fewer than 1,000 labelled views has none of its own: its views, like those of
+                unknown ground truth, have the store's thresholds.
+            options: the rule's other parameters: ``smoothing``, ``calibrate``, ``alpha``,
+                ``discard`` and ``ensemble``.
 
         Returns:
             a FerKD; of an ensemble an EnsembleFerKD with a rule for each teacher, fitted to its own
@@ -131,11 +156,14 @@ class FerKD:
         Raises:
             UsageError: shares out of range; a store that is not open; the ``"mean"`` of an
             ensemble, whose confidences are not stored. NotFoundError: nothing is labelled.
-            StoreError: a label cannot be read.
+            StoreError: a label cannot be read. TypeError: an option that is none. Warns
+            (FallbackWarning) when no class has views enough.
         """
+        _check_choice("by", by, FitBy)
+        rule = cls(**options)
         shares = Shares(hardest, calibrated, easiest)
         fits = fit_members(store, shares)
-        if len(fits) > 1 and ensemble == "mean":
+        if len(fits) > 1 and rule.ensemble == "mean":
             raise UsageError(
                 'ensemble is "mean", expected "all" or "any": thresholds are fitted to stored '
                 "confidences, and those of the mean label are not stored."
@@ -147,42 +175,86 @@ class FerKD:
                 PartialDataWarning,
                 stacklevel=2,
             )
+        classes: list[ClassThresholds] | list[None] = [None] * len(fits)
+        if by == "class":
+            classes = fit_members_by_class(store, shares, store.num_classes)
+            if not any(own.classes for own in classes):
+                warnings.warn(
+                    f"no class of {store.members[0].path} has {FEWEST_VIEWS:,} labelled views of "
+                    "known ground truth: the store's thresholds are those of all.",
+                    FallbackWarning,
+                    stacklevel=2,
+                )
         rules = tuple(
-            cls(part.low, part.middle, part.top, smoothing, "max", discard, ensemble)
-            for part in fits
+            replace(rule, low=part.low, middle=part.middle, top=part.top, by_class=own)
+            for part, own in zip(fits, classes, strict=True)
         )
         return rules[0] if len(rules) == 1 else EnsembleFerKD(rules)
 
-    def decide(self, confidence: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    def decide(
+        self, confidence: npt.ArrayLike, targets: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.uint8]:
         """The action for each confidence (...) in [0, 1], as uint8 values of ``Action``.
 
         Confidences and thresholds are compared as float32, as probabilities are stored: a stored
-        0.15 is at ``low=0.15``.
+        0.15 is at ``low=0.15``. ``targets`` as for ``edges``.
         """
         values = np.asarray(confidence, dtype=np.float32)
-        parts = self.parts(values)
+        parts = self.parts(values, targets)
         action = np.full(values.shape, Action.KEPT, dtype=np.uint8)
         action[parts.calibrated] = Action.CALIBRATED
         action[parts.low | parts.high] = Action.DISCARDED
         return action
 
-    def parts(self, confidence: Any) -> _Parts:
-        """The rule itself: ``low`` and ``high``, which are discarded, and ``calibrated``.
+    def edges(self, targets: npt.ArrayLike | None = None) -> Edges:
+        """The thresholds of views.
 
         Args:
-            confidence: (...) float32, a NumPy array or a torch tensor on any device.
+            targets: ground-truth class ids, -1 where unknown, that broadcast with the confidences;
+                not looked at without ``by_class``.
 
-        Returns:
-            bool arrays or tensors (...); where none is True, the label is kept. NaN is in none.
+        Raises:
+            LabelError: thresholds by class, and no targets, or such as they know nothing of.
         """
-        low, middle, top = (float(np.float32(edge)) for edge in (self.low, self.middle, self.top))
-        below = confidence <= low
-        return _Parts(below, (confidence <= middle) & ~below, confidence > top)
+        if self.by_class is None:
+            return Edges(*(float(np.float32(edge)) for edge in (self.low, self.middle, self.top)))
+        return Edges(*self.table[:, self.by_class.require_known(targets)])
 
-    def count(self, confidence: npt.ArrayLike) -> ActionCounts:
-        """How many of the views (...) fall under which part; a NaN is no view."""
+    @cached_property
+    def table(self) -> npt.NDArray[np.float32]:
+        """(3, num_classes + 1) float32: ``ClassThresholds.table`` of a rule ``by_class``;
+        (3, 1), the same for all, of another."""
+        own = self.by_class or ClassThresholds(0, (), (), (), ())
+        return own.table((self.low, self.middle, self.top))
+
+    def of_class(self, target: int) -> FerKD:
+        """The rule of the views of a ground-truth class (-1: unknown): without ``by_class``."""
+        if self.by_class is None:
+            return self
+        known = self.by_class.of_class(int(self.by_class.require_known(target)))
+        low, middle, top = known or (self.low, self.middle, self.top)
+        return replace(self, low=low, middle=middle, top=top, by_class=None)
+
+    def require_classes(self, num_classes: int) -> None:
+        """UsageError where thresholds by class are of another number of classes."""
+        if self.by_class is not None and self.by_class.num_classes != num_classes:
+            raise UsageError(
+                f"the rule has thresholds for {self.by_class.num_classes} classes and the labels "
+                f"are of {num_classes}: fit it to labels of these classes."
+            )
+
+    def parts(self, confidence: Any, targets: npt.ArrayLike | None = None) -> Parts:
+        """The rule itself, as ``Edges.parts``: which confidences (...), a NumPy array or a torch
+        tensor, are too low, uncertain or too high. ``targets`` as for ``edges``."""
+        return self.edges(targets).parts(confidence)
+
+    def count(
+        self, confidence: npt.ArrayLike, targets: npt.ArrayLike | None = None
+    ) -> ActionCounts:
+        """How many of the views (...) fall under which part; a NaN is no view. ``targets`` as for
+        ``edges``."""
         values = np.asarray(confidence, dtype=np.float32)
-        low, calibrated, high = (int(part.sum()) for part in self.parts(values))
+        low, calibrated, high = (int(part.sum()) for part in self.parts(values, targets))
         views = int((~np.isnan(values)).sum())
         return ActionCounts(low, calibrated, views - low - calibrated - high, high)
 
@@ -197,12 +269,15 @@ class FerKD:
         Args:
             topk: stored labels (...) of a teacher, or of an ensemble read together.
             targets: (...) ground-truth class ids, -1 where unknown. Needed where a label is to be
-                calibrated, and everywhere for ``confidence="target"``.
+                calibrated, and everywhere for ``confidence="target"``; with thresholds by class
+                they are to be given, be they unknown.
             tail: how the residual mass is spread.
 
         Raises:
-            LabelError: the ground truth is needed and unknown.
+            LabelError: the ground truth is needed and unknown. UsageError: thresholds by class of
+            another number of classes.
         """
+        self.require_classes(topk.num_classes)
         if len(topk.members) == 1 or self.ensemble == "mean":
             return self._calibrate(topk.recover(tail), topk, targets)
         of_each = [self.apply(member, targets, tail) for member in topk.members]
@@ -239,7 +314,7 @@ class FerKD:
         members: tuple[Any, ...] = (labels,) if topk is None else topk.members
         if self.confidence == "target":
             shape = members[0].indices.shape[:-1]
-            known = _known(targets, shape, 'confidence="target"')
+            known = known_truth(targets, shape, 'FerKD\'s confidence="target"')
             parts = [member.probability(known).astype(np.float32) for member in members]
             return parts[0] if len(parts) == 1 else weighted_mean(parts, held.weights)
         if topk is None:
@@ -252,21 +327,16 @@ class FerKD:
         topk: TopK | EnsembleTopK,
         targets: npt.ArrayLike | None,
     ) -> Calibrated:
-        action = self.decide(self.confidence_of(None, topk, targets))
-        hard_region = action == Action.CALIBRATED
-        if hard_region.any():
-            shape = labels.base.shape
-            truths = np.full(shape, -1) if targets is None else np.broadcast_to(targets, shape)
-            chosen = _known(truths[hard_region], (int(hard_region.sum()),), "calibration")
-            truth = smooth(chosen, labels.num_classes, self.smoothing)
-            base, weights = labels.base.copy(), labels.weights.copy()
-            indices = labels.indices.copy()
-            base[hard_region] = truth.base
-            # The first slot takes the ground truth; the others stay as slots without weight.
-            indices[hard_region, 0] = truth.indices[:, 0]
-            weights[hard_region] = 0.0
-            weights[hard_region, 0] = truth.weights[:, 0]
-            labels = SoftLabels(base, indices, weights, labels.num_classes)
+        action = self.decide(self.confidence_of(None, topk, targets), targets)
+        uncertain = action == Action.CALIBRATED
+        shape = labels.base.shape
+        truths = np.full(shape, -1) if targets is None else np.broadcast_to(targets, shape)
+        chosen = known_truth(truths[uncertain], (int(uncertain.sum()),), "FerKD's calibration")
+        # LoCa's labels have a slot more, be they changed or not: those of any batches join.
+        if self.calibrate == "loca":
+            labels = with_leading_truth(labels, uncertain, chosen, self.alpha)
+        elif len(chosen):
+            labels = with_smoothed_truth(labels, uncertain, chosen, self.smoothing)
         return Calibrated(labels=labels, action=action, weight=loss_weights(action, self.discard))
 
 
@@ -275,13 +345,13 @@ class EnsembleFerKD:
     """A rule for each teacher of an ensemble: one teacher's 0.9 may be another's 0.6.
 
     Raises:
-        UsageError: no rules, or rules that differ in more than thresholds and smoothing.
+        UsageError: no rules, or rules that differ in more than thresholds and calibration.
     """
 
     rules: tuple[FerKD, ...]
-    """One for each member, in the members' order. Their ``confidence``, ``discard`` and
-    ``ensemble`` are those of the ensemble and so the same in all; ``ensemble`` is ``"all"`` or
-    ``"any"``, since the mean label has no teacher."""
+    """One for each member, in the members' order, thresholds by class included. Their
+    ``confidence``, ``discard`` and ``ensemble`` are the ensemble's and so the same in all;
+    ``ensemble`` is ``"all"`` or ``"any"``, since the mean label has no teacher."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", tuple(self.rules))
@@ -292,7 +362,7 @@ class EnsembleFerKD:
             if len(set(values)) > 1:
                 raise UsageError(
                     f"the rules' {name} are {', '.join(values)}, expected one for all teachers: "
-                    "let them differ in thresholds and smoothing alone."
+                    "let them differ in thresholds and calibration alone."
                 )
         if self.ensemble == "mean":
             raise UsageError(
@@ -314,6 +384,11 @@ class EnsembleFerKD:
     def ensemble(self) -> Combine:
         """How the teachers' decisions combine."""
         return self.rules[0].ensemble
+
+    def require_classes(self, num_classes: int) -> None:
+        """UsageError where thresholds by class are of another number of classes."""
+        for rule in self.rules:
+            rule.require_classes(num_classes)
 
     def rules_for(self, count: int) -> tuple[FerKD, ...]:
         """The rule of each of ``count`` teachers; UsageError when there are not as many."""
@@ -359,19 +434,3 @@ def _check_choice(name: str, value: str, choices: object) -> None:
         raise UsageError(
             f"{name} is {value!r}, expected one of {', '.join(get_args(choices))}: choose one."
         )
-
-
-def _known(
-    targets: npt.ArrayLike | None, shape: tuple[int, ...], purpose: str
-) -> npt.NDArray[np.int64]:
-    """Ground truth broadcast to ``shape``, all of it known; LabelError otherwise."""
-    truths = np.asarray(-1 if targets is None else targets, dtype=np.int64)
-    known = np.broadcast_to(truths, shape)
-    missing = int((known < 0).sum())
-    if missing:
-        raise LabelError(
-            f"FerKD's {purpose} needs the ground truth and {missing} of {known.size} views have "
-            "none: give targets, or make the store with class folders or a class map.",
-            arguments=("targets",),
-        )
-    return known

@@ -61,11 +61,18 @@ class MemberConfidences(Protocol):
         """One for each teacher."""
 
     @property
+    def num_classes(self) -> int:
+        """How many classes every teacher knows."""
+
+    @property
     def complete(self) -> bool:
         """Whether all labels are there."""
 
-    def member_confidence(self, number: int) -> Iterator[npt.NDArray[np.float32]]:
-        """A teacher's largest probabilities, in parts; NaN where there is no label."""
+    def member_confidence(
+        self, number: int
+    ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
+        """A teacher's largest probabilities, in parts, NaN where there is no label; with the ground
+        truth of each image."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ def fit_members(store: MemberConfidences, shares: Shares) -> list[FittedThreshol
         )
 
     def planes_of(number: int) -> Planes:
-        return lambda: store.member_confidence(number)
+        return lambda: (plane for _, plane in store.member_confidence(number))
 
     return [
         fit_thresholds(planes_of(number), shares, str(member.path))

@@ -249,7 +249,7 @@ def _compare(means: _Means, merged: Store) -> _Comparison:
             actions.append(action)
         if action is not None and isinstance(rule, FerKD):
             target = np.full(len(views), merged.targets[image])
-            again = rule.decide(rule.confidence_of(None, topk, target))
+            again = rule.decide(rule.confidence_of(None, topk, target), target)
             agreeing.append((again == Action.DISCARDED) == (action == Action.DISCARDED))
     between = distances((labels.dense(), stored) for labels, stored in pairs)
     if not actions:

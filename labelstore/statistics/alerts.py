@@ -81,6 +81,8 @@ def _of_rule(ferkd: dict[str, Any], tell: Any) -> None:
         part = f"{high:.1%} are above {ferkd['top']:g}"
         if low > high:
             part = f"{low:.1%} are at or below {ferkd['low']:g}"
+        if ferkd["by_class"] is not None:
+            part = "by class"
         tell(
             "many_discarded",
             f"FerKD's thresholds would discard {low + high:.1%} of the crops ({part}): the paper "

@@ -120,13 +120,18 @@ class Ensemble:
         """(num_images,) int64: where member ``number`` has each of the ensemble's images."""
         return self._rows[number]
 
-    def member_confidence(self, number: int) -> Iterator[npt.NDArray[np.float32]]:
+    def member_confidence(
+        self, number: int
+    ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
         """As ``labelstore.store.label_reader`` says."""
         member = self.members[number]
         wanted = np.zeros(member.num_images, dtype=bool)
         wanted[self._rows[number]] = self.labelled()
+        targets = np.full(member.num_images, -1, dtype=np.int32)
+        targets[self._rows[number]] = self.targets
         for rows, plane in member.iter_confidence():
-            yield plane[wanted[rows], : self.num_views]
+            chosen = wanted[rows]
+            yield targets[rows][chosen], plane[chosen, : self.num_views]
 
     def missing_blocks(self) -> list[int]:
         """Blocks of the ensemble's images (``manifest.block_slice``) that lack labels somewhere."""

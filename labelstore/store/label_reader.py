@@ -88,11 +88,14 @@ class LabelReader(Protocol):
     def member_rows(self, number: int) -> npt.NDArray[np.int64]:
         """(num_images,) int64: where member ``number`` has each image."""
 
-    def member_confidence(self, number: int) -> Iterator[npt.NDArray[np.float32]]:
+    def member_confidence(
+        self, number: int
+    ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
         """Member ``number``'s largest probabilities of the images and views that are read.
 
-        Block by block of that member, (n, num_views) float32: of images that every member has
-        labels of, or NaN in their place, in the member's order. From the one array of them.
+        Block by block of that member, the images' ground truth (n,), as ``targets`` has it, and
+        (n, num_views) float32: of images that every member has labels of, or NaN in their place, in
+        the member's order. From the one array of them.
 
         Raises:
             StoreError: a label cannot be read.

@@ -427,9 +427,11 @@ class Store:
         """Runs of images and their confidence planes, over the committed blocks in order."""
         return self._confidence_blocks(self._reader.committed_blocks())
 
-    def member_confidence(self, number: int) -> Iterator[npt.NDArray[np.float32]]:
+    def member_confidence(
+        self, number: int
+    ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
         """As ``labelstore.store.label_reader`` says; member 0 is the store itself."""
-        return (plane for _, plane in self.iter_confidence())
+        return ((self.targets[rows], plane) for rows, plane in self.iter_confidence())
 
     def _confidence_blocks(
         self, blocks: Sequence[int]

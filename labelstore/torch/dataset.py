@@ -21,7 +21,7 @@ from labelstore.torch.labels.soft_labels import TorchSoftLabels
 from labelstore.torch.labels.stored_labels import StoredLabels
 from labelstore.torch.photos import Photos
 from labelstore.training.options import part_of, require_known
-from labelstore.training.recovery import Recovery, RecoveryOptions
+from labelstore.training.recovery import NO_EPOCH, Recovery, RecoveryOptions
 
 if TYPE_CHECKING:
     import os
@@ -48,6 +48,8 @@ class Show(NamedTuple):
     """The image's number in the store."""
     views: tuple[int, ...]
     """View numbers."""
+    epoch: int | None = None
+    """Which epoch shows them; needed, and told, where labels are in phases (``LabelPhases``)."""
 
 
 class ViewOptions(RecoveryOptions, total=False):
@@ -122,9 +124,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 upside down, unless it is one of the few that check_pixels looks at. ``"size"``: the
                 size alone, for copies that were encoded anew. ``"none"``: nothing.
             options: ``size``, ``interpolation``, ``normalize``, ``transform`` and ``decode``, see
-                ``labelstore.torch.dataset.ViewOptions``; ``tail``, ``label_type``, ``ferkd`` and
-                ``temperature``, see ``labelstore.training.recovery.RecoveryOptions``. With a ferkd
-                that replaces discarded views, give a ``ViewSampler`` this data set.
+                ``labelstore.torch.dataset.ViewOptions``; ``tail``, ``label_type``, ``ferkd``,
+                ``phases`` and ``temperature``, see
+                ``labelstore.training.recovery.RecoveryOptions``. With a ferkd that replaces
+                discarded views, and with phases, give a ``ViewSampler`` this data set.
 
         Raises:
             UsageError: arguments that are missing or do not fit each other. TypeError: an option
@@ -222,7 +225,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         counts = [len(show.views) for show in shows]
         numbers = np.repeat(np.array([show.image for show in shows], dtype=np.int64), counts)
         views = np.array([view for show in shows for view in show.views], dtype=np.int64)
-        labels = self._labels(numbers, views)
+        labels = self._labels(numbers, views, self._epochs(shows, counts))
         geometry = self.store.views(numbers, views)
         samples: list[Sample] = []
         start = 0
@@ -234,12 +237,26 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             start += count
         return samples
 
-    def _labels(self, numbers: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Any:
+    def _epochs(self, shows: Sequence[Show], counts: Sequence[int]) -> npt.NDArray[np.int64] | None:
+        """(n,) the epoch of each view; None where it is of no matter."""
+        if self.recovery.phases is None:
+            return None
+        epochs = [show.epoch for show in shows]
+        if None in epochs:
+            raise UsageError(NO_EPOCH)
+        return np.repeat(np.array(epochs, dtype=np.int64), counts)
+
+    def _labels(
+        self,
+        numbers: npt.NDArray[np.int64],
+        views: npt.NDArray[np.int64],
+        epochs: npt.NDArray[np.int64] | None,
+    ) -> Any:
         target = self.store.targets[numbers]
         topk = self.store.read(numbers, views)
         if self._stored:
-            return StoredLabels.from_numpy(topk, target, numbers, views)
-        labels, weight, action = self.recovery(topk, target)
+            return StoredLabels.from_numpy(topk, target, numbers, views, epochs)
+        labels, weight, action = self.recovery(topk, target, epochs)
         return TorchSoftLabels.from_numpy(
             labels, weight=weight, target=target, action=action, image=numbers, view=views
         )

@@ -25,8 +25,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from labelstore.errors import UsageError, require_packages
+from labelstore.labels.calibration.phases import LabelPhases
 from labelstore.labels.ferkd import FerKD
-from labelstore.training.mixing import MixUp, OneOf, SelfMix
+from labelstore.training.mixing import CutMix, MixUp, OneOf, SelfMix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -112,6 +113,8 @@ class Recipe:
     """What the student's logits are divided by; the store's labels must be of the same."""
     temperature_squared: bool = False
     """Whether the soft-label loss is multiplied by temperature ** 2."""
+    phases: LabelPhases | None = None
+    """Which epochs have hard labels, or None; planned for ``epochs``."""
     epochs: int | None = None
     """Training budget, in epochs as the paper counts them."""
     start: Literal["scratch", "fine-tuning"] = "scratch"
@@ -139,6 +142,11 @@ class Recipe:
                 f"FerKD calibrates recovered top-k labels and label_type is {self.label_type!r}: "
                 "choose another than hard and label-smoothing, or leave ferkd out."
             )
+        if self.phases is not None and self.phases.epochs != self.epochs:
+            raise UsageError(
+                f"epochs of recipe {self.name!r} is {self.epochs} and its phases are planned for "
+                f"{self.phases.epochs}: give one number, as phases=LabelPhases(epochs=...)."
+            )
         if self.loss == "ferkd" and not calibrated:
             raise UsageError(
                 'loss is "ferkd", which needs calibrated labels, and ferkd is None: pass '
@@ -158,9 +166,11 @@ class Recipe:
         return "\n".join(lines)
 
     def dataset_arguments(self) -> dict[str, Any]:
-        """Keyword arguments for ``SoftLabelDataset``: label_type, tail and ferkd."""
+        """Keyword arguments for ``SoftLabelDataset``: label_type, tail, ferkd and phases."""
         chosen = LABEL_TYPES[self.label_type]
-        tail = {} if chosen.tail is None else {"tail": chosen.tail}
+        tail: dict[str, Any] = {} if chosen.tail is None else {"tail": chosen.tail}
+        if self.phases is not None:
+            tail["phases"] = self.phases
         return {"label_type": chosen.label_type, "ferkd": self.ferkd, **tail}
 
     def sampler_arguments(self) -> dict[str, Any]:
@@ -187,15 +197,27 @@ class Recipe:
         rule = self.mixing if seed is None else dataclasses.replace(self.mixing, seed=seed)
         return on_tensors(rule, rank)
 
-    def build_loss(self) -> LossFunction:
+    def build_loss(self, epoch: int | None = None) -> LossFunction:
         """The loss as a function of (logits, target), its mean over the batch.
 
+        Args:
+            epoch: which one it is for; needed by a recipe with ``phases``, whose hard epochs have
+                cross-entropy at temperature 1. Of another it makes no difference.
+
         Raises:
-            UsageError: ``hard_weight`` is needed and not set.
+            UsageError: ``hard_weight`` or the epoch is needed and not given.
         """
         require_packages("labelstore.torch", "torch")
         from labelstore.torch.losses import losses
 
+        if self.phases is not None:
+            if epoch is None:
+                raise UsageError(
+                    f"recipe {self.name!r} has another loss in its hard epochs and no epoch was "
+                    "given: make the loss anew in each epoch, with build_loss(epoch)."
+                )
+            if self.phases.is_hard(self.phases.check(epoch)):
+                return losses.fkd_loss
         softened: dict[str, Any] = {
             "temperature": self.temperature,
             "temperature_squared": self.temperature_squared,
@@ -220,7 +242,7 @@ def recipe(name: str, **changes: Any) -> Recipe:
     """A recipe by name, with some of its values changed.
 
     Args:
-        name: ``ferkd``, ``fkd``, ``funmatch``, ``meal-v2`` or ``kd``.
+        name: ``ferkd``, ``fkd``, ``hald``, ``funmatch``, ``meal-v2`` or ``kd``.
         changes: fields of ``Recipe``.
 
     Raises:
@@ -237,6 +259,8 @@ def recipe(name: str, **changes: Any) -> Recipe:
             f"a recipe has no {', '.join(unknown)}, expected some of {', '.join(sorted(known))}."
         )
     chosen = RECIPES[name]
+    if chosen.phases is not None and "epochs" in changes and "phases" not in changes:
+        changes["phases"] = dataclasses.replace(chosen.phases, epochs=changes["epochs"])
     sources = {key: value for key, value in chosen.sources.items() if key not in changes}
     sources |= dict.fromkeys(changes, "changed")
     return dataclasses.replace(chosen, sources=sources, **changes)
@@ -301,6 +325,27 @@ RECIPES: dict[str, Recipe] = {
             "temperature_squared": _NO_SQUARE,
             "epochs": f"{_BUDGET}; 150 when fine-tuning, table 9",
             "start": "paper, table 8; table 9 fine-tunes",
+        },
+    ),
+    "hald": Recipe(
+        name="hald",
+        summary="soft, hard, soft labels by epoch (Cui et al., 2025), for few views of an image",
+        phases=LabelPhases(),
+        mixing=CutMix(alpha=1.0),
+        loss="kl-divergence",
+        temperature=20.0,
+        epochs=300,
+        sources={
+            "phases": "HALD's paper (arXiv 2512.15647): 75, 150 and 75 of 300 epochs, smoothing "
+            "0.8; that it is spread over all classes: its published code, not stated",
+            "mixing": "HALD's paper and code: CutMix(alpha=1.0); its soft labels are of the mixed "
+            "image, stored ones are mixed instead",
+            "loss": "HALD's code, not stated: the KL divergence in soft phases, cross-entropy in "
+            "the hard one",
+            "temperature": "HALD's paper: 20 in soft phases, for teacher and student; its code: 1 "
+            "in the hard one",
+            "temperature_squared": "HALD's code: no; not stated",
+            "epochs": "HALD's paper",
         },
     ),
     "funmatch": Recipe(

@@ -6,6 +6,7 @@ it, with its ranks and its state.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -96,6 +97,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         self._ranks = num_replicas, rank
         if num_replicas is not None or rank is not None:
             ranks(num_replicas, rank)
+        self._phases = None if data is None else data.recovery.phases
         self.epoch = 0
         self._asked = False
         self._present = self.order.present(0)
@@ -140,6 +142,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         self._read_ahead.start(self.epoch)
         self._read_ahead.wait(self.epoch)
         epoch, first, count = self.epoch, self._position + self.rank, len(self)
+        told = None if self._phases is None else epoch
         order = self.order.order(epoch)
         self._yielded = 0
         for start in range(0, count, _CHUNK):
@@ -152,7 +155,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 self._asked = False
                 # Before the last one is given: who counts the batches never asks for more.
                 self._over = self._yielded == count
-                yield Show(image, tuple(row))
+                yield Show(image, tuple(row), told)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, 0..2**32-1; the position in the present one is kept if it is that.
@@ -161,11 +164,18 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
             UsageError: out of range; a curriculum has no epoch after its last.
         """
         epoch = self.order.check(epoch)
+        if self._phases is not None:
+            self._phases.check(epoch)
         self._asked = True
         if epoch != self.epoch:
             self.epoch, self._position, self._yielded, self._over = epoch, 0, 0, False
             self._present = self.order.present(epoch)
         self._read_ahead.start(epoch)
+
+    def _settings(self) -> dict[str, Any]:
+        """What decides the views and labels of an epoch besides its number; JSON-ready."""
+        phases = {} if self._phases is None else {"phases": dataclasses.asdict(self._phases)}
+        return self.order.settings() | phases
 
     def state_dict(self, seen: int | None = None) -> dict[str, Any]:
         """Where training stands, to go on from with any number of ranks. JSON-ready.
@@ -186,7 +196,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 "count images, not views."
             )
         position = min(self._position + count * self.num_replicas, len(self._present))
-        return {"epoch": self.epoch, "position": position, "settings": self.order.settings()}
+        return {"epoch": self.epoch, "position": position, "settings": self._settings()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, in the middle of its epoch.
@@ -205,11 +215,13 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 f"the state {dict(state)} is none of a sampler, which has an epoch, a position and "
                 "settings: pass what state_dict() gave."
             )
-        ours = self.order.settings()
-        differing = [name for name in ours if ours[name] != theirs.get(name)]
+        ours = self._settings()
+        # Some settings are told only where they are used.
+        names = dict.fromkeys([*ours, *theirs])
+        differing = [name for name in names if ours.get(name) != theirs.get(name)]
         if differing:
             lines = "; ".join(
-                f"{name}: {theirs.get(name)} there, {ours[name]} here" for name in differing
+                f"{name}: {theirs.get(name)} there, {ours.get(name)} here" for name in differing
             )
             raise MismatchError(
                 f"the sampler's state is of other settings ({lines}): make the sampler with the "

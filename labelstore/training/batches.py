@@ -101,8 +101,9 @@ class Batches:
                 processes of the machine together; 0 for none. They are read ahead as for
                 ``labelstore.torch.ViewSampler``.
             options: ``shuffle``, ``seed``, ``schedule``, ``epochs``, ``budget`` and ``images``, see
-                ``labelstore.training.epochs.EpochOptions``; ``tail``, ``label_type``, ``ferkd`` and
-                ``temperature``, see ``labelstore.training.recovery.RecoveryOptions``.
+                ``labelstore.training.epochs.EpochOptions``; ``tail``, ``label_type``, ``ferkd``,
+                ``phases`` and ``temperature``, see
+                ``labelstore.training.recovery.RecoveryOptions``.
 
         Raises:
             IncompleteError: labels are missing. NotFoundError: no such image, or none labelled.
@@ -148,6 +149,8 @@ class Batches:
             UsageError: no such epoch, or fewer batches. StoreError: as ``Store.read``.
         """
         self.order.check(epoch)
+        if self.recovery.phases is not None:
+            self.recovery.phases.check(epoch)
         count = self.count(epoch)
         if not 0 <= first <= count:
             raise UsageError(
@@ -171,16 +174,18 @@ class Batches:
             views = self.order.views(images, epoch)
             for place in range(0, len(images), self.batch_size):
                 batch = slice(place, place + self.batch_size)
-                yield self._batch(images[batch], views[batch])
+                yield self._batch(images[batch], views[batch], epoch)
 
     def _own(self, count: int) -> int:
         """How many of the epoch's images are this rank's."""
         return count // self.num_replicas if self.drop_last else -(-count // self.num_replicas)
 
-    def _batch(self, images: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Batch:
+    def _batch(
+        self, images: npt.NDArray[np.int64], views: npt.NDArray[np.int64], epoch: int
+    ) -> Batch:
         images, views = np.repeat(images, views.shape[1]), views.reshape(-1)
         targets = self.store.targets[images]
-        labels, weight, action = self.recovery(self.store.read(images, views), targets)
+        labels, weight, action = self.recovery(self.store.read(images, views), targets, epoch)
         box = flip = None
         if self.store.law is not None:
             geometry = self.store.views(images, views)

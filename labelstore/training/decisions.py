@@ -143,6 +143,7 @@ def decisions(reader: LabelReader, ferkd: FerKD | EnsembleFerKD) -> Decisions:
     """What a rule does with every labelled view; the arguments and errors are
     ``view_mask``'s."""
     targets = np.asarray(reader.targets)
+    ferkd.require_classes(reader.num_classes)
     if len(reader.members) == 1 or ferkd.ensemble == "mean":
         (rule,) = ferkd.rules_for(1)
         return _decide(reader, rule, targets, reader.labelled(), reader.num_views)
@@ -205,10 +206,11 @@ def _decide(
     for rows, plane in _planes(reader, rule, targets, wanted, num_views):
         # An unreadable image has no confidence (NaN), and no bit.
         known = ~np.isnan(plane)
-        action = rule.decide(plane)
+        truths = targets[rows, None]
+        action = rule.decide(plane, truths)
         passes[rows] = np.packbits(known & (action != Action.DISCARDED), axis=1)
         calibrated[rows] = np.packbits(known & (action == Action.CALIBRATED), axis=1)
-        counts += rule.count(plane)
+        counts += rule.count(plane, truths)
     source = "mean label" if len(reader.members) > 1 else str(reader.path)
     return Decisions(passes, calibrated, (Counts(source, counts),))
 

@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from labelstore.errors import IncompleteError, NotFoundError, UsageError
+from labelstore.labels.ferkd import EnsembleFerKD
 from labelstore.training.budget import budget_images, budget_share, budget_showings
 from labelstore.training.curriculum import (
     MOST_EPOCHS,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.labels.ferkd import EnsembleFerKD, FerKD
+    from labelstore.labels.ferkd import FerKD
     from labelstore.store.label_reader import LabelReader
 
 __all__ = ["EpochOptions", "EpochOrder", "ScheduleOptions"]
@@ -238,12 +239,25 @@ class EpochOrder:
         """The rule's parameters where it has a say in the views."""
         if self.ferkd is None or (self._mask is None and self._order is None):
             return None
-        fields = dataclasses.asdict(self.ferkd)
-        # A tuple would come back from JSON as a list, and differ.
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in fields.items()
-        }
+        if isinstance(self.ferkd, EnsembleFerKD):
+            return {"rules": [_told(rule) for rule in self.ferkd.rules]}
+        return _told(self.ferkd)
+
+
+def _told(rule: FerKD) -> dict[str, Any]:
+    """A rule's parameters for JSON; thresholds by class in short. Those that rules have had only
+    for a while are left out where they are not used, so that older states are of the same rule."""
+    told = dataclasses.asdict(dataclasses.replace(rule, by_class=None))
+    told = {
+        name: value for name, value in told.items() if name not in _SINCE or value != _SINCE[name]
+    }
+    if rule.by_class is not None:
+        told["by_class"] = rule.by_class.digest()
+    return told
+
+
+_SINCE = {"by_class": None, "calibrate": "smooth", "alpha": 0.9}
+"""Parameters that rules of older states have not, and what is like their not being there."""
 
 
 def _whole(value: Any, name: str) -> int:

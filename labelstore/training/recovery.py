@@ -6,22 +6,30 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
+import numpy as np
+
 from labelstore.errors import UsageError
+from labelstore.labels.calibration.truth import known_truth, with_smoothed_truth
 from labelstore.labels.soft_labels import mix
 from labelstore.labels.temperature import at_temperature
 from labelstore.training.options import require_known
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
+    from labelstore.labels.calibration.phases import LabelPhases
     from labelstore.labels.ensemble import EnsembleTopK
     from labelstore.labels.ferkd import EnsembleFerKD, FerKD
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import LabelType, Tail, TopK
     from labelstore.store.label_reader import LabelReader
 
-__all__ = ["Recovered", "Recovery", "RecoveryOptions"]
+NO_EPOCH = (
+    "labels in phases depend on the epoch and none was told: show them by a ViewSampler of the "
+    "data set, by Batches, or give the epoch."
+)
+
+__all__ = ["NO_EPOCH", "Recovered", "Recovery", "RecoveryOptions"]
 
 
 class Recovered(NamedTuple):
@@ -48,6 +56,9 @@ class RecoveryOptions(TypedDict, total=False):
     """Calibrates the labels; None. With ``discard="mask"`` they have a ``weight``, 0 for discarded
     views; with ``"replace"`` the order of views shows a discarded one only where an image has no
     other."""
+    phases: LabelPhases | None
+    """Which epochs have the smoothed ground truth instead of the labels (HALD); what gives views
+    then says of which epoch they are. Not together with ferkd. None."""
     temperature: float | None
     """Gives labels as if the teacher's logits had been divided by it, whatever the store's
     temperature: approximate, see ``labelstore.at_temperature``. The store's own when None. Not
@@ -63,6 +74,7 @@ class Recovery:
     ferkd: FerKD | EnsembleFerKD | None
     factors: tuple[float, ...] | None
     """What each teacher's temperature is multiplied by; None for labels as they are stored."""
+    phases: LabelPhases | None = None
 
     @classmethod
     def of(cls, store: LabelReader, **options: Unpack[RecoveryOptions]) -> Recovery:
@@ -74,8 +86,8 @@ class Recovery:
 
         Raises:
             UsageError: FerKD of labels that are not top-k, a temperature of such labels or together
-                with FerKD, or of a store that does not tell its own. TypeError: an option that is
-                none.
+                with FerKD, or of a store that does not tell its own; thresholds by class of
+                other classes. TypeError: an option that is none.
         """
         require_known("Recovery.of", options, RecoveryOptions)
         ferkd, temperature = options.get("ferkd"), options.get("temperature")
@@ -85,6 +97,8 @@ class Recovery:
                 f"FerKD calibrates recovered top-k labels and the label type is "
                 f'{kind!r}: pass label_type="top-k", or leave ferkd out.'
             )
+        if ferkd is not None:
+            ferkd.require_classes(store.num_classes)
         factors = None if temperature is None else _factors(store, temperature)
         if factors and (ferkd is not None or kind != "top-k"):
             raise UsageError(
@@ -92,18 +106,43 @@ class Recovery:
                 f"{'ferkd' if ferkd is not None else 'label_type ' + repr(kind)}, "
                 "expected top-k labels without calibration: leave one of the two out."
             )
-        return cls(options.get("tail"), kind, ferkd, factors)
+        phases = options.get("phases")
+        if phases is not None and ferkd is not None:
+            raise UsageError(
+                "labels in phases were asked for with ferkd, expected one of the two: in a hard "
+                "phase no label is the teacher's, so leave one out."
+            )
+        return cls(options.get("tail"), kind, ferkd, factors, phases)
 
-    def __call__(self, topk: TopK | EnsembleTopK, targets: npt.NDArray[np.int32]) -> Recovered:
+    def __call__(
+        self,
+        topk: TopK | EnsembleTopK,
+        targets: npt.NDArray[np.int32],
+        epochs: npt.ArrayLike | None = None,
+    ) -> Recovered:
         """Recover labels.
 
         Args:
             topk: n stored labels.
             targets: (n,) ground-truth class ids, -1 where unknown.
+            epochs: the epoch that shows them, or (n,) of them; for labels in phases.
 
         Raises:
-            LabelError: the rule needs a ground truth that is unknown.
+            LabelError: the rule, or the hard phase, needs a ground truth that is unknown.
+            UsageError: labels in phases, and no epoch.
         """
+        soft = self._recovered(topk, targets)
+        if self.phases is None:
+            return soft
+        if epochs is None:
+            raise UsageError(NO_EPOCH)
+        shape = soft.labels.base.shape
+        hard = self.phases.is_hard(np.broadcast_to(np.asarray(epochs), shape))
+        chosen = known_truth(np.asarray(targets)[hard], (int(hard.sum()),), "a hard phase")
+        epsilon = self.phases.smoothing_of_others(topk.num_classes)
+        return soft._replace(labels=with_smoothed_truth(soft.labels, hard, chosen, epsilon))
+
+    def _recovered(self, topk: TopK | EnsembleTopK, targets: npt.NDArray[np.int32]) -> Recovered:
         if self.factors:
             parts = zip(topk.members, self.factors, strict=True)
             cooled = [at_temperature(part, by, self.tail) for part, by in parts]

@@ -26,6 +26,7 @@ from labelstore.views.law import ViewLaw
     [
         (choices.CONFIDENCES, get_args(ferkd.Confidence)),
         (choices.COMBINES, get_args(ferkd.Combine)),
+        (choices.CALIBRATES, get_args(ferkd.Calibrate)),
         (choices.TAILS, get_args(top_k.Tail)),
         (choices.LABEL_TYPES, get_args(top_k.LabelType)),
         (choices.RESIZES, get_args(settings.Resize)),
@@ -44,7 +45,7 @@ def test_numbers_are_the_librarys():
     assert ViewLaw() == ViewLaw(choices.SEED, choices.SCALE, choices.RATIO, choices.FLIP)
     rule = ferkd.FerKD()
     assert (rule.low, rule.middle, rule.top) == (choices.LOW, choices.MIDDLE, choices.TOP)
-    assert rule.smoothing == choices.SMOOTHING
+    assert (rule.smoothing, rule.alpha) == (choices.SMOOTHING, choices.ALPHA)
     assert verify.TOLERANCE == choices.TOLERANCE
 
 

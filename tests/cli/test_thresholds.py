@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import resources
 
+import jsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -12,7 +14,7 @@ from click.testing import CliRunner
 import labelstore
 from labelstore.cli.main import main
 from labelstore.errors import PartialDataWarning
-from labelstore.labels.ferkd import FerKD
+from labelstore.labels.ferkd import Action, FerKD
 from labelstore.operations.inspection.inspect import report
 from labelstore.operations.schedule import dry_run
 from tests.support.stores import make_planned, written
@@ -111,6 +113,73 @@ def test_merge_calibrates_each_teacher_by_its_own(stores, tmp_path):
     # The same command goes on with what is there, and so comes to the same thresholds.
     assert run(*words, "-o", tmp_path / "m.zarr", "--json").exit_code == 0
     assert not said(run(*words, "-o", tmp_path / "quiet.zarr", "--quiet"))
+
+
+@pytest.fixture
+def classed(tmp_path):
+    """Two teachers of 40 x 60 crops, of which two classes have enough and one has too few."""
+    targets = np.resize([0, 1], 40)
+    targets[:6] = 2
+    return [
+        written(tmp_path / f"{name}.zarr", 40, views=60, seed=seed, classes=9, targets=targets)[0]
+        for name, seed in (("a", 0), ("b", 3))
+    ]
+
+
+def fits_schema(name, document):
+    text = resources.files("labelstore.schemas").joinpath(f"{name}.schema.json").read_text()
+    jsonschema.Draft202012Validator(json.loads(text)).validate(document)
+    return document
+
+
+def test_thresholds_by_class_wherever_thresholds_are_taken(classed, tmp_path):
+    a, b = classed
+    rule = FerKD.fit(a, by="class")
+    assert rule.by_class.classes == (0, 1)
+    truths = a.targets[:, None]
+    by_class = ("--thresholds", "fit-by-class")
+
+    done = run("inspect", a.path, *by_class, "--json", "--report", tmp_path / "page.html")
+    told = fits_schema("inspect", json.loads(done.stdout))
+    assert told["ferkd"]["by_class"] == rule.by_class.to_json()
+    counts = vars(rule.count(a.confidence(), truths))
+    assert {name: told["ferkd"][name]["count"] for name in counts} == counts
+    assert "2 of 9 classes have their own (low " in done.stderr
+    shown = " ".join(run("inspect", a.path, *by_class, "--plot", tmp_path / "p.png").stdout.split())
+    assert f"of their own for 2 of 9 classes, else low {rule.low:g}" in shown
+
+    told = json.loads(run("schedule", a.path, b.path, *by_class, "--json").stdout)
+    both = labelstore.ensemble([a, b])
+    assert told == json.loads(json.dumps(dry_run(both, FerKD.fit(both, by="class"))))
+    assert told["settings"]["rules"][0]["by_class"] == rule.by_class.to_json()
+    assert "of their own for 2 of 9" in " ".join(run("schedule", a.path, *by_class).stdout.split())
+
+    done = run("compare", a.path, b.path, *by_class, "--json")
+    told = fits_schema("compare", json.loads(done.stdout))["ferkd"]
+    kept = sum(part["count"] for part in told["decisions"] if part["a"] == "kept")
+    assert kept == counts["kept"]
+    run("compare", a.path, b.path, *by_class)
+
+    for image in (0, 6, 7):
+        told = fits_schema(
+            "show", json.loads(run("show", a.path, image, *by_class, "--json").stdout)
+        )
+        own = rule.of_class(a.targets[image])
+        assert [told["ferkd"][name] for name in ("low", "middle", "top")] == [
+            own.low,
+            own.middle,
+            own.top,
+        ]
+        actions = [view["action"].split("_")[0] for view in told["views"]]
+        decided = own.decide(a.confidence()[image][[view["view"] for view in told["views"]]])
+        assert actions == [Action(action).name.lower() for action in decided]
+
+    merged = tmp_path / "m.zarr"
+    words = ("merge", a.path, b.path, "--calibrate", *by_class, "-o", merged)
+    run(*words)
+    settings = labelstore.open(merged).manifest.origin["settings"]
+    assert settings["ferkd"]["rules"][0]["by_class"] == rule.by_class.to_json()
+    run(*words)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,9 @@ def test_the_others_are_as_the_paper_states_them():
     assert (type(funmatch.mixing), funmatch.epochs) == (mixing.MixUp, 300)
     assert (meal.epochs, meal.start) == (180, "fine-tuning")
     assert (kd.loss, kd.hard_weight, kd.epochs) == ("vanilla-kd", None, None)
-    assert {r.temperature for r in RECIPES.values()} == {1.0}
+    hald = labelstore.recipe("hald")
+    assert {r.temperature for r in RECIPES.values() if r != hald} == {1.0}
+    assert (hald.temperature, hald.epochs, hald.phases.hard_epochs) == (20, 300, range(75, 225))
 
 
 @pytest.mark.parametrize("name", RECIPES)

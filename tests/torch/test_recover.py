@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader
 import labelstore
 from labelstore import FerKD, TopK
 from labelstore.errors import FallbackWarning, LabelError, UsageError
+from labelstore.labels.calibration.thresholds import ClassThresholds
 from labelstore.labels.ensemble import EnsembleTopK
 from labelstore.labels.ferkd import EnsembleFerKD
 from labelstore.labels.prior import ImagePrior
@@ -114,6 +117,48 @@ def test_every_rule(case, confidence, discard, thresholds, smoothing):
     agree(topk, Recovery(None, "top-k", rule, None), target)
 
 
+def classes_of(num_classes, seed):
+    """Thresholds of their own for some of the classes."""
+    rng = np.random.default_rng(seed)
+    own = np.flatnonzero(rng.random(num_classes) < 0.6)
+    return ClassThresholds(num_classes, own, *np.sort(rng.random((3, len(own))), axis=0))
+
+
+@settings(deadline=None)
+@given(
+    labels, st.sampled_from(["max", "target"]), st.lists(st.floats(0, 1), min_size=3, max_size=3)
+)
+def test_every_rule_by_class(case, confidence, edges):
+    topk = stored_labels(*case)
+    rule = FerKD(*sorted(edges), confidence=confidence, discard="mask")
+    rule = replace(rule, by_class=classes_of(topk.num_classes, case[0]))
+    target = np.random.default_rng(0).integers(0, topk.num_classes, ROWS)
+    agree(topk, Recovery(None, "top-k", rule, None), target)
+
+
+@settings(deadline=None)
+@given(labels, st.sampled_from(["all", "mean"]), st.sampled_from([0.5, 0.9]))
+def test_labels_that_the_ground_truth_leads(case, combine, alpha):
+    topk = stored_labels(*case)
+    rule = FerKD(0.05, 0.8, 0.95, calibrate="loca", alpha=alpha, ensemble=combine)
+    target = np.random.default_rng(0).integers(0, topk.num_classes, ROWS)
+    agree(topk, Recovery(None, "top-k", rule, None), target)
+    other = stored_labels(case[0] + 1, topk.num_classes, 3, 0)
+    both = EnsembleTopK((topk, other), np.array([0.3, 0.7]))
+    agree(both, Recovery(None, "top-k", rule, None), target)
+
+
+def test_a_rule_by_class_of_an_unknown_ground_truth_and_of_other_classes():
+    topk = stored_labels(3, 12, 3, 4)
+    own = ClassThresholds(12, (0, 5), (0.1, 0.4), (0.5, 0.4), (0.6, 0.5))
+    rule = FerKD(0.3, 0.3, 0.8, by_class=own)
+    target = np.where(np.arange(ROWS) % 3 == 0, 5, -1)
+    found = agree(topk, Recovery(None, "top-k", rule, None), target)
+    assert len(set(found.action.tolist())) == 2
+    with pytest.raises(UsageError, match="thresholds for 12 classes and the labels are of 13"):
+        recover(rows_of(stored_labels(3, 13, 3, 4)), Recovery(None, "top-k", rule, None))
+
+
 @given(labels, st.sampled_from(["all", "any", "mean", "each"]), st.sampled_from(["max", "target"]))
 def test_several_teachers(case, combine, confidence):
     seed, num_classes, k, listed = case
@@ -127,7 +172,8 @@ def test_several_teachers(case, combine, confidence):
     own = "all" if combine == "each" else combine
     rule = FerKD(0.2, 0.4, 0.8, confidence=confidence, ensemble=own, discard="mask")
     if combine == "each":
-        rule = EnsembleFerKD((rule, FerKD(0.1, 0.5, 0.9, 0.3, confidence, "mask", own), rule))
+        other = FerKD(0.1, 0.5, 0.9, 0.3, confidence, "mask", own, classes_of(num_classes, seed))
+        rule = EnsembleFerKD((rule, other, rule))
     agree(topk, Recovery(None, "top-k", rule, None), target)
     agree(topk, Recovery("uniform", "top-k", None, None), target)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from labelstore.errors import IncompleteError, MismatchError, NotFoundError, Usa
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.images.sources.folder import FolderSource
+from labelstore.labels.calibration.thresholds import ClassThresholds
 from labelstore.store.writer import StoreWriter
 from labelstore.torch import Show, SoftLabelDataset, ViewSampler
 from labelstore.torch.join import ViewJoin
@@ -254,6 +256,12 @@ def test_numbers_out_of_range_are_refused(store, options, words):
 RULES = {
     "max": FerKD(low=0.3, middle=0.4, top=0.7),
     "target": FerKD(low=0.01, middle=0.02, top=0.7, confidence="target"),
+    "by class": FerKD(
+        *(0.3, 0.4, 0.7),
+        by_class=ClassThresholds(
+            20, range(0, 20, 2), np.full(10, 0.5), np.full(10, 0.6), np.linspace(0.7, 1, 10)
+        ),
+    ),
 }
 
 
@@ -469,6 +477,7 @@ PLANS = {
     "curriculum": {"schedule": "easy-to-hard", "epochs": 9},
     "surgical curriculum": {"schedule": "hard-to-easy", "epochs": 9, "ferkd": RULES["max"]},
     "budget": {"budget": 2 / 3},
+    "by class": {"ferkd": RULES["by class"]},
     "all": {"schedule": "hard-to-easy", "epochs": 9, "ferkd": RULES["max"], "budget": 0.6},
 }
 
@@ -520,6 +529,16 @@ def test_a_state_names_the_curriculum_and_the_budget(store):
     for change in ({"epochs": 4}, {"schedule": "hard-to-easy"}, {"ferkd": FerKD(low=0.1)}):
         with pytest.raises(MismatchError, match=next(iter(change))):
             ViewSampler(store, **{**options, **change}).load_state_dict(state)
+    state = ViewSampler(store, ferkd=RULES["by class"]).state_dict()
+    own = RULES["by class"].by_class
+    assert len(state["settings"]["ferkd"].pop("by_class")) == 32
+    # A state of a time when rules had no thresholds by class.
+    assert state["settings"] == ViewSampler(store, ferkd=RULES["max"]).order.settings()
+    for by_class in (None, replace(own, top=[1] * 10)):
+        changed = replace(RULES["by class"], by_class=by_class)
+        told = ViewSampler(store, ferkd=RULES["by class"]).state_dict()
+        with pytest.raises(MismatchError, match="by_class"):
+            ViewSampler(store, ferkd=changed).load_state_dict(told)
     state = ViewSampler(store, budget=0.5).state_dict()
     assert state["settings"]["budget"] == "1/2"
     ViewSampler(store, budget=0.5).load_state_dict(json.loads(json.dumps(state)))

@@ -95,8 +95,8 @@ def command(request: CompareOptions) -> None:
     request.ferkd.check()
     if request.ferkd.fits and request.mean_a:
         raise click.UsageError(
-            "--thresholds fit looks at the confidences of A, and those of a mean are not stored: "
-            "leave out --mean-a, or give --low, --middle and --top."
+            f"--thresholds {request.ferkd.thresholds} looks at the confidences of A, and those of "
+            "a mean are not stored: leave out --mean-a, or give --low, --middle and --top."
         )
     request.page.check(request.photo_options)
     a = _reader(request.a, request.mean_a)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import output
 from ...text import counted, share, size
-from ..actions import looks_at
+from ..actions import thresholds
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -216,10 +216,7 @@ class _Shown:
         rule = self.told["ferkd"]
         if rule is None:
             return ""
-        return (
-            f"What FerKD does (low {rule['low']:g}, middle {rule['middle']:g}, top "
-            f"{rule['top']:g}, by the {looks_at(rule['confidence'])})"
-        )
+        return f"What FerKD does ({thresholds(rule)})"
 
     def ferkd(self) -> RenderableType | None:
         """Shares of the crops by what the rule does with each label."""

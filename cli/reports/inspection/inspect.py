@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import output
 from ...text import counted, share
-from ..actions import ACTIONS, looks_at
+from ..actions import ACTIONS, looks_at, thresholds
 from . import by_class, spread
 
 if TYPE_CHECKING:
@@ -194,6 +194,12 @@ def _or_unknown(value: float | None) -> str:
     return "unknown" if value is None else f"{value:g}"
 
 
+def _same_for_all(ferkd: dict[str, Any]) -> bool:
+    """Whether one largest probability means one action: the thresholds may be of another number, or
+    of classes."""
+    return bool(ferkd["confidence"] == "max" and ferkd["by_class"] is None)
+
+
 def _action_of(confidence: float, ferkd: dict[str, Any]) -> str:
     """Name of what the rule does at a confidence, inside a bin."""
     if confidence <= ferkd["low"]:
@@ -209,14 +215,14 @@ def _histogram(report: dict[str, Any], encoding: str, width: int) -> Text:
     blocks = " ▏▎▍▌▋▊▉█" if encoding.startswith("utf") else " .......#"
     bins, ferkd = report["histogram"], report["ferkd"]
     longest = max(entry["ratio"] for entry in bins)
-    by_max = ferkd["confidence"] == "max"
+    same_for_all = _same_for_all(ferkd)
     text = Text()
     for entry in bins:
         eighths = round(entry["ratio"] / longest * width * 8)
         whole, part = divmod(eighths, 8)
         bar = blocks[8] * whole + (blocks[part] if part else "")
         middle = (entry["low"] + entry["high"]) / 2
-        style = ACTIONS[_action_of(middle, ferkd)][1] if by_max else "cyan"
+        style = ACTIONS[_action_of(middle, ferkd)][1] if same_for_all else "cyan"
         text.append(f"{entry['low']:.2f} ")
         text.append(bar.ljust(width), style=style)
         text.append(f" {share(entry['ratio']):>6}\n")
@@ -240,16 +246,16 @@ def _table(rows: list[dict[str, Any]]) -> RenderableType:
 
 
 def _ferkd_title(ferkd: dict[str, Any]) -> str:
-    return (
-        f"What FerKD does (low {ferkd['low']:g}, middle {ferkd['middle']:g}, "
-        f"top {ferkd['top']:g}, by the {looks_at(ferkd['confidence'])})"
-    )
+    return f"What FerKD does ({thresholds(ferkd)})"
 
 
 def _ferkd(ferkd: dict[str, Any]) -> RenderableType:
     from rich.text import Text
 
-    low, middle, top = (f"{ferkd[name]:g}" for name in ("low", "middle", "top"))
+    low, middle, top = (
+        f"{ferkd[name]:g}" if ferkd["by_class"] is None else name
+        for name in ("low", "middle", "top")
+    )
     ranges = {
         "discarded_low": f"[0, {low}]",
         "calibrated": f"({low}, {middle}]",
@@ -328,8 +334,7 @@ def draw_histogram(report: dict[str, Any], path: Path) -> None:
         path,
         np.array([entry["low"] for entry in bins] + [bins[-1]["high"]]),
         np.array([entry["ratio"] or 0.0 for entry in bins]),
-        # The thresholds are of the largest probability or of another number.
-        regions=regions if ferkd["confidence"] == "max" else (),
+        regions=regions if _same_for_all(ferkd) else (),
         title=f"{name}: {counted(store['labelled_crops'], 'crop')} of "
         f"{counted(store['labelled_images'], 'image')}",
         caption=_caption(store),

@@ -147,12 +147,12 @@ class _Sums:
         self._images.add(self._of_images[:, None] / count, places)
 
     def _decide(self, part: Part) -> None:
+        truths = part.crops.targets[:, None]
         confidences = (part.crops.confidence_a, part.crops.confidence_b)
         if self._rule.confidence == "target" and part.decisions is not None:
-            targets = part.crops.targets[:, None]
-            a, b = (self._rule.confidence_of(None, topk, targets) for topk in part.decisions)
+            a, b = (self._rule.confidence_of(None, topk, truths) for topk in part.decisions)
             confidences = a, b
-        self._decisions.add(*(_decisions(self._rule, values) for values in confidences))
+        self._decisions.add(*(_decisions(self._rule, values, truths) for values in confidences))
 
     def report(self) -> dict[str, Any]:
         """What was added up, by name."""
@@ -185,13 +185,16 @@ class _Sums:
             "middle": rule.middle,
             "top": rule.top,
             "confidence": rule.confidence,
+            "by_class": None if rule.by_class is None else rule.by_class.to_json(),
             "decisions": self._decisions.rows(whole),
         }
 
 
-def _decisions(rule: FerKD, confidences: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+def _decisions(
+    rule: FerKD, confidences: npt.NDArray[np.float32], truths: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int64]:
     """The number of each view's decision in ``DECISIONS``."""
-    parts = rule.parts(confidences)
+    parts = rule.parts(confidences, truths)
     return np.select([parts.low, parts.calibrated, parts.high], [0, 1, 3], default=2)
 
 

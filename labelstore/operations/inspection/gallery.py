@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.labels.ferkd import Action, FerKD
+from labelstore.labels.ferkd import Action, ClassThresholds, FerKD
 from labelstore.operations.inspection.labelled_photos import LabelledPhotos
 from labelstore.pictures.thumbnails import Budget, crop_thumbnail, photo_thumbnail
 
@@ -96,7 +96,14 @@ def page_data(
             is not what was committed.
     """
     ferkd = report["ferkd"]
-    rule = FerKD(ferkd["low"], ferkd["middle"], ferkd["top"], confidence=ferkd["confidence"])
+    own = ferkd["by_class"]
+    rule = FerKD(
+        ferkd["low"],
+        ferkd["middle"],
+        ferkd["top"],
+        confidence=ferkd["confidence"],
+        by_class=None if own is None else ClassThresholds(**own),
+    )
     rows, views = _sample(store)
     examples = _examples(store, rule, rows, views)
     full, light = _named_images(report)
@@ -246,7 +253,7 @@ def _image(store: Store, rule: FerKD, image: int, with_views: bool) -> dict[str,
         "width": width if width > 0 else None,
         "height": height if height > 0 else None,
         "picture": None,
-        "views": _views(store, rule, image) if with_views else None,
+        "views": _views(store, rule.of_class(target), image) if with_views else None,
     }
 
 

@@ -69,9 +69,11 @@ def report(
           of the crops in [0, high);
         - ``thresholds``: ``confidence``: 0, 0.005, ... 1; ``at_most``: how many crops have at most
           that, of what the rule looks at;
-        - ``ferkd``: ``low``, ``middle``, ``top``, ``confidence`` of the rule; ``discarded_low``,
-          ``discarded_high``, ``calibrated``, ``kept``: each a dict of ``count``, ``share`` and
-          ``error``; ``images_without_views``: images all of whose views are discarded;
+        - ``ferkd``: ``low``, ``middle``, ``top``, ``confidence`` of the rule, ``by_class`` (None,
+          or what classes have other thresholds: ``num_classes``, and lists ``classes``, ``low``,
+          ``middle``, ``top``); ``discarded_low``, ``discarded_high``, ``calibrated``, ``kept``:
+          each a dict of ``count``, ``share`` and ``error``; ``images_without_views``: images all of
+          whose views are discarded;
         - ``fitted``: what ``FerKD.fit`` gives, of the largest probability of all crops: ``low``,
           ``middle``, ``top``, and ``shares`` of the crops under each part of that rule
           (``discarded_low``, ``calibrated``, ``kept``, ``discarded_high``); None with a sample, or

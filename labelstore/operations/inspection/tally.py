@@ -144,8 +144,9 @@ class Tally:
 
     def _decide(self, targets: npt.NDArray[np.int32], values: npt.NDArray[np.float32]) -> None:
         """What the rule does with views (n, V) of images with ground truth (n,)."""
-        action = self._rule.decide(values)
-        self._actions += self._rule.count(values)
+        truths = targets[:, None]
+        action = self._rule.decide(values, truths)
+        self._actions += self._rule.count(values, truths)
         self._decided += values.size
         self._without_views += int((action == Action.DISCARDED).all(axis=1).sum())
         self._classes.add_actions(targets, action)
@@ -239,6 +240,7 @@ class Tally:
             "middle": rule.middle,
             "top": rule.top,
             "confidence": rule.confidence,
+            "by_class": None if rule.by_class is None else rule.by_class.to_json(),
         }
         for name in ("discarded_low", "discarded_high", "calibrated", "kept"):
             count = getattr(self._actions, name)

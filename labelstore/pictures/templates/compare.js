@@ -246,7 +246,7 @@
     const found = new Map(ferkd.decisions.map((part) => [`${part.a} ${part.b}`, part]));
     const looksAt = ferkd.confidence === "max" ? "largest probability" : "ground truth's probability";
     page.section("ferkd", "What FerKD does with both",
-      el("p", {}, `By the ${looksAt}, with low ${ferkd.low}, middle ${ferkd.middle} and top ${ferkd.top}: A's decision in the rows, B's in the columns.`),
+      el("p", {}, `By the ${looksAt}, with ${ferkd.by_class === null ? "" : `thresholds of their own for ${ferkd.by_class.classes.length} classes, and for the others `}low ${ferkd.low}, middle ${ferkd.middle} and top ${ferkd.top}: A's decision in the rows, B's in the columns.`),
       page.scroll("FerKD's decisions", el("table", {"aria-label": "FerKD's decisions"},
         el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "in A"), DECISIONS.map(([, words]) => el("th", {scope: "col", class: "number"}, `B ${words}`)))),
         el("tbody", {}, DECISIONS.map(([ofA, words]) => el("tr", {}, el("th", {scope: "row"}, words),

@@ -35,6 +35,8 @@ page.thresholds = ({data, names, images, photoLink, plusMinus, isSample}) => {
   function stopsOf() {
     const {confidence, at_most: atMost} = report.thresholds;
     const found = confidence.map((value, place) => ({value, atMost: atMost[place]}));
+    // Thresholds by class take other crops than one set of them does.
+    if (ferkd.by_class !== null) return found;
     // The thresholds that were asked for need not be among the 201.
     let reached = 0;
     for (const [name, part] of [["low", "discarded_low"], ["middle", "calibrated"], ["top", "kept"]]) {
@@ -197,7 +199,7 @@ page.thresholds = ({data, names, images, photoLink, plusMinus, isSample}) => {
       && el("i", {style: {background: colour, flex: `${found[number][1]} 1 0`}})));
     const bounds = at.map((place) => text(stops[place].value));
     const ranges = [`0 to ${bounds[0]}`, `above ${bounds[0]}, to ${bounds[1]}`, `above ${bounds[1]}, to ${bounds[2]}`, `above ${bounds[2]}`];
-    const unmoved = at.every((place, number) => place === given[number]);
+    const unmoved = ferkd.by_class === null && at.every((place, number) => place === given[number]);
     replace(rows, ACTIONS.map(([name, words, colour], number) => el("tr", {id: `part-${name}`},
       el("td", {}, el("span", {class: "tagged"}, el("span", {class: "swatch", style: {background: colour}}), el("span", {}, words))),
       el("td", {}, ranges[number]),
@@ -217,7 +219,10 @@ page.thresholds = ({data, names, images, photoLink, plusMinus, isSample}) => {
       el("thead", {}, el("tr", {}, ["crops are", "confidence", "crops", "share"].map((words, number) =>
         el("th", {scope: "col", class: number > 1 ? "number" : null}, words)))), rows)),
     el("div", {class: "tools"}, command, reset),
-    el("p", {class: "quiet"}, `At the given thresholds (low ${ferkd.low}, middle ${ferkd.middle}, top ${ferkd.top}) ${counted(ferkd.images_without_views, "photo")} would have no view left.`),
+    ferkd.by_class !== null && el("p", {class: "quiet", id: "by-class"},
+      `The rule was given with thresholds of their own for ${ferkd.by_class.classes.length} of ${ferkd.by_class.num_classes} classes, and low, middle and top for the others. What is drawn here is one set for all; by class the rule has `,
+      ACTIONS.map(([name, words]) => `${share(ferkd[name].share)} ${words}`).join(", "), "."),
+    el("p", {class: "quiet"}, `At the given thresholds (${ferkd.by_class === null ? "" : "by class, else "}low ${ferkd.low}, middle ${ferkd.middle}, top ${ferkd.top}) ${counted(ferkd.images_without_views, "photo")} would have no view left.`),
     report.fitted && ferkd.confidence === "max" && el("p", {class: "quiet", id: "fitted"},
       "Thresholds that fit this teacher, which take no more of its crops than the paper's took of the paper's teacher's: ",
       el("code", {}, `--low ${report.fitted.low} --middle ${report.fitted.middle} --top ${report.fitted.top}`),

@@ -13,13 +13,17 @@ without a loop over classes and without waiting for the device.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from typing import TYPE_CHECKING
 
 import torch
 
 from labelstore.errors import LabelError, UsageError
+from labelstore.labels.calibration.thresholds import Edges
 from labelstore.labels.ferkd import Action, together
 from labelstore.torch.labels.soft_labels import TorchSoftLabels
+from labelstore.training.recovery import NO_EPOCH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +41,8 @@ KEPT, CALIBRATED, DISCARDED = int(Action.KEPT), int(Action.CALIBRATED), int(Acti
 def recover(stored: StoredLabels, recovery: Recovery) -> TorchSoftLabels:
     """What ``labelstore.training.recovery.Recovery`` makes of labels, on the device where they lie.
 
-    It does not wait for the device, unless a rule is given and some ground truth is unknown.
+    It does not wait for the device, unless a rule is given and some ground truth is unknown, or
+    for the first batch of a rule with thresholds by class.
 
     Args:
         stored: n labels.
@@ -63,6 +68,8 @@ def recover(stored: StoredLabels, recovery: Recovery) -> TorchSoftLabels:
             "recover them before they are moved."
         )
     rule, tail = recovery.ferkd, recovery.tail
+    if rule is not None:
+        rule.require_classes(stored.members[0].num_classes)
     action = weight = None
     if rule is None:
         parts = [member.as_type(recovery.label_type, tail) for member in stored.members]
@@ -71,6 +78,13 @@ def recover(stored: StoredLabels, recovery: Recovery) -> TorchSoftLabels:
         labels, action = _calibrated(stored, rule, tail)
         if rule.discard == "mask":
             weight = (action != DISCARDED).float()
+    if recovery.phases is not None:
+        if stored.epoch is None:
+            raise UsageError(NO_EPOCH)
+        hard = recovery.phases.is_hard(stored.epoch)
+        _require(stored, hard, "a hard phase")
+        epsilon = recovery.phases.smoothing_of_others(labels.num_classes)
+        labels = _with_smoothed_truth(labels, hard, stored.target.clamp(min=0), epsilon)
     return dataclasses.replace(
         labels,
         weight=weight,
@@ -116,28 +130,74 @@ def _apply(
     """A rule's labels and actions; as ``FerKD.apply`` of one teacher, or of the mean of several."""
     target = stored.target
     confidence = _confidence(rule, members, stored)
-    below, uncertain, above = rule.parts(confidence)
-    _require(stored, uncertain, "calibration")
+    below, uncertain, above = _edges(rule, target).parts(confidence)
+    _require(stored, uncertain, "FerKD's calibration")
     action = torch.where(uncertain, CALIBRATED, KEPT)
     action = torch.where(below | above, DISCARDED, action).to(torch.uint8)
-    # Equation 4: the first slot takes the ground truth; the others stay as slots without weight.
-    base = rule.smoothing / (labels.num_classes - 1) if rule.smoothing else 0.0
+    truth = target.clamp(min=0)
+    if rule.calibrate == "loca":
+        return _with_leading_truth(labels, uncertain, truth, rule.alpha), action
+    return _with_smoothed_truth(labels, uncertain, truth, rule.smoothing), action
+
+
+def _with_smoothed_truth(
+    labels: TorchSoftLabels, chosen: torch.Tensor, target: torch.Tensor, smoothing: float
+) -> TorchSoftLabels:
+    """As ``labelstore.labels.calibration.truth.with_smoothed_truth``, targets (B,) being given for
+    all labels."""
+    # The first slot takes the ground truth; the others stay as slots without weight.
+    base = smoothing / (labels.num_classes - 1) if smoothing else 0.0
     first = torch.arange(labels.indices.shape[1], device=target.device) == 0
-    hard = uncertain[:, None]
-    truth = torch.where(first, (1.0 - rule.smoothing) - base, 0.0)
+    hard = chosen[:, None]
+    truth = torch.where(first, (1.0 - smoothing) - base, 0.0)
     return dataclasses.replace(
         labels,
-        base=torch.where(uncertain, base, labels.base),
-        indices=torch.where(hard & first, target[:, None].clamp(min=0), labels.indices),
+        base=torch.where(chosen, base, labels.base),
+        indices=torch.where(hard & first, target[:, None], labels.indices),
         weights=torch.where(hard, truth, labels.weights),
-    ), action
+    )
+
+
+def _with_leading_truth(
+    labels: TorchSoftLabels, chosen: torch.Tensor, target: torch.Tensor, alpha: float
+) -> TorchSoftLabels:
+    """As ``labelstore.labels.calibration.truth.with_leading_truth``, targets (B,) being given for
+    all labels."""
+    base, weights = labels.base.double(), labels.weights.double()
+    same = labels.indices[:, :, None] == labels.indices[:, None, :]
+    of_each = base[:, None] + torch.where(same, weights[:, None, :], 0.0).sum(2)
+    mine = labels.indices == target[:, None]
+    own = (base + torch.where(mine, weights, 0.0).sum(1)).clamp(min=0.0)
+    rival = torch.maximum(torch.where(mine, -math.inf, of_each).amax(1), base)
+    scale = alpha / (1.0 - own + rival)
+    scale = torch.where(chosen & (own <= rival), scale, 1.0)
+    return dataclasses.replace(
+        labels,
+        base=(scale * base).float(),
+        indices=torch.cat([labels.indices, target[:, None]], 1),
+        weights=torch.cat([scale[:, None] * weights, (1.0 - scale)[:, None]], 1).float(),
+    )
+
+
+def _edges(rule: FerKD, target: torch.Tensor) -> Edges:
+    """The thresholds of views by their ground truth (B,); as ``FerKD.edges``."""
+    if rule.by_class is None:
+        return rule.edges()
+    # The last column is that of the unknown ground truth, -1.
+    return Edges(*_table(rule, target.device)[:, target])
+
+
+@functools.lru_cache(maxsize=16)
+def _table(rule: FerKD, device: torch.device) -> torch.Tensor:
+    """``FerKD.table`` on a device, to which it is copied once: a copy waits for it."""
+    return torch.as_tensor(rule.table, device=device)
 
 
 def _confidence(rule: FerKD, members: Sequence[TorchTopK], stored: StoredLabels) -> torch.Tensor:
     """(B,) float32; as ``FerKD.confidence_of``."""
     if rule.confidence == "target":
         needed = torch.ones_like(stored.target, dtype=torch.bool)
-        _require(stored, needed, 'confidence="target"')
+        _require(stored, needed, 'FerKD\'s confidence="target"')
         classes = stored.target[:, None]
     elif len(members) == 1:
         return members[0].probs[:, 0]
@@ -158,7 +218,7 @@ def _require(stored: StoredLabels, needed: torch.Tensor, purpose: str) -> None:
     missing, count = int((needed & (stored.target < 0)).sum()), int(needed.sum())
     if missing:
         raise LabelError(
-            f"FerKD's {purpose} needs the ground truth and {missing} of {count} views have "
+            f"{purpose} needs the ground truth and {missing} of {count} views have "
             "none: give targets, or make the store with class folders or a class map.",
             arguments=("targets",),
         )

@@ -183,6 +183,8 @@ class StoredLabels:
     """(B,) int64: the view's number."""
     all_known: bool
     """Whether no ground truth is unknown."""
+    epoch: torch.Tensor | None = None
+    """(B,) int64: which epoch shows the view; None where its label does not depend on it."""
 
     @classmethod
     def from_numpy(
@@ -191,8 +193,10 @@ class StoredLabels:
         target: npt.ArrayLike,
         image: npt.ArrayLike,
         view: npt.ArrayLike,
+        epoch: npt.ArrayLike | None = None,
     ) -> StoredLabels:
-        """What ``read`` of a store or an ensemble gives for images (B,) and views (B,)."""
+        """What ``read`` of a store or an ensemble gives for images (B,) and views (B,), which an
+        epoch, or (B,) of them, show."""
         truth = torch.as_tensor(target, dtype=torch.int64)
         return cls(
             members=tuple(TorchTopK.from_numpy(member) for member in topk.members),
@@ -201,6 +205,7 @@ class StoredLabels:
             image=torch.as_tensor(image, dtype=torch.int64),
             view=torch.as_tensor(view, dtype=torch.int64),
             all_known=bool((truth >= 0).all()),
+            epoch=None if epoch is None else torch.as_tensor(epoch).expand(len(truth)),
         )
 
     @classmethod

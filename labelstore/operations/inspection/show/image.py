@@ -62,7 +62,8 @@ def describe(
           (whether it says which crops its labels belong to);
         - ``image`` (its position), ``key``, ``width`` and ``height`` (pixels, None where unknown),
           ``target`` (its class, None where unknown), ``target_name`` (for a person, or None);
-        - ``ferkd``: ``low``, ``middle``, ``top``, ``smoothing``, ``confidence``, ``ensemble``;
+        - ``ferkd``: ``low``, ``middle``, ``top`` (those of the image's class, where the rule has
+          thresholds by class), ``smoothing``, ``confidence``, ``ensemble``;
         - ``views``: a list of a dict for each view: ``view`` (its number); ``box`` [top, left,
           height, width] in pixels and ``flip``, both None where unknown; ``confidence``: what the
           rule looks at, 0..1; ``classes`` and ``probs``: the stored classes, likeliest first, and
@@ -81,8 +82,10 @@ def describe(
             disk is not what was committed. LabelError: the rule looks at the ground truth and this
             is unknown.
     """
-    store, rule = opened_reader(store), ferkd or FerKD()
+    store = opened_reader(store)
     row = position_of(store, image)
+    # The thresholds of the image's class, where the rule has such: those that are told below.
+    rule = (ferkd or FerKD()).of_class(int(store.targets[row]))
     numbers = np.arange(store.num_views) if views is None else np.asarray(views, dtype=np.int64)
     geometry = _geometry(store, row, numbers)
     width, height = (int(side) for side in store.sizes(row))
@@ -310,9 +313,9 @@ def overview(store: LabelReader, image: int, ferkd: FerKD | None = None) -> dict
     Raises:
         Those of ``describe``.
     """
-    rule = ferkd or FerKD()
     topk = store.read(image, np.arange(store.num_views))
     target = int(store.targets[image])
+    rule = (ferkd or FerKD()).of_class(target)
     confidence = rule.confidence_of(None, topk, None if target < 0 else target)
     done = rule.apply(topk, np.full(store.num_views, max(target, 0)))
     actions = _actions(topk, rule, done, confidence, max(target, 0))
