@@ -15,10 +15,10 @@ from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import mean_distribution
 from labelstore.store.backends.registry import backend_of
+from labelstore.store.lineage import origin
 from labelstore.store.rewrite import (
     RewriteReport,
     bytes_of,
-    origin,
     require_source,
     sample,
     unlabelled_block,
