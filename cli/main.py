@@ -39,7 +39,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "Try out a schedule without training: what is left and read.",
     ),
     "pull": (".commands.pull", "Copy a store here, all of it or a part."),
-    "merge": (".commands.merge", "Write the mean of several teachers' stores."),
+    "subset": (
+        ".commands.lifecycle.subset",
+        "Write some images, and some views of each, to a store.",
+    ),
+    "merge": (".commands.merge", "Write the mean of several teachers' stores, or join parts."),
     "recode": (".commands.recode", "Write a store anew: backend, size, prior list."),
     "materialize": (".commands.materialize", "Make a decoded copy for reading at random."),
     "demo": (".commands.demo", "Try it all on twenty photos: two teachers, one student."),
@@ -48,6 +52,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 OPTION_OF = {"k": "top_k", "num_views": "views", "teacher": "spec"}
 """Arguments of the library that commands have under another name."""
+
+GO_ON = ("generate", "merge", "pull", "recode", "subset")
+"""Commands that go on where they stopped when they are given again."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of the signal, as shells report it."""
@@ -127,7 +134,7 @@ class LazyGroup(click.Group):
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             going_on = ""
-            if ctx.invoked_subcommand in ("generate", "merge", "pull", "recode"):
+            if ctx.invoked_subcommand in GO_ON:
                 going_on = ": what was committed is kept, and the same command goes on from there"
             click.echo(f"Interrupted{going_on}.", err=True)
             ctx.exit(INTERRUPTED)

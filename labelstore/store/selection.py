@@ -44,7 +44,7 @@ class Selection:
     """(N,) which store each image is of."""
     rows: npt.NDArray[np.int64]
     """(N,) where it stands there."""
-    views: npt.NDArray[np.int64] | range
+    views: npt.NDArray[np.integer[Any]] | range
     """Which views are taken: (N, V), of each image its own, rising; or the same of all, a range
     from 0 on."""
 
@@ -53,7 +53,7 @@ class Selection:
         cls,
         store: Store,
         rows: npt.NDArray[np.int64] | None = None,
-        views: npt.NDArray[np.int64] | range | None = None,
+        views: npt.NDArray[np.integer[Any]] | range | None = None,
     ) -> Selection:
         """Images of one store, by position, and their views; all of them when None."""
         chosen = np.arange(store.num_images) if rows is None else rows
@@ -144,7 +144,11 @@ class Selection:
 
     @functools.cached_property
     def _read_block(self) -> functools._lru_cache_wrapper[Parts]:
-        last = self.views[-1] if isinstance(self.views, range) else int(self.views.max(initial=0))
+        last = (
+            self.views[-1]
+            if isinstance(self.views, range)
+            else int(self.views[:, -1].max(initial=0))
+        )
 
         def read(member: int, block: int) -> Parts:
             return self.stores[member].block_codes(block, last + 1)
@@ -155,7 +159,7 @@ class Selection:
         return self._read_block(member, block)
 
     @staticmethod
-    def _own_views(codes: Codes, views: npt.NDArray[np.int64]) -> Codes:
+    def _own_views(codes: Codes, views: npt.NDArray[np.integer[Any]]) -> Codes:
         return {
             name: np.take_along_axis(array, views.reshape(*views.shape, *[1] * (array.ndim - 2)), 1)
             for name, array in codes.items()
