@@ -35,11 +35,12 @@ labelled apart, and become one store, every label as it is.
 \b
   labelstore merge first_half.zarr second_half.zarr --parts -o teacher.zarr
 
-To be averaged, the stores must hold the same views: the same --seed, --scale, --ratio and --flip when they were
-generated. Input sizes, --top-k and quantizers may differ. labelstore.ensemble gives the same labels
-at read time, with every teacher's own; merging pays where several students are trained, since one
-store is read instead of several. What cutting and quantizing the mean lost is measured over a
-sample and told. An interrupted merge goes on where it stopped when the same command is given again.
+To be averaged, the stores must hold the same views: the same --seed, --scale, --ratio and --flip
+when they were generated. Input sizes, --top-k and quantizers may differ. labelstore.ensemble gives
+the same labels at read time, with every teacher's own; merging pays where several students are
+trained, since one store is read instead of several. What cutting and quantizing the mean lost is
+measured over a sample and told. An interrupted merge goes on where it stopped when the same command
+is given again.
 """
 
 

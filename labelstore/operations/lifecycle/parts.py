@@ -246,13 +246,11 @@ def _join_blocks(
         missing = 0
         for block in range(manifest.num_blocks):
             rows = manifest.block_slice(block)
-            owner = next(
-                (p for p, blocks in zip(parts, held, strict=True) if block in blocks), None
-            )
+            owner = next((number for number, blocks in enumerate(held) if block in blocks), None)
             if owner is None:
                 missing += block in writer.pending_blocks()
             elif block in writer.pending_blocks():
-                writer.write_codes(block, BlockCodes(*owner.block_codes(block)))
+                writer.write_codes(block, BlockCodes(*parts[owner].block_codes(block)))
             if tell is not None:
                 images = rows.stop - rows.start
                 tell(images, images * manifest.num_views)

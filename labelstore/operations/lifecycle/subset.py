@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -48,7 +48,7 @@ class ViewChoice:
     count: int
     by: Choice = "random"
     seed: int = 0
-    ferkd: FerKD = FerKD()
+    ferkd: FerKD = field(default_factory=FerKD)
     """The rule of ``"surgical"``."""
 
     def __post_init__(self) -> None:
@@ -175,10 +175,10 @@ def _views(
                 f"{views.count} views an image were asked for, {store.path} has "
                 f"{store.num_views}: ask for fewer."
             )
-        told = {"count": views.count, "by": views.by, "seed": views.seed}
+        rule: dict[str, Any] = {"count": views.count, "by": views.by, "seed": views.seed}
         if views.by == "surgical":
-            told["ferkd"] = asdict(views.ferkd)
-        return choose_views(store, rows, views), told
+            rule["ferkd"] = asdict(views.ferkd)
+        return choose_views(store, rows, views), rule
     chosen = range(store.num_views) if views is None else views
     if chosen.step != 1 or not 0 <= chosen.start < chosen.stop <= store.num_views:
         raise UsageError(
