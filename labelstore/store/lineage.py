@@ -49,8 +49,9 @@ def lineage(manifest: Manifest) -> list[dict[str, Any]]:
     """What was done to make a store, the earliest first; [] where a teacher, or arrays, made it.
 
     Returns:
-        ``{"operation", "stores", "settings"}`` of each step: the ids of what was read, and the
-        settings without what the steps before did and without the teachers' descriptions.
+        ``{"operation", "stores", "result", "settings"}`` of each step: the ids of what was read and
+        of what was made, and the settings without what the steps before did and without the
+        teachers' descriptions.
     """
     if manifest.origin is None:
         return []
@@ -59,14 +60,15 @@ def lineage(manifest: Manifest) -> list[dict[str, Any]]:
     settings.pop(TEACHERS, None)
     # Settings may hold anything in a store from a stranger.
     steps = [step for step in earlier if _is_step(step)] if isinstance(earlier, list) else []
-    return [*steps, {**manifest.origin, "settings": settings}]
+    return [*steps, {**manifest.origin, "result": manifest.id, "settings": settings}]
 
 
 def _is_step(step: Any) -> bool:
     return (
         isinstance(step, dict)
-        and step.keys() == {"operation", "stores", "settings"}
+        and step.keys() == {"operation", "stores", "result", "settings"}
         and isinstance(step["operation"], str)
+        and isinstance(step["result"], str)
         and isinstance(step["stores"], list)
         and all(isinstance(store, str) for store in step["stores"])
         and isinstance(step["settings"], dict)
