@@ -41,6 +41,8 @@ LOW, MIDDLE, TOP = 0.15, 0.30, 0.95
 SMOOTHING = 0.1
 SCALE, RATIO, FLIP, SEED = (0.08, 1.0), (3 / 4, 4 / 3), 0.5, 0
 """The view law's."""
+GRACE = 20.0
+"""Seconds after SIGTERM."""
 TOLERANCE = 0.02
 """Of ``labelstore verify --replay``."""
 NAMED = 10

@@ -47,6 +47,7 @@ def test_numbers_are_the_librarys():
     rule = ferkd.FerKD()
     assert (rule.low, rule.middle, rule.top) == (choices.LOW, choices.MIDDLE, choices.TOP)
     assert rule.smoothing == choices.SMOOTHING
+    assert settings.RunOptions().grace == choices.GRACE
     assert verify.TOLERANCE == choices.TOLERANCE
 
 

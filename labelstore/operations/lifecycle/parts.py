@@ -142,7 +142,7 @@ def _check_alike(parts: Sequence[Store], allow_version_drift: bool) -> None:
         if teacher is not None:
             raise MismatchError(
                 f"{part.path} and {first.path} are of different teachers ({teacher} differs), and "
-                    "parts are of one: merge averages the labels of several."
+                "parts are of one: merge averages the labels of several."
             )
         drift = _versions(first.manifest, part.manifest)
         if drift and not allow_version_drift:
