@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from labelstore.labels.ferkd import Calibrate, Combine, Confidence
     from labelstore.labels.top_k import LabelType, Tail
+    from labelstore.operations.lifecycle.subset import Choice
     from labelstore.producer.settings import OnError, Resize
     from labelstore.store.ensembles import Images
     from labelstore.training.cycle import Schedule
@@ -31,6 +32,7 @@ TAILS: tuple[Tail, ...] = ("image", "uniform", "none")
 LABEL_TYPES: tuple[LabelType, ...] = ("top-k", "hard", "smoothing")
 RESIZES: tuple[Resize, ...] = ("workers", "device")
 IMAGES: tuple[Images, ...] = ("strict", "intersection")
+VIEW_CHOICES: tuple[Choice, ...] = ("random", "surgical")
 SCHEDULES: tuple[Schedule, ...] = ("random", "surgical", "easy-to-hard", "hard-to-easy")
 QUANTIZERS = ("ratio16", "ratio32", "u8", "u16", "fp16", "fp32")
 FIDELITIES = ("small", "balanced", "fast")
@@ -40,6 +42,8 @@ LOW, MIDDLE, TOP = 0.15, 0.30, 0.95
 SMOOTHING, ALPHA = 0.1, 0.9
 SCALE, RATIO, FLIP, SEED = (0.08, 1.0), (3 / 4, 4 / 3), 0.5, 0
 """The view law's."""
+GRACE = 20.0
+"""Seconds after SIGTERM."""
 TOLERANCE = 0.02
 """Of ``labelstore verify --replay``."""
 NAMED = 10

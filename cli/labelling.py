@@ -107,6 +107,7 @@ class GenerateOptions(ResultOptions):
     engine: EngineName
     actors: int | None
     on_error: OnError
+    grace: float
     batch_size: int | None
     resize: Resize
     compiled: bool
@@ -207,6 +208,7 @@ def _job(request: GenerateOptions, launch: Launch | None) -> _Job:
         resize=request.resize,
         compiled=request.compiled,
         on_error=request.on_error,
+        grace=request.grace,
         overwrite=request.overwrite,
         allow_version_drift=request.allow_version_drift,
         share=share,

@@ -10,6 +10,7 @@ import click
 
 from labelstore import __version__
 from labelstore.errors import LabelStoreError, UsageError
+from labelstore.producer.stopping import Terminated, obeying_sigterm
 
 from . import output
 from .options import JSON_META, flags_of
@@ -39,7 +40,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "Try out a schedule without training: what is left and read.",
     ),
     "pull": (".commands.pull", "Copy a store here, all of it or a part."),
-    "merge": (".commands.merge", "Write the mean of several teachers' stores."),
+    "subset": (
+        ".commands.lifecycle.subset",
+        "Write some images, and some views of each, to a store.",
+    ),
+    "merge": (".commands.merge", "Write the mean of several teachers' stores, or join parts."),
     "recode": (".commands.recode", "Write a store anew: backend, size, prior list."),
     "materialize": (".commands.materialize", "Make a decoded copy for reading at random."),
     "demo": (".commands.demo", "Try it all on twenty photos: two teachers, one student."),
@@ -49,8 +54,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 OPTION_OF = {"k": "top_k", "num_views": "views", "teacher": "spec"}
 """Arguments of the library that commands have under another name."""
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 and the number of the signal, as shells report it."""
+GO_ON = ("generate", "merge", "pull", "recode", "subset")
+"""Commands that go on where they stopped when they are given again."""
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes after Ctrl-C and SIGTERM: 128 and the signal's number, as shells report it."""
 
 HELP = """Soft labels of image classifiers: made once, read at the speed of training.
 
@@ -111,7 +119,11 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; errors that are raised on purpose become a line and an exit code."""
         try:
-            with _told_as_json(ctx.meta[JSON_META]), output.printed_warnings():
+            with (
+                _told_as_json(ctx.meta[JSON_META]),
+                output.printed_warnings(),
+                obeying_sigterm(),
+            ):
                 return super().invoke(ctx)
         except LabelStoreError as error:
             flags = self._flags(ctx, error)
@@ -125,12 +137,13 @@ class LazyGroup(click.Group):
                 more = error.fields() | ({"options": flags} if flags else {})
                 click.echo(_error_json(error.kind, message, more))
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             going_on = ""
-            if ctx.invoked_subcommand in ("generate", "merge", "pull", "recode"):
+            if ctx.invoked_subcommand in GO_ON:
                 going_on = ": what was committed is kept, and the same command goes on from there"
-            click.echo(f"Interrupted{going_on}.", err=True)
-            ctx.exit(INTERRUPTED)
+            told = isinstance(error, Terminated)
+            click.echo(f"{'Terminated' if told else 'Interrupted'}{going_on}.", err=True)
+            ctx.exit(TERMINATED if told else INTERRUPTED)
 
     def _flags(self, ctx: click.Context, error: LabelStoreError) -> list[str]:
         """The options of the command that is run which set the arguments an error speaks of."""

@@ -148,6 +148,15 @@ Exit codes:
     "also of nodes that join later.",
 )
 @click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=choices.GRACE,
+    show_default=True,
+    metavar="SECONDS",
+    help="After SIGTERM (as Slurm and Kubernetes send it before they kill): how long the block in "
+    "work may still take; where it takes longer it is given up.",
+)
+@click.option(
     "--on-error",
     type=click.Choice(choices.ON_ERROR),
     default=choices.ON_ERROR[0],

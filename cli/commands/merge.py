@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from .. import choices, options, output
 from ..text import counted, difference, share
@@ -28,11 +29,18 @@ HELP = """Write the mean of several teachers' labels of the same views to one st
   labelstore merge a.zarr b.zarr --calibrate \\
     --thresholds fit -o fitted.zarr
 
-The stores must hold the same views: the same --seed, --scale, --ratio and --flip when they were
-generated. Input sizes, --top-k and quantizers may differ. labelstore.ensemble gives the same labels
-at read time, with every teacher's own; merging pays where several students are trained, since one
-store is read instead of several. What cutting and quantizing the mean lost is measured over a
-sample and told. An interrupted merge goes on where it stopped when the same command is given again.
+With --parts the stores are not averaged: they hold different images (or blocks) that one teacher
+labelled apart, and become one store, every label as it is.
+
+\b
+  labelstore merge first_half.zarr second_half.zarr --parts -o teacher.zarr
+
+To be averaged, the stores must hold the same views: the same --seed, --scale, --ratio and --flip
+when they were generated. Input sizes, --top-k and quantizers may differ. labelstore.ensemble gives
+the same labels at read time, with every teacher's own; merging pays where several students are
+trained, since one store is read instead of several. What cutting and quantizing the mean lost is
+measured over a sample and told. An interrupted merge goes on where it stopped when the same command
+is given again.
 """
 
 
@@ -57,6 +65,8 @@ class MergeOptions(options.ResultOptions):
     output: str
     weights: list[float] | None
     images: Images
+    parts: bool
+    allow_version_drift: bool
     tail: Tail | None
     calibrate: bool
     ferkd: options.FerKDOptions
@@ -88,6 +98,17 @@ class MergeOptions(options.ResultOptions):
     default=choices.IMAGES[0],
     show_default=True,
     help="Whether all stores must have the same images, or the shared ones are taken.",
+)
+@click.option(
+    "--parts",
+    is_flag=True,
+    help="Join stores of different images, or unfinished ones with different blocks, of one "
+    "teacher. Of the other options only --overwrite and --allow-version-drift go with it.",
+)
+@click.option(
+    "--allow-version-drift",
+    is_flag=True,
+    help="With --parts: join parts whose pixels were made by other library versions.",
 )
 @click.option("--top-k", type=click.IntRange(min=1), help="Default: the most of the stores.")
 @click.option(
@@ -150,10 +171,15 @@ class MergeOptions(options.ResultOptions):
 @options.collected(MergeOptions, ferkd=options.FerKDOptions)
 def command(request: MergeOptions) -> None:
     """Merge stores."""
+    request.ferkd.check()
+    if request.parts:
+        _join(request)
+        return
+    if request.allow_version_drift:
+        raise click.UsageError("--allow-version-drift goes with --parts: leave it out.")
     import labelstore
     from labelstore.operations.merge import merge
 
-    request.ferkd.check()
     stores = [labelstore.open(path) for path in request.stores]
     rule = None
     if request.calibrate:
@@ -189,6 +215,51 @@ def command(request: MergeOptions) -> None:
         output.emit_json(report.to_json())
     elif not request.quiet:
         _tell(report)
+
+
+def _join(request: MergeOptions) -> None:
+    """Join parts."""
+    set_apart = ("stores", "output", "parts", "allow_version_drift", "overwrite", "json", "quiet")
+    context = click.get_current_context()
+    said = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in set_apart
+        and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if said:
+        raise click.UsageError(
+            f"{' and '.join(said)} and --parts were given, and parts are joined as they are: leave "
+            "one or the other out, or recode what is joined."
+        )
+    import labelstore
+    from labelstore.operations.lifecycle.parts import join_parts
+
+    stores = [labelstore.open(path) for path in request.stores]
+    images = sum(store.num_images for store in stores)
+    views = stores[0].num_views
+    with output.progress(images, views, quiet=request.silent, brief=True) as progress:
+        report = join_parts(
+            stores,
+            request.output,
+            allow_version_drift=request.allow_version_drift,
+            overwrite=request.overwrite,
+            tell=progress.update,
+        )
+    if request.json:
+        output.emit_json(report.to_json())
+    elif not request.quiet:
+        output.note(
+            f"{report.path}: {counted(report.num_images, 'image')} x "
+            f"{counted(report.num_views, 'view')} of {counted(len(report.stores), 'part')}, "
+            f"{report.bytes:,} bytes in {report.seconds:,.1f} s"
+        )
+    if report.blocks_missing:
+        output.note(
+            f"{counted(report.blocks_missing, 'block')} stood in no part: finish the store with "
+            "the command that made the parts."
+        )
+        context.exit(1)
 
 
 def _tell(report: MergeReport) -> None:

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .. import options, output
-from ..text import difference
+from .. import choices, options, output
+from ..text import counted, difference
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from labelstore.operations.recode import RecodeReport
+    from labelstore.store.store import Store
 
 HELP = """Write a finished store anew: as Parquet or Zarr, smaller, or with another prior list.
 
@@ -23,6 +27,10 @@ HELP = """Write a finished store anew: as Parquet or Zarr, smaller, or with anot
   labelstore recode teacher.zarr --top-k 1 -o small.zarr
   # a list for a store without one
   labelstore recode converted.zarr --prior-size 64 -o new.zarr
+
+\b
+  # other ground truth, the same labels
+  labelstore recode teacher.zarr --class-map classes.csv -o mended.zarr
 
 What is not given stays as it is. With another --top-k or --prior-size each image's list of likely
 classes is made anew from the stored labels. How far the new labels are from the old ones is
@@ -42,6 +50,8 @@ class RecodeOptions(options.ResultOptions):
     top_p: float | None
     block_images: int | None
     group_views: int | None
+    class_map: str | None
+    targets: choices.Targets | None
     overwrite: bool
 
 
@@ -60,6 +70,16 @@ class RecodeOptions(options.ResultOptions):
 )
 @click.option("--block-images", type=click.IntRange(min=1), help="Images of a block.")
 @click.option("--group-views", type=click.IntRange(min=1), help="Views of a group.")
+@click.option(
+    "--class-map",
+    metavar="FILE",
+    help="Ground truth anew: which class each class folder is, as for generate.",
+)
+@click.option(
+    "--targets",
+    type=click.Choice(choices.TARGETS),
+    help="Ground truth anew: from the class folders' names, or none. Default: as it is.",
+)
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
@@ -70,6 +90,7 @@ def command(request: RecodeOptions) -> None:
     from labelstore.operations.recode import recode
 
     store = labelstore.open(request.store)
+    targets = _ground_truth(store, request)
     with output.progress(
         store.num_images, store.num_views, quiet=request.silent, brief=True
     ) as progress:
@@ -82,6 +103,7 @@ def command(request: RecodeOptions) -> None:
             top_p=request.top_p,
             block_images=request.block_images,
             group_views=request.group_views,
+            targets=targets,
             overwrite=request.overwrite,
             tell=progress.update,
         )
@@ -91,12 +113,39 @@ def command(request: RecodeOptions) -> None:
         _tell(report)
 
 
+def _ground_truth(store: Store, request: RecodeOptions) -> npt.NDArray[np.int32] | None:
+    """The ground truth that is asked for; None to leave it."""
+    if request.targets is None and request.class_map is None:
+        return None
+    import numpy as np
+
+    from labelstore.images.ground_truth import read_class_map, targets_of_keys
+    from labelstore.teachers.class_names import names_of
+
+    if request.targets == "none":
+        if request.class_map is not None:
+            raise click.UsageError(
+                "--class-map and --targets none were given: leave out one of the two."
+            )
+        return np.full(store.num_images, -1, dtype=np.int32)
+    return targets_of_keys(
+        store.path,
+        store.keys,
+        num_classes=store.num_classes,
+        class_names=store.manifest.class_names,
+        class_map=read_class_map(request.class_map) if request.class_map else None,
+        called=names_of(store.manifest),
+    )
+
+
 def _tell(report: RecodeReport) -> None:
     crops = report.num_images * report.num_views
     output.note(
         f"{report.path}: {report.bytes_before:,} bytes -> {report.bytes_after:,} "
         f"({report.bytes_after / crops:.2f} a crop)"
     )
+    if report.targets_changed:
+        output.note(f"{counted(report.targets_changed, 'image')} with another ground truth")
     if report.distances is None:
         output.note("every label is the same")
         return

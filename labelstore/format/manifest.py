@@ -53,6 +53,10 @@ MAX_VIEWS = 1 << 16
 MAX_PRIOR = 1024
 """Classes of a prior list, at most."""
 
+IGNORED = frozenset({"teacher.logits_probe", "origin.settings.labelstore"})
+"""What may differ between two manifests of the same labels: what the teacher said of the probed
+views, which is compared within a tolerance, and the release that worked."""
+
 LOGITS_PROBE = "logits_probe"
 """What a teacher said of the probed views, among what the manifest tells of the teacher."""
 
@@ -344,14 +348,14 @@ def fingerprint(keys: Sequence[str], targets: npt.NDArray[np.int32]) -> str:
 def differences(stored: Manifest, asked: Manifest) -> list[str]:
     """What differs between two manifests, as ``name: stored VALUE, asked for VALUE`` each.
 
-    But for what the teacher said of the probed views, which is never the same to the last bit:
-    ``labelstore.producer.probe`` compares it.
+    But for what is ``IGNORED``: ``labelstore.producer.probe`` compares what the teacher said of the
+    probed views, which is never the same to the last bit.
     """
     return _differences(stored.to_json(), asked.to_json(), "")
 
 
 def _differences(stored: Any, asked: Any, name: str) -> list[str]:
-    if name == f"teacher.{LOGITS_PROBE}":
+    if name in IGNORED:
         return []
     if isinstance(stored, dict) and isinstance(asked, dict):
         lines: list[str] = []

@@ -6,12 +6,12 @@ import csv
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from labelstore.errors import MismatchError, NotFoundError, UsageError, did_you_mean
-from labelstore.images.sources.classes import other_form
+from labelstore.images.sources.classes import classes_of_keys, other_form
 
 if TYPE_CHECKING:
     import os
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.images.sources.choose import ImageSource
 
-__all__ = ["check_classes", "class_pairs", "read_class_map", "resolve_targets"]
+__all__ = ["check_classes", "class_pairs", "read_class_map", "resolve_targets", "targets_of_keys"]
 
 _WITHOUT = "where no ground truth is needed, targets may be 'none'"
 _MEND = f"give a class map that says which class each folder is ({_WITHOUT})"
@@ -29,6 +28,81 @@ _MENDING = ("class_map", "targets")
 _SHOWN = 5
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
+
+
+class LabelledImages(Protocol):
+    """What is asked of images about their classes; image sources are such."""
+
+    @property
+    def path(self) -> Path | str:
+        """Where they lie, for messages."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Their names."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The distinct classes, sorted; None where nothing tells them."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether only some images tell theirs."""
+
+    @property
+    def numbers(self) -> npt.NDArray[np.int64] | None:
+        """(N,) class ids, -1 unknown, where they are told so."""
+
+    def class_name(self, index: int) -> str | None:
+        """What an image's class is called."""
+
+    def __len__(self) -> int:
+        """How many images."""
+
+
+class _KeysAlone:
+    """Images of which only the keys are at hand."""
+
+    def __init__(self, path: Path | str, keys: tuple[str, ...]) -> None:
+        self.path, self.keys = path, keys
+        self.classes, self.mixed, self.numbers, self._names = classes_of_keys(keys)
+
+    def class_name(self, index: int) -> str | None:
+        return None if self._names is None else self._names[index]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def targets_of_keys(
+    path: Path | str,
+    keys: tuple[str, ...],
+    *,
+    num_classes: int,
+    class_names: Sequence[str] | None,
+    class_map: Mapping[str, int | str] | None = None,
+    called: Mapping[str, Sequence[int]] | None = None,
+) -> npt.NDArray[np.int32]:
+    """The ground-truth class of each image of a store, from the class folder its key begins with.
+
+    Args:
+        path: of the store, for messages.
+        keys: of its N images.
+        num_classes, class_names, class_map, called: as for ``resolve_targets``.
+
+    Returns:
+        (N,) int32, 0..C-1, or -1 for unknown.
+
+    Raises:
+        UsageError, MismatchError: as ``resolve_targets``.
+    """
+    return resolve_targets(
+        _KeysAlone(path, keys),
+        num_classes=num_classes,
+        class_names=class_names,
+        class_map=class_map,
+        called=called,
+    )
 
 
 def read_class_map(path: str | os.PathLike[str]) -> dict[str, int | str]:
@@ -121,7 +195,7 @@ def _from_columns(text: str, path: Path) -> dict[str, int | str]:
 
 
 def resolve_targets(
-    source: ImageSource,
+    source: LabelledImages,
     *,
     num_classes: int,
     class_names: Sequence[str] | None,
@@ -186,7 +260,7 @@ def resolve_targets(
 
 
 def check_classes(
-    source: ImageSource,
+    source: LabelledImages,
     class_names: Sequence[str] | None = None,
     class_map: Mapping[str, int | str] | None = None,
 ) -> tuple[str, ...]:
@@ -217,7 +291,7 @@ def check_classes(
     return source.classes
 
 
-def class_pairs(source: ImageSource, targets: npt.NDArray[np.int32]) -> dict[str, int]:
+def class_pairs(source: LabelledImages, targets: npt.NDArray[np.int32]) -> dict[str, int]:
     """Which class each class folder, or label, of a source was taken for.
 
     Args:
@@ -233,7 +307,7 @@ def class_pairs(source: ImageSource, targets: npt.NDArray[np.int32]) -> dict[str
     return {name: pairs[name] for name in sorted(filter(None, pairs))}
 
 
-def _mixed(source: ImageSource) -> str:
+def _mixed(source: LabelledImages) -> str:
     """What is said of a source of whose images only some have a class."""
     loose = next((index for index, key in enumerate(source.keys) if "/" not in key), None)
     unnamed = next((n for n in range(len(source)) if source.class_name(n) is None), None)
@@ -251,7 +325,7 @@ def _mixed(source: ImageSource) -> str:
 
 
 def _check_no_splits(
-    source: ImageSource,
+    source: LabelledImages,
     class_names: Sequence[str] | None,
     class_map: Mapping[str, int | str] | None,
 ) -> None:
@@ -272,7 +346,7 @@ def _check_no_splits(
     )
 
 
-def _sorted(source: ImageSource, folders: Sequence[str]) -> dict[str, int]:
+def _sorted(source: LabelledImages, folders: Sequence[str]) -> dict[str, int]:
     """Folders in sorted order, unless they are numbers of another order."""
     for number, folder in enumerate(folders):
         if all(name.isdecimal() for name in folders) and int(folder) != number:
@@ -285,13 +359,13 @@ def _sorted(source: ImageSource, folders: Sequence[str]) -> dict[str, int]:
     return {folder: number for number, folder in enumerate(folders)}
 
 
-def _bears(source: ImageSource, class_names: Sequence[str] | None) -> bool:
+def _bears(source: LabelledImages, class_names: Sequence[str] | None) -> bool:
     """Whether all the source's classes are called as classes of the teacher are."""
     return class_names is not None and set(source.classes or ("",)) <= set(class_names)
 
 
 def _numbered(
-    source: ImageSource, numbers: npt.NDArray[np.int64], num_classes: int
+    source: LabelledImages, numbers: npt.NDArray[np.int64], num_classes: int
 ) -> npt.NDArray[np.int32]:
     """Class ids as the source gives them, if they can be the teacher's."""
     known = numbers[numbers >= 0]

@@ -16,10 +16,10 @@ from labelstore.labels.distribution import largest, mean_distribution
 from labelstore.labels.ferkd import Action, FerKD, action_shares
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.ensembles import Ensemble, ensemble, opened_all
+from labelstore.store.lineage import origin
 from labelstore.store.rewrite import (
     RewriteReport,
     bytes_of,
-    origin,
     require_source,
     sample,
     unlabelled_block,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.format.blocks import BlockCodes
-from labelstore.format.manifest import fingerprint
 from labelstore.store.backends.registry import backend_of
-from labelstore.store.rewrite import RewriteReport, bytes_of, origin, require_source, write_blocks
+from labelstore.store.lineage import origin
+from labelstore.store.rewrite import RewriteReport, bytes_of, require_source, write_blocks
+from labelstore.store.selection import Selection
 from labelstore.store.store import Store, opened
 from labelstore.store.writer import StoreWriter
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.manifest import Manifest
-
-    Codes = dict[str, npt.NDArray[Any]]
 
 __all__ = ["PullReport", "pull"]
 
@@ -85,18 +82,14 @@ def pull(
             f"{path} is of another format than {store.path}, and a copy is of the same: give both "
             "names the same ending, or change the format with labelstore recode."
         )
-    chosen = _chosen(store, images)
-    keys = [store.keys[row] for row in chosen.tolist()]
-    targets = store.targets[chosen]
-    manifest = _manifest(store, views, keys, targets)
+    selection = Selection.of_store(store, _chosen(store, images), _views(store, views))
+    manifest = _manifest(store, selection)
     started = time.monotonic()
-    read = functools.lru_cache(maxsize=1)(
-        lambda block: store.block_codes(block, manifest.num_views)
-    )
+    keys, targets = selection.keys, selection.targets
     with StoreWriter(path, manifest, keys, targets, overwrite=overwrite) as writer:
         if manifest is store.manifest:
             writer.check_commits(store.reader.all_commits)
-        copied = write_blocks(writer, lambda rows: _gathered(store, chosen[rows], read), tell)
+        copied = write_blocks(writer, functools.partial(selection.codes, manifest), tell)
     return PullReport(
         source=str(store.path),
         path=str(path),
@@ -118,58 +111,34 @@ def _chosen(store: Store, images: npt.ArrayLike | None) -> npt.NDArray[np.int64]
     return chosen
 
 
-def _gathered(
-    store: Store, rows: npt.NDArray[np.int64], read: Callable[[int], tuple[Codes, Codes, Codes]]
-) -> BlockCodes:
-    """The codes of images, put together from the blocks in which they lie."""
-    size = store.manifest.block_images
-    gathered: list[tuple[Codes, Codes, Codes]] = []
-    for block in np.unique(rows // size).tolist():
-        inner = rows[rows // size == block] - block * size
-        images, priors, views = (
-            {name: codes[inner] for name, codes in part.items()} for part in read(block)
-        )
-        gathered.append((images, priors, views))
-    images, priors, views = (
-        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        for parts in zip(*gathered, strict=True)
-    )
-    return BlockCodes(images, priors, views)
-
-
-def _manifest(
-    store: Store, views: range | None, keys: list[str], targets: npt.NDArray[np.int32]
-) -> Manifest:
-    """The copy's manifest."""
-    manifest = store.manifest
+def _views(store: Store, views: range | None) -> range:
+    """The views of the copy."""
     views = range(store.num_views) if views is None else views
-    if views == range(store.num_views) and len(keys) == store.num_images:
-        return manifest
     if views.start != 0 or views.step != 1:
         raise UsageError(
             f"views {views.start} to {views.stop - 1} were asked for, and a view's number names "
-            f"its crop, so a copy's views begin at 0: ask for 0:{views.stop}."
+            f"its crop, so a copy's views begin at 0: ask for 0:{views.stop}, or take any views "
+            "with labelstore subset."
         )
     if not 1 <= views.stop <= store.num_views:
         raise UsageError(
             f"{views.stop} views were asked for, {store.path} has {store.num_views}: ask for 1 to "
             "that many."
         )
-    settings: dict[str, Any] = {"views": views.stop, "labels": store.reader.commits_digest()}
-    if len(keys) < store.num_images:
-        settings["images"] = len(keys)
-    held = set(keys)
+    return views
+
+
+def _manifest(store: Store, selection: Selection) -> Manifest:
+    """The copy's manifest: the source's where all is copied."""
+    manifest, images = store.manifest, len(selection.rows)
+    if selection.num_views == store.num_views and images == store.num_images:
+        return manifest
+    settings: dict[str, Any] = {
+        "views": selection.num_views,
+        "labels": store.reader.commits_digest(),
+    }
+    if images < store.num_images:
+        settings["images"] = images
     if manifest.teacher is None:
         settings["teachers"] = [dict(teacher) for teacher in manifest.teachers]
-    return dataclasses.replace(
-        manifest,
-        num_images=len(keys),
-        fingerprint=fingerprint(keys, targets),
-        block_images=min(manifest.block_images, len(keys)),
-        num_views=views.stop,
-        group_views=min(manifest.group_views, views.stop),
-        probe=tuple(
-            entry for entry in manifest.probe if entry["view"] < views.stop and entry["key"] in held
-        ),
-        origin=origin("pull", [store], settings),
-    )
+    return selection.manifest(origin("pull", [store], settings))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.format.blocks import BlockPriors
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.blocks import BlockPriors, check_table
+from labelstore.format.manifest import StoreSettings, fingerprint
 from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import mean_distribution
 from labelstore.store.backends.registry import backend_of
+from labelstore.store.lineage import lineage, origin
 from labelstore.store.rewrite import (
     RewriteReport,
     bytes_of,
-    origin,
     require_source,
     sample,
     unlabelled_block,
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
     from typing import Unpack
+
+    import numpy.typing as npt
 
     from labelstore.format.blocks import BlockData
     from labelstore.format.manifest import Manifest, StoreOptions
@@ -51,6 +53,8 @@ class RecodeReport(RewriteReport):
     changed: tuple[str, ...]
     """What differs from the source in what a label says: ``name: before -> after``; empty when
     every label is the same."""
+    targets_changed: int
+    """Images whose ground truth is another than the source's."""
     bytes_before: int
     bytes_after: int
     distances: Distances | None
@@ -61,6 +65,7 @@ def recode(
     store: Store | str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
+    targets: npt.ArrayLike | None = None,
     overwrite: bool = False,
     tell: Callable[[int, int], None] | None = None,
     **settings: Unpack[StoreOptions],
@@ -77,6 +82,8 @@ def recode(
         store: a finished store, open or as a path or URL.
         path: the new store; its name decides the backend (``*.parquet`` or Zarr). One that the same
             call was interrupted in is gone on with.
+        targets: (images,) ground truth to stand in place of the store's, -1 unknown: a teacher's
+            labels depend on none of it.
         overwrite: replace a store that is at ``path``.
         tell: called with the images and views done since it was called last.
         settings: keywords ``k`` (at most the store's), ``quantizer``, ``prior_size``, ``top_p``,
@@ -84,7 +91,8 @@ def recode(
 
     Raises:
         IncompleteError: the source is not finished. UsageError: settings that make no store, or
-        that ask for more than is there. MismatchError: another store is at ``path``.
+        that ask for more than is there; other ground truth for labels that were calibrated with
+        what is there. MismatchError: another store is at ``path``.
     """
     store = opened(store)
     require_source(store, path, "the store that is read: choose another name for the new one")
@@ -100,9 +108,17 @@ def recode(
         for name in ("k", "quantizer", "prior_size", "top_p")
         if getattr(old, name) != getattr(new, name)
     )
-    if changed:
-        new = dataclasses.replace(new, origin=origin("recode", [store], {"changed": list(changed)}))
-    with StoreWriter(path, new, store.keys, store.targets, overwrite=overwrite) as writer:
+    amended = _targets(store, targets)
+    if changed or amended is not store.targets:
+        done: dict[str, Any] = {"changed": list(changed)}
+        if amended is not store.targets:
+            done["targets"] = int((amended != store.targets).sum())
+        new = dataclasses.replace(
+            new,
+            fingerprint=fingerprint(store.keys, amended),
+            origin=origin("recode", [store], done),
+        )
+    with StoreWriter(path, new, store.keys, amended, overwrite=overwrite) as writer:
         write_blocks(writer, lambda rows: _block(store, new, rows), tell)
     written = Store(path)
     return RecodeReport(
@@ -110,10 +126,28 @@ def recode(
         num_images=new.num_images,
         num_views=new.num_views,
         changed=changed,
+        targets_changed=int((amended != store.targets).sum()),
         bytes_before=bytes_of(store),
         bytes_after=bytes_of(written),
         distances=_compare(store, written) if changed else None,
     )
+
+
+def _targets(store: Store, targets: npt.ArrayLike | None) -> npt.NDArray[np.int32]:
+    """The new store's ground truth, the source's own array where it is the same."""
+    if targets is None:
+        return store.targets
+    amended = np.asarray(targets)
+    check_table(store.keys, amended, store.num_images, store.num_classes)
+    if (amended == store.targets).all():
+        return store.targets
+    if any(step["settings"].get("ferkd") for step in lineage(store.manifest)):
+        raise UsageError(
+            f"labels of {store.path} were calibrated with the ground truth it has: amend the "
+            "stores that it was made of, then merge them again.",
+            arguments=("targets", "class_map"),
+        )
+    return amended.astype(np.int32)
 
 
 def _group_views(store: Store, path: str | os.PathLike[str], asked: int | None) -> int:

@@ -27,6 +27,7 @@ from labelstore.producer.settings import (
     RunOptions,
     RunPlan,
 )
+from labelstore.producer.stopping import StopRequest
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.store import Store
 from labelstore.store.writer import StoreWriter
@@ -177,7 +178,7 @@ def generate_together(
             )
             for output, manifest in zip(outputs, manifests, strict=True)
         ]
-        run = StoreRun(writers, progress or Silent())
+        run = StoreRun(writers, progress or Silent(), StopRequest(options.grace))
         resumed = {n: writer.manifest for n, writer in enumerate(writers) if writer.resumed}
         if resumed:
             engine.prove(source, resumed, paths)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from labelstore.errors import LaunchWarning
+from labelstore.producer.stopping import StopRequest, Terminated, deferred
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +33,7 @@ class StoreRun:
     Args:
         writers: of the stores, entered; their blocks are the same images.
         progress: told of the work; images that are there already at once.
+        stop: whether the run was told to end.
 
     Attributes:
         committed: blocks of each store that were committed before.
@@ -41,7 +44,9 @@ class StoreRun:
         undecodable: position of each image that could not be decoded in this run, and why.
     """
 
-    def __init__(self, writers: list[StoreWriter], progress: Progress) -> None:
+    def __init__(
+        self, writers: list[StoreWriter], progress: Progress, stop: StopRequest | None = None
+    ) -> None:
         self._writers = writers
         self._manifest = writers[0].manifest
         self._progress = progress
@@ -55,6 +60,11 @@ class StoreRun:
         progress.resumed(sum(self._images_of(block) for block in self._told))
         self.waited_seconds = 0.0
         self._writing: Future[None] | None = None
+        self._stop = stop or StopRequest()
+        # Blocks whose pixels were asked for and that are not labelled, and what is done of the
+        # first of them.
+        self._at_work: deque[int] = deque()
+        self._views_done = self._views_seen = 0
         # Processes of this launch that have been seen at an object store.
         self._seen: set[int] = set()
         self._told_waiting = False
@@ -66,7 +76,10 @@ class StoreRun:
         """Make all blocks, or with a share all that no other process makes."""
         while True:
             # One block is written while the next one is made; no more wait in memory.
-            with ThreadPoolExecutor(1, thread_name_prefix="labelstore-disk") as disk:
+            with (
+                ThreadPoolExecutor(1, thread_name_prefix="labelstore-disk") as disk,
+                deferred(self._stop),
+            ):
                 for labelled in labeller.blocks(self._claims(share), self):
                     number = labelled.teacher
                     self._written(wait=True)
@@ -76,10 +89,31 @@ class StoreRun:
                     self.views[number] += labelled.views
                     self.undecodable |= labelled.undecodable
                     self.notes[number].update(dict.fromkeys(labelled.notes))
+                    self._ended(labelled.block)
                 self._written(wait=True)
             self.seconds = time.monotonic() - self._started
             if share is None or not self._pending_elsewhere():
                 return
+
+    def _ended(self, block: int) -> None:
+        """A block was labelled: a run that is to end does so now.
+
+        Of several teachers the others' labels come next: then the next batch ends it.
+        """
+        if self._at_work and self._at_work[0] == block:
+            self._at_work.popleft()
+            self._views_done = 0
+        if self._stop.asked and len(self._writers) == 1:
+            self._written(wait=True)
+            raise Terminated
+
+    def _seconds_left(self) -> float:
+        """How long the block in work still takes, at the speed of this run."""
+        if not self._at_work or not self._views_seen:
+            return float("inf")
+        views = self._images_of(self._at_work[0]) * self._manifest.num_views
+        speed = self._views_seen / (time.monotonic() - self._started)
+        return max(views - self._views_done, 0) / speed
 
     def _written(self, wait: bool) -> None:
         """Raise what the last block's writing raised, as soon as it has."""
@@ -142,6 +176,7 @@ class StoreRun:
             )
             if lacking:
                 self._told.add(block)
+                self._at_work.append(block)
                 yield block, lacking
             else:
                 self._tell_others()
@@ -168,7 +203,10 @@ class StoreRun:
     def update(self, images: int, views: int) -> None:
         """Pass on, and stop where the last block could not be written: no teacher runs in vain."""
         self._written(wait=False)
+        self._views_done += views
+        self._views_seen += views
         self._progress.update(images, views)
+        self._stop.check(self._seconds_left())
 
     def waited(self, seconds: float) -> None:
         """Pass on, and keep."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from labelstore.errors import UsageError
 from labelstore.format.manifest import StoreSettings
+from labelstore.producer.stopping import GRACE_SECONDS
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ class RunOptions:
     """Replace a store that is there."""
     allow_version_drift: bool = False
     """Go on with a store that other library versions began."""
+    grace: float = GRACE_SECONDS
+    """Seconds that the block in work may take after SIGTERM; it is given up where it takes
+    longer."""
     share: Share | None = None
     """Which of several processes this is that make the same store. In a folder a run returns once
     all blocks are there, those of processes that died meanwhile among them; on an object store,
@@ -110,6 +114,8 @@ class RunOptions:
         for name, value in (("batch size", self.batch_size), ("workers", self.workers)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}, expected at least 1.")
+        if not self.grace >= 0:
+            raise UsageError(f"grace is {self.grace} seconds, expected 0 or more.")
         if self.resize not in RESIZES:
             raise UsageError(f"resize is {self.resize!r}, expected one of {', '.join(RESIZES)}.")
 

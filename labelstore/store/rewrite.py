@@ -7,7 +7,6 @@ gone on with; what is copied of images is the same; a sample of the new labels i
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from labelstore.store.indexing import evenly_spaced
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import numpy.typing as npt
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = [
     "RewriteReport",
     "bytes_of",
-    "origin",
     "require_source",
     "sample",
     "unlabelled_block",
@@ -75,16 +73,6 @@ def require_source(store: Store, path: str | os.PathLike[str], refusal: str) -> 
     store.require_complete()
     if same_place(path, store.path):
         raise UsageError(f"{path} is {refusal}.")
-
-
-def origin(operation: str, sources: Sequence[Store], settings: dict[str, Any]) -> dict[str, Any]:
-    """A manifest's ``origin``: of which stores its labels were made, and how."""
-    return {
-        "operation": operation,
-        "stores": [store.manifest.id for store in sources],
-        # As it is read again, or an interrupted run would find a tuple to be another list.
-        "settings": json.loads(json.dumps(settings)),
-    }
 
 
 def write_blocks(

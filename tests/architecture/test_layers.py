@@ -32,7 +32,17 @@ MAY_IMPORT = {
 MAY_IMPORT["cli"] = {*MAY_IMPORT, "cli"} - {"testing"}
 
 STORE_PARTS = [
-    *("write_arrays", "rewrite", "ensembles", "alignment", "label_reader", "store", "writer"),
+    *(
+        "write_arrays",
+        "rewrite",
+        "selection",
+        "lineage",
+        "ensembles",
+        "alignment",
+        "label_reader",
+        "store",
+        "writer",
+    ),
     *("slabs", "chunks", "image_table"),
 ]
 """Of the package store: each may import those behind it, and ``backends`` and ``indexing``."""

@@ -15,6 +15,7 @@ from labelstore.cli.main import COMMANDS, main
 from labelstore.format import codecs
 from labelstore.labels import ferkd, top_k
 from labelstore.operations import verify
+from labelstore.operations.lifecycle import subset
 from labelstore.producer import settings
 from labelstore.store import ensembles
 from labelstore.training import cycle
@@ -32,6 +33,7 @@ from labelstore.views.law import ViewLaw
         (choices.RESIZES, get_args(settings.Resize)),
         (choices.ON_ERROR, get_args(settings.OnError)),
         (choices.IMAGES, get_args(ensembles.Images)),
+        (choices.VIEW_CHOICES, get_args(subset.Choice)),
         (choices.SCHEDULES, get_args(cycle.Schedule)),
         (choices.QUANTIZERS, tuple(codecs.QUANTIZERS)),
         (choices.FIDELITIES, tuple(settings.FIDELITIES)),
@@ -46,6 +48,7 @@ def test_numbers_are_the_librarys():
     rule = ferkd.FerKD()
     assert (rule.low, rule.middle, rule.top) == (choices.LOW, choices.MIDDLE, choices.TOP)
     assert (rule.smoothing, rule.alpha) == (choices.SMOOTHING, choices.ALPHA)
+    assert settings.RunOptions().grace == choices.GRACE
     assert verify.TOLERANCE == choices.TOLERANCE
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,8 +13,12 @@ from labelstore.errors import require_packages
 from ... import options, output
 from ...damage import leads_to_repair
 from ...reports.inspection.by_class import SORTS
+from ...reports.inspection.history import print_history
 from ...reports.inspection.inspect import draw_histogram, print_classes, print_report
 from ...reports.inspection.page import PageOptions, page_options, photos_of, write_page
+
+if TYPE_CHECKING:
+    from labelstore.store.store import Store
 
 DEFAULT_ROWS = 20
 
@@ -30,6 +35,7 @@ crops, and what a crop costs on disk.
   labelstore inspect teacher.zarr --thresholds fit
   labelstore inspect teacher.zarr --by class --sort agreement --rows 50
   labelstore inspect teacher.zarr --report teacher.html --photos PHOTOS
+  labelstore inspect merged.zarr --history
   labelstore inspect teacher.zarr --json | jq .agreement.top1
 
 A store that is still being made is shown as far as it is committed.
@@ -64,6 +70,7 @@ class InspectOptions:
     by: str | None
     sort: str
     rows: int
+    history: bool
     ferkd: options.FerKDOptions
     page: PageOptions
     photo_options: options.SourceOptions
@@ -113,6 +120,12 @@ class InspectOptions:
     show_default=True,
     help="How many classes, confused pairs and suspect images are shown; 0 shows all classes.",
 )
+@click.option(
+    "--history",
+    is_flag=True,
+    help="Tell instead how the store came to be: its teachers, and each operation on which stores "
+    "since. Only the manifest is read.",
+)
 @options.ferkd_options
 @page_options
 @options.source_options
@@ -131,6 +144,9 @@ def command(request: InspectOptions) -> None:
     request.ferkd.check()
     request.page.check(request.photo_options)
     store = labelstore.open(request.store)
+    if request.history:
+        _tell_history(store, request.json)
+        return
     photos = photos_of(request.page, request.photo_options, store)
     with leads_to_repair():
         rule = request.ferkd.rule(store)
@@ -149,3 +165,13 @@ def command(request: InspectOptions) -> None:
         print_classes(statistics, request.sort, request.rows)
     else:
         print_report(statistics, request.rows or DEFAULT_ROWS)
+
+
+def _tell_history(store: Store, as_json: bool) -> None:
+    from labelstore.operations.lifecycle.history import history
+
+    told = history(store)
+    if as_json:
+        output.emit_json(told)
+    else:
+        print_history(told)

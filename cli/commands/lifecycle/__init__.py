@@ -1,0 +1,1 @@
+"""The commands of a store's life after it was made."""

@@ -1,0 +1,1 @@
+"""Stores that shrink, join, grow, are cleaned up and published."""

@@ -1,0 +1,256 @@
+"""Join stores of different images, or of different blocks, that one teacher made apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore.errors import MismatchError, UsageError
+from labelstore.format.blocks import BlockCodes, check_table
+from labelstore.format.manifest import LOGITS_PROBE
+from labelstore.storage.location import same_place
+from labelstore.store.backends.registry import backend_of
+from labelstore.store.ensembles import opened_all
+from labelstore.store.lineage import origin
+from labelstore.store.rewrite import RewriteReport, bytes_of, require_source, write_blocks
+from labelstore.store.selection import Selection
+from labelstore.store.store import Store
+from labelstore.store.writer import LABELS, StoreWriter
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+
+    from labelstore.format.manifest import Manifest
+
+__all__ = ["PartsReport", "join_parts"]
+
+ALIKE = (
+    "num_views",
+    "num_classes",
+    "class_names",
+    "k",
+    "quantizer",
+    "encoding",
+    "prior_size",
+    "top_p",
+    "label_type",
+    "temperature",
+    "law",
+)
+"""What decides what a code means, or which crop it is of: the same in all parts."""
+
+MAY_DIFFER = frozenset({"spec", "checkpoint", "device", LOGITS_PROBE})
+"""What is told of a teacher and says where it ran and lay, not which one it is."""
+
+
+@dataclass(frozen=True)
+class PartsReport(RewriteReport):
+    """What a run of ``join_parts`` did."""
+
+    path: str
+    stores: tuple[str, ...]
+    num_images: int
+    num_views: int
+    blocks_missing: int
+    """Blocks of the new store that no part has; 0 but for parts of one unfinished store."""
+    bytes: int
+    seconds: float
+
+
+def join_parts(
+    stores: Sequence[Store | str | os.PathLike[str]],
+    path: str | os.PathLike[str],
+    *,
+    allow_version_drift: bool = False,
+    overwrite: bool = False,
+    tell: Callable[[int, int], None] | None = None,
+) -> PartsReport:
+    """Write the images of several stores of one teacher to one store, label by label as they are.
+
+    Finished stores of different images become one with all of them, in the order of the stores.
+    Stores of one id, each with some of its blocks, as several machines leave them that made a store
+    in different places, become that store; what is missing then is made by ``generate``.
+
+    Args:
+        stores: two or more, open or as paths or URLs.
+        path: the new store, in the parts' format (``*.parquet`` for Parquet). One that the same
+            call was interrupted in is gone on with.
+        allow_version_drift: join parts whose pixels were made by other library versions.
+        overwrite: replace a store that is at ``path``.
+        tell: called with the images and views done since it was called last.
+
+    Raises:
+        MismatchError: the parts differ in what their labels mean, in teacher, views or libraries;
+            two have the same image. IncompleteError: a part with an id of its own is not finished.
+        UsageError: fewer than two, or a path of another format. CorruptError: a part is damaged.
+    """
+    parts = opened_all(stores)
+    if len(parts) < 2:
+        raise UsageError(
+            f"{len(parts)} store was given, and parts are two or more: name the others, or copy it "
+            "with labelstore pull."
+        )
+    one_store = len({part.manifest.id for part in parts}) == 1
+    for part in parts:
+        refusal = "a part that is read: choose another name"
+        if not one_store:
+            require_source(part, path, refusal)
+        elif same_place(path, part.path):
+            raise UsageError(f"{path} is {refusal}.")
+    _check_alike(parts, allow_version_drift)
+    first = parts[0].manifest
+    if backend_of(path).encoding != first.encoding:
+        raise UsageError(
+            f"{path} is of another format than {parts[0].path}: give all of them the same ending."
+        )
+    started = time.monotonic()
+    if one_store:
+        missing = _join_blocks(parts, path, overwrite, tell)
+    else:
+        missing = 0
+        _join_images(parts, path, overwrite, tell)
+    joined = Store(path)
+    return PartsReport(
+        path=str(path),
+        stores=tuple(str(part.path) for part in parts),
+        num_images=joined.num_images,
+        num_views=joined.num_views,
+        blocks_missing=missing,
+        bytes=bytes_of(joined),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _check_alike(parts: Sequence[Store], allow_version_drift: bool) -> None:
+    first = parts[0]
+    for part in parts[1:]:
+        for name in ALIKE:
+            values = getattr(first.manifest, name), getattr(part.manifest, name)
+            if values[0] != values[1]:
+                raise MismatchError(
+                    f"{part.path} has {name.replace('_', ' ')} {_short(values[1])}, {first.path} "
+                    f"{_short(values[0])}, and parts of one store are alike: make them with the "
+                    "same settings, or recode one of them."
+                )
+        teacher = _other_teacher(first.manifest.teacher, part.manifest.teacher)
+        if teacher is not None:
+            raise MismatchError(
+                f"{part.path} and {first.path} are of different teachers ({teacher} differs), and "
+                "parts are of one: merge averages the labels of several."
+            )
+        drift = _versions(first.manifest, part.manifest)
+        if drift and not allow_version_drift:
+            raise MismatchError(
+                f"{part.path} was made by other library versions than {first.path} ({drift}), "
+                "which may make other pixels: allow the drift, or make it anew.",
+                arguments=("allow_version_drift",),
+            )
+
+
+def _other_teacher(first: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> str | None:
+    """What says that these are two teachers; None where nothing does."""
+    if first is None or other is None:
+        return None if first is other else "whether one is known"
+    names = sorted((first.keys() | other.keys()) - MAY_DIFFER)
+    return next((name for name in names if first.get(name) != other.get(name)), None)
+
+
+def _versions(first: Manifest, other: Manifest) -> str:
+    """Which libraries' versions differ, and what they are; "" where they are the same."""
+    one, two = first.producer, other.producer
+    names = sorted((one.keys() | two.keys()) - {LABELS})
+    differing = [name for name in names if one.get(name) != two.get(name)]
+    return ", ".join(f"{name} {two.get(name)} and {one.get(name)}" for name in differing)
+
+
+def _short(value: object) -> str:
+    text = "unknown" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _join_images(
+    parts: Sequence[Store],
+    path: str | os.PathLike[str],
+    overwrite: bool,
+    tell: Callable[[int, int], None] | None,
+) -> None:
+    counts = [part.num_images for part in parts]
+    selection = Selection(
+        tuple(parts),
+        np.repeat(np.arange(len(parts)), counts),
+        np.concatenate([np.arange(count) for count in counts]),
+        range(parts[0].num_views),
+    )
+    _check_keys(parts)
+    manifest = _manifest(parts, selection)
+    keys, targets = selection.keys, selection.targets
+    check_table(keys, targets, len(keys), manifest.num_classes)
+    with StoreWriter(path, manifest, keys, targets, overwrite=overwrite) as writer:
+        write_blocks(writer, functools.partial(selection.codes, manifest), tell)
+
+
+def _check_keys(parts: Sequence[Store]) -> None:
+    owners: dict[str, Store] = {}
+    for part in parts:
+        for key in part.keys:
+            if owners.setdefault(key, part) is not part:
+                raise MismatchError(
+                    f"{part.path} and {owners[key].path} both have the image {key!r}, and parts "
+                    "have different images: take the others out with labelstore subset."
+                )
+
+
+def _manifest(parts: Sequence[Store], selection: Selection) -> Manifest:
+    """The joined store's: the teacher is the first part's, asked about the views of all."""
+    digests = [part.reader.commits_digest() for part in parts]
+    settings: dict[str, Any] = {"labels": digests}
+    first = parts[0].manifest
+    if first.teacher is None:
+        settings["teachers"] = [dict(teacher) for teacher in first.teachers]
+    most = max(part.manifest.block_images for part in parts)
+    manifest = dataclasses.replace(
+        selection.manifest(origin("parts", parts, settings)),
+        block_images=min(most, len(selection.rows)),
+        # A digest of given labels is of the first part's alone; ``settings`` has all.
+        producer={name: value for name, value in first.producer.items() if name != LABELS},
+    )
+    if first.teacher is None:
+        return manifest
+    answers = [
+        dict(answer)
+        for part in parts
+        for answer in (part.manifest.teacher or {}).get(LOGITS_PROBE, ())
+    ]
+    teacher = dict(first.teacher) | ({LOGITS_PROBE: answers} if answers else {})
+    return dataclasses.replace(manifest, teacher=teacher)
+
+
+def _join_blocks(
+    parts: Sequence[Store],
+    path: str | os.PathLike[str],
+    overwrite: bool,
+    tell: Callable[[int, int], None] | None,
+) -> int:
+    """Copy each block from a part that has it; how many none has."""
+    first = parts[0]
+    manifest = first.manifest
+    held = [set(range(manifest.num_blocks)) - set(part.missing_blocks()) for part in parts]
+    with StoreWriter(path, manifest, first.keys, first.targets, overwrite=overwrite) as writer:
+        missing = 0
+        for block in range(manifest.num_blocks):
+            rows = manifest.block_slice(block)
+            owner = next((number for number, blocks in enumerate(held) if block in blocks), None)
+            if owner is None:
+                missing += block in writer.pending_blocks()
+            elif block in writer.pending_blocks():
+                writer.write_codes(block, BlockCodes(*parts[owner].block_codes(block)))
+            if tell is not None:
+                images = rows.stop - rows.start
+                tell(images, images * manifest.num_views)
+    return missing

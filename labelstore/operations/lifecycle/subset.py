@@ -1,0 +1,224 @@
+"""A part of a store as a store of its own: some of its images, and some views of each."""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from labelstore.errors import UsageError
+from labelstore.labels.ferkd import FerKD
+from labelstore.store.backends.registry import backend_of
+from labelstore.store.lineage import origin
+from labelstore.store.rewrite import RewriteReport, bytes_of, require_source, write_blocks
+from labelstore.store.selection import Selection
+from labelstore.store.store import Store, opened
+from labelstore.store.writer import StoreWriter
+from labelstore.training.decisions import view_mask
+from labelstore.views.philox import mixed_seed, philox4x32
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    Int64Array = npt.NDArray[np.int64]
+
+__all__ = ["Choice", "SubsetReport", "ViewChoice", "choose_views", "subset"]
+
+Choice = Literal["random", "surgical"]
+"""Which of an image's views are taken: any, or those first that FerKD does not discard."""
+
+_RUN = 4096
+"""Images whose views are drawn at a time."""
+
+
+@dataclass(frozen=True)
+class ViewChoice:
+    """So many views of each image, of each image its own.
+
+    Raises:
+        UsageError: a count below 1, an unknown choice, or a seed that is no 64-bit number.
+    """
+
+    count: int
+    by: Choice = "random"
+    seed: int = 0
+    ferkd: FerKD = field(default_factory=FerKD)
+    """The rule of ``"surgical"``."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UsageError(f"{self.count} views an image were asked for, expected at least 1.")
+        if self.by not in get_args(Choice):
+            raise UsageError(
+                f"views are to be chosen by {self.by!r}, expected one of "
+                f"{', '.join(get_args(Choice))}."
+            )
+        if not 0 <= self.seed < 2**64:
+            raise UsageError(f"seed is {self.seed}, expected 0 to 2**64 - 1.", arguments=("seed",))
+
+
+@dataclass(frozen=True)
+class SubsetReport(RewriteReport):
+    """What a run of ``subset`` did."""
+
+    source: str
+    path: str
+    num_images: int
+    num_views: int
+    """Of the new store."""
+    explicit: bool
+    """Whether the crops are stored, since a view's number does not tell them any more."""
+    bytes: int
+    """Of the new store, on disk."""
+    seconds: float
+
+
+def subset(
+    store: Store | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    images: npt.ArrayLike | Sequence[str] | None = None,
+    classes: Sequence[int] | None = None,
+    views: range | ViewChoice | None = None,
+    overwrite: bool = False,
+    tell: Callable[[int, int], None] | None = None,
+) -> SubsetReport:
+    """Write images of a store, and views of each, to a store of their own.
+
+    Labels and lists of likely classes are the source's to the last bit. A view's number names its
+    crop, so where other views than the first so many are taken the new store's crops are stored
+    with it (17 bytes a view before compression).
+
+    Args:
+        store: a finished store, open or as a path or URL.
+        path: the new store, in the source's format (``*.parquet`` for Parquet). One that the same
+            call was interrupted in is gone on with.
+        images: by position or by key; all when None. They keep the order of the source.
+        classes: only images of these ground-truth classes, by number.
+        views: the same views of each image, without a step, or a rule; all when None. With a rule
+            an image's views stand in the order of their numbers.
+        overwrite: replace a store that is at ``path``.
+        tell: called with the images and views done since it was called last.
+
+    Raises:
+        NotFoundError: no such image. IncompleteError: the source is not finished. UsageError:
+            nothing is left, views that are not there, or a path of another format. CorruptError:
+            the source is damaged. MismatchError: another store is at ``path``.
+    """
+    store = opened(store)
+    require_source(store, path, "the store that is read: choose another name for the part")
+    if backend_of(path).encoding != store.manifest.encoding:
+        raise UsageError(
+            f"{path} is of another format than {store.path}, and a part is of the same: give both "
+            "names the same ending, or change the format with labelstore recode."
+        )
+    rows = _rows(store, images, classes)
+    chosen, told = _views(store, rows, views)
+    selection = Selection.of_store(store, rows, chosen)
+    settings: dict[str, Any] = {
+        "images": len(rows),
+        "views": told,
+        "labels": store.reader.commits_digest(),
+    }
+    if store.manifest.teacher is None:
+        settings["teachers"] = [dict(teacher) for teacher in store.manifest.teachers]
+    manifest = selection.manifest(origin("subset", [store], settings))
+    started = time.monotonic()
+    keys, targets = selection.keys, selection.targets
+    with StoreWriter(path, manifest, keys, targets, overwrite=overwrite) as writer:
+        write_blocks(writer, functools.partial(selection.codes, manifest), tell)
+    return SubsetReport(
+        source=str(store.path),
+        path=str(path),
+        num_images=manifest.num_images,
+        num_views=manifest.num_views,
+        explicit=manifest.law != store.law,
+        bytes=bytes_of(Store(path)),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _rows(
+    store: Store, images: npt.ArrayLike | Sequence[str] | None, classes: Sequence[int] | None
+) -> Int64Array:
+    rows = np.arange(store.num_images) if images is None else np.unique(store.positions(images))
+    if classes is not None:
+        unknown = [number for number in classes if not 0 <= number < store.num_classes]
+        if unknown:
+            raise UsageError(
+                f"class {unknown[0]} was asked for, expected 0 to {store.num_classes - 1}: "
+                "labelstore classes lists them.",
+                arguments=("classes",),
+            )
+        rows = rows[np.isin(store.targets[rows], list(classes))]
+    if not len(rows):
+        raise UsageError(
+            f"no image of {store.path} is left: a store has at least one; take other classes or "
+            "images."
+        )
+    return rows
+
+
+def _views(
+    store: Store, rows: Int64Array, views: range | ViewChoice | None
+) -> tuple[npt.NDArray[Any] | range, Any]:
+    """The views of each image, and how a manifest tells of them."""
+    if isinstance(views, ViewChoice):
+        if views.count > store.num_views:
+            raise UsageError(
+                f"{views.count} views an image were asked for, {store.path} has "
+                f"{store.num_views}: ask for fewer."
+            )
+        rule: dict[str, Any] = {"count": views.count, "by": views.by, "seed": views.seed}
+        if views.by == "surgical":
+            rule["ferkd"] = asdict(views.ferkd)
+        return choose_views(store, rows, views), rule
+    chosen = range(store.num_views) if views is None else views
+    if chosen.step != 1 or not 0 <= chosen.start < chosen.stop <= store.num_views:
+        raise UsageError(
+            f"views {chosen.start}:{chosen.stop} were asked for, {store.path} has 0 to "
+            f"{store.num_views - 1}: ask for a range among these.",
+            arguments=("views",),
+        )
+    told = [chosen.start, chosen.stop]
+    if chosen.start == 0:
+        return chosen, told
+    # One row for all images: no memory is taken for the others.
+    row = np.arange(chosen.start, chosen.stop, dtype=np.uint16)
+    return np.broadcast_to(row, (len(rows), len(row))), told
+
+
+def choose_views(store: Store, rows: Int64Array, choice: ViewChoice) -> npt.NDArray[np.uint16]:
+    """Which views a rule takes of images: a pure function of seed, key and (for ``"surgical"``)
+    confidences.
+
+    Args:
+        store: complete. rows: (n,) positions.
+
+    Returns:
+        (n, count) uint16 view numbers, rising.
+    """
+    seed = mixed_seed("subset", choice.seed)
+    numbers = np.arange(store.num_views, dtype=np.uint64)
+    mask = view_mask(store, choice.ferkd, 1) if choice.by == "surgical" else None
+    out = np.empty((len(rows), choice.count), dtype=np.uint16)
+    for start in range(0, len(rows), _RUN):
+        run = rows[start : start + _RUN]
+        hashes = store.key_hashes[run][:, None]
+        low, high = hashes & np.uint64(0xFFFFFFFF), hashes >> np.uint64(32)
+        rank, more, _, _ = philox4x32((low, high, numbers, 0), seed)
+        order = (rank.astype(np.uint64) << np.uint64(32)) | more
+        if mask is not None:
+            # Views that pass come before all others; among either it is chance.
+            order = (order >> np.uint64(1)) | (
+                (~mask.passes(run)).astype(np.uint64) << np.uint64(63)
+            )
+        first = np.argsort(order, axis=1, kind="stable")[:, : choice.count]
+        out[start : start + len(run)] = np.sort(first, axis=1)
+    return out

@@ -1,0 +1,75 @@
+"""Where a store's labels come from: which operations, on which stores, by which release."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import labelstore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from labelstore.format.manifest import Manifest
+    from labelstore.store.store import Store
+
+__all__ = ["lineage", "origin"]
+
+RELEASE, HISTORY, TEACHERS = "labelstore", "history", "teachers"
+"""What an origin's settings call the release that worked, what was done before, and what made the
+labels of merged stores."""
+
+
+def origin(operation: str, sources: Sequence[Store], settings: dict[str, Any]) -> dict[str, Any]:
+    """A manifest's ``origin``: of which stores its labels were made, how, and what came before.
+
+    Args:
+        operation: its name, the command's.
+        sources: the stores that are read.
+        settings: what decides the labels besides, as JSON has it.
+
+    Returns:
+        ``{"operation", "stores", "settings"}``; the settings with ``labelstore``, the release, and,
+        where a source has an origin itself, ``history``: as ``lineage`` tells of the sources.
+    """
+    history: list[dict[str, Any]] = []
+    for source in sources:
+        history += [step for step in lineage(source.manifest) if step not in history]
+    release = {RELEASE: labelstore.__version__}
+    settings = settings | release | ({HISTORY: history} if history else {})
+    return {
+        "operation": operation,
+        "stores": [source.manifest.id for source in sources],
+        # As it is read again, or an interrupted run would find a tuple to be another list.
+        "settings": json.loads(json.dumps(settings)),
+    }
+
+
+def lineage(manifest: Manifest) -> list[dict[str, Any]]:
+    """What was done to make a store, the earliest first; [] where a teacher, or arrays, made it.
+
+    Returns:
+        ``{"operation", "stores", "result", "settings"}`` of each step: the ids of what was read and
+        of what was made, and the settings without what the steps before did and without the
+        teachers' descriptions.
+    """
+    if manifest.origin is None:
+        return []
+    settings = dict(manifest.origin["settings"])
+    earlier = settings.pop(HISTORY, [])
+    settings.pop(TEACHERS, None)
+    # Settings may hold anything in a store from a stranger.
+    steps = [step for step in earlier if _is_step(step)] if isinstance(earlier, list) else []
+    return [*steps, {**manifest.origin, "result": manifest.id, "settings": settings}]
+
+
+def _is_step(step: Any) -> bool:
+    return (
+        isinstance(step, dict)
+        and step.keys() == {"operation", "stores", "result", "settings"}
+        and isinstance(step["operation"], str)
+        and isinstance(step["result"], str)
+        and isinstance(step["stores"], list)
+        and all(isinstance(store, str) for store in step["stores"])
+        and isinstance(step["settings"], dict)
+    )

@@ -1,0 +1,186 @@
+"""Stored codes of chosen images and views, put together anew: no label is decoded.
+
+What copies, subsets and joins of stores are made of. Every label that is written is the source's to
+the last bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore.format.arrays import LABELLED, view_arrays
+from labelstore.format.blocks import BlockCodes
+from labelstore.format.manifest import EXPLICIT, fingerprint
+from labelstore.views.law import ViewLaw
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from labelstore.format.manifest import Manifest
+    from labelstore.store.store import Store
+
+    Codes = dict[str, npt.NDArray[Any]]
+    Parts = tuple[Codes, Codes, Codes]
+
+__all__ = ["Selection"]
+
+BLOCKS_KEPT = 2
+"""Source blocks that are kept in memory: a new block's images come from neighbours as a rule."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Images of one store or several, and views of each, in the order of a new store.
+
+    The stores have one encoding, and are alike in all that decides what a code means.
+    """
+
+    stores: tuple[Store, ...]
+    members: npt.NDArray[np.int64]
+    """(N,) which store each image is of."""
+    rows: npt.NDArray[np.int64]
+    """(N,) where it stands there."""
+    views: npt.NDArray[np.integer[Any]] | range
+    """Which views are taken: (N, V), of each image its own, rising; or the same of all, a range
+    from 0 on."""
+
+    @classmethod
+    def of_store(
+        cls,
+        store: Store,
+        rows: npt.NDArray[np.int64] | None = None,
+        views: npt.NDArray[np.integer[Any]] | range | None = None,
+    ) -> Selection:
+        """Images of one store, by position, and their views; all of them when None."""
+        chosen = np.arange(store.num_images) if rows is None else rows
+        return cls(
+            (store,),
+            np.zeros(len(chosen), dtype=np.int64),
+            chosen,
+            range(store.num_views) if views is None else views,
+        )
+
+    @property
+    def num_views(self) -> int:
+        """Views of each image."""
+        return len(self.views) if isinstance(self.views, range) else int(self.views.shape[1])
+
+    @functools.cached_property
+    def keys(self) -> list[str]:
+        """The images' keys, in order."""
+        pairs = zip(self.members.tolist(), self.rows.tolist(), strict=True)
+        return [self.stores[member].keys[row] for member, row in pairs]
+
+    @functools.cached_property
+    def targets(self) -> npt.NDArray[np.int32]:
+        """(N,) int32 ground truth, -1 unknown."""
+        chosen = np.empty(len(self.rows), dtype=np.int32)
+        for number, store in enumerate(self.stores):
+            own = self.members == number
+            chosen[own] = store.targets[self.rows[own]]
+        return chosen
+
+    def manifest(self, origin: dict[str, Any]) -> Manifest:
+        """The new store's manifest: the first store's, with what differs, and without blocks and
+        probes that it is too small for.
+
+        The law becomes explicit where the images' views are not all views from 0 on: a view's
+        number names its crop, so the crops are stored in its place.
+        """
+        first = self.stores[0].manifest
+        law = first.law
+        if not isinstance(self.views, range):
+            law = EXPLICIT if law is not None else None
+        held = set(self.keys)
+        probe = tuple(
+            entry
+            for store in self.stores
+            for entry in store.manifest.probe
+            if isinstance(self.views, range)
+            and entry["view"] < len(self.views)
+            and entry["key"] in held
+        )
+        return dataclasses.replace(
+            first,
+            num_images=len(self.rows),
+            fingerprint=fingerprint(self.keys, self.targets),
+            block_images=min(first.block_images, len(self.rows)),
+            num_views=self.num_views,
+            group_views=min(first.group_views, self.num_views),
+            law=law,
+            probe=probe,
+            origin=origin,
+        )
+
+    def codes(self, manifest: Manifest, rows: slice) -> BlockCodes:
+        """The codes of a run of the new store's images.
+
+        Raises:
+            IncompleteError, CorruptError: as reading the sources.
+        """
+        members, places = self.members[rows], self.rows[rows]
+        sizes = np.array([store.manifest.block_images for store in self.stores])
+        blocks = places // sizes[members]
+        parts: tuple[Codes, Codes, Codes] = ({}, {}, {})
+        for member, block in sorted({*zip(members.tolist(), blocks.tolist(), strict=True)}):
+            here = np.flatnonzero((members == member) & (blocks == block))
+            inner = places[here] - block * int(sizes[member])
+            for part, source in zip(parts, self._read(member, block), strict=True):
+                for name, codes in source.items():
+                    if name not in part:
+                        shape = (len(places), *codes.shape[1:])
+                        part[name] = np.empty(shape, dtype=codes.dtype)
+                    part[name][here] = codes[inner]
+        images, priors, views = parts
+        if not isinstance(self.views, range):
+            views = self._own_views(views, self.views[rows])
+        if manifest.law == EXPLICIT and "views/box" not in views:
+            views |= self._crops(manifest, rows, images["images/status"] == LABELLED)
+        return BlockCodes(images, priors, views)
+
+    @functools.cached_property
+    def _read_block(self) -> functools._lru_cache_wrapper[Parts]:
+        last = (
+            self.views[-1]
+            if isinstance(self.views, range)
+            else int(self.views[:, -1].max(initial=0))
+        )
+
+        def read(member: int, block: int) -> Parts:
+            return self.stores[member].block_codes(block, last + 1)
+
+        return functools.lru_cache(maxsize=BLOCKS_KEPT)(read)
+
+    def _read(self, member: int, block: int) -> Parts:
+        return self._read_block(member, block)
+
+    @staticmethod
+    def _own_views(codes: Codes, views: npt.NDArray[np.integer[Any]]) -> Codes:
+        return {
+            name: np.take_along_axis(array, views.reshape(*views.shape, *[1] * (array.ndim - 2)), 1)
+            for name, array in codes.items()
+        }
+
+    def _crops(self, manifest: Manifest, rows: slice, labelled: npt.NDArray[np.bool_]) -> Codes:
+        """Boxes and flips of views whose numbers do not tell them any more."""
+        specs = {spec.name: spec for spec in view_arrays(manifest)}
+        count = len(labelled)
+        shape = (count, manifest.num_views)
+        box_spec, flip_spec = specs["views/box"], specs["views/flip"]
+        boxes = np.full((*shape, 4), box_spec.fill, dtype=box_spec.dtype)
+        flips = np.full(shape, flip_spec.fill, dtype=flip_spec.dtype)
+        members, places = self.members[rows], self.rows[rows]
+        views = np.broadcast_to(
+            np.arange(manifest.num_views) if isinstance(self.views, range) else self.views[rows],
+            shape,
+        )
+        for number, store in enumerate(self.stores):
+            own = np.flatnonzero((members == number) & labelled)
+            if len(own) and isinstance(store.law, ViewLaw):
+                crops = store.views(places[own][:, None], views[own])
+                boxes[own], flips[own] = crops.box, crops.flip
+        return {"views/box": boxes, "views/flip": flips}
