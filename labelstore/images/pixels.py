@@ -327,21 +327,18 @@ def cut(
 
 
 def render(
-    photo: Image.Image,
+    photo: Image.Image | npt.NDArray[np.uint8],
     views: Crops,
     size: tuple[int, int],
     interpolation: str,
-    *,
-    pixels: npt.NDArray[np.uint8] | None = None,
     out: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """The pixels of views of one photo, each as ``cut`` makes it.
 
     Args:
-        photo: an upright RGB image, as ``decode`` gives it.
+        photo: an upright RGB image, as ``decode`` gives it, or its pixels (H, W, 3) uint8.
         views: n crops.
         size: (height, width) of the result. interpolation: one of `INTERPOLATIONS`.
-        pixels: the photo's (H, W, 3) uint8, contiguous, where they are at hand.
         out: (n, height, width, 3) uint8, contiguous, to be filled and returned.
 
     Raises:
@@ -349,11 +346,14 @@ def render(
     """
     if out is None:
         out = np.empty((len(views.box), *size, 3), dtype=np.uint8)
-    if can_resize(size, interpolation) and photo.mode == "RGB":
+    if can_resize(size, interpolation) and getattr(photo, "mode", "RGB") == "RGB":
+        extent = photo.shape[1::-1] if isinstance(photo, np.ndarray) else photo.size
         for box in views.box.tolist():
-            check_cut(photo.size, box, size, interpolation)
-        resize_into(photo if pixels is None else pixels, views, interpolation, out)
+            check_cut(extent, box, size, interpolation)
+        resize_into(photo, views, interpolation, out)
         return out
+    if isinstance(photo, np.ndarray):
+        photo = Image.fromarray(photo)
     for number, (box, flip) in enumerate(zip(views.box, views.flip, strict=True)):
         out[number] = cut(photo, box.tolist(), bool(flip), size, interpolation)
     return out

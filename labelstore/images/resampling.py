@@ -65,7 +65,7 @@ def resize_into(
     """Fill ``out`` with views of one photo: crop, then resize, then mirror left to right.
 
     Args:
-        photo: RGB, or its pixels (H, W, 3) uint8, contiguous.
+        photo: RGB, or its pixels (H, W, 3) uint8.
         views: n crops, inside the photo.
         interpolation: one for which ``can_resize`` is true.
         out: (n, height, width, 3) uint8, contiguous; equal to ``labelstore.images.cut`` afterwards.
@@ -76,7 +76,8 @@ def resize_into(
     module, reorders = _compiled()  # type: ignore[misc]
     number = _FILTERS[interpolation]
     if isinstance(photo, np.ndarray) or whole_pays(photo.size, views.box):
-        _call(module, reorders, np.asarray(photo), views.box, views.flip, number, out)
+        pixels = np.ascontiguousarray(photo)
+        _call(module, reorders, pixels, views.box, views.flip, number, out)
         return
     for row, (top, left, height, width) in enumerate(views.box.tolist()):
         crop = np.asarray(photo.crop((left, top, left + width, top + height)))
