@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,9 +52,11 @@ def batch_memory(shape: tuple[int, ...], dtype: torch.dtype, shared: bool) -> to
     """
     if not shared or torch.utils.data.get_worker_info() is None:
         return torch.empty(shape, dtype=dtype)
-    bytes_of = torch.empty((), dtype=dtype).element_size()
-    storage = torch.UntypedStorage._new_shared(math.prod(shape) * bytes_of, device="cpu")
-    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)
+    plan = torch.empty(shape, dtype=dtype, device="meta")
+    storage: Any = torch.UntypedStorage._new_shared(  # type: ignore[no-untyped-call]
+        plan.numel() * plan.element_size(), device="cpu"
+    )
+    return torch.empty(0, dtype=dtype).set_(storage, 0, plan.shape, plan.stride())
 
 
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
