@@ -4,7 +4,11 @@ The teacher is a timm network with untrained weights, the photos are the 20 of t
 ``bare``: the forward of ready batches of the same size, softmax and top-k included. ``generate``:
 the whole run, from files to a committed store. ``fkd``: the same crops by FKD's way of generating.
 
+With ``--teacher free`` nothing is taught: what a run takes of a processor at 10 and at 100 views a
+photo, with the compiled part that resizes and, in turns, without it.
+
     python -m benchmarks.generate
+    python -m benchmarks.generate --teacher free
 """
 
 from __future__ import annotations
@@ -18,14 +22,18 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import torch
 
 import labelstore
+from benchmarks.support.free_teacher import pipeline_costs
 from benchmarks.support.measuring import alternate, ratio, summary, write_result
+from labelstore.images import resampling
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.pixels import cut, decode
+from labelstore.images.resampling import can_resize
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.demo import place_photos
 from labelstore.producer.generation import generate
@@ -42,6 +50,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--teacher", choices=["timm", "free"], default="timm")
     parser.add_argument("--model", default="tf_efficientnet_lite0")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="fp32")
@@ -53,8 +62,52 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        if options.teacher == "free":
+            write_result("generate_free", measure_free(Path(folder), options), options.out)
+            return
         result = measure(Path(folder), options)
     write_result("generate", result, options.out)
+
+
+compiled_part = resampling._compiled
+
+
+def measure_free(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Views a second of one processor, by the median over rounds in turns."""
+    torch.set_num_threads(1)
+    photos = folder / "photos"
+    place_photos(photos)
+    source = FolderSource(photos)
+    compiled = can_resize((224, 224), "bicubic")
+    ways = {"compiled": compiled_part, "pillow": lambda: None}
+    rows = []
+    for views in (10, 100):
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(options.rounds + 1):
+            for name, part in ways.items():
+                with mock.patch.object(resampling, "_compiled", part):
+                    costs = pipeline_costs(source, folder, views, options.workers, "bicubic")
+                if number:
+                    rates[name].append(costs["views_per_processor_second"])
+        rows.append(
+            {
+                "views_per_photo": views,
+                "views_per_processor_second": {
+                    name: round(statistics.median(values), 1) for name, values in rates.items()
+                },
+                "times_as_fast_as_pillow": round(ratio(rates["compiled"], rates["pillow"]), 3),
+            }
+        )
+    return {
+        "setting": {
+            "images": len(source),
+            "interpolation": "bicubic",
+            "workers": options.workers,
+            "rounds": options.rounds,
+            "compiled_part": compiled,
+        },
+        "rows": rows,
+    }
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import threading
 import warnings
 import zlib
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import xxhash
@@ -20,11 +20,14 @@ from PIL import Image, UnidentifiedImageError
 
 from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.images.formats import DECODERS
+from labelstore.images.resampling import can_resize, resize_into
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
+
+    from labelstore.images.resampling import Crops
 
 __all__ = [
     "INTERPOLATIONS",
@@ -323,38 +326,37 @@ def cut(
     return np.ascontiguousarray(pixels[:, ::-1] if flip else pixels)
 
 
-class Crops(Protocol):
-    """Where crops of a photo lie: ``labelstore.views.Views`` tells it."""
-
-    @property
-    def box(self) -> npt.NDArray[np.int32]:
-        """(n, 4) pixels: top, left, height, width, inside the upright image."""
-
-    @property
-    def flip(self) -> npt.NDArray[np.bool_]:
-        """(n,): whether to mirror."""
-
-
 def render(
-    photo: Image.Image, views: Crops, size: tuple[int, int], interpolation: str
+    photo: Image.Image | npt.NDArray[np.uint8],
+    views: Crops,
+    size: tuple[int, int],
+    interpolation: str,
+    out: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """The pixels of views of one photo.
+    """The pixels of views of one photo, each as ``cut`` makes it.
 
     Args:
-        photo: an upright RGB image, as ``decode`` gives it.
+        photo: an upright RGB image, as ``decode`` gives it, or its pixels (H, W, 3) uint8.
         views: n crops.
         size: (height, width) of the result. interpolation: one of `INTERPOLATIONS`.
-
-    Returns:
-        (n, height, width, 3) uint8, contiguous.
+        out: (n, height, width, 3) uint8, contiguous, to be filled and returned.
 
     Raises:
         UsageError: as ``cut``.
     """
-    pixels = np.empty((len(views.box), *size, 3), dtype=np.uint8)
+    if out is None:
+        out = np.empty((len(views.box), *size, 3), dtype=np.uint8)
+    if can_resize(size, interpolation) and getattr(photo, "mode", "RGB") == "RGB":
+        extent = photo.shape[1::-1] if isinstance(photo, np.ndarray) else photo.size
+        for box in views.box.tolist():
+            check_cut(extent, box, size, interpolation)
+        resize_into(photo, views, interpolation, out)
+        return out
+    if isinstance(photo, np.ndarray):
+        photo = Image.fromarray(photo)
     for number, (box, flip) in enumerate(zip(views.box, views.flip, strict=True)):
-        pixels[number] = cut(photo, box.tolist(), bool(flip), size, interpolation)
-    return pixels
+        out[number] = cut(photo, box.tolist(), bool(flip), size, interpolation)
+    return out
 
 
 def check_cut(

@@ -67,12 +67,18 @@ class Preprocessing:
         object.__setattr__(self, "std", std)
 
 
-def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+def normalize(
+    pixels: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
     """``(pixels / 255 - mean) / std``, for the teacher and for training alike.
 
     Args:
         pixels: (..., 3, H, W) uint8, in any memory format, which is kept.
         mean: three numbers on the scale 0..1; std: three positive numbers.
+        out: float32 of the same shape, in any memory format, to be filled and returned.
 
     Returns:
         (..., 3, H, W) float32 on the same device, the same bits on every device.
@@ -89,7 +95,8 @@ def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float])
         )
     make = _constants if torch.compiler.is_compiling() else _kept_constants
     full, centre, spread = make(tuple(mean), tuple(std), pixels.device)
-    return pixels.to(torch.float32).div_(full).sub_(centre).div_(spread)
+    values = pixels.to(torch.float32) if out is None else out.copy_(pixels)
+    return values.div_(full).sub_(centre).div_(spread)
 
 
 def _constants(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Float32Array = npt.NDArray[np.float32]
     Float64Array = npt.NDArray[np.float64]
     Int32Array = npt.NDArray[np.int32]
+    BoolArray = npt.NDArray[np.bool_]
 
 __all__ = ["ImagePrior", "decode_probs", "encode_probs", "fit", "tail_weights"]
 
@@ -65,11 +66,22 @@ def tail_weights(
     Returns:
         (..., m) of the listed classes (0 for an empty place) and (...) of each class outside.
     """
-    exponent = np.asarray(prior.power if power is None else power, dtype=np.float64)
+    return _raised(*_shares(prior, num_classes), prior.power if power is None else power)
+
+
+def _shares(prior: ImagePrior, num_classes: int) -> tuple[BoolArray, Float64Array, Float64Array]:
+    """(..., m) which places are filled, (..., m) their probabilities, (...) that of each class
+    outside."""
     listed = prior.classes >= 0
     probs = np.where(listed, prior.probs, 0.0).astype(np.float64)
     outside = num_classes - listed.sum(axis=-1)
-    rest = np.maximum(1.0 - probs.sum(axis=-1), LEAST) / np.maximum(outside, 1)
+    return listed, probs, np.maximum(1.0 - probs.sum(axis=-1), LEAST) / np.maximum(outside, 1)
+
+
+def _raised(
+    listed: BoolArray, probs: Float64Array, rest: Float64Array, power: npt.ArrayLike
+) -> tuple[Float64Array, Float64Array]:
+    exponent = np.asarray(power, dtype=np.float64)
     return np.where(listed, probs ** exponent[..., None], 0.0), rest**exponent
 
 
@@ -88,7 +100,8 @@ def fit(
         with which the recovered labels come nearest to the teacher's, in mean KL divergence (but
         for the limit that recovery sets to each class, which is left out).
     """
-    order = np.lexsort((np.arange(len(mean)), -mean))[:size]
+    # Of equal means, the smaller class id comes first.
+    order = np.argsort(-mean, kind="stable")[:size]
     codes = encode_probs(mean[order])
     classes = np.where(codes > 0, order, -1).astype(np.int32)
     prior = ImagePrior(classes, decode_probs(codes), np.ones((), dtype=np.float32))
@@ -101,16 +114,21 @@ def fit(
     place = np.full(num_classes, -1)
     place[classes[classes >= 0]] = np.flatnonzero(classes >= 0)
     ranks = place[indices]
-    listed_tail = np.where(classes >= 0, tail[np.maximum(classes, 0)], 0.0)
-    costs = []
-    for power in POWERS / 100.0:
-        weights, outside = tail_weights(prior, num_classes, power)
-        taken = np.where(ranks >= 0, weights[np.maximum(ranks, 0)], outside)
-        taken = np.where(probs > 0, taken, 0.0).sum(axis=-1)
-        others = num_classes - int((classes >= 0).sum())
-        total = np.maximum(weights.sum() + outside * others - taken, 1e-300)
-        # Cross-entropy of the tails with the spread, less what does not depend on the power.
-        gain = (listed_tail[classes >= 0] * np.log(weights[classes >= 0])).sum()
-        gain += (tail.sum() - listed_tail.sum()) * np.log(outside)
-        costs.append((residual * np.log(total)).sum() - gain)
+    shares = _shares(prior, num_classes)
+    listed = shares[0]
+    listed_tail = np.where(listed, tail[np.maximum(classes, 0)], 0.0)
+    # A row for each power that is tried. Raising to many powers at once gives other last bits.
+    pairs = [_raised(*shares, power) for power in POWERS / 100.0]
+    weights = np.stack([pair[0] for pair in pairs])
+    outside = np.array([pair[1] for pair in pairs])
+    taken = np.where(
+        ranks >= 0, np.take(weights, np.maximum(ranks, 0), axis=1), outside[:, None, None]
+    )
+    taken = np.where(probs > 0, taken, 0.0).sum(axis=-1)
+    spread = weights.sum(axis=-1) + outside * (num_classes - int(listed.sum()))
+    total = np.maximum(spread[:, None] - taken, 1e-300)
+    # Cross-entropy of the tails with the spread, less what does not depend on the power.
+    gain = (listed_tail[listed] * np.log(np.compress(listed, weights, axis=1))).sum(axis=-1)
+    gain += (tail.sum() - listed_tail.sum()) * np.log(outside)
+    costs = (residual * np.log(total)).sum(axis=-1) - gain
     return classes, codes, int(POWERS[int(np.argmin(costs))])

@@ -17,8 +17,16 @@ import numpy as np
 from labelstore.errors import DecodeError, SourceError
 from labelstore.images.photo_file import read_photo
 from labelstore.images.pixels import render
+from labelstore.images.resampling import can_resize
 from labelstore.images.resize_on_device import resize_boxes
-from labelstore.teachers.device_memory import own_stream, place_batch, place_photo, ready_event
+from labelstore.teachers.device_memory import (
+    batch_memory,
+    own_stream,
+    place_batch,
+    place_photo,
+    ready_event,
+)
+from labelstore.views.law import Views
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
@@ -31,7 +39,7 @@ if TYPE_CHECKING:
     from labelstore.images.preprocessing import Preprocessing
     from labelstore.images.sources.choose import ImageSource
     from labelstore.producer.settings import RunOptions
-    from labelstore.views.law import ViewLaw, Views
+    from labelstore.views.law import ViewLaw
 
 __all__ = ["CropBatch", "CropRun", "Cutter", "PhotoFacts", "Shape", "shape_of"]
 
@@ -55,6 +63,8 @@ class CropRun:
     """The image's place in its block."""
     image: int
     views: range
+    start: int
+    """The place of its first view in the batch, as long as every photo can be decoded."""
     teachers: tuple[int, ...]
     """Numbers of the teachers that are to label them."""
     last_of_image: bool
@@ -70,6 +80,24 @@ class PhotoFacts:
     height: int
     digest: int
     error: str | None
+
+
+_NO_VIEWS = Views(np.empty((0, 4), dtype=np.int32), np.empty(0, dtype=np.bool_))
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A photo in memory, and all of its views."""
+
+    facts: PhotoFacts
+    photo: Image | npt.NDArray[np.uint8] | None = None
+    """Upright RGB, or its pixels (H, W, 3); None where its bytes are none."""
+    views: Views = _NO_VIEWS
+
+    def crops(self, run: CropRun) -> Views:
+        """The views of a run; the law is asked once a photo."""
+        part = slice(run.views.start, run.views.stop)
+        return Views(self.views.box[part], self.views.flip[part])
 
 
 @dataclass(frozen=True)
@@ -120,6 +148,9 @@ class Cutter:
         self._workers = options.workers
         self._on_error = options.on_error
         self._hashes = hash_keys(source.keys)
+        # Where Pillow cuts nothing, a photo is taken out of it once.
+        self._as_array = options.resize == "device" or all(can_resize(*shape) for shape in shapes)
+        self._num_views = 0
 
     def batches(
         self, blocks: Iterable[tuple[int, slice, tuple[int, ...]]], num_views: int
@@ -134,7 +165,8 @@ class Cutter:
             DecodeError: a photo cannot be decoded and ``on_error`` is "stop".
             SourceError: one could not be read, whatever ``on_error`` says.
         """
-        runs = self._plan(blocks, num_views)
+        self._num_views = num_views
+        runs = self._plan(blocks)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="labelstore") as pool:
             try:
                 with own_stream(self._place):
@@ -151,10 +183,9 @@ class Cutter:
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _plan(
-        self, blocks: Iterable[tuple[int, slice, tuple[int, ...]]], num_views: int
-    ) -> Iterator[CropRun]:
+    def _plan(self, blocks: Iterable[tuple[int, slice, tuple[int, ...]]]) -> Iterator[CropRun]:
         """Runs in order: batches never cross a block, so resuming changes none."""
+        num_views = self._num_views
         longest = RUN_VIEWS[self._resize]
         if self._place.type == "cpu":
             longest = RUN_VIEWS_ON_CPU
@@ -163,7 +194,8 @@ class Cutter:
             position = 0
             while position < total:
                 row, view = divmod(position, num_views)
-                room = self._batch_size - position % self._batch_size
+                start = position % self._batch_size
+                room = self._batch_size - start
                 length = min(num_views - view, room, longest)
                 position += length
                 yield CropRun(
@@ -171,6 +203,7 @@ class Cutter:
                     row=row,
                     image=rows.start + row,
                     views=range(view, view + length),
+                    start=start,
                     teachers=teachers,
                     last_of_image=view + length == num_views,
                     last_of_batch=length == room or position == total,
@@ -184,11 +217,17 @@ class Cutter:
         takes_turns = self._place.type == "cpu"
         waiting: deque[tuple[CropRun, Future[tuple[PhotoFacts, dict[Shape, Any] | None]]]] = deque()
         views = 0
-        loading: tuple[int, Future[tuple[PhotoFacts, Image | None]]] | None = None
+        loading: tuple[int, Future[_Loaded]] | None = None
+        memory: dict[Shape, torch.Tensor] = {}
         for run in runs:
+            if run.start == 0:
+                memory = {
+                    shape: batch_memory(self._batch_size, shape[0], self._place)
+                    for shape in self._wanted(run)
+                }
             if loading is None or loading[0] != run.image:
                 loading = (run.image, pool.submit(self._load, run.image))
-            waiting.append((run, pool.submit(self._cut, run, loading[1])))
+            waiting.append((run, pool.submit(self._cut, run, loading[1], memory)))
             views += len(run.views)
             if run.last_of_image:
                 loading = None
@@ -205,24 +244,24 @@ class Cutter:
     ) -> Iterator[tuple[CropRun, PhotoFacts, dict[Shape, Any] | None]]:
         # A decoded photo takes what hundreds of its crops do: few wait at a time.
         window = self._workers + 2
-        waiting: deque[tuple[CropRun, Future[tuple[PhotoFacts, Any]]]] = deque()
-        loading: tuple[int, Future[tuple[PhotoFacts, Any]]] | None = None
+        waiting: deque[tuple[CropRun, Future[_Loaded]]] = deque()
+        loading: tuple[int, Future[_Loaded]] | None = None
         placed: tuple[int, Any] | None = None
         photos = 0
 
         def resized(
-            run: CropRun, future: Future[tuple[PhotoFacts, Any]]
+            run: CropRun, future: Future[_Loaded]
         ) -> tuple[CropRun, PhotoFacts, dict[Shape, Any] | None]:
             nonlocal placed
-            photo, pixels = future.result()
-            if pixels is None:
-                return run, photo, None
+            loaded = future.result()
+            if not isinstance(loaded.photo, np.ndarray):
+                return run, loaded.facts, None
             if placed is None or placed[0] != run.image:
-                placed = (run.image, place_photo(pixels, self._place))
-            geometry = self._views_of(run, photo)
+                placed = (run.image, place_photo(loaded.photo, self._place))
+            geometry = loaded.crops(run)
             return (
                 run,
-                photo,
+                loaded.facts,
                 {
                     shape: resize_boxes(placed[1], geometry.box, geometry.flip, *shape)
                     for shape in self._wanted(run)
@@ -231,7 +270,7 @@ class Cutter:
 
         for run in runs:
             if loading is None or loading[0] != run.image:
-                loading = (run.image, pool.submit(self._load_array, run.image))
+                loading = (run.image, pool.submit(self._load, run.image))
                 photos += 1
             waiting.append((run, loading[1]))
             while photos > window:
@@ -261,27 +300,34 @@ class Cutter:
                 readable.append(run)
                 parts.append(pixels)
             if run.last_of_batch:
-                shapes = list(parts[0]) if parts else []
-                joined = {
-                    shape: place_batch([part[shape] for part in parts], self._place)
-                    for shape in shapes
-                }
+                joined = self._joined(runs, readable, parts) if parts else {}
                 yield CropBatch(runs, readable, joined, ready_event(joined.values()))
                 runs, readable, parts = [], [], []
+
+    def _joined(
+        self,
+        runs: list[tuple[CropRun, PhotoFacts]],
+        readable: list[CropRun],
+        parts: list[dict[Shape, Any]],
+    ) -> dict[Shape, torch.Tensor]:
+        """The batch of each shape, of the runs that can be read."""
+        if self._resize == "workers":
+            # All parts are the batch's memory, which the workers filled.
+            bounds = [slice(run.start, run.start + len(run.views)) for run in readable]
+            if len(readable) == len(runs):
+                bounds = [slice(0, bounds[-1].stop)]
+            parts = [
+                {shape: memory[bound] for shape, memory in parts[0].items()} for bound in bounds
+            ]
+        return {
+            shape: place_batch([part[shape] for part in parts], self._place) for shape in parts[0]
+        }
 
     def _wanted(self, run: CropRun) -> list[Shape]:
         """The distinct shapes that a run's teachers take, in order."""
         return list(dict.fromkeys(self._shapes[number] for number in run.teachers))
 
-    def _views_of(self, run: CropRun, photo: PhotoFacts) -> Views:
-        return self._law(
-            self._hashes[run.image],
-            np.arange(run.views.start, run.views.stop),
-            photo.width,
-            photo.height,
-        )
-
-    def _load(self, image: int) -> tuple[PhotoFacts, Image | None]:
+    def _load(self, image: int) -> _Loaded:
         try:
             file = read_photo(self._source, image)
         except SourceError as error:
@@ -289,20 +335,25 @@ class Cutter:
                 f"{error} It is not left out, for its bytes may be right; what was committed is "
                 "kept, and the same command goes on."
             ) from error
-        if file.photo is None:
-            return PhotoFacts(-1, -1, file.digest, str(file.error)), None
-        return PhotoFacts(file.photo.width, file.photo.height, file.digest, None), file.photo
-
-    def _load_array(self, image: int) -> tuple[PhotoFacts, npt.NDArray[np.uint8] | None]:
-        photo, upright = self._load(image)
-        return photo, None if upright is None else np.array(upright)
+        photo = file.photo
+        if photo is None:
+            return _Loaded(PhotoFacts(-1, -1, file.digest, str(file.error)))
+        numbers = np.arange(self._num_views)
+        return _Loaded(
+            PhotoFacts(photo.width, photo.height, file.digest, None),
+            np.array(photo) if self._as_array else photo,
+            self._law(self._hashes[image], numbers, photo.width, photo.height),
+        )
 
     def _cut(
-        self, run: CropRun, loading: Future[tuple[PhotoFacts, Image | None]]
+        self, run: CropRun, loading: Future[_Loaded], memory: dict[Shape, torch.Tensor]
     ) -> tuple[PhotoFacts, dict[Shape, Any] | None]:
+        """Fill a run's part of the memory of its batch."""
         # The photo was submitted before this run, so a worker has it or had it: no deadlock.
-        photo, image = loading.result()
-        if image is None:
-            return photo, None
-        geometry = self._views_of(run, photo)
-        return photo, {shape: render(image, geometry, *shape) for shape in self._wanted(run)}
+        loaded = loading.result()
+        if loaded.photo is None:
+            return loaded.facts, None
+        part = slice(run.start, run.start + len(run.views))
+        for (size, interpolation), batch in memory.items():
+            render(loaded.photo, loaded.crops(run), size, interpolation, batch[part].numpy())
+        return loaded.facts, memory

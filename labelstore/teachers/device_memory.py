@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BATCH_SIZES",
     "PROBED_BATCHES",
+    "batch_memory",
     "batch_that_fits",
     "default_batch_size",
     "is_out_of_memory",
@@ -116,26 +117,28 @@ def place_photo(pixels: npt.NDArray[np.uint8], place: torch.device) -> torch.Ten
     return torch.from_numpy(pixels).to(place)
 
 
-def place_batch(
-    parts: Sequence[npt.NDArray[np.uint8] | torch.Tensor], place: torch.device
-) -> torch.Tensor:
+def batch_memory(count: int, size: tuple[int, int], place: torch.device) -> torch.Tensor:
+    """(count, H, W, 3) uint8 on the host, not yet filled, that the device reads fast."""
+    import torch
+
+    return torch.empty(
+        (count, *size, 3), dtype=torch.uint8, device="cpu", pin_memory=place.type == "cuda"
+    )
+
+
+def place_batch(parts: Sequence[torch.Tensor], place: torch.device) -> torch.Tensor:
     """Parts of a batch as one tensor: on a GPU, else where they are.
 
     Args:
-        parts: (n, H, W, 3) uint8 each, all on the host or all on the device.
+        parts: (n, H, W, 3) uint8 each, all on the host or all on the device; a single one is not
+            copied on the host.
         place: the teacher's device.
     """
     import torch
 
-    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
-    if tensors:
-        return torch.cat(tensors)
-    shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
-    on_gpu = place.type == "cuda"
-    joined = torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=on_gpu)
-    np.concatenate([np.asarray(part) for part in parts], out=joined.numpy())
+    joined = parts[0] if len(parts) == 1 else torch.cat(list(parts))
     # From pinned memory, which torch keeps until the copy is done.
-    return joined.to(place, non_blocking=True) if on_gpu else joined
+    return joined.to(place, non_blocking=True) if place.type == "cuda" else joined
 
 
 @contextlib.contextmanager

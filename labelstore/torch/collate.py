@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from labelstore.torch.labels.soft_labels import TorchSoftLabels
 
 
-__all__ = ["collate_views"]
+__all__ = ["batch_memory", "collate_views"]
 
 
 def collate_views(
@@ -39,4 +39,41 @@ def collate_views(
         for sample in samples
     ]
     labels = [pair[1] for pair in pairs]
-    return torch.cat([pair[0] for pair in pairs]), type(labels[0]).cat(labels)
+    return _joined([pair[0] for pair in pairs]), type(labels[0]).cat(labels)
+
+
+def batch_memory(shape: tuple[int, ...], dtype: torch.dtype, shared: bool) -> torch.Tensor:
+    """A batch's pixels, not yet filled.
+
+    Args:
+        shape, dtype: of the tensor.
+        shared: in a worker of a DataLoader, take memory that the training process sees, so that
+            nothing is copied on the way.
+    """
+    if not shared or torch.utils.data.get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    plan = torch.empty(shape, dtype=dtype, device="meta")
+    storage: Any = torch.UntypedStorage._new_shared(  # type: ignore[no-untyped-call]
+        plan.numel() * plan.element_size(), device="cpu"
+    )
+    return torch.empty(0, dtype=dtype).set_(storage, 0, plan.shape, plan.stride())
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Tensors one after another; without a copy where they are all of a batch, in order."""
+    batch = parts[0]._base
+    if batch is not None and batch.is_contiguous():
+        place = batch.storage_offset()
+        for part in parts:
+            if (
+                part._base is not batch
+                or part.shape[1:] != batch.shape[1:]
+                or part.storage_offset() != place
+                or not part.is_contiguous()
+            ):
+                break
+            place += part.numel()
+        else:
+            if place == batch.storage_offset() + batch.numel():
+                return batch
+    return torch.cat(parts)

@@ -13,15 +13,17 @@ from PIL import Image
 
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
 from labelstore.images import preprocessing
-from labelstore.images.pixels import INTERPOLATIONS, pixel_digest
+from labelstore.images.pixels import INTERPOLATIONS, pixel_digest, render
 from labelstore.images.reduced_jpeg import Photo
 from labelstore.store.ensembles import opened_reader
+from labelstore.torch.collate import batch_memory
 from labelstore.torch.identity import PhotoIdentity
 from labelstore.torch.labels.soft_labels import TorchSoftLabels
 from labelstore.torch.labels.stored_labels import StoredLabels
 from labelstore.torch.photos import Photos
 from labelstore.training.options import part_of, require_known
 from labelstore.training.recovery import NO_EPOCH, Recovery, RecoveryOptions
+from labelstore.views.law import Views
 
 if TYPE_CHECKING:
     import os
@@ -202,7 +204,8 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                     f"a SoftLabelDataset was indexed with {show!r}, expected a Show (an image and "
                     "its views): give DataLoader sampler=ViewSampler(dataset)."
                 )
-        return self._samples(shows, [partial(self._photo, show.image) for show in shows])
+        photos = [partial(self._photo, show.image) for show in shows]
+        return self._samples(shows, photos, shared=True)
 
     def views_of(self, shows: Sequence[Show], photos: Iterable[Image.Image]) -> list[Sample]:
         """Samples of photos that were read elsewhere, their labels read together.
@@ -219,20 +222,30 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         return self._samples(shows, (partial(_decoded_elsewhere, photo) for photo in photos))
 
     def _samples(
-        self, shows: Sequence[Show], photos: Iterable[Callable[[Boxes], Photo]]
+        self,
+        shows: Sequence[Show],
+        photos: Iterable[Callable[[Boxes], Photo]],
+        shared: bool = False,
     ) -> list[Sample]:
-        """As ``views_of``, of photos that are made for the boxes of their views."""
+        """As ``views_of``, of photos that are made for the boxes of their views; their pixels are
+        parts of one tensor. shared: they are a batch, on its way to the training process."""
         counts = [len(show.views) for show in shows]
         numbers = np.repeat(np.array([show.image for show in shows], dtype=np.int64), counts)
         views = np.array([view for show in shows for view in show.views], dtype=np.int64)
         labels = self._labels(numbers, views, self._epochs(shows, counts))
         geometry = self.store.views(numbers, views)
+        batch: torch.Tensor | None = None
+        if self.transform is None:
+            dtype = torch.uint8 if self._normalize is None else torch.float32
+            batch = batch_memory((len(views), 3, *self.size), dtype, shared)
         samples: list[Sample] = []
         start = 0
         for show, count, photo_for in zip(shows, counts, photos, strict=True):
             rows = slice(start, start + count)
             photo = photo_for(geometry.box[rows])
-            pixels = self._pixels(photo, geometry.box[rows], geometry.flip[rows], show.image)
+            shown = Views(geometry.box[rows], geometry.flip[rows])
+            out = None if batch is None else batch[rows]
+            pixels = self._pixels(photo, shown, show.image, out)
             samples.append((pixels, labels[rows]))
             start += count
         return samples
@@ -267,20 +280,28 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
     def _pixels(
         self,
         photo: Photo,
-        boxes: npt.NDArray[np.int32],
-        flips: npt.NDArray[np.bool_],
+        views: Views,
         image: int,
+        out: torch.Tensor | None,
     ) -> torch.Tensor:
-        cuts = [
-            self._cut(photo, box, flip, image, self.size, self.interpolation)
-            for box, flip in zip(boxes, flips, strict=True)
-        ]
-        if self.transform is not None:
+        """(m, 3, height, width) of views of a photo, in ``out`` where there is no transform."""
+        for box in views.box:
+            self._check_inside(photo, box, image)
+        if photo.reduction == 1:
+            cuts = render(photo.image, views, self.size, self.interpolation)
+        else:
+            cuts = np.stack(
+                [
+                    photo.cut(box, bool(flip), self.size, self.interpolation)
+                    for box, flip in zip(views.box.tolist(), views.flip, strict=True)
+                ]
+            )
+        if out is None:
             return torch.stack([self._transformed(view) for view in cuts])
-        pixels = torch.from_numpy(np.stack(cuts)).permute(0, 3, 1, 2).contiguous()
+        last = torch.from_numpy(cuts).permute(0, 3, 1, 2)
         if self._normalize is None:
-            return pixels
-        return preprocessing.normalize(pixels, *self._normalize)
+            return out.copy_(last)
+        return preprocessing.normalize(last, *self._normalize, out=out)
 
     def _cut(
         self,
@@ -291,6 +312,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         size: tuple[int, int],
         interpolation: str,
     ) -> npt.NDArray[np.uint8]:
+        self._check_inside(photo, box, image)
+        return photo.cut(box.tolist(), bool(flip), size, interpolation)
+
+    def _check_inside(self, photo: Photo, box: npt.NDArray[np.int32], image: int) -> None:
         top, left, height, width = box.tolist()
         # Only explicit boxes can reach outside; Pillow would fill them with black.
         if min(top, left) < 0 or top + height > photo.height or left + width > photo.width:
@@ -299,7 +324,6 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 f"reaches outside its photo of {photo.width} x {photo.height} pixels: give the "
                 "data set the teacher's own files, without a transform that resizes or crops."
             )
-        return photo.cut((top, left, height, width), bool(flip), size, interpolation)
 
     def _transformed(self, view: npt.NDArray[np.uint8]) -> torch.Tensor:
         tensor = self.transform(Image.fromarray(view)) if self.transform else None

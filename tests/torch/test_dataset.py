@@ -719,3 +719,27 @@ def test_keys_that_differ_in_their_normal_form_alone_are_told(work, store, tmp_p
     assert len(SoftLabelDataset(FolderSource(tmp_path / "a"), own)) == 1
     with pytest.raises(MismatchError, match="Unicode's NFC and NFD"):
         SoftLabelDataset(FolderSource(tmp_path / "b"), own)
+
+
+def test_a_batch_is_made_where_it_is_read(store, photos):
+    data = SoftLabelDataset(photos, store)
+    samples = data.__getitems__(SHOWS)
+    batch, _ = collate_views(samples)
+    assert batch.data_ptr() == samples[0][0].data_ptr()
+    assert torch.equal(batch, torch.cat([data[show][0] for show in SHOWS]))
+    # Other orders, parts and mixtures are joined anew.
+    others = data.__getitems__(SHOWS[:2])
+    for some in (samples[::-1], samples[1:], samples[:-1], [samples[0], samples[0]], others):
+        joined, _ = collate_views([*some, *others])
+        assert torch.equal(joined, torch.cat([sample[0] for sample in [*some, *others]]))
+    # From a worker, in memory that both see.
+    loader = DataLoader(
+        data,
+        batch_sampler=[SHOWS],
+        collate_fn=collate_views,
+        num_workers=1,
+        multiprocessing_context="fork",
+    )
+    (sent,) = [pixels for pixels, _ in loader]
+    assert sent.is_shared()
+    assert torch.equal(sent, batch)

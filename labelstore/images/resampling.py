@@ -1,0 +1,145 @@
+"""Many boxes of a photo resized in one call, to the very bytes that Pillow makes.
+
+The compiled part (``_resample.c``) takes Pillow's integer sums over many neighbours at once and
+without the interpreter's lock. It is asked only where it gives what the installed Pillow gives:
+the two are compared once a process. Where it was not built, Pillow cuts, with the same result.
+
+What pays for it: ``python -m benchmarks.generate --teacher free``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["Crops", "can_resize", "resize_into", "whole_pays"]
+
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "hamming": Image.Resampling.HAMMING,
+    "box": Image.Resampling.BOX,
+}
+"""Interpolation -> the number of its filter: all of Pillow's that sum."""
+
+_LONGEST = 65536
+"""Pixels of a side of the result, at most."""
+
+
+class Crops(Protocol):
+    """Where crops of a photo lie: ``labelstore.views.Views`` tells it."""
+
+    @property
+    def box(self) -> npt.NDArray[np.int32]:
+        """(n, 4) pixels: top, left, height, width, inside the upright image."""
+
+    @property
+    def flip(self) -> npt.NDArray[np.bool_]:
+        """(n,): whether to mirror."""
+
+
+def can_resize(size: tuple[int, int], interpolation: str) -> bool:
+    """Whether ``resize_into`` can make views of a (height, width) by a filter, as Pillow would."""
+    return interpolation in _FILTERS and max(size) <= _LONGEST and _compiled() is not None
+
+
+def whole_pays(photo: tuple[int, int], boxes: npt.NDArray[np.int32]) -> bool:
+    """Whether taking a photo (width, height) out of Pillow costs less than taking its boxes out."""
+    return int((boxes[:, 2].astype(np.int64) * boxes[:, 3]).sum()) > photo[0] * photo[1]
+
+
+def resize_into(
+    photo: Image.Image | npt.NDArray[np.uint8],
+    views: Crops,
+    interpolation: str,
+    out: npt.NDArray[np.uint8],
+) -> None:
+    """Fill ``out`` with views of one photo: crop, then resize, then mirror left to right.
+
+    Args:
+        photo: RGB, or its pixels (H, W, 3) uint8.
+        views: n crops, inside the photo.
+        interpolation: one for which ``can_resize`` is true.
+        out: (n, height, width, 3) uint8, contiguous; equal to ``labelstore.images.cut`` afterwards.
+
+    Raises:
+        ValueError: shapes that do not fit each other, or a box that leaves the photo.
+    """
+    module, reorders = _compiled()  # type: ignore[misc]
+    number = _FILTERS[interpolation]
+    if isinstance(photo, np.ndarray) or whole_pays(photo.size, views.box):
+        pixels = np.ascontiguousarray(photo)
+        _call(module, reorders, pixels, views.box, views.flip, number, out)
+        return
+    for row, (top, left, height, width) in enumerate(views.box.tolist()):
+        crop = np.asarray(photo.crop((left, top, left + width, top + height)))
+        box, flip = np.array([[0, 0, height, width]]), views.flip[row : row + 1]
+        _call(module, reorders, crop, box, flip, number, out[row : row + 1])
+
+
+def _call(
+    module: Any,
+    reorders: bool,
+    photo: npt.NDArray[np.uint8],
+    boxes: npt.NDArray[np.int32],
+    flips: npt.NDArray[np.bool_],
+    number: int,
+    out: npt.NDArray[np.uint8],
+) -> None:
+    module.resize_boxes(
+        photo,
+        np.ascontiguousarray(boxes, dtype=np.int32),
+        np.ascontiguousarray(flips, dtype=np.bool_).view(np.uint8),
+        out,
+        int(number),
+        reorders,
+    )
+
+
+@functools.cache
+def _compiled() -> tuple[Any, bool] | None:
+    """The compiled module and whether this Pillow takes the rows first where they shrink by far
+    more than the columns (Pillow 13 began to); None where Pillow has to cut."""
+    try:
+        module = importlib.import_module("labelstore.images._resample")
+    except ImportError:
+        return None
+    if not module.usable():
+        return None
+    for reorders in (True, False):
+        if _is_pillow(module, reorders):
+            return module, reorders
+    return None
+
+
+def _is_pillow(module: Any, reorders: bool) -> bool:
+    """Whether views of a few shapes, by all filters, have Pillow's pixels."""
+    height, width = 83, 71
+    # Bytes without a pattern, the same in each process.
+    steps = np.arange(height * width * 3, dtype=np.uint64) + 1
+    noise = (steps * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(40)).astype(np.uint8)
+    photo = noise.reshape(height, width, 3)
+    image = Image.fromarray(photo)
+    boxes = np.array(
+        [[0, 0, height, width], [3, 5, 61, 20], [7, 1, 20, 61], [40, 30, 9, 40], [11, 13, 40, 37]],
+        dtype=np.int32,
+    )
+    flips = np.array([False, True, False, True, False])
+    for rows, columns in ((16, 16), (40, 37), (96, 24)):
+        out = np.empty((len(boxes), rows, columns, 3), dtype=np.uint8)
+        for number in _FILTERS.values():
+            _call(module, reorders, photo, boxes, flips, number, out)
+            for (top, left, tall, wide), flip, view in zip(boxes.tolist(), flips, out, strict=True):
+                crop = image.crop((left, top, left + wide, top + tall))
+                expected = np.asarray(crop.resize((columns, rows), number))
+                if not np.array_equal(view, expected[:, ::-1] if flip else expected):
+                    return False
+    return True
