@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     Codes = dict[str, npt.NDArray[Any]]
 
 __all__ = [
+    "LEAST_BLOCK_LABELS",
     "MOST_BLOCK_IMAGES",
     "BlockCodes",
     "BlockData",
     "BlockPriors",
+    "array_block_images",
     "block_codes",
     "check_table",
     "default_block_images",
@@ -49,6 +51,13 @@ MOST_BLOCK_IMAGES = 1024
 """Images of a block, at most, unless more are asked for."""
 
 
+LEAST_BLOCK_LABELS = 16384
+"""Labels of a block of labels that lie in memory, at least."""
+
+_MOST_BLOCK_ENTRIES = 1 << 22
+"""Classes of all labels of a block that is larger for the sake of ``LEAST_BLOCK_LABELS``."""
+
+
 def default_block_images(num_images: int) -> int:
     """Images of a block: about a 64th of the data set, a power of two from 16 to 1,024.
 
@@ -57,6 +66,17 @@ def default_block_images(num_images: int) -> int:
     """
     whole = max(16, 1 << max(0, (num_images // 64).bit_length()))
     return min(MOST_BLOCK_IMAGES, whole, num_images)
+
+
+def array_block_images(num_images: int, num_views: int, k: int) -> int:
+    """Images of a block of labels that lie in memory: 1,024, and more where views are few.
+
+    A block costs some 20 files that have to reach the disk, whatever is in it: none has fewer than
+    ``LEAST_BLOCK_LABELS`` labels, but for the last, and where they are of very many classes: a
+    block is encoded in memory.
+    """
+    labels = min(LEAST_BLOCK_LABELS, _MOST_BLOCK_ENTRIES // k)
+    return min(num_images, max(MOST_BLOCK_IMAGES, labels // num_views))
 
 
 @dataclasses.dataclass(frozen=True)
