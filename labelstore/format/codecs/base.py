@@ -199,7 +199,7 @@ class Quantizer:
         return np.concatenate([top, self.rest.decode(rest_codes)], axis=-1)
 
     def decode_label(
-        self, top_code: np.generic, rest_codes: npt.NDArray[Any] | None
+        self, top_code: npt.NDArray[Any], rest_codes: npt.NDArray[Any] | None
     ) -> npt.NDArray[np.float32]:
         """As ``decode``, of one label's codes () and (k - 1,), which are those of the grids.
 

@@ -103,7 +103,7 @@ class RatioQuantizer(Quantizer):
         return out
 
     def decode_label(
-        self, top_code: np.generic, rest_codes: npt.NDArray[Any] | None
+        self, top_code: npt.NDArray[Any], rest_codes: npt.NDArray[Any] | None
     ) -> npt.NDArray[np.float32]:
         value = float(self.top.values_of(top_code))
         values, left = [value], 1.0 - value
