@@ -192,13 +192,14 @@ Exit codes:
 @click.option(
     "--block-images",
     type=click.IntRange(min=1),
-    help="Images of a block, the unit that is committed and resumed. Default: about a 64th of the "
-    "images, 16 to 1024.",
+    help="Images of a block, the unit that is committed and resumed. Default: as many as "
+    "have 2,048 views on a CPU, 131,072 on a GPU, at most 1024; more where blocks were very many.",
 )
 @click.option(
     "--group-views",
     type=click.IntRange(min=1),
-    help="Views of a group, the unit that a training epoch reads. Default: 4, in Parquet 16.",
+    help="Views of a group, the unit that a training epoch reads. Default: as many as "
+    "make 4,096 labels with a block's images, 4 or more, in Parquet 16 or more.",
 )
 @click.option(
     "--views-from",

@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 __all__ = [
     "cut_at_mass",
     "decode_confidence",
+    "decode_image_prior",
+    "decode_label",
     "decode_labels",
     "decode_prior",
     "encode_labels",
     "encode_prior_probs",
 ]
+
+
+_EMPTY = {bytes: 256**bytes - 1 for bytes in (2, 4)}
+"""The class id that is none, by the bytes of an id."""
 
 
 def encode_labels(
@@ -93,6 +99,32 @@ def decode_labels(
     return classes, values
 
 
+def decode_label(
+    codes: Mapping[str, npt.NDArray[Any]], listed: npt.NDArray[Any], manifest: Manifest
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """As ``decode_labels``, of one label, whose codes are known to be those of one: in a tenth of
+    the time.
+
+    Args:
+        codes: by array name, each (...) of one view.
+        listed: (m,) codes of its image's prior list, as they are stored; m may be 0.
+        manifest: says how.
+    """
+    top, rest = codes["labels/top_prob"], codes.get("labels/rest_probs")
+    ids = codes["labels/classes"]
+    if manifest.encoding == "plain":
+        probs = np.empty(manifest.k, dtype=np.float32)
+        probs[0] = top
+        probs[1:] = () if rest is None else rest
+        return ids.astype(np.int32), probs
+    probs = codecs.get(manifest.quantizer).decode_label(top, rest)
+    if not manifest.prior_size:
+        return ids.astype(np.int32), probs
+    stored = max(np.count_nonzero(probs), 1)
+    named = class_ranks.decode_label(ids.tolist()[:stored], listed)
+    return np.array(named + [0] * (manifest.k - stored), dtype=np.int32), probs
+
+
 def decode_confidence(top: npt.NDArray[Any], manifest: Manifest) -> npt.NDArray[np.float32]:
     """The largest probabilities of codes of ``labels/top_prob``, of any shape."""
     if manifest.encoding == "plain":
@@ -113,4 +145,18 @@ def decode_prior(codes: Mapping[str, npt.NDArray[Any]]) -> ImagePrior:
         classes=np.where(classes == empty, -1, classes.astype(np.int64)).astype(np.int32),
         probs=prior.decode_probs(probs) if probs.dtype == np.uint8 else probs,
         power=(codes["images/prior_power"] / 100.0).astype(np.float32),
+    )
+
+
+def decode_image_prior(codes: Mapping[str, npt.NDArray[Any]]) -> ImagePrior:
+    """As ``decode_prior``, of the codes (...) of one image's list, which are known to be such."""
+    stored, probs = codes["images/prior_classes"], codes["images/prior_probs"]
+    classes = stored.astype(np.int32)
+    # Empty places are the last.
+    if stored.item(-1) == _EMPTY[stored.dtype.itemsize]:
+        classes[stored == stored[-1]] = -1
+    return ImagePrior(
+        classes=classes,
+        probs=prior.decode_probs(probs) if probs.dtype == np.uint8 else probs.copy(),
+        power=np.float32(int(codes["images/prior_power"]) / 100.0),  # type: ignore[arg-type]
     )

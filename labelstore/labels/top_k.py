@@ -63,9 +63,12 @@ class TopK:
     """What the image's views say on average, a row for each label; None where none is stored."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "indices", np.asarray(self.indices, dtype=np.int32))
-        object.__setattr__(self, "probs", np.asarray(self.probs, dtype=np.float32))
-        if self.indices.shape != self.probs.shape or not self.indices.ndim or not self.k:
+        indices = np.asarray(self.indices, dtype=np.int32)
+        probs = np.asarray(self.probs, dtype=np.float32)
+        object.__setattr__(self, "indices", indices)
+        object.__setattr__(self, "probs", probs)
+        shape = indices.shape
+        if shape != probs.shape or not shape or not shape[-1]:
             raise LabelError(
                 f"top-k labels have {self.indices.shape = } and {self.probs.shape = }, "
                 "expected two equal shapes (..., k) with k >= 1."

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
-from labelstore.format.blocks import check_table, default_block_images
+from labelstore.format.blocks import (
+    ACCELERATOR_BLOCK_VIEWS,
+    CPU_BLOCK_VIEWS,
+    check_table,
+    default_block_images,
+    default_group_views,
+)
 from labelstore.format.manifest import LOGITS_PROBE, Manifest, fingerprint
 from labelstore.images.pixels import decode
 from labelstore.images.sources.choose import check_outside
@@ -287,10 +293,19 @@ def _manifests(
     """The manifest of each store, with the probes of one that is there already."""
     manifests = []
     new: dict[int, Manifest] = {}
+    begun = [None if options.overwrite else stored_manifest(output.path) for output in outputs]
+    block_images = next((stored.block_images for stored in begun if stored), None)
+    if block_images is None:
+        on_cpu = engine.teachers[0].device.startswith("cpu")
+        block_images = default_block_images(
+            len(source),
+            outputs[0].settings.num_views,
+            CPU_BLOCK_VIEWS if on_cpu else ACCELERATOR_BLOCK_VIEWS,
+        )
     for number, (output, teacher) in enumerate(zip(outputs, engine.teachers, strict=True)):
         settings = output.settings
-        manifest = plan_of(source, output, teacher, options.resize)
-        stored = None if options.overwrite else stored_manifest(output.path)
+        stored = begun[number]
+        manifest = plan_of(source, output, teacher, options.resize, block_images, stored)
         if stored is None:
             probe = make_probe(
                 source, shape_of(teacher.preprocessing), settings.law, settings.num_views
@@ -315,16 +330,31 @@ def _check_photos(source: ImageSource, path: str | os.PathLike[str]) -> None:
         )
 
 
-def plan_of(source: ImageSource, output: Output, teacher: Labelling, resize: Resize) -> Manifest:
-    """The manifest of a store to be made, without its probes."""
+def plan_of(
+    source: ImageSource,
+    output: Output,
+    teacher: Labelling,
+    resize: Resize,
+    block_images: int,
+    stored: Manifest | None,
+) -> Manifest:
+    """The manifest of a store to be made, without its probes.
+
+    Args:
+        source, output, teacher, resize: what is to be made, of what, by what, and how.
+        block_images: of a block, where the settings say nothing of it.
+        stored: what the store's manifest says where there is one. Where the settings say nothing
+            of groups, it has them as it was begun.
+    """
     settings = output.settings
     store = settings.store_of(teacher.num_classes)
-    group_views = store.group_views or backend_of(output.path).group_views
-    store = replace(
-        store,
-        block_images=store.block_images or default_block_images(len(source)),
-        group_views=min(group_views, settings.num_views),
-    )
+    block_images = store.block_images or block_images
+    group_views = store.group_views or (stored.group_views if stored else None)
+    if group_views is None:
+        least = backend_of(output.path).group_views
+        group_views = default_group_views(settings.num_views, block_images, least)
+    group_views = min(group_views, settings.num_views)
+    store = replace(store, block_images=block_images, group_views=group_views)
     return Manifest(
         num_images=len(source),
         num_views=settings.num_views,

@@ -75,7 +75,8 @@ def check_request(
     )
     targets = np.full(len(source), -1, dtype=np.int32)
     output = Output(targets, path, settings_for(requested.num_classes))
-    asked = plan_of(source, output, requested, options.resize)
+    block_images = stored.block_images if stored else 1
+    asked = plan_of(source, output, requested, options.resize, block_images, stored)
     if stored is not None:
         # Keys and ground truth are compared when there are classes to number them by.
         asked = dataclasses.replace(asked, probe=stored.probe, fingerprint=stored.fingerprint)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["as_array", "common_shape", "evenly_spaced", "in_range", "positions_of"]
+__all__ = ["as_array", "common_shape", "evenly_spaced", "in_range", "one_place", "positions_of"]
+
+_NUMBERS = (np.ndarray, np.integer)
 
 
 def as_array(given: Any, what: str) -> npt.NDArray[Any]:
@@ -87,3 +89,22 @@ def positions_of(
 def evenly_spaced(count: int, wanted: int) -> npt.NDArray[np.int64]:
     """At most ``wanted`` numbers of 0..count-1, rising, evenly spaced, both ends among them."""
     return np.linspace(0, count - 1, min(wanted, count)).round().astype(np.int64)
+
+
+def one_place(
+    images: Any, num_images: int, views: Any, num_views: int
+) -> tuple[int, int, tuple[int, ...]] | None:
+    """Image, view and shape where one view is asked for by numbers that are in range, else None."""
+    shape: tuple[int, ...] = ()
+    if type(images) is not int:
+        if not isinstance(images, _NUMBERS) or images.size != 1 or images.dtype.kind not in "iu":
+            return None
+        images, shape = images.item(), images.shape
+    if type(views) is not int:
+        if not isinstance(views, _NUMBERS) or views.size != 1 or views.dtype.kind not in "iu":
+            return None
+        shape = views.shape if views.ndim > len(shape) else shape
+        views = views.item()
+    if 0 <= images < num_images and 0 <= views < num_views:
+        return images, views, shape
+    return None

@@ -21,7 +21,7 @@ from labelstore.store.backends.registry import backend_of
 from labelstore.store.chunks.label_decoder import LabelDecoder
 from labelstore.store.chunks.reader import BlockReader
 from labelstore.store.image_table import ImageTable
-from labelstore.store.indexing import common_shape, in_range, positions_of
+from labelstore.store.indexing import common_shape, in_range, one_place, positions_of
 from labelstore.store.slabs.slab_cache import SlabCache
 from labelstore.views.law import ViewLaw, Views
 
@@ -351,12 +351,21 @@ class Store:
                 made. IncompleteError: its block is not committed. CorruptError: what is on disk is
                 not what was committed.
         """
+        place = one_place(images, self.num_images, views, self.num_views)
+        label = None if place is None else self._one_label(*place)
+        if label is not None:
+            return label
         rows = self.positions(images)
         columns = in_range(views, self.num_views, "view", str(self.path))
         shape = common_shape(rows, columns)
         rows = np.broadcast_to(rows, shape).reshape(-1)
         columns = np.broadcast_to(columns, shape).reshape(-1)
         return self._decoder.labels(rows, self.slabs.gather(rows, columns), shape)
+
+    def _one_label(self, image: int, view: int, shape: tuple[int, ...]) -> TopK | None:
+        """A label whose chunk is in memory, verified; None for all that ``read`` must look at."""
+        codes = self.slabs.entry(image, view)
+        return None if codes is None else self._decoder.label(image, codes, shape)
 
     def iter_labels(
         self, block: int, groups: Sequence[int], images: int

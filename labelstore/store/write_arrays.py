@@ -13,7 +13,7 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.format import codecs
-from labelstore.format.blocks import MOST_BLOCK_IMAGES, BlockData, BlockPriors, check_table
+from labelstore.format.blocks import BlockData, BlockPriors, array_block_images, check_table
 from labelstore.format.manifest import EXPLICIT, Manifest, StoreSettings, fingerprint
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.rewrite import write_blocks
@@ -118,7 +118,7 @@ def write(
         k=k,
         quantizer=options.get("quantizer", codecs.DEFAULT),
         prior_size=_prior_size(options, num_classes),
-        block_images=options.get("block_images") or min(num_images, MOST_BLOCK_IMAGES),
+        block_images=options.get("block_images") or array_block_images(num_images, num_views, k),
         group_views=min(options.get("group_views") or backend_of(path).group_views, num_views),
     )
     manifest = Manifest(

@@ -196,6 +196,19 @@ def test_resuming_makes_the_same_bytes_and_a_finished_store_is_left_alone(small,
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 
+def test_a_store_goes_on_in_the_blocks_and_groups_that_it_was_begun_with(small, tmp_path):
+    path = tmp_path / "s.zarr"
+    make(small, path, recipe=LabelSettings(6, StoreSettings(k=3, block_images=2, group_views=2)))
+    before = files_of(path)
+    (commit,) = (file for file in (path / "commits/c/0").rglob("*") if file.is_file())
+    commit.unlink()
+    report = make(small, path, recipe=LabelSettings(6, StoreSettings(k=3)))
+    assert report.views_made == 2 * 6
+    assert files_of(path) == before
+    store = make(small, tmp_path / "new.zarr", recipe=LabelSettings(6, StoreSettings(k=3)))
+    assert labelstore.open(store.path).manifest.group_views == 6
+
+
 def test_other_settings_are_refused_by_name_until_overwrite(small, tmp_path):
     path = tmp_path / "s.zarr"
     make(small, path)

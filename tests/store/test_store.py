@@ -405,9 +405,12 @@ def test_requests_of_nothing_and_of_what_is_no_request(tmp_path):
         store.read([[1], [1, 2]], 0)
 
 
-@pytest.mark.parametrize(("images", "block"), [(3, 3), (600, 600), (1025, 1024)])
-def test_arrays_are_written_in_large_blocks(tmp_path, images, block):
+@pytest.mark.parametrize(
+    ("images", "views", "block"),
+    [(3, 4, 3), (600, 4, 600), (1025, 16, 1024), (1025, 4, 1025), (20_000, 1, 16_384)],
+)
+def test_arrays_are_written_in_large_blocks(tmp_path, images, views, block):
     """Blocks of 16 images, as a teacher's run of 600 has them, are slow to read at random."""
-    probs = np.full((images, 4, 1), 0.5, np.float32)
+    probs = np.full((images, views, 1), 0.5, np.float32)
     store = labelstore.write(tmp_path / "made.zarr", np.zeros(probs.shape, int), probs, 3)
     assert store.manifest.block_images == block

@@ -22,6 +22,8 @@ __all__ = [
     "PowerGrid",
     "Quantizer",
     "TableGrid",
+    "by_label",
+    "by_place",
     "class_id_dtype",
 ]
 
@@ -51,6 +53,9 @@ class Grid(Protocol):
 
     def decode(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Values of codes, of any shape."""
+
+    def values_of(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """As ``decode``, of few codes, and faster; ``holds`` must be true."""
 
     def near(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """As ``decode``, to within a relative error of NEAR, and faster; ``holds`` must be true."""
@@ -82,6 +87,9 @@ class TableGrid:
             # A code beyond the table is the fill of an image without labels: it decodes to 0.
             values *= codes < len(self._table)
         return values
+
+    def values_of(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        return self._table.take(codes)
 
     def near(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return self.decode(codes)
@@ -125,6 +133,9 @@ class FloatGrid:
     def decode(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return codes.astype(np.float32)
 
+    def values_of(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        return self.decode(codes)
+
     def near(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return self.decode(codes)
 
@@ -166,16 +177,17 @@ class Quantizer:
         top_codes = self.top.nearest(exact[..., 0])
         limit = self.top.decode(top_codes).astype(np.float64)
         left = 1.0 - limit
-        rest_codes = np.empty((*exact.shape[:-1], exact.shape[-1] - 1), dtype=self.rest.dtype)
-        for rank in range(rest_codes.shape[-1]):
+        places = by_place(exact)
+        rest_codes = np.empty((len(places) - 1, *exact.shape[:-1]), dtype=self.rest.dtype)
+        for probs_at, codes in zip(places[1:], rest_codes, strict=True):
             limit = np.minimum(limit, left)
-            codes = self.rest.nearest(exact[..., rank + 1])
+            codes[...] = self.rest.nearest(probs_at)
             over = self.rest.decode(codes) > limit
-            codes = np.where(over, self.rest.floor(limit), codes).astype(self.rest.dtype)
-            rest_codes[..., rank] = codes
+            if over.any():
+                codes[over] = self.rest.floor(limit[over])
             limit = self.rest.decode(codes).astype(np.float64)
             left = left - limit
-        return top_codes.astype(self.top.dtype), rest_codes
+        return top_codes.astype(self.top.dtype), by_label(rest_codes)
 
     def decode(
         self, top_codes: npt.NDArray[Any], rest_codes: npt.NDArray[Any] | None
@@ -185,6 +197,30 @@ class Quantizer:
         if rest_codes is None:
             return top
         return np.concatenate([top, self.rest.decode(rest_codes)], axis=-1)
+
+    def decode_label(
+        self, top_code: npt.NDArray[Any], rest_codes: npt.NDArray[Any] | None
+    ) -> npt.NDArray[np.float32]:
+        """As ``decode``, of one label's codes () and (k - 1,), which are those of the grids.
+
+        A call of NumPy takes as long for one label as for a hundred: here there are few of them.
+        """
+        count = 1 if rest_codes is None else len(rest_codes) + 1
+        out = np.empty(count, dtype=np.float32)
+        out[0] = self.top.values_of(top_code)
+        if rest_codes is not None:
+            out[1:] = self.rest.values_of(rest_codes)
+        return out
+
+
+def by_place(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(k, ...) of values (..., k): what is computed place by place lies side by side."""
+    return np.ascontiguousarray(np.moveaxis(values, -1, 0))
+
+
+def by_label(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(..., k) of values (k, ...)."""
+    return np.ascontiguousarray(np.moveaxis(values, 0, -1))
 
 
 def class_id_dtype(num_classes: int) -> np.dtype[Any]:

@@ -8,6 +8,7 @@ a general compressor does the rest. With an empty list (m = 0) a code is the cla
 
 from __future__ import annotations
 
+import bisect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     Int32Array = npt.NDArray[np.int32]
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "decode_label", "encode"]
 
 _RUN = 1 << 14
 
@@ -91,6 +92,31 @@ def decode(
             outside = code.astype(np.int32) - size
             out[run, place] = np.where(inside, np.where(rank < size, listed, -1), outside)
     return out
+
+
+def decode_label(codes: list[int], listed: npt.NDArray[Any]) -> list[int]:
+    """As ``decode``, of the stored classes of one label that is known to be one.
+
+    Args:
+        codes: of its classes, in order, those that hold nothing left out.
+        listed: (m,) class ids of its image, of any integer type.
+    """
+    size = len(listed)
+    used: list[int] = []
+    ids = []
+    for code in codes:
+        rank = code
+        if rank >= size:
+            ids.append(rank - size)
+            continue
+        # Earlier ranks, rising: each that is not above moves this one.
+        for earlier in used:
+            if earlier > rank:
+                break
+            rank += 1
+        bisect.insort(used, rank)
+        ids.append(listed.item(rank))
+    return ids
 
 
 def _unused(first: npt.NDArray[Any], earlier: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:

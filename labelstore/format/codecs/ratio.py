@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.format.codecs.base import Quantizer, TableGrid
+from labelstore.format.codecs.base import Quantizer, TableGrid, by_label, by_place
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -48,6 +48,7 @@ class Shares:
         self.steps = steps
         angle = np.pi / 2 * (np.arange(steps) + 0.5) / steps
         self.values = np.concatenate([[0.0], np.sin(angle) ** 2])
+        self.numbers: list[float] = self.values.tolist()
 
     def nearest(
         self, values: npt.NDArray[np.float64], limit: npt.NDArray[np.float64]
@@ -71,17 +72,18 @@ class RatioQuantizer(Quantizer):
     def encode(self, probs: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         exact = np.asarray(probs, dtype=np.float64)
         top_codes = self.top.nearest(exact[..., 0])
-        rest_codes = np.zeros((*exact.shape[:-1], exact.shape[-1] - 1), dtype=np.uint8)
+        places = by_place(exact)
+        rest_codes = np.empty((len(places) - 1, *exact.shape[:-1]), dtype=np.uint8)
         value = self.top.decode(top_codes).astype(np.float64)
         left = 1.0 - value
-        for rank in range(rest_codes.shape[-1]):
+        for probs_at, codes in zip(places[1:], rest_codes, strict=True):
             limit = np.minimum(value, left)
             # After a class that is not stored, none is.
-            wanted = np.where(value > 0, exact[..., rank + 1], 0.0)
-            rest_codes[..., rank] = self.rest.nearest(wanted, limit)
-            value = _value(self.rest.values[rest_codes[..., rank]], limit)
+            wanted = np.where(value > 0, probs_at, 0.0)
+            codes[...] = self.rest.nearest(wanted, limit)
+            value = _value(self.rest.values[codes], limit)
             left = left - value
-        return top_codes, rest_codes
+        return top_codes, by_label(rest_codes)
 
     def decode(
         self, top_codes: npt.NDArray[Any], rest_codes: npt.NDArray[Any] | None
@@ -99,6 +101,20 @@ class RatioQuantizer(Quantizer):
             out[..., rank + 1] = value
             left = left - value
         return out
+
+    def decode_label(
+        self, top_code: npt.NDArray[Any], rest_codes: npt.NDArray[Any] | None
+    ) -> npt.NDArray[np.float32]:
+        value = float(self.top.values_of(top_code))
+        values, left = [value], 1.0 - value
+        for code in () if rest_codes is None else rest_codes.tolist():
+            limit = min(value, left)
+            value = float(np.float32(self.rest.numbers[code] * limit))
+            if value > limit:
+                value = float(np.nextafter(np.float32(value), np.float32(0)))
+            values.append(value)
+            left -= value
+        return np.array(values, dtype=np.float32)
 
 
 def _value(share: npt.NDArray[np.float64], limit: npt.NDArray[np.float64]) -> Any:

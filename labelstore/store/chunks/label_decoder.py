@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import NotFoundError
-from labelstore.format.arrays import NO_LIST
-from labelstore.format.encoding import decode_labels
+from labelstore.format.arrays import NO_LIST, view_arrays
+from labelstore.format.encoding import decode_image_prior, decode_label, decode_labels
 from labelstore.labels.top_k import TopK
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ class LabelDecoder:
         self._manifest = manifest
         self._prior_lists = prior_lists
         self._table = table
+        self._no_class = next(
+            int(spec.fill) for spec in view_arrays(manifest) if spec.name == "labels/classes"
+        )
 
     def labels(
         self,
@@ -56,8 +59,7 @@ class LabelDecoder:
             CorruptError: its prior list is not there as it was committed.
         """
         manifest = self._manifest
-        ids = codes["labels/classes"][:, 0]
-        broken = ids == np.iinfo(ids.dtype).max
+        broken = codes["labels/classes"][:, 0] == self._no_class
         if broken.any():
             raise NotFoundError(
                 f"{self._table.path} has no labels of "
@@ -74,3 +76,29 @@ class LabelDecoder:
         classes, probs = decode_labels(codes, lists.classes, place, manifest)
         prior = lists[place.reshape(shape)]
         return TopK(classes.reshape(whole), probs.reshape(whole), manifest.num_classes, prior)
+
+    def label(
+        self, image: int, codes: Mapping[str, npt.NDArray[Any]], shape: tuple[int, ...]
+    ) -> TopK | None:
+        """As ``labels``, of one view, in a fraction of the time; None where more is to be done.
+
+        Args:
+            image: its number.
+            codes: (...) of the view, by array name; verified.
+            shape: of one entry.
+        """
+        manifest = self._manifest
+        if codes["labels/classes"].item(0) == self._no_class:
+            return None
+        prior, listed = None, NO_LIST
+        if manifest.prior_size:
+            entry = self._prior_lists.entry(image)
+            if entry is None:
+                return None
+            prior, listed = decode_image_prior(entry), entry["images/prior_classes"]
+        classes, probs = decode_label(codes, listed, manifest)
+        if shape:
+            whole = (*shape, manifest.k)
+            classes, probs = classes.reshape(whole), probs.reshape(whole)
+            prior = None if prior is None else prior[(None,) * len(shape)]
+        return TopK(classes, probs, manifest.num_classes, prior)

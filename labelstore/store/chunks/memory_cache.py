@@ -119,6 +119,23 @@ class ChunkCache:
                     out[name][rows] = codes
             return out
 
+    def entry(self, chunk: int, image: int, view: int) -> Codes | None:
+        """Codes (...) of one entry of a chunk, by array name; None where the chunk is not here."""
+        # Others may be changing it, or have been when this process was forked from theirs.
+        if os.getpid() != self._process or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            slot = self._slot_of.item(chunk) if len(self._slot_of) else -1
+            if slot < 0:
+                return None
+            self._turn += 1
+            self._last_use[slot] = self._turn
+            place = slot, image, view
+            # The slot may be given to another chunk as soon as the lock is.
+            return {name: array[place].copy() for name, array in self._arrays.items()}
+        finally:
+            self._lock.release()
+
     def _taken(self, slots: npt.NDArray[Any], images: Int64Array, views: Int64Array) -> Codes:
         self._turn += 1
         self._last_use[slots] = self._turn

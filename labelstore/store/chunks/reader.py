@@ -271,6 +271,20 @@ class BlockReader:
         places = images * manifest.num_views + views
         return {name: flat_take(array, places, 2) for name, array in self._mapped.items()}
 
+    def entry(self, image: int, view: int) -> Codes | None:
+        """Codes (...) of one view, by array name; None where its chunk has to be read first."""
+        manifest = self.manifest
+        block, row = divmod(image, manifest.block_images)
+        group, column = divmod(view, manifest.group_views)
+        chunk = block * manifest.num_groups + group
+        if not self._mapped:
+            return self._pool.entry(chunk, row, column)
+        if isinstance(self._backend, MappedBackend) and self._backend.touched():
+            self._checked[:] = False
+        if not self._checked[chunk]:
+            return None
+        return {name: array[image, view] for name, array in self._mapped.items()}
+
     def read_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
         """All codes of some (block, group), in order; not kept in memory."""
         blocks = [block for block, _ in places]

@@ -146,6 +146,12 @@ class SlabCache:
             _put(out, self._reader.gather(images[rows], views[rows]), rows, len(views))
         return out
 
+    def entry(self, image: int, view: int) -> Codes | None:
+        """Codes (...) of one view, by array name; None where ``gather`` has more to do."""
+        if self.slab_bytes or self._slabs:
+            return None
+        return self._reader.entry(image, view)
+
     def _slab_of(self, group: int) -> Slab | None:
         """A slab in use, or one that another process has made."""
         slab = self._open_slab(group)

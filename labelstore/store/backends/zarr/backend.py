@@ -34,8 +34,10 @@ from labelstore.storage.untrusted import (
 )
 from labelstore.store.backends.zarr.arrays import (
     ATTRIBUTE,
+    BEST_LEVEL,
     COMMITS,
     KEYS,
+    QUICK_LEVEL,
     TABLE_CHUNK,
     TARGETS,
     DurableStore,
@@ -305,9 +307,12 @@ class ZarrBackend:
             ("block", "part"),
             0,
         )
+        level = BEST_LEVEL if manifest.prior_size else QUICK_LEVEL
         for spec in all_arrays(manifest):
             shape, shards, chunks = layout(spec, manifest)
-            create_array(store, spec.name, spec.dtype, shape, chunks, shards, spec.axes, spec.fill)
+            create_array(
+                *(store, spec.name, spec.dtype, shape, chunks, shards, spec.axes, spec.fill, level)
+            )
         group.attrs.put({ATTRIBUTE: manifest.to_json()})
 
     def open_for_writing(self, manifest: Manifest) -> None:
