@@ -1,0 +1,54 @@
+"""What ``benchmarks.sources`` measures, each in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+__all__ = ["create_store", "list_files"]
+
+
+def list_files(path: str) -> dict[str, Any]:
+    """Open a source."""
+    from labelstore.images.sources.choose import open_source
+
+    return {"images": len(open_source(path))}
+
+
+def create_store(path: str, images: str) -> dict[str, Any]:
+    """Make the empty store of so many images, as ``generate`` does before its first block."""
+    from labelstore.format.blocks import check_table
+    from labelstore.format.manifest import Manifest, fingerprint
+    from labelstore.store.writer import StoreWriter
+    from labelstore.views.law import ViewLaw
+
+    count = int(images)
+    rng = np.random.default_rng(0)
+    keys = [
+        f"n{number // 1300:08}/n{number // 1300:08}_{drawn}.JPEG"
+        for number, drawn in enumerate(rng.integers(0, 10**6, count).tolist())
+    ]
+    keys = sorted(f"{key[:-5]}_{number}.JPEG" for number, key in enumerate(keys))
+    targets = (np.arange(count) // 1300 % 1000).astype(np.int32)
+    begun, used = time.perf_counter(), time.process_time()
+    check_table(keys, targets, count, 1000)
+    manifest = Manifest(
+        num_images=count,
+        num_views=500,
+        num_classes=1000,
+        fingerprint=fingerprint(keys, targets),
+        law=ViewLaw(1),
+        k=4,
+        quantizer="ratio16",
+        prior_size=64,
+        block_images=1024,
+        group_views=4,
+    )
+    with StoreWriter(path, manifest, keys, targets):
+        return {
+            "images": count,
+            "seconds": time.perf_counter() - begun,
+            "cpu_seconds": time.process_time() - used,
+        }
