@@ -104,8 +104,9 @@ def test_a_network_that_breaks_gives_the_same_photos(s3, proxy, photos, tmp_path
     assert len(seen) > 10
 
 
-def test_the_index_of_a_shard_asks_for_headers(s3, proxy, tmp_path):
-    """Not for the photos, and for several shards at a time."""
+def test_the_index_of_a_shard_asks_for_headers(s3, proxy, tmp_path, monkeypatch):
+    """Not for the photos, for several shards at a time, and once for all processes."""
+    monkeypatch.setenv("LABELSTORE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "shards").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (3, 10, 300_000), dtype=np.uint8)
     for number, photos in enumerate(noise):
@@ -120,10 +121,21 @@ def test_the_index_of_a_shard_asks_for_headers(s3, proxy, tmp_path):
     source = open_source(f"s3://{s3.bucket}/shards")
     asked = sum(request.body_bytes for request in proxy.requests)
     assert asked < noise.size / 10
-    assert len(proxy.requests) < 3 * 10 + 10
+    # Of each shard its headers, and its tag before and after.
+    assert len(proxy.requests) < 3 * (10 + 2) + 10
     assert proxy.most_together >= 3
     assert source.numbers.tolist() == [*range(10)] * 3
     assert source.read(12) == noise[1, 2].tobytes()
+    del proxy.requests[:]
+    again = open_source(f"s3://{s3.bucket}/shards")
+    assert again.keys == source.keys
+    # The listing, and the tag of each shard.
+    assert len(proxy.requests) <= 5
+    # An object that was replaced has another tag.
+    with tarfile.open(tmp_path / "shards" / "1.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("other.jpg"))
+    send(tmp_path / "shards", bucket_of(s3, s3.bucket), "shards")
+    assert "other" in open_source(f"s3://{s3.bucket}/shards").keys
 
 
 def test_patterns_of_urls(s3, tmp_path):
