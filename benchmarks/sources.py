@@ -1,7 +1,9 @@
 """Photos by the million: what it takes to list, index and read them, and to begin a store of them.
 
 ``folders`` lists files that are really there, one folder a class and all in one, and scales to
-ImageNet's number; ``creation`` makes the empty store of as many images.
+ImageNet's number; ``creation`` makes the empty store of as many images. ``shards`` indexes tar
+files as WebDataset's writer makes them, and then again, with the indexes that were kept.
+``parquet`` reads row groups whose paths have another order than their rows.
 
     python -m benchmarks.sources
 """
@@ -9,12 +11,19 @@ ImageNet's number; ``creation`` makes the empty store of as many images.
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmarks.support.measuring import write_result
 
@@ -43,6 +52,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["LABELSTORE_CACHE"] = folder
         result = measure(Path(folder), options.files)
     write_result("sources", result, options.out)
 
@@ -60,13 +70,18 @@ def measure(root: Path, files: int) -> dict[str, Any]:
         kind: measured("create_store", str(root / f"store.{kind}"), str(IMAGENET))
         for kind in ("zarr", "parquet")
     }
+    for name, with_classes in (("photos", False), ("photos and classes", True)):
+        folder = root / f"shards_{with_classes}"
+        _fill_shards(folder, files // 4, with_classes)
+        rows = {kind: measured("index_shards", str(folder)) for kind in ("read", "kept")}
+        result.setdefault("shards", {})[name] = rows
+    _fill_parquet(root / "photos.parquet")
+    result["parquet"] = measured("read_rows", str(root / "photos.parquet"))
     return result
 
 
 def measured(task: str, *arguments: str) -> dict[str, Any]:
     """What a task of ``source_tasks`` takes in a process of its own."""
-    import json
-
     command = [sys.executable, "-c", _MEASURED, task, *arguments]
     done = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
@@ -86,6 +101,28 @@ def _fill(folder: Path, files: int, size: int) -> None:
         if number % size == 0:
             own.mkdir(exist_ok=True)
         os.link(photo, own / f"{own.name}_{number}.JPEG")
+
+
+def _fill_shards(folder: Path, images: int, with_classes: bool) -> None:
+    """Ten shards of tiny photos."""
+    folder.mkdir()
+    for shard in range(10):
+        path = folder / f"train-{shard:04}.tar"
+        with tarfile.open(path, "w") as archive:
+            for number in range(shard * images // 10, (shard + 1) * images // 10):
+                for field in ("cls", "jpg") if with_classes else ("jpg",):
+                    member = tarfile.TarInfo(f"{number:08}.{field}")
+                    data = b"123" if field == "cls" else bytes(900)
+                    member.size, member.mtime = len(data), 1.7e9 + number / 1000
+                    archive.addfile(member, io.BytesIO(data))
+        # An index is kept of what has not been written just now.
+        os.utime(path, (1.7e9, 1.7e9))
+
+
+def _fill_parquet(path: Path, rows: int = 4000, group: int = 100) -> None:
+    rng = np.random.default_rng(0)
+    photos = [{"bytes": rng.bytes(10_000), "path": f"{n}.jpg"} for n in rng.permutation(rows)]
+    pq.write_table(pa.table({"image": photos}), path, row_group_size=group)
 
 
 if __name__ == "__main__":
