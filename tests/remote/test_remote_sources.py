@@ -200,3 +200,21 @@ def test_of_photos_that_a_server_no_longer_has_nothing_is_known(photos, tmp_path
         report = check(source, workers=2)
     assert report["stops"] == ["unreadable"]
     assert (report["findings"][0]["count"], report["decoded"]) == (5, 0)
+
+
+@pytest.mark.parametrize("above", ["", "data/train/"])
+def test_folders_are_listed_together(s3, proxy, tmp_path, above):
+    """As a data set of a thousand folders needs more answers than can be waited for in turn."""
+    names = [
+        f"{above}{letter}/{row}/{n}.jpg" for letter in "abcdefgh" for row in "xy" for n in "12"
+    ]
+    bucket = bucket_of(s3, s3.bucket)
+    for name in [*names, f"{above}LICENSE"]:
+        obstore.put(bucket, f"photos/{name}", b"\xff")
+    proxy.seconds = 0.1
+    source = open_source(f"s3://{s3.bucket}/photos")
+    assert source.keys == tuple(names)
+    assert source.ignored == 1
+    assert proxy.most_together >= 4
+    assert len(proxy.requests) <= 8 + 1 + above.count("/")
+    assert source.read(3) == b"\xff"

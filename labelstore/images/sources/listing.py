@@ -124,7 +124,7 @@ def remote_sizes(url: str) -> dict[str, int]:
             f"{url} cannot be listed over HTTP: give the URL of one .tar or .parquet file, a brace "
             "list of them, a folder of s3:// or gs://, or a copy here."
         )
-    sizes = RemoteObjects(url).sizes([])
+    sizes = RemoteObjects(url).sizes_of_many()
     if not sizes:
         raise NotFoundError(f"there is nothing at {url}: check the bucket and the prefix.")
     return sizes
