@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import posixpath
 
 from PIL import Image, features
 
@@ -68,4 +67,7 @@ DECODERS, IMAGE_SUFFIXES, NOT_HERE = _load()
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name (its path, with slashes) is taken for an image."""
-    return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    stem, dot, suffix = name.rpartition(".")
+    # As posixpath.splitext, which takes five times as long; a million names are asked about.
+    is_suffix = dot and f".{suffix.lower()}" in IMAGE_SUFFIXES
+    return bool(is_suffix and stem.rpartition("/")[2].lstrip("."))

@@ -34,6 +34,7 @@ __all__ = [
     "total_bytes",
     "write_durably",
     "write_new",
+    "write_private",
     "write_together",
     "write_whole",
 ]
@@ -63,6 +64,25 @@ def write_whole(path: Path, data: bytes) -> None:
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, data, sync=False)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """As ``write_whole``, of a file and a folder for this user alone.
+
+    Raises:
+        StoreError: the system refuses, or others may write into the folder.
+    """
+    private_directory(path.parent)
+    temporary = _beside(path)
+    with explained(path):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            with os.fdopen(private_folders.open_file(temporary, flags), "wb") as file:
+                file.write(data)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_new(path: Path, data: bytes) -> bool:

@@ -236,16 +236,21 @@ class RemoteObjects:
             self._do("delete", name)
 
     def sizes(self, names: Iterable[str]) -> dict[str, int]:
-        if self._scheme in ("s3", "gs"):
-            try:
-                found = self._do("list", "")
-                return {name: size for name, size in found.items() if not name.startswith(HIDDEN)}
-            except FileNotFoundError as error:
-                raise NotFoundError(
-                    f"{self.where} cannot be listed ({first_line(error)}): make the bucket, or "
-                    "correct the URL."
-                ) from error
-        return self.sizes_of(names)
+        return self._listed("list") if self._scheme in ("s3", "gs") else self.sizes_of(names)
+
+    def sizes_of_many(self) -> dict[str, int]:
+        """As ``sizes``, of a bucket with many objects in folders: these are listed together."""
+        return self._listed("list_folders")
+
+    def _listed(self, verb: str) -> dict[str, int]:
+        try:
+            found = self._do(verb, "")
+        except FileNotFoundError as error:
+            raise NotFoundError(
+                f"{self.where} cannot be listed ({first_line(error)}): make the bucket, or "
+                "correct the URL."
+            ) from error
+        return {name: size for name, size in found.items() if not name.startswith(HIDDEN)}
 
     def sizes_of(self, names: Iterable[str]) -> dict[str, int]:
         """Bytes of those of some objects that are there."""

@@ -38,6 +38,9 @@ Tag = dict[str, str]
 
 _RETRIES = 8
 
+_LISTINGS = 32
+"""Folders that are listed at once."""
+
 _TIMES = {"connect_timeout": "10s", "timeout": "1day"}
 """Of making a connection, and of a request with all of its answer, over plain HTTP: progress is
 what counts. For buckets the environment says (AWS_TIMEOUT ...), and what had come by then is kept.
@@ -168,6 +171,10 @@ class Requests:
 
     def list(self, prefix: str) -> dict[str, int]:
         """Bytes of all objects below a prefix."""
+        with self._explained(prefix):
+            return transfers.run(self._list(prefix))
+
+    async def _list(self, prefix: str) -> dict[str, int]:
         steady = self._steady(prefix)
 
         async def pages() -> dict[str, int]:
@@ -177,8 +184,39 @@ class Requests:
                 steady.progress(math.inf)
             return sizes
 
+        return await steady.call(pages)
+
+    def list_folders(self, prefix: str) -> dict[str, int]:
+        """As ``list``, with the folders of the first level that has several listed together.
+
+        A server tells a thousand names in an answer, and the next thousand only when it is asked
+        with the last of these; of a folder a class that is a request after the other for minutes.
+        """
+
+        async def level(below: str) -> Any:
+            async def request() -> Any:
+                return await self._obstore.list_with_delimiter_async(self._reading, below or None)
+
+            return await self._steady(below).call(request)
+
+        async def below(folder: str, turn: asyncio.Semaphore) -> dict[str, int]:
+            async with turn:
+                return await self._list(folder)
+
+        async def all_folders() -> dict[str, int]:
+            sizes: dict[str, int] = {}
+            folders = [prefix]
+            while len(folders) == 1:
+                listing = await level(folders[0])
+                sizes |= {entry["path"]: int(entry["size"]) for entry in listing["objects"]}
+                folders = listing["common_prefixes"]
+            turn = asyncio.Semaphore(_LISTINGS)
+            for part in await asyncio.gather(*(below(folder, turn) for folder in folders)):
+                sizes |= part
+            return sizes
+
         with self._explained(prefix):
-            return transfers.run(steady.call(pages))
+            return transfers.run(all_folders())
 
     def size(self, name: str) -> int:
         """Bytes of an object."""

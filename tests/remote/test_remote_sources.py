@@ -104,8 +104,9 @@ def test_a_network_that_breaks_gives_the_same_photos(s3, proxy, photos, tmp_path
     assert len(seen) > 10
 
 
-def test_the_index_of_a_shard_asks_for_headers(s3, proxy, tmp_path):
-    """Not for the photos, and for several shards at a time."""
+def test_the_index_of_a_shard_asks_for_headers(s3, proxy, tmp_path, monkeypatch):
+    """Not for the photos, for several shards at a time, and once for all processes."""
+    monkeypatch.setenv("LABELSTORE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "shards").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (3, 10, 300_000), dtype=np.uint8)
     for number, photos in enumerate(noise):
@@ -120,10 +121,21 @@ def test_the_index_of_a_shard_asks_for_headers(s3, proxy, tmp_path):
     source = open_source(f"s3://{s3.bucket}/shards")
     asked = sum(request.body_bytes for request in proxy.requests)
     assert asked < noise.size / 10
-    assert len(proxy.requests) < 3 * 10 + 10
+    # Of each shard its headers, and its tag before and after.
+    assert len(proxy.requests) < 3 * (10 + 2) + 10
     assert proxy.most_together >= 3
     assert source.numbers.tolist() == [*range(10)] * 3
     assert source.read(12) == noise[1, 2].tobytes()
+    del proxy.requests[:]
+    again = open_source(f"s3://{s3.bucket}/shards")
+    assert again.keys == source.keys
+    # The listing, and the tag of each shard.
+    assert len(proxy.requests) <= 5
+    # An object that was replaced has another tag.
+    with tarfile.open(tmp_path / "shards" / "1.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("other.jpg"))
+    send(tmp_path / "shards", bucket_of(s3, s3.bucket), "shards")
+    assert "other" in open_source(f"s3://{s3.bucket}/shards").keys
 
 
 def test_patterns_of_urls(s3, tmp_path):
@@ -188,3 +200,21 @@ def test_of_photos_that_a_server_no_longer_has_nothing_is_known(photos, tmp_path
         report = check(source, workers=2)
     assert report["stops"] == ["unreadable"]
     assert (report["findings"][0]["count"], report["decoded"]) == (5, 0)
+
+
+@pytest.mark.parametrize("above", ["", "data/train/"])
+def test_folders_are_listed_together(s3, proxy, tmp_path, above):
+    """As a data set of a thousand folders needs more answers than can be waited for in turn."""
+    names = [
+        f"{above}{letter}/{row}/{n}.jpg" for letter in "abcdefgh" for row in "xy" for n in "12"
+    ]
+    bucket = bucket_of(s3, s3.bucket)
+    for name in [*names, f"{above}LICENSE"]:
+        obstore.put(bucket, f"photos/{name}", b"\xff")
+    proxy.seconds = 0.1
+    source = open_source(f"s3://{s3.bucket}/photos")
+    assert source.keys == tuple(names)
+    assert source.ignored == 1
+    assert proxy.most_together >= 4
+    assert len(proxy.requests) <= 8 + 1 + above.count("/")
+    assert source.read(3) == b"\xff"

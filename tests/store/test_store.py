@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,7 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.format.blocks import BlockData
+from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.labels.prior import decode_probs
 from labelstore.storage import locks
 from labelstore.store.writer import StoreWriter
@@ -414,3 +416,23 @@ def test_arrays_are_written_in_large_blocks(tmp_path, images, views, block):
     probs = np.full((images, views, 1), 0.5, np.float32)
     store = labelstore.write(tmp_path / "made.zarr", np.zeros(probs.shape, int), probs, 3)
     assert store.manifest.block_images == block
+
+
+def test_an_empty_store_of_many_images_is_begun_at_once(tmp_path):
+    keys = [f"n{n // 1300:08}/n{n // 1300:08}_{n * 7919 % 10**6}_{n}.JPEG" for n in range(65_536)]
+    targets = np.full(len(keys), -1, np.int32)
+    manifest = Manifest(
+        num_images=len(keys),
+        num_views=2,
+        num_classes=10,
+        k=2,
+        fingerprint=fingerprint(keys, targets),
+        law=None,
+        block_images=1024,
+        group_views=2,
+    )
+    begun = time.process_time()
+    with StoreWriter(tmp_path / "s.zarr", manifest, keys, targets):
+        # The lock is held meanwhile: 3.5 s with the slowest compression, for 1 byte an image.
+        assert time.process_time() - begun < 1.5
+    assert labelstore.open(tmp_path / "s.zarr").keys == tuple(keys)

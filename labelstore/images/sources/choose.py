@@ -6,6 +6,7 @@ takes whichever a path is. Keys carry identity: an image's key, not its place, n
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from labelstore.errors import SourceError, UsageError, require_packages
 from labelstore.images.formats import is_image_name
 from labelstore.images.sources.folder import FolderSource
-from labelstore.images.sources.listing import remote_sizes, walk
+from labelstore.images.sources.listing import is_folder, remote_sizes, walk
 from labelstore.images.sources.parquet import ParquetSource
 from labelstore.images.sources.patterns import expand_braces, is_pattern
 from labelstore.images.sources.remote_folder import RemoteFolderSource
@@ -21,7 +22,6 @@ from labelstore.images.sources.tar import TarSource
 from labelstore.storage.location import place_of
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Sequence
 
 __all__ = ["ImageSource", "check_outside", "in_order", "open_source"]
@@ -164,11 +164,13 @@ def _kind_of_path(place: Path | str) -> str:
             _shard_kind(str(place), str(place)) if isinstance(place, str) or place.exists() else ""
         )
     try:
-        entries = [entry for entry in place.iterdir() if entry.name[0] != "."]
+        # A folder may hold a million files, none of which needs to be looked at by itself.
+        with os.scandir(place) as listing:
+            entries = [(entry.name, is_folder(entry)) for entry in listing if entry.name[0] != "."]
     except OSError:
         # FolderSource says so.
         return ""
-    names = [entry.name for entry in entries if not entry.is_dir()]
+    names = [name for name, is_nested in entries if not is_nested]
     if len(names) == len(entries) or any(map(is_image_name, names)):
         return _kind_of_names(str(place), names)
     if any(map(is_image_name, walk(place))):

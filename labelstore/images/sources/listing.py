@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from labelstore.images.sources.source_files import SourceFiles
 
-__all__ = ["files_at", "remote_sizes", "walk"]
+__all__ = ["files_at", "is_folder", "remote_sizes", "walk"]
 
 
 def files_at(path: str | os.PathLike[str], suffix: str) -> SourceFiles:
@@ -94,7 +94,7 @@ def walk(
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if _is_folder(entry):
+        if is_folder(entry):
             if folders is not None:
                 folders.append(prefix + entry.name)
             within = f"{prefix}{entry.name}/"
@@ -104,7 +104,8 @@ def walk(
             yield prefix + entry.name
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; without a call of the system for most."""
     try:
         return entry.is_dir()
     except OSError:
@@ -123,7 +124,7 @@ def remote_sizes(url: str) -> dict[str, int]:
             f"{url} cannot be listed over HTTP: give the URL of one .tar or .parquet file, a brace "
             "list of them, a folder of s3:// or gs://, or a copy here."
         )
-    sizes = RemoteObjects(url).sizes([])
+    sizes = RemoteObjects(url).sizes_of_many()
     if not sizes:
         raise NotFoundError(f"there is nothing at {url}: check the bucket and the prefix.")
     return sizes

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ParquetSource"]
 
-_GROUPS = 4
-"""Row groups that are kept, as far as they fit in `_KEPT_BYTES`."""
+_GROUPS, _MOST_GROUPS, _SMALL_BYTES = 2, 64, 2**26
+"""Row groups that are kept, as far as they fit in `_KEPT_BYTES`: two, since threads read the next
+one while others still read the last; of small ones more, as the threads may be at many of them."""
 
 _KEPT_BYTES = 2**29
 """Encoded images that are kept; a row group of more is read on from batch to batch."""
@@ -230,11 +231,12 @@ class ParquetSource:
                 group = _Group(self._files, number, footer, place, self._image_column)
                 self._groups[number, place] = group
             self._groups.move_to_end((number, place))
+            held = sum(group.bytes for group in self._groups.values())
             while len(self._groups) > 1 and (
-                len(self._groups) > _GROUPS
-                or sum(group.bytes for group in self._groups.values()) > _KEPT_BYTES
+                held > (_SMALL_BYTES if len(self._groups) > _GROUPS else _KEPT_BYTES)
+                or len(self._groups) > _MOST_GROUPS
             ):
-                self._groups.popitem(last=False)
+                held -= self._groups.popitem(last=False)[1].bytes
         return group, start
 
     def _footer_of(self, number: int) -> Footer:

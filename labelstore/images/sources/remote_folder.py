@@ -25,10 +25,13 @@ class RemoteFolderSource:
     def __init__(self, url: str, sizes: dict[str, int] | None = None) -> None:
         self.path = url
         sizes = remote_sizes(url) if sizes is None else sizes
-        images = {name: size for name, size in sizes.items() if is_image_name(name)}
+        images: dict[str, int] = {}
         self.passed_over = PassedOver()
-        for name in sizes.keys() - images.keys():
-            self.passed_over.add(name)
+        for name, size in sizes.items():
+            if is_image_name(name):
+                images[name] = size
+            else:
+                self.passed_over.add(name)
         if not images:
             raise SourceError(no_image(url, self.passed_over))
         self._files = RemoteFiles(url, images)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import threading
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +26,8 @@ T = TypeVar("T")
 _OPEN_FILES = 64
 """Files that are held open: of the 1,024 that a process may have, most are needed elsewhere."""
 
+_SETTLED_NS = 2 * 10**9
+"""How long after its last change a file's times tell it from any other state of it."""
 
 _TAIL_BYTES = 2**16
 """Bytes of a remote file's end that are asked for together: as many as pyarrow wants of it."""
@@ -115,6 +119,24 @@ class LocalFiles:
         with self._open.use(number) as descriptor:
             return os.pread(descriptor, length, start)
 
+    @contextlib.contextmanager
+    def reading(self, number: int) -> Iterator[Callable[[int, int], bytes]]:
+        """``read`` of one file, for many small reads."""
+        with self._open.use(number) as descriptor:
+            yield lambda start, length: os.pread(descriptor, length, start)
+
+    def identity(self, number: int) -> tuple[str, ...] | None:
+        """What changes when a file does: path, bytes, times, inode; None of one written just now.
+
+        A write within the clock's tick of the one before might not show in the times.
+        """
+        path = self.paths[number].resolve()
+        state = path.stat()
+        if time.time_ns() - state.st_mtime_ns < _SETTLED_NS:
+            return None
+        facts = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+        return (os.fsencode(path).decode("utf-8", "backslashreplace"), *map(str, facts))
+
     def together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
         """What calls return, in order."""
         return (call() for call in calls)
@@ -178,6 +200,24 @@ class RemoteFiles:
             return self._objects.get_range(name, start, length)
         except LabelStoreError as error:
             raise OSError(str(error)) from error
+
+    @contextlib.contextmanager
+    def reading(self, number: int) -> Iterator[Callable[[int, int], bytes]]:
+        """``read`` of one file, for many small reads."""
+        yield functools.partial(self.read, number)
+
+    def identity(self, number: int) -> tuple[str, ...] | None:
+        """What changes when a file does: URL, bytes and the server's tag; None where it has none.
+
+        OSError when it cannot be asked.
+        """
+        name = self._names[number]
+        try:
+            tag = self._objects.tag(name)
+        except LabelStoreError as error:
+            raise OSError(str(error)) from error
+        facts = [f"{part}={value}" for part, value in sorted(tag.items())]
+        return (self.place(number), str(self.sizes[name]), *facts) if facts else None
 
     def whole(self, number: int) -> bytes:
         """All of a file; SourceError when it cannot be read."""

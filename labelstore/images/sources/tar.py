@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from labelstore.errors import SourceError
-from labelstore.images.formats import IMAGE_SUFFIXES, is_image_name
+from labelstore.images.formats import IMAGE_SUFFIXES
 from labelstore.images.sources.classes import check_key, classes_of_keys, classes_of_labels
 from labelstore.images.sources.folder import no_image
 from labelstore.images.sources.listing import files_at
 from labelstore.images.sources.passed_over import PassedOver
-from labelstore.images.sources.tar_members import TarDamageError, compression_of, members
+from labelstore.images.sources.tars.index import key_and_field, shard_index
+from labelstore.images.sources.tars.kept_indexes import KeptIndexes
 from labelstore.storage.location import place_of
 
 if TYPE_CHECKING:
@@ -19,33 +23,37 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from labelstore.images.sources.classes import SourceClasses
-    from labelstore.images.sources.source_files import SourceFiles
-    from labelstore.images.sources.tar_members import Member
+    from labelstore.images.sources.tars.kept_indexes import ShardIndex
 
-__all__ = ["TarSource", "key_and_field"]
-
-_MOST_CLASS_BYTES = 2**12
-"""Of a ``.cls`` member."""
-
-_MOST_LINKS = 40
-"""Links that are followed from one to the next, as Linux does."""
+__all__ = ["TarSource"]
 
 
-class _Place(NamedTuple):
-    """Where an image lies in the shards."""
+class _Candidates:
+    """The files of shards that may be photos, as they are met: of each sample one or more."""
 
-    shard: int
-    offset: int
-    size: int
+    def __init__(self) -> None:
+        self.fields: list[str] = []
+        """Of each candidate."""
+        self.first: dict[str, int] = {}
+        """Key -> the sample's first candidate."""
+        self.more: dict[str, list[int]] = {}
+        """Key -> all candidates, of samples that have several."""
+        self.rows: list[int] = []
+        """Of each candidate, its place in the indexes of all shards behind each other."""
 
-
-class _Index(NamedTuple):
-    """What a shard holds, in the order of its members."""
-
-    files: list[tuple[str, int, int]]
-    """Name, offset and bytes."""
-    classes: dict[str, str]
-    """Key -> text of the ``.cls`` member."""
+    def add(self, key: str, field: str, row: int) -> bool:
+        """Note a candidate; False where the sample has one in this field."""
+        number = len(self.rows)
+        first = self.first.setdefault(key, number)
+        if first != number:
+            several = self.more.setdefault(key, [first])
+            if any(self.fields[other] == field for other in several):
+                return False
+            several.append(number)
+        # One string for all samples' fields of a name.
+        self.fields.append(sys.intern(field))
+        self.rows.append(row)
+        return True
 
 
 class TarSource:
@@ -78,41 +86,56 @@ class TarSource:
         for name in self._files.others:
             self.passed_over.add(name)
         asked = None if image_field is None else set(image_field.lower().split(";"))
-        calls = (functools.partial(_index, self._files, n) for n in range(len(self._files)))
-        fields: dict[str, dict[str, _Place]] = {}
+        kept = KeptIndexes()
+        calls = (
+            functools.partial(shard_index, self._files, kept, n) for n in range(len(self._files))
+        )
+        candidates = _Candidates()
         classes: dict[str, str] = {}
+        parts: list[ShardIndex] = []
+        start = 0
         for number, index in enumerate(self._files.together(calls)):
             shard = self._files.place(number)
-            for key, text in index.classes.items():
-                if classes.setdefault(key, text) != text:
-                    raise SourceError(
-                        f"{shard} gives the sample {key!r} the class {text!r} and another shard "
-                        f"{classes[key]!r}: keys must be unique over all shards."
-                    )
-            for name, offset, size in index.files:
-                key, field = key_and_field(name)
-                if field == "cls" and key:
-                    continue
-                ends_so = f".{field.rpartition('.')[2]}" in IMAGE_SUFFIXES
-                if not key or not (ends_so if asked is None else field in asked):
-                    self.passed_over.add(name)
-                    continue
-                places = fields.setdefault(check_key(key, shard), {})
-                if field in places:
-                    raise SourceError(
-                        f"{shard} holds a second image with the key {key!r} ({name!r}): keys must "
-                        "be unique over all shards, since they name an image's crops."
-                    )
-                places[field] = _Place(number, offset, size)
-        if not fields:
+            _take_classes(classes, index.classes, shard)
+            self._take_files(index.names, start, shard, candidates, asked)
+            start += len(index.names)
+            # Names are kept as keys alone.
+            parts.append(index._replace(names=[], classes={}))
+        if not candidates.rows:
             wanted = "" if asked is None else f" in a field {image_field!r}"
             raise SourceError(f"{self.path}{wanted}: {no_image('it', self.passed_over)}")
-        self.keys = tuple(sorted(fields))
-        chosen = _chosen_fields(str(self.path), fields, self.passed_over)
+        _choose_fields(str(self.path), candidates, self.passed_over)
+        self.keys = tuple(sorted(candidates.first))
         if asked is None:
-            _check_alike(str(self.path), chosen)
-        self._places = [fields[key][chosen[key]] for key in self.keys]
+            _check_alike(str(self.path), candidates)
+        rows = [candidates.rows[candidates.first[key]] for key in self.keys]
+        counts = [len(part.offsets) for part in parts]
+        self._shards = np.repeat(np.arange(len(parts), dtype=np.int32), counts)[rows]
+        self._offsets = np.concatenate([part.offsets for part in parts])[rows]
+        self._sizes = np.concatenate([part.sizes for part in parts])[rows]
         self.classes, self.mixed, self.numbers, self._names = _classes(self.keys, classes)
+
+    def _take_files(
+        self,
+        names: list[str],
+        start: int,
+        shard: str,
+        candidates: _Candidates,
+        asked: set[str] | None,
+    ) -> None:
+        """Note which files of a shard may be photos; the others are passed over."""
+        for row, name in enumerate(names, start):
+            key, field = key_and_field(name)
+            if field == "cls" and key:
+                continue
+            ends_so = f".{field.rpartition('.')[2]}" in IMAGE_SUFFIXES
+            if not key or not (ends_so if asked is None else field in asked):
+                self.passed_over.add(name)
+            elif not candidates.add(check_key(key, shard), field, row):
+                raise SourceError(
+                    f"{shard} holds a second image with the key {key!r} ({name!r}): keys must "
+                    "be unique over all shards, since they name an image's crops."
+                )
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -127,7 +150,7 @@ class TarSource:
 
     def path_of(self, index: int) -> str:
         """A name of image number ``index`` for messages: its shard and its key."""
-        return f"{self._files.place(self._places[index].shard)}/{self.keys[index]}"
+        return f"{self._files.place(int(self._shards[index]))}/{self.keys[index]}"
 
     def class_name(self, index: int) -> str | None:
         """What the class of image number ``index`` is called; None where that is unknown."""
@@ -135,61 +158,60 @@ class TarSource:
 
     def read(self, index: int) -> bytes:
         """The encoded file of image number ``index``; SourceError when it cannot be read."""
-        place = self._places[index]
-        shard = self._files.place(place.shard)
+        number, size = int(self._shards[index]), int(self._sizes[index])
+        shard = self._files.place(number)
         try:
-            data = self._files.read(place.shard, place.offset, place.size)
+            data = self._files.read(number, int(self._offsets[index]), size)
         except OSError as error:
             raise SourceError(
                 f"cannot read the shard {shard} ({error.strerror or error}): restore it."
             ) from error
-        if len(data) != place.size:
+        if len(data) != size:
             raise SourceError(f"the shard {shard} ends in mid-image: it was cut; restore it.")
         return data
 
 
-def key_and_field(name: str) -> tuple[str, str]:
-    """Key and lower-case field of a member, as WebDataset tells them; both empty for no sample.
-
-    The key ends at the first dot of the file's own name; a leading ``./`` is left out.
-    """
-    folder, _, own = name.rpartition("/")
-    stem, dot, field = own.partition(".")
-    if not stem or not dot:
-        return "", ""
-    return (f"{folder}/{stem}" if folder else stem).removeprefix("./"), field.lower()
+def _take_classes(classes: dict[str, str], own: dict[str, str], shard: str) -> None:
+    """Add the classes of a shard to those of the others."""
+    for key, text in own.items():
+        if classes.setdefault(key, text) != text:
+            raise SourceError(
+                f"{shard} gives the sample {key!r} the class {text!r} and another shard "
+                f"{classes[key]!r}: keys must be unique over all shards."
+            )
 
 
-def _chosen_fields(
-    path: str, fields: dict[str, dict[str, _Place]], passed_over: PassedOver
-) -> dict[str, str]:
-    """The field of each sample that is its image; the others are noted as passed over."""
-    chosen: dict[str, str] = {}
-    for key, places in fields.items():
-        candidates = [field for field in places if "." not in field] or list(places)
-        if len(candidates) > 1:
-            shown = ", ".join(repr(field) for field in candidates[:5])
-            second = "" if "." in candidates[0] else f"holds a second image with the key {key!r}: "
+def _choose_fields(path: str, candidates: _Candidates, passed_over: PassedOver) -> None:
+    """Leave each sample the field that is its image; the others are noted as passed over."""
+    for key, several in candidates.more.items():
+        fields = {candidates.fields[number]: number for number in several}
+        chosen = [field for field in fields if "." not in field] or list(fields)
+        if len(chosen) > 1:
+            shown = ", ".join(repr(field) for field in chosen[:5])
+            second = "" if "." in chosen[0] else f"holds a second image with the key {key!r}: "
             raise SourceError(
                 f"{path} {second}the sample {key!r} has several images, in the fields {shown} "
                 "(WebDataset ends a key at the first dot of a file's name): say which is "
                 "the photo (image_field), or pack the files under names without other dots.",
                 arguments=("image_field",),
             )
-        chosen[key] = candidates[0]
-        for field in places:
-            if field != candidates[0]:
+        candidates.first[key] = fields[chosen[0]]
+        for field in fields:
+            if field != chosen[0]:
                 passed_over.add(f"{key}.{field}")
-    return chosen
 
 
-def _check_alike(path: str, chosen: dict[str, str]) -> None:
+def _check_alike(path: str, candidates: _Candidates) -> None:
     """Refuse samples of which some have another kind of image in the photo's stead."""
     kinds: dict[str, str] = {}
-    for key, field in chosen.items():
-        kinds.setdefault(field.rpartition(".")[0], key)
+    chosen = {field: field.rpartition(".")[0] for field in set(candidates.fields)}
+    for key, number in candidates.first.items():
+        kinds.setdefault(chosen[candidates.fields[number]], key)
     if len(kinds) > 1:
-        shown = ", ".join(f"{chosen[key]!r} of {key!r}" for key in list(kinds.values())[:3])
+        shown = ", ".join(
+            f"{candidates.fields[candidates.first[key]]!r} of {key!r}"
+            for key in list(kinds.values())[:3]
+        )
         raise SourceError(
             f"{path} has samples whose images are in fields of several names ({shown}): say which "
             "is the photo (image_field); the others are then passed over.",
@@ -204,145 +226,3 @@ def _classes(keys: Sequence[str], classes: dict[str, str]) -> SourceClasses:
     found = classes_of_labels(labels)
     # A sample that lacks what the others have may have lost it.
     return found if None not in labels else found._replace(mixed=True)
-
-
-class _Window:
-    """The bytes of a file around the place that is read, so that headers cost few requests."""
-
-    def __init__(self, files: SourceFiles, number: int) -> None:
-        self._files = files
-        self._number = number
-        self._start = 0
-        self._data = b""
-
-    def read(self, start: int, length: int) -> bytes:
-        """Bytes of the file; fewer where it ends."""
-        first = start - self._start
-        if not 0 <= first <= first + length <= len(self._data):
-            self._data = self._files.read(self._number, start, max(length, self._files.window))
-            self._start, first = start, 0
-        return self._data[first : first + length]
-
-
-def _index(files: SourceFiles, number: int) -> _Index:
-    """Read the headers of a shard, and its classes."""
-    shard = files.place(number)
-    window = _Window(files, number)
-    members_of: dict[str, Member] = {}
-    order: list[Member] = []
-    links: list[Member] = []
-    classes: dict[str, str] = {}
-    try:
-        size = files.size(number)
-        kind = compression_of(window.read(0, 6))
-        if kind is not None:
-            raise SourceError(
-                f"the shard {shard} is compressed ({kind}), and what is compressed cannot be read "
-                "at random: unpack it to a plain .tar (photos hardly shrink)."
-            )
-        for member in members(window.read, size):
-            if member.kind == "special":
-                continue
-            if member.kind == "hard link":
-                # It names what came before it.
-                member = _followed(member, members_of, shard)
-            members_of[_joined("", member.name)] = member
-            order.append(member)
-            if member.kind == "symbolic link":
-                links.append(member)
-            elif key_and_field(member.name)[1] == "cls":
-                _note_class(classes, member, window, shard)
-        for link in links:
-            if key_and_field(link.name)[1] == "cls":
-                _note_class(classes, _followed(link, members_of, shard), window, shard)
-        if links:
-            order = [_linked(member, members_of, shard) for member in order]
-    except TarDamageError as error:
-        raise SourceError(
-            f"cannot read the shard {shard} from byte {error.offset} on ({error.reason}): it was "
-            "cut or damaged, and members behind that place would be lost; restore it, or pack it "
-            "anew."
-        ) from error
-    except OSError as error:
-        raise SourceError(
-            f"cannot read the shard {shard} ({error.strerror or error}): restore it, or the right "
-            "to read it."
-        ) from error
-    for member in order:
-        if is_image_name(member.name):
-            _check_whole(member, shard)
-    return _Index([(member.name, member.offset, member.size) for member in order], classes)
-
-
-def _note_class(classes: dict[str, str], member: Member, window: _Window, shard: str) -> None:
-    """Read what a ``.cls`` member says of its key."""
-    _check_whole(member, shard)
-    key, text = key_and_field(member.name)[0], _text(window, member, shard)
-    if classes.setdefault(key, text) != text:
-        raise SourceError(
-            f"{shard} gives the sample {key!r} two classes, {classes[key]!r} and {text!r}: pack it "
-            "anew with one."
-        )
-
-
-def _check_whole(member: Member, shard: str) -> None:
-    if member.kind in ("sparse", "part"):
-        kind = "a sparse file" if member.kind == "sparse" else "a part of a file of several volumes"
-        raise SourceError(
-            f"{member.name!r} in {shard} is stored as {kind}, which cannot be read at random: pack "
-            "the shard anew (with GNU tar, without --sparse and --multi-volume)."
-        )
-
-
-def _linked(member: Member, members_of: dict[str, Member], shard: str) -> Member:
-    """What a symbolic link names, under the link's name; another member as it is."""
-    return _followed(member, members_of, shard) if member.kind == "symbolic link" else member
-
-
-def _followed(link: Member, members_of: dict[str, Member], shard: str) -> Member:
-    """The file that a link names, under the link's name.
-
-    Raises:
-        SourceError: an image's or a class's link names nothing of the shard.
-    """
-    member = link
-    for _ in range(_MOST_LINKS):
-        beside = member.name if member.kind == "symbolic link" else ""
-        found = members_of.get(_joined(beside, member.target))
-        if found is None or found.kind not in ("hard link", "symbolic link"):
-            break
-        member = found
-    else:
-        found = None
-    if found is not None:
-        return found._replace(name=link.name)
-    if is_image_name(link.name) or key_and_field(link.name)[1] == "cls":
-        raise SourceError(
-            f"{link.name!r} in {shard} is a {link.kind} to {link.target!r}, which is no member "
-            "that could be read in its stead: pack the file itself (with GNU tar, "
-            "--dereference --hard-dereference)."
-        )
-    return link._replace(kind="special", size=0)
-
-
-def _joined(name: str, target: str) -> str:
-    """The member that a symbolic link beside ``name`` leads to."""
-    parts: list[str] = []
-    for part in [*name.split("/")[:-1], *target.split("/")]:
-        if part == ".." and parts and parts[-1] != "..":
-            parts.pop()
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/".join(parts)
-
-
-def _text(window: _Window, member: Member, shard: str) -> str:
-    """The class that a ``.cls`` member says."""
-    data = b"\xff" if member.size > _MOST_CLASS_BYTES else window.read(member.offset, member.size)
-    try:
-        return data.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise SourceError(
-            f"{member.name!r} in {shard} ({member.size} bytes) is not text, expected a class: mend "
-            "it."
-        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 
 import pyarrow as pa
@@ -199,3 +200,14 @@ class TestClasses:
             resolve_targets(source, num_classes=1, class_names=None, class_map={composed: 0})
         with pytest.raises(MismatchError, match="Unicode's NFC and NFD"):
             resolve_targets(source, num_classes=2, class_names=("tea", composed))
+
+
+def test_a_flat_folder_is_listed_without_a_look_at_each_file(tmp_path, monkeypatch):
+    write_photos(tmp_path, *(f"{number}.png" for number in range(50)))
+    looks = []
+    real = os.stat
+    monkeypatch.setattr(
+        os, "stat", lambda *args, **named: looks.append(args) or real(*args, **named)
+    )
+    assert len(open_source(tmp_path)) == 50
+    assert len(looks) < 25

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import numpy as np
@@ -203,3 +204,25 @@ def test_files_of_one_name_without_paths(tmp_path):
         write(tmp_path / part / "0.parquet", {"image": [photo(0)]})
     with pytest.raises(SourceError, match="several files of one name"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("group", [1, 3, 40, 200])
+def test_threads_that_read_in_order_read_each_row_group_once(tmp_path, monkeypatch, group):
+    """Whatever the order of paths, and the rows of a group: no more than 1.2 times the bytes."""
+    rng = np.random.default_rng(0)
+    rows = [{"bytes": rng.bytes(2000), "path": f"{n}.jpg"} for n in rng.permutation(400)]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "a.parquet", row_group_size=group)
+    source = open_source(tmp_path / "a.parquet")
+    decoded = []
+    real = parquet.column_batches
+
+    def counted(*arguments):
+        for array in real(*arguments):
+            decoded.append(array.nbytes)
+            yield array
+
+    monkeypatch.setattr(parquet, "column_batches", counted)
+    with ThreadPoolExecutor(16) as threads:
+        photos = list(threads.map(source.read, range(400)))
+    assert photos == [row["bytes"] for row in rows]
+    assert sum(decoded) < 1.2 * (tmp_path / "a.parquet").stat().st_size

@@ -15,6 +15,8 @@ from __future__ import annotations
 import tarfile
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from labelstore.images.sources.tars.plain_members import plain_run
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -26,6 +28,10 @@ _RECORD = 20 * _BLOCK
 
 _MOST_EXTENSION = 2**24
 """Bytes of a long name or of extended headers; writers make some hundreds."""
+
+_WORTH, _PAUSE = 8, 64
+"""Plain members that pay for looking for more, and how many headers are read where there are fewer.
+"""
 
 _MOST_DIGITS = 20
 """Of a size in extended headers."""
@@ -68,6 +74,8 @@ class Member(NamedTuple):
     """``part``: of a file that began on another volume; ``special``: folders and devices."""
     target: str
     """What a link names; else empty."""
+    data: bytes | None = None
+    """Of a small ``.cls`` file, which was read along with its header; None where it was not."""
 
 
 class TarDamageError(Exception):
@@ -109,7 +117,18 @@ def members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
     ended = False
     common: dict[str, str] = {}
     own: dict[str, str] = {}
+    pause = 0
     while place < size:
+        # Most archives are plain from one end to the other; what is not is read header by header.
+        if place == end and not (own or common) and pause == 0:
+            run, place = plain_run(read, place, size)
+            end = place
+            for name, data, length, held in run:
+                yield Member(name, data, length, "file", "", held)
+            pause = 0 if len(run) >= _WORTH else _PAUSE
+            if run:
+                continue
+        pause = max(pause - 1, 0)
         block = read(place, _BLOCK)
         if not block:
             raise TarDamageError(place, "the file was cut while it was read")

@@ -1,0 +1,1 @@
+"""Tar archives: their members, and the indexes that are kept of them."""
