@@ -29,5 +29,5 @@ from .mixing import (
     SelfMix as SelfMix,
     mix_batch as mix_batch,
 )
-from .photos import normalize as normalize
+from .photos import normalize as normalize, validation_folder as validation_folder
 from .sampler import ViewSampler as ViewSampler
