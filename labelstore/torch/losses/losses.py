@@ -230,10 +230,11 @@ def hard_labels(target: TorchSoftLabels) -> TorchSoftLabels:
     unknown = len(target) if truth is None else int((truth < 0).sum())
     if truth is None or unknown:
         raise LabelError(
-            f"the hard-label part of the loss needs the ground truth and {unknown} of "
-            f"{len(target)} views have none: make the store with class folders or a class map; "
+            "the hard-label part of the loss (alpha > 0, hard_weight > 0) needs the ground truth "
+            f"and {unknown} of {len(target)} views have none: make the store with class "
+            "folders or a class map; "
             "of images mixed across classes give vanilla_kd_loss hard=, the mixed ground truth; "
-            "or leave hard labels out (alpha=0, hard_weight=0)."
+            "or use alpha=0 (hard_weight=0)."
         )
     return dataclasses.replace(
         target,
