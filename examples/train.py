@@ -20,17 +20,20 @@ from typing import Any
 import timm
 import torch
 import torch.distributed as dist
-from torch.autograd import grad
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.benchmark import Timer
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 import labelstore
 from labelstore.images import decode, normalize
-from labelstore.torch import SoftLabelDataset, ViewSampler, collate_views, soft_cross_entropy
+from labelstore.torch import (
+    SoftLabelDataset,
+    ViewSampler,
+    collate_views,
+    label_seconds,
+    soft_cross_entropy,
+)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FIXED = ("model", "size", "epochs", "batch_size", "lr", "precision")
@@ -124,7 +127,7 @@ class Training:
                 self.tell(f"epoch {self.epoch + 1}, {shown}: loss {loss:.4f}")
         mean = torch.stack(losses).mean().item()  # waits for the device
         whole = 1000 * (time.perf_counter() - begin) / steps
-        labels = self.label_milliseconds(target, logits)
+        labels = 1000 * label_seconds(self.data, target, logits, soft_cross_entropy)
         self.tell(
             f"epoch {self.epoch + 1}: loss {mean:.4f}; a step takes {whole:.1f} ms, its labels "
             f"{labels:.1f} ms ({labels / whole:.1%})"
@@ -183,22 +186,6 @@ class Training:
         if self.world > 1:
             dist.all_reduce(right)
         return right.item() / len(data)
-
-    def label_milliseconds(self, target: Any, logits: torch.Tensor) -> float:
-        """What a batch's labels take more than hard ones: to be read and recovered (which the
-        loader's workers do beside the steps), and in the loss."""
-        images, views = target.image.cpu().numpy(), target.view.cpu().numpy()
-        logits, hard = logits.float().requires_grad_(), logits.argmax(1)
-
-        def read() -> None:
-            self.data.recovery(self.store.read(images, views), self.store.targets[images])
-
-        def milliseconds(call: Any) -> float:
-            return 1000 * Timer("call()", globals={"call": call}).timeit(5).median
-
-        soft_loss = milliseconds(lambda: grad(soft_cross_entropy(logits, target), logits))
-        hard_loss = milliseconds(lambda: grad(F.cross_entropy(logits, hard), logits))
-        return milliseconds(read) + soft_loss - hard_loss
 
     def save(self, seen: int) -> None:
         """Write where training stands: ``seen`` images of this process since the loader began."""

@@ -1,4 +1,4 @@
-from . import lightning as lightning, recipes as recipes
+from . import lightning as lightning, recipes as recipes, timm as timm
 from .collate import collate_views as collate_views
 from .dataset import Show as Show, SoftLabelDataset as SoftLabelDataset
 from .join import (
@@ -6,12 +6,14 @@ from .join import (
     ViewJoin as ViewJoin,
     WebDatasetViews as WebDatasetViews,
 )
+from .label_cost import label_seconds as label_seconds
 from .labels.recovery import recover as recover
 from .labels.soft_labels import TorchSoftLabels as TorchSoftLabels
 from .labels.stored_labels import StoredLabels as StoredLabels
 from .losses.losses import (
     ferkd_loss as ferkd_loss,
     fkd_loss as fkd_loss,
+    hard_labels as hard_labels,
     label_entropy as label_entropy,
     mean_weight as mean_weight,
     soft_cross_entropy as soft_cross_entropy,
@@ -27,5 +29,5 @@ from .mixing import (
     SelfMix as SelfMix,
     mix_batch as mix_batch,
 )
-from .photos import normalize as normalize
+from .photos import normalize as normalize, validation_folder as validation_folder
 from .sampler import ViewSampler as ViewSampler

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from labelstore.store.label_reader import LabelReader
     from labelstore.torch.identity import PhotoIdentity
 
-__all__ = ["Decoding", "Photos", "as_photo", "file_of", "normalize"]
+__all__ = ["Decoding", "Photos", "as_photo", "file_of", "normalize", "validation_folder"]
 
 Decoding = Literal["whole", "reduced"]
 """Whether photos are decoded whole, or JPEG files as small as their views allow."""
@@ -289,3 +289,29 @@ def as_photo(item: Any, key: str) -> Image.Image:
 def _first(item: Any) -> Any:
     """The photo of an item that is one or starts with one."""
     return item[0] if isinstance(item, (tuple, list)) and len(item) else item
+
+
+def validation_folder(folder: str | os.PathLike[str], store: LabelReader) -> Any:
+    """Photos to validate a student on: torchvision's ``ImageFolder`` of upright RGB photos, whose
+    class ids are those that a store's photos have in class folders of the same names.
+
+    Raises:
+        UsageError: a class folder that none of the store's photos with ground truth lies in.
+    """
+    from torchvision.datasets import ImageFolder
+
+    pairs = zip(store.keys, store.targets.tolist(), strict=True)
+    classes = {key.partition("/")[0]: target for key, target in pairs if target >= 0}
+    data = ImageFolder(os.fspath(folder), loader=_upright)
+    unknown = [name for name in data.classes if name not in classes]
+    if unknown:
+        raise UsageError(
+            f"no photo of the store tells the class of the folder {unknown[0]!r} in {folder}, "
+            "expected class folders named as those of the labelled photos: rename or remove it."
+        )
+    data.target_transform = [classes[name] for name in data.classes].__getitem__
+    return data
+
+
+def _upright(path: str) -> Image.Image:
+    return pixels.decode(Path(path).read_bytes(), path)

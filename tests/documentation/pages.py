@@ -206,8 +206,8 @@ student = Student()
             "loader = PrefetchLoader(": Around(
                 before="from timm.data.loader import PrefetchLoader",
                 after="""
-for images, target in loader:
-    assert images.dtype == torch.float32 and len(images) == len(target) == 24
+assert images.dtype == torch.float32 and len(images) == len(target) == 24
+assert result["loss"].isfinite() and result["task_loss"] > 0 and task.step == 1
 """,
             ),
             "stream = webdataset.WebDataset(": Around(

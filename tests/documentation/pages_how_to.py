@@ -109,6 +109,27 @@ assert lines[0].startswith("views 48 ") and len(lines) == 4, lines
             ),
         },
     ),
+    "docs/how-to/after-training.md": Preparation(
+        around={
+            '"run/last.pth.tar"': Around(
+                before="""
+import os, timm, torch
+from timm.utils import CheckpointSaver
+torch.manual_seed(0)
+os.mkdir("run")
+network = timm.create_model("test_convnext", num_classes=1000)
+optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+CheckpointSaver(network, optimizer, checkpoint_dir="run").save_checkpoint(0)
+""",
+                after="""
+run_command("generate photos --teacher python:my_student:build --views-from teacher.zarr "
+            "-o student.zarr -q")
+run_command("compare teacher.zarr student.zarr --report student.html --photos photos")
+assert "the page was written to student.html" in said()
+""",
+            ),
+        },
+    ),
     "docs/how-to/cloud.md": Preparation(
         packages=("obstore", "moto"),
         before="""

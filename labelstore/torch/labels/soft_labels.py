@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
 
-from labelstore.errors import LabelError
+from labelstore.errors import LabelError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,6 +104,50 @@ class TorchSoftLabels:
         """Rows by a slice or by an index tensor."""
         return self._map(lambda tensor: tensor[rows])
 
+    @property
+    def shape(self) -> torch.Size:
+        """(B, num_classes), that of the distributions."""
+        return torch.Size((len(self), self.num_classes))
+
+    @property
+    def ndim(self) -> int:
+        """2."""
+        return 2
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the probabilities, float32."""
+        return self.base.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the labels are."""
+        return self.base.device
+
+    def size(self, dim: int | None = None) -> torch.Size | int:
+        """``shape``, or one number of it, as of a tensor."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        """``ndim``, as of a tensor."""
+        return self.ndim
+
+    def long(self) -> NoReturn:
+        """No class ids: timm's Mixup and losses of hard labels ask for them.
+
+        Raises:
+            UsageError: always.
+        """
+        raise _not_a_tensor("class ids")
+
+    def float(self) -> NoReturn:
+        """No dense tensor: timm's Mixup of several labels an image asks for it.
+
+        Raises:
+            UsageError: always.
+        """
+        raise _not_a_tensor("a dense tensor")
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TorchSoftLabels:
         """The same labels on a device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -139,6 +183,15 @@ class TorchSoftLabels:
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> TorchSoftLabels:
         return map_tensors(self, function)
+
+
+def _not_a_tensor(wanted: str) -> UsageError:
+    return UsageError(
+        f"soft labels were asked for {wanted}, as timm's Mixup and losses of tensors do, expected "
+        "what takes soft labels: mix with labelstore.torch.MixUp, CutMix or SelfMix in place of "
+        "timm's Mixup (leave --mixup and --cutmix at 0), and take a loss of labelstore.torch; "
+        "target.target has the class ids of the ground truth, target.dense() the probabilities."
+    )
 
 
 def _kind(kind: tuple[Any, ...]) -> str:

@@ -33,6 +33,7 @@ __all__ = [
     "Reduction",
     "ferkd_loss",
     "fkd_loss",
+    "hard_labels",
     "label_entropy",
     "mean_weight",
     "soft_cross_entropy",
@@ -134,7 +135,7 @@ def vanilla_kd_loss(
         raise UsageError(f"alpha is {alpha}, expected 0 to 1, the share of the hard labels.")
     losses = _divergence(logits, target, reduction, temperature, temperature_squared)
     if alpha > 0:
-        hard = _one_hot(target) if hard is None else hard
+        hard = hard_labels(target) if hard is None else hard
         _check(logits, hard, reduction, 1.0)
         truth: torch.Tensor = SoftCrossEntropy.apply(
             logits, hard.base, hard.indices, hard.weights, 1.0
@@ -215,6 +216,34 @@ def mean_weight(target: TorchSoftLabels, group: Any = None) -> torch.Tensor:
     return torch.where(mass > 0, mass, torch.ones_like(mass))
 
 
+def hard_labels(target: TorchSoftLabels) -> TorchSoftLabels:
+    """The ground truth of each label, ``target.target``, as labels of probability 1; the rows'
+    weights and all else stay.
+
+    Mix them by the rule and at the step that the soft labels are mixed at, and they are the mixed
+    ground truth.
+
+    Raises:
+        LabelError: a ground truth is unknown, or lost in mixing.
+    """
+    truth = target.target
+    unknown = len(target) if truth is None else int((truth < 0).sum())
+    if truth is None or unknown:
+        raise LabelError(
+            "the hard-label part of the loss (alpha > 0, hard_weight > 0) needs the ground truth "
+            f"and {unknown} of {len(target)} views have none: make the store with class "
+            "folders or a class map; "
+            "of images mixed across classes give vanilla_kd_loss hard=, the mixed ground truth; "
+            "or use alpha=0 (hard_weight=0)."
+        )
+    return dataclasses.replace(
+        target,
+        base=torch.zeros_like(target.base),
+        indices=truth[:, None],
+        weights=torch.ones_like(target.base)[:, None],
+    )
+
+
 def label_entropy(target: TorchSoftLabels) -> torch.Tensor:
     """(B,) float64: ``-sum_c p[c] log p[c]`` of each label in nats, exact for the label as it is
     (float32 on MPS).
@@ -254,25 +283,6 @@ def _divergence(
     )[0]
     losses = losses - label_entropy(target).to(losses.dtype)
     return losses * temperature**2 if temperature_squared else losses
-
-
-def _one_hot(target: TorchSoftLabels) -> TorchSoftLabels:
-    """The ground truth of each row."""
-    truth = target.target
-    unknown = len(target) if truth is None else int((truth < 0).sum())
-    if truth is None or unknown:
-        raise LabelError(
-            f"the hard-label part of vanilla_kd_loss (alpha > 0) needs the ground truth and "
-            f"{unknown} of {len(target)} views have none: make the store with class folders or "
-            "a class map; of images mixed across classes pass hard=, the mixed ground truth; or "
-            "use alpha=0."
-        )
-    return dataclasses.replace(
-        target,
-        base=torch.zeros_like(target.base),
-        indices=truth[:, None],
-        weights=torch.ones_like(target.base)[:, None],
-    )
 
 
 def _check(
