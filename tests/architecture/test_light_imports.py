@@ -17,7 +17,7 @@ from tests.support.stores import written
 @pytest.mark.parametrize(
     ("library", "places"),
     [
-        ("timm", {"labelstore.teachers", "labelstore.operations.demo"}),
+        ("timm", {"labelstore.teachers", "labelstore.operations.demo", "labelstore.torch.timm"}),
         ("zarr", {"labelstore.store.backends.zarr"}),
         ("random", set()),
         ("shutil", {"labelstore.storage"}),

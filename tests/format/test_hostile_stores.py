@@ -217,7 +217,7 @@ def device(file):
 def outside(file):
     root = next(folder for folder in file.parents if folder.suffix in (".zarr", ".parquet"))
     held = root.parent / f"elsewhere-{root.name}"
-    shutil.copy(next(path for path in (root.parent / f"whole{root.suffix}").rglob(file.name)), held)
+    shutil.copy(root.parent / f"whole{root.suffix}" / file.relative_to(root), held)
     file.symlink_to(held)
 
 

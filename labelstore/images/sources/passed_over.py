@@ -41,11 +41,15 @@ class PassedOver:
         """The first ten names."""
         return self.names[:_NAMED]
 
+    def _by_count(self) -> list[tuple[str, int]]:
+        """Suffixes and their counts, the most first; of as many, by name, as no listing is sorted."""
+        return sorted(self.suffixes.items(), key=lambda entry: (-entry[1], entry[0]))
+
     def __str__(self) -> str:
         """As ``3 other files passed over: 2 '.txt', 1 without suffix ('a.txt', 'b.txt', 'c')``."""
         kinds = ", ".join(
             f"{count} {repr(suffix) if suffix else 'without suffix'}"
-            for suffix, count in self.suffixes.most_common(_NAMED)
+            for suffix, count in self._by_count()[:_NAMED]
         )
         names = ", ".join(map(repr, self.first))
         more = ", ..." if self.count > len(self.first) else ""
@@ -56,7 +60,7 @@ class PassedOver:
         """As a JSON object with so many names; bytes that are not UTF-8 are escaped."""
         return {
             "count": self.count,
-            "suffixes": {_safe(name): count for name, count in self.suffixes.most_common()},
+            "suffixes": {_safe(name): count for name, count in self._by_count()},
             "first": [_safe(name) for name in self.names[:limit]],
         }
 

@@ -130,7 +130,7 @@ class LocalFiles:
 
         A write within the clock's tick of the one before might not show in the times.
         """
-        path = self.paths[number].resolve()
+        path = Path(os.path.realpath(self.paths[number]))
         state = path.stat()
         if time.time_ns() - state.st_mtime_ns < _SETTLED_NS:
             return None
