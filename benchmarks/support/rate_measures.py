@@ -21,10 +21,9 @@ from benchmarks.support.entropy import (
 )
 from benchmarks.support.measuring import alternate, size_of, summary, synthetic_labels
 from labelstore.format import codecs
-from labelstore.format.blocks import BlockData, block_codes
-from labelstore.format.encoding import cut_at_mass, decode_labels, encode_labels
+from labelstore.format.blocks import BlockData, BlockPriors, block_codes
+from labelstore.format.encoding import decode_labels, encode_labels
 from labelstore.format.manifest import Manifest, fingerprint
-from labelstore.labels.prior import fit
 from labelstore.labels.top_k import TopK
 from labelstore.store.writer import StoreWriter
 
@@ -105,7 +104,7 @@ def make(path: Path, truth: np.ndarray, order: np.ndarray, setting: Setting) -> 
         prior_size=setting.prior_size,
         top_p=setting.top_p,
     )
-    priors = lists_of(truth, indices, probs, setting) if setting.prior_size else {}
+    priors = lists_of(truth, indices, probs, manifest)
     with StoreWriter(path, manifest, keys, targets) as writer:
         writer.write_block(0, BlockData(indices, probs, **priors))
     return labelstore.open(path)
@@ -117,17 +116,13 @@ def group_views(images: int, views: int, backend: str) -> int:
 
 
 def lists_of(
-    truth: np.ndarray, indices: np.ndarray, probs: np.ndarray, setting: Setting
+    truth: np.ndarray, indices: np.ndarray, probs: np.ndarray, manifest: Manifest
 ) -> dict[str, Any]:
-    """The images' prior lists, as ``BlockData`` takes them."""
-    held = cut_at_mass(probs, setting.top_p)
-    means = truth.mean(axis=1, dtype=np.float64)
-    fitted = [fit(means[i], indices[i], held[i], setting.prior_size) for i in range(len(truth))]
-    return {
-        "prior_classes": np.stack([entry[0] for entry in fitted]),
-        "prior_probs": np.stack([entry[1] for entry in fitted]),
-        "prior_power": np.array([entry[2] for entry in fitted], dtype=np.uint8),
-    }
+    """The images' prior lists, as ``BlockData`` takes them; nothing for a store without."""
+    lists = BlockPriors(manifest, len(truth))
+    for image, mean in enumerate(truth.mean(axis=1, dtype=np.float64)):
+        lists.fit(image, mean, indices[image], probs[image])
+    return lists.arrays()
 
 
 def weigh(store: labelstore.Store) -> dict[str, Any]:
@@ -164,7 +159,7 @@ def coding(truth: np.ndarray, order: np.ndarray, setting: Setting, path: Path) -
     crops = truth.shape[0] * truth.shape[1]
     indices = order[..., : setting.k]
     probs = np.take_along_axis(truth, indices, axis=-1)
-    priors = lists_of(truth, indices, probs, setting) if setting.prior_size else {}
+    priors = lists_of(truth, indices, probs, store.manifest)
     codes = block_codes(BlockData(indices, probs, **priors), store.manifest, 0).views
     arrays = {}
     for name, values in codes.items():
