@@ -7,9 +7,12 @@ import pytest
 
 import labelstore
 from labelstore.format.codecs.suitability import suiting
+from labelstore.format.manifest import StoreSettings
 from labelstore.labels.distance import distances
 from labelstore.labels.prior import ImagePrior, decode_probs, fit
 from labelstore.labels.top_k import TopK
+from labelstore.operations.plan import Setting, advice, measure
+from labelstore.producer.settings import LabelSettings
 
 TEMPERATURES = (0.5, 1, 2, 4, 10, 20, 40)
 
@@ -113,3 +116,37 @@ def test_the_choice_is_the_nearest_of_all_choices():
             entry = fit(mean, order[:, :kept], probs[:, :kept], 32, fewest=kept)
             every += [recovered(kept, rows_of(entry, 16)), recovered(kept, None)]
         assert recovered(chosen.kept, rows_of(chosen, 16)) <= min(every) * 1.02 + 2e-5
+
+
+def test_a_fidelity_takes_a_quantizer_that_suits_the_temperature():
+    for temperature, quantizer in ((0.5, "ratio16"), (1, "ratio16"), (4, "ratio16"), (20, "u8")):
+        settings = LabelSettings(10, temperature=temperature)
+        assert settings.store_of(1000).quantizer == quantizer
+        assert len(settings.advice(1000)) == (temperature == 20)
+    asked = LabelSettings(10, StoreSettings(1, "ratio16"), temperature=20)
+    (sentence,) = asked.advice(1000)
+    assert "ratio16" in sentence
+    assert "--quantizer u8" in sentence
+    assert "39%" in sentence
+    # Ten classes are never as small as its steps.
+    assert LabelSettings(10, temperature=20).store_of(10).quantizer == "ratio16"
+    # What is no temperature is refused where it is checked, not here.
+    for temperature in (0.0, -1.0, float("inf"), float("nan"), 1e300, 1e-300):
+        assert suiting("u8", temperature, 1000) == "u8"
+        assert suiting("ratio16", temperature, 1000) in ("ratio16", "u8")
+
+
+def test_plan_names_settings_that_are_no_nearer_than_an_even_spread_or_are_cut():
+    truth = distributions(100, 1000, seed=0)
+    settings = [StoreSettings(1, "ratio16", 64), StoreSettings(10, "u8", 0)]
+    rows = [measure(truth, Setting("", settings), 500) for settings in settings]
+    (sentence,) = advice(rows)
+    assert sentence.startswith("1:ratio16:64:")
+    assert "10:u8:0" in sentence
+    flat = [measure(distributions(20, 1000, seed=0), Setting("", StoreSettings(5, "u8", 64)), 9)]
+    (sentence,) = advice(flat)
+    assert sentence.startswith("5:u8:64:")
+    assert flat[0].classes_per_crop < 4
+    sharp = [measure(distributions(1, 1000, seed=0), Setting("", StoreSettings(5, "u8", 64)), 9)]
+    assert advice(sharp) == []
+    assert sharp[0].classes_per_crop == 5

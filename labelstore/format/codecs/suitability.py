@@ -34,7 +34,7 @@ def even_nats(temperature: float) -> float:
 
     Above a temperature of about 4; a teacher at a lower one is further away than that.
     """
-    return (SPREAD / temperature) ** 2 / 2
+    return (SPREAD / temperature) * (SPREAD / temperature) / 2
 
 
 def rounding_share(quantizer: str, temperature: float, num_classes: int) -> float:
@@ -45,15 +45,15 @@ def rounding_share(quantizer: str, temperature: float, num_classes: int) -> floa
 
     Args:
         quantizer: a name; the steps of all but ``ratio16`` and ``ratio32`` are fine enough.
-        temperature: positive. num_classes: C.
+        temperature: 0 of one that is not positive and finite, which is refused elsewhere.
+        num_classes: C.
     """
-    codec = codecs.get(quantizer)
-    if not codec.by_shares:
+    if not codecs.get(quantizer).by_shares or not 0 < temperature < math.inf:
         return 0.0
     largest = min(math.exp(min(GAIN / temperature, 700.0)) / num_classes, 1.0)
     # A probability p is moved by a third of half a step squared: p ln(p / q) - p + q, averaged.
     rounding = (codecs.ratio.STEP / 2) ** 2 / 3 / (2 * largest)
-    return rounding / even_nats(temperature)
+    return rounding * 2 * (temperature / SPREAD) * (temperature / SPREAD)
 
 
 def suiting(quantizer: str, temperature: float, num_classes: int) -> str:
