@@ -103,7 +103,7 @@ class LabelSettings:
                 f"at temperature {temperature:g} the probabilities of {num_classes} classes are "
                 f"near {1 / num_classes:.2g}, and {quantizer} has steps of {STEP} there: rounding "
                 f"loses about {share:.0%} of what the same probability for every class would; "
-                f"take --quantizer {FINE}, or leave --quantizer out."
+                f"take the quantizer {FINE}, or name none."
             )
         listed = store.prior_size or 0
         if listed and (store.k or 1) > 1 and even_nats(temperature) < FLAT:
@@ -111,7 +111,7 @@ class LabelSettings:
                 f"at temperature {temperature:g} labels are about {even_nats(temperature):.1g} "
                 f"nats from the same probability for every class, and more than one stored class "
                 f"may make them worse: of the {store.k} asked for each image keeps as many as "
-                f"help; a list of more than {listed} classes (--prior-size) helps more."
+                f"help; a list of more than {listed} classes (the prior size) helps more."
             )
         return told
 

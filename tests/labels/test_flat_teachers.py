@@ -126,7 +126,7 @@ def test_a_fidelity_takes_a_quantizer_that_suits_the_temperature():
     asked = LabelSettings(10, StoreSettings(1, "ratio16"), temperature=20)
     (sentence,) = asked.advice(1000)
     assert "ratio16" in sentence
-    assert "--quantizer u8" in sentence
+    assert "quantizer u8" in sentence
     assert "39%" in sentence
     # Ten classes are never as small as its steps.
     assert LabelSettings(10, temperature=20).store_of(10).quantizer == "ratio16"
