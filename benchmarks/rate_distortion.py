@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_cache())
     parser.add_argument("--images", type=int, default=10, help="of each set but foolbox")
     parser.add_argument("--views", type=int, default=500, help="of foolbox's photos")
-    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 0.5])
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 0.5, 4.0, 20.0])
     parser.add_argument("--small", action="store_true", help="8 photos x 32 views, few settings")
     parser.add_argument("--out", type=Path, help="where the JSON goes; the others lie beside it")
     options = parser.parse_args()

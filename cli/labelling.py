@@ -57,13 +57,13 @@ class LabelOptions:
         """What labels a teacher of so many classes is to make."""
         from labelstore.producer.settings import LabelSettings
 
-        return LabelSettings(
-            num_views=views,
-            store=self._store(num_classes),
-            law=law,
-            temperature=temperature,
-            label_type=self.label_type,
+        settings = LabelSettings(
+            num_views=views, law=law, temperature=temperature, label_type=self.label_type
         )
+        store = self._store(num_classes)
+        if self.quantizer is None:
+            store = replace(store, quantizer=settings.quantizer_of(self.fidelity, num_classes))
+        return replace(settings, store=store)
 
     def _store(self, num_classes: int) -> StoreSettings:
         """The settings of a fidelity, with those that were asked for in their stead."""
@@ -359,6 +359,8 @@ def _forecast(request: GenerateOptions, job: _Job, teacher: Teacher, planned: Ou
         output.emit_json(estimate.to_json())
     else:
         print_forecast(estimate, teacher, job.options.workers)
+        for sentence in planned.settings.advice(teacher.num_classes):
+            output.note(sentence)
     check_room(estimate, planned.path)
 
 

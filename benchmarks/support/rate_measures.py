@@ -21,10 +21,9 @@ from benchmarks.support.entropy import (
 )
 from benchmarks.support.measuring import alternate, size_of, summary, synthetic_labels
 from labelstore.format import codecs
-from labelstore.format.blocks import BlockData, block_codes
-from labelstore.format.encoding import cut_at_mass, decode_labels, encode_labels
+from labelstore.format.blocks import BlockData, BlockPriors, block_codes
+from labelstore.format.encoding import decode_labels, encode_labels
 from labelstore.format.manifest import Manifest, fingerprint
-from labelstore.labels.prior import fit
 from labelstore.labels.top_k import TopK
 from labelstore.store.writer import StoreWriter
 
@@ -48,8 +47,8 @@ class Setting:
         parts = [f"k={self.k}", self.quantizer]
         if self.top_p is not None:
             parts.append(f"top-p {self.top_p:g}")
-        if not self.prior_size:
-            parts.append("no list")
+        if self.prior_size != 64:
+            parts.append(f"list of {self.prior_size}" if self.prior_size else "no list")
         return (f"{self.fidelity}: " if self.fidelity else "") + ", ".join(parts)
 
 
@@ -61,8 +60,11 @@ SHORT = (
     Setting(10, "ratio32", top_p=0.99),
     Setting(10, "ratio32"),
     Setting(5, "u8", prior_size=0, fidelity="fast"),
+    Setting(1, "u8"),
+    Setting(10, "u8"),
+    Setting(1, "u8", prior_size=1000),
 )
-"""Measured everywhere."""
+"""Measured everywhere; those of ``u8`` with a list are for high temperatures."""
 
 SETTINGS = (
     *SHORT,
@@ -105,7 +107,7 @@ def make(path: Path, truth: np.ndarray, order: np.ndarray, setting: Setting) -> 
         prior_size=setting.prior_size,
         top_p=setting.top_p,
     )
-    priors = lists_of(truth, indices, probs, setting) if setting.prior_size else {}
+    priors = lists_of(truth, indices, probs, manifest)
     with StoreWriter(path, manifest, keys, targets) as writer:
         writer.write_block(0, BlockData(indices, probs, **priors))
     return labelstore.open(path)
@@ -117,17 +119,13 @@ def group_views(images: int, views: int, backend: str) -> int:
 
 
 def lists_of(
-    truth: np.ndarray, indices: np.ndarray, probs: np.ndarray, setting: Setting
+    truth: np.ndarray, indices: np.ndarray, probs: np.ndarray, manifest: Manifest
 ) -> dict[str, Any]:
-    """The images' prior lists, as ``BlockData`` takes them."""
-    held = cut_at_mass(probs, setting.top_p)
-    means = truth.mean(axis=1, dtype=np.float64)
-    fitted = [fit(means[i], indices[i], held[i], setting.prior_size) for i in range(len(truth))]
-    return {
-        "prior_classes": np.stack([entry[0] for entry in fitted]),
-        "prior_probs": np.stack([entry[1] for entry in fitted]),
-        "prior_power": np.array([entry[2] for entry in fitted], dtype=np.uint8),
-    }
+    """The images' prior lists, as ``BlockData`` takes them; nothing for a store without."""
+    lists = BlockPriors(manifest, len(truth))
+    for image, mean in enumerate(truth.mean(axis=1, dtype=np.float64)):
+        lists.fit(image, mean, indices[image], probs[image])
+    return lists.arrays()
 
 
 def weigh(store: labelstore.Store) -> dict[str, Any]:
@@ -164,7 +162,7 @@ def coding(truth: np.ndarray, order: np.ndarray, setting: Setting, path: Path) -
     crops = truth.shape[0] * truth.shape[1]
     indices = order[..., : setting.k]
     probs = np.take_along_axis(truth, indices, axis=-1)
-    priors = lists_of(truth, indices, probs, setting) if setting.prior_size else {}
+    priors = lists_of(truth, indices, probs, store.manifest)
     codes = block_codes(BlockData(indices, probs, **priors), store.manifest, 0).views
     arrays = {}
     for name, values in codes.items():
@@ -234,7 +232,7 @@ def speed(folder: Path, images: int, views: int, rounds: int) -> list[dict[str, 
     in memory), decompressed and verified before that.
     """
     rows = []
-    for setting in (SHORT[0], Setting(4, "ratio16"), Setting(10, "ratio32"), SHORT[-1]):
+    for setting in (SHORT[0], Setting(4, "ratio16"), Setting(10, "ratio32"), SHORT[6]):
         k = max(setting.k, 4)
         ids, probs = synthetic_labels(images, views, k, 1000)
         ids, probs = ids[..., : setting.k], probs[..., : setting.k]

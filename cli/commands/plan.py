@@ -127,7 +127,7 @@ class PlanOptions(options.ResultOptions):
 )
 def command(request: PlanOptions) -> None:
     """Measure each setting."""
-    from labelstore.operations.plan import SETTINGS, measure
+    from labelstore.operations.plan import SETTINGS, advice, measure
 
     truth, num_views, most = _sample(request)
     settings = [
@@ -142,9 +142,12 @@ def command(request: PlanOptions) -> None:
             progress.update(1, 1)
     sample = {"images": truth.shape[0], "views": truth.shape[1], "planned_views": num_views}
     if request.json:
-        output.emit_json({"sample": sample, "rows": [row.to_json() for row in rows]})
+        advised = {"advice": advice(rows)}
+        output.emit_json({"sample": sample, "rows": [row.to_json() for row in rows], **advised})
     else:
         _show(rows, sample)
+        for sentence in advice(rows):
+            output.note(sentence)
 
 
 def _sample(request: PlanOptions) -> tuple[Float32Array, int, int | None]:

@@ -39,6 +39,9 @@ def announce(
             output.note(_classes(pairs))
     if source.passed_over.count:
         output.note(str(source.passed_over))
+    for store, info in zip(outputs, teachers, strict=True):
+        for sentence in store.settings.advice(info.num_classes):
+            output.note(sentence)
     settings, teacher = outputs[0].settings, teachers[0]
     names = " and ".join(info.spec for info in teachers)
     # A fidelity keeps at most as many as there are.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import LabelError, UsageError
+from labelstore.format import codecs
 from labelstore.format.arrays import (
     LABELLED,
     UNREADABLE,
@@ -15,6 +17,7 @@ from labelstore.format.arrays import (
     prior_arrays,
     view_arrays,
 )
+from labelstore.format.codecs.base import FloatGrid
 from labelstore.format.encoding import cut_at_mass, encode_labels, encode_prior_probs
 from labelstore.format.manifest import EXPLICIT
 from labelstore.format.validity import is_utf8
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.format.codecs import Quantizer
     from labelstore.format.manifest import Manifest
 
     Codes = dict[str, npt.NDArray[Any]]
@@ -123,6 +127,8 @@ class BlockData:
     """(n, m) codes of ``labelstore.labels.prior``."""
     prior_power: npt.NDArray[np.uint8] | None = None
     """(n,) hundredths."""
+    kept: npt.NDArray[np.int32] | None = None
+    """(n,) how many classes of each of an image's labels are stored, at most; None for all."""
     boxes: npt.NDArray[Any] | None = None
     """(n, V, 4) top, left, height, width in pixels, for a store with explicit views."""
     flips: npt.NDArray[Any] | None = None
@@ -158,6 +164,12 @@ class BlockPriors:
         """(n, m) uint8, as ``labelstore.labels.prior`` codes probabilities."""
         self.powers = np.zeros(count, dtype=np.uint8)
         """(n,) uint8, in hundredths."""
+        self.kept = np.full(count, manifest.k, dtype=np.int32)
+        """(n,) int32, how many classes of each label are stored, at most."""
+        quantizer = codecs.get(manifest.quantizer)
+        self._rounded = functools.partial(_rounded, quantizer=quantizer)
+        # Floats are for who wants the teacher's own numbers: all that were asked for.
+        self._fewest = manifest.k if isinstance(quantizer.rest, FloatGrid) else 1
 
     def fit(
         self,
@@ -170,6 +182,8 @@ class BlockPriors:
     ) -> None:
         """Fit an image's list to what is stored of its views; see ``labelstore.labels.prior.fit``.
 
+        That may say that fewer classes are to be stored, but for quantizers of floats.
+
         Args:
             row: the image's place in the block.
             mean: (C,) the mean of its V views' distributions.
@@ -180,8 +194,8 @@ class BlockPriors:
             return
         held = probs if cut else cut_at_mass(probs, self._top_p)
         exact = np.asarray(mean, dtype=np.float64)
-        fitted = prior.fit(exact, indices, held, self._size)
-        self.classes[row], self.codes[row], self.powers[row] = fitted
+        fitted = prior.fit(exact, indices, held, self._size, self._rounded, self._fewest)
+        self.classes[row], self.codes[row], self.powers[row], self.kept[row] = fitted
 
     def arrays(self) -> dict[str, Any]:
         """What ``BlockData`` calls them; nothing for a store without."""
@@ -191,7 +205,14 @@ class BlockPriors:
             "prior_classes": self.classes,
             "prior_probs": self.codes,
             "prior_power": self.powers,
+            "kept": self.kept,
         }
+
+
+def _rounded(probs: npt.NDArray[Any], quantizer: Quantizer) -> npt.NDArray[np.float32]:
+    """(n, k) probabilities as they will be read."""
+    top, rest = quantizer.encode(probs)
+    return quantizer.decode(top, rest if probs.shape[-1] > 1 else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +273,8 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
     probs = np.where(readable[:, None, None], data.probs, 0.0)
     if not data.cut:
         probs = cut_at_mass(probs, manifest.top_p)
+    if data.kept is not None:
+        probs = np.where(np.arange(manifest.k) < data.kept[:, None, None], probs, 0.0)
     codes: dict[str, Any] = dict(
         encode_labels(
             np.where(readable[:, None, None], data.indices, 0),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from labelstore.errors import FallbackWarning, LabelError, UsageError
-from labelstore.labels.prior import tail_weights
+from labelstore.labels.prior import MOST_UNSEEN, spread, tail_weights
 from labelstore.labels.soft_labels import SoftLabels, hard
 
 if TYPE_CHECKING:
@@ -37,11 +37,6 @@ re-norm)."""
 LabelType = Literal["top-k", "hard", "smoothing"]
 """What a stored label is recovered to by default: all its classes with a tail; its largest class
 alone; its largest class with the rest of the mass spread evenly over the others."""
-
-
-MOST_UNSEEN = 0.75
-"""What a class that is not stored may get in the image tail, as a share of the least stored
-probability, at most: it is known to be less likely, but not by how much."""
 
 
 @dataclass(frozen=True)
@@ -193,9 +188,9 @@ class TopK:
         least = np.where(stored, probs, np.inf).min(axis=-1, keepdims=True)
         # Where nothing was seen, the image says all, and no class can have more than everything.
         limit = np.where(stored.any(axis=-1, keepdims=True), MOST_UNSEEN * least, 1.0)
-        spread, base = _spread(weights, (outside * others)[..., None], residual, limit)
+        shares, base = spread(weights, (outside * others)[..., None], residual, limit)
         base = np.where(others > 0, base * outside, 0.0)[..., None]
-        extra = np.where((prior.classes >= 0) & ~taken, spread - base, 0.0)
+        extra = np.where((prior.classes >= 0) & ~taken, shares - base, 0.0)
         return self._labels(
             base,
             np.concatenate([self.indices, np.maximum(prior.classes, 0)], axis=-1),
@@ -228,35 +223,6 @@ class TopK:
             f"label type is {label_type!r}, expected one of {', '.join(get_args(LabelType))}: "
             "choose one."
         )
-
-
-def _spread(
-    weights: Float64Array, outside: Float64Array, mass: Float64Array, limit: Float64Array
-) -> tuple[Float64Array, Float64Array]:
-    """Spread a mass in proportion to weights, none of the listed above a limit where possible.
-
-    What the image says on average must not overrule what was seen in this view.
-
-    Args:
-        weights: (..., m) of the listed classes; outside: (..., 1) of all others together.
-        mass: (..., 1) to be spread; limit: (..., 1).
-
-    Returns:
-        (..., m) the listed classes' shares, and (...) the factor of the weights outside.
-    """
-    capped = np.zeros(weights.shape, dtype=bool)
-    scale = np.zeros_like(mass)
-    for _ in range(weights.shape[-1] + 1):
-        free = np.where(capped, 0.0, weights).sum(axis=-1, keepdims=True) + outside
-        left = np.maximum(mass - capped.sum(axis=-1, keepdims=True) * limit, 0.0)
-        scale = np.where(free > 0, left / np.where(free > 0, free, 1.0), 0.0)
-        over = ~capped & (scale * weights > limit)
-        # Capping the last class that is free would leave mass over.
-        over &= (np.where(capped | over, 0.0, weights).sum(-1, keepdims=True) + outside) > 0
-        if not over.any():
-            break
-        capped |= over
-    return np.where(capped, limit, scale * weights), scale[..., 0]
 
 
 def _to_sum_one(probs: Float64Array) -> Float64Array:

@@ -31,7 +31,7 @@ from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -48,6 +48,7 @@ __all__ = [
     "Row",
     "Setting",
     "TeacherSample",
+    "advice",
     "forecast",
     "measure",
     "sample_of_store",
@@ -86,10 +87,12 @@ SETTINGS = (
     Setting("", StoreSettings(6, "ratio16", 64, 0.95)),
     Setting("", StoreSettings(10, "ratio32", 64, 0.995)),
     Setting("", StoreSettings(10, "ratio32", 64)),
+    Setting("", StoreSettings(1, "u8", 1024)),
     Setting("fast", FIDELITIES["fast"]),
     Setting("", StoreSettings(10, "u16", 0)),
 )
-"""What is tried when nothing else is asked for: the fidelities by name, and others between."""
+"""What is tried when nothing else is asked for: the fidelities by name, and others between; for
+high temperatures one with a long list."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,18 @@ class Row:
     """Largest error of a stored largest probability."""
     crops_per_second: float
     """Read, verified and decoded by one thread, from files that the system has in memory."""
+    classes_per_crop: float
+    """Classes that a label keeps on average: fewer than k where fewer come nearer to the teacher,
+    or have the mass already."""
+    even_kl_nats: float
+    """Mean KL divergence of the same probability for every class from the teacher's labels."""
+    num_classes: int
     distances: Distances
+
+    @property
+    def cut(self) -> bool:
+        """Whether labels keep fewer classes than were asked for, a tenth or more."""
+        return self.classes_per_crop < 0.9 * min(self.setting.store.k or 1, self.num_classes)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -119,8 +133,41 @@ class Row:
             "fixed_bytes": self.fixed_bytes,
             "confidence_error": round(self.confidence_error, 6),
             "crops_per_second": round(self.crops_per_second),
+            "classes_per_crop": round(self.classes_per_crop, 2),
+            "even_kl_nats": round(self.even_kl_nats, 6),
             **self.distances.to_json(),
         }
+
+
+def advice(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each kind of setting that does not suit these labels."""
+    told = []
+    useless = [row for row in rows if row.distances.kl_nats >= row.even_kl_nats]
+    best = min(rows, key=lambda row: row.distances.kl_nats)
+    if useless:
+        told.append(
+            f"{_named(useless)}: no nearer to the teacher (KL {_smallest(useless):.2g}) than the "
+            f"same probability for every class ({useless[0].even_kl_nats:.2g}): take another, such "
+            f"as {_named([best])} (KL {best.distances.kl_nats:.2g})."
+        )
+    cut = [row for row in rows if row.setting.store.top_p is None and row.cut]
+    if cut:
+        fewest = min(row.classes_per_crop for row in cut)
+        told.append(
+            f"{_named(cut)}: these labels are so flat that more classes make them worse, and "
+            f"{fewest:.1f} and more are kept of each: take fewer, and a longer list."
+        )
+    return told
+
+
+def _named(rows: Sequence[Row]) -> str:
+    """As ``--setting`` takes them."""
+    stores = [row.setting.store for row in rows]
+    return ", ".join(f"{item.k}:{item.quantizer}:{item.prior_size}" for item in stores)
+
+
+def _smallest(rows: Sequence[Row]) -> float:
+    return min(row.distances.kl_nats for row in rows)
 
 
 @dataclass(frozen=True)
@@ -261,8 +308,20 @@ def measure(
         fixed_bytes=fixed_bytes,
         confidence_error=float(np.abs(topk.confidence - probs[..., 0]).max()),
         crops_per_second=images * views / seconds,
+        classes_per_crop=float((topk.probs > 0).sum(axis=-1).mean()),
+        even_kl_nats=_even_kl(truth),
+        num_classes=classes,
         distances=recovered,
     )
+
+
+def _even_kl(truth: Float32Array) -> float:
+    """Mean KL(label || 1 / C for every class): ln C less the mean entropy."""
+    total = 0.0
+    for labels in truth:
+        exact = labels.astype(np.float64)
+        total += float((exact * np.log(np.maximum(exact, 1e-300))).sum()) / len(exact)
+    return float(np.log(truth.shape[-1]) + total / len(truth))
 
 
 def _bytes(path: Path) -> tuple[int, int, int]:

@@ -6,6 +6,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from labelstore.errors import UsageError
+from labelstore.format import codecs
+from labelstore.format.codecs.ratio import STEP
+from labelstore.format.codecs.suitability import (
+    COARSE,
+    FINE,
+    FLAT,
+    even_nats,
+    rounding_share,
+    suiting,
+)
 from labelstore.format.manifest import StoreSettings
 from labelstore.producer.stopping import GRACE_SECONDS
 from labelstore.views.law import ViewLaw
@@ -54,8 +64,9 @@ class LabelSettings:
     num_views: int
     store: StoreSettings = field(default_factory=StoreSettings)
     """How they are stored. A setting that is None is that of ``FIDELITIES["balanced"]``, but for
-    ``top_p``; ``k`` is 1 unless the label type is "top-k", and at most the number of classes; the
-    layout is by the number of images and the backend."""
+    ``top_p`` and, where its steps are too coarse for the temperature, the quantizer; ``k`` is 1
+    unless the label type is "top-k", and at most the number of classes; the layout is by the number
+    of images and the backend."""
     law: ViewLaw = field(default_factory=ViewLaw)
     temperature: float = 1.0
     """The logits are divided by it before softmax."""
@@ -69,9 +80,41 @@ class LabelSettings:
         return replace(
             store,
             k=k if store.k is None else store.k,
-            quantizer=store.quantizer or balanced.quantizer,
+            quantizer=store.quantizer or self.quantizer_of("balanced", num_classes),
             prior_size=min(prior_size or 0, num_classes),
         )
+
+    def quantizer_of(self, fidelity: str, num_classes: int) -> str:
+        """A fidelity's quantizer, or a finer one where it is too coarse for the temperature."""
+        quantizer = FIDELITIES[fidelity].quantizer or codecs.DEFAULT
+        if self.label_type == "hard":
+            return quantizer
+        return suiting(quantizer, self.temperature, num_classes)
+
+    def advice(self, num_classes: int) -> list[str]:
+        """A sentence for each setting that does not suit the temperature."""
+        store, temperature = self.store_of(num_classes), self.temperature
+        if self.label_type == "hard":
+            return []
+        told = []
+        quantizer = store.quantizer or codecs.DEFAULT
+        share = rounding_share(quantizer, temperature, num_classes)
+        if share > COARSE:
+            told.append(
+                f"at temperature {temperature:g} the probabilities of {num_classes} classes are "
+                f"near {1 / num_classes:.2g}, and {quantizer} has steps of {STEP} there: rounding "
+                f"loses about {share:.0%} of what the same probability for every class would; "
+                f"take the quantizer {FINE}, or name none."
+            )
+        listed = store.prior_size or 0
+        if listed and (store.k or 1) > 1 and even_nats(temperature) < FLAT:
+            told.append(
+                f"at temperature {temperature:g} labels are about {even_nats(temperature):.1g} "
+                f"nats from the same probability for every class, and more than one stored class "
+                f"may make them worse: of the {store.k} asked for each image keeps as many as "
+                f"help; a list of more than {listed} classes (the prior size) helps more."
+            )
+        return told
 
 
 @dataclass(frozen=True)

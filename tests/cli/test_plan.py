@@ -46,10 +46,13 @@ def test_a_store(tmp_path, suffix):
     make_planned(tmp_path / f"a.{suffix}", k=3, quantizer="fp32")
     done = run(tmp_path / f"a.{suffix}", "--json")
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["rows"]
+    found = json.loads(done.stdout)
+    rows = found["rows"]
     # No more classes than the store holds; with all of them, nothing but the tail is lost.
     assert {row["setting"]["k"] for row in rows} == {1, 2, 3}
-    assert rows[-1]["kl_nats"] < rows[0]["kl_nats"]
+    by_k = {row["setting"]["k"]: row["kl_nats"] for row in rows if row["setting"]["top_p"] is None}
+    assert by_k[3] < by_k[1]
+    assert isinstance(found["advice"], list)
     table = run(tmp_path / f"a.{suffix}", "--quiet")
     assert "small" in table.stdout
 

@@ -42,6 +42,7 @@ def slow_fit(mean, indices, probs, size):
 
 def test_all_powers_at_once_fit_to_the_bit_what_each_alone_does():
     rng = np.random.default_rng(0)
+    with_list = 0
     for _ in range(150):
         num_classes, views = int(rng.choice([2, 5, 100, 1000])), int(rng.choice([1, 2, 30, 100]))
         k, size = min(int(rng.integers(1, 11)), num_classes), int(rng.choice([1, 3, 16, 64]))
@@ -59,7 +60,12 @@ def test_all_powers_at_once_fit_to_the_bit_what_each_alone_does():
             probs = np.where(np.cumsum(probs, axis=1) - probs < rng.random(), probs, 0)
         mean = p.astype(np.float64).sum(axis=0) / views
         size = min(size, num_classes)
-        fitted, expected = fit(mean, indices, probs, size), slow_fit(mean, indices, probs, size)
-        np.testing.assert_array_equal(fitted[0], expected[0])
-        np.testing.assert_array_equal(fitted[1], expected[1])
-        assert fitted[2] == expected[2]
+        fitted = fit(mean, indices, probs, size, fewest=k)
+        if (fitted.classes < 0).all():  # An even spread is nearer.
+            continue
+        with_list += 1
+        classes, codes, power = slow_fit(mean, indices, probs, size)
+        np.testing.assert_array_equal(fitted.classes, classes)
+        np.testing.assert_array_equal(fitted.codes, codes)
+        assert fitted.power == power
+    assert with_list > 75

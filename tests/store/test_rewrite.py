@@ -109,10 +109,12 @@ def test_lists_of_a_block_are_those_of_each_image(tmp_path):
     lists = BlockPriors(store.manifest, 4)
     for image in range(4):
         lists.fit(image, truth[image].mean(0), indices[image], probs[image])
-        classes, codes, power = prior.fit(truth[image].mean(0), indices[image], probs[image], 5)
+        classes, codes, power, kept = prior.fit(
+            truth[image].mean(0), indices[image], probs[image], 5
+        )
         assert lists.classes[image].tolist() == classes.tolist()
         assert lists.codes[image].tolist() == codes.tolist()
-        assert lists.powers[image] == power
+        assert (lists.powers[image], lists.kept[image]) == (power, kept)
     data = empty_block(store.manifest, 4)
     assert data.boxes is None
     without = written(tmp_path / "b.zarr", 4, 3, 2, 9)[0].manifest

@@ -19,8 +19,7 @@ from labelstore.errors import FallbackWarning, LabelError, UsageError
 from labelstore.labels.calibration.thresholds import ClassThresholds
 from labelstore.labels.ensemble import EnsembleTopK
 from labelstore.labels.ferkd import EnsembleFerKD
-from labelstore.labels.prior import ImagePrior
-from labelstore.labels.top_k import _spread
+from labelstore.labels.prior import ImagePrior, spread
 from labelstore.torch import (
     SoftLabelDataset,
     StoredLabels,
@@ -192,7 +191,7 @@ def test_a_mass_is_spread_as_round_by_round(seed, size, outside, share):
     mass = rng.random((ROWS, 1))
     limit = np.where(rng.random((ROWS, 1)) < 0.1, 1.0, share / size * rng.random((ROWS, 1)))
     around = np.full((ROWS, 1), outside)
-    expected = _spread(weights, around, mass, limit)
+    expected = spread(weights, around, mass, limit)
     found = spread_on_device(*map(torch.from_numpy, (weights, around, mass, limit)))
     np.testing.assert_allclose(found[0].numpy(), expected[0], atol=1e-12)
     np.testing.assert_allclose(found[1][:, 0].numpy(), expected[1], rtol=1e-9, atol=1e-12)

@@ -18,7 +18,10 @@ from labelstore.format.codecs.base import Quantizer, TableGrid, by_label, by_pla
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["RATIO16", "RATIO32", "TOP", "RatioQuantizer"]
+__all__ = ["RATIO16", "RATIO32", "STEP", "TOP", "RatioQuantizer"]
+
+STEP = 0.005
+"""Width of the bins of the largest probability, but for those above 0.995."""
 
 _EDGES = np.concatenate([np.arange(200) / 200, 1 - 0.005 * 0.9 ** np.arange(1, 56), [1.0]])
 

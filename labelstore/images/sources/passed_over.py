@@ -42,7 +42,7 @@ class PassedOver:
         return self.names[:_NAMED]
 
     def _by_count(self) -> list[tuple[str, int]]:
-        """Suffixes and their counts, the most first; of as many, by name, as no listing is sorted."""
+        """Suffixes and their counts, the most first; of equal counts, by name."""
         return sorted(self.suffixes.items(), key=lambda entry: (-entry[1], entry[0]))
 
     def __str__(self) -> str:

@@ -130,8 +130,8 @@ class LocalFiles:
 
         A write within the clock's tick of the one before might not show in the times.
         """
-        path = Path(os.path.realpath(self.paths[number]))
-        state = path.stat()
+        path = os.path.realpath(self.paths[number])
+        state = os.stat(path)
         if time.time_ns() - state.st_mtime_ns < _SETTLED_NS:
             return None
         facts = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)

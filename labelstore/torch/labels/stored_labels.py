@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, get_args
 import torch
 
 from labelstore.errors import FallbackWarning, LabelError, UsageError
-from labelstore.labels.prior import LEAST
-from labelstore.labels.top_k import MOST_UNSEEN, LabelType, Tail
+from labelstore.labels.prior import LEAST, MOST_UNSEEN
+from labelstore.labels.top_k import LabelType, Tail
 from labelstore.torch.labels.soft_labels import TorchSoftLabels, join_tensors, map_tensors
 
 if TYPE_CHECKING:
