@@ -187,18 +187,24 @@ def fit(
     weighed = _Weighed(outside, rounded)
     powers = {most: outside.power(most)}
     costs = {most: weighed.with_list(most, powers[most])}
-    even = weighed.evenly(most)
     fewest = min(fewest, most)
     fewer = {max(most - 1, fewest), fewest} - {most}
+    evens = {kept: weighed.evenly(kept) for kept in (most, *fewer)}
     # Where fewer are better, it shows in one less or in the fewest: mostly nothing else is weighed.
-    known = [even, *(weighed.with_list(kept, powers[most]) for kept in fewer)]
+    known = [*evens.values(), *(weighed.with_list(kept, powers[most]) for kept in fewer)]
     if min(known) < costs[most] - GAIN:
         powers |= {kept: outside.power(kept) for kept in range(fewest, most)}
         costs |= {kept: weighed.with_list(kept, powers[kept]) for kept in range(fewest, most)}
-    best = max(kept for kept in costs if costs[kept] <= min(costs.values()) + GAIN)
-    if even < costs[best] - GAIN:
-        return FittedList(np.full_like(classes, -1), np.zeros_like(codes), 100, most)
+        evens = {kept: weighed.evenly(kept) for kept in range(fewest, most + 1)}
+    best, best_even = _most_of_least(costs), _most_of_least(evens)
+    if evens[best_even] < costs[best] - GAIN:
+        return FittedList(np.full_like(classes, -1), np.zeros_like(codes), 100, best_even)
     return FittedList(classes, codes, powers[best], best)
+
+
+def _most_of_least(costs: dict[int, float]) -> int:
+    """Of numbers of classes that cost hardly more than the cheapest, the largest."""
+    return max(kept for kept, cost in costs.items() if cost <= min(costs.values()) + GAIN)
 
 
 class _Outside:
