@@ -65,16 +65,27 @@ def fetch(cache: Path) -> Path:
     for folder in (installed, unpacked):
         if (folder / "train-images-idx3-ubyte.gz").exists():
             return folder
-    if not shutil.which("apt-get"):
+    try:
+        root = unpacked(PACKAGE, cache / "package")
+    except (OSError, subprocess.SubprocessError) as error:
         raise SystemExit(
-            f"Fashion-MNIST is not here: put its four .gz files into a folder and give --data, or "
-            f"install Debian's package {PACKAGE}."
-        )
-    cache.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["apt-get", "download", PACKAGE], cwd=cache, check=True)
-    archive = next(cache.glob(f"{PACKAGE}_*.deb"))
-    subprocess.run(["dpkg-deb", "-x", archive, cache / "package"], check=True)
-    return unpacked
+            f"Fashion-MNIST is not here ({error}): put its four .gz files into a folder and give "
+            f"--data-folder, or install Debian's package {PACKAGE}."
+        ) from error
+    return root / installed.relative_to("/")
+
+
+def test_set(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """(10,000, 28, 28) uint8 test images and their int64 classes."""
+    data = load(folder)
+    truth = data["test_labels"].astype(np.int64)
+    return torch.from_numpy(data["test_images"].copy()), torch.from_numpy(truth)
+
+
+def teacher(cache: Path, name: str) -> nn.Module:
+    """A trained teacher on its device, for evaluation."""
+    os.environ[CACHE_VARIABLE] = str(cache)
+    return _factory(name)[0].to(DEVICE).eval()
 
 
 class Residual(nn.Module):
