@@ -92,7 +92,7 @@ def main() -> None:
     cache.mkdir(parents=True, exist_ok=True)
     chosen = chosen_rows(options.data, options.rows, options.small)
     if options.data == "fashion":
-        world, teachers = fashion_world(cache, size, options.data_folder)
+        world, teachers = fashion_world(cache, size, options.data_folder, chosen)
     else:
         world, teachers = scenes_world(cache, size, chosen)
     chosen = {table: [row for row in rows if world.has(row)] for table, rows in chosen.items()}
@@ -107,7 +107,9 @@ def main() -> None:
     distill_report.write(result, out)
 
 
-def fashion_world(cache: Path, size: Size, folder: Path | None) -> tuple[World, dict[str, float]]:
+def fashion_world(
+    cache: Path, size: Size, folder: Path | None, tables: Tables
+) -> tuple[World, dict[str, float]]:
     """Fashion-MNIST with its teachers, stores and crops; and the teachers' accuracies."""
     folder = folder or fashion.fetch(cache)
     data = fashion.load(folder)
@@ -115,6 +117,8 @@ def fashion_world(cache: Path, size: Size, folder: Path | None) -> tuple[World, 
     photos = fashion.place_photos(cache, data, size.images)
     stores = fashion.make_stores(cache, photos, size.views)
     fashion.crops_of(cache, photos, labelstore.open(stores["residual"]))
+    formed = {row.temperature for rows in tables.values() for row in rows if row.store}
+    stores |= fashion.make_forms(cache, photos, size.views, sorted(formed))
     world = World("fashion", cache, folder, photos, size.images, size.views, size.epochs, stores)
     return world, teachers
 
