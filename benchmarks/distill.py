@@ -99,6 +99,8 @@ def main() -> None:
     if not options.report:
         run_all(world, chosen, size.seeds, options.jobs)
     result = results(world, chosen, size.seeds, teachers)
+    if not result["tables"]:
+        raise SystemExit("none of these rows was trained yet: leave --report out.")
     if options.data == "fashion" and not options.report:
         result["online_against_offline"] = timing(world)
     name = "distill" if options.data == "fashion" else f"distill_{options.data}"
