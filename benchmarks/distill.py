@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 SMALL = ("hard labels", "label smoothing", "FKD", "FerKD + SelfMix + 2 teachers", "easy to hard")
 
 
+NOTHING = "none of these rows was trained yet: leave --report out."
+
+
 @dataclasses.dataclass(frozen=True)
 class Size:
     """How large a measurement is."""
@@ -94,13 +97,13 @@ def main() -> None:
     if options.data == "fashion":
         world, teachers = fashion_world(cache, size, options.data_folder, chosen)
     else:
-        world, teachers = scenes_world(cache, size, chosen)
+        world, teachers = scenes_world(cache, size, chosen, options.report)
     chosen = {table: [row for row in rows if world.has(row)] for table, rows in chosen.items()}
     if not options.report:
         run_all(world, chosen, size.seeds, options.jobs)
     result = results(world, chosen, size.seeds, teachers)
     if not result["tables"]:
-        raise SystemExit("none of these rows was trained yet: leave --report out.")
+        raise SystemExit(NOTHING)
     if options.data == "fashion" and not options.report:
         result["online_against_offline"] = timing(world)
     name = "distill" if options.data == "fashion" else f"distill_{options.data}"
@@ -125,13 +128,22 @@ def fashion_world(
     return world, teachers
 
 
-def scenes_world(cache: Path, size: Size, tables: Tables) -> tuple[World, dict[str, float]]:
-    """The scenes with the teachers and stores that rows need; and the teachers' accuracies."""
+def scenes_world(
+    cache: Path, size: Size, tables: Tables, report: bool
+) -> tuple[World, dict[str, float]]:
+    """The scenes with the teachers and stores that rows need; and the teachers' accuracies.
+
+    For a report no store is made, and rows that have none are left out.
+    """
     rows = [row for group in tables.values() for row in group]
     needed = {(name, row.temperature) for row in rows for name in row.teachers}
     outputs = sorted(needed, key=lambda output: (scenes.TEACHERS.index(output[0]), output[1]))
-    names = list(dict.fromkeys(name for name, _ in outputs))
     photos, test = scenes.photos_and_test(cache, size.images)
+    if report:
+        outputs = scenes.made(cache, photos, size.views, outputs)
+        if not outputs:
+            raise SystemExit(NOTHING)
+    names = list(dict.fromkeys(name for name, _ in outputs))
     teachers = scenes.teachers(cache, photos, test, names, size.teacher_epochs)
     stores = scenes.make_stores(cache, photos, size.views, outputs)
     reader = labelstore.open(stores[names[0]])

@@ -44,6 +44,7 @@ __all__ = [
     "accuracy",
     "as_input",
     "crops_of",
+    "made",
     "make_stores",
     "network",
     "photos_and_test",
@@ -108,6 +109,22 @@ def teachers(
     return {name: accuracy(teacher(cache, name), pixels, truth) for name in names}
 
 
+def made(
+    cache: Path, photos: Path, views: int, outputs: Iterable[tuple[str, int]]
+) -> list[tuple[str, int]]:
+    """Those teachers at temperatures whose stores are whole."""
+    return [output for output in outputs if _whole(_exact(cache, photos, views, output))]
+
+
+def _exact(cache: Path, photos: Path, views: int, output: tuple[str, int]) -> Path:
+    name, tau = output
+    return cache / f"{name}-{photos.name}-{views}-at-{tau}.zarr"
+
+
+def _whole(store: Path) -> bool:
+    return store.exists() and labelstore.open(store).complete
+
+
 def make_stores(
     cache: Path, photos: Path, views: int, outputs: Iterable[tuple[str, int]]
 ) -> dict[str, Path]:
@@ -116,13 +133,11 @@ def make_stores(
     Returns:
         by ``teacher/form@temperature``; and by teacher alone what rows read that ask for no form.
     """
-    exact = {
-        (name, tau): cache / f"{name}-{photos.name}-{views}-at-{tau}.zarr" for name, tau in outputs
-    }
+    exact = {output: _exact(cache, photos, views, output) for output in outputs}
     missing = [
         (f"python:benchmarks.support.scene_networks:{name}", store, tau)
         for (name, tau), store in exact.items()
-        if not (store.exists() and labelstore.open(store).complete)
+        if not _whole(store)
     ]
     if missing:
         options = ["--views", str(views), "--top-k", "58", "--batch-size", "256"]
