@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "rate_distortion": rate_report.write,
     "distill": distill_report.write,
+    "distill_scenes": distill_report.write,
     "read_epoch": lambda result, out: epoch_report.plot(result, out.with_suffix(".png")),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(REPORTS)}; all by default")
+    parser.add_argument(
+        "names", nargs="*", help=f"of {', '.join(REPORTS)}; by default those that are there"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     options = parser.parse_args()
-    for name in options.names or REPORTS:
+    present = [name for name in REPORTS if (options.results / f"{name}.json").is_file()]
+    for name in options.names or present:
         if name not in REPORTS:
             parser.error(f"there is no picture of {name!r}: choose of {', '.join(REPORTS)}")
         path = options.results / f"{name}.json"

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.support import plot_style
+from benchmarks.support.distill_rows import FORMS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,42 +41,65 @@ def write(result: dict[str, Any], out: Path) -> None:
 
 def markdown(result: dict[str, Any]) -> str:
     """Every table: accuracy in percent, mean and standard deviation over the seeds."""
-    setting = result["setting"]
     rows = {row["name"]: row for rows in result["tables"].values() for row in rows}
-    base = rows[BASELINE]["mean"]
-    teachers = ", ".join(f"{name} {value:.2%}" for name, value in result["teachers"].items())
-    lines = [
-        "# Distillation on Fashion-MNIST",
-        "",
-        f"{setting['images']:,} images, {setting['epochs']} epochs of {setting['views_per_image']} "
-        f"crops an image, {setting['seeds']} seeds; top-1 accuracy on the 10,000 test images, mean "
-        f'and standard deviation. Teachers: {teachers}. "FKD" has the first teacher and random '
-        "crops; the difference is from its mean.",
-        "",
-    ]
+    base = rows[BASELINE]["mean"] if BASELINE in rows else None
+    lines = [f"# Distillation on {_title(result)}", "", _introduction(result), ""]
     for table, entries in result["tables"].items():
-        lines += [
-            f"## {table}",
-            "",
-            "| row | accuracy, % | difference | steps |",
-            "|---|---|---|---|",
-        ]
+        lines += [f"## {table}", "", "| row | accuracy, % | difference | steps | seeds |"]
+        lines += ["|---|---|---|---|---|"]
         for row in entries:
             spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.2f}"
+            difference = "" if base is None else f"{100 * (row['mean'] - base):+.2f}"
             lines.append(
-                f"| {row['name']} | {100 * row['mean']:.2f}{spread} | "
-                f"{100 * (row['mean'] - base):+.2f} | {row['steps']:,} |"
+                f"| {row['name']} | {100 * row['mean']:.2f}{spread} | {difference} | "
+                f"{row['steps']:,} | {len(row['accuracies'])} |"
             )
         lines.append("")
+    lines += _forms(result.get("forms") or {})
     lines += ["## What the paper's thresholds do here", ""]
     lines += ["| teacher | discarded <= 0.15 | calibrated | kept | discarded > 0.95 |"]
     lines += ["|---|---|---|---|---|"]
     for name, parts in result["ferkd_shares"].items():
         order = ("discarded_low", "calibrated", "kept", "discarded_high")
         lines.append(f"| {name} | " + " | ".join(f"{parts[part]:.1%}" for part in order) + " |")
-    times = result["online_against_offline"]
-    lines += [
-        "",
+    return "\n".join([*lines, "", *_timing(result.get("online_against_offline"))])
+
+
+def _title(result: dict[str, Any]) -> str:
+    return "scenes" if result.get("data") == "scenes" else "Fashion-MNIST"
+
+
+def _introduction(result: dict[str, Any]) -> str:
+    setting = result["setting"]
+    teachers = ", ".join(f"{name} {value:.2%}" for name, value in result["teachers"].items())
+    tested = "2,088" if result.get("data") == "scenes" else "10,000"
+    return (
+        f"{setting['images']:,} images, {setting['epochs']} epochs of {setting['views_per_image']} "
+        f"crops an image, up to {setting['seeds']} seeds; top-1 accuracy on the {tested} test "
+        f'images, mean and standard deviation. Teachers: {teachers}. "FKD" has the first teacher '
+        "and random crops; the difference is from its mean."
+    )
+
+
+def _forms(forms: dict[str, dict[str, float]]) -> list[str]:
+    if not forms:
+        return []
+    lines = ["## How labels are stored", ""]
+    lines += ["KL from the exact labels, in nats, over 300 images; bytes of the whole store.", ""]
+    lines += ["| form | temperature | bytes a crop | KL |", "|---|---|---|---|"]
+    for name, values in forms.items():
+        form, _, temperature = name.partition("@")
+        lines.append(
+            f"| {FORMS[form]} | {temperature} | {values['bytes_per_crop']:.2f} | "
+            f"{values['kl']:.6f} |"
+        )
+    return [*lines, ""]
+
+
+def _timing(times: dict[str, Any] | None) -> list[str]:
+    if not times:
+        return []
+    return [
         f"An epoch of {times['steps']} steps, "
         f"{1000 * times['hard labels']['median_s'] / times['steps']:.1f} ms each with hard labels, "
         f"takes {times['online_over_offline']:.2f} times as long "
@@ -84,7 +108,6 @@ def markdown(result: dict[str, Any]) -> str:
         "ones (label reading included).",
         "",
     ]
-    return "\n".join(lines)
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -99,7 +122,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure = plot_style.figure(10.5, height + (3.6 if budgets else 0.0))
     parts = figure.subfigures(2, 1, height_ratios=(height, 3.6)) if budgets else (figure,)
     everything = [row for rows in tables.values() for row in rows]
-    base = next(row for row in everything if row["name"] == BASELINE)
+    base = next((row for row in everything if row["name"] == BASELINE), everything[0])
     limits = _limits(everything)
     for side, part in zip((left, right), parts[0].subfigures(1, 2), strict=True):
         ratios = [len(tables[title]) + 2 for title in side]
@@ -116,6 +139,11 @@ def _is_budget(name: str) -> bool:
     return name.endswith("of the epochs")
 
 
+def _series(budgets: list[dict[str, Any]]) -> list[str]:
+    """The names of the rows with all epochs."""
+    return list(dict.fromkeys(row["name"].rpartition(", ")[0] for row in budgets))
+
+
 def _columns(tables: dict[str, list[Any]]) -> tuple[list[str], list[str]]:
     """Titles for the left side and the right one, in order, about as many rows on each."""
     titles = list(tables)
@@ -126,7 +154,7 @@ def _columns(tables: dict[str, list[Any]]) -> tuple[list[str], list[str]]:
             break
         left.append(title)
     left = left or titles[:1]
-    return left, titles[len(left) :] or titles[:1]
+    return left, titles[len(left) :] or left
 
 
 def _limits(rows: list[dict[str, Any]]) -> tuple[float, float]:
@@ -180,8 +208,14 @@ def _budgets(axes: Any, result: dict[str, Any], budgets: list[dict[str, Any]]) -
     """Accuracy against the epochs of the whole training, each training of its own length."""
     full = {row["name"]: row for rows in result["tables"].values() for row in rows}
     epochs = result["setting"]["epochs"]
-    for name, marker, colour in (("FKD", "D", plot_style.INK), ("FerKD", "o", plot_style.OURS)):
-        rows = [row for row in budgets if row["name"].startswith(f"{name},")]
+    ours = next((name for name in _series(budgets) if name != BASELINE), BASELINE)
+    for name, marker, colour in (
+        (BASELINE, "D", plot_style.INK),
+        (ours, "o", plot_style.OURS),
+    ):
+        rows = [row for row in budgets if _series([row]) == [name]]
+        if not rows:
+            continue
         rows += [full[name]] if name in full else []
         rows.sort(key=lambda row: row["steps"])
         steps = full.get(name, rows[-1])["steps"]

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,8 +21,13 @@ from PIL import Image
 from torch import nn
 
 import labelstore
+from benchmarks.support.distill_rows import FORMS
+from benchmarks.support.distill_stores import exact_stores, forms_of
 from labelstore.images.pixels import cut, decode
 from labelstore.images.sources.folder import FolderSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 CACHE_VARIABLE = "LABELSTORE_FASHION"
 """Environment variable by which the teachers' factories find their weights."""
@@ -65,16 +70,27 @@ def fetch(cache: Path) -> Path:
     for folder in (installed, unpacked):
         if (folder / "train-images-idx3-ubyte.gz").exists():
             return folder
-    if not shutil.which("apt-get"):
+    try:
+        root = unpacked(PACKAGE, cache / "package")
+    except (OSError, subprocess.SubprocessError) as error:
         raise SystemExit(
-            f"Fashion-MNIST is not here: put its four .gz files into a folder and give --data, or "
-            f"install Debian's package {PACKAGE}."
-        )
-    cache.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["apt-get", "download", PACKAGE], cwd=cache, check=True)
-    archive = next(cache.glob(f"{PACKAGE}_*.deb"))
-    subprocess.run(["dpkg-deb", "-x", archive, cache / "package"], check=True)
-    return unpacked
+            f"Fashion-MNIST is not here ({error}): put its four .gz files into a folder and give "
+            f"--data-folder, or install Debian's package {PACKAGE}."
+        ) from error
+    return root / installed.relative_to("/")
+
+
+def test_set(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """(10,000, 28, 28) uint8 test images and their int64 classes."""
+    data = load(folder)
+    truth = data["test_labels"].astype(np.int64)
+    return torch.from_numpy(data["test_images"].copy()), torch.from_numpy(truth)
+
+
+def teacher(cache: Path, name: str) -> nn.Module:
+    """A trained teacher on its device, for evaluation."""
+    os.environ[CACHE_VARIABLE] = str(cache)
+    return _factory(name)[0].to(DEVICE).eval()
 
 
 class Residual(nn.Module):
@@ -285,6 +301,28 @@ def make_stores(cache: Path, photos: Path, views: int, seed: int = 0) -> dict[st
         command += ["--batch-size", "512", "-o", str(stores[name])]
         environment = {**os.environ, CACHE_VARIABLE: str(cache)}
         subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2])
+    return stores
+
+
+def make_forms(
+    cache: Path, photos: Path, views: int, temperatures: Iterable[int]
+) -> dict[str, Path]:
+    """The first teacher's labels in each form that rows compare, by ``residual/form@temperature``.
+
+    They are of the same crops as those of ``make_stores``.
+    """
+    stores = {}
+    for tau in temperatures:
+        exact = cache / f"residual-{photos.name}-{views}-at-{tau}.zarr"
+        if not (exact.exists() and labelstore.open(exact).complete):
+            options = ["--views", str(views), "--scale", *map(str, SCALE), "--seed", "0"]
+            options += ["--top-k", str(len(CLASSES)), "--batch-size", "512", "--device", DEVICE]
+            teacher_spec = "python:benchmarks.support.fashion_mnist:residual"
+            outputs = [(teacher_spec, exact, tau)]
+            exact_stores(outputs, photos, options, {CACHE_VARIABLE: str(cache)})
+        names = [form for form in FORMS if form not in ("exact", "top10")]
+        for form, store in forms_of(exact, names).items():
+            stores[f"residual/{form}@{tau}"] = store
     return stores
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import xxhash
 from PIL import Image
 
+from benchmarks.support.debian_packages import unpacked
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.plan import sample_of_teacher
 from labelstore.storage.local_files import write_durably
@@ -129,11 +130,7 @@ def _food(cache: Path) -> Photos:
 
 def _stamps(cache: Path) -> Photos:
     """Cut-outs on white, of the Debian package tuxpaint-stamps-default."""
-    folder = cache / "downloads" / "tuxpaint-stamps"
-    if not folder.is_dir():
-        _client(["apt-get", "download", "tuxpaint-stamps-default"], folder.parent)
-        package = _newest(folder.parent, "tuxpaint-stamps-default_*.deb")
-        _client(["dpkg-deb", "-x", str(package), str(folder)], folder.parent)
+    folder = unpacked("tuxpaint-stamps-default", cache / "downloads" / "tuxpaint-stamps")
     root = folder / "usr" / "share" / "tuxpaint" / "stamps"
     photos = [path for part in STAMPS for path in (root / part).rglob("*.png")]
     return root, sorted(path for path in photos if "cartoon" not in path.parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -11,7 +12,27 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.support.distill_rows import FASHION, SCENES
+
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("tables", [FASHION, SCENES], ids=["fashion", "scenes"])
+def test_rows_have_names_of_their_own(tables):
+    rows = [row for group in tables.values() for row in group]
+    # Results are found by name, and two rows of one content would be one measurement shown twice.
+    assert len({row.name for row in rows}) == len(rows)
+    contents = {dataclasses.replace(row, name="") for row in rows}
+    assert len(contents) == len(rows)
+
+
+def test_a_row_that_is_not_there_is_refused_before_anything_is_made(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.distill", "--data", "scenes"]
+    command += ["--cache", str(tmp_path / "cache"), "--rows", "FKD", "FerKD fited"]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert refused.returncode != 0
+    assert "no row is called 'FerKD fited'" in refused.stderr
+    assert not list((tmp_path / "cache").iterdir())
 
 
 @pytest.mark.slow
