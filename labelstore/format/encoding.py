@@ -120,7 +120,7 @@ def decode_label(
     probs = codecs.get(manifest.quantizer).decode_label(top, rest)
     if not manifest.prior_size:
         return ids.astype(np.int32), probs
-    stored = max(np.count_nonzero(probs), 1)
+    stored = max(int(np.count_nonzero(probs)), 1)
     named = class_ranks.decode_label(ids.tolist()[:stored], listed)
     return np.array(named + [0] * (manifest.k - stored), dtype=np.int32), probs
 
