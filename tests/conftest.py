@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before anything imports torch, and for every process that a test starts: networks here are tiny,
@@ -36,6 +37,9 @@ def pytest_configure(config):
         and shutil.disk_usage(MEMORY).free >= ROOM
     ):
         os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+    # A machine that has other things to do is no fault of an example's.
+    hypothesis.settings.register_profile("labelstore", deadline=None)
+    hypothesis.settings.load_profile("labelstore")
     if hasattr(config.option, "loadscopereorder"):
         # pytest-xdist keeps the order of pytest_collection_modifyitems.
         config.option.loadscopereorder = False

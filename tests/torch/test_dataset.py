@@ -31,7 +31,6 @@ from labelstore.errors import (
 from labelstore.images.pixels import to_rgb
 from labelstore.images.reduced_jpeg import reduction_for
 from labelstore.images.sources.folder import FolderSource
-from labelstore.operations.recode import recode
 from labelstore.torch import (
     Show,
     SoftLabelDataset,
@@ -40,6 +39,7 @@ from labelstore.torch import (
     collate_views,
     normalize,
 )
+from tests.support.stores import distributions, top_of
 from tests.support.training import (
     NUM_VIEWS,
     SIZE,
@@ -150,8 +150,22 @@ def test_labels_are_the_ones_that_were_written(work, store, photos):
 
 
 def test_a_list_of_likely_classes_is_used_unless_told_otherwise(store, photos, tmp_path):
-    recode(store, tmp_path / "listed.zarr", prior_size=8)
-    listed = labelstore.open(tmp_path / "listed.zarr")
+    p = distributions(store.num_images, NUM_VIEWS, store.num_classes)
+    indices, probs = top_of(p, 3)
+    widths, heights = store.sizes(np.arange(store.num_images))
+    listed = labelstore.write(
+        tmp_path / "listed.zarr",
+        indices,
+        probs,
+        store.num_classes,
+        keys=store.keys,
+        targets=store.targets,
+        law=store.law,
+        widths=widths,
+        heights=heights,
+        means=p.mean(axis=1),
+        prior_size=8,
+    )
     topk = listed.read(3, np.arange(NUM_VIEWS))
     show = Show(3, tuple(range(NUM_VIEWS)))
     found = {
