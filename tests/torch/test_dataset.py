@@ -165,6 +165,7 @@ def test_a_list_of_likely_classes_is_used_unless_told_otherwise(store, photos, t
         heights=heights,
         means=p.mean(axis=1),
         prior_size=8,
+        teacher=store.manifest.teacher,
     )
     topk = listed.read(3, np.arange(NUM_VIEWS))
     show = Show(3, tuple(range(NUM_VIEWS)))
