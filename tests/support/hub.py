@@ -73,7 +73,17 @@ class Hub:
                         return
                 self.tell({"error": f"no such call: {self.command} {path}"}, 404)
 
-            do_GET = do_HEAD = do_POST = do_PUT = _handle
+            def do_GET(self):
+                self._handle()
+
+            def do_HEAD(self):
+                self._handle()
+
+            def do_POST(self):
+                self._handle()
+
+            def do_PUT(self):
+                self._handle()
 
             def tell(self, document, status=200, code=None):
                 self.send(json.dumps(document).encode(), status, {"X-Error-Code": code})
@@ -90,7 +100,7 @@ class Hub:
                     self.wfile.write(data)
 
             def files(self, name, revision):
-                """Those of a repository at a revision; an answer, and None, where there are none."""
+                """Those of a repository at a revision; None, answered, where there are none."""
                 if name not in hub.repositories:
                     self.tell({"error": "no repository"}, 404, "RepoNotFound")
                     return None

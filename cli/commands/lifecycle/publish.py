@@ -15,8 +15,8 @@ from .card import card_options
 if TYPE_CHECKING:
     from labelstore.operations.lifecycle.publish import PublishReport
 
-HELP = """Publish a finished store on the Hugging Face hub, or in a bucket: the labels, a data-set card
-and preview.parquet, a sample that the hub's viewer shows.
+HELP = """Publish a finished store on the Hugging Face hub, or in a bucket: the labels, a data-set
+card, and preview.parquet, a sample that the hub's viewer shows.
 
 \b
   labelstore publish teacher.zarr hf://datasets/OWNER/NAME --dry-run

@@ -63,7 +63,7 @@ def card(
     Args:
         store: a finished store, open or as a path or URL.
         url: where it will be read from; the store's name when None.
-        preview: of the Parquet file beside the card that the hub's viewer is to show; None for none.
+        preview: of the Parquet file beside the card that the hub's viewer is to show, its name.
         license_id: as the hub calls the licence, such as ``cc-by-4.0``; a field to fill when None.
         sample: how many views of each image are looked at for the numbers, as
             ``labelstore.operations.inspection.inspect.report`` has it.
@@ -225,8 +225,8 @@ def _views(manifest: Manifest) -> str:
         )
     if law is None:
         return (
-            f"{manifest.num_views:,} an image. The store does not say which crops they are, so they "
-            "cannot be cut again."
+            f"{manifest.num_views:,} an image. The store does not say which crops they are, so "
+            "they cannot be cut again."
         )
     return f"{manifest.num_views:,} an image. Their boxes and flips are stored beside the labels."
 

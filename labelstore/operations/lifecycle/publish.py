@@ -6,10 +6,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from labelstore.errors import CorruptError, MismatchError, UsageError
+from labelstore.errors import CorruptError, UsageError
 from labelstore.operations.lifecycle.card import card
 from labelstore.operations.lifecycle.hub_upload import HubUpload, Upload
 from labelstore.operations.lifecycle.preview import preview
