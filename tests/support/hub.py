@@ -171,11 +171,12 @@ def entry(path, data):
     return found | {"oid": "p" * 40, "lfs": {"oid": digest, "size": len(data), "pointerSize": 130}}
 
 
-def tree(handler, _hub, _query, name, revision, folder):
+def tree(handler, _hub, _query, name, revision, folder=""):
     files = handler.files(name, revision)
     if files is None:
         return
-    below = [entry(path, data) for path, data in files.items() if path.startswith(f"{folder}/")]
+    prefix = f"{folder}/" if folder else ""
+    below = [entry(path, data) for path, data in files.items() if path.startswith(prefix)]
     if below:
         handler.tell(below)
     else:
@@ -277,6 +278,7 @@ CALLS = (
     ("GET", REPO, info),
     ("GET", f"{REPO}/revision/([^/]+)", info),
     ("POST", f"{REPO}/branch/([^/]+)", branch),
+    ("GET", f"{REPO}/tree/([^/]+)", tree),
     ("GET", f"{REPO}/tree/([^/]+)/(.+)", tree),
     ("POST", f"{REPO}/paths-info/([^/]+)", paths),
     ("POST", f"{REPO}/preupload/([^/]+)", preupload),

@@ -190,16 +190,27 @@ class HubUpload:
         except LabelStoreError:
             raise
         except Exception as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
+            cause = _root(error)
+            status = getattr(getattr(cause, "response", None), "status_code", None)
             if status in (401, 403):
                 raise NotFoundError(
-                    f"{where}: access is denied ({one_line(error)}): set HF_TOKEN to a token that "
+                    f"{where}: access is denied ({one_line(cause)}): set HF_TOKEN to a token that "
                     "may write there, or run hf auth login."
                 ) from error
             raise StoreError(
-                f"{where} was not published ({one_line(error)}): check the name and the network, "
+                f"{where} was not published ({one_line(cause)}): check the name and the network, "
                 "then run the same command again: what was sent is kept."
             ) from error
+
+
+def _root(error: BaseException) -> BaseException:
+    """Of errors that the client has wrapped, the innermost that a server answered, or the outer."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if hasattr(inner, "response"):
+            return inner
+        inner = inner.__cause__
+    return error
 
 
 def _name(file: Path, root: Path) -> str:
