@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE = 2000
-"""Bytes from which files go by Git LFS."""
+"""Bytes from which files go by Git LFS unless a test says otherwise."""
 
 
 class Repository:
@@ -50,6 +50,7 @@ class Hub:
         self.large = {}
         self.put_large = []
         """Digests of the large files that came, in order."""
+        self.large_from = LARGE
         self.refuse_commit = lambda branch, files: False
         self.requests = []
         hub = self
@@ -163,43 +164,43 @@ def branch(handler, hub, _query, name, branch):
     handler.tell({})
 
 
-def entry(path, data):
+def entry(hub, path, data):
     found = {"type": "file", "path": path, "size": len(data)}
-    if len(data) < LARGE:
+    if len(data) < hub.large_from:
         return found | {"oid": git_digest(data)}
     digest = hashlib.sha256(data).hexdigest()
     return found | {"oid": "p" * 40, "lfs": {"oid": digest, "size": len(data), "pointerSize": 130}}
 
 
-def tree(handler, _hub, _query, name, revision, folder=""):
+def tree(handler, hub, _query, name, revision, folder=""):
     files = handler.files(name, revision)
     if files is None:
         return
     prefix = f"{folder}/" if folder else ""
-    below = [entry(path, data) for path, data in files.items() if path.startswith(prefix)]
+    below = [entry(hub, path, data) for path, data in files.items() if path.startswith(prefix)]
     if below:
         handler.tell(below)
     else:
         handler.tell({"error": "no such folder"}, 404, "EntryNotFound")
 
 
-def paths(handler, _hub, _query, name, revision):
+def paths(handler, hub, _query, name, revision):
     files = handler.files(name, revision)
     if files is not None:
         asked = parse_qs(handler.body.decode())["paths"]
-        handler.tell([entry(path, files[path]) for path in asked if path in files])
+        handler.tell([entry(hub, path, files[path]) for path in asked if path in files])
 
 
-def preupload(handler, _hub, _query, name, revision):
+def preupload(handler, hub, _query, name, revision):
     files = handler.files(name, revision)
     if files is None:
         return
     answer = []
     for asked in json.loads(handler.body)["files"]:
         told = {"path": asked["path"], "shouldIgnore": False}
-        told["uploadMode"] = "lfs" if asked["size"] >= LARGE else "regular"
+        told["uploadMode"] = "lfs" if asked["size"] >= hub.large_from else "regular"
         if asked["path"] in files:
-            there = entry("", files[asked["path"]])
+            there = entry(hub, "", files[asked["path"]])
             told["oid"] = there["lfs"]["oid"] if "lfs" in there else there["oid"]
         answer.append(told)
     handler.tell({"files": answer})

@@ -58,7 +58,7 @@ class HubUpload:
     def __init__(self, place: HubPlace, quiet: bool) -> None:
         require_packages("publishing on the hub", "huggingface_hub", extra="hub")
         from huggingface_hub import HfApi
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         if quiet:
             disable_progress_bars()
@@ -231,4 +231,4 @@ def _is_same(entry: Any, pieces: Iterable[bytes], size: int) -> bool:
     digest = hashlib.sha1(f"blob {size}\0".encode()) if lfs is None else hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
-    return digest.hexdigest() == (entry.blob_id if lfs is None else lfs.sha256)
+    return bool(digest.hexdigest() == (entry.blob_id if lfs is None else lfs.sha256))

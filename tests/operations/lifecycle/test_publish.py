@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -114,6 +115,22 @@ def test_an_interrupted_upload_goes_on_and_shows_no_store_before_its_end(tmp_pat
         *(f"a.zarr/{file.relative_to(store.path).as_posix()}" for file in files_in(store.path)),
         *(".gitattributes", "README.md", "preview.parquet"),
     }
+
+
+def test_the_clients_own_pipeline_for_folders(tmp_path, hub, monkeypatch):
+    """What the client does where hf_xet is installed: several commits, of small files here."""
+    pytest.importorskip("hf_xet")
+    monkeypatch.delenv("HF_HUB_DISABLE_XET")
+    hub.large_from = 1 << 30
+    store, _, _ = written(tmp_path / "a.zarr")
+    # A new interpreter: the client reads this variable when it is imported.
+    command = [sys.executable, "-m", "labelstore", "publish", str(store.path)]
+    done = subprocess.run(
+        [*command, "hf://datasets/me/labels", "--json"], capture_output=True, text=True, check=False
+    )
+    report = told(done)
+    assert hub.put_large == []
+    assert read_everything(report["url"]) == read_everything(store.path)
 
 
 def test_other_labels_are_refused_and_replaced_only_when_asked(tmp_path, hub):
