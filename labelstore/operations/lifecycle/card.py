@@ -169,8 +169,8 @@ def _loading(url: str, manifest: Manifest) -> str:
     if url.startswith("hf://"):
         extra = (
             "\n\nThat reads over the network (with the extra `remote`), as `main` is now. "
-            "`NAME@COMMIT` pins a commit; `labelstore pull URL DIR --views 0:N` copies all or a "
-            "part of it at one commit."
+            "`NAME@COMMIT` pins a commit; `labelstore pull` copies all or a part of it at one "
+            "commit."
         )
     part = f"range({min(4, manifest.num_views)})"
     return (

@@ -88,7 +88,8 @@ class HubUpload:
             if others and not upload.overwrite:
                 raise MismatchError(
                     f"{self._place.url} has other files already ({others[0]}, {len(others)} in "
-                    "all): publish under another name, or replace it with --overwrite."
+                    "all): publish under another name, or have them overwritten.",
+                    arguments=("overwrite",),
                 )
             states = self._states(upload)
             self._send_labels(upload, others)
@@ -106,8 +107,9 @@ class HubUpload:
             info = self._api.repo_info(self._place.repository, repo_type="dataset")
             if not info.private:
                 raise MismatchError(
-                    f"{self._place.repository} is public and --private was asked for: make it "
-                    "private on the hub, or name another one. Nothing was sent."
+                    f"{self._place.repository} is public and a private one was asked for: make it "
+                    "private on the hub, or name another one. Nothing was sent.",
+                    arguments=("private",),
                 )
         if self._place.revision not in (None, "main"):
             self._api.create_branch(

@@ -249,7 +249,7 @@ class _Bucket:
         if how.private or how.revision is not None:
             raise UsageError(
                 f"{url} is in a bucket, which has no revisions and its own access rules: leave "
-                "--private and --revision to the hub.",
+                "these to the hub.",
                 arguments=("private", "revision"),
             )
         self._store, self._url, self._how = store, url, how
