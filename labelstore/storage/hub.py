@@ -46,8 +46,8 @@ class HubPlace:
         names = [part for part in whole.split("/") if part]
         if parts.scheme != "hf" or parts.netloc != "datasets" or len(names) < 2:
             raise UsageError(
-                f"{url} names no data set on the hub, expected "
-                "hf://datasets/OWNER/REPO[@REVISION]/PATH: correct it."
+                f"{url} names no data set on the hub, expected hf://datasets/OWNER/REPO/PATH, with "
+                "REPO@REVISION for another revision than main."
             )
         name, _, revision = names[1].partition("@")
         return cls(names[0], name, revision or None, "/".join(names[2:]))

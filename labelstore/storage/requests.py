@@ -91,6 +91,8 @@ class Requests:
             if urlsplit(url).scheme == "http":
                 options["allow_http"] = True
             return make.HTTPStore.from_url(url, client_options=options, retry_config=repeated)
+        except LabelStoreError:
+            raise
         except (ValueError, self._obstore.exceptions.BaseError) as error:
             raise UsageError(
                 f"{self._where} cannot be opened ({first_line(error)}): correct the URL, or the "

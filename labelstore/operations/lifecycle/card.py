@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from labelstore.errors import printable
 from labelstore.operations.inspection.inspect import report
 from labelstore.operations.lifecycle.history import history
@@ -81,7 +83,7 @@ def card(
         f"# Soft labels: {_text(name)}",
         _what(store.manifest, statistics),
         "## How to load",
-        _loading(url or name, store.manifest),
+        _loading(url or name, store),
         "## Teacher",
         _teachers(store.manifest),
         "## Licence",
@@ -163,7 +165,7 @@ def _what(manifest: Manifest, statistics: dict[str, Any]) -> str:
     )
 
 
-def _loading(url: str, manifest: Manifest) -> str:
+def _loading(url: str, store: Store) -> str:
     place = json.dumps(printable(url), ensure_ascii=False)
     extra = ""
     if url.startswith("hf://"):
@@ -172,12 +174,14 @@ def _loading(url: str, manifest: Manifest) -> str:
             "`NAME@COMMIT` pins a commit; `labelstore pull` copies all or a part of it at one "
             "commit."
         )
-    part = f"range({min(4, manifest.num_views)})"
+    part = f"range({min(4, store.num_views)})"
+    labelled = np.flatnonzero(store.labelled())
+    row = int(labelled[0]) if len(labelled) else 0
     return (
         "```python\nimport labelstore\n\n"
         f"store = labelstore.open({place})\n"
-        f"labels = store.read(0, {part})  # of the first image\n"
-        "print(store.keys[0], labels.indices, labels.probs)\n```" + extra
+        f"labels = store.read({row}, {part})  # views of an image\n"
+        f"print(store.keys[{row}], labels.indices, labels.probs)\n```" + extra
     )
 
 
@@ -187,7 +191,9 @@ def _teachers(manifest: Manifest) -> str:
     lines = []
     for teacher in manifest.teachers:
         height, width = teacher["input_size"]
-        checkpoint = f" with {_code(teacher['checkpoint'])}" if teacher.get("checkpoint") else ""
+        # Where it lay on the producer's machine tells nobody anything.
+        file = (teacher["checkpoint"] or "").rpartition("/")[2]
+        checkpoint = f" with {_code(file)}" if file else ""
         lines.append(
             f"* {_code(teacher['spec'])}{checkpoint}, weights {_code(teacher['weights_digest'])}, "
             f"{height} x {width} pixels, in {_text(teacher['precision'])} on "
@@ -243,7 +249,7 @@ def _stored(manifest: Manifest, statistics: dict[str, Any]) -> str:
     )
     return (
         f"* top {manifest.k} of {manifest.num_classes:,} classes{mass}{prior}\n"
-        f"* probabilities by the quantizer `{manifest.quantizer}`, which rounds down\n"
+        f"* probabilities by the quantizer `{manifest.quantizer}`\n"
         f"* blocks of {manifest.block_images:,} images, groups of {manifest.group_views:,} views, "
         "each with a digest that readers check\n"
         f"* {weights['total']:,} bytes{each}\n\n"

@@ -92,6 +92,13 @@ def test_a_branch_is_read_at_the_commit_that_it_has(tmp_path, hub):
     pinned = f"hf://datasets/me/labels@{report.commit}/a.zarr"
     assert history["steps"][0]["settings"]["published"] == [pinned]
     assert pinned in run("inspect", tmp_path / "b.zarr", "--history").stdout
+    # Labels that are the same are gone on with, though the branch has another commit.
+    files = hub.repositories["me/labels"].files("v2")
+    hub.repositories["me/labels"].commit("v2", files | {"README.md": b"mended"})
+    url = "hf://datasets/me/labels@v2/a.zarr"
+    again = told(run("pull", url, tmp_path / "b.zarr", "--views", "0:3", "--json"))
+    assert again["blocks_copied"] == 0
+    assert again["source"] != pinned
 
 
 def test_an_interrupted_upload_goes_on_and_shows_no_store_before_its_end(tmp_path, hub):
