@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,16 @@ import yaml
 import labelstore
 from labelstore.errors import IncompleteError
 from labelstore.operations.lifecycle.card import card
+from labelstore.operations.lifecycle.preview import preview_table
 from labelstore.operations.lifecycle.subset import subset
 from tests.support import commands
 from tests.support.stores import make_planned, written
+
+GOLDEN = sorted(
+    path
+    for path in (Path(__file__).parents[2] / "format" / "golden" / "v1").iterdir()
+    if path.is_dir()
+)
 
 
 def run(*arguments):
@@ -42,6 +50,16 @@ def test_its_numbers_are_the_stores(tmp_path, suffix):
     assert [float(bar) for bar in bars] == pytest.approx(100 * counts / 60, abs=0.01)
     assert "KL to the teacher's whole distribution: not known" in text
     assert card(part.path, license_id="cc-by-4.0") == text
+
+
+@pytest.mark.parametrize("name", [path.name for path in GOLDEN])
+def test_stores_of_every_kind_have_one(name):
+    store = labelstore.open(GOLDEN[0].parent / name)
+    text = card(store)
+    assert head_of(text)["tags"] == ["soft-labels", "knowledge-distillation", "labelstore"]
+    for teacher in store.manifest.teachers:
+        assert f"* `{teacher['spec']}`" in text
+    assert preview_table(store).num_rows == int(store.labelled().sum()) * min(4, store.num_views)
 
 
 def test_its_python_runs(tmp_path, monkeypatch, capsys):
