@@ -51,6 +51,8 @@ class Hub:
         self.put_large = []
         """Digests of the large files that came, in order."""
         self.large_from = LARGE
+        self.ignore = lambda path: False
+        """What a repository's .gitignore names."""
         self.refuse_commit = lambda branch, files: False
         self.requests = []
         hub = self
@@ -197,7 +199,7 @@ def preupload(handler, hub, _query, name, revision):
         return
     answer = []
     for asked in json.loads(handler.body)["files"]:
-        told = {"path": asked["path"], "shouldIgnore": False}
+        told = {"path": asked["path"], "shouldIgnore": hub.ignore(asked["path"])}
         told["uploadMode"] = "lfs" if asked["size"] >= hub.large_from else "regular"
         if asked["path"] in files:
             there = entry(hub, "", files[asked["path"]])

@@ -79,7 +79,8 @@ class HubUpload:
 
         Raises:
             MismatchError: other files are in the folder, or the repository is public and should be
-            private. NotFoundError: access is denied. StoreError: the hub does not answer.
+            private. NotFoundError: access is denied. StoreError: the hub does not answer, or leaves
+            files out.
         """
         with self._explained():
             self._make_repository(upload.private)
@@ -93,6 +94,7 @@ class HubUpload:
                 )
             states = self._states(upload)
             self._send_labels(upload, others)
+            self._require_all(upload)
             return self._finish(upload, states), states
 
     def _make_repository(self, private: bool) -> None:
@@ -134,13 +136,39 @@ class HubUpload:
 
     def _others(self, there: Mapping[str, Any], upload: Upload) -> list[str]:
         """Paths in the repository's folder that are not as the store has them."""
-        ours = {f"{self._place.path}/{_name(file, upload.root)}": file for file in upload.files}
+        ours = self._ours(upload)
         return sorted(
             path
             for path, entry in there.items()
             if path not in ours
             or not _is_same(entry, _pieces(ours[path]), ours[path].stat().st_size)
         )
+
+    def _ours(self, upload: Upload) -> dict[str, Path]:
+        """The store's files by their paths in the repository."""
+        root = upload.root
+        return {f"{self._place.path}/{f.relative_to(root).as_posix()}": f for f in upload.files}
+
+    def _require_all(self, upload: Upload) -> None:
+        """Refuse to go on where the hub or its client has left files out, as .gitignore has it."""
+        there = self._files_of(self._place.path)
+        left_out = [
+            path
+            for path, file in self._ours(upload).items()
+            if path not in self._manifests(upload)
+            and (path not in there or there[path].size != file.stat().st_size)
+        ]
+        if left_out:
+            raise StoreError(
+                f"{self._place.url} lacks {len(left_out)} of {len(upload.files)} files after the "
+                f"upload ({left_out[0]}): see the repository's .gitignore and whether others write "
+                "there, then run the same command again."
+            )
+
+    def _manifests(self, upload: Upload) -> dict[str, Path]:
+        """The file that makes the folder a store, by its path in the repository."""
+        files = {f"{self._place.path}/{name}": upload.root / name for name in MANIFESTS}
+        return {path: file for path, file in files.items() if file.is_file()}
 
     def _states(self, upload: Upload) -> dict[str, str]:
         entries = self._api.get_paths_info(paths=list(upload.last), **self._where)
@@ -169,9 +197,7 @@ class HubUpload:
         from huggingface_hub import CommitOperationAdd
 
         operations = [
-            CommitOperationAdd(f"{self._place.path}/{name}", upload.root / name)
-            for name in MANIFESTS
-            if (upload.root / name).is_file()
+            CommitOperationAdd(path, file) for path, file in self._manifests(upload).items()
         ]
         operations += [
             CommitOperationAdd(name, data)
@@ -213,10 +239,6 @@ def _root(error: BaseException) -> BaseException:
             return inner
         inner = inner.__cause__
     return error
-
-
-def _name(file: Path, root: Path) -> str:
-    return file.relative_to(root).as_posix()
 
 
 def _pieces(file: Path) -> Iterator[bytes]:

@@ -166,6 +166,15 @@ def test_other_labels_are_refused_and_replaced_only_when_asked(tmp_path, hub):
     assert len(below) == report.files
 
 
+def test_files_that_the_hub_leaves_out_make_no_store(tmp_path, hub):
+    store, _, _ = written(tmp_path / "a.zarr")
+    hub.ignore = lambda path: path.endswith("labels/classes/zarr.json")
+    done = run("publish", store.path, "hf://datasets/me/labels")
+    assert done.exit_code == 1
+    assert "lacks 1 of" in done.stderr
+    assert "a.zarr/zarr.json" not in hub.repositories["me/labels"].files()
+
+
 def test_private_is_no_promise_that_is_broken(tmp_path, hub):
     store, _, _ = written(tmp_path / "a.zarr")
     publish(store, "hf://datasets/me/labels/one.zarr", quiet=True)
