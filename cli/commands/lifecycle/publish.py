@@ -96,10 +96,10 @@ def command(request: PublishOptions) -> None:
     if request.json:
         output.emit_json(report.to_json())
     elif not request.quiet:
-        _tell(report)
+        _tell(report, filled=request.card is not None)
 
 
-def _tell(report: PublishReport) -> None:
+def _tell(report: PublishReport, *, filled: bool) -> None:
     what = f"{counted(report.files, 'file')}, {size(report.bytes)}"
     if report.dry_run:
         output.note(
@@ -113,6 +113,6 @@ def _tell(report: PublishReport) -> None:
             f"{report.card_url} was there and differs: it was kept. labelstore card writes the one "
             "of this store, --overwrite replaces it."
         )
-    elif report.card == "written":
+    elif report.card == "written" and not filled:
         output.note(f"{report.card_url}: fill what is marked TO FILL")
     output.note(f'labelstore.open("{report.url}")')

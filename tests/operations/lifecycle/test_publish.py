@@ -175,6 +175,19 @@ def test_files_that_the_hub_leaves_out_make_no_store(tmp_path, hub):
     assert "a.zarr/zarr.json" not in hub.repositories["me/labels"].files()
 
 
+def test_a_card_of_ones_own_is_taken(tmp_path, hub):
+    store, _, _ = written(tmp_path / "a.zarr")
+    (tmp_path / "mine.md").write_text("---\nlicense: mit\n---\nmine")
+    url = "hf://datasets/me/labels"
+    done = run("publish", store.path, url, "--card", tmp_path / "mine.md")
+    assert done.exit_code == 0
+    assert "TO FILL" not in done.stderr
+    assert hub.repositories["me/labels"].files()["README.md"].endswith(b"mine")
+    done = run("publish", store.path, url, "--card", tmp_path / "mine.md", "--license", "mit")
+    assert done.exit_code == 2
+    assert run("publish", store.path, url, "--card", tmp_path / "none.md").exit_code == 2
+
+
 def test_private_is_no_promise_that_is_broken(tmp_path, hub):
     store, _, _ = written(tmp_path / "a.zarr")
     publish(store, "hf://datasets/me/labels/one.zarr", quiet=True)
