@@ -46,6 +46,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     ),
     "merge": (".commands.merge", "Write the mean of several teachers' stores, or join parts."),
     "recode": (".commands.recode", "Write a store anew: backend, size, prior list."),
+    "card": (".commands.lifecycle.card", "Write the data-set card of a store."),
+    "publish": (
+        ".commands.lifecycle.publish",
+        "Put a store on the hub, or into a bucket, with a card.",
+    ),
     "materialize": (".commands.materialize", "Make a decoded copy for reading at random."),
     "demo": (".commands.demo", "Try it all on twenty photos: two teachers, one student."),
 }
@@ -54,7 +59,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 OPTION_OF = {"k": "top_k", "num_views": "views", "teacher": "spec"}
 """Arguments of the library that commands have under another name."""
 
-GO_ON = ("generate", "merge", "pull", "recode", "subset")
+GO_ON = ("generate", "merge", "publish", "pull", "recode", "subset")
 """Commands that go on where they stopped when they are given again."""
 
 INTERRUPTED, TERMINATED = 130, 143

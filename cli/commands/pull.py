@@ -21,6 +21,8 @@ some of its images.
 The copy's labels are the source's to the last bit, and each block is verified before it is written.
 With --views and --images only what covers them is read. An interrupted copy goes on where it
 stopped when the same command is given again. The source may be local, and the copy remote (s3://, gs://).
+From the hub all is read at one commit, REPO@REVISION's or main's, which a part of a store keeps
+among its history.
 """
 
 
@@ -53,8 +55,9 @@ def command(request: PullOptions) -> None:
     """Copy a store."""
     import labelstore
     from labelstore.operations.pull import pull
+    from labelstore.storage.requests import pinned
 
-    store = labelstore.open(request.store)
+    store = labelstore.open(pinned(request.store))
     images = chosen_keys(store.keys, request.images) if request.images else None
     num_views = store.num_views if request.views is None else len(request.views)
     num_images = store.num_images if images is None else len(images)

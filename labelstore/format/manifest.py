@@ -53,9 +53,12 @@ MAX_VIEWS = 1 << 16
 MAX_PRIOR = 1024
 """Classes of a prior list, at most."""
 
-IGNORED = frozenset({"teacher.logits_probe", "origin.settings.labelstore"})
+IGNORED = frozenset(
+    {"teacher.logits_probe", "origin.settings.labelstore", "origin.settings.published"}
+)
 """What may differ between two manifests of the same labels: what the teacher said of the probed
-views, which is compared within a tolerance, and the release that worked."""
+views, which is compared within a tolerance, the release that worked, and the commit at which the
+source was read where it is published."""
 
 LOGITS_PROBE = "logits_probe"
 """What a teacher said of the probed views, among what the manifest tells of the teacher."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import UsageError
+from labelstore.storage.requests import pinned
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.lineage import origin
 from labelstore.store.rewrite import RewriteReport, bytes_of, require_source, write_blocks
@@ -18,7 +20,6 @@ from labelstore.store.store import Store, opened
 from labelstore.store.writer import StoreWriter
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     import numpy.typing as npt
@@ -55,7 +56,8 @@ def pull(
 ) -> PullReport:
     """Copy a store's codes as they are: every label of the copy is the source's to the last bit.
 
-    A whole copy has the source's manifest and id. One of fewer views or images is a store of its
+    A URL on the hub is read at the commit that it has now. A whole copy has the source's manifest
+    and id. One of fewer views or images is a store of its
     own, whose ``origin`` names the source; only the blocks that hold these images are read, and of
     each only the groups of views that cover the views.
 
@@ -75,7 +77,7 @@ def pull(
             what was copied before is kept. MismatchError: another store is at ``path``, or a copy
             of other labels.
     """
-    store = opened(store)
+    store = opened(pinned(store) if isinstance(store, (str, os.PathLike)) else store)
     require_source(store, path, "the store that is read: choose another name for the copy")
     if backend_of(path).encoding != store.manifest.encoding:
         raise UsageError(

@@ -15,10 +15,11 @@ import math
 import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from labelstore.errors import (
     CorruptError,
+    FormatError,
     LabelStoreError,
     NotFoundError,
     StoreError,
@@ -26,12 +27,15 @@ from labelstore.errors import (
     require_packages,
 )
 from labelstore.storage import transfers
+from labelstore.storage.hub import HubPlace
+from labelstore.storage.location import place_of
+from labelstore.storage.untrusted import DOCUMENT_BYTES, json_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
 
 
-__all__ = ["Requests", "Tag", "first_line"]
+__all__ = ["Requests", "Tag", "first_line", "pinned"]
 
 Tag = dict[str, str]
 """The tag and version by which a server knows an object."""
@@ -62,8 +66,10 @@ _MACHINE_CREDENTIALS = ("latest/api/token", "latest/meta-data", "computeMetadata
 class Requests:
     """Single requests by obstore; errors are those of ``labelstore.storage.objects.Objects``."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, address: str | None = None) -> None:
+        """``address``: where on the hub a URL's requests go instead of to its files."""
         self._where = url
+        self._address = address
         self._scheme = urlsplit(url).scheme
         self._obstore = _import()
         self._reading = self._open(retries=0)
@@ -82,12 +88,14 @@ class Requests:
                 return make.from_url(url, retry_config=repeated)
             options: dict[str, Any] = dict(_TIMES)
             if self._scheme == "hf":
-                url = _hub_address(url)
+                url = self._address or _store_on_hub(url).files
                 if token := os.environ.get("HF_TOKEN"):
                     options["default_headers"] = {"Authorization": f"Bearer {token}"}
             if urlsplit(url).scheme == "http":
                 options["allow_http"] = True
             return make.HTTPStore.from_url(url, client_options=options, retry_config=repeated)
+        except LabelStoreError:
+            raise
         except (ValueError, self._obstore.exceptions.BaseError) as error:
             raise UsageError(
                 f"{self._where} cannot be opened ({first_line(error)}): correct the URL, or the "
@@ -279,19 +287,40 @@ def _import() -> Any:
     return obstore
 
 
-def _hub_address(url: str) -> str:
-    """The address of the files below ``hf://datasets/OWNER/REPO[@REVISION]/PATH``."""
-    parts = urlsplit(url)
-    names = [part for part in parts.path.split("/") if part]
-    if parts.netloc != "datasets" or len(names) < 3:
+def _store_on_hub(url: str) -> HubPlace:
+    place = HubPlace.of(url)
+    if not place.path:
         raise UsageError(
             f"{url} names no store on the hub, expected hf://datasets/OWNER/REPO/PATH, with "
             "REPO@REVISION for another revision than main."
         )
-    repository, _, revision = names[1].partition("@")
-    host = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    path = "/".join(quote(name) for name in names[2:])
-    return f"{host}/datasets/{names[0]}/{repository}/resolve/{quote(revision or 'main', '')}/{path}"
+    return place
+
+
+def pinned(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """A store's place as it is now and stays: of one on the hub the URL with its commit.
+
+    Anything else is returned as it is, and so is a URL of a hub that does not tell its commits, as
+    a mirror of files may be.
+
+    Raises:
+        UsageError: a URL that names no store. NotFoundError: access is denied. StoreError: the hub
+        does not answer. MissingPackageError: obstore is not installed.
+    """
+    url = place_of(path)
+    if not isinstance(url, str) or urlsplit(url).scheme != "hf":
+        return path
+    place = _store_on_hub(url)
+    if place.is_pinned:
+        return url
+    try:
+        document = json_document(Requests(url, place.api).get("", DOCUMENT_BYTES), place.api)
+    except (FileNotFoundError, FormatError, CorruptError):
+        return url
+    commit = document.get("sha") if isinstance(document, dict) else None
+    # What comes is anything: a commit alone is taken for one.
+    at_commit = place.at(commit) if isinstance(commit, str) else place
+    return at_commit.url if at_commit.is_pinned else url
 
 
 def first_line(error: Exception) -> str:

@@ -19,6 +19,10 @@ RELEASE, HISTORY, TEACHERS = "labelstore", "history", "teachers"
 """What an origin's settings call the release that worked, what was done before, and what made the
 labels of merged stores."""
 
+PUBLISHED = "published"
+"""What they call the URLs on the hub from which sources were read, with their commits where known.
+Other places are nobody else's business."""
+
 
 def origin(operation: str, sources: Sequence[Store], settings: dict[str, Any]) -> dict[str, Any]:
     """A manifest's ``origin``: of which stores its labels were made, how, and what came before.
@@ -29,14 +33,18 @@ def origin(operation: str, sources: Sequence[Store], settings: dict[str, Any]) -
         settings: what decides the labels besides, as JSON has it.
 
     Returns:
-        ``{"operation", "stores", "settings"}``; the settings with ``labelstore``, the release, and,
-        where a source has an origin itself, ``history``: as ``lineage`` tells of the sources.
+        ``{"operation", "stores", "settings"}``; the settings with ``labelstore``, the release,
+        where sources are on the hub ``published``, their URLs, and where a source has an origin
+        itself ``history``: as ``lineage`` tells of the sources.
     """
     history: list[dict[str, Any]] = []
     for source in sources:
         history += [step for step in lineage(source.manifest) if step not in history]
     release = {RELEASE: labelstore.__version__}
     settings = settings | release | ({HISTORY: history} if history else {})
+    published = [str(source.path) for source in sources if str(source.path).startswith("hf://")]
+    if published:
+        settings[PUBLISHED] = published
     return {
         "operation": operation,
         "stores": [source.manifest.id for source in sources],
