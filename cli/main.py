@@ -44,6 +44,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         ".commands.lifecycle.subset",
         "Write some images, and some views of each, to a store.",
     ),
+    "prune": (
+        ".commands.lifecycle.prune",
+        "Take images, or views of each, out of a store for good.",
+    ),
     "merge": (".commands.merge", "Write the mean of several teachers' stores, or join parts."),
     "recode": (".commands.recode", "Write a store anew: backend, size, prior list."),
     "materialize": (".commands.materialize", "Make a decoded copy for reading at random."),
@@ -54,7 +58,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 OPTION_OF = {"k": "top_k", "num_views": "views", "teacher": "spec"}
 """Arguments of the library that commands have under another name."""
 
-GO_ON = ("generate", "merge", "pull", "recode", "subset")
+GO_ON = ("generate", "merge", "prune", "pull", "recode", "subset")
 """Commands that go on where they stopped when they are given again."""
 
 INTERRUPTED, TERMINATED = 130, 143

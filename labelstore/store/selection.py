@@ -69,6 +69,11 @@ class Selection:
         """Views of each image."""
         return len(self.views) if isinstance(self.views, range) else int(self.views.shape[1])
 
+    @property
+    def size(self) -> int:
+        """Views of all images together."""
+        return len(self.rows) * self.num_views
+
     @functools.cached_property
     def keys(self) -> list[str]:
         """The images' keys, in order."""
