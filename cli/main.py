@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         ".commands.schedule",
         "Try out a schedule without training: what is left and read.",
     ),
+    "copy": (".commands.lifecycle.copy", "Copy a store between folders and buckets."),
     "pull": (".commands.pull", "Copy a store here, all of it or a part."),
     "subset": (
         ".commands.lifecycle.subset",
@@ -48,6 +49,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         ".commands.lifecycle.prune",
         "Take images, or views of each, out of a store for good.",
     ),
+    "gc": (".commands.lifecycle.gc", "Remove what interrupted runs left behind."),
     "merge": (".commands.merge", "Write the mean of several teachers' stores, or join parts."),
     "recode": (".commands.recode", "Write a store anew: backend, size, prior list."),
     "materialize": (".commands.materialize", "Make a decoded copy for reading at random."),
@@ -58,7 +60,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 OPTION_OF = {"k": "top_k", "num_views": "views", "teacher": "spec"}
 """Arguments of the library that commands have under another name."""
 
-GO_ON = ("generate", "merge", "prune", "pull", "recode", "subset")
+GO_ON = ("copy", "generate", "merge", "prune", "pull", "recode", "subset")
 """Commands that go on where they stopped when they are given again."""
 
 INTERRUPTED, TERMINATED = 130, 143

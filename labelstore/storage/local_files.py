@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "delete_durably",
+    "delete_empty",
     "delete_file",
     "delete_tree",
     "explained",
@@ -188,6 +189,16 @@ def delete_tree(path: Path) -> None:
     """Delete a folder and all in it; StoreError when refused."""
     with explained(path):
         shutil.rmtree(path)
+
+
+def delete_empty(folder: Path, root: Path) -> None:
+    """Delete a folder and those above it, below ``root``, as far as nothing is in them."""
+    while folder != root and root in folder.parents:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
 
 
 def remove_partials(root: Path) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 from typing import TYPE_CHECKING
 
 from labelstore.storage.local_files import delete_tree, explained, sync_directory
@@ -19,13 +20,24 @@ from labelstore.storage.locks import exclusive_lock
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PURPOSES", "beside", "exchange", "finish", "give_up", "left_beside", "swap_in"]
+__all__ = [
+    "PURPOSES",
+    "beside",
+    "exchange",
+    "finish",
+    "give_up",
+    "left_beside",
+    "places_without",
+    "swap_in",
+]
 
 PURPOSES = ("prune", "grow")
 """What a folder is made beside another one for."""
 
 _REPLACED = "replaced"
 """What the hidden name of a folder that has been replaced says besides."""
+
+_HIDDEN = re.compile(rf"\.(.+)\.({'|'.join(PURPOSES)})-{_REPLACED}(\.[^.]+)?")
 
 _HERE, _EXCHANGE = -100, 2
 """``AT_FDCWD`` and ``RENAME_EXCHANGE`` of Linux."""
@@ -43,6 +55,13 @@ def left_beside(place: Path) -> list[Path]:
     """Folders that were made for a place, or replaced in it, and are still there."""
     names = [beside(place, name) for purpose in PURPOSES for name in (purpose, _replaced(purpose))]
     return [name for name in names if name.is_dir()]
+
+
+def places_without(folder: Path) -> list[Path]:
+    """Places in a folder that lead nowhere since what was in them is being replaced."""
+    names = [_HIDDEN.fullmatch(entry.name) for entry in folder.iterdir()]
+    places = [folder / f"{name[1]}{name[3] or ''}" for name in names if name]
+    return [place for place in places if not place.exists()]
 
 
 def swap_in(place: Path, purpose: str) -> None:
