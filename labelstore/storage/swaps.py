@@ -14,7 +14,8 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from labelstore.storage.local_files import delete_tree, explained, sync_directory
+from labelstore.storage import local_files
+from labelstore.storage.local_files import explained, sync_directory
 from labelstore.storage.locks import exclusive_lock
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def give_up(place: Path, purpose: str) -> None:
 
 def _discard(folder: Path) -> None:
     if folder.is_dir():
-        delete_tree(folder)
+        local_files.delete_tree(folder)
 
 
 def _replaced(purpose: str) -> str:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
-import shutil
 import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from labelstore.storage import swaps
+from labelstore.storage import local_files, swaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +31,7 @@ _CALLS: tuple[tuple[Any, str], ...] = (
     (pathlib.Path, "unlink"),
     (pathlib.Path, "mkdir"),
     (pathlib.Path, "open"),
-    (shutil, "rmtree"),
+    (local_files, "delete_tree"),
     (swaps, "exchange"),
 )
 

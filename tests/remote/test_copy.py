@@ -101,7 +101,7 @@ def test_the_first_damaged_block_is_told_and_the_others_kept(source, tmp_path, s
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("fault", ["no-space", "die-before"])
 def test_a_full_disk_or_a_kill_and_on(source, tmp_path, suffix, fault):
-    path, step = tmp_path / f"b.{suffix}", 300 if suffix == "zarr" else 90
+    path, step = tmp_path / f"b.{suffix}", 450 if suffix == "zarr" else 90
     if fault == "no-space":
         with trip(step, fault), pytest.raises(StoreError, match="No space left"):
             copy(source, path, workers=4)

@@ -238,11 +238,9 @@ def _slabs(dry_run: bool) -> list[Leftover]:
     """What dead processes left in memory, and where slabs lie that do not fit there."""
     leftovers = []
     for folder in {shared_file.default_folder(0), shared_file.default_folder(_LARGEST)}:
-        if not folder.is_dir() or shared_file.fcntl is None:
-            continue
         sizes = shared_file.unused(folder)
         if sizes:
             leftovers.append(Leftover("slab", str(folder), len(sizes), sum(sizes.values())))
-        if not dry_run:
-            shared_file.sweep(folder)
+            if not dry_run:
+                shared_file.sweep(folder)
     return leftovers

@@ -343,6 +343,8 @@ def sweep(folder: Path) -> int:
 
 def unused(folder: Path) -> dict[Path, int]:
     """The files that ``sweep`` deletes, and their bytes."""
+    if fcntl is None:
+        return {}
     paths = [*folder.glob(f"*{SUFFIX}"), *folder.glob(f"*{SUFFIX}{local_files.PARTIAL}")]
     return {path: private_folders.size_of(path) for path in paths if _if_unused(path, _keep)}
 
