@@ -39,11 +39,17 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         ".commands.schedule",
         "Try out a schedule without training: what is left and read.",
     ),
+    "copy": (".commands.lifecycle.copy", "Copy a store between folders and buckets."),
     "pull": (".commands.pull", "Copy a store here, all of it or a part."),
     "subset": (
         ".commands.lifecycle.subset",
         "Write some images, and some views of each, to a store.",
     ),
+    "prune": (
+        ".commands.lifecycle.prune",
+        "Take images, or views of each, out of a store for good.",
+    ),
+    "gc": (".commands.lifecycle.gc", "Remove what interrupted runs left behind."),
     "merge": (".commands.merge", "Write the mean of several teachers' stores, or join parts."),
     "recode": (".commands.recode", "Write a store anew: backend, size, prior list."),
     "card": (".commands.lifecycle.card", "Write the data-set card of a store."),
@@ -59,7 +65,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 OPTION_OF = {"k": "top_k", "num_views": "views", "teacher": "spec"}
 """Arguments of the library that commands have under another name."""
 
-GO_ON = ("generate", "merge", "publish", "pull", "recode", "subset")
+GO_ON = ("copy", "generate", "merge", "prune", "publish", "pull", "recode", "subset")
 """Commands that go on where they stopped when they are given again."""
 
 INTERRUPTED, TERMINATED = 130, 143

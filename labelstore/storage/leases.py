@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from labelstore.storage.objects import RemoteObjects
     from labelstore.storage.requests import Tag
 
-__all__ = ["LEASE_SECONDS", "Lease"]
+__all__ = ["LEASE_SECONDS", "Lease", "dead_leases"]
 
 LEASE_SECONDS = 60.0
 """How long a lease stands still before its writer is taken for dead."""
@@ -63,6 +63,31 @@ class _Watch:
                     dead[name] = tag
         self.seen = seen
         return alive, dead
+
+
+def dead_leases(
+    objects: RemoteObjects,
+    chosen: Callable[[str], bool] = lambda _name: True,
+    go_on: Callable[[], None] = lambda: None,
+) -> dict[str, Tag]:
+    """A store's leases with their tags, watched until all that are chosen stood still for so long
+    that their writers are dead.
+
+    Args:
+        chosen: told a lease's name. go_on: called between two looks; what it raises ends them.
+
+    Raises:
+        BusyError: one of them is being written anew.
+    """
+    watch = _Watch(objects)
+    while True:
+        alive, dead = watch.look()
+        if any(chosen(name) for name in alive):
+            raise _busy(objects)
+        if not any(chosen(name) for name in watch.seen.keys() - dead):
+            return {name: tag for name, tag in dead.items() if chosen(name)}
+        go_on()
+        time.sleep(LEASE_SECONDS / RENEWALS / 4)
 
 
 class Lease:
@@ -136,7 +161,7 @@ class Lease:
             self._objects.put(self._name, self._data())
             time.sleep(SETTLING_SECONDS)
             if not self._is_mine():
-                raise self._busy()
+                raise _busy(self._objects)
         self._tag = self._objects.tag(self._name)
 
     def _put(self) -> bool:
@@ -157,17 +182,8 @@ class Lease:
             self._objects.delete(name)
 
     def _dead(self, chosen: Callable[[str], bool]) -> dict[str, Tag]:
-        """Leases with their tags, watched until all that are chosen stood still for long enough."""
-        watch = _Watch(self._objects)
-        while True:
-            alive, dead = watch.look()
-            if any(chosen(name) for name in alive):
-                raise self._busy()
-            if not any(chosen(name) for name in watch.seen.keys() - dead):
-                return {name: tag for name, tag in dead.items() if chosen(name)}
-            if self._thread.is_alive():
-                self.check()
-            time.sleep(LEASE_SECONDS / RENEWALS / 4)
+        check = self.check if self._thread.is_alive() else lambda: None
+        return dead_leases(self._objects, chosen, check)
 
     def _renew(self) -> None:
         while not self._stop.wait(LEASE_SECONDS / RENEWALS):
@@ -193,11 +209,11 @@ class Lease:
     def _data(self) -> bytes:
         return json.dumps({"writer": self._token, "renewed": self._count}).encode()
 
-    def _busy(self) -> BusyError:
-        return BusyError(
-            f"{self._objects.where} is being written by another process: wait for it to end, or "
-            "stop it."
-        )
+
+def _busy(objects: RemoteObjects) -> BusyError:
+    return BusyError(
+        f"{objects.where} is being written by another process: wait for it to end, or stop it."
+    )
 
 
 def _name_of(rank: int, world: int) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "delete_durably",
+    "delete_empty",
     "delete_file",
     "delete_tree",
     "explained",
@@ -31,6 +32,7 @@ __all__ = [
     "private_directory",
     "publish",
     "remove_partials",
+    "sync_directory",
     "total_bytes",
     "write_durably",
     "write_new",
@@ -109,7 +111,7 @@ def write_new(path: Path, data: bytes) -> bool:
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     return True
 
 
@@ -143,7 +145,7 @@ def write_together(
                     path.unlink(missing_ok=True)
         for folder in {path.parent for path in files}:
             with explained(folder):
-                _sync_directory(folder)
+                sync_directory(folder)
     finally:
         for temporary in whole.values():
             with contextlib.suppress(OSError):
@@ -177,7 +179,7 @@ def _write(path: Path, data: bytes | bytearray | memoryview, sync: bool) -> None
             temporary.unlink(missing_ok=True)
             raise
         if sync:
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
 
 
 def make_directory(path: Path) -> None:
@@ -187,7 +189,7 @@ def make_directory(path: Path) -> None:
     make_directory(path.parent)
     with explained(path):
         path.mkdir(exist_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def delete_file(path: Path) -> None:
@@ -200,13 +202,23 @@ def delete_durably(path: Path) -> None:
     """Delete a file, if it is there, for good before this returns; StoreError when refused."""
     with explained(path):
         path.unlink(missing_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def delete_tree(path: Path) -> None:
     """Delete a folder and all in it; StoreError when refused."""
     with explained(path):
         shutil.rmtree(path)
+
+
+def delete_empty(folder: Path, root: Path) -> None:
+    """Delete a folder and those above it, below ``root``, as far as nothing is in them."""
+    while folder != root and root in folder.parents:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
 
 
 def remove_partials(root: Path) -> int:
@@ -273,7 +285,8 @@ def is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Bring a folder's names to the disk; OSError when refused."""
     if os.name == "nt":  # Windows cannot open a folder to sync it.
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "CLAIMS_NAME",
+    "CREATION_NAME",
+    "LOCK_NAME",
     "LOCK_NAMES",
     "Claim",
     "claim",
@@ -92,21 +95,7 @@ def shared_lock(root: Path) -> Iterator[None]:
         BusyError: a single writer holds it. StoreError: the system has no locks.
     """
     fcntl = _locks(root)
-    make_directory(root)
-    with explained(root):
-        file = (root / LOCK_NAME).open("ab")
-    with file:
-        # One that leaves last holds it alone for a moment.
-        for _ in range(_SHARED_TRIES):
-            try:
-                _flock(file, root, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(_TRY_SECONDS)
-        else:
-            raise BusyError(
-                f"{root} is being written by a single process: wait for it to end, or stop it."
-            )
+    with _shared_file(root, fcntl) as file:
         try:
             yield
         finally:
@@ -115,6 +104,27 @@ def shared_lock(root: Path) -> Iterator[None]:
                 _flock(file, root, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 remove_partials(root)
                 remove_claims(root)
+
+
+def _shared_file(root: Path, fcntl: Any) -> IO[bytes]:
+    """The writer's lock, held with others."""
+    # One that leaves last holds it alone for a moment.
+    for _ in range(_SHARED_TRIES):
+        make_directory(root)
+        with explained(root):
+            file = (root / LOCK_NAME).open("ab")
+        try:
+            _flock(file, root, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            # Else the one who held it has deleted it meanwhile.
+            if is_at(file.fileno(), root / LOCK_NAME):
+                return file
+        except BlockingIOError:
+            time.sleep(_TRY_SECONDS)
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+    raise BusyError(f"{root} is being written by a single process: wait for it to end, or stop it.")
 
 
 @contextmanager

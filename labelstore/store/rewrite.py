@@ -7,6 +7,8 @@ gone on with; what is copied of images is the same; a sample of the new labels i
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +21,8 @@ from labelstore.store.indexing import evenly_spaced
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
 
     import numpy.typing as npt
 
@@ -79,30 +82,70 @@ def write_blocks(
     writer: StoreWriter,
     make: Callable[[slice], BlockData | BlockCodes],
     tell: Callable[[int, int], None] | None = None,
+    workers: int = 1,
 ) -> int:
     """Write the blocks that are not committed yet, in order.
+
+    With several workers so many blocks are made, written and committed at a time. When one fails no
+    other is begun, those that were begun are finished, and the error is that of the first of them.
 
     Args:
         writer: of the new store, entered.
         make: makes the block of a run of its images, as data or as codes.
         tell: called for each block, those that were there included, with its images and views.
+        workers: blocks at a time; above 1 ``make`` is called by several threads at once.
 
     Returns:
         how many blocks were written.
     """
     manifest, pending = writer.manifest, set(writer.pending_blocks())
-    for block in range(manifest.num_blocks):
-        rows = manifest.block_slice(block)
+
+    def write(block: int) -> None:
         if block in pending:
-            content = make(rows)
+            content = make(manifest.block_slice(block))
             if isinstance(content, BlockCodes):
                 writer.write_codes(block, content)
             else:
                 writer.write_block(block, content)
+
+    blocks = range(manifest.num_blocks)
+    for block in _done(write, blocks, workers) if workers > 1 else _done_in_order(write, blocks):
         if tell is not None:
-            images = rows.stop - rows.start
-            tell(images, images * manifest.num_views)
+            rows = manifest.block_slice(block)
+            tell(rows.stop - rows.start, (rows.stop - rows.start) * manifest.num_views)
     return len(pending)
+
+
+def _done_in_order(write: Callable[[int], None], blocks: Iterable[int]) -> Iterator[int]:
+    """Blocks as they are written."""
+    for block in blocks:
+        write(block)
+        yield block
+
+
+def _done(write: Callable[[int], None], blocks: Iterable[int], workers: int) -> Iterator[int]:
+    """Blocks as they are written, several at a time and so in any order."""
+    # Leaving waits for those that were begun.
+    with ThreadPoolExecutor(workers, thread_name_prefix="labelstore-blocks") as pool:
+        begun: dict[Future[None], int] = {}
+        errors: dict[int, BaseException] = {}
+        left = iter(blocks)
+        while True:
+            if not errors:
+                begun |= {
+                    pool.submit(write, block): block
+                    for block in itertools.islice(left, workers - len(begun))
+                }
+            if not begun:
+                break
+            for future in wait(begun, return_when=FIRST_COMPLETED).done:
+                block, error = begun.pop(future), future.exception()
+                if error is not None:
+                    errors[block] = error
+                else:
+                    yield block
+        if errors:
+            raise errors[min(errors)]
 
 
 def unlabelled_block(

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +21,8 @@ from labelstore.format.manifest import EXPLICIT, fingerprint
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
     from labelstore.format.manifest import Manifest
@@ -30,6 +35,34 @@ __all__ = ["Selection"]
 
 BLOCKS_KEPT = 2
 """Source blocks that are kept in memory: a new block's images come from neighbours as a rule."""
+
+
+class _BlocksKept:
+    """Reads source blocks; keeps the last few. What several threads want is read once."""
+
+    def __init__(self, read: Callable[[int, int], Parts], count: int) -> None:
+        self._read, self._count = read, count
+        self._futures: OrderedDict[tuple[int, int], Future[Parts]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, member: int, block: int) -> Parts:
+        place = member, block
+        with self._lock:
+            future = self._futures.get(place)
+            mine = future is None
+            if future is None:
+                future = self._futures[place] = Future()
+            self._futures.move_to_end(place)
+            while len(self._futures) > self._count:
+                self._futures.popitem(last=False)
+        if mine:
+            try:
+                future.set_result(self._read(member, block))
+            except BaseException as error:
+                with self._lock:
+                    self._futures.pop(place, None)
+                future.set_exception(error)
+        return future.result()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +80,8 @@ class Selection:
     views: npt.NDArray[np.integer[Any]] | range
     """Which views are taken: (N, V), of each image its own, rising; or the same of all, a range
     from 0 on."""
+    kept: int = BLOCKS_KEPT
+    """Source blocks that are kept in memory: one more than there are threads that ask for codes."""
 
     @classmethod
     def of_store(
@@ -68,6 +103,11 @@ class Selection:
     def num_views(self) -> int:
         """Views of each image."""
         return len(self.views) if isinstance(self.views, range) else int(self.views.shape[1])
+
+    @property
+    def size(self) -> int:
+        """Views of all images together."""
+        return len(self.rows) * self.num_views
 
     @functools.cached_property
     def keys(self) -> list[str]:
@@ -117,7 +157,7 @@ class Selection:
         )
 
     def codes(self, manifest: Manifest, rows: slice) -> BlockCodes:
-        """The codes of a run of the new store's images.
+        """The codes of a run of the new store's images; threads may ask for several at once.
 
         Raises:
             IncompleteError, CorruptError: as reading the sources.
@@ -143,7 +183,7 @@ class Selection:
         return BlockCodes(images, priors, views)
 
     @functools.cached_property
-    def _read_block(self) -> functools._lru_cache_wrapper[Parts]:
+    def _blocks(self) -> _BlocksKept:
         last = (
             self.views[-1]
             if isinstance(self.views, range)
@@ -153,10 +193,10 @@ class Selection:
         def read(member: int, block: int) -> Parts:
             return self.stores[member].block_codes(block, last + 1)
 
-        return functools.lru_cache(maxsize=BLOCKS_KEPT)(read)
+        return _BlocksKept(read, self.kept)
 
     def _read(self, member: int, block: int) -> Parts:
-        return self._read_block(member, block)
+        return self._blocks(member, block)
 
     @staticmethod
     def _own_views(codes: Codes, views: npt.NDArray[np.integer[Any]]) -> Codes:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from labelstore.storage.leases import Lease
     from labelstore.store.backends.protocol import RemoteBackend
 
-__all__ = ["Remake", "Share", "StoreWriter"]
+__all__ = ["Remake", "Share", "StoreWriter", "holds_nothing"]
 
 CREATION_SECONDS, LOOK_SECONDS = 600.0, 1.0
 """How long a process waits for another one to make an empty store, and how often it looks."""
@@ -194,7 +194,7 @@ class StoreWriter:
             self._remote.check_writable()
             if self._remote.is_empty():
                 return False
-        elif not self.path.exists() or _holds_nothing(self.path):
+        elif not self.path.exists() or holds_nothing(self.path):
             return False
         elif not self.path.is_dir():
             raise FormatError(f"{self.path} is a file: choose another name for the store.")
@@ -349,7 +349,7 @@ class StoreWriter:
             )
 
 
-def _holds_nothing(path: Path) -> bool:
+def holds_nothing(path: Path) -> bool:
     """Whether a folder is empty but for what a writer leaves that died before its first object."""
     return path.is_dir() and all(
         entry.name in locks.LOCK_NAMES

@@ -1,8 +1,9 @@
 """Stop a writer at every step that it takes on the file system.
 
-``labelstore.storage.local_files``, with ``locks`` beside it, is the only module that changes files,
-so its calls into the system are all the moments at which a crash can leave something behind.
-``trip`` counts them and lets the chosen one fail, or the process die just before or just after it.
+``labelstore.storage.local_files``, with ``locks`` and ``swaps`` beside it, is the only module that
+changes files, so its calls into the system are all the moments at which a crash can leave something
+behind. ``trip`` counts them and lets the chosen one fail, or the process die just before or just
+after it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import pathlib
 import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
+
+from labelstore.storage import local_files, swaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +31,8 @@ _CALLS: tuple[tuple[Any, str], ...] = (
     (pathlib.Path, "unlink"),
     (pathlib.Path, "mkdir"),
     (pathlib.Path, "open"),
+    (local_files, "delete_tree"),
+    (swaps, "exchange"),
 )
 
 

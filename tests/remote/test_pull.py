@@ -154,10 +154,12 @@ def test_gone_on_with_after_damage(source, s3, tmp_path):
     obstore.put(bucket, name, whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
     with pytest.raises(CorruptError, match=r"s3://.*labels/classes"):
         pull(remote, tmp_path / "copy.zarr")
-    assert labelstore.open(tmp_path / "copy.zarr").missing_blocks() == [1, 2]
+    # Those that were under way beside it are kept.
+    missing = labelstore.open(tmp_path / "copy.zarr").missing_blocks()
+    assert missing in ([1], [1, 2])
     obstore.put(bucket, name, whole)
     remote = labelstore.open(str(remote.path))
-    assert pull(remote, tmp_path / "copy.zarr").blocks_copied == 2
+    assert pull(remote, tmp_path / "copy.zarr").blocks_copied == len(missing)
     assert read_everything(tmp_path / "copy.zarr") == read_everything(store.path)
 
 

@@ -26,9 +26,20 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.format.manifest import Manifest
+
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["Choice", "SubsetReport", "ViewChoice", "choose_views", "subset"]
+__all__ = [
+    "Choice",
+    "Part",
+    "SubsetReport",
+    "ViewChoice",
+    "choose_views",
+    "rows_of",
+    "subset",
+    "told_views",
+]
 
 Choice = Literal["random", "surgical"]
 """Which of an image's views are taken: any, or those first that FerKD does not discard."""
@@ -79,6 +90,66 @@ class SubsetReport(RewriteReport):
     seconds: float
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some of a store's images, and some views of each."""
+
+    store: Store
+    rows: Int64Array
+    """Positions of the images, rising."""
+    views: npt.NDArray[np.integer[Any]] | range
+    """As ``Selection`` has them."""
+    told: Any
+    """How a manifest tells of them."""
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        images: npt.ArrayLike | Sequence[str] | None,
+        classes: Sequence[int] | None,
+        views: range | ViewChoice | None,
+    ) -> Part:
+        """The part that arguments mean, as ``subset`` takes them and with its errors."""
+        rows = rows_of(store, images, classes)
+        return cls(store, rows, *_views(store, rows, views))
+
+    @functools.cached_property
+    def selection(self) -> Selection:
+        """The codes of it."""
+        return Selection.of_store(self.store, self.rows, self.views)
+
+    def manifest(self, operation: str) -> Manifest:
+        """That of the part as a store of its own, which an operation has made."""
+        settings: dict[str, Any] = {
+            "images": len(self.rows),
+            "views": self.told,
+            "labels": self.store.reader.commits_digest(),
+        }
+        if self.store.manifest.teacher is None:
+            settings["teachers"] = [dict(teacher) for teacher in self.store.manifest.teachers]
+        return self.selection.manifest(origin(operation, [self.store], settings))
+
+    def writer(
+        self, path: str | os.PathLike[str], manifest: Manifest, *, overwrite: bool = False
+    ) -> StoreWriter:
+        """A writer of it."""
+        keys, targets = self.selection.keys, self.selection.targets
+        return StoreWriter(path, manifest, keys, targets, overwrite=overwrite)
+
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        manifest: Manifest,
+        *,
+        overwrite: bool = False,
+        tell: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Write it, or what an interrupted call has left to be written."""
+        with self.writer(path, manifest, overwrite=overwrite) as writer:
+            write_blocks(writer, functools.partial(self.selection.codes, manifest), tell)
+
+
 def subset(
     store: Store | str | os.PathLike[str],
     path: str | os.PathLike[str],
@@ -118,21 +189,10 @@ def subset(
             f"{path} is of another format than {store.path}, and a part is of the same: give both "
             "names the same ending, or change the format with labelstore recode."
         )
-    rows = _rows(store, images, classes)
-    chosen, told = _views(store, rows, views)
-    selection = Selection.of_store(store, rows, chosen)
-    settings: dict[str, Any] = {
-        "images": len(rows),
-        "views": told,
-        "labels": store.reader.commits_digest(),
-    }
-    if store.manifest.teacher is None:
-        settings["teachers"] = [dict(teacher) for teacher in store.manifest.teachers]
-    manifest = selection.manifest(origin("subset", [store], settings))
+    part = Part.of(store, images, classes, views)
     started = time.monotonic()
-    keys, targets = selection.keys, selection.targets
-    with StoreWriter(path, manifest, keys, targets, overwrite=overwrite) as writer:
-        write_blocks(writer, functools.partial(selection.codes, manifest), tell)
+    manifest = part.manifest("subset")
+    part.write(path, manifest, overwrite=overwrite, tell=tell)
     return SubsetReport(
         source=str(store.path),
         path=str(path),
@@ -144,9 +204,10 @@ def subset(
     )
 
 
-def _rows(
+def rows_of(
     store: Store, images: npt.ArrayLike | Sequence[str] | None, classes: Sequence[int] | None
 ) -> Int64Array:
+    """Positions of the images that arguments mean, rising; the errors are those of ``subset``."""
     rows = np.arange(store.num_images) if images is None else np.unique(store.positions(images))
     if classes is not None:
         unknown = [number for number in classes if not 0 <= number < store.num_classes]
@@ -169,16 +230,14 @@ def _views(
     store: Store, rows: Int64Array, views: range | ViewChoice | None
 ) -> tuple[npt.NDArray[Any] | range, Any]:
     """The views of each image, and how a manifest tells of them."""
+    told = told_views(store, views)
     if isinstance(views, ViewChoice):
         if views.count > store.num_views:
             raise UsageError(
                 f"{views.count} views an image were asked for, {store.path} has "
                 f"{store.num_views}: ask for fewer."
             )
-        rule: dict[str, Any] = {"count": views.count, "by": views.by, "seed": views.seed}
-        if views.by == "surgical":
-            rule["ferkd"] = asdict(views.ferkd)
-        return choose_views(store, rows, views), rule
+        return choose_views(store, rows, views), told
     chosen = range(store.num_views) if views is None else views
     if chosen.step != 1 or not 0 <= chosen.start < chosen.stop <= store.num_views:
         raise UsageError(
@@ -186,12 +245,22 @@ def _views(
             f"{store.num_views - 1}: ask for a range among these.",
             arguments=("views",),
         )
-    told = [chosen.start, chosen.stop]
     if chosen.start == 0:
         return chosen, told
     # One row for all images: no memory is taken for the others.
     row = np.arange(chosen.start, chosen.stop, dtype=np.uint16)
     return np.broadcast_to(row, (len(rows), len(row))), told
+
+
+def told_views(store: Store, views: range | ViewChoice | None) -> Any:
+    """How a manifest tells of the views of a part, as JSON has it."""
+    if isinstance(views, ViewChoice):
+        rule: dict[str, Any] = {"count": views.count, "by": views.by, "seed": views.seed}
+        if views.by == "surgical":
+            rule["ferkd"] = asdict(views.ferkd)
+        return rule
+    chosen = range(store.num_views) if views is None else views
+    return [chosen.start, chosen.stop]
 
 
 def choose_views(store: Store, rows: Int64Array, choice: ViewChoice) -> npt.NDArray[np.uint16]:

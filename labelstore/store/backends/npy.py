@@ -167,6 +167,12 @@ class MappedBackend:
     def fetch_block(self, block: int) -> None:
         """Nothing to do: the block is here."""
 
+    def release_block(self, block: int) -> None:
+        """Nothing to do."""
+
+    def block_objects(self, block: int) -> list[str]:
+        return []
+
     def bytes_by_part(self) -> dict[str, int]:
         parts: dict[str, int] = defaultdict(int)
         root = Path(self.path)

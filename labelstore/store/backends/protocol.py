@@ -60,7 +60,11 @@ class Backend(Protocol):
         """What ``read`` gives for many runs, in order; of a remote store several at once."""
 
     def fetch_block(self, block: int) -> None:
-        """Say that all of a block is read next: a remote store gets it in a few requests."""
+        """Say that all of a block is read next: a remote store gets it in a few requests, and keeps
+        it until ``release_block``."""
+
+    def release_block(self, block: int) -> None:
+        """Say that a block that was fetched has been read."""
 
     def create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
         """Make an empty store; the manifest becomes readable last."""
@@ -90,6 +94,9 @@ class Backend(Protocol):
     def withdraw_commit(self, block: int) -> None:
         """Make a committed block uncommitted, for good before this returns."""
 
+    def block_objects(self, block: int) -> list[str]:
+        """Names of the objects that hold a block's arrays; its commit row is in none of them."""
+
     def bytes_by_part(self) -> dict[str, int]:
         """Bytes on disk of each array, with ``manifest`` for what is left."""
 
@@ -105,6 +112,16 @@ class RemoteBackend(Backend, Protocol):
 
     def clear(self) -> None:
         """Delete all that is there."""
+
+    def dead_writers(self) -> dict[str, int]:
+        """Names and bytes of the leases that dead writers have left; takes up to a minute, and is
+        a BusyError where one is alive."""
+
+    def object_sizes(self) -> dict[str, int]:
+        """Bytes of each object that is there, leases apart."""
+
+    def delete_objects(self, names: Iterable[str]) -> None:
+        """Delete objects, several at once."""
 
     def lease(self, rank: int, world: int) -> Lease:
         """The right to write here, for one of several processes; not taken yet."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from labelstore.storage.leases import Lease
+from labelstore.storage.leases import Lease, dead_leases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -35,6 +35,21 @@ class RemoteWriting:
         """UsageError for a URL that can only be read."""
         self._objects.check_writable()
 
+    def dead_writers(self) -> dict[str, int]:
+        """Names and bytes of the leases that dead writers have left; BusyError where one lives."""
+        return self._objects.sizes_of(dead_leases(self._objects))
+
+    def object_sizes(self) -> dict[str, int]:
+        """Bytes of each object that is there, leases apart."""
+        return self._objects.sizes([])
+
+    def delete_objects(self, names: Iterable[str]) -> None:
+        """Delete objects, several at once."""
+        for _ in self._objects.together(
+            functools.partial(self._objects.delete, name) for name in names
+        ):
+            pass
+
     def lease(self, rank: int, world: int) -> Lease:
         """The right to write here, for one of several processes; not taken yet."""
         return Lease(self._objects, rank, world)
@@ -45,8 +60,24 @@ class RemoteWriting:
         return [block for block, row in zip(blocks, rows, strict=True) if row[0]]
 
     def _write_objects(self, objects: Mapping[str, Any], ready: Callable[[], None]) -> None:
-        for name, data in objects.items():
-            self._objects.put_part(name, None if data is None else bytes(data), ready)
+        calls = (
+            functools.partial(self._attempt, name, None if data is None else bytes(data), ready)
+            for name, data in objects.items()
+        )
+        # All have ended before an error is told: none is written after that.
+        errors = [error for error in self._objects.together(calls) if error is not None]
+        if errors:
+            raise errors[0]
+
+    def _attempt(
+        self, name: str, data: bytes | None, ready: Callable[[], None]
+    ) -> Exception | None:
+        """Write one object; what went wrong."""
+        try:
+            self._objects.put_part(name, data, ready)
+        except Exception as error:
+            return error
+        return None
 
     def _write_new(self, name: str, data: bytes) -> bool:
         return self._objects.put_new(name, data)

@@ -11,6 +11,7 @@ import functools
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -234,8 +235,21 @@ class BlockReader:
     def block_codes(self, block: int, num_views: int) -> tuple[Codes, Codes, Codes]:
         """All codes of a block's first views: measured, prior lists', views'; not kept."""
         self._require_committed(block)
-        if num_views == self.manifest.num_views:
-            self._backend.fetch_block(block)
+        if num_views < self.manifest.num_views:
+            return self._block_codes(block, num_views)
+        with self._fetched(block):
+            return self._block_codes(block, num_views)
+
+    @contextmanager
+    def _fetched(self, block: int) -> Iterator[None]:
+        """All of a block is read meanwhile."""
+        self._backend.fetch_block(block)
+        try:
+            yield
+        finally:
+            self._backend.release_block(block)
+
+    def _block_codes(self, block: int, num_views: int) -> tuple[Codes, Codes, Codes]:
         images = self.images(block)
         priors = self.prior_codes(block) if self.manifest.prior_size else {}
         # Groups are verified whole.
@@ -337,16 +351,23 @@ class BlockReader:
 
     def check_block(self, block: int) -> list[StoreError]:
         """What ``Store.check_block`` tells; nothing is taken from the caches."""
-        problems: list[StoreError] = []
         try:
             self._require_committed(block)
-            self._backend.fetch_block(block)
+            with self._fetched(block):
+                return self._check_all(block)
+        except IncompleteError as error:
+            return [error]
+        except StoreError as error:
+            return [error, *self._damaged_chunks(block)]
+
+    def _check_all(self, block: int) -> list[StoreError]:
+        """As ``check_block``, of a block that has been fetched."""
+        problems: list[StoreError] = []
+        try:
             for _ in self.images_of([block]):
                 pass
             if self.manifest.prior_size:
                 self.prior_codes(block)
-        except IncompleteError as error:
-            return [error]
         except StoreError as error:
             return [error, *self._damaged_chunks(block)]
         for group in range(self.manifest.num_groups):

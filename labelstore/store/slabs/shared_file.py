@@ -49,6 +49,7 @@ __all__ = [
     "find",
     "make",
     "sweep",
+    "unused",
     "used",
 ]
 
@@ -340,6 +341,18 @@ def sweep(folder: Path) -> int:
     return sum(_delete_if_unused(path) for path in paths)
 
 
+def unused(folder: Path) -> dict[Path, int]:
+    """The files that ``sweep`` deletes, and their bytes."""
+    if fcntl is None:
+        return {}
+    paths = [*folder.glob(f"*{SUFFIX}"), *folder.glob(f"*{SUFFIX}{local_files.PARTIAL}")]
+    return {path: private_folders.size_of(path) for path in paths if _if_unused(path, _keep)}
+
+
+def _keep(_path: Path) -> None:
+    """The file stays."""
+
+
 @functools.cache
 def _sweep_at_exit(folder: Path) -> None:
     # What was given up while workers, ended by now, still had it open.
@@ -353,6 +366,11 @@ def _release(path: Path, descriptor: int) -> None:
 
 def _delete_if_unused(path: Path) -> bool:
     """Delete a file that nobody holds a lock on."""
+    return _if_unused(path, local_files.delete_file)
+
+
+def _if_unused(path: Path, act: Callable[[Path], None]) -> bool:
+    """Act on a file that nobody holds a lock on, while nobody can take one."""
     try:
         # Opened anew: a lock belongs to an opening, which forked processes have in common.
         descriptor = private_folders.open_file(path, os.O_RDONLY)
@@ -361,7 +379,7 @@ def _delete_if_unused(path: Path) -> bool:
     try:
         if not _locked(descriptor) or not local_files.is_at(descriptor, path):
             return False
-        local_files.delete_file(path)
+        act(path)
         return True
     finally:
         os.close(descriptor)

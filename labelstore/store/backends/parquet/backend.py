@@ -238,6 +238,9 @@ class ParquetBackend:
     def fetch_block(self, block: int) -> None:
         """Nothing to do: the block is here."""
 
+    def release_block(self, block: int) -> None:
+        """Nothing to do."""
+
     def create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
         opening = {"format": "labelstore", "state": "creating"}
         self._write(MANIFEST, json.dumps(opening).encode())
@@ -292,6 +295,9 @@ class ParquetBackend:
 
     def withdraw_commit(self, block: int) -> None:
         local_files.delete_durably(Path(self.path, block_file(COMMITS, block)))
+
+    def block_objects(self, block: int) -> list[str]:
+        return [block_file(folder, block) for folder in (MEASURED, LABELS)]
 
     def bytes_by_part(self) -> dict[str, int]:
         parts: dict[str, int] = defaultdict(int)

@@ -20,6 +20,7 @@ from labelstore.storage.objects import RemoteObjects
 from labelstore.storage.parquet.footer import OpenFile, footer_of
 from labelstore.storage.parquet.pages import ranges_of
 from labelstore.storage.untrusted import DOCUMENT_BYTES, json_document
+from labelstore.store.backends.held_objects import HeldObjects
 from labelstore.store.backends.parquet.backend import (
     COMMITS,
     LABELS,
@@ -119,7 +120,7 @@ class RemoteParquetBackend(RemoteWriting, ParquetBackend):
         super().__init__(url)
         self._objects = RemoteObjects(url)
         self._footers: dict[str, _Footer] = {}
-        self._held: dict[str, bytes] = {}
+        self._held = HeldObjects()
 
     def read_manifest(self) -> Any:
         return json_document(
@@ -129,7 +130,7 @@ class RemoteParquetBackend(RemoteWriting, ParquetBackend):
     def read_commits(self) -> npt.NDArray[np.uint64]:
         # What is committed is looked at anew, and blocks may have been made again.
         self._footers.clear()
-        self._held = {}
+        self._held.clear()
         self._numbered.clear()
         if self._manifest.num_blocks * commit_columns(self._manifest) * 8 > UNPROVED_BYTES:
             self.read_targets()
@@ -147,7 +148,10 @@ class RemoteParquetBackend(RemoteWriting, ParquetBackend):
         calls = (functools.partial(self._bytes, name, _FILE_BYTES) for name in names)
         found = self._objects.together(calls)
         held = zip(names, found, strict=True)
-        self._held = {name: data for name, data in held if data is not None}
+        self._held.hold(block, {name: data for name, data in held if data is not None})
+
+    def release_block(self, block: int) -> None:
+        self._held.release(block)
 
     def _bytes(self, name: str, limit: int) -> bytes | None:
         try:
@@ -157,11 +161,12 @@ class RemoteParquetBackend(RemoteWriting, ParquetBackend):
 
     def _open(self, name: str, dictionaries: Sequence[str] = ()) -> OpenFile:
         """A file of this read alone: pyarrow's are for one thread at a time."""
-        if name in self._held:
-            whole = pa.BufferReader(self._held[name])
+        held = self._held.get(name)
+        if held is not None:
+            whole = pa.BufferReader(held)
             footer = footer_of(whole)
             opened = pq.ParquetFile(whole, page_checksum_verification=True)
-            return OpenFile(opened, len(self._held[name]), footer, whole)
+            return OpenFile(opened, len(held), footer, whole)
         known = self._footers.get(name)
         tail = b""
         if known is None:

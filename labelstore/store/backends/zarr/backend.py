@@ -261,6 +261,9 @@ class ZarrBackend:
     def fetch_block(self, block: int) -> None:
         """Nothing to do: the block is here."""
 
+    def release_block(self, block: int) -> None:
+        """Nothing to do."""
+
     def _read_groups(self, name: str, block: int, rows: slice, views: slice) -> npt.NDArray[Any]:
         """Codes of rows of a block and a run of views, chunk by chunk."""
         columns = self._layouts[name].chunks[1]
@@ -382,6 +385,10 @@ class ZarrBackend:
 
     def withdraw_commit(self, block: int) -> None:
         local_files.delete_durably(self._object(COMMITS, block))
+
+    def block_objects(self, block: int) -> list[str]:
+        tables = {KEYS, TARGETS, COMMITS}
+        return [self._object_name(name, block) for name in self._layouts if name not in tables]
 
     def bytes_by_part(self) -> dict[str, int]:
         parts: dict[str, int] = defaultdict(int)

@@ -17,6 +17,7 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByt
 from labelstore.storage.objects import RemoteObjects
 from labelstore.storage.threads import THREADS, Threads
 from labelstore.storage.untrusted import DOCUMENT_BYTES, check_expansion
+from labelstore.store.backends.held_objects import HeldObjects
 from labelstore.store.backends.remote_writing import RemoteWriting
 from labelstore.store.backends.zarr.arrays import ATTRIBUTE, COMMITS, KEYS, TARGETS
 from labelstore.store.backends.zarr.backend import ZarrBackend
@@ -137,7 +138,7 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         super().__init__(url)
         self._objects = RemoteObjects(url)
         self._indexes: dict[str, tuple[npt.NDArray[np.uint64], int]] = {}
-        self._held: dict[str, bytes] = {}
+        self._held = HeldObjects()
 
     def read_manifest(self) -> Any:
         return self._parse_manifest(self._objects.get_first(_MANIFEST, DOCUMENT_BYTES))
@@ -155,8 +156,9 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         return self._objects.together(calls)
 
     def _object_bytes(self, name: str, limit: int) -> bytes | None:
-        if name in self._held:
-            return self._held[name]
+        held = self._held.get(name)
+        if held is not None:
+            return held
         try:
             return self._objects.get(name, limit)
         except FileNotFoundError:
@@ -169,10 +171,12 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
             for name, array in self._layouts.items()
             if name not in tables
         }
-        self._held = {}
         calls = (functools.partial(self._object_bytes, *entry) for entry in names.items())
         found = zip(names, self._objects.together(calls), strict=True)
-        self._held = {name: data for name, data in found if data is not None}
+        self._held.hold(block, {name: data for name, data in found if data is not None})
+
+    def release_block(self, block: int) -> None:
+        self._held.release(block)
 
     def _read_chunks(self, name: str, block: int, groups: Sequence[int]) -> list[npt.NDArray[Any]]:
         array, shard = self._layouts[name], self._object_name(name, block)

@@ -1,0 +1,41 @@
+"""Objects of blocks that are about to be read, asked for together and kept until that is done."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["HeldObjects"]
+
+
+class HeldObjects:
+    """Bytes of objects by name; threads hold and release blocks of their own."""
+
+    def __init__(self) -> None:
+        self._blocks: Mapping[int, Mapping[str, bytes]] = {}
+        self._lock = threading.Lock()
+
+    def hold(self, block: int, objects: Mapping[str, bytes]) -> None:
+        """Keep a block's objects."""
+        with self._lock:
+            self._blocks = {**self._blocks, block: objects}
+
+    def release(self, block: int) -> None:
+        """Let go of a block's objects, if they are kept."""
+        with self._lock:
+            self._blocks = {
+                number: held for number, held in self._blocks.items() if number != block
+            }
+
+    def clear(self) -> None:
+        """Let go of all of them."""
+        with self._lock:
+            self._blocks = {}
+
+    def get(self, name: str) -> bytes | None:
+        """An object that is kept; None for any other."""
+        # What is kept is replaced as a whole, so that others may look meanwhile.
+        return next((held[name] for held in self._blocks.values() if name in held), None)

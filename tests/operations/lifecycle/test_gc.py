@@ -1,0 +1,171 @@
+"""What interrupted runs left is removed; what is committed stays, and the run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+import labelstore
+from labelstore.errors import BusyError, NotFoundError
+from labelstore.operations.lifecycle.gc import gc
+from labelstore.operations.lifecycle.prune import prune
+from labelstore.operations.verify import verify
+from labelstore.storage import swaps
+from labelstore.storage.locks import exclusive_lock, shared_lock
+from labelstore.testing.faults import trip
+from tests.support import commands
+from tests.support.stores import files_of, make_planned
+
+SETTINGS = {"images": 6, "views": 3, "classes": 12, "k": 2, "prior_size": 4, "block_images": 3}
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"),
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def own_slabs(tmp_path, monkeypatch):
+    """Nobody else's labels in memory are counted."""
+    monkeypatch.setenv("LABELSTORE_SLABS", str(tmp_path / "slabs"))
+
+
+def kinds_of(report):
+    return {leftover.kind: leftover.files for leftover in report.leftovers}
+
+
+def die_at(step, fault, action, *arguments, **options):
+    child = os.fork()
+    if not child:
+        try:
+            with trip(step, fault):
+                action(*arguments, **options)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("fault", ["die-before", "die-after"])
+def test_a_killed_run_is_cleared_and_goes_on_to_the_same_bytes(tmp_path, suffix, fault):
+    whole = tmp_path / f"whole.{suffix}"
+    # What is read from installed packages the first time is no step of the writer.
+    make_planned(tmp_path / f"first.{suffix}", **SETTINGS)
+    with trip() as steps:
+        make_planned(whole, **SETTINGS)
+    expected = files_of(whole)
+    kinds, committed, deaths = set(), set(), 0
+    path = tmp_path / f"a.{suffix}"
+    for step in np.unique(np.linspace(1, steps.taken - 2, 10).astype(int)).tolist():
+        deaths += die_at(step, fault, make_planned, path, **SETTINGS)
+        if not path.exists():
+            continue
+        before = files_of(path)
+        told = gc([path], dry_run=True)
+        assert files_of(path) == before
+        assert gc([path]).leftovers == told.leftovers
+        kinds |= kinds_of(told).keys()
+        left = files_of(path)
+        assert left.items() <= before.items()
+        assert not [name for name in left if ".partial" in name or name.startswith(".")]
+        assert gc([path]).leftovers == ()
+        document = left.get("zarr.json") or left.get("manifest.json")
+        if document == expected.get("zarr.json", expected.get("manifest.json")):
+            # Nothing is wrong but what is not there yet, and of that nothing is left.
+            problems = verify(path).problems
+            assert {problem.kind for problem in problems} <= {"incomplete"}
+            committed.add(2 - len(problems))
+            assert left.items() <= expected.items()
+        make_planned(path, **SETTINGS)
+        assert files_of(path) == expected
+        shutil.rmtree(path)
+    assert deaths > 7
+    assert {"partial", "block", "lock"} <= kinds
+    assert {0, 1} <= committed
+
+
+def test_what_prune_was_making(tmp_path):
+    path = tmp_path / "a.zarr"
+    store, _ = make_planned(path, **SETTINGS)
+    assert die_at(60, "die-before", prune, path, views=range(2))
+    assert swaps.beside(path, "prune").is_dir()
+    report = gc([tmp_path])
+    assert kinds_of(report)["sibling"] > 1
+    assert report.bytes > 1000
+    assert list(tmp_path.iterdir()) == [path]
+    assert labelstore.open(path).id == store.id
+
+
+def test_a_store_that_is_on_its_way(tmp_path, monkeypatch):
+    path = tmp_path / "a.zarr"
+    make_planned(path, **SETTINGS)
+    monkeypatch.setattr(swaps, "exchange", lambda *_: False)
+    with trip() as steps:
+        shutil.copytree(path, tmp_path / "b.zarr")
+        prune(tmp_path / "b.zarr", views=range(2))
+    for step in range(steps.taken, 0, -1):
+        shutil.rmtree(path)
+        make_planned(path, **SETTINGS)
+        die_at(step, "die-before", prune, path, views=range(2))
+        if not path.exists():
+            break
+    with pytest.raises(NotFoundError, match="without the dry run"):
+        gc([path], dry_run=True)
+    gc([tmp_path])
+    assert labelstore.open(path).num_views == 2
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "b.zarr"]
+
+
+def test_who_writes_is_left_alone(tmp_path):
+    for name in "ab":
+        make_planned(tmp_path / f"{name}.zarr", blocks=[0])
+        (tmp_path / f"{name}.zarr/zarr.json.1.partial").touch()
+    for lock in (exclusive_lock, shared_lock):
+        (tmp_path / "a.zarr/zarr.json.1.partial").touch()
+        with lock(tmp_path / "a.zarr"):
+            with pytest.raises(BusyError):
+                gc([tmp_path / "a.zarr"])
+            report = gc([tmp_path])
+            assert report.busy == (str(tmp_path / "a.zarr"),)
+            assert (tmp_path / "a.zarr/zarr.json.1.partial").exists()
+        assert not (tmp_path / "b.zarr/zarr.json.1.partial").exists()
+
+
+def test_what_is_not_ours_stays(tmp_path):
+    store, _ = make_planned(tmp_path / "a.zarr")
+    (store.path / "notes.txt").write_text("mine")
+    gc([store.path])
+    assert (store.path / "notes.txt").exists()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.partial").touch()
+    with pytest.raises(NotFoundError, match="holds none"):
+        gc([tmp_path / "photos"])
+    assert (tmp_path / "photos/a.partial").exists()
+    with pytest.raises(NotFoundError, match="nothing at"):
+        gc([tmp_path / "none"])
+
+
+def test_labels_in_memory_of_dead_processes(tmp_path):
+    store, _ = make_planned(tmp_path / "a.zarr")
+    mine = labelstore.open(store.path, slab_bytes=2**20)
+    used = mine.slab(0)
+    child = os.fork()
+    if not child:
+        other = labelstore.open(store.path, slab_bytes=2**20)
+        other.slab(1)
+        os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    folder = tmp_path / "slabs"
+    command = [sys.executable, "-m", "labelstore", "gc", str(tmp_path), "--json"]
+    done = commands.run([*command, "--dry-run"])
+    assert done.returncode == 0, done.stderr
+    (slab,) = (part for part in json.loads(done.stdout)["leftovers"] if part["kind"] == "slab")
+    assert slab["files"] == 1
+    assert len(list(folder.iterdir())) == 2
+    assert commands.run(command[:-1]).returncode == 0
+    assert len(list(folder.iterdir())) == 1
+    used.close()
