@@ -101,6 +101,8 @@ class GenerateOptions(ResultOptions):
     views: int | None
     views_law: LawOptions
     views_from: str | None
+    grow: str | None
+    relabel_changed: bool
     photos: SourceOptions
     targets: Targets
     class_map: str | None

@@ -164,8 +164,8 @@ class ProgressMeter:
     """Counts what is done, and its rates over the last minute.
 
     Args:
-        total_images: of the whole store; views_per_image: of each, None where photos alone are
-            looked at, each of which counts as one.
+        total_images: of the whole store; views_per_image: of each, on average; None where photos
+            alone are looked at, each of which counts as one.
         show: called after every change.
         clock: seconds; another one in tests.
     """
@@ -173,14 +173,14 @@ class ProgressMeter:
     def __init__(
         self,
         total_images: int,
-        views_per_image: int | None,
+        views_per_image: float | None,
         show: Callable[[ProgressMeter], None] = lambda meter: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tells_views = views_per_image is not None
         views_per_image = 1 if views_per_image is None else views_per_image
         self.total_images = total_images
-        self.total_views = total_images * views_per_image
+        self.total_views = round(total_images * views_per_image)
         self.images = 0
         self.views = 0
         self._views_per_image = views_per_image
@@ -195,7 +195,7 @@ class ProgressMeter:
     def resumed(self, images: int) -> None:
         """So many images were finished by an earlier run: done, and no part of the rates."""
         self.images += images
-        self.views += images * self._views_per_image
+        self.views += round(images * self._views_per_image)
         self._show(self)
 
     def update(self, images: int, views: int) -> None:
@@ -302,7 +302,7 @@ class ProgressMeter:
 @contextlib.contextmanager
 def progress(
     total_images: int,
-    views_per_image: int | None,
+    views_per_image: float | None,
     quiet: bool = False,
     done_images: int = 0,
     brief: bool = False,
@@ -328,7 +328,7 @@ def progress(
         yield ProgressMeter(total_images, views_per_image)
         return
     on_terminal = sys.stderr.isatty() and not as_json
-    total_views = total_images * (1 if views_per_image is None else views_per_image)
+    total_views = round(total_images * (1 if views_per_image is None else views_per_image))
     tell = (lambda meter: json.dumps(meter.to_json(device))) if as_json else ProgressMeter.line
     seconds = JSON_SECONDS if as_json else PLAIN_SECONDS
     with _bar(total_views, brief) if on_terminal else _lines(brief, tell, seconds) as show:

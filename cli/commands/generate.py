@@ -7,6 +7,7 @@ import click
 from labelstore.errors import install_from_checkout
 
 from .. import choices, options, output
+from ..growing import grow
 from ..labelling import GenerateOptions, LabelOptions, how_launched, label
 from ..reports.generate import SKIPPED, missing_blocks, print_report
 from ..teacher_options import TeachersOptions, teachers_options
@@ -48,6 +49,12 @@ blocks; processes may die or join at any time:
       generate photos --teacher ... -o vit.zarr
   srun --ntasks-per-node 8 \\
       labelstore generate photos --teacher ... -o vit.zarr
+
+More views, or new photos, of a store that is finished:
+
+\b
+  labelstore generate photos --teacher ... --views 400 \\
+      --grow vit.zarr -o vit400.zarr
 
 The same command again goes on where it stopped; a store that was
 made with other settings is refused by naming what differs.
@@ -209,6 +216,20 @@ Exit codes:
     "and --flip, and its number of views unless --views is less.",
 )
 @click.option(
+    "--grow",
+    metavar="STORE",
+    type=click.Path(),
+    help="Take over all labels of this finished store, to the bit, and add to them: its images get "
+    "as many views as --views says, and new photos of SOURCE are labelled. All settings are its. "
+    "The store stays as it is; the new one goes to --output.",
+)
+@click.option(
+    "--relabel-changed",
+    is_flag=True,
+    help="With --grow: label photos anew that are other files than were labelled. Without it they "
+    "are named, and nothing is done.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Label a sample, tell what the whole would take in bytes and time and what FerKD would "
@@ -237,7 +258,9 @@ Exit codes:
 def command(request: GenerateOptions) -> None:
     """Parse, and hand over to ``labelstore.producer.generation``."""
     launch = how_launched()
-    reports = label(request, launch)
+    if request.relabel_changed and request.grow is None:
+        raise click.UsageError("--relabel-changed goes with --grow STORE: give the store, too.")
+    reports = label(request, launch) if request.grow is None else grow(request, launch)
     if launch is None or launch.rank == 0:
         if request.json and reports:
             documents = [report.to_json() for report in reports]

@@ -95,13 +95,7 @@ def repair(
     mended = _mended(store, source, damaged) if skipped else set()
     if report.whole and not mended:
         return report, None
-    settings = LabelSettings(
-        num_views=manifest.num_views,
-        store=manifest.settings,
-        law=manifest.law,
-        temperature=1.0 if manifest.temperature is None else manifest.temperature,
-        label_type=manifest.label_type,
-    )
+    settings = LabelSettings.of_manifest(manifest)
     options = replace(
         options or RunOptions(on_error="skip" if skipped else "stop"),
         resize="device" if how["resize"] == "device" else "workers",

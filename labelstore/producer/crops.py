@@ -67,6 +67,8 @@ class CropRun:
     """The place of its first view in the batch, as long as every photo can be decoded."""
     teachers: tuple[int, ...]
     """Numbers of the teachers that are to label them."""
+    whole_image: bool
+    """Whether all of the image's views are labelled, and not only those from a later one on."""
     last_of_image: bool
     last_of_batch: bool
     last_of_block: bool
@@ -128,6 +130,7 @@ class Cutter:
         place: of the teachers.
         batch_size: views in one forward.
         options: of the run; with ``resize="workers"`` the threads that decode cut, too.
+        first_views: (N,) of each image, the first view to cut; the first of all when None.
     """
 
     def __init__(
@@ -138,8 +141,10 @@ class Cutter:
         place: torch.device,
         batch_size: int,
         options: RunOptions,
+        first_views: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self._source = source
+        self._first_views = first_views
         self._law = law
         self._shapes = shapes
         self._place = place
@@ -190,25 +195,35 @@ class Cutter:
         if self._place.type == "cpu":
             longest = RUN_VIEWS_ON_CPU
         for block, rows, teachers in blocks:
-            total = (rows.stop - rows.start) * num_views
+            firsts = self._firsts(rows)
+            total = sum(num_views - first for first in firsts)
             position = 0
-            while position < total:
-                row, view = divmod(position, num_views)
-                start = position % self._batch_size
-                room = self._batch_size - start
-                length = min(num_views - view, room, longest)
-                position += length
-                yield CropRun(
-                    block=block,
-                    row=row,
-                    image=rows.start + row,
-                    views=range(view, view + length),
-                    start=start,
-                    teachers=teachers,
-                    last_of_image=view + length == num_views,
-                    last_of_batch=length == room or position == total,
-                    last_of_block=position == total,
-                )
+            for row, first in enumerate(firsts):
+                view = first
+                while view < num_views:
+                    start = position % self._batch_size
+                    room = self._batch_size - start
+                    length = min(num_views - view, room, longest)
+                    position += length
+                    yield CropRun(
+                        block=block,
+                        row=row,
+                        image=rows.start + row,
+                        views=range(view, view + length),
+                        start=start,
+                        teachers=teachers,
+                        whole_image=first == 0,
+                        last_of_image=view + length == num_views,
+                        last_of_batch=length == room or position == total,
+                        last_of_block=position == total,
+                    )
+                    view += length
+
+    def _firsts(self, rows: slice) -> list[int]:
+        """The first view to cut of each of a block's images."""
+        if self._first_views is None:
+            return [0] * (rows.stop - rows.start)
+        return [int(first) for first in self._first_views[rows]]
 
     def _cut_by_workers(
         self, runs: Iterator[CropRun], pool: ThreadPoolExecutor

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
+from labelstore.errors import MismatchError, SourceError, UsageError
 from labelstore.format.blocks import (
-    ACCELERATOR_BLOCK_VIEWS,
-    CPU_BLOCK_VIEWS,
     check_table,
-    default_block_images,
-    default_group_views,
 )
-from labelstore.format.manifest import LOGITS_PROBE, Manifest, fingerprint
 from labelstore.images.pixels import decode
 from labelstore.images.sources.choose import check_outside
-from labelstore.producer.crops import shape_of
 from labelstore.producer.engines.local import LocalEngine
-from labelstore.producer.pixel_probe import make_probe
-from labelstore.producer.probe import library_versions, other_photo
+from labelstore.producer.manifests import manifests_of
+from labelstore.producer.probe import other_photo
 from labelstore.producer.progress import Silent
 from labelstore.producer.run import StoreRun
 from labelstore.producer.settings import (
@@ -34,7 +28,6 @@ from labelstore.producer.settings import (
     RunPlan,
 )
 from labelstore.producer.stopping import StopRequest
-from labelstore.store.backends.registry import backend_of
 from labelstore.store.store import Store
 from labelstore.store.writer import StoreWriter
 
@@ -47,26 +40,10 @@ if TYPE_CHECKING:
     from labelstore.images.sources.choose import ImageSource
     from labelstore.producer.engines.protocol import Engine
     from labelstore.producer.progress import Progress
-    from labelstore.producer.settings import Resize
     from labelstore.teachers.info import TeacherInfo
     from labelstore.teachers.teacher import Teacher
 
-__all__ = ["Report", "generate", "generate_together", "plan_of", "stored_manifest", "undecodable"]
-
-
-class Labelling(Protocol):
-    """What a manifest needs of a teacher."""
-
-    @property
-    def num_classes(self) -> int:
-        """C."""
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """C names, or None when unknown."""
-
-    def describe(self) -> dict[str, Any]:
-        """As ``Teacher.describe``."""
+__all__ = ["Report", "generate", "generate_together", "undecodable"]
 
 
 @dataclass(frozen=True)
@@ -167,7 +144,7 @@ def generate_together(
     teachers = engine.teachers
     _check(source, outputs, teachers)
     paths = tuple(str(output.path) for output in outputs)
-    manifests = _manifests(source, outputs, options, engine)
+    manifests = manifests_of(source, outputs, options, engine)
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(
@@ -184,15 +161,23 @@ def generate_together(
             )
             for output, manifest in zip(outputs, manifests, strict=True)
         ]
-        run = StoreRun(writers, progress or Silent(), StopRequest(options.grace))
+        growth = outputs[0].growth
+        run = StoreRun(writers, progress or Silent(), StopRequest(options.grace), growth)
         resumed = {n: writer.manifest for n, writer in enumerate(writers) if writer.resumed}
-        if resumed:
+        # What grows was proved, and every old photo compared, before.
+        if resumed and growth is None:
             engine.prove(source, resumed, paths)
+        photos = source if growth is None else growth.photos
         for writer in writers:
             if writer.pending_blocks() and writer.resumed:
-                _check_photos(source, writer.path)
+                _check_photos(photos, writer.path)
         if any(writer.pending_blocks() for writer in writers):
-            plan = RunPlan(tuple(writer.manifest for writer in writers), paths, options)
+            plan = RunPlan(
+                tuple(writer.manifest for writer in writers),
+                paths,
+                options,
+                None if growth is None else growth.plan.first_views,
+            )
             run.through(engine.labeller(source, plan), options.share)
     return [_report(run, number, output, source) for number, output in enumerate(outputs)]
 
@@ -236,10 +221,10 @@ def undecodable(
         if reason is None:
             try:
                 decode(source.read(image), str(source.path_of(image)))
-                reason = (
-                    "it can be decoded now (or its teacher gave no finite logits): labelstore "
-                    "repair --skipped tries again."
-                )
+                mend = "labelstore repair --skipped tries again"
+                if store.manifest.origin is not None:
+                    mend = "growing the old store anew, with relabel_changed, tries again"
+                reason = f"it can be decoded now (or its teacher gave no finite logits): {mend}."
             except SourceError as error:
                 reason = str(error)
         reasons[source.keys[image]] = reason
@@ -255,6 +240,8 @@ def _check(source: ImageSource, outputs: Sequence[Output], teachers: Sequence[Te
             f"{len(outputs)} stores were asked of an engine of {len(teachers)} teachers: give each "
             "teacher a store."
         )
+    if len(outputs) > 1 and any(output.growth for output in outputs):
+        raise UsageError("a store that grows was given among several: let them grow one by one.")
     paths = [Path(output.path).absolute() for output in outputs]
     if len(set(paths)) < len(paths):
         raise UsageError("two teachers write to one path: give each a store of its own.")
@@ -287,39 +274,6 @@ def _check(source: ImageSource, outputs: Sequence[Output], teachers: Sequence[Te
         check_outside(source, output.path)
 
 
-def _manifests(
-    source: ImageSource, outputs: Sequence[Output], options: RunOptions, engine: Engine
-) -> list[Manifest]:
-    """The manifest of each store, with the probes of one that is there already."""
-    manifests = []
-    new: dict[int, Manifest] = {}
-    begun = [None if options.overwrite else stored_manifest(output.path) for output in outputs]
-    block_images = next((stored.block_images for stored in begun if stored), None)
-    if block_images is None:
-        on_cpu = engine.teachers[0].device.startswith("cpu")
-        block_images = default_block_images(
-            len(source),
-            outputs[0].settings.num_views,
-            CPU_BLOCK_VIEWS if on_cpu else ACCELERATOR_BLOCK_VIEWS,
-        )
-    for number, (output, teacher) in enumerate(zip(outputs, engine.teachers, strict=True)):
-        settings = output.settings
-        stored = begun[number]
-        manifest = plan_of(source, output, teacher, options.resize, block_images, stored)
-        if stored is None:
-            probe = make_probe(
-                source, shape_of(teacher.preprocessing), settings.law, settings.num_views
-            )
-            new[number] = replace(manifest, probe=probe)
-        manifests.append(new[number] if stored is None else replace(manifest, probe=stored.probe))
-    if new:
-        answers = engine.prove(source, new, [str(output.path) for output in outputs])
-        for number, logits in answers.items():
-            described = {**(new[number].teacher or {}), LOGITS_PROBE: list(logits)}
-            manifests[number] = replace(new[number], teacher=described)
-    return manifests
-
-
 def _check_photos(source: ImageSource, path: str | os.PathLike[str]) -> None:
     """Refuse to go on with other files than those that the store began with."""
     key = other_photo(source, Store(path))
@@ -328,52 +282,3 @@ def _check_photos(source: ImageSource, path: str | os.PathLike[str]) -> None:
             f"{path} was begun with another file {key!r}: give the source that it was begun with, "
             "or make a new store."
         )
-
-
-def plan_of(
-    source: ImageSource,
-    output: Output,
-    teacher: Labelling,
-    resize: Resize,
-    block_images: int,
-    stored: Manifest | None,
-) -> Manifest:
-    """The manifest of a store to be made, without its probes.
-
-    Args:
-        source, output, teacher, resize: what is to be made, of what, by what, and how.
-        block_images: of a block, where the settings say nothing of it.
-        stored: what the store's manifest says where there is one. Where the settings say nothing
-            of groups, it has them as it was begun.
-    """
-    settings = output.settings
-    store = settings.store_of(teacher.num_classes)
-    block_images = store.block_images or block_images
-    group_views = store.group_views or (stored.group_views if stored else None)
-    if group_views is None:
-        least = backend_of(output.path).group_views
-        group_views = default_group_views(settings.num_views, block_images, least)
-    group_views = min(group_views, settings.num_views)
-    store = replace(store, block_images=block_images, group_views=group_views)
-    return Manifest(
-        num_images=len(source),
-        num_views=settings.num_views,
-        num_classes=teacher.num_classes,
-        fingerprint=fingerprint(source.keys, output.targets),
-        law=settings.law,
-        label_type=settings.label_type,
-        temperature=settings.temperature,
-        class_names=teacher.class_names,
-        # Crops from the device are Pillow's, or refused; but that they came from there is said.
-        teacher=teacher.describe() | ({"resize": resize} if resize == "device" else {}),
-        producer=library_versions(),
-        **store.chosen(),
-    )
-
-
-def stored_manifest(path: str | os.PathLike[str]) -> Manifest | None:
-    """The manifest of a store that may be gone on with; None where the writer has to decide."""
-    try:
-        return Store(path).manifest
-    except LabelStoreError:
-        return None

@@ -104,6 +104,8 @@ class _BlockArrays:
         if sums is None:
             return
         for run, total in zip(runs, sums, strict=True):
+            if not run.whole_image:  # it has a list already
+                continue
             self._sums[run.row] = self._sums.get(run.row, 0.0) + total
             if run.last_of_image:
                 self._finish(run.row)
@@ -137,6 +139,8 @@ class Labeller:
         teachers: each with the manifest of its store; law, number of views, number of images and
             block size are the same in all of them.
         options: of the run.
+        first_views: (N,) of each image, the first view to label; the first of all when None. What
+            a block's arrays hold of views before it, and of images without any, says nothing.
     """
 
     def __init__(
@@ -144,6 +148,7 @@ class Labeller:
         source: ImageSource,
         teachers: list[tuple[Teacher, Manifest]],
         options: RunOptions,
+        first_views: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self._teachers = teachers
         self._keys = source.keys
@@ -162,6 +167,7 @@ class Labeller:
             first.place,
             options.batch_size or default_batch_size([teacher for teacher, _ in teachers]),
             options,
+            first_views,
         )
         self._staged = STAGED_BATCHES[first.device]
         self._under_way = BATCHES_UNDER_WAY[first.device]

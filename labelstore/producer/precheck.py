@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.producer.generation import plan_of, stored_manifest
+from labelstore.producer.manifests import plan_of, stored_manifest
 from labelstore.producer.settings import DEFAULT_OPTIONS, Output, RunOptions
 from labelstore.store.writer import StoreWriter
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from labelstore.producer.engines.protocol import BlockLabeller
+    from labelstore.producer.growth.growth import Growth
+    from labelstore.producer.labeller import LabelledBlock
     from labelstore.producer.progress import Progress
     from labelstore.store.writer import Share, StoreWriter
 
@@ -34,6 +36,7 @@ class StoreRun:
         writers: of the stores, entered; their blocks are the same images.
         progress: told of the work; images that are there already at once.
         stop: whether the run was told to end.
+        growth: what is taken over where the one store that is made grows out of another.
 
     Attributes:
         committed: blocks of each store that were committed before.
@@ -45,8 +48,13 @@ class StoreRun:
     """
 
     def __init__(
-        self, writers: list[StoreWriter], progress: Progress, stop: StopRequest | None = None
+        self,
+        writers: list[StoreWriter],
+        progress: Progress,
+        stop: StopRequest | None = None,
+        growth: Growth | None = None,
     ) -> None:
+        self._growth = growth
         self._writers = writers
         self._manifest = writers[0].manifest
         self._progress = progress
@@ -80,11 +88,11 @@ class StoreRun:
                 ThreadPoolExecutor(1, thread_name_prefix="labelstore-disk") as disk,
                 deferred(self._stop),
             ):
+                self._take_over()
                 for labelled in labeller.blocks(self._claims(share), self):
                     number = labelled.teacher
                     self._written(wait=True)
-                    write_block = self._writers[number].write_block
-                    self._writing = disk.submit(write_block, labelled.block, labelled.data)
+                    self._writing = disk.submit(self._write, labelled)
                     self.blocks[number] += 1
                     self.views[number] += labelled.views
                     self.undecodable |= labelled.undecodable
@@ -94,6 +102,29 @@ class StoreRun:
             self.seconds = time.monotonic() - self._started
             if share is None or not self._pending_elsewhere():
                 return
+
+    def _write(self, labelled: LabelledBlock) -> None:
+        writer = self._writers[labelled.teacher]
+        if self._growth is None:
+            writer.write_block(labelled.block, labelled.data)
+        else:
+            codes = self._growth.codes(self._manifest, labelled.block, labelled.data)
+            writer.write_codes(labelled.block, codes)
+
+    def _take_over(self) -> None:
+        """Copy the blocks of a store that grows of which nothing is to be labelled."""
+        if self._growth is None:
+            return
+        (writer,) = self._writers
+        for block in writer.pending_blocks():
+            if self._views_of(block) or not writer.claim(block):
+                continue
+            writer.write_codes(block, self._growth.copy(self._manifest, block))
+            self.blocks[0] += 1
+            self._told.add(block)
+            self._progress.resumed(self._images_of(block))
+            if self._stop.asked:
+                raise Terminated
 
     def _ended(self, block: int) -> None:
         """A block was labelled: a run that is to end does so now.
@@ -111,7 +142,7 @@ class StoreRun:
         """How long the block in work still takes, at the speed of this run."""
         if not self._at_work or not self._views_seen:
             return float("inf")
-        views = self._images_of(self._at_work[0]) * self._manifest.num_views
+        views = self._views_of(self._at_work[0])
         speed = self._views_seen / (time.monotonic() - self._started)
         return max(views - self._views_done, 0) / speed
 
@@ -165,7 +196,7 @@ class StoreRun:
 
     def _claims(self, share: Share | None) -> Iterator[tuple[int, tuple[int, ...]]]:
         """Blocks to make, each with the numbers of the stores that lack it."""
-        pending = sorted(self._pending())
+        pending = sorted(block for block in self._pending() if self._views_of(block))
         if share is not None:
             # Each process begins elsewhere, so that claims seldom meet.
             first = len(pending) * share.rank // share.world
@@ -193,6 +224,12 @@ class StoreRun:
     def _images_of(self, block: int) -> int:
         rows = self._manifest.block_slice(block)
         return int(rows.stop - rows.start)
+
+    def _views_of(self, block: int) -> int:
+        """Views to label."""
+        if self._growth is None:
+            return self._images_of(block) * self._manifest.num_views
+        return self._growth.views_of(self._manifest, block)
 
     # What the labeller is told to tell
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from labelstore.format.manifest import Manifest
     from labelstore.labels.top_k import LabelType
+    from labelstore.producer.growth.growth import Growth
     from labelstore.store.writer import Remake, Share
 
 __all__ = [
@@ -71,6 +72,23 @@ class LabelSettings:
     temperature: float = 1.0
     """The logits are divided by it before softmax."""
     label_type: LabelType = "top-k"
+
+    @classmethod
+    def of_manifest(cls, manifest: Manifest, num_views: int | None = None) -> LabelSettings:
+        """Those that a store was made with, but for the number of views where one is given.
+
+        Raises:
+            UsageError: it has no view law.
+        """
+        if not isinstance(manifest.law, ViewLaw):
+            raise UsageError("the store has no view law, so its views cannot be cut again.")
+        return cls(
+            num_views=num_views or manifest.num_views,
+            store=manifest.settings,
+            law=manifest.law,
+            temperature=1.0 if manifest.temperature is None else manifest.temperature,
+            label_type=manifest.label_type,
+        )
 
     def store_of(self, num_classes: int) -> StoreSettings:
         """``store`` for a teacher of so many classes; only ``top_p`` and the layout may be None."""
@@ -178,6 +196,9 @@ class Output:
     """Their law, number of views and block size are those of the run's other stores."""
     remake: Remake | None = None
     """Blocks to make anew, though they are committed."""
+    growth: Growth | None = None
+    """The store whose labels are taken over; ``targets`` and the run's source are in its plan's
+    order then, and the settings its."""
 
 
 @dataclass(frozen=True)
@@ -189,3 +210,5 @@ class RunPlan:
     paths: tuple[str, ...]
     """Of the stores, for messages."""
     options: RunOptions
+    first_views: npt.NDArray[np.int64] | None = None
+    """(N,) of each image, the first view to label; the first of all when None."""

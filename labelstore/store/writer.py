@@ -233,8 +233,16 @@ class StoreWriter:
                     f"({'; '.join(lines[:6])}{more}): choose another name, or overwrite it."
                 )
             only_versions = all(line.startswith("producer.") for line in lines)
+            grows = all(line.startswith(("views.count:", "images.")) for line in lines)
             mend, argument = (
-                ("install those versions, or allow the drift", "allow_version_drift")
+                (
+                    "give the settings it was made with, or, where it is to have more images or "
+                    "views, let it grow into a new store of another name, which takes its labels "
+                    "over",
+                    "grow",
+                )
+                if grows
+                else ("install those versions, or allow the drift", "allow_version_drift")
                 if only_versions
                 else (
                     "give the settings it was made with, another name, or overwrite it",

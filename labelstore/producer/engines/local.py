@@ -61,7 +61,7 @@ class LocalEngine:
         if options.resize == "device":
             for (teacher, manifest), path in zip(pairs, plan.paths, strict=True):
                 check_device_resize(source, teacher, manifest, path)
-        return Labeller(source, pairs, options)
+        return Labeller(source, pairs, options, plan.first_views)
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,310 @@
+"""Stores that grow: what was labelled stays to the bit, what is new is what the teacher says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import labelstore
+from labelstore.errors import MismatchError, UsageError
+from labelstore.format.manifest import StoreSettings
+from labelstore.images.sources.folder import FolderSource
+from labelstore.operations.lifecycle.grow import grow
+from labelstore.operations.repair import repair
+from labelstore.operations.verify import verify
+from labelstore.producer.generation import generate
+from labelstore.producer.growth.plan import plan_growth
+from labelstore.producer.settings import LabelSettings, RunOptions
+from labelstore.store.lineage import lineage
+from labelstore.teachers.load import load_teacher
+from tests.support import commands
+from tests.support.stores import few_photos, files_of
+
+OPTIONS = RunOptions(batch_size=8)
+STORED = StoreSettings(k=3, quantizer="u16", prior_size=8, block_images=2, group_views=2)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Five photos, flat."""
+    return few_photos(tmp_path_factory.mktemp("photos"), 5)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    """A small network."""
+    return load_teacher("timm:test_resnet", checkpoint="none", device="cpu", size=96)
+
+
+def labelled(photos, teacher, path, views=3, stored=STORED, options=OPTIONS):
+    """A store of all photos of a folder."""
+    source = FolderSource(photos)
+    unknown = np.full(len(source), -1, np.int32)
+    # Untrained, its distributions are flat: sharpened they have a few likely classes.
+    settings = LabelSettings(views, stored, temperature=0.03)
+    generate(source, unknown, teacher, path, settings, options=options)
+    return labelstore.open(path)
+
+
+@pytest.fixture(scope="module")
+def first_three(photos, tmp_path_factory):
+    """The folder of all but the second and the fourth photo."""
+    folder = tmp_path_factory.mktemp("three") / "photos"
+    folder.mkdir()
+    for number, file in enumerate(sorted(photos.iterdir())):
+        if number not in (1, 3):
+            shutil.copy(file, folder / file.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def old(first_three, teacher, tmp_path_factory):
+    """Three photos, three views, in two blocks."""
+    return labelled(first_three, teacher, tmp_path_factory.mktemp("old") / "old.zarr")
+
+
+def codes_of(store, key, views):
+    """All that is stored of an image, by array."""
+    row = int(store.index_of(key))
+    block, place = divmod(row, store.manifest.block_images)
+    images, priors, of_views = store.block_codes(block)
+    return {
+        **{name: values[place].tolist() for name, values in (images | priors).items()},
+        **{name: values[place, :views].tolist() for name, values in of_views.items()},
+    }
+
+
+def assert_same_views(a, b, keys, views):
+    """What both of two stores hold of views is the same but for what float rounding may move.
+
+    How many classes an image's labels keep goes with its list, which may be another.
+    """
+    for key in keys:
+        for view in views:
+            one, other = (store.read(key, view) for store in (a, b))
+            both = (one.probs > 0) & (other.probs > 0)
+            assert both[0]
+            np.testing.assert_array_equal(one.indices[both], other.indices[both])
+            np.testing.assert_allclose(one.probs[both], other.probs[both], atol=1e-4)
+
+
+def test_more_views_of_more_photos(old, photos, teacher, tmp_path):
+    report = grow(
+        old, FolderSource(photos), teacher, tmp_path / "new.zarr", num_views=5, options=OPTIONS
+    )
+    new = labelstore.open(tmp_path / "new.zarr")
+    assert (new.num_images, new.num_views) == (5, 5)
+    assert report.views_made == 3 * 2 + 2 * 5
+    assert new.keys[:3] == old.keys
+    for key in old.keys:
+        assert codes_of(new, key, 3) == codes_of(old, key, 3)
+    whole = labelled(photos, teacher, tmp_path / "whole.zarr", views=5)
+    assert_same_views(new, whole, old.keys, range(3, 5))
+    assert_same_views(new, whole, new.keys[3:], range(5))
+    assert codes_of(new, new.keys[4], 0) == codes_of(whole, new.keys[4], 0)  # their lists
+    assert verify(new).whole
+    origin = new.manifest.origin
+    assert (origin["operation"], origin["stores"]) == ("grow", [old.id])
+    assert origin["settings"]["views"] == [3, 5]
+
+
+def test_more_photos_alone_copy_the_blocks_that_are_full(old, photos, teacher, tmp_path):
+    report = grow(old, FolderSource(photos), teacher, tmp_path / "new.zarr", options=OPTIONS)
+    new = labelstore.open(tmp_path / "new.zarr")
+    assert (report.views_made, report.blocks_made, report.blocks_elsewhere) == (6, 3, 0)
+    for key in old.keys:
+        assert codes_of(new, key, 3) == codes_of(old, key, 3)
+    again = grow(new, FolderSource(photos), teacher, tmp_path / "more.zarr", num_views=4)
+    assert again.views_made == 5
+    more = labelstore.open(tmp_path / "more.zarr")
+    assert [step["operation"] for step in lineage(more.manifest)] == [
+        "grow",
+        "grow",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("old.zarr", StoreSettings(k=4, quantizer="ratio16", prior_size=8, top_p=0.95)),
+        ("old.zarr", StoreSettings(k=3, quantizer="u8", prior_size=0)),
+        ("old.zarr", StoreSettings(k=1, quantizer="fp32", prior_size=8)),
+        ("old.parquet", STORED),
+    ],
+)
+def test_every_way_to_store(name, stored, first_three, photos, teacher, tmp_path):
+    old = labelled(first_three, teacher, tmp_path / name, stored=stored)
+    grow(old, FolderSource(photos), teacher, tmp_path / f"new-{name}", num_views=5)
+    new = labelstore.open(tmp_path / f"new-{name}")
+    for key in old.keys:
+        assert codes_of(new, key, 3) == codes_of(old, key, 3)
+    whole = labelled(photos, teacher, tmp_path / f"whole-{name}", views=5, stored=stored)
+    for key in whole.keys:
+        for view in range(5):
+            one, other = (store.read(key, view) for store in (new, whole))
+            assert one.indices[0] == other.indices[0]
+            np.testing.assert_allclose(one.probs[0], other.probs[0], atol=1e-2)
+
+
+def test_changed_photos_are_named_and_labelled_anew_where_asked(
+    old, first_three, photos, teacher, tmp_path
+):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    key = old.keys[1]
+    with Image.open(folder / key) as image:
+        turned = image.convert("RGB").transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    turned.save(folder / key)
+    source = FolderSource(folder)
+    with pytest.raises(MismatchError, match=key) as refused:
+        grow(old, source, teacher, tmp_path / "new.zarr", num_views=5)
+    assert refused.value.arguments == ("relabel_changed",)
+    assert not (tmp_path / "new.zarr").exists()
+    report = grow(old, source, teacher, tmp_path / "new.zarr", num_views=5, relabel_changed=True)
+    assert report.views_made == 2 * 2 + 3 * 5
+    new = labelstore.open(tmp_path / "new.zarr")
+    assert all(entry["key"] != key for entry in new.manifest.probe)
+    whole = labelled(folder, teacher, tmp_path / "whole.zarr", views=5)
+    assert_same_views(new, whole, [key], range(5))
+    for other in (old.keys[0], old.keys[2]):
+        assert codes_of(new, other, 3) == codes_of(old, other, 3)
+
+
+def test_missing_photos_are_kept_and_get_no_views(old, photos, teacher, tmp_path):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    (folder / old.keys[0]).unlink()
+    with pytest.raises(MismatchError, match=old.keys[0]):
+        grow(old, FolderSource(folder), teacher, tmp_path / "more.zarr", num_views=4)
+    report = grow(old, FolderSource(folder), teacher, tmp_path / "new.zarr")
+    assert (report.num_images, report.views_made) == (5, 6)
+    new = labelstore.open(tmp_path / "new.zarr")
+    assert codes_of(new, old.keys[0], 3) == codes_of(old, old.keys[0], 3)
+    assert new.manifest.origin["settings"]["missing"] == 1
+
+
+def test_images_without_labels_stay_without_until_they_are_mended(photos, teacher, tmp_path):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    names = sorted(os.listdir(folder))
+    for name in names[:2]:  # a whole block
+        (folder / name).write_bytes(b"no image")
+    skip = RunOptions(batch_size=8, on_error="skip")
+    old = labelled(folder, teacher, tmp_path / "old.zarr", options=skip)
+    source = FolderSource(folder)
+    report = grow(old, source, teacher, tmp_path / "new.zarr", num_views=5)
+    assert report.views_made == 3 * 2
+    new = labelstore.open(tmp_path / "new.zarr")
+    assert new.unreadable() == names[:2]
+    assert verify(new).whole
+    shutil.copy(photos / names[0], folder / names[0])
+    report = grow(old, source, teacher, tmp_path / "mended.zarr", num_views=5, relabel_changed=True)
+    assert report.views_made == 3 * 2 + 5
+    assert labelstore.open(tmp_path / "mended.zarr").unreadable() == names[1:2]
+
+
+def test_what_cannot_grow_is_refused(old, first_three, photos, teacher, tmp_path):
+    source, path = FolderSource(photos), tmp_path / "new.zarr"
+    with pytest.raises(UsageError, match="ask for as many or more"):
+        grow(old, source, teacher, path, num_views=2)
+    with pytest.raises(UsageError, match="never written again"):
+        grow(old, source, teacher, old.path, num_views=5)
+    with pytest.raises(UsageError, match="another format"):
+        grow(old, source, teacher, tmp_path / "new.parquet", num_views=5)
+    with pytest.raises(UsageError, match="has all images"):
+        grow(old, FolderSource(first_three), teacher, path)
+    with pytest.raises(MismatchError, match="ground truth of 3 images"):
+        grow(old, source, teacher, path, num_views=5, targets=np.zeros(5, np.int32))
+    other = load_teacher("timm:test_resnet", checkpoint="none", device="cpu", size=128)
+    with pytest.raises(MismatchError, match="input_size"):
+        grow(old, source, other, path, num_views=5)
+    assert not path.exists()
+    with pytest.raises(MismatchError, match="let it grow into a new store") as refused:
+        labelled(first_three, teacher, old.path, views=5)
+    assert refused.value.arguments == ("grow",)
+
+
+def test_a_grown_store_is_not_repaired_by_its_teacher_alone(old, photos, teacher, tmp_path):
+    grow(old, FolderSource(photos), teacher, tmp_path / "new.zarr")
+    with pytest.raises(MismatchError, match="make it again"):
+        repair(tmp_path / "new.zarr", FolderSource(photos), teacher)
+
+
+def test_a_plan_is_a_function_of_two_tables():
+    plan = plan_growth(
+        ["b", "a", "c", "e"],
+        np.array([True, True, False, True]),
+        3,
+        ["a", "b", "c", "d"],
+        5,
+        np.array([1]),
+    )
+    assert plan.keys == ("b", "a", "c", "e", "d")
+    assert plan.places.tolist() == [1, 0, 2, -1, 3]
+    assert plan.first_views.tolist() == [3, 0, 5, 3, 0]
+    assert (plan.added, plan.views) == (1, 2 + 5 + 2 + 5)
+    assert plan.missing.tolist() == plan.unmakeable.tolist() == [3]
+
+
+def command(photos, old, path, *more):
+    """The arguments of a run that grows a store."""
+    return [
+        *(sys.executable, "-m", "labelstore", "generate", photos, "--grow", old, "-o", path),
+        *("--teacher", "timm:test_resnet", "--checkpoint", "none", "--size", "96"),
+        *("--device", "cpu", "--targets", "none", "--batch-size", "8", *more),
+    ]
+
+
+def test_the_command_tells_before_it_does(old, photos, tmp_path):
+    path = tmp_path / "new.zarr"
+    told = commands.run(
+        command(photos, old.path, path, "--views", "5", "--dry-run", "--json"), check=True
+    )
+    document = json.loads(told.stdout)
+    assert (document["kept"], document["added"], document["views"]) == (3, 2, 16)
+    assert not path.exists()
+    refused = commands.run(command(photos, old.path, path, "--seed", "1"))
+    assert refused.returncode == 2
+    assert "--seed is 1" in refused.stderr
+    assert not path.exists()
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_bytes(old, photos, teacher, tmp_path):
+    source = FolderSource(photos)
+    grow(old, source, teacher, tmp_path / "whole.zarr", num_views=100, options=OPTIONS)
+    path = tmp_path / "new.zarr"
+    arguments = command(photos, old.path, path, "--views", "100", "--quiet")
+    run = commands.start(arguments)
+    started = time.monotonic()
+    while not list(path.glob("commits/c/*/0")):
+        assert run.poll() is None
+        assert time.monotonic() - started < 120
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert labelstore.open(path).missing_blocks()
+    commands.run(arguments, check=True)
+    assert files_of(path) == files_of(tmp_path / "whole.zarr")
+
+
+def test_two_processes_grow_one_store(old, photos, teacher, tmp_path):
+    source = FolderSource(photos)
+    grow(old, source, teacher, tmp_path / "whole.zarr", num_views=5, options=OPTIONS)
+    path = tmp_path / "new.zarr"
+    arguments = command(photos, old.path, path, "--views", "5")
+    launches = [
+        {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+        for rank in range(2)
+    ]
+    runs = [commands.start(arguments, env=launch) for launch in launches]
+    assert [run.wait(120) for run in runs] == [0, 0]
+    new = labelstore.open(path)
+    assert new.complete
+    assert new.id == labelstore.open(tmp_path / "whole.zarr").id
+    for key in old.keys:
+        assert codes_of(new, key, 3) == codes_of(old, key, 3)
