@@ -110,11 +110,11 @@ def _most_unseen(topk: TopK) -> npt.NDArray[np.float64]:
     listed = 0 if topk.prior is None else topk.prior.classes.shape[-1]
     outside = topk.num_classes - topk.k - listed
     if outside < 1:
-        return residual
+        return np.asarray(residual)
     # Where there are classes outside the list, none of it has more than a share of the least one.
     least = np.where(topk.probs > 0, topk.probs, np.float32(np.inf)).min(axis=-1)
     limit = MOST_UNSEEN * np.where(np.isinf(least), 2.0, least)
-    return np.maximum(np.minimum(limit, residual), residual / outside)
+    return np.asarray(np.maximum(np.minimum(limit, residual), residual / outside))
 
 
 def _of_candidates(

@@ -145,7 +145,7 @@ def spread(
         np.broadcast_to(part, (*shape, part.shape[-1])).reshape(-1, part.shape[-1])
         for part in (weights, outside, mass, limit)
     ]
-    shares, scale, over = _evenly(*rows)
+    shares, scale, over = _evenly(rows)
     # Few labels need more than a round: the others are done.
     left = np.flatnonzero(over.any(axis=-1))
     capped = over[left]
@@ -153,7 +153,7 @@ def spread(
     for _ in range(width):
         if not left.size:
             break
-        again, factor, over = _evenly(*rows, capped)
+        again, factor, over = _evenly(rows, capped)
         shares[left], scale[left] = again, factor
         some = over.any(axis=-1)
         left, rows = left[some], [part[some] for part in rows]
@@ -162,14 +162,12 @@ def spread(
 
 
 def _evenly(
-    weights: Float64Array,
-    outside: Float64Array,
-    mass: Float64Array,
-    limit: Float64Array,
-    capped: BoolArray | None = None,
+    rows: list[Float64Array], capped: BoolArray | None = None
 ) -> tuple[Float64Array, Float64Array, BoolArray]:
     """A round of ``spread``: (n, m) shares with the capped ones (n, m) at the limit, (n,) the
-    factor of all weights, and (n, m) which classes are to be capped, too."""
+    factor of all weights, and (n, m) which classes are to be capped, too. ``rows`` are ``spread``'s
+    arguments, (n, m) or (n, 1)."""
+    weights, outside, mass, limit = rows
     free, left = weights, mass
     if capped is not None:
         free = np.where(capped, 0.0, weights)

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from labelstore.labels import prior as priors
-from labelstore.labels import top_k
+from labelstore.labels import prior as priors, top_k
 from labelstore.labels.confidence import largest_of_mean, weighted_mean
 from labelstore.labels.ensemble import EnsembleTopK
 from labelstore.labels.prior import ImagePrior
