@@ -7,19 +7,20 @@ once a machine (``labelstore.training.planning.kept_arrays``).
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import xxhash
 
-from labelstore.labels.ferkd import Action, ActionCounts, FerKD
+from labelstore.labels.ferkd import ActionCounts, FerKD
 from labelstore.training.cycle import most_confident
 from labelstore.training.planning.kept_arrays import kept_or_made
 from labelstore.training.planning.progress import watched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
@@ -39,6 +40,8 @@ __all__ = [
     "pace_of",
     "view_mask",
 ]
+
+Result = TypeVar("Result")
 
 _RUN_IMAGES = 256
 """Images without a passing view whose confidences are read at a time."""
@@ -253,16 +256,59 @@ def _decide(
     passes = np.zeros((reader.num_images, -(-num_views // 8)), dtype=np.uint8)
     calibrated = np.zeros_like(passes)
     counts = ActionCounts()
-    for rows, plane in _planes(reader, rule, targets, wanted, num_views):
-        # An unreadable image has no confidence (NaN), and no bit.
-        known = ~np.isnan(plane)
-        truths = targets[rows, None]
-        action = rule.decide(plane, truths)
-        passes[rows] = np.packbits(known & (action != Action.DISCARDED), axis=1)
-        calibrated[rows] = np.packbits(known & (action == Action.CALIBRATED), axis=1)
-        counts += rule.count(plane, truths)
+
+    def decide(planes: Planes) -> list[tuple[slice, Bits, Bits, ActionCounts]]:
+        return [(rows, *_bits_of(rule, plane, targets[rows, None])) for rows, plane in planes]
+
+    for runs in _in_threads(decide, reader, rule, targets, wanted, num_views):
+        for rows, kept, changed, some in runs:
+            passes[rows], calibrated[rows] = kept, changed
+            counts += some
     source = "mean label" if len(reader.members) > 1 else str(reader.path)
     return Decisions(passes, calibrated, (Counts(source, counts),))
+
+
+def _bits_of(
+    rule: FerKD, plane: npt.NDArray[Any], truths: npt.NDArray[np.int32]
+) -> tuple[Bits, Bits, ActionCounts]:
+    """Which views (n, V) pass and which are calibrated, a bit each, and how many fall where."""
+    values = np.asarray(plane, dtype=np.float32)
+    low, calibrated, high = rule.parts(values, truths)
+    # An unreadable image has no confidence (NaN), and no bit.
+    known = ~np.isnan(values)
+    passes = known & ~(low | high)
+    views, *some = (int(np.count_nonzero(part)) for part in (known, low, calibrated, high))
+    counts = ActionCounts(some[0], some[1], views - sum(some), some[2])
+    return np.packbits(passes, axis=1), np.packbits(passes & calibrated, axis=1), counts
+
+
+def _in_threads(
+    decide: Callable[[Planes], Result],
+    reader: LabelReader,
+    rule: FerKD,
+    targets: npt.NDArray[np.int32],
+    wanted: BoolArray,
+    num_views: int,
+) -> Iterator[Result]:
+    """Results of some planes each; where the planes are an array of their own, from threads."""
+    (first, *others), blocks = reader.members, reader.manifest.num_blocks
+    threads = first.reader.threads
+    if threads == 1 or others or rule.confidence != "max":
+        for rows, plane in _planes(reader, rule, targets, wanted, num_views):
+            yield decide(iter([(rows, plane)]))
+        return
+
+    def of_block(block: int) -> Result:
+        return decide(_stored_planes(first.iter_confidence([block]), wanted, num_views))
+
+    committed = first.reader.committed_blocks()
+    with ThreadPoolExecutor(threads) as pool:
+        yield from watched(pool.map(of_block, committed), blocks, _DOING)
+
+
+def _stored_planes(planes: Planes, wanted: BoolArray, num_views: int) -> Planes:
+    for rows, plane in planes:
+        yield rows, np.where(wanted[rows, None], plane[:, :num_views], np.float32(np.nan))
 
 
 def _planes(
@@ -274,9 +320,8 @@ def _planes(
 ) -> Planes:
     """Confidence planes of the first views; NaN for images that are not wanted."""
     if rule.confidence == "max" and len(reader.members) == 1:
-        planes = reader.members[0].iter_confidence()
-        for rows, plane in watched(planes, reader.manifest.num_blocks, _DOING):
-            yield rows, np.where(wanted[rows, None], plane[:, :num_views], np.float32(np.nan))
+        planes = watched(reader.members[0].iter_confidence(), reader.manifest.num_blocks, _DOING)
+        yield from _stored_planes(planes, wanted, num_views)
         return
     blocks = reader.manifest.num_blocks
     for block in watched(range(blocks), blocks, _DOING):
