@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.labels.prior import ImagePrior
+from labelstore.labels.prior import MOST_UNSEEN, ImagePrior
 from labelstore.labels.top_k import TopK
 
 if TYPE_CHECKING:
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 
 __all__ = ["largest_of_mean", "largest_probability", "weighted_mean"]
 
+_TABLE_BYTES = 2**20
+"""Bytes of a table of all classes for some labels."""
+
+_HEADS = 2
+"""Classes of each teacher that are looked at first."""
+
+_FEWEST_ROWS = 64
+"""Labels in it, at least."""
+
+_ROUNDING = 1e-6
+"""More than rounding changes a probability by."""
+
 
 def largest_probability(labels: SoftLabels) -> npt.NDArray[np.float32]:
     """(...) the largest probability of labels."""
@@ -28,21 +40,122 @@ def largest_probability(labels: SoftLabels) -> npt.NDArray[np.float32]:
 
 def largest_of_mean(topk: EnsembleTopK) -> npt.NDArray[np.float32]:
     """(...) the largest of the mean over teachers; of a class that any of them stores or lists."""
-    lists = [member.prior.classes for member in topk.members if member.prior is not None]
+    shape = topk.members[0].probs.shape[:-1]
+    members = [_in_rows(member) for member in topk.members]
+    out, certain, of_stored = _of_heads(members, topk.weights)
+    # Every row of a batch has a place for each class: together they fit a processor's cache.
+    size = max(_TABLE_BYTES // (4 * (topk.num_classes + 1)), _FEWEST_ROWS)
+    table = np.full((min(size, len(out)), topk.num_classes + 1), -1, dtype=np.float32)
+    for with_lists, chosen in ((False, ~certain & of_stored), (True, ~certain & ~of_stored)):
+        left = np.flatnonzero(chosen)
+        for start in range(0, len(left), size):
+            rows = left[start : start + size]
+            parts = [member[rows] for member in members]
+            out[rows] = _of_candidates(parts, topk.weights, table, with_lists)
+    return out.reshape(shape)
+
+
+def _in_rows(topk: TopK) -> TopK:
+    """The same labels along one axis."""
+    count, prior = topk.probs[..., 0].size, topk.prior
+    if prior is not None:
+        width = prior.classes.shape[-1]
+        lists = prior.classes.reshape(count, width), prior.probs.reshape(count, width)
+        prior = ImagePrior(*lists, prior.power.reshape(count))
+    k = topk.k
+    whole = topk.indices.reshape(count, k), topk.probs.reshape(count, k)
+    return TopK(*whole, topk.num_classes, prior)
+
+
+def _of_heads(
+    members: list[TopK], weights: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """What the largest stored probabilities of labels (n, k) say of the largest mean.
+
+    Returns:
+        (n,) the largest mean of a class that is among the ``_HEADS`` largest of a teacher and that
+        all of them store; (n,) whether it is certain that no other class has more; (n,) whether
+        it is certain that no class has more that no teacher stores.
+    """
+    heads = [min(_HEADS, member.k) for member in members]
+    parts = zip(members, heads, strict=True)
+    classes = np.concatenate([member.indices[:, :head] for member, head in parts], axis=-1)
+    stored, most = [], []
+    others, unseen = np.zeros(len(classes)), np.zeros(len(classes))
+    for member, head, weight in zip(members, heads, weights.tolist(), strict=True):
+        own = np.full(classes.shape, -1, dtype=np.float32)
+        for place in range(member.k):
+            probs = member.probs[:, place : place + 1]
+            same = (classes == member.indices[:, place : place + 1]) & (probs > 0)
+            own = np.where(same, probs, own)
+        bound = _most_unseen(member)
+        stored.append(own)
+        most.append(np.where(own < 0, bound[:, None], own))
+        unseen += weight * bound
+        others += weight * (np.maximum(member.probs[:, head], bound) if head < member.k else bound)
+    by_all = np.all([own >= 0 for own in stored], axis=0)
+    known = weighted_mean([np.maximum(own, np.float32(0)) for own in stored], weights)
+    mean = np.where(by_all, known, np.float32(-1))
+    at = mean.argmax(axis=-1)[:, None]
+    best = np.take_along_axis(mean, at, axis=-1)
+    bounds = np.sum([w * part for w, part in zip(weights.tolist(), most, strict=True)], axis=0)
+    beaten = (bounds < best - _ROUNDING) | (classes == np.take_along_axis(classes, at, axis=-1))
+    certain = beaten.all(axis=-1) & (others < best[:, 0] - _ROUNDING)
+    return best[:, 0], certain, unseen < known.max(axis=-1) - _ROUNDING
+
+
+def _most_unseen(topk: TopK) -> npt.NDArray[np.float64]:
+    """(n,) what a class that a label (n, k) does not store is recovered to at the most."""
+    residual = np.maximum(1.0 - topk.probs.sum(axis=-1, dtype=np.float64), 0.0)
+    listed = 0 if topk.prior is None else topk.prior.classes.shape[-1]
+    outside = topk.num_classes - topk.k - listed
+    if outside < 1:
+        return np.asarray(residual)
+    # Where there are classes outside the list, none of it has more than a share of the least one.
+    least = np.where(topk.probs > 0, topk.probs, np.float32(np.inf)).min(axis=-1)
+    limit = MOST_UNSEEN * np.where(np.isinf(least), 2.0, least)
+    return np.asarray(np.maximum(np.minimum(limit, residual), residual / outside))
+
+
+def _of_candidates(
+    members: list[TopK],
+    weights: npt.NDArray[np.float64],
+    table: npt.NDArray[np.float32],
+    with_lists: bool,
+) -> npt.NDArray[np.float32]:
+    """(n,) the largest mean, by a table of what each teacher says of each class.
+
+    Args:
+        members: labels (n, k) of each.
+        weights: theirs.
+        table: (at least n, num_classes + 1) of -1, as it is left: the last column takes what is of
+            no class.
+        with_lists: whether the classes of the lists are candidates, beside those that are stored.
+    """
+    count, width = len(members[0]), table.shape[1]
+    starts, nowhere = np.arange(count)[:, None] * width, width - 1
+    lists = [part.prior.classes for part in members if with_lists and part.prior is not None]
     # Class 0 stands for an empty place: one more candidate.
     named = [np.maximum(classes, 0) for classes in lists]
-    candidates = np.concatenate([*(member.indices for member in topk.members), *named], axis=-1)
-    parts = [_for_several(member).probability(candidates) for member in topk.members]
-    return np.asarray(weighted_mean(parts, topk.weights).max(axis=-1))
-
-
-def _for_several(topk: TopK) -> TopK:
-    """The same labels with one more leading axis of 1, to broadcast with several classes each."""
-    prior = topk.prior
-    if prior is not None:
-        lists = prior.classes[..., None, :], prior.probs[..., None, :]
-        prior = ImagePrior(*lists, prior.power[..., None])
-    return TopK(topk.indices[..., None, :], topk.probs[..., None, :], topk.num_classes, prior)
+    candidates = starts + np.concatenate([*(part.indices for part in members), *named], axis=-1)
+    flat, parts = table.reshape(-1), []
+    for member in members:
+        soft = member.recover()
+        base = soft.base[:, None]
+        values = np.maximum(base + soft.weights.astype(np.float64), 0.0).astype(np.float32)
+        values[:, : member.k] = member.probs
+        classes = soft.indices.astype(np.int64)
+        classes[:, : member.k][member.probs <= 0] = nowhere
+        if member.prior is not None:
+            classes[:, member.k :][member.prior.classes < 0] = nowhere
+        places = starts + classes
+        # What is stored comes last: of a class that the list names, too, it is what counts.
+        flat[places[:, member.k :]] = values[:, member.k :]
+        flat[places[:, : member.k]] = values[:, : member.k]
+        own = flat[candidates]
+        parts.append(np.where(own < 0, np.maximum(base, np.float32(0)), own))
+        flat[places] = -1
+    return np.asarray(weighted_mean(parts, weights).max(axis=-1))
 
 
 def weighted_mean(

@@ -32,6 +32,10 @@ class EnsembleTopK:
     weights: npt.NDArray[np.float64]
     """(M,) float64, non-negative, sum 1."""
 
+    def __getitem__(self, rows: Any) -> EnsembleTopK:
+        """Rows by any NumPy index into the leading axes."""
+        return EnsembleTopK(tuple(member[rows] for member in self.members), self.weights)
+
     @property
     def num_classes(self) -> int:
         """The number of classes, the same for all members."""

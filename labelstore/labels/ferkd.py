@@ -254,8 +254,10 @@ class FerKD:
         """How many of the views (...) fall under which part; a NaN is no view. ``targets`` as for
         ``edges``."""
         values = np.asarray(confidence, dtype=np.float32)
-        low, calibrated, high = (int(part.sum()) for part in self.parts(values, targets))
-        views = int((~np.isnan(values)).sum())
+        low, calibrated, high = (
+            int(np.count_nonzero(part)) for part in self.parts(values, targets)
+        )
+        views = int(np.count_nonzero(~np.isnan(values)))
         return ActionCounts(low, calibrated, views - low - calibrated - high, high)
 
     def apply(

@@ -94,7 +94,20 @@ def tail_weights(
     Returns:
         (..., m) of the listed classes (0 for an empty place) and (...) of each class outside.
     """
-    return _raised(*_shares(prior, num_classes), prior.power if power is None else power)
+    if power is not None:
+        return _raised(*_shares(prior, num_classes), power)
+    shape, width = prior.power.shape, prior.classes.shape[-1]
+    classes, probs = prior.classes.reshape(-1, width), prior.probs.reshape(-1, width)
+    powers = prior.power.reshape(-1)
+    # The views of an image lie side by side and have one list: raising is what takes long.
+    first = np.ones(len(powers), dtype=bool)
+    first[1:] = powers[1:] != powers[:-1]
+    for values in (classes, probs):
+        first[1:] |= (values[1:] != values[:-1]).any(axis=-1)
+    lists = ImagePrior(classes[first], probs[first], powers[first])
+    weights, outside = _raised(*_shares(lists, num_classes), lists.power)
+    rows = np.cumsum(first) - 1
+    return weights[rows].reshape(*shape, width), outside[rows].reshape(shape)
 
 
 def _shares(prior: ImagePrior, num_classes: int) -> tuple[BoolArray, Float64Array, Float64Array]:
@@ -127,19 +140,51 @@ def spread(
     Returns:
         (..., m) the listed classes' shares, and (...) the factor of the weights outside.
     """
-    capped = np.zeros(weights.shape, dtype=bool)
-    scale = np.zeros_like(mass)
-    for _ in range(weights.shape[-1] + 1):
-        free = np.where(capped, 0.0, weights).sum(axis=-1, keepdims=True) + outside
-        left = np.maximum(mass - capped.sum(axis=-1, keepdims=True) * limit, 0.0)
-        scale = np.where(free > 0, left / np.where(free > 0, free, 1.0), 0.0)
-        over = ~capped & (scale * weights > limit)
-        # Capping the last class that is free would leave mass over.
-        over &= (np.where(capped | over, 0.0, weights).sum(-1, keepdims=True) + outside) > 0
-        if not over.any():
+    width, shape = weights.shape[-1], np.broadcast_shapes(weights.shape[:-1], mass.shape[:-1])
+    rows = [
+        np.broadcast_to(part, (*shape, part.shape[-1])).reshape(-1, part.shape[-1])
+        for part in (weights, outside, mass, limit)
+    ]
+    shares, scale, over = _evenly(rows)
+    # Few labels need more than a round: the others are done.
+    left = np.flatnonzero(over.any(axis=-1))
+    capped = over[left]
+    rows = [part[left] for part in rows]
+    for _ in range(width):
+        if not left.size:
             break
-        capped |= over
-    return np.where(capped, limit, scale * weights), scale[..., 0]
+        again, factor, over = _evenly(rows, capped)
+        shares[left], scale[left] = again, factor
+        some = over.any(axis=-1)
+        left, rows = left[some], [part[some] for part in rows]
+        capped = capped[some] | over[some]
+    return shares.reshape(*shape, width), scale.reshape(shape)
+
+
+def _evenly(
+    rows: list[Float64Array], capped: BoolArray | None = None
+) -> tuple[Float64Array, Float64Array, BoolArray]:
+    """A round of ``spread``: (n, m) shares with the capped ones (n, m) at the limit, (n,) the
+    factor of all weights, and (n, m) which classes are to be capped, too. ``rows`` are ``spread``'s
+    arguments, (n, m) or (n, 1)."""
+    weights, outside, mass, limit = rows
+    free, left = weights, mass
+    if capped is not None:
+        free = np.where(capped, 0.0, weights)
+        left = np.maximum(mass - capped.sum(axis=-1, keepdims=True) * limit, 0.0)
+    total = free.sum(axis=-1, keepdims=True) + outside
+    some = total > 0
+    scale = np.where(some, left / np.where(some, total, 1.0), 0.0)
+    shares = scale * weights
+    over = shares > limit
+    if capped is not None:
+        over &= ~capped
+        shares = np.where(capped, limit, shares)
+    # Capping the last class that is free would leave mass over.
+    some = np.flatnonzero(over.any(axis=-1))
+    kept = np.where(over[some], 0.0, free[some])
+    over[some] &= (kept.sum(axis=-1, keepdims=True) + outside[some]) > 0
+    return shares, scale[:, 0], over
 
 
 class FittedList(NamedTuple):

@@ -6,6 +6,7 @@ a sample of views, which finds what no digest can: another teacher, other photos
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,11 @@ from labelstore.views.philox import mixed_seed, permutation
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
+    from labelstore.errors import StoreError
     from labelstore.images.sources.choose import ImageSource
     from labelstore.store.store import Store
     from labelstore.teachers.teacher import Teacher
@@ -121,10 +123,9 @@ def verify(
     manifest, keys = store.manifest, store.keys
     problems: list[Problem] = []
     unreadable = 0
-    for block in range(manifest.num_blocks):
+    for block, errors in enumerate(_checked(store)):
         rows = manifest.block_slice(block)
         ends = (keys[rows.start], keys[rows.stop - 1])
-        errors = store.check_block(block)
         problems += [Problem(error.kind, block, ends, str(error)) for error in errors]
         if tell is not None:
             tell(rows.stop - rows.start, (rows.stop - rows.start) * manifest.num_views)
@@ -138,6 +139,18 @@ def verify(
         unreadable_images=unreadable,
         problems=tuple(problems),
     )
+
+
+def _checked(store: Store) -> Iterator[list[StoreError]]:
+    """What is wrong with each block, in order, from as many threads as read chunks."""
+    blocks, threads = range(store.manifest.num_blocks), store.reader.threads
+    if threads == 1:
+        yield from map(store.check_block, blocks)
+        return
+    # What only the first asks for, all of them use.
+    store.missing_blocks()
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(store.check_block, blocks)
 
 
 def replay(

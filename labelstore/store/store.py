@@ -432,9 +432,13 @@ class Store:
             out[low - start : high - start] = plane[low - rows.start : high - rows.start]
         return out
 
-    def iter_confidence(self) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-        """Runs of images and their confidence planes, over the committed blocks in order."""
-        return self._confidence_blocks(self._reader.committed_blocks())
+    def iter_confidence(
+        self, blocks: Sequence[int] | None = None
+    ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+        """Runs of images and their confidence planes, over some blocks; all committed when None."""
+        return self._confidence_blocks(
+            self._reader.committed_blocks() if blocks is None else blocks
+        )
 
     def member_confidence(
         self, number: int

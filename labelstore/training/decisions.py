@@ -1,21 +1,26 @@
 """What FerKD's rule says about every view of a store, from its confidences alone.
 
 Which views pass, at one bit a view, is what a surgical schedule looks at: made once for each set of
-thresholds by streaming a store, 80 MB for 1.28 M images x 500 views.
+thresholds by streaming a store, 80 MB for 1.28 M images x 500 views. That of a large store is made
+once a machine (``labelstore.training.planning.kept_arrays``).
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import xxhash
 
-from labelstore.labels.ferkd import Action, ActionCounts, FerKD
+from labelstore.labels.ferkd import ActionCounts, FerKD
 from labelstore.training.cycle import most_confident
+from labelstore.training.planning.kept_arrays import kept_or_made
+from labelstore.training.planning.progress import watched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
@@ -36,8 +41,18 @@ __all__ = [
     "view_mask",
 ]
 
+Result = TypeVar("Result")
+
 _RUN_IMAGES = 256
 """Images without a passing view whose confidences are read at a time."""
+
+_DOING = "Looking at the confidences of all views"
+
+_FEWEST_KEPT = 2**22
+"""Views of a store whose mask is kept, at least: that of fewer is made in seconds."""
+
+_RUN_LABELS = 1024
+"""Labels that are recovered at a time: what is made of them stays in a processor's cache."""
 
 _RUN_BITS = 4096
 """Images whose bits are counted at a time."""
@@ -99,6 +114,9 @@ def view_mask(
 ) -> ViewMask:
     """Apply a rule to the confidence of every view.
 
+    The mask of a large store is loaded where a process of this user made it before, of the same
+    rule and the same committed labels: those are then not read, and found damaged when they are.
+
     Args:
         reader: a store or an ensemble, complete.
         ferkd: the rule; for an ensemble its ``ensemble`` says how the teachers combine.
@@ -109,6 +127,23 @@ def view_mask(
         StoreError: labels are missing or damaged.
         UsageError: rules for another number of teachers.
     """
+    if reader.num_images * reader.num_views < _FEWEST_KEPT:
+        arrays = _mask_arrays(reader, ferkd, count)
+    else:
+        # What is asked for is checked whether it is kept or not.
+        ferkd.require_classes(reader.num_classes)
+        ferkd.rules_for(len(reader.members))
+        identity = _identity(reader, ferkd, count)
+        arrays = kept_or_made(identity, lambda: _mask_arrays(reader, ferkd, count))
+    pace = int(arrays["pace"][0])
+    best = arrays["most_confident"]
+    return ViewMask(arrays["bits"], reader.num_views, arrays["without_views"], best, pace)
+
+
+def _mask_arrays(
+    reader: LabelReader, ferkd: FerKD | EnsembleFerKD, count: int
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of ``ViewMask``, and its pace as (1,)."""
     bits = decisions(reader, ferkd).passes
     without_views = np.flatnonzero(~bits.any(axis=1) & reader.labelled())
     best = np.empty((len(without_views), count), dtype=np.int64)
@@ -118,7 +153,25 @@ def view_mask(
         confidence = _confidence(reader, without_views[run], ferkd, targets, reader.num_views)
         best[run] = most_confident(confidence, count)
     pace = pace_of(count_views(bits, np.arange(reader.num_images)))
-    return ViewMask(bits, reader.num_views, without_views, best, pace)
+    return {
+        "bits": bits,
+        "without_views": without_views,
+        "most_confident": best,
+        "pace": np.array([pace]),
+    }
+
+
+def _identity(reader: LabelReader, ferkd: FerKD | EnsembleFerKD, count: int) -> list[str]:
+    """All that decides a mask: the rule, the labels as they are committed, whose views of which."""
+    rows = [reader.member_rows(number) for number in range(len(reader.members))]
+    arrays = [np.asarray(reader.targets), *rows]
+    return [
+        xxhash.xxh3_128_hexdigest(repr(ferkd).encode()),
+        reader.id,
+        *(member.reader.commits_digest() for member in reader.members),
+        *(xxhash.xxh3_128_hexdigest(np.ascontiguousarray(part).tobytes()) for part in arrays),
+        f"{reader.num_images} x {reader.num_views}, {count}",
+    ]
 
 
 def count_views(
@@ -203,16 +256,59 @@ def _decide(
     passes = np.zeros((reader.num_images, -(-num_views // 8)), dtype=np.uint8)
     calibrated = np.zeros_like(passes)
     counts = ActionCounts()
-    for rows, plane in _planes(reader, rule, targets, wanted, num_views):
-        # An unreadable image has no confidence (NaN), and no bit.
-        known = ~np.isnan(plane)
-        truths = targets[rows, None]
-        action = rule.decide(plane, truths)
-        passes[rows] = np.packbits(known & (action != Action.DISCARDED), axis=1)
-        calibrated[rows] = np.packbits(known & (action == Action.CALIBRATED), axis=1)
-        counts += rule.count(plane, truths)
+
+    def decide(planes: Planes) -> list[tuple[slice, Bits, Bits, ActionCounts]]:
+        return [(rows, *_bits_of(rule, plane, targets[rows, None])) for rows, plane in planes]
+
+    for runs in _in_threads(decide, reader, rule, targets, wanted, num_views):
+        for rows, kept, changed, some in runs:
+            passes[rows], calibrated[rows] = kept, changed
+            counts += some
     source = "mean label" if len(reader.members) > 1 else str(reader.path)
     return Decisions(passes, calibrated, (Counts(source, counts),))
+
+
+def _bits_of(
+    rule: FerKD, plane: npt.NDArray[Any], truths: npt.NDArray[np.int32]
+) -> tuple[Bits, Bits, ActionCounts]:
+    """Which views (n, V) pass and which are calibrated, a bit each, and how many fall where."""
+    values = np.asarray(plane, dtype=np.float32)
+    low, calibrated, high = rule.parts(values, truths)
+    # An unreadable image has no confidence (NaN), and no bit.
+    known = ~np.isnan(values)
+    passes = known & ~(low | high)
+    views, *some = (int(np.count_nonzero(part)) for part in (known, low, calibrated, high))
+    counts = ActionCounts(some[0], some[1], views - sum(some), some[2])
+    return np.packbits(passes, axis=1), np.packbits(passes & calibrated, axis=1), counts
+
+
+def _in_threads(
+    decide: Callable[[Planes], Result],
+    reader: LabelReader,
+    rule: FerKD,
+    targets: npt.NDArray[np.int32],
+    wanted: BoolArray,
+    num_views: int,
+) -> Iterator[Result]:
+    """Results of some planes each; where the planes are an array of their own, from threads."""
+    (first, *others), blocks = reader.members, reader.manifest.num_blocks
+    threads = first.reader.threads
+    if threads == 1 or others or rule.confidence != "max":
+        for rows, plane in _planes(reader, rule, targets, wanted, num_views):
+            yield decide(iter([(rows, plane)]))
+        return
+
+    def of_block(block: int) -> Result:
+        return decide(_stored_planes(first.iter_confidence([block]), wanted, num_views))
+
+    committed = first.reader.committed_blocks()
+    with ThreadPoolExecutor(threads) as pool:
+        yield from watched(pool.map(of_block, committed), blocks, _DOING)
+
+
+def _stored_planes(planes: Planes, wanted: BoolArray, num_views: int) -> Planes:
+    for rows, plane in planes:
+        yield rows, np.where(wanted[rows, None], plane[:, :num_views], np.float32(np.nan))
 
 
 def _planes(
@@ -224,10 +320,11 @@ def _planes(
 ) -> Planes:
     """Confidence planes of the first views; NaN for images that are not wanted."""
     if rule.confidence == "max" and len(reader.members) == 1:
-        for rows, plane in reader.members[0].iter_confidence():
-            yield rows, np.where(wanted[rows, None], plane[:, :num_views], np.float32(np.nan))
+        planes = watched(reader.members[0].iter_confidence(), reader.manifest.num_blocks, _DOING)
+        yield from _stored_planes(planes, wanted, num_views)
         return
-    for block in range(reader.manifest.num_blocks):
+    blocks = reader.manifest.num_blocks
+    for block in watched(range(blocks), blocks, _DOING):
         rows = reader.manifest.block_slice(block)
         images = rows.start + np.flatnonzero(wanted[rows])
         if not images.size:
@@ -250,5 +347,9 @@ def _confidence(
     parts = []
     for group in range(-(-num_views // reader.manifest.group_views)):
         columns = np.arange(num_views)[reader.manifest.group_slice(group)]
-        parts.append(rule.confidence_of(None, reader.read(images[:, None], columns), known))
+        topk = reader.read(images[:, None], columns)
+        size = -(-_RUN_LABELS // len(columns))
+        runs = [slice(start, start + size) for start in range(0, len(images), size)]
+        of_runs = [rule.confidence_of(None, topk[run], known[run]) for run in runs]
+        parts.append(np.concatenate(of_runs))
     return np.concatenate(parts, axis=1)

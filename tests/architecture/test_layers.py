@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "statistics": {"labels", "errors"},
     "pictures": {"images", "labels", "views", "storage", "errors"},
     "teachers": {"images", "errors"},
-    "training": {"store", "format", "labels", "views", "errors"},
+    "training": {"store", "format", "labels", "views", "storage", "errors"},
     "producer": {"teachers", "store", "format", "images", "labels", "views", "storage", "errors"},
     "torch": {"training", "store", "format", "images", "labels", "views", "errors"},
     "operations": {

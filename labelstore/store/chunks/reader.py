@@ -54,6 +54,9 @@ __all__ = ["BlockReader"]
 _MOST_THREADS = 8
 """Threads that read and decompress chunks, at most."""
 
+_GROUPS_CHECKED = 32
+"""Groups of views of a block that are read together where a block is checked."""
+
 _STATUS = "images/status"
 
 
@@ -370,13 +373,21 @@ class BlockReader:
                 self.prior_codes(block)
         except StoreError as error:
             return [error, *self._damaged_chunks(block)]
-        for group in range(self.manifest.num_groups):
-            try:
-                for _ in self.read_chunks([(block, group)]):
-                    pass
-            except StoreError as error:
-                problems.append(error)
+        for start in range(0, self.manifest.num_groups, _GROUPS_CHECKED):
+            stop = min(start + _GROUPS_CHECKED, self.manifest.num_groups)
+            problems += self._wrong_chunks([(block, group) for group in range(start, stop)])
         return problems
+
+    def _wrong_chunks(self, places: list[tuple[int, int]]) -> list[StoreError]:
+        """What is wrong with each of some chunks: read together, or one by one where any is."""
+        try:
+            for _ in self.read_chunks(places):
+                pass
+        except StoreError as error:
+            if len(places) == 1:
+                return [error]
+            return [problem for place in places for problem in self._wrong_chunks([place])]
+        return []
 
     def _damaged_chunks(self, block: int) -> list[StoreError]:
         """What is wrong with the labels of a block whose images cannot be told."""

@@ -1,28 +1,24 @@
 """Indexes of shards that are kept for other processes, and for the next run.
 
-In a folder for this user alone, below ``LABELSTORE_CACHE`` or else the system's folder for
-temporary files; it may be deleted at any time. An index is believed if the file is whole (it has a
-digest of itself), and the shard is the very one: by name, size, times and inode (behind a URL the
-server's tag), and by the bytes of some of its headers and of its end. That says of the photos
-between them no more than the file system does; what is stored of a photo is its own digest.
+In ``labelstore.storage.kept_files``. An index is believed if the shard is the very one: by name,
+size, times and inode (behind a URL the server's tag), and by the bytes of some of its headers and
+of its end. That says of the photos between them no more than the file system does; what is stored
+of a photo is its own digest.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xxhash
 
-from labelstore.errors import StoreError
-from labelstore.storage import local_files, private_folders
+from labelstore.storage.kept_files import KeptFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -30,11 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["KeptIndexes", "ShardIndex"]
 
-_VARIABLE = "LABELSTORE_CACHE"
 _MAGIC = b"labelstore shard index 1\n"
 _SAMPLES = 8
 _BLOCK = 512
-_MOST_BYTES = 2**31
 
 
 class ShardIndex(NamedTuple):
@@ -55,8 +49,7 @@ class KeptIndexes:
 
     def __init__(self, root: Path | None = None) -> None:
         """``root``: the folder that may be shared; the environment's when None."""
-        root = root or Path(os.environ.get(_VARIABLE) or tempfile.gettempdir())
-        self._folder = private_folders.folder_below(root, "labelstore-shards")
+        self._files = KeptFiles("shards", _MAGIC, root)
 
     def get(self, identity: tuple[str, ...], read: Read) -> ShardIndex | None:
         """The index of a shard that is known by its name and more; None where none is to be had.
@@ -65,15 +58,8 @@ class KeptIndexes:
             identity: its name, and what changes when it does.
             read: (offset, length) -> bytes of the shard. OSErrors pass through.
         """
-        try:
-            if not private_folders.is_private_folder(self._folder):
-                return None
-            with os.fdopen(private_folders.open_file(self._path(identity), os.O_RDONLY), "rb") as f:
-                data = f.read(_MOST_BYTES)
-        except OSError:
-            return None
-        body = memoryview(data)[len(_MAGIC) + 16 :]
-        if data[: -len(body)] != _MAGIC + xxhash.xxh3_128_digest(body):
+        body = self._files.get(_name(identity))
+        if body is None:
             return None
         head, _, arrays = bytes(body).partition(b"\n")
         known = json.loads(head)
@@ -96,17 +82,12 @@ class KeptIndexes:
         }
         arrays = [values.astype("<i8").tobytes() for values in (index.offsets, index.sizes)]
         body = b"".join([json.dumps(head).encode(), b"\n", *arrays, *parts])
-        try:
-            local_files.write_private(
-                self._path(identity), _MAGIC + xxhash.xxh3_128_digest(body) + body
-            )
-        except StoreError:
-            # The next one reads the shard again.
-            return
+        self._files.put(_name(identity), body)
 
-    def _path(self, identity: tuple[str, ...]) -> Path:
-        # By the name alone: a shard that was changed takes the place of what it was.
-        return self._folder / f"{xxhash.xxh3_128_hexdigest(identity[0].encode())}.index"
+
+def _name(identity: tuple[str, ...]) -> str:
+    # By the name alone: a shard that was changed takes the place of what it was.
+    return f"{xxhash.xxh3_128_hexdigest(identity[0].encode())}.index"
 
 
 def _unpacked(known: dict[str, Any], arrays: bytes) -> ShardIndex:
