@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import labelstore
-import labelstore.storage.objects
+import labelstore.storage.remote.objects
 from benchmarks.support.measuring import ratio, summary, synthetic_labels, write_result
 from labelstore.operations.pull import pull
 from labelstore.store.backends.zarr.shards import index_bytes, parse_index
@@ -68,7 +68,7 @@ def measure(folder: Path, proxy: Proxy, options: argparse.Namespace) -> dict[str
     truth = [local.read(images, slab(epoch)) for epoch in range(2)]
     ranges = [group_ranges(local, epoch) for epoch in range(2)]
     needed = [sum(length for _, _, length in found) for found in ranges]
-    bucket = labelstore.storage.objects.RemoteObjects(f"s3://{BUCKET}")
+    bucket = labelstore.storage.remote.objects.RemoteObjects(f"s3://{BUCKET}")
     bucket.put("plain", bytes(needed[1]))
     proxy.seconds = options.milliseconds / 1000
 
@@ -93,7 +93,7 @@ def measure(folder: Path, proxy: Proxy, options: argparse.Namespace) -> dict[str
                 raise SystemExit("the labels differ: the benchmark would be worth nothing")
         timed(
             "one_get",
-            lambda: labelstore.storage.objects.RemoteObjects(f"s3://{BUCKET}").get("plain"),
+            lambda: labelstore.storage.remote.objects.RemoteObjects(f"s3://{BUCKET}").get("plain"),
         )
         timed("bare_ranges", lambda: bare(url, ranges[1]))
     slow = one_at_a_time(url, images)
@@ -108,7 +108,7 @@ def measure(folder: Path, proxy: Proxy, options: argparse.Namespace) -> dict[str
             "k": options.top_k,
             "block_images": options.block_images,
             "added_ms": options.milliseconds,
-            "threads": labelstore.storage.objects.THREADS,
+            "threads": labelstore.storage.remote.objects.THREADS,
             "labels": f"synthetic, of {SAMPLE} images, seed 0",
         },
         "sending_s": sending,
@@ -165,19 +165,19 @@ def group_ranges(store: Any, group: int) -> list[tuple[str, int, int]]:
 
 def bare(url: str, ranges: list[tuple[str, int, int]]) -> None:
     """The same ranges, by obstore alone."""
-    objects = labelstore.storage.objects.RemoteObjects(url)
-    with ThreadPoolExecutor(labelstore.storage.objects.THREADS) as pool:
+    objects = labelstore.storage.remote.objects.RemoteObjects(url)
+    with ThreadPoolExecutor(labelstore.storage.remote.objects.THREADS) as pool:
         for _ in pool.map(lambda part: objects.get_range(*part), ranges):
             continue
 
 
 def one_at_a_time(url: str, images: np.ndarray) -> Any:
     """A store that has read its first slab, and asks for one thing at a time."""
-    kept, labelstore.storage.objects.THREADS = labelstore.storage.objects.THREADS, 1
+    kept, labelstore.storage.remote.objects.THREADS = labelstore.storage.remote.objects.THREADS, 1
     try:
         store = labelstore.open(url)
     finally:
-        labelstore.storage.objects.THREADS = kept
+        labelstore.storage.remote.objects.THREADS = kept
     store.read(images, slab(0))
     return store
 

@@ -53,7 +53,7 @@ class Helper:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ask(self, verb: str, *arguments: Any) -> Any:
-        """What a method of ``labelstore.storage.requests.Requests`` returns, or raises."""
+        """What a method of ``labelstore.storage.remote.requests.Requests`` returns, or raises."""
         future: Future[Any] = Future()
         with self._lock:
             self._count += 1
@@ -91,7 +91,7 @@ class Helper:
 
 def serve(connection: Connection, url: str) -> None:
     """Answer requests until the other end closes."""
-    from labelstore.storage.requests import Requests
+    from labelstore.storage.remote.requests import Requests
     from labelstore.storage.threads import THREADS, Threads
 
     requests, threads, lock = Requests(url), Threads(THREADS), threading.Lock()

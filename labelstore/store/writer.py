@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.blocks import BlockCodes
-    from labelstore.storage.leases import Lease
+    from labelstore.storage.remote.leases import Lease
     from labelstore.store.backends.protocol import RemoteBackend
 
 __all__ = ["Remake", "Share", "StoreWriter", "holds_nothing"]

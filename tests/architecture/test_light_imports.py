@@ -21,7 +21,7 @@ from tests.support.stores import written
         ("zarr", {"labelstore.store.backends.zarr"}),
         ("random", set()),
         ("shutil", {"labelstore.storage"}),
-        ("obstore", {"labelstore.storage.requests"}),
+        ("obstore", {"labelstore.storage.remote.requests"}),
         (
             "PIL",
             {

@@ -7,7 +7,7 @@ import pytest
 import labelstore
 from labelstore.errors import BusyError, UsageError
 from labelstore.operations.lifecycle.gc import gc
-from labelstore.storage import leases
+from labelstore.storage.remote import leases
 from labelstore.store.writer import StoreWriter
 from tests.support.buckets import bucket_of, objects_of
 from tests.support.stores import make_planned, planned, read_everything

@@ -106,7 +106,7 @@ def test_damage_is_an_error_and_never_a_label(sent, s3):
 
 def test_a_connection_that_breaks(sent, s3, monkeypatch):
     store, url = sent
-    monkeypatch.setattr("labelstore.storage.transfers.RETRY_SECONDS", 1)
+    monkeypatch.setattr("labelstore.storage.remote.transfers.RETRY_SECONDS", 1)
     broken = ["/labels/000001"]
     with Proxy(s3.address, cut=lambda r: 0 if broken[0] in r.path else None) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)

@@ -137,7 +137,7 @@ def test_a_connection_cut_once_is_mended(sent, s3, monkeypatch, share):
 
 def test_a_connection_that_always_breaks_is_an_error_with_a_name(sent, s3, monkeypatch):
     _, url = sent
-    monkeypatch.setattr("labelstore.storage.transfers.RETRY_SECONDS", 1)
+    monkeypatch.setattr("labelstore.storage.remote.transfers.RETRY_SECONDS", 1)
 
     def always(request):
         return 0 if "/labels/classes/c/1/" in request.path else None
@@ -197,7 +197,7 @@ def test_what_is_not_there(s3, monkeypatch):
 
 
 def test_nobody_answers(monkeypatch):
-    monkeypatch.setattr("labelstore.storage.transfers.RETRY_SECONDS", 1)
+    monkeypatch.setattr("labelstore.storage.remote.transfers.RETRY_SECONDS", 1)
     with pytest.raises(StoreError, match=r"http://127.0.0.1:9/a.zarr/zarr.json: the request fail"):
         labelstore.open("http://127.0.0.1:9/a.zarr")
 
@@ -259,7 +259,7 @@ def test_missing_credentials_are_named(s3, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("labelstore.storage.transfers.RETRY_SECONDS", 1)
+    monkeypatch.setattr("labelstore.storage.remote.transfers.RETRY_SECONDS", 1)
     with pytest.raises(NotFoundError, match=r"access is denied.*set AWS_ACCESS_KEY_ID"):
         labelstore.open(f"s3://{s3.bucket}/a.zarr")
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import FormatError, MismatchError, NotFoundError, UsageError
-from labelstore.storage import leases
+from labelstore.storage.remote import leases
 from labelstore.testing.network import Proxy
 from tests.support import commands
 from tests.support.buckets import bucket_of, count_of, objects_of, send
@@ -119,7 +119,7 @@ def test_killed_writers_resume_to_the_same_bytes(s3, tmp_path, monkeypatch):
     # A dead writer's lease has to stand still first.
     monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
     url, settings = f"s3://{s3.bucket}/k.zarr", "images=24, views=6, block_images=2"
-    code = "from labelstore.storage import leases; leases.LEASE_SECONDS = 1.0; "
+    code = "from labelstore.storage.remote import leases; leases.LEASE_SECONDS = 1.0; "
     code += f"from tests.support.stores import make_planned; make_planned({url!r}, {settings})"
     bucket, environment = bucket_of(s3, s3.bucket), {**os.environ, "PYTHONPATH": str(ROOT)}
     seen, opened = set(), []

@@ -16,7 +16,7 @@ import pytest
 import labelstore
 from labelstore.errors import LabelStoreError, SourceError, StoreError, UsageError
 from labelstore.images.sources.choose import open_source
-from labelstore.storage.objects import RemoteObjects
+from labelstore.storage.remote.objects import RemoteObjects
 from labelstore.testing.network import FileServer
 from tests.support.buckets import bucket_of, send
 from tests.support.stores import make_planned, read_everything

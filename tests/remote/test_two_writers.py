@@ -15,7 +15,7 @@ import pytest
 import labelstore
 from labelstore.errors import BusyError, LaunchWarning, StoreError
 from labelstore.producer.run import StoreRun
-from labelstore.storage import leases
+from labelstore.storage.remote import leases
 from labelstore.store.writer import Share, StoreWriter
 from labelstore.testing.network import Proxy
 from tests.support.buckets import bucket_of, objects_of
@@ -88,7 +88,7 @@ def test_a_writer_that_was_stopped_does_not_write_what_another_one_has_made(s3, 
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from labelstore.storage import leases
+from labelstore.storage.remote import leases
 leases.LEASE_SECONDS = 1.5
 from tests.support.stores import planned
 from labelstore.store.writer import StoreWriter

@@ -79,7 +79,7 @@ def copied(request: CopyOptions) -> None:
     """Copy, and tell what was copied."""
     import labelstore
     from labelstore.operations.lifecycle.copy import copy
-    from labelstore.storage.requests import pinned
+    from labelstore.storage.remote.requests import pinned
 
     store = labelstore.open(pinned(request.store))
     images = chosen_keys(store.keys, request.images) if request.images else None

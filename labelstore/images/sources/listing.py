@@ -12,7 +12,7 @@ from labelstore.errors import NotFoundError, SourceError
 from labelstore.images.sources.patterns import expand_braces, is_pattern
 from labelstore.images.sources.source_files import LocalFiles, RemoteFiles
 from labelstore.storage.location import place_of
-from labelstore.storage.objects import RemoteObjects
+from labelstore.storage.remote.objects import RemoteObjects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

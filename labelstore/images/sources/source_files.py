@@ -12,7 +12,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from labelstore.errors import LabelStoreError, SourceError
-from labelstore.storage.objects import RemoteObjects
+from labelstore.storage.remote.objects import RemoteObjects
 from labelstore.storage.untrusted import open_descriptor
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import numpy as np
 from labelstore.errors import UsageError
 from labelstore.format.arrays import view_arrays
 from labelstore.storage.location import is_remote
-from labelstore.storage.requests import pinned
+from labelstore.storage.remote.requests import pinned
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.lineage import origin
 from labelstore.store.rewrite import RewriteReport, bytes_of, require_source, write_blocks

@@ -15,8 +15,8 @@ from labelstore.errors import (
     one_line,
     require_packages,
 )
-from labelstore.storage.hub import HubPlace, endpoint
 from labelstore.storage.local_files import PARTIAL
+from labelstore.storage.remote.hub import HubPlace, endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -15,10 +15,10 @@ from labelstore.operations.lifecycle.hub_upload import HubUpload, Upload
 from labelstore.operations.lifecycle.preview import preview
 from labelstore.operations.pull import pull
 from labelstore.operations.verify import verify
-from labelstore.storage.hub import HubPlace
 from labelstore.storage.local_files import PARTIAL
 from labelstore.storage.location import place_of
-from labelstore.storage.objects import RemoteObjects
+from labelstore.storage.remote.hub import HubPlace
+from labelstore.storage.remote.objects import RemoteObjects
 from labelstore.store.rewrite import RewriteReport
 from labelstore.store.store import opened
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.manifest import Encoding, Manifest
-    from labelstore.storage.leases import Lease
+    from labelstore.storage.remote.leases import Lease
 
 __all__ = ["Backend", "RemoteBackend"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from labelstore.storage.leases import Lease, dead_leases
+from labelstore.storage.remote.leases import Lease, dead_leases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from labelstore.storage.objects import RemoteObjects
+    from labelstore.storage.remote.objects import RemoteObjects
 
 __all__ = ["RemoteWriting"]
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labelstore.format.arrays import commit_columns
-from labelstore.storage.objects import RemoteObjects
 from labelstore.storage.parquet.footer import OpenFile, footer_of
 from labelstore.storage.parquet.pages import ranges_of
+from labelstore.storage.remote.objects import RemoteObjects
 from labelstore.storage.untrusted import DOCUMENT_BYTES, json_document
 from labelstore.store.backends.held_objects import HeldObjects
 from labelstore.store.backends.parquet.backend import (

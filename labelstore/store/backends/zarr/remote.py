@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
-from labelstore.storage.objects import RemoteObjects
+from labelstore.storage.remote.objects import RemoteObjects
 from labelstore.storage.threads import THREADS, Threads
 from labelstore.storage.untrusted import DOCUMENT_BYTES, check_expansion
 from labelstore.store.backends.held_objects import HeldObjects
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-    from labelstore.storage.objects import Objects
+    from labelstore.storage.remote.objects import Objects
     from labelstore.store.backends.zarr.metadata import ArrayLayout
 
 __all__ = ["ObjectsStore", "RemoteZarrBackend"]

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from labelstore.errors import NotFoundError, StoreError, UsageError
-from labelstore.storage import transfers
 from labelstore.storage.fork_helper import Helper
-from labelstore.storage.requests import Requests, first_line
+from labelstore.storage.remote import transfers
+from labelstore.storage.remote.requests import Requests, first_line
 from labelstore.storage.threads import THREADS, Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
-    from labelstore.storage.requests import Tag
+    from labelstore.storage.remote.requests import Tag
 
 __all__ = ["HIDDEN", "Objects", "RemoteObjects"]
 
@@ -105,7 +105,7 @@ class RemoteObjects:
         self._helper: Helper | None = None
         self._threads = Threads(THREADS)
         self.conditional = True
-        """Whether the server writes objects on conditions; see ``labelstore.storage.leases``."""
+        """Whether the server writes objects on conditions; see ``leases``."""
         self.permit: Callable[[], None] = _always
         """Called before an object of the store is changed; it raises where that must not be."""
 

@@ -20,13 +20,13 @@ import uuid
 from typing import TYPE_CHECKING
 
 from labelstore.errors import BusyError, LabelStoreError, StoreError
-from labelstore.storage.objects import HIDDEN
+from labelstore.storage.remote.objects import HIDDEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from labelstore.storage.objects import RemoteObjects
-    from labelstore.storage.requests import Tag
+    from labelstore.storage.remote.objects import RemoteObjects
+    from labelstore.storage.remote.requests import Tag
 
 __all__ = ["LEASE_SECONDS", "Lease", "dead_leases"]
 

@@ -1,8 +1,8 @@
 """Requests to a server over obstore, whose errors become those of
-``labelstore.storage.objects.Objects``.
+``labelstore.storage.remote.objects.Objects``.
 
-What is read is taken in by ``labelstore.storage.transfers``: it is asked for again there, too.
-Obstore itself repeats what is written.
+What is read is taken in by ``labelstore.storage.remote.transfers``: it is asked for again there,
+too. Obstore itself repeats what is written.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from labelstore.errors import (
     UsageError,
     require_packages,
 )
-from labelstore.storage import transfers
-from labelstore.storage.hub import HubPlace
 from labelstore.storage.location import place_of
+from labelstore.storage.remote import transfers
+from labelstore.storage.remote.hub import HubPlace
 from labelstore.storage.untrusted import DOCUMENT_BYTES, json_document
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ _MACHINE_CREDENTIALS = ("latest/api/token", "latest/meta-data", "computeMetadata
 
 
 class Requests:
-    """Single requests by obstore; errors are those of ``labelstore.storage.objects.Objects``."""
+    """Single requests by obstore; errors are those of ``objects.Objects``."""
 
     def __init__(self, url: str, address: str | None = None) -> None:
         """``address``: where on the hub a URL's requests go instead of to its files."""

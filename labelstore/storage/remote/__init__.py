@@ -1,0 +1,1 @@
+"""Stores behind URLs: what is asked of servers, and who may write."""
