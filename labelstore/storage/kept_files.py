@@ -50,7 +50,8 @@ class KeptFiles:
                 return None
             path = self._folder / name
             with os.fdopen(private_folders.open_file(path, os.O_RDONLY), "rb") as file:
-                data = file.read(_MOST_BYTES)
+                # A bound given to read would be taken in memory at once.
+                data = file.read() if os.fstat(file.fileno()).st_size <= _MOST_BYTES else b""
         except OSError:
             return None
         start = len(self._magic) + 16

@@ -75,6 +75,7 @@ def assert_same(out, other):
     assert figures[0] == figures[1]
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_in_mid_epoch_goes_on_with_the_same_views(
     work, tmp_path, monkeypatch, capsys
 ):

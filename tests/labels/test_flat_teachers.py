@@ -14,7 +14,7 @@ from labelstore.labels.top_k import TopK
 from labelstore.operations.plan import Setting, advice, measure
 from labelstore.producer.settings import LabelSettings
 
-TEMPERATURES = (0.5, 1, 2, 4, 10, 20, 40)
+TEMPERATURES = (0.5, 4, 20, 40)
 
 
 def distributions(temperature, classes, seed, images=2, views=16):

@@ -292,6 +292,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(old, photos, teacher, tm
     assert files_of(path) == files_of(tmp_path / "whole.zarr")
 
 
+@pytest.mark.slow
 def test_two_processes_grow_one_store(old, photos, teacher, tmp_path):
     source = FolderSource(photos)
     grow(old, source, teacher, tmp_path / "whole.zarr", num_views=5, options=OPTIONS)

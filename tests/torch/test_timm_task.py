@@ -253,6 +253,7 @@ def whole_batch(photos, store):
     return images, dataclasses.replace(target, weight=weight)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
 def test_two_processes_step_as_one_with_all_their_rows(work, tmp_path):
     arguments = (2, tmp_path, work.photos, work.store)

@@ -20,7 +20,7 @@ card, and preview.parquet, a sample that the hub's viewer shows.
 
 \b
   labelstore publish teacher.zarr hf://datasets/OWNER/NAME --dry-run
-  labelstore publish teacher.zarr hf://datasets/OWNER/NAME --private --card README.md
+  labelstore publish teacher.zarr hf://datasets/OWNER/NAME --private
   labelstore publish teacher.zarr s3://bucket/teacher.zarr
 
 Every block is checked first. The hub's own client sends what is not there yet, so the same command

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 HELP = """Write some of a store's images, and some views of each, to a store of their own.
 
 \b
-  labelstore subset teacher.zarr -o cats.zarr --class n02123045 --class 'Egyptian cat'
-  labelstore subset teacher.zarr -o half.zarr --images @keys.txt --views 0:250
-  labelstore subset teacher.zarr -o small.zarr --per-image 50 --choose surgical
+  labelstore subset teacher.zarr -o cats.zarr --class n02123045 --class 285
+  labelstore subset teacher.zarr -o half.zarr --images @keys.txt --views 0:99
+  labelstore subset teacher.zarr -o small.zarr --per-image 50
 
 Labels are the source's to the last bit. With --per-image each image keeps views of its own: at
 random, or first those that FerKD's rule does not discard (surgical). A view's number names its

@@ -51,6 +51,7 @@ def die_at(step, fault, action, *arguments, **options):
 
 
 @pytest.mark.parametrize("fault", ["die-before", "die-after"])
+@pytest.mark.slow
 def test_a_killed_run_is_cleared_and_goes_on_to_the_same_bytes(tmp_path, suffix, fault):
     whole = tmp_path / f"whole.{suffix}"
     # What is read from installed packages the first time is no step of the writer.
