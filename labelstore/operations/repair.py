@@ -83,7 +83,6 @@ def repair(
             f"{source.path} has other images than {store.path}: give the folder that it was made "
             "from."
         )
-    how = {name: manifest.teacher.get(name) for name in ("resize", "compiled")}
     check_description(teacher.describe(), manifest.teacher, store.path, but=frozenset({"compiled"}))
     # Before anything is withdrawn.
     prove(source, teacher, manifest, store.path)
@@ -96,13 +95,8 @@ def repair(
     if report.whole and not mended:
         return report, None
     settings = LabelSettings.of_manifest(manifest)
-    options = replace(
-        options or RunOptions(on_error="skip" if skipped else "stop"),
-        resize="device" if how["resize"] == "device" else "workers",
-        compiled=bool(how["compiled"]),
-        overwrite=False,
-        share=None,
-    )
+    options = options or RunOptions(on_error="skip" if skipped else "stop")
+    options = replace(options.as_made(manifest), overwrite=False, share=None)
 
     def adopt(block: int, codes: BlockCodes) -> BlockCodes:
         return _with_labels_that_stay(store, block, codes) if block in mended else codes

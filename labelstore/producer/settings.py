@@ -180,6 +180,15 @@ class RunOptions:
         if self.resize not in RESIZES:
             raise UsageError(f"resize is {self.resize!r}, expected one of {', '.join(RESIZES)}.")
 
+    def as_made(self, manifest: Manifest) -> RunOptions:
+        """These, but ``resize`` and ``compiled`` as the teacher of a store was run."""
+        how = manifest.teacher or {}
+        return replace(
+            self,
+            resize="device" if how.get("resize") == "device" else "workers",
+            compiled=bool(how.get("compiled")),
+        )
+
 
 DEFAULT_OPTIONS = RunOptions()
 """What is done where nothing else is asked for."""

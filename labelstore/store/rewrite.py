@@ -17,6 +17,7 @@ from labelstore.errors import UsageError
 from labelstore.format.blocks import BlockCodes, empty_block
 from labelstore.labels.distance import Distances
 from labelstore.storage.location import same_place
+from labelstore.store.backends.registry import backend_of
 from labelstore.store.indexing import evenly_spaced
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RewriteReport",
     "bytes_of",
+    "require_same_format",
     "require_source",
     "sample",
     "unlabelled_block",
@@ -76,6 +78,22 @@ def require_source(store: Store, path: str | os.PathLike[str], refusal: str) -> 
     store.require_complete()
     if same_place(path, store.path):
         raise UsageError(f"{path} is {refusal}.")
+
+
+def require_same_format(store: Store, path: str | os.PathLike[str], noun: str) -> None:
+    """Refuse a path of another back end than a store whose codes are copied as they are.
+
+    Args:
+        store: what is read. path: where the new store goes. noun: what that is, for the message.
+
+    Raises:
+        UsageError: it is of another format.
+    """
+    if backend_of(path).encoding != store.manifest.encoding:
+        raise UsageError(
+            f"{path} is of another format than {store.path}, and {noun} is of the same: give both "
+            "names the same ending, or change the format with labelstore recode."
+        )
 
 
 def write_blocks(

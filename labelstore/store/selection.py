@@ -18,6 +18,7 @@ import numpy as np
 from labelstore.format.arrays import LABELLED, view_arrays
 from labelstore.format.blocks import BlockCodes
 from labelstore.format.manifest import EXPLICIT, fingerprint
+from labelstore.store.lineage import origin
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
@@ -124,14 +125,20 @@ class Selection:
             chosen[own] = store.targets[self.rows[own]]
         return chosen
 
-    def manifest(self, origin: dict[str, Any]) -> Manifest:
+    def manifest(self, operation: str, settings: dict[str, Any]) -> Manifest:
         """The new store's manifest: the first store's, with what differs, and without blocks and
         probes that it is too small for.
 
         The law becomes explicit where the images' views are not all views from 0 on: a view's
         number names its crop, so the crops are stored in its place.
+
+        Args:
+            operation, settings: what is done to the stores, as ``labelstore.store.lineage.origin``
+                tells of it.
         """
         first = self.stores[0].manifest
+        if first.teacher is None:
+            settings = settings | {"teachers": [dict(teacher) for teacher in first.teachers]}
         law = first.law
         if not isinstance(self.views, range):
             law = EXPLICIT if law is not None else None
@@ -153,7 +160,7 @@ class Selection:
             group_views=min(first.group_views, self.num_views),
             law=law,
             probe=probe,
-            origin=origin,
+            origin=origin(operation, self.stores, settings),
         )
 
     def codes(self, manifest: Manifest, rows: slice) -> BlockCodes:
@@ -169,7 +176,7 @@ class Selection:
         for member, block in sorted({*zip(members.tolist(), blocks.tolist(), strict=True)}):
             here = np.flatnonzero((members == member) & (blocks == block))
             inner = places[here] - block * int(sizes[member])
-            for part, source in zip(parts, self._read(member, block), strict=True):
+            for part, source in zip(parts, self._blocks(member, block), strict=True):
                 for name, codes in source.items():
                     if name not in part:
                         shape = (len(places), *codes.shape[1:])
@@ -194,9 +201,6 @@ class Selection:
             return self.stores[member].block_codes(block, last + 1)
 
         return _BlocksKept(read, self.kept)
-
-    def _read(self, member: int, block: int) -> Parts:
-        return self._blocks(member, block)
 
     @staticmethod
     def _own_views(codes: Codes, views: npt.NDArray[np.integer[Any]]) -> Codes:

@@ -20,9 +20,13 @@ from labelstore.errors import UsageError
 from labelstore.format.arrays import view_arrays
 from labelstore.storage.location import is_remote
 from labelstore.storage.remote.requests import pinned
-from labelstore.store.backends.registry import backend_of
-from labelstore.store.lineage import origin
-from labelstore.store.rewrite import RewriteReport, bytes_of, require_source, write_blocks
+from labelstore.store.rewrite import (
+    RewriteReport,
+    bytes_of,
+    require_same_format,
+    require_source,
+    write_blocks,
+)
 from labelstore.store.selection import Selection
 from labelstore.store.store import Store, opened
 from labelstore.store.writer import StoreWriter
@@ -99,11 +103,7 @@ def copy(
     """
     store = opened(pinned(store) if isinstance(store, (str, os.PathLike)) else store)
     require_source(store, path, "the store that is read: choose another name for the copy")
-    if backend_of(path).encoding != store.manifest.encoding:
-        raise UsageError(
-            f"{path} is of another format than {store.path}, and a copy is of the same: give both "
-            "names the same ending, or change the format with labelstore recode."
-        )
+    require_same_format(store, path, "a copy")
     count = _workers(store, path, workers)
     chosen = Selection.of_store(store, _chosen(store, images), _views(store, views))
     selection = dataclasses.replace(chosen, kept=count + 1)
@@ -186,6 +186,4 @@ def _manifest(store: Store, selection: Selection) -> Manifest:
     }
     if images < store.num_images:
         settings["images"] = images
-    if manifest.teacher is None:
-        settings["teachers"] = [dict(teacher) for teacher in manifest.teachers]
-    return selection.manifest(origin("pull", [store], settings))
+    return selection.manifest("pull", settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from labelstore.producer.engines.local import LocalEngine
@@ -73,12 +72,7 @@ def grow(
         workers=options.workers,
     )
     manifest = store.manifest
-    how = manifest.teacher or {}
-    options = replace(
-        options,
-        resize="device" if how.get("resize") == "device" else "workers",
-        compiled=bool(how.get("compiled")),
-    )
+    options = options.as_made(manifest)
     settings = LabelSettings.of_manifest(manifest, growth.plan.num_views)
     output = Output(growth.targets(targets), path, settings, growth=growth)
     with LocalEngine([teacher], options) as engine:

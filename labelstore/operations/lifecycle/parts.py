@@ -16,7 +16,6 @@ from labelstore.format.manifest import LOGITS_PROBE
 from labelstore.storage.location import same_place
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.ensembles import opened_all
-from labelstore.store.lineage import origin
 from labelstore.store.rewrite import RewriteReport, bytes_of, require_source, write_blocks
 from labelstore.store.selection import Selection
 from labelstore.store.store import Store
@@ -209,13 +208,10 @@ def _check_keys(parts: Sequence[Store]) -> None:
 def _manifest(parts: Sequence[Store], selection: Selection) -> Manifest:
     """The joined store's: the teacher is the first part's, asked about the views of all."""
     digests = [part.reader.commits_digest() for part in parts]
-    settings: dict[str, Any] = {"labels": digests}
     first = parts[0].manifest
-    if first.teacher is None:
-        settings["teachers"] = [dict(teacher) for teacher in first.teachers]
     most = max(part.manifest.block_images for part in parts)
     manifest = dataclasses.replace(
-        selection.manifest(origin("parts", parts, settings)),
+        selection.manifest("parts", {"labels": digests}),
         block_images=min(most, len(selection.rows)),
         # A digest of given labels is of the first part's alone; ``settings`` has all.
         producer={name: value for name, value in first.producer.items() if name != LABELS},
@@ -242,13 +238,13 @@ def _join_blocks(
     manifest = first.manifest
     held = [set(range(manifest.num_blocks)) - set(part.missing_blocks()) for part in parts]
     with StoreWriter(path, manifest, first.keys, first.targets, overwrite=overwrite) as writer:
-        missing = 0
+        missing, pending = 0, set(writer.pending_blocks())
         for block in range(manifest.num_blocks):
             rows = manifest.block_slice(block)
             owner = next((number for number, blocks in enumerate(held) if block in blocks), None)
             if owner is None:
-                missing += block in writer.pending_blocks()
-            elif block in writer.pending_blocks():
+                missing += block in pending
+            elif block in pending:
                 writer.write_codes(block, BlockCodes(*parts[owner].block_codes(block)))
             if tell is not None:
                 images = rows.stop - rows.start

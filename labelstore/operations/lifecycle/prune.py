@@ -106,10 +106,11 @@ def prune(
         kept = rows_of(store, images, classes)
         part = None
         if not _is_part(store, len(kept), told_views(store, views)):
-            part = Part.of(store, images, classes, views)
+            part = Part.of(store, kept, views)
         if part is not None and part.selection.size < store.num_images * store.num_views:
-            agree(_loss(part, str(path), before))
-            _replace(place, part, tell)
+            manifest = part.manifest(PURPOSE)
+            agree(_loss(part, manifest, str(path), before))
+            _replace(place, part, manifest, tell)
         else:
             # Who died right after the exchange has left the old store here.
             swaps.give_up(place, PURPOSE)
@@ -165,11 +166,11 @@ def _is_part(store: Store, images: int, views: object) -> bool:
     )
 
 
-def _loss(part: Part, path: str, size: int) -> Loss:
+def _loss(part: Part, manifest: Manifest, path: str, size: int) -> Loss:
     store = part.store
     total = store.num_images * store.num_views
     kept = part.selection.size
-    crops = kept * CROP_BYTES if part.manifest(PURPOSE).law != store.law else 0
+    crops = kept * CROP_BYTES if manifest.law != store.law else 0
     return Loss(
         path=path,
         images=store.num_images - len(part.rows),
@@ -180,9 +181,11 @@ def _loss(part: Part, path: str, size: int) -> Loss:
     )
 
 
-def _replace(place: Path, part: Part, tell: Callable[[int, int], None] | None) -> None:
+def _replace(
+    place: Path, part: Part, manifest: Manifest, tell: Callable[[int, int], None] | None
+) -> None:
     """Write the part beside the store, look at all of it, and exchange the two."""
-    new, manifest = swaps.beside(place, PURPOSE), part.manifest(PURPOSE)
+    new = swaps.beside(place, PURPOSE)
     _take_up(place, part, manifest)
     part.write(new, manifest, tell=tell)
     problems = verify(new, tell).problems

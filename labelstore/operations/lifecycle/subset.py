@@ -11,9 +11,13 @@ import numpy as np
 
 from labelstore.errors import UsageError
 from labelstore.labels.ferkd import FerKD
-from labelstore.store.backends.registry import backend_of
-from labelstore.store.lineage import origin
-from labelstore.store.rewrite import RewriteReport, bytes_of, require_source, write_blocks
+from labelstore.store.rewrite import (
+    RewriteReport,
+    bytes_of,
+    require_same_format,
+    require_source,
+    write_blocks,
+)
 from labelstore.store.selection import Selection
 from labelstore.store.store import Store, opened
 from labelstore.store.writer import StoreWriter
@@ -106,12 +110,11 @@ class Part:
     def of(
         cls,
         store: Store,
-        images: npt.ArrayLike | Sequence[str] | None,
-        classes: Sequence[int] | None,
+        rows: Int64Array,
         views: range | ViewChoice | None,
     ) -> Part:
-        """The part that arguments mean, as ``subset`` takes them and with its errors."""
-        rows = rows_of(store, images, classes)
+        """The part of images by position (``rows_of``), with views as ``subset`` takes them and its
+        errors."""
         return cls(store, rows, *_views(store, rows, views))
 
     @functools.cached_property
@@ -121,14 +124,12 @@ class Part:
 
     def manifest(self, operation: str) -> Manifest:
         """That of the part as a store of its own, which an operation has made."""
-        settings: dict[str, Any] = {
+        settings = {
             "images": len(self.rows),
             "views": self.told,
             "labels": self.store.reader.commits_digest(),
         }
-        if self.store.manifest.teacher is None:
-            settings["teachers"] = [dict(teacher) for teacher in self.store.manifest.teachers]
-        return self.selection.manifest(origin(operation, [self.store], settings))
+        return self.selection.manifest(operation, settings)
 
     def writer(
         self, path: str | os.PathLike[str], manifest: Manifest, *, overwrite: bool = False
@@ -184,12 +185,8 @@ def subset(
     """
     store = opened(store)
     require_source(store, path, "the store that is read: choose another name for the part")
-    if backend_of(path).encoding != store.manifest.encoding:
-        raise UsageError(
-            f"{path} is of another format than {store.path}, and a part is of the same: give both "
-            "names the same ending, or change the format with labelstore recode."
-        )
-    part = Part.of(store, images, classes, views)
+    require_same_format(store, path, "a part")
+    part = Part.of(store, rows_of(store, images, classes), views)
     started = time.monotonic()
     manifest = part.manifest("subset")
     part.write(path, manifest, overwrite=overwrite, tell=tell)

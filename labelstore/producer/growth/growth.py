@@ -23,8 +23,8 @@ from labelstore.images.photo_file import is_same_file
 from labelstore.producer.growth.lists import with_lists
 from labelstore.producer.growth.plan import places_of, plan_growth
 from labelstore.storage.location import same_place
-from labelstore.store.backends.registry import backend_of
 from labelstore.store.lineage import lineage, origin
+from labelstore.store.rewrite import require_same_format
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
@@ -343,11 +343,7 @@ def _check_store(store: Store, path: str | os.PathLike[str]) -> None:
             f"{path} is the store that grows, and what is committed is never written again: give "
             "the grown store another name."
         )
-    if backend_of(path).encoding != manifest.encoding:
-        raise UsageError(
-            f"{path} is of another format than {store.path}, and a grown store is of the same: "
-            "give both names the same ending, or change the format with labelstore recode."
-        )
+    require_same_format(store, path, "a grown store")
 
 
 def _other_files(
