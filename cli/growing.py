@@ -41,11 +41,11 @@ def grow(request: GenerateOptions, launch: Launch | None) -> list[Report]:
     if request.engine == "ray":
         raise UsageError("--grow and --engine ray were both given: leave one of them out.")
     store = labelstore.open(str(request.grow))
-    _check_said(request, store.manifest, str(request.grow))
+    options = request.run_options(launch).as_made(store.manifest)
+    _check_said(request, options, store.manifest, str(request.grow))
     class_map = read_class_map(request.class_map) if request.class_map else None
     source, (path,) = request.photos.open(request.source), request.output
     check_outside(source, path)
-    options = _run_options(request, store.manifest, launch)
     first = launch is None or launch.rank == 0
     quiet = request.quiet or not first
     with output.progress(
@@ -118,32 +118,15 @@ def _settings(growth: Growth) -> LabelSettings:
     return LabelSettings.of_manifest(growth.store.manifest, growth.plan.num_views)
 
 
-def _run_options(request: GenerateOptions, manifest: Manifest, launch: Launch | None) -> RunOptions:
-    from labelstore.launch import own_cores
-    from labelstore.producer.settings import RunOptions
-    from labelstore.store.writer import Share
-
-    how = manifest.teacher or {}
-    return RunOptions(
-        batch_size=request.batch_size,
-        workers=request.workers or own_cores(launch),
-        resize="device" if how.get("resize") == "device" else "workers",
-        compiled=bool(how.get("compiled")),
-        on_error=request.on_error,
-        grace=request.grace,
-        overwrite=request.overwrite,
-        allow_version_drift=request.allow_version_drift,
-        share=None if launch is None else Share(launch.rank, launch.world),
-    )
-
-
-def _check_said(request: GenerateOptions, manifest: Manifest, path: str) -> None:
+def _check_said(
+    request: GenerateOptions, options: RunOptions, manifest: Manifest, path: str
+) -> None:
     """Refuse settings that are said and are others than those of the store that grows."""
     from labelstore.errors import UsageError
     from labelstore.views.law import ViewLaw
 
     context = click.get_current_context()
-    how, law = manifest.teacher or {}, manifest.law
+    law = manifest.law
     held: dict[str, Any] = {
         "top_k": manifest.k,
         "quantizer": manifest.quantizer,
@@ -153,8 +136,8 @@ def _check_said(request: GenerateOptions, manifest: Manifest, path: str) -> None
         "block_images": manifest.block_images,
         "group_views": manifest.group_views,
         "temperature": (manifest.temperature,),
-        "resize": "device" if how.get("resize") == "device" else "workers",
-        "compiled": bool(how.get("compiled")),
+        "resize": options.resize,
+        "compiled": options.compiled,
     }
     if isinstance(law, ViewLaw):
         held |= {"seed": law.seed, "scale": law.scale, "ratio": law.ratio, "flip": law.flip}

@@ -119,6 +119,24 @@ class GenerateOptions(ResultOptions):
     log_json: bool
     overwrite: bool
 
+    def run_options(self, launch: Launch | None) -> RunOptions:
+        """How the work is to be done."""
+        from labelstore.launch import own_cores
+        from labelstore.producer.settings import RunOptions
+        from labelstore.store.writer import Share
+
+        return RunOptions(
+            batch_size=self.batch_size,
+            workers=self.workers or own_cores(launch),
+            resize=self.resize,
+            compiled=self.compiled,
+            on_error=self.on_error,
+            grace=self.grace,
+            overwrite=self.overwrite,
+            allow_version_drift=self.allow_version_drift,
+            share=None if launch is None else Share(launch.rank, launch.world),
+        )
+
 
 @dataclass(frozen=True)
 class _Views:
@@ -174,9 +192,7 @@ def _job(request: GenerateOptions, launch: Launch | None) -> _Job:
     from labelstore.errors import UsageError
     from labelstore.images.ground_truth import read_class_map
     from labelstore.images.sources.choose import check_outside
-    from labelstore.launch import own_cores, take_gpu
-    from labelstore.producer.settings import RunOptions
-    from labelstore.store.writer import Share
+    from labelstore.launch import take_gpu
 
     views = _views(request)
     teachers = request.teachers.each()
@@ -203,18 +219,7 @@ def _job(request: GenerateOptions, launch: Launch | None) -> _Job:
         raise UsageError(
             "--engine ray runs once, on one machine of the cluster: leave out torchrun or srun."
         )
-    share = None if launch is None else Share(launch.rank, launch.world)
-    options = RunOptions(
-        batch_size=request.batch_size,
-        workers=request.workers or own_cores(launch),
-        resize=request.resize,
-        compiled=request.compiled,
-        on_error=request.on_error,
-        grace=request.grace,
-        overwrite=request.overwrite,
-        allow_version_drift=request.allow_version_drift,
-        share=share,
-    )
+    options = request.run_options(launch)
     job = _Job(source, views, teachers, pending, class_map, options, launch)
     if not request.dry_run:
         _check_requests(request, job)

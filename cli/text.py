@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,6 +14,7 @@ __all__ = [
     "counted",
     "difference",
     "duration",
+    "extent",
     "share",
     "size",
     "wrapped",
@@ -25,6 +26,28 @@ def counted(count: int, noun: str) -> str:
     if count == 1:
         return f"1 {noun}"
     return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+class _NewStore(Protocol):
+    """A report on a store that was made."""
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+
+    @property
+    def num_images(self) -> int:
+        """How many images it has."""
+
+    @property
+    def num_views(self) -> int:
+        """How many views of each."""
+
+
+def extent(report: _NewStore) -> str:
+    """Where a new store is and what it covers: ``a.zarr: 20 images x 5 views``."""
+    images, views = counted(report.num_images, "image"), counted(report.num_views, "view")
+    return f"{report.path}: {images} x {views}"
 
 
 def size(count: float) -> str:

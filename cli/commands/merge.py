@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from .. import choices, options, output
-from ..text import counted, difference, share
+from ..text import counted, difference, extent, share
 
 if TYPE_CHECKING:
     from labelstore.labels.ferkd import Calibrate, Combine
@@ -250,8 +250,7 @@ def _join(request: MergeOptions) -> None:
         output.emit_json(report.to_json())
     elif not request.quiet:
         output.note(
-            f"{report.path}: {counted(report.num_images, 'image')} x "
-            f"{counted(report.num_views, 'view')} of {counted(len(report.stores), 'part')}, "
+            f"{extent(report)} of {counted(len(report.stores), 'part')}, "
             f"{report.bytes:,} bytes in {report.seconds:,.1f} s"
         )
     if report.blocks_missing:
@@ -265,9 +264,7 @@ def _join(request: MergeOptions) -> None:
 def _tell(report: MergeReport) -> None:
     crops = report.num_images * report.num_views
     output.note(
-        f"{report.path}: {counted(report.num_images, 'image')} x "
-        f"{counted(report.num_views, 'view')} of "
-        f"{counted(len(report.stores), 'teacher')}, "
+        f"{extent(report)} of {counted(len(report.stores), 'teacher')}, "
         f"{report.bytes:,} bytes ({report.bytes / crops:.2f} a crop)"
     )
     distances = report.distances

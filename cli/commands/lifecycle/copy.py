@@ -9,7 +9,7 @@ import click
 
 from ... import options, output
 from ...selecting import chosen_keys, images_option, range_of_views
-from ...text import counted
+from ...text import counted, extent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,8 +99,6 @@ def copied(request: CopyOptions) -> None:
         output.emit_json(report.to_json())
     elif not request.quiet:
         output.note(
-            f"{report.path}: {counted(report.num_images, 'image')} x "
-            f"{counted(report.num_views, 'view')} of {report.source}, {report.bytes:,} bytes, "
-            f"{counted(report.blocks_copied, 'block')} in "
-            f"{report.seconds:,.1f} s"
+            f"{extent(report)} of {report.source}, {report.bytes:,} bytes, "
+            f"{counted(report.blocks_copied, 'block')} in {report.seconds:,.1f} s"
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ... import options, output
-from ...text import counted, size
+from ...text import counted, extent, size
 from .subset import PartOptions, part_options
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ def command(request: PruneOptions) -> None:
         freed = max(report.bytes_before - report.bytes, 0)
         done = f"{size(freed)} freed" if report.changed else "nothing was taken away"
         output.note(
-            f"{report.path}: {counted(report.num_images, 'image')} x "
-            f"{counted(report.num_views, 'view')}{crops}, {size(report.bytes)}; {done} in "
-            f"{report.seconds:,.1f} s"
+            f"{extent(report)}{crops}, {size(report.bytes)}; {done} in {report.seconds:,.1f} s"
         )
 
 

@@ -9,7 +9,7 @@ import click
 
 from ... import choices, options, output
 from ...selecting import chosen_keys, images_option, range_of_views
-from ...text import counted, size
+from ...text import extent, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -180,7 +180,6 @@ def told(report: SubsetReport) -> str:
     """What was made, in a sentence."""
     crops = ", with their crops stored" if report.explicit else ""
     return (
-        f"{report.path}: {counted(report.num_images, 'image')} x "
-        f"{counted(report.num_views, 'view')} of {report.source}{crops}, {size(report.bytes)} in "
+        f"{extent(report)} of {report.source}{crops}, {size(report.bytes)} in "
         f"{report.seconds:,.1f} s"
     )
