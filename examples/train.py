@@ -26,13 +26,15 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 import labelstore
-from labelstore.images import decode, normalize
+from labelstore.errors import UsageError
+from labelstore.images import normalize
 from labelstore.torch import (
     SoftLabelDataset,
     ViewSampler,
     collate_views,
     label_seconds,
     soft_cross_entropy,
+    validation_folder,
 )
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -159,16 +161,14 @@ class Training:
         return torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32")
 
     def validation_set(self) -> ImageFolder:
-        pairs = zip(self.store.keys, self.store.targets.tolist(), strict=True)
-        classes = {key.partition("/")[0]: target for key, target in pairs if target >= 0}
         size, kind = self.options.size, transforms.InterpolationMode(self.data.interpolation)
         steps = [transforms.Resize(round(size / 0.875), kind), transforms.CenterCrop(size)]
         transform = transforms.Compose([*steps, transforms.PILToTensor()])
-        data = ImageFolder(self.options.validation, transform, loader=upright)
-        unknown = [name for name in data.classes if name not in classes]
-        if unknown:
-            raise SystemExit(f"no photo of the store tells the class of the folder {unknown[0]!r}")
-        data.target_transform = [classes[name] for name in data.classes].__getitem__
+        try:
+            data = validation_folder(self.options.validation, self.store)
+        except UsageError as error:
+            raise SystemExit(str(error)) from error
+        data.transform = transform
         return data
 
     @torch.inference_mode()
@@ -211,11 +211,6 @@ class Training:
     def tell(self, text: str) -> None:
         if self.rank == 0:
             print(text, flush=True)
-
-
-def upright(path: str) -> Any:
-    """A photo as labelstore decodes it: turned as its camera says, RGB."""
-    return decode(Path(path).read_bytes(), path)
 
 
 if __name__ == "__main__":

@@ -20,20 +20,16 @@ from PIL import Image
 import labelstore
 from examples import own_teacher, train
 from labelstore.cli.main import main
+from tests.support.fixtures import single_thread
+
+__all__ = ["single_thread"]
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CLASSES = {"amber": (200, 120, 40), "basil": (60, 180, 60), "cobalt": (60, 60, 200)}
 PHOTOS, VIEWS, SIZE = 3, 3, 64
 """Photos of a class, views of a photo, and the side of the teacher's input."""
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    """So that sums are added in one order, in this process and in those that are started."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_photos(folder, count, seed):

@@ -15,23 +15,16 @@ import torch
 
 from labelstore.errors import UsageError
 from labelstore.torch.timm import StoredDistillationTask
-from tests.support.fixtures import store, work
+from tests.support.fixtures import single_thread, store, work
 
 pytest.importorskip("timm.task.evaluator", reason="the script needs timm 1.0.31")
 from examples import train_timm
 
-__all__ = ["store", "work"]
+__all__ = ["single_thread", "store", "work"]
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 SCRIPT = Path(train_timm.__file__)
-
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    """So that sums are added in one order, in this process and in those that are started."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def arguments(work, out, *more):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import labelstore
 from tests.support.training import Work, make_photos, make_store
@@ -16,6 +17,15 @@ def work(tmp_path_factory) -> Work:
     path = tmp_path_factory.mktemp("stores") / "teacher.zarr"
     make_store(path, folder, keys)
     return Work(folder, path)
+
+
+@pytest.fixture
+def single_thread():
+    """So that sums are added in one order, in this process and in those that are started."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

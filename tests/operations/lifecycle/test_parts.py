@@ -14,19 +14,7 @@ from labelstore.operations.lifecycle.parts import join_parts
 from labelstore.store.writer import StoreWriter
 from tests.support import commands
 from tests.support.stores import files_of, make_planned, planned, written
-
-TEACHER = {
-    "spec": "timm:a",
-    "checkpoint": "a",
-    "untrained": False,
-    "weights_digest": "0" * 32,
-    "input_size": [8, 8],
-    "mean": [0.0, 0.0, 0.0],
-    "std": [1.0, 1.0, 1.0],
-    "interpolation": "bicubic",
-    "device": "cpu",
-    "precision": "fp32",
-}
+from tests.support.training import TEACHER
 
 
 def run(*arguments):
