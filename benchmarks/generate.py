@@ -32,7 +32,7 @@ from benchmarks.support.free_teacher import pipeline_costs
 from benchmarks.support.measuring import alternate, ratio, summary, write_result
 from labelstore.images import resampling
 from labelstore.images.ground_truth import resolve_targets
-from labelstore.images.pixels import cut, decode
+from labelstore.images.pixels import cut, decode, render
 from labelstore.images.resampling import can_resize
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.demo import place_photos
@@ -208,8 +208,7 @@ def measure_stages(
         photo = decode(source.read(image), source.keys[image])
         decoded = time.perf_counter()
         geometry = recipe.law(hashes[image], np.arange(recipe.num_views), photo.width, photo.height)
-        for box, flip in zip(geometry.box.tolist(), geometry.flip.tolist(), strict=True):
-            cut(photo, box, flip, size, teacher.preprocessing.interpolation)
+        render(photo, geometry, size, teacher.preprocessing.interpolation)
         seconds["decode"] += decoded - start
         seconds["cut"] += time.perf_counter() - decoded
     views = len(source) * recipe.num_views

@@ -155,8 +155,12 @@ def _measured(place: Place, dtype: torch.dtype, batch: int, k: int, classes: int
             out[name] = _way(place, logits, target, way)
     ours = "triton" if on_gpu else "plain"
     for name in ways:
-        if name != ours:
-            out[f"{name} over {ours}"] = round(out[name]["median_ms"] / out[ours]["median_ms"], 3)
+        if name == ours:
+            continue
+        out[f"{name} over {ours}"] = round(out[name]["median_ms"] / out[ours]["median_ms"], 3)
+        alone = [out[one]["device_alone_ms"] for one in (name, ours)]
+        if None not in alone:
+            out[f"{name} over {ours}, device alone"] = round(alone[0] / alone[1], 3)
     return out
 
 
@@ -192,7 +196,10 @@ def _way(
     peak = place.peak_bytes(step)
     if peak is not None:
         peak -= logits.nbytes
-    return {**place.milliseconds(step, 0.12), "bytes_beyond_gradient": peak, **errors}
+    timing = place.milliseconds(step, 0.12)
+    alone = place.graph_milliseconds(step)
+    logits.grad = None
+    return {**timing, "device_alone_ms": alone, "bytes_beyond_gradient": peak, **errors}
 
 
 @contextlib.contextmanager

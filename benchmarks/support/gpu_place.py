@@ -122,6 +122,27 @@ class Place:
         torch.cuda.synchronize()
         return [begin.elapsed_time(end) for begin, end in pairs]
 
+    def graph_milliseconds(self, task: Callable[[], object]) -> float | None:
+        """The time that the device alone takes for a task: the median of replays of its CUDA graph,
+        in which nothing waits for Python; None in a dry run, and where no graph can be made."""
+        if self.device.type != "cuda":
+            return None
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                task()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                task()
+        except RuntimeError:
+            torch.cuda.synchronize()
+            return None
+        graph.replay()
+        return round(statistics.median(self._by_events(graph.replay, 50)), 4)
+
     def peak_bytes(self, task: Callable[[], object]) -> int | None:
         """The most that torch's allocator hands out during a task, above what it had before; None
         on the CPU."""

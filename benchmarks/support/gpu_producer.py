@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ MODELS = ("resnet50", "vit_base_patch16_224", "convnext_base")
 SMALL_MODELS = ("test_resnet",)
 """For dry runs."""
 VIEWS = 200
+VIEWS_OF_A_CORE = 600
+"""About as many views of 500 x 375 photos a second as a core cuts."""
 
 
 def generate(place: Place, record: Record) -> None:
@@ -156,8 +159,9 @@ class _Work:
         self.models = SMALL_MODELS if place.dry else MODELS
         self.views = 4 if place.dry else VIEWS
         self.photos = folder / "photos"
-        place_synthetic_photos(self.photos, 4 if place.dry else 64, distinct=4 if place.dry else 8)
+        place_synthetic_photos(self.photos, 4 if place.dry else 128, distinct=4 if place.dry else 8)
         self.source: FolderSource = FolderSource(self.photos)
+        self._sources = {len(self.source): self.source}
         self.cores = len(os.sched_getaffinity(0))
         self._teachers: dict[tuple[str, bool], tuple[Teacher, int, float]] = {}
 
@@ -167,39 +171,56 @@ class _Work:
         return [count for count in wanted if count <= self.cores] or [self.cores]
 
     def run(self, model: str, resize: Any, cores: int, *, compiled: bool = False) -> dict[str, Any]:
-        """One run, its threads bound to some cores."""
+        """One run, its threads bound to some cores; of about 6 seconds and four blocks."""
         from labelstore.producer.generation import generate
         from labelstore.producer.settings import RunOptions
 
         teacher, batch, bare = self.teacher(model, compiled)
+        fastest = bare if resize == "device" else min(bare, cores * VIEWS_OF_A_CORE)
+        source = self.source_of(4 if self.place.dry else int(6 * fastest / self.views))
         store = self.folder / "store.zarr"
         shutil.rmtree(store, ignore_errors=True)
-        targets = np.full(len(self.source), -1, dtype=np.int32)
+        targets = np.full(len(source), -1, dtype=np.int32)
+        pace = _Pace(len(source) * self.views)
         with _bound_to(cores):
             start = time.perf_counter()
             report = generate(
-                self.source,
+                source,
                 targets,
                 teacher,
                 store,
-                self.recipe(),
+                self.recipe(-(-len(source) // 4)),
                 options=RunOptions(batch_size=batch, workers=cores, resize=resize),
+                progress=pace,
             )
             seconds = time.perf_counter() - start
         return {
             "batch_size": batch,
             "views": report.views_made,
             "views_per_second": report.views_per_second,
+            "steady_views_per_second": round(pace.steady(), 1),
             "bare_views_per_second": round(bare, 1),
-            "share_of_bare": round((report.views_per_second or 0) / bare, 4),
+            "share_of_bare": round(pace.steady() / bare, 4),
             "waiting_share": report.waiting_share,
             "seconds_with_start": round(seconds, 2),
         }
 
-    def recipe(self) -> Any:
+    def source_of(self, count: int) -> FolderSource:
+        """So many photos, 48 to 512 of them but in a dry run."""
+        from labelstore.images.sources.folder import FolderSource
+
+        count = count if self.place.dry else min(max(count, 48), 512)
+        if count not in self._sources:
+            photos = self.folder / f"photos-{count}"
+            place_synthetic_photos(photos, count)
+            self._sources[count] = FolderSource(photos)
+        return self._sources[count]
+
+    def recipe(self, block_images: int | None = None) -> Any:
         from labelstore.producer.settings import FIDELITIES, LabelSettings
 
-        return LabelSettings(self.views, FIDELITIES["balanced"])
+        store = replace(FIDELITIES["balanced"], block_images=block_images)
+        return LabelSettings(self.views, store)
 
     def teacher(self, model: str, compiled: bool) -> tuple[Teacher, int, float]:
         """A teacher, its batch size, and the views a second of its forward alone."""
@@ -242,6 +263,34 @@ class _Work:
             "stages_s": {name: round(value, 4) for name, value in seconds.items()},
             "stages_of_views": len(source) * self.views,
         }
+
+
+class _Pace:
+    """When how many views were labelled: of a whole run the start and the end are left out."""
+
+    def __init__(self, views: int) -> None:
+        self._all = views
+        self._done = 0
+        self._times: list[tuple[float, int]] = []
+
+    def resumed(self, images: int) -> None:
+        """Nothing: each run is a new one."""
+
+    def update(self, images: int, views: int) -> None:
+        """Another batch is there."""
+        self._done += views
+        self._times.append((time.perf_counter(), self._done))
+
+    def waited(self, seconds: float) -> None:
+        """Nothing: the run's report says it."""
+
+    def steady(self) -> float:
+        """Views a second between the first fifth of a run and its last tenth."""
+        middle = [(at, n) for at, n in self._times if 0.2 * self._all <= n <= 0.9 * self._all]
+        if len(middle) < 2:
+            middle = self._times
+        (start, before), (end, after) = middle[0], middle[-1]
+        return (after - before) / max(end - start, 1e-9)
 
 
 def _teacher(model: str, place: Place) -> Teacher:

@@ -239,6 +239,6 @@ def _waits(place: Place, task: Callable[[], object]) -> dict[str, Any] | None:
             task()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    waits = [one for one in caught if "synchroniz" in str(one.message)]
+    waits = [one for one in caught if "called a synchronizing" in str(one.message)]
     lines = [f"{one.filename.rpartition('labelstore/')[2]}:{one.lineno}" for one in waits]
     return {"count": len(waits), "lines": sorted(set(lines))}

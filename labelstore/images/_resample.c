@@ -270,11 +270,19 @@ free_taps(Taps *taps) {
     free(taps->exact);
 }
 
+/* The rules of labelstore/images/pass_order.py, by the same numbers. */
+static int
+rows_first(int order, int height, int width, int out_height, int out_width) {
+    if (height <= out_height) return 0;
+    if (order == 1) return height - out_height > 2 * (int64_t)(width - out_width);
+    return order == 2 && height > 100 * (int64_t)width;
+}
+
 /* 0 where there is no memory. */
 static int
 resize_all(
     const uint8_t *photo, size_t stride, const int32_t *boxes, const uint8_t *flips,
-    Py_ssize_t count, uint8_t *out, int out_height, int out_width, int filter, int reorder
+    Py_ssize_t count, uint8_t *out, int out_height, int out_width, int filter, int order
 ) {
     int tallest = 1, widest = 1, done = 0;
     for (Py_ssize_t number = 0; number < count; number++) {
@@ -296,8 +304,7 @@ resize_all(
             const uint8_t *crop = photo + (size_t)box[0] * stride + 3 * (size_t)box[1];
             fill_taps(&scratch.across, width, out_width, filter);
             fill_taps(&scratch.down, height, out_height, filter);
-            if (reorder && height > out_height &&
-                height - out_height > 2 * (int64_t)(width - out_width)) {
+            if (rows_first(order, height, width, out_height, out_width)) {
                 size_t line = 3 * (size_t)width;
                 resize_lines(crop, stride, line, &scratch.down, out_height, scratch.half, line);
                 resize_columns(
@@ -338,18 +345,18 @@ fits(const Py_buffer *photo, const int32_t *boxes, Py_ssize_t count) {
 
 PyDoc_STRVAR(
     resize_boxes_doc,
-    "resize_boxes(photo, boxes, flips, out, filter, reorder)\n--\n\n"
+    "resize_boxes(photo, boxes, flips, out, filter, order)\n--\n\n"
     "Fill out (n, height, width, 3) uint8 with boxes (n, 4) int32 of photo (H, W, 3) uint8, resized\n"
     "by Pillow's filter of that number and mirrored where flips (n,) uint8 says so; all contiguous.\n"
-    "reorder: whether this Pillow takes the rows first where they shrink by far more."
+    "order: which boxes have their rows summed first, a rule of labelstore/images/pass_order.py."
 );
 
 static PyObject *
 resize_boxes(PyObject *Py_UNUSED(module), PyObject *args) {
     Py_buffer photo = {0}, boxes = {0}, flips = {0}, out = {0};
     PyObject *objects[4], *result = NULL;
-    int filter, reorder, done;
-    if (!PyArg_ParseTuple(args, "OOOOip", &objects[0], &objects[1], &objects[2], &objects[3], &filter, &reorder))
+    int filter, order, done;
+    if (!PyArg_ParseTuple(args, "OOOOii", &objects[0], &objects[1], &objects[2], &objects[3], &filter, &order))
         return NULL;
     if (PyObject_GetBuffer(objects[0], &photo, PyBUF_ND) < 0 ||
         PyObject_GetBuffer(objects[1], &boxes, PyBUF_ND) < 0 ||
@@ -366,7 +373,7 @@ resize_boxes(PyObject *Py_UNUSED(module), PyObject *args) {
         goto end;
     }
     Py_BEGIN_ALLOW_THREADS
-    done = resize_all(photo.buf, 3 * (size_t)photo.shape[1], boxes.buf, flips.buf, boxes.shape[0], out.buf, (int)out.shape[1], (int)out.shape[2], filter, reorder);
+    done = resize_all(photo.buf, 3 * (size_t)photo.shape[1], boxes.buf, flips.buf, boxes.shape[0], out.buf, (int)out.shape[1], (int)out.shape[2], filter, order);
     Py_END_ALLOW_THREADS
     result = done ? Py_NewRef(Py_None) : PyErr_NoMemory();
 end:

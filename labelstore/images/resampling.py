@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from labelstore.images.pass_order import pass_order
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -73,21 +75,21 @@ def resize_into(
     Raises:
         ValueError: shapes that do not fit each other, or a box that leaves the photo.
     """
-    module, reorders = _compiled()  # type: ignore[misc]
+    module, order = _compiled()  # type: ignore[misc]
     number = _FILTERS[interpolation]
     if isinstance(photo, np.ndarray) or whole_pays(photo.size, views.box):
         pixels = np.ascontiguousarray(photo)
-        _call(module, reorders, pixels, views.box, views.flip, number, out)
+        _call(module, order, pixels, views.box, views.flip, number, out)
         return
     for row, (top, left, height, width) in enumerate(views.box.tolist()):
         crop = np.asarray(photo.crop((left, top, left + width, top + height)))
         box, flip = np.array([[0, 0, height, width]]), views.flip[row : row + 1]
-        _call(module, reorders, crop, box, flip, number, out[row : row + 1])
+        _call(module, order, crop, box, flip, number, out[row : row + 1])
 
 
 def _call(
     module: Any,
-    reorders: bool,
+    order: int,
     photo: npt.NDArray[np.uint8],
     boxes: npt.NDArray[np.int32],
     flips: npt.NDArray[np.bool_],
@@ -100,43 +102,47 @@ def _call(
         np.ascontiguousarray(flips, dtype=np.bool_).view(np.uint8),
         out,
         int(number),
-        reorders,
+        order,
     )
 
 
 @functools.cache
-def _compiled() -> tuple[Any, bool] | None:
-    """The compiled module and whether this Pillow takes the rows first where they shrink by far
-    more than the columns (Pillow 13 began to); None where Pillow has to cut."""
+def _compiled() -> tuple[Any, int] | None:
+    """The compiled module and the order of this Pillow's passes; None where Pillow has to cut."""
     try:
         module = importlib.import_module("labelstore.images._resample")
     except ImportError:
         return None
     if not module.usable():
         return None
-    for reorders in (True, False):
-        if _is_pillow(module, reorders):
-            return module, reorders
-    return None
+    order = pass_order()
+    return (module, order) if _is_pillow(module, order) else None
 
 
-def _is_pillow(module: Any, reorders: bool) -> bool:
+def _is_pillow(module: Any, order: int) -> bool:
     """Whether views of a few shapes, by all filters, have Pillow's pixels."""
-    height, width = 83, 71
+    height, width = 211, 71
     # Bytes without a pattern, the same in each process.
     steps = np.arange(height * width * 3, dtype=np.uint64) + 1
     noise = (steps * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(40)).astype(np.uint8)
     photo = noise.reshape(height, width, 3)
     image = Image.fromarray(photo)
     boxes = np.array(
-        [[0, 0, height, width], [3, 5, 61, 20], [7, 1, 20, 61], [40, 30, 9, 40], [11, 13, 40, 37]],
+        [
+            [0, 0, height, width],
+            [3, 5, 61, 20],
+            [7, 1, 20, 61],
+            [40, 30, 9, 40],
+            [11, 13, 40, 37],
+            [0, 68, height, 2],
+        ],
         dtype=np.int32,
     )
-    flips = np.array([False, True, False, True, False])
+    flips = np.array([False, True, False, True, False, True])
     for rows, columns in ((16, 16), (40, 37), (96, 24)):
         out = np.empty((len(boxes), rows, columns, 3), dtype=np.uint8)
         for number in _FILTERS.values():
-            _call(module, reorders, photo, boxes, flips, number, out)
+            _call(module, order, photo, boxes, flips, number, out)
             for (top, left, tall, wide), flip, view in zip(boxes.tolist(), flips, out, strict=True):
                 crop = image.crop((left, top, left + wide, top + tall))
                 expected = np.asarray(crop.resize((columns, rows), number))

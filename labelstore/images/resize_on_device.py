@@ -11,11 +11,15 @@ What pays for it: the rows of generate of ``python -m benchmarks.gpu``, which no
 from __future__ import annotations
 
 import functools
+import importlib.util
+import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import UsageError
+from labelstore.images.pass_order import rows_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +29,6 @@ if TYPE_CHECKING:
 
     Weighted = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
     """First taps (n, size) and weights (n, size, T) of boxes."""
-
-    Passes = Callable[[torch.Tensor, npt.NDArray[np.int64], Weighted, Weighted], torch.Tensor]
 
 __all__ = ["FILTERS", "resize_boxes", "taps"]
 
@@ -137,47 +139,184 @@ def resize_boxes(
             f"the photo of {photo.shape[0]} x {photo.shape[1]} pixels or is empty."
         )
     out = torch.empty((len(boxes), height, width, 3), dtype=torch.uint8, device=photo.device)
-    rows_first = (heights > height) & (heights - height > 2 * (widths - width)) & _reorders()
-    for chosen, passes in ((~rows_first, _columns_first), (rows_first, _rows_first)):
-        numbers = np.flatnonzero(chosen)
+    geometry = np.stack([tops, lefts, heights, widths], axis=1)
+    with_kernels = has_kernels(photo)
+    by_rows = rows_first(heights, widths, size)
+    for rows_come_first in (False, True):
+        numbers = np.flatnonzero(by_rows == rows_come_first)
         if not len(numbers):
             continue
-        # The sums of a pass: one int32 a channel for each pixel, and its place, an int64.
-        longest = int((widths if passes is _rows_first else heights)[numbers].max())
-        room = max(1, WORKING_BYTES // (20 * 2 * longest * max(height, width)))
-        for start in range(0, len(numbers), room):
-            part = numbers[start : start + room]
-            columns = _stack(widths[part], width, interpolation, flips[part])
-            rows = _stack(heights[part], height, interpolation, np.zeros(len(part), dtype=bool))
-            corners = np.stack([tops[part], lefts[part], heights[part], widths[part]], axis=1)
-            out[torch.from_numpy(part).to(photo.device)] = passes(photo, corners, rows, columns)
+        longest = int((widths if rows_come_first else heights)[numbers].max())
+        # Between the passes a pixel is three bytes; by operations the sums of a pass are there,
+        # too: one int32 a channel for each pixel, and its place, an int64.
+        room = (3 if with_kernels else 20 * 2) * longest * max(height, width)
+        step = max(1, WORKING_BYTES // room)
+        for start in range(0, len(numbers), step):
+            part = numbers[start : start + step]
+            some = Boxes(geometry[part], flips[part], size, interpolation)
+            if with_kernels:
+                _by_kernels(photo, some, rows_come_first, out, part)
+                continue
+            passes = _rows_first if rows_come_first else _columns_first
+            columns = _stack(some.sizes[:, 1], width, interpolation, some.flips)
+            rows = _stack(some.sizes[:, 0], height, interpolation, np.zeros(len(part), dtype=bool))
+            out[torch.from_numpy(part).to(photo.device)] = passes(photo, some.boxes, rows, columns)
     return out
 
 
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes of one photo that are resized together."""
+
+    boxes: npt.NDArray[np.int64]
+    """(n, 4) top, left, height, width."""
+    flips: npt.NDArray[np.bool_]
+    """(n,)."""
+    size: tuple[int, int]
+    interpolation: str
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """(n, 2) heights and widths."""
+        return self.boxes[:, 2:]
+
+
+def has_kernels(photo: torch.Tensor) -> bool:
+    """Whether the Triton kernel resizes this photo; else torch's own operations do, to the same
+    bytes."""
+    if not photo.is_cuda or importlib.util.find_spec("triton") is None:
+        return False
+    return _kernels_work(photo.device)
+
+
 @functools.cache
-def _reorders() -> bool:
-    """Whether this Pillow takes the rows first where they shrink by far more than the columns.
+def _kernels_work(device: torch.device) -> bool:
+    """Whether the kernel compiles on a device and makes the operations' bytes there. Tried once for
+    each device; where it does not, a RuntimeWarning says why."""
+    import torch
 
-    Which pass comes first shows in the rounding. Pillow 13 began to choose.
-    """
-    from PIL import Image
-
-    line = np.array([[0, 3], [5, 255], [90, 17], [254, 1], [30, 201]], dtype=np.uint8)
-    by_pillow = np.asarray(Image.fromarray(line).resize((3, 2), Image.Resampling.BICUBIC))
-    photo = np.repeat(line[..., None], 3, axis=2)
-
-    def follow(passes: Passes) -> npt.NDArray[np.uint8]:
-        import torch
-
-        rows = _stack(np.array([5]), 2, "bicubic", np.array([False]))
-        columns = _stack(np.array([2]), 3, "bicubic", np.array([False]))
-        return np.asarray(
-            passes(torch.from_numpy(photo), np.array([[0, 0, 5, 2]]), rows, columns)[0, ..., 0]
+    steps = np.arange(1, 90 * 70 * 3 + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    noise = (steps >> np.uint64(40)).astype(np.uint8).reshape(90, 70, 3)
+    boxes = np.array([[0, 0, 90, 70], [3, 5, 61, 20], [7, 1, 20, 61], [40, 30, 9, 40]])
+    some = Boxes(boxes, np.array([False, True, True, False]), (24, 40), "bicubic")
+    try:
+        photo = torch.from_numpy(noise).to(device)
+        for rows_come_first, passes in ((False, _columns_first), (True, _rows_first)):
+            columns = _stack(boxes[:, 3], 40, "bicubic", some.flips)
+            rows = _stack(boxes[:, 2], 24, "bicubic", np.zeros(len(boxes), dtype=bool))
+            expected = passes(torch.from_numpy(noise), boxes, rows, columns)
+            out = torch.zeros_like(expected, device=device)
+            _by_kernels(photo, some, rows_come_first, out, np.arange(len(boxes)))
+            if not torch.equal(out.cpu(), expected):
+                raise RuntimeError("its pixels are not Pillow's")
+    except torch.OutOfMemoryError:
+        raise
+    # Whatever stops the compiler or the driver: torch's operations do the same.
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        warnings.warn(
+            f"the Triton kernel that resizes does not work on {device} ({reason}); crops are "
+            "resized by torch's own operations: slower, the same pixels.",
+            RuntimeWarning,
+            stacklevel=2,
         )
+        return False
+    return True
 
-    return bool(
-        (follow(_rows_first) == by_pillow).all() and (follow(_columns_first) != by_pillow).any()
+
+def _by_kernels(
+    photo: torch.Tensor,
+    some: Boxes,
+    rows_come_first: bool,
+    out: torch.Tensor,
+    numbers: npt.NDArray[np.intp],
+) -> None:
+    """Fill rows ``numbers`` of ``out`` (N, height, width, 3): two launches, whatever the boxes."""
+    import torch
+
+    from labelstore.images.resize_kernels import Pass, run_pass
+
+    height, width = some.size
+    count = len(some.boxes)
+    tops, lefts, heights, widths = some.boxes.T
+    taps_of = _TapList()
+    across = np.array([taps_of.place(int(n), width, some.interpolation) for n in widths])
+    down = np.array([taps_of.place(int(n), height, some.interpolation) for n in heights])
+    flips, still = some.flips.astype(np.int64), np.zeros(count, dtype=np.int64)
+    line = 3 * photo.shape[1]
+    start, end = tops * line + 3 * lefts, numbers * (3 * height * width)
+    order = np.arange(count)
+    if rows_come_first:
+        widest = 3 * int(widths.max())
+        between = order * (height * widest)
+        table = np.stack(
+            [
+                np.column_stack([start, 3 * widths, down, still, between]),
+                np.column_stack([between, np.full(count, height), across, flips, end]),
+            ]
+        )
+        passes = (
+            Pass(False, table[0], (line, widest), (height, widest), height),
+            Pass(True, table[1], (widest, 3 * width), (height, 3 * width), width),
+        )
+        room = count * height * widest
+    else:
+        tallest = int(heights.max())
+        between = order * (tallest * 3 * width)
+        table = np.stack(
+            [
+                np.column_stack([start, heights, across, flips, between]),
+                np.column_stack([between, np.full(count, 3 * width), down, still, end]),
+            ]
+        )
+        passes = (
+            Pass(True, table[0], (line, 3 * width), (tallest, 3 * width), width),
+            Pass(False, table[1], (3 * width, 3 * width), (height, 3 * width), height),
+        )
+        room = count * tallest * 3 * width
+    half = torch.empty(room, dtype=torch.uint8, device=photo.device)
+    tables, values = (
+        _placed(array, photo.device) for array in (table, np.concatenate(taps_of.parts))
     )
+    photo = photo.contiguous()
+    for source, target, index, what in ((photo, half, 0, passes[0]), (half, out, 1, passes[1])):
+        run_pass(source, tables[index], values, target, what)
+
+
+class _TapList:
+    """Taps of the lengths among some boxes, each once, one after another."""
+
+    def __init__(self) -> None:
+        self.parts: list[npt.NDArray[np.int32]] = []
+        """First taps (size,) and weights (T, size) of each length."""
+        self._places: dict[tuple[int, int], tuple[int, int, int]] = {}
+        self._end = 0
+
+    def place(self, length: int, size: int, interpolation: str) -> tuple[int, int, int]:
+        """Where the first taps and the weights of a length are, and how many taps there are."""
+        key = (length, size)
+        if key not in self._places:
+            numbers = _tap_numbers(length, size, interpolation)
+            self._places[key] = self._end, self._end + size, len(numbers) // size - 1
+            self._end += len(numbers)
+            self.parts.append(numbers)
+        return self._places[key]
+
+
+@functools.lru_cache(maxsize=8192)
+def _tap_numbers(length: int, size: int, interpolation: str) -> npt.NDArray[np.int32]:
+    first, weights = taps(length, size, interpolation)
+    return np.concatenate([first.astype(np.int32), weights.T.ravel()])
+
+
+def _placed(array: npt.NDArray[Any], place: torch.device) -> torch.Tensor:
+    """An array on a device; what is done there next finds it, and nothing waits for the copy."""
+    import torch
+
+    tensor = torch.from_numpy(array)
+    if place.type != "cuda":
+        return tensor.to(place)
+    return tensor.pin_memory().to(place, non_blocking=True)
 
 
 def _columns_first(

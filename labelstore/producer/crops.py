@@ -46,7 +46,7 @@ __all__ = ["CropBatch", "CropRun", "Cutter", "PhotoFacts", "Shape", "shape_of"]
 Shape = tuple[tuple[int, int], str]
 """(height, width) and interpolation of a teacher's input."""
 
-RUN_VIEWS = {"workers": 32, "device": 128}
+RUN_VIEWS = {"workers": 32, "device": 512}
 """Views that are cut in one go: enough to outweigh the hand-over, few enough to keep workers evenly
 busy."""
 

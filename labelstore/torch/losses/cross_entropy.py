@@ -18,7 +18,9 @@ There are three ways, of the same value:
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -103,6 +105,13 @@ class SoftCrossEntropy(torch.autograd.Function):
             flat.append(wide.flatten(0, 1))
         losses, rows = SoftCrossEntropy.apply(*flat, temperature)
         return (losses.unflatten(0, (info.batch_size, -1)), rows), (0, None)
+
+
+# torch asks for it at each call, to fill in arguments that are left out: read once, that takes a
+# third of the time of a small batch's loss away.
+SoftCrossEntropy.forward.__signature__ = inspect.signature(  # type: ignore[attr-defined]
+    SoftCrossEntropy.forward
+)
 
 
 def _losses(
@@ -201,13 +210,19 @@ def _fusible(logits: torch.Tensor) -> bool:
     """Whether the Triton kernels take these logits. torch.compile makes its own."""
     if not logits.is_cuda or logits.dtype == torch.float64 or torch.compiler.is_compiling():
         return False
+    return _has_kernels(logits.device)
+
+
+@functools.cache
+def _has_kernels(device: torch.device) -> bool:
+    """Whether the kernels can be used on a GPU; asked once for each."""
     if importlib.util.find_spec("triton") is None:
         return False
     try:
         from labelstore.torch.losses import triton_kernels
     except ImportError:  # Installed, and broken.
         return False
-    return triton_kernels.works(logits.device)
+    return triton_kernels.works(device)
 
 
 def _precision(logits: torch.Tensor) -> torch.dtype:
