@@ -46,22 +46,19 @@ def generate(place: Place, record: Record) -> None:
         work = _Work(place, Path(folder))
         _crops_equal(place, work.source, record)
         cores = work.cores_to_try()
-        trials = [("workers", cores[0]), ("device", cores[0])]
-        trials += [(how, count) for count in reversed(cores[1:]) for how in ("device", "workers")]
-        for resize, count in trials:
-            for model in work.models:
-                entry = {"model": model, "resize": resize, "cores": count, "compiled": False}
-                if record.has_time(0 if place.dry else 15, **entry):
-                    with record.attempt(**entry):
-                        record.add(**entry, **work.run(model, resize, count))
+        usual = [
+            (how, count) for count in (*cores[:1], *cores[2:]) for how in ("workers", "device")
+        ]
+        others = [(how, count) for count in cores[1:2] for how in ("workers", "device")]
+        work.try_all(usual, record)
         for model in work.models:
-            if not record.has_time(0 if place.dry else 10, model=model, stages=None):
-                continue
-            with record.attempt(model=model, stages=None):
-                record.add(model=model, **work.stages(model))
+            if record.has_time(0 if place.dry else 5, model=model, stages=None):
+                with record.attempt(model=model, stages=None):
+                    record.add(model=model, **work.stages(model))
+        work.try_all(others, record)
         for model in work.models:
             entry = {"model": model, "resize": "workers", "cores": cores[0], "compiled": True}
-            if not place.dry and record.has_time(45, **entry):
+            if not place.dry and record.has_time(40, **entry):
                 with record.attempt(**entry):
                     record.add(**entry, **work.run(model, "workers", cores[0], compiled=True))
 
@@ -169,6 +166,15 @@ class _Work:
         """Numbers of cores, the largest first."""
         wanted = (1,) if self.place.dry else (16, 8, 4)
         return [count for count in wanted if count <= self.cores] or [self.cores]
+
+    def try_all(self, trials: list[tuple[str, int]], record: Record) -> None:
+        """A run of each model for each place of resizing and number of cores, as time allows."""
+        for resize, cores in trials:
+            for model in self.models:
+                entry = {"model": model, "resize": resize, "cores": cores, "compiled": False}
+                if record.has_time(0 if self.place.dry else 11, **entry):
+                    with record.attempt(**entry):
+                        record.add(**entry, **self.run(model, resize, cores))
 
     def run(self, model: str, resize: Any, cores: int, *, compiled: bool = False) -> dict[str, Any]:
         """One run, its threads bound to some cores; of about 6 seconds and four blocks."""

@@ -6,7 +6,9 @@ a batch is begun before the results of the one before it have come back.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor, Future
 
     import numpy.typing as npt
 
@@ -61,7 +64,11 @@ class LabelledBlock:
 class _BlockArrays:
     """The arrays of a block as they fill."""
 
-    def __init__(self, manifest: Manifest, block: int) -> None:
+    def __init__(self, manifest: Manifest, block: int, fitters: Executor | None) -> None:
+        """Empty arrays; lists of classes are fitted by ``fitters``, or at once where that is
+        None."""
+        self._fitters = fitters
+        self._fits: list[Future[None]] = []
         self.views = 0
         self.undecodable: dict[int, str] = {}
         self._unlabelled: set[int] = set()
@@ -113,10 +120,16 @@ class _BlockArrays:
     def _finish(self, row: int) -> None:
         """The prior of an image whose views are all there."""
         mean = self._sums.pop(row) / self._manifest.num_views
-        self._priors.fit(row, mean, self._indices[row], self._probs[row])
+        image = row, mean, self._indices[row], self._probs[row]
+        if self._fitters is None:
+            self._priors.fit(*image)
+        else:
+            self._fits.append(self._fitters.submit(self._priors.fit, *image))
 
     def data(self) -> BlockData:
         """The finished block."""
+        for fit in self._fits:
+            fit.result()
         unlabelled = list(self._unlabelled)
         self._readable[unlabelled] = False
         self._sizes[unlabelled] = -1
@@ -160,12 +173,15 @@ class Labeller:
             raise UsageError(
                 f"the view law is {self._manifest.law!r}, expected one that a producer can follow."
             )
+        batch_size = options.batch_size or default_batch_size([teacher for teacher, _ in teachers])
+        for teacher, _ in teachers:
+            teacher.record(batch_size)
         self._cutter = Cutter(
             source,
             self._manifest.law,
             [shape_of(teacher.preprocessing) for teacher, _ in teachers],
             first.place,
-            options.batch_size or default_batch_size([teacher for teacher, _ in teachers]),
+            batch_size,
             options,
             first_views,
         )
@@ -175,6 +191,7 @@ class Labeller:
         self._times_idle = first.device == "cuda"
         self._idle = 0.0
         self._before: Forward | None = None
+        self._fitters: ThreadPoolExecutor | None = None
 
     def blocks(
         self, todo: Iterable[tuple[int, tuple[int, ...]]], progress: Progress
@@ -189,9 +206,10 @@ class Labeller:
         planned = ((block, self._manifest.block_slice(block), teachers) for block, teachers in todo)
         waiting: deque[tuple[CropBatch, dict[int, Forward]]] = deque()
         arrays: dict[int, _BlockArrays] = {}
-        with ahead(
-            self._cutter.batches(planned, self._manifest.num_views), self._staged
-        ) as batches:
+        with (
+            self._lists_beside(),
+            ahead(self._cutter.batches(planned, self._manifest.num_views), self._staged) as batches,
+        ):
             for batch in batches:
                 waiting.append((batch, self._begin(batch)))
                 progress.waited(self._idle if self._times_idle else batches.waited)
@@ -199,6 +217,21 @@ class Labeller:
                     yield from self._finish(*waiting.popleft(), arrays, progress)
             while waiting:
                 yield from self._finish(*waiting.popleft(), arrays, progress)
+
+    @contextlib.contextmanager
+    def _lists_beside(self) -> Iterator[None]:
+        """On a GPU a thread of its own fits images' lists of classes, so that the next batch is
+        not kept waiting; elsewhere the teacher needs the cores itself."""
+        if not self._times_idle:
+            yield
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="labelstore-lists") as fitters:
+            self._fitters = fitters
+            try:
+                yield
+            finally:
+                self._fitters = None
+                fitters.shutdown(wait=True, cancel_futures=True)
 
     def _begin(self, batch: CropBatch) -> dict[int, Forward]:
         """Hand a batch to its teachers."""
@@ -231,7 +264,7 @@ class Labeller:
         last = batch.runs[-1][0]
         for number in last.teachers:
             if number not in arrays:
-                arrays[number] = _BlockArrays(self._teachers[number][1], last.block)
+                arrays[number] = _BlockArrays(self._teachers[number][1], last.block, self._fitters)
             for run, photo in batch.runs:
                 arrays[number].note(run, photo)
             if number in forwards:

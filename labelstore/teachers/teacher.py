@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
+    from labelstore.teachers.cuda_graph import ForwardGraph
 
 __all__ = ["Teacher"]
 
@@ -92,6 +93,7 @@ class Teacher:
         self._checkpoint = checkpoint
         self._untrained = untrained
         self._batch_size: int | None = None
+        self._graph: ForwardGraph | None = None
         self._at_most: int | None = None
         """Crops of one forward, since memory ran out on more."""
         self._notes: list[str] = []
@@ -303,6 +305,22 @@ class Teacher:
         self._batch_size = batch_size
         self._model = torch.compile(self._model)  # type: ignore[assignment]
 
+    def record(self, batch_size: int) -> bool:
+        """Let forwards of batches of one size be replayed as a CUDA graph; whether they are.
+
+        What the network says is the same to the bit. Nothing on other devices, for a compiled
+        network, and for one that cannot be recorded.
+        """
+        if self.device != "cuda" or self._batch_size is not None or self._at_most is not None:
+            return False
+        if self._graph is None or self._graph.batch_size != batch_size:
+            from labelstore.teachers.cuda_graph import recorded
+
+            self._graph = None
+            size = self.preprocessing.input_size
+            self._graph = recorded(self._forward, size, self.place, batch_size)
+        return self._graph is not None
+
     def _padded(self, pixels: torch.Tensor) -> torch.Tensor:
         import torch
 
@@ -323,12 +341,21 @@ class Teacher:
         import torch
 
         padded = self._padded(pixels)
+        replays = self._graph is not None and len(pixels) == self._graph.batch_size and not exact
         try:
-            outputs = self._forward(padded, exact)
+            if self._graph is not None and replays:
+                outputs = self._graph(pixels)
+            else:
+                outputs = self._forward(padded, exact)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return None
+            if self._graph is None:
+                return None
+            # A recording keeps its memory for itself: without it there may be room.
+            self._graph = None
+            torch.cuda.empty_cache()
+            return self._outputs_at_once(pixels, exact)
         shape = (len(padded), self.num_classes)
         if not isinstance(outputs, torch.Tensor) or outputs.shape != shape:
             raise misshaped(self.spec, outputs, shape)
@@ -347,6 +374,7 @@ class Teacher:
                 arguments=("size",),
             )
         self._at_most = count // 2
+        self._graph = None
         if self._batch_size is not None:
             # What is compiled is for batches of one size, which is another one now.
             self._batch_size = self._at_most

@@ -16,11 +16,13 @@ from benchmarks.support.synthetic_photos import place_synthetic_photos
 from labelstore import FerKD
 from labelstore.format.manifest import StoreSettings
 from labelstore.images.pixels import cut, decode
+from labelstore.images.preprocessing import Preprocessing
 from labelstore.images.resize_on_device import FILTERS, resize_boxes
 from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.teachers.load import load_teacher
+from labelstore.teachers.teacher import Teacher
 from labelstore.teachers.timm_networks import create_model
 from labelstore.teachers.top_k import top_k
 from labelstore.torch import StoredLabels, recover, soft_cross_entropy
@@ -134,3 +136,38 @@ def test_labels_are_recovered_there(store):
     loss = soft_cross_entropy(logits.to(DEVICE), found).item()
     rows = expected.labels.cross_entropy(logits.numpy()) * expected.weight
     assert loss == pytest.approx(rows.sum() / expected.weight.sum(), rel=1e-5)
+
+
+def test_a_recorded_forward_says_what_the_network_says(teacher):
+    rng = np.random.default_rng(3)
+    shape = (24, *teacher.preprocessing.input_size, 3)
+    pixels = [torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(3)]
+    network = load_teacher("timm:resnet10t", checkpoint="none", device=DEVICE)
+    with torch.inference_mode():
+        before = [network.outputs(batch) for batch in pixels]
+        assert network.record(24) is (DEVICE == "cuda")
+        after = [network.outputs(batch) for batch in pixels]
+        short = network.outputs(pixels[0][:5])
+    for left, right in zip(before, after, strict=True):
+        assert torch.equal(left, right)
+    np.testing.assert_allclose(short.cpu(), before[0][:5].cpu(), atol=1e-4)
+
+
+def test_what_cannot_be_recorded_runs_as_ever():
+    class Waiting(torch.nn.Module):
+        """It looks at its input in the middle of its work."""
+
+        def __init__(self):
+            super().__init__()
+            self.last = torch.nn.Linear(3, 5)
+
+        def forward(self, values):
+            means = values.mean((2, 3))
+            return self.last(means if float(means.sum()) > -1e30 else -means)
+
+    preprocessing = Preprocessing((32, 32), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
+    network = Teacher(Waiting(), preprocessing, spec="waiting", device=DEVICE)
+    pixels = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8)
+    before = network.outputs(pixels)
+    assert network.record(16) is False
+    assert torch.equal(network.outputs(pixels), before)
