@@ -89,7 +89,7 @@ ROWS = (
     Row(
         "tests",
         "benchmarks.support.gpu_kernels:tests",
-        60,
+        90,
         (*_TEACHER, "pytest", "safetensors"),
         "the tests that only a GPU runs",
     ),
@@ -103,7 +103,7 @@ ROWS = (
     Row(
         "generate",
         "benchmarks.support.gpu_producer:generate",
-        190,
+        170,
         _TEACHER,
         "whole runs in bf16 against the bare forward; crops on the device",
     ),
@@ -117,7 +117,7 @@ ROWS = (
     Row(
         "labels",
         "benchmarks.support.gpu_student:labels",
-        10,
+        15,
         ("xxhash",),
         "recover, calibrate and SelfMix: NumPy and the device",
     ),

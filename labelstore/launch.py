@@ -141,8 +141,8 @@ def take_gpu(
         names = [str(number) for number in range(count or launch.local_rank + 1)]
     if launch.local_rank >= len(names):
         raise UsageError(
-            f"this is process {launch.local_rank} of its machine, counted from 0, and there are "
-            f"{len(names)} GPUs: start one process a GPU, or choose the device cpu.",
+            f"this is process {launch.local_rank} of its machine, counted from 0, and the "
+            f"machine's GPUs are {len(names)}: start one process a GPU, or choose the device cpu.",
             arguments=("device",),
         )
     environment["CUDA_VISIBLE_DEVICES"] = names[launch.local_rank]

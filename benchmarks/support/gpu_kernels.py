@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -35,8 +34,8 @@ def tests(place: Place, record: Record) -> None:
     """The tests that only a GPU runs: how many passed, and the text of those that failed."""
     import pytest
 
-    report = Path(os.environ.get("TMPDIR", "/tmp")) / f"labelstore-gpu-tests-{os.getpid()}.xml"
-    arguments = ["-q", "-W", "default", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    outcomes = _Outcomes(record)
+    arguments = ["-q", "-W", "default", "-p", "no:cacheprovider"]
     arguments.append("--continue-on-collection-errors")
     chosen = (
         ["-k", "crops_are_pillows and bilinear"]
@@ -44,21 +43,42 @@ def tests(place: Place, record: Record) -> None:
         else ["-k", "gpu or cuda or test_on_device"]
     )
     os.chdir(ROOT)
-    code = pytest.main([*arguments, *chosen, *(str(ROOT / test) for test in TESTS)])
-    try:
-        suite = ElementTree.parse(report).getroot().find("testsuite")
-    finally:
-        report.unlink(missing_ok=True)
-    if suite is None:
-        raise RuntimeError(f"pytest wrote no report and ended with {code}")
-    counts = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
-    passed = counts["tests"] - sum(counts[name] for name in ("failures", "errors", "skipped"))
-    record.add(passed=passed, **counts, seconds=float(suite.get("time", 0)))
-    for case in suite.iter("testcase"):
-        for kind in ("failure", "error"):
-            for fault in case.findall(kind):
-                name = f"{case.get('classname')}::{case.get('name')}"
-                record.add(test=name, kind=kind, text=(fault.text or "")[-3000:])
+    code = pytest.main(
+        [*arguments, *chosen, *(str(ROOT / test) for test in TESTS)], plugins=[outcomes]
+    )
+    if not sum(outcomes.counts.values()):
+        raise RuntimeError(f"pytest ran no test and ended with {code}")
+    record.add(**outcomes.counts, exit_code=int(code))
+
+
+class _Outcomes:
+    """A plugin of pytest that writes down each test as it ends: a row that is cut tells which."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self.counts = {"passed": 0, "failed": 0, "skipped": 0}
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """A phase of a test is over."""
+        if report.when != "call" and report.passed:
+            return
+        self.counts[report.outcome] += 1
+        text = {"text": str(report.longrepr)[-3000:]} if report.failed else {}
+        if not report.skipped:
+            self._record.add(
+                test=report.nodeid,
+                outcome=report.outcome,
+                seconds=round(report.duration, 2),
+                **text,
+            )
+
+    def pytest_collectreport(self, report: Any) -> None:
+        """A file that cannot be collected has failed."""
+        if report.failed:
+            self.counts["failed"] += 1
+            self._record.add(
+                test=report.nodeid, outcome="failed", text=str(report.longrepr)[-3000:]
+            )
 
 
 def loss(place: Place, record: Record) -> None:
@@ -87,7 +107,7 @@ def loss(place: Place, record: Record) -> None:
         if compiled and place.dry:
             continue
         entry = _named(dtype, size) | {"compiled": compiled}
-        if not record.has_time(0 if place.dry else (25 if compiled else 5), **entry):
+        if not record.has_time(0 if place.dry else (12 if compiled else 4), **entry):
             continue
         with record.attempt(**entry):
             measured = _compiled(place, *size) if compiled else _measured(place, dtype, *size)

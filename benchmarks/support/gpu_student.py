@@ -29,7 +29,7 @@ def labels(place: Place, record: Record) -> None:
     for images, views in ((4, 2),) if place.dry else ((256, 4), (2048, 4)):
         for k, listed in ((4, 64), (10, 0)):
             entry = {"views": images * views, "k": k, "prior_size": listed}
-            if record.has_time(0 if place.dry else 8, **entry):
+            if record.has_time(0 if place.dry else 3, **entry):
                 with record.attempt(**entry):
                     record.add(**entry, **_label_times(place, images, views, k, listed))
 

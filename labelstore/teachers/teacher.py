@@ -10,7 +10,7 @@ import numpy as np
 from labelstore.errors import TeacherError, UsageError, one_line
 from labelstore.images.preprocessing import Preprocessing, normalize
 from labelstore.teachers.device_memory import is_out_of_memory, measured_batch_size
-from labelstore.teachers.devices import checked_device, exact_float32
+from labelstore.teachers.devices import checked_device, exact_float32, recorded
 from labelstore.teachers.info import TeacherInfo
 from labelstore.teachers.outputs import (
     NETWORK_ERRORS,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from labelstore.teachers.cuda_graph import ForwardGraph
+    from labelstore.teachers.devices import ForwardGraph
 
 __all__ = ["Teacher"]
 
@@ -314,8 +314,6 @@ class Teacher:
         if self.device != "cuda" or self._batch_size is not None or self._at_most is not None:
             return False
         if self._graph is None or self._graph.batch_size != batch_size:
-            from labelstore.teachers.cuda_graph import recorded
-
             self._graph = None
             size = self.preprocessing.input_size
             self._graph = recorded(self._forward, size, self.place, batch_size)

@@ -146,4 +146,4 @@ def test_every_row_runs_on_a_cpu(tmp_path):
     results = {row["row"]: row["entries"] for row in json.loads(out.read_text())["rows"]}
     assert list(results) == [row.name for row in ROWS]
     check(results)
-    assert results["tests"][0]["passed"] >= 1
+    assert results["tests"][-1]["passed"] >= 1

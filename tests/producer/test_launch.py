@@ -78,7 +78,7 @@ def test_more_processes_than_gpus_are_refused(tmp_path, seen):
     for number in range(2):
         (tmp_path / str(number)).mkdir()
     environment = {} if seen is None else {"CUDA_VISIBLE_DEVICES": seen}
-    with pytest.raises(UsageError, match=r"process 2 of its machine.*there are 2 GPUs"):
+    with pytest.raises(UsageError, match=r"process 2 of its machine.*GPUs are 2"):
         take_gpu(Launch(2, 4, 2), environment, tmp_path)
 
 

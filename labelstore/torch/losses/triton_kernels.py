@@ -11,15 +11,15 @@ The kernels have more parameters than a function should: Triton takes pointers, 
 one by one, and no record of them.
 
 What was checked (``tests/torch/losses/test_triton_kernels.py``): both kernels against float64
-arithmetic in Triton's interpreter on a CPU (``TRITON_INTERPRET=1``), and that they compile for
-NVIDIA's compute capabilities 8.0 and 9.0. What was not: no GPU has run them, so neither their speed
-nor their order of writes was seen on one. ``works`` therefore tries them on each GPU before their
+arithmetic in Triton's interpreter on a CPU (``TRITON_INTERPRET=1``) and on an H200, and that they
+compile for NVIDIA's compute capabilities 8.0 and 9.0. ``works`` tries them on each GPU before their
 first use, and the loss goes on with torch's own operations where they fail.
 
 Importing this module needs Triton; ``labelstore.torch.losses.cross_entropy`` does it where it is
 used.
 
-What pays for it: the loss rows of ``python -m benchmarks.gpu``, which no card has made yet.
+What pays for it: the loss rows of ``python -m benchmarks.gpu``: on an H200 1.7 to 7.1 times less of
+the device's time than the dense way.
 """
 
 from __future__ import annotations
