@@ -41,6 +41,7 @@ from tests.support.stores import written
                 "labelstore.teachers",
                 "labelstore.torch",
                 "labelstore.images.preprocessing",
+                "labelstore.images.resize_kernels",
                 "labelstore.images.resize_on_device",
                 "labelstore.producer.crops",
                 "labelstore.operations.demo",
