@@ -159,6 +159,23 @@ student.load_state_dict(torch.load("student.pt", weights_only=True))
             ),
         },
     ),
+    "docs/how-to/other-loaders.md": Preparation(
+        packages=("litdata",),
+        before=STUDENT
+        + """
+import labelstore
+from labelstore.torch import soft_cross_entropy
+store = labelstore.open("teacher.zarr")
+""",
+        around={
+            "views = StreamingViews(store": Around(
+                after="""
+assert images.shape == (24, 3, 224, 224) and loss.isfinite()
+assert sorted(set(target.image.tolist())) == list(range(6))
+"""
+            ),
+        },
+    ),
     "docs/how-to/training-loops.md": Preparation(
         packages=("jax", "pytorch_lightning", "webdataset", "datasets"),
         before=STUDENT,
