@@ -168,7 +168,14 @@ from labelstore.torch import soft_cross_entropy
 store = labelstore.open("teacher.zarr")
 """,
         around={
-            "views = StreamingViews(store": Around(
+            # Which litdata's own processes read again.
+            "from litdata import optimize": Around(
+                after="""
+import subprocess, sys
+subprocess.run([sys.executable, "write_litdata.py"], check=True, capture_output=True)
+"""
+            ),
+            "StreamingDataLoader(data, batch_size=64": Around(
                 after="""
 assert images.shape == (24, 3, 224, 224) and loss.isfinite()
 assert sorted(set(target.image.tolist())) == list(range(6))

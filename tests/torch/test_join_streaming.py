@@ -45,10 +45,7 @@ class Samples(NamedTuple):
         import streaming
 
         streaming.base.util.clean_stale_shared_memory()
-        # One canonical node: with more the library shows samples of so small a set twice.
-        return streaming.StreamingDataset(
-            local=str(self.folder), batch_size=4, num_canonical_nodes=1, **options
-        )
+        return streaming.StreamingDataset(local=str(self.folder), batch_size=4, **options)
 
     def loader(self, data, views, **options: Any):
         """The library's own loader."""
