@@ -87,7 +87,8 @@ class StreamingViews(StreamJoin):
                 f"none of the {len(samples)} samples of a batch is shown in epoch {self.epoch}, "
                 "expected one at least: shuffle the data set, or choose a larger batch size."
             )
-        return collate_views(self.join(images, photos))
+        joined: list[Any] = list(self.join(images, photos))
+        return collate_views(joined)
 
     def _columns(self, sample: Any) -> tuple[str, Any]:
         if not isinstance(sample, Mapping):
