@@ -1,11 +1,10 @@
 from . import lightning as lightning, recipes as recipes, timm as timm
 from .collate import collate_views as collate_views
 from .dataset import Show as Show, SoftLabelDataset as SoftLabelDataset
-from .join import (
-    HuggingFaceViews as HuggingFaceViews,
-    ViewJoin as ViewJoin,
-    WebDatasetViews as WebDatasetViews,
-)
+from .joins.hugging_face import HuggingFaceViews as HuggingFaceViews
+from .joins.streaming import StreamingViews as StreamingViews
+from .joins.view_join import ViewJoin as ViewJoin
+from .joins.webdataset import WebDatasetViews as WebDatasetViews
 from .label_cost import label_seconds as label_seconds
 from .labels.recovery import recover as recover
 from .labels.soft_labels import TorchSoftLabels as TorchSoftLabels

@@ -159,6 +159,30 @@ student.load_state_dict(torch.load("student.pt", weights_only=True))
             ),
         },
     ),
+    "docs/how-to/other-loaders.md": Preparation(
+        packages=("litdata",),
+        before=STUDENT
+        + """
+import labelstore
+from labelstore.torch import soft_cross_entropy
+store = labelstore.open("teacher.zarr")
+""",
+        around={
+            # Which litdata's own processes read again.
+            "from litdata import optimize": Around(
+                after="""
+import subprocess, sys
+subprocess.run([sys.executable, "write_litdata.py"], check=True, capture_output=True)
+"""
+            ),
+            "StreamingDataLoader(data, batch_size=64": Around(
+                after="""
+assert images.shape == (24, 3, 224, 224) and loss.isfinite()
+assert sorted(set(target.image.tolist())) == list(range(6))
+"""
+            ),
+        },
+    ),
     "docs/how-to/training-loops.md": Preparation(
         packages=("jax", "pytorch_lightning", "webdataset", "datasets"),
         before=STUDENT,

@@ -19,7 +19,7 @@ from labelstore.images.sources.folder import FolderSource
 from labelstore.labels.calibration.thresholds import ClassThresholds
 from labelstore.store.writer import StoreWriter
 from labelstore.torch import Show, SoftLabelDataset, ViewSampler
-from labelstore.torch.join import ViewJoin
+from labelstore.torch.joins.view_join import ViewJoin
 from labelstore.training.curriculum import curriculum_views
 from tests.support.training import NUM_VIEWS, make_store
 

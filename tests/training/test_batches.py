@@ -16,6 +16,7 @@ from labelstore.torch import (
     HuggingFaceViews,
     Show,
     SoftLabelDataset,
+    StreamingViews,
     ViewJoin,
     ViewSampler,
     WebDatasetViews,
@@ -147,6 +148,7 @@ def test_wrong_numbers_are_refused(store):
         ViewJoin,
         WebDatasetViews,
         HuggingFaceViews,
+        StreamingViews,
     ],
 )
 def test_an_unknown_keyword_is_named(store, make):

@@ -1,11 +1,5 @@
 """Labels joined by key to photos that come from a pipeline of another library.
 
-    views = WebDatasetViews(store, views_per_image=4)
-    data = webdataset.WebDataset("shards/{000..099}.tar", shardshuffle=100).shuffle(1000).map(views)
-    loader = DataLoader(data, batch_size=64, collate_fn=collate_views, num_workers=8)
-    for epoch in range(300):
-        views.set_epoch(epoch)
-
 There the pipeline decides which photo comes when, and the join what the photo shows: the views that
 ``ViewSampler`` with the same arguments would show in that epoch.
 """
@@ -13,14 +7,12 @@ There the pipeline decides which photo comes when, and the join what the photo s
 from __future__ import annotations
 
 import warnings
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import numpy as np
 import torch
 
 from labelstore.errors import NotFoundError, PartialDataWarning, UsageError
-from labelstore.images.formats import IMAGE_SUFFIXES
 from labelstore.images.reduced_jpeg import Photo
 from labelstore.store.ensembles import opened_reader
 from labelstore.torch.dataset import Show, SoftLabelDataset, ViewOptions
@@ -30,7 +22,7 @@ from labelstore.training.options import part_of, require_known
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
@@ -41,7 +33,7 @@ if TYPE_CHECKING:
 
     Sample = tuple[torch.Tensor, TorchSoftLabels | StoredLabels]
 
-__all__ = ["HuggingFaceViews", "ViewJoin", "WebDatasetViews"]
+__all__ = ["StreamJoin", "ViewJoin"]
 
 Unknown = Literal["raise", "skip"]
 
@@ -169,21 +161,15 @@ class ViewJoin:
         return upright
 
 
-class WebDatasetViews(ViewJoin):
-    """A function for ``webdataset``'s ``.map``: a sample -> pixels and labels of its views.
-
-    The sample is joined by its ``__key__``: that of a store which was made from such shards, or
-    from the folder that the shards were packed from (the key with the image's suffix). Leave images
-    encoded, or decode them with ``.decode("pil")``. For images without labels and those that a
-    budget leaves out it gives None, which webdataset passes over.
-    """
+class StreamJoin(ViewJoin):
+    """A join of samples as a stream brings them: those of images without labels, and those that a
+    budget leaves out, are passed over."""
 
     def __init__(
         self,
         store: LabelReader | str | os.PathLike[str],
         views_per_image: int = 1,
         *,
-        field: str | None = None,
         unknown: Unknown = "raise",
         **options: Unpack[JoinOptions],
     ) -> None:
@@ -191,8 +177,6 @@ class WebDatasetViews(ViewJoin):
 
         Args:
             store, views_per_image, options: as for ``ViewJoin``.
-            field: the image's field of a sample, such as ``"jpg"``; the one that is named like an
-                image when None.
             unknown: what becomes of samples that the store does not have: an error, or skipped.
 
         Raises:
@@ -201,29 +185,29 @@ class WebDatasetViews(ViewJoin):
         super().__init__(store, views_per_image, **options)
         if unknown not in ("raise", "skip"):
             raise UsageError(f'unknown is {unknown!r}, expected "raise" or "skip": choose one.')
-        self.field, self.unknown = field, unknown
+        self.unknown = unknown
         self._strange: int | None = 0
         """Samples that were skipped before the first that the store has; None from there on."""
 
-    def __call__(self, sample: Mapping[str, Any]) -> Sample | None:
-        """Pixels (m, 3, height, width) and m labels, or None.
+    def shown_image(self, *keys: str) -> int | None:
+        """The number of the image with the first of these keys that the store has.
+
+        Returns:
+            None where the sample is to be passed over: the image is not shown in the present epoch,
+            or the store has none of the keys and ``unknown`` is ``"skip"``.
 
         Raises:
-            NotFoundError: the store has no such image. UsageError: the sample has no image. Others
-            as ``join``.
+            NotFoundError: the store has none of them.
         """
-        key = str(sample["__key__"]).removeprefix("./")
-        field = self._field(sample, key)
-        keys = [f"{key}.{suffix}" for suffix in _spellings(field)]
         try:
-            image = self.image_of(*keys, key)
+            image = self.image_of(*keys)
         except NotFoundError:
             if self.unknown == "skip":
-                self._skip(key)
+                self._skip(keys[-1])
                 return None
             raise
         self._strange = None
-        return self.join([image], [sample[field]])[0] if self.shown(image) else None
+        return image if self.shown(image) else None
 
     def _skip(self, key: str) -> None:
         """Note a sample that the store does not have; told where the first ones all are such."""
@@ -234,128 +218,8 @@ class WebDatasetViews(ViewJoin):
             warnings.warn(
                 f"none of the first {_STRANGE} samples is an image of {self.data.store.path} (the "
                 f"last is {key!r}, a key of the store {self.data.store.keys[0]!r}), and "
-                'unknown="skip" leaves all of them out: give the shards that the store was made '
+                'unknown="skip" leaves all of them out: give the photos that the store was made '
                 "from.",
                 PartialDataWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
-
-    def _field(self, sample: Mapping[str, Any], key: str) -> str:
-        endings = {name: f".{name.lower().rpartition('.')[2]}" for name in sample}
-        named = [name for name, ending in endings.items() if ending in IMAGE_SUFFIXES]
-        named = [name for name in named if "." not in name] or named
-        fields = named if self.field is None else [self.field]
-        if len(fields) != 1 or fields[0] not in sample:
-            raise UsageError(
-                f"the sample {key!r} has the fields {', '.join(map(str, sample))}, expected one "
-                f"image{'' if self.field is None else f' called {self.field!r}'}: say which it is "
-                "with field=."
-            )
-        return fields[0]
-
-
-def _spellings(field: str) -> list[str]:
-    """Suffixes that a file of a folder may have had which webdataset's writers pack as a field."""
-    jpeg = ["jpg", "jpeg"] if field.lower() in ("jpg", "jpeg") else []
-    names = dict.fromkeys([field, field.upper(), *jpeg, *map(str.upper, jpeg)])
-    return list(names)
-
-
-class HuggingFaceViews(ViewJoin):
-    """A transform for ``set_transform`` of Hugging Face's ``datasets``.
-
-    ``dataset[i]`` becomes ``{"pixels": (m, 3, height, width), "labels": TorchSoftLabels}``;
-    ``collate_views`` makes batches of these. Every row must have labels: ``select`` the rows whose
-    keys are in ``labelstore.open(path).keys``.
-    """
-
-    def __init__(
-        self,
-        store: LabelReader | str | os.PathLike[str],
-        views_per_image: int = 1,
-        *,
-        key_column: str | None = None,
-        image_column: str = "image",
-        root: str | None = None,
-        **options: Unpack[JoinOptions],
-    ) -> None:
-        """Plan epochs over a store.
-
-        Args:
-            store, views_per_image, options: as for ``ViewJoin``, but for ``budget``: choose rows
-                with ``select`` instead.
-            key_column: the column with the images' keys. When None: the ``path`` of images that are
-                not decoded (``cast_column("image", datasets.Image(decode=False))``).
-            image_column: images, decoded or not.
-            root: a folder that keys are relative to, as with local files (``imagefolder``).
-
-        Raises:
-            UsageError, MismatchError, IncompleteError: as ``ViewJoin``.
-        """
-        if "budget" in options:
-            raise UsageError(
-                "a budget was asked for and a transform cannot leave rows out: choose rows with "
-                "dataset.select."
-            )
-        super().__init__(store, views_per_image, **options)
-        self.key_column, self.image_column, self.root = key_column, image_column, root
-
-    def __call__(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        """Columns ``pixels`` and ``labels`` of rows.
-
-        Raises:
-            NotFoundError: the store has no such image. UsageError: a column is missing, or the keys
-            are unknown. Others as ``join``.
-        """
-        for column in (self.image_column, self.key_column):
-            if column is not None and column not in rows:
-                raise UsageError(
-                    f"the rows have the columns {', '.join(rows)} and no {column!r}: give "
-                    "image_column= and key_column=."
-                )
-        photos = [_encoded(item) for item in rows[self.image_column]]
-        numbers = [self.image_of(key) for key in self._keys(rows)]
-        samples = self.join(numbers, photos)
-        return {
-            "pixels": [pixels for pixels, _ in samples],
-            "labels": [labels for _, labels in samples],
-        }
-
-    def _keys(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
-        if self.key_column is not None:
-            keys = [str(key) for key in rows[self.key_column]]
-        else:
-            items = rows[self.image_column]
-            paths = [item.get("path") if isinstance(item, dict) else None for item in items]
-            if None in paths:
-                raise UsageError(
-                    f"the images of column {self.image_column!r} come without their paths, "
-                    "expected a path or a key for each: give key_column=, or cast the column to "
-                    "datasets.Image(decode=False)."
-                )
-            keys = [str(path) for path in paths]
-        if self.root is None:
-            return keys
-        try:
-            return [PurePath(key).relative_to(self.root).as_posix() for key in keys]
-        except ValueError as error:
-            raise UsageError(
-                f"a key lies outside the folder {self.root} ({error}): give root= as the folder "
-                "that the store was made from."
-            ) from error
-
-
-def _encoded(item: Any) -> Any:
-    """An image of Hugging Face's: the bytes of one that is not decoded, else as it is."""
-    if not isinstance(item, dict):
-        return item
-    if item.get("bytes") is not None:
-        return item["bytes"]
-    return _file(item.get("path"))
-
-
-def _file(path: Any) -> bytes:
-    if path is None:
-        raise UsageError("a row has an image without bytes and without a path: leave it out.")
-    with open(path, "rb") as file:
-        return file.read()

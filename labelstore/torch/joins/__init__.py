@@ -1,0 +1,1 @@
+"""Labels joined by key to photos that come from a pipeline of another library."""
