@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
 from labelstore.errors import LabelError, UsageError
 from labelstore.torch.labels.soft_labels import TorchSoftLabels
-from labelstore.torch.losses.cross_entropy import SoftCrossEntropy
+from labelstore.torch.losses.cross_entropy import Reduction, cross_entropy
 
 __all__ = [
     "Reduction",
@@ -41,7 +41,7 @@ __all__ = [
     "vanilla_kd_loss",
 ]
 
-Reduction = Literal["mean", "sum", "none"]
+_REDUCTIONS = get_args(Reduction)
 
 
 def soft_cross_entropy(
@@ -56,7 +56,8 @@ def soft_cross_entropy(
 
     Computed in float32, also under autocast and for half-precision logits (in float64 for float64
     logits); the gradient has the logits' type. On a CPU it makes nothing as wide as the classes but
-    the gradient, apart from room of fixed size; so it does on a GPU where Triton is installed (see
+    the gradient, apart from room of fixed size (half a MiB a thread, in which a small batch keeps
+    its gradient from the forward pass on); so it does on a GPU where Triton is installed (see
     ``labelstore.torch.losses.triton_kernels``), and elsewhere one more such array at a time (two at
     another temperature than 1). It compiles without a graph break and can be differentiated twice.
 
@@ -80,12 +81,12 @@ def soft_cross_entropy(
             another device, or a temperature that is not positive.
     """
     _check(logits, target, reduction, temperature)
-    losses: torch.Tensor = SoftCrossEntropy.apply(
-        logits, target.base, target.indices, target.weights, float(temperature)
-    )[0]
+    label = (target.base, target.indices, target.weights)
+    plain = target.weight is None
+    losses = cross_entropy(logits, *label, float(temperature), reduction if plain else "none")
     if temperature_squared:
         losses = losses * temperature**2
-    return _reduced(losses, target.weight, reduction)
+    return losses if plain else _reduced(losses, target.weight, reduction)
 
 
 def soft_kl_divergence(
@@ -137,9 +138,7 @@ def vanilla_kd_loss(
     if alpha > 0:
         hard = hard_labels(target) if hard is None else hard
         _check(logits, hard, reduction, 1.0)
-        truth: torch.Tensor = SoftCrossEntropy.apply(
-            logits, hard.base, hard.indices, hard.weights, 1.0
-        )[0]
+        truth = cross_entropy(logits, hard.base, hard.indices, hard.weights, 1.0)
         losses = alpha * truth + (1 - alpha) * losses
     return _reduced(losses, target.weight, reduction)
 
@@ -278,9 +277,7 @@ def _divergence(
 ) -> torch.Tensor:
     """(B,) KL divergences, without the rows' weights."""
     _check(logits, target, reduction, temperature)
-    losses: torch.Tensor = SoftCrossEntropy.apply(
-        logits, target.base, target.indices, target.weights, float(temperature)
-    )[0]
+    losses = cross_entropy(logits, target.base, target.indices, target.weights, float(temperature))
     losses = losses - label_entropy(target).to(losses.dtype)
     return losses * temperature**2 if temperature_squared else losses
 
@@ -288,18 +285,17 @@ def _divergence(
 def _check(
     logits: torch.Tensor, target: TorchSoftLabels, reduction: Reduction, temperature: float
 ) -> None:
-    if reduction not in get_args(Reduction):
+    if reduction not in _REDUCTIONS:
         raise UsageError(
-            f"reduction is {reduction!r}, expected one of {', '.join(get_args(Reduction))}: "
-            "choose one."
+            f"reduction is {reduction!r}, expected one of {', '.join(_REDUCTIONS)}: choose one."
         )
     if not isinstance(target, TorchSoftLabels):
         raise UsageError(
             f"the target is a {type(target).__name__}, expected TorchSoftLabels: recover stored "
             "labels first (labelstore.torch.recover)."
         )
-    expected = (len(target), target.num_classes)
-    if tuple(logits.shape) != expected or not logits.is_floating_point():
+    expected = (target.base.shape[0], target.num_classes)
+    if logits.shape != expected or not logits.is_floating_point():
         raise LabelError(
             f"logits have shape {tuple(logits.shape)} and type {logits.dtype}, expected {expected} "
             "floating point: give the model as many outputs as the teacher has classes, and one "

@@ -21,6 +21,7 @@ from labelstore.torch import (
     soft_cross_entropy,
     soft_kl_divergence,
 )
+from labelstore.torch.losses import cross_entropy
 from tests.support.ranks import run_ranks
 
 CLASSES, FEATURES = 7, 5
@@ -124,8 +125,10 @@ def test_no_rows_have_the_loss_and_the_gradient_0(loss, weight):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_a_class_without_probability_may_have_no_logit(dtype):
+@pytest.mark.parametrize("part", [cross_entropy.PART, 1])
+def test_a_class_without_probability_may_have_no_logit(monkeypatch, dtype, part):
     """Masked classes: of labels without a tail the loss is that over the other classes."""
+    monkeypatch.setattr(cross_entropy, "PART", part)
     topk = TopK([[2, 4], [1, 3]], [[0.6, 0.2], [0.9, 0.0]], CLASSES)
     logits = torch.randn(2, CLASSES, generator=torch.Generator().manual_seed(2)).to(dtype)
     logits[:, [0, 5]] = -torch.inf
@@ -138,6 +141,7 @@ def test_a_class_without_probability_may_have_no_logit(dtype):
         expected = -torch.where(dense > 0, dense * logs, 0.0).sum(1)
         found = soft_cross_entropy(logits, target, "none")
         torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(soft_cross_entropy(logits, target), found.mean())
         (gradient,) = torch.autograd.grad(found.sum(), logits)
         wanted = torch.softmax(logits.detach().double(), 1) - dense
         torch.testing.assert_close(gradient.double(), wanted, rtol=1e-2, atol=1e-2)
