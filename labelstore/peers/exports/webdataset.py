@@ -127,8 +127,9 @@ class _Shards:
         """Add a sample."""
         if self._tar is None or self._file is None:
             self._file = PieceFile(self._folder / f"labels-{self._count:06}.tar")
+            stream: Any = self._file
             # GNU's headers are what WebDataset's own writer makes; times and owners are zero.
-            self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)
+            self._tar = tarfile.TarFile(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT)
             self._count += 1
         for name, data in members:
             member = tarfile.TarInfo(name)
