@@ -93,11 +93,13 @@ def export(
             f"none of the {len(part.rows)} images of {store.path} that were asked for has labels: "
             "take others."
         )
-    to.check(exported)
 
     def check() -> None:
         _require_free(place, to, overwrite)
 
+    # Before photos are looked at.
+    check()
+    to.check(exported)
     about = {
         "format": f"labelstore export: {to.name}",
         "store": str(store.path),

@@ -165,6 +165,8 @@ def test_numpy_reads_the_stores_labels(store, tmp_path, number):
     with np.load(tmp_path / "labels.npz") as arrays:
         assert arrays["keys"].tolist() == [store.keys[row] for row in views]
         assert np.array_equal(arrays["targets"], store.targets[list(views)])
+        for name, sides in zip(("widths", "heights"), store.sizes(list(views)), strict=True):
+            assert np.array_equal(arrays[name], sides)
         for place, row in enumerate(views):
             for name, array in expected_of(store, row, list(views[row])).items():
                 assert np.array_equal(arrays[name][place], array), name

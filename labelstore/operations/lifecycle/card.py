@@ -116,7 +116,7 @@ def card(
         "## Licence",
         _licence(license_id),
         "## Views",
-        _views(store.manifest),
+        _views(store.manifest, rows is not None),
         "## How the labels are stored",
         _coded(store.manifest) + (_layout(store.manifest, statistics) if rows is None else ""),
         "## Fidelity",
@@ -255,20 +255,26 @@ def _licence(license_id: str | None) -> str:
     )
 
 
-def _views(manifest: Manifest) -> str:
+def _views(manifest: Manifest, in_rows: bool) -> str:
     law = manifest.law
+    place = "in the rows." if in_rows else "stored beside the labels."
     if isinstance(law, ViewLaw):
         told = ", ".join(f"{name} {_text(value)}" for name, value in law.to_json().items())
         return (
             f"{manifest.num_views:,} an image. Which crop a view is follows from the image's key, "
-            f"its size and the view's number: {told}. Nothing of it is stored."
+            f"its size and the view's number: {told}. "
+            + (
+                "The box and flip of each stand in its row."
+                if in_rows
+                else "Nothing of it is stored."
+            )
         )
     if law is None:
         return (
             f"{manifest.num_views:,} an image. The store does not say which crops they are, so "
             "they cannot be cut again."
         )
-    return f"{manifest.num_views:,} an image. Their boxes and flips are stored beside the labels."
+    return f"{manifest.num_views:,} an image. Their boxes and flips are {place}"
 
 
 def _coded(manifest: Manifest) -> str:

@@ -4,6 +4,7 @@
 |---|---|---|
 | `keys` | (N,) text | the images' names |
 | `targets` | (N,) int32 | ground truth, -1 unknown |
+| `widths`, `heights` | (N,) int32 | of the upright photos in pixels, -1 unknown |
 | `views` | (N, V) uint16 | view numbers |
 | `indices` | (N, V, k) int32 | class ids, likeliest first |
 | `probs` | (N, V, k) float32 | their probabilities; 0: no class in this place |
@@ -84,9 +85,12 @@ class Npz:
                 arrays["boxes"][rows], arrays["flips"][rows] = run.crops.box, run.crops.flip
             start = rows.stop
         arrays.clear()
+        widths, heights = store.sizes(images)
         small = {
             "keys": np.array(part.keys),
             "targets": store.targets[images],
+            "widths": widths,
+            "heights": heights,
             "manifest": np.array(json.dumps(about, ensure_ascii=False)),
         }
         for name, array in small.items():
