@@ -149,7 +149,8 @@ def _place(path: str | os.PathLike[str], to: ExportFormat, store: Store) -> Path
         )
     if same_place(place, store.path):
         raise UsageError(f"{place} is the store that is read: choose another name.")
-    return place
+    # What a link leads to is replaced, not the link.
+    return place.resolve() if place.is_symlink() else place
 
 
 def _require_free(place: Path, to: ExportFormat, overwrite: bool) -> None:

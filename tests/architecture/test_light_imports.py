@@ -42,6 +42,7 @@ from tests.support.stores import written
                 "labelstore.torch",
                 "labelstore.images.preprocessing",
                 "labelstore.images.resize_on_device",
+                "labelstore.peers.exports.fkd",
                 "labelstore.producer.crops",
                 "labelstore.operations.demo",
                 "labelstore.cli",

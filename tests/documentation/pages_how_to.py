@@ -167,7 +167,7 @@ assert (coords.shape, flip.shape, labels.shape) == ((8, 4), (8,), (8, 2, 5))
             ),
             "import webdataset": Around(after='assert "(8, 4)" in said()'),
             "json.loads(": Around(after='assert said().endswith(" 1000\\n")'),
-            "load_dataset(": Around(after='assert said().startswith("48 ")'),
+            "load_dataset(": Around(after='assert "48 n" in said()'),
         },
     ),
     "docs/how-to/sql.md": Preparation(

@@ -172,6 +172,18 @@ def test_places_where_nothing_can_be_written(stores, tmp_path):
     assert labelstore.open(stores[0].path).complete
 
 
+@pytest.mark.parametrize(("to", "name"), FORMATS)
+def test_what_a_link_leads_to_is_replaced(stores, tmp_path, to, name):
+    (tmp_path / "far").mkdir()
+    (tmp_path / name).symlink_to(tmp_path / "far" / name)
+    export(stores[0], tmp_path / name, to)
+    old = state_of(tmp_path / "far" / name)
+    export(stores[1], tmp_path / name, to, overwrite=True)
+    assert (tmp_path / name).is_symlink()
+    assert state_of(tmp_path / "far" / name) not in (None, old)
+    assert [entry.name for entry in (tmp_path / "far").iterdir()] == [name]
+
+
 def test_two_at_once(stores, tmp_path):
     with locks.exclusive_lock(tmp_path / "out.partial"), pytest.raises(BusyError):
         export(stores[0], tmp_path / "out", Fkd())
