@@ -16,7 +16,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import MismatchError, UsageError
-from labelstore.operations.export import export
+from labelstore.operations.lifecycle.export import export
 from labelstore.operations.lifecycle.subset import Part, ViewChoice, rows_of
 from labelstore.peers.exports.hugging_face import HuggingFace
 from labelstore.peers.exports.npz import Npz

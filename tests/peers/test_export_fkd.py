@@ -12,7 +12,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import LabelError, MismatchError, UsageError
-from labelstore.operations.export import export
+from labelstore.operations.lifecycle.export import export
 from labelstore.peers.exports.fkd import Fkd, fkd_labels, label_file, relative_boxes
 from tests.support.stores import distributions, make_planned, top_of, written
 from tests.support.training import make_photos

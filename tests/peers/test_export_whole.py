@@ -13,7 +13,7 @@ import pytest
 
 import labelstore
 from labelstore.errors import BusyError, CorruptError, IncompleteError, StoreError, UsageError
-from labelstore.operations.export import export
+from labelstore.operations.lifecycle.export import export
 from labelstore.peers.exports.fkd import Fkd
 from labelstore.peers.exports.hugging_face import HuggingFace
 from labelstore.peers.exports.npz import Npz

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import choices, options, output
-from ..text import counted, extent, size
-from .lifecycle.subset import PartOptions, part_options
+from ... import choices, options, output
+from ...text import counted, extent, size
+from .subset import PartOptions, part_options
 
 if TYPE_CHECKING:
-    from labelstore.operations.export import ExportReport
+    from labelstore.operations.lifecycle.export import ExportReport
     from labelstore.peers.exports.part import ExportFormat
     from labelstore.store.store import Store
 
@@ -184,7 +184,7 @@ def command(request: ExportOptions) -> None:
     request.part.check()
     request.ferkd.check()
     import labelstore
-    from labelstore.operations.export import export
+    from labelstore.operations.lifecycle.export import export
     from labelstore.operations.lifecycle.subset import Part, rows_of
 
     store = labelstore.open(request.store)
