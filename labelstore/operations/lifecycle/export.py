@@ -170,14 +170,13 @@ def _require_free(place: Path, to: ExportFormat, overwrite: bool) -> None:
 
 
 def _is_export(place: Path, to: ExportFormat) -> bool:
-    if to.suffix:
-        try:
-            with zipfile.ZipFile(place) as whole:
-                return {"manifest.npy", "indices.npy"} <= set(whole.namelist())
-        except (OSError, zipfile.BadZipFile):
-            return False
+    """Whether an earlier export of the format lies there; StoreError where that cannot be seen."""
     try:
-        document = json.loads((place / DESCRIPTION).read_bytes())
-    except (OSError, ValueError):
+        with local_files.readable(place):
+            if to.suffix:
+                with zipfile.ZipFile(place) as whole:
+                    return {"manifest.npy", "indices.npy"} <= set(whole.namelist())
+            document = json.loads((place / DESCRIPTION).read_bytes())
+    except (OSError, ValueError, zipfile.BadZipFile):
         return False
     return isinstance(document, dict) and document.get("format") == f"labelstore export: {to.name}"

@@ -17,6 +17,7 @@ at their first dot. It multiplies the crops by the photo's size and Pillow round
 
 from __future__ import annotations
 
+import contextlib
 import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -27,7 +28,7 @@ from labelstore.errors import LabelError, MismatchError, UsageError, require_pac
 from labelstore.images.photo_file import is_same_size, is_turned, read_size
 from labelstore.peers.exports.part import require_unique, safe_key
 from labelstore.peers.exports.photos import PhotosOf
-from labelstore.storage import local_files
+from labelstore.storage.whole_outputs import PieceFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -248,7 +249,8 @@ class Fkd:
                 coords = relative_boxes(run.crops.box[place], *size, key)
                 arrays = [coords, run.crops.flip[place], saved[place]]
                 file = folder / label_file(key, self.folder)
-                local_files.write_whole(file, _file_of(arrays, self.arrays))
+                with contextlib.closing(PieceFile(file)) as piece:
+                    piece.write(_file_of(arrays, self.arrays))
         return {TURNED: turned} if turned else {}
 
 
