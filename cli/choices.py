@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from labelstore.labels.ferkd import Calibrate, Combine, Confidence
     from labelstore.labels.top_k import LabelType, Tail
     from labelstore.operations.lifecycle.subset import Choice
+    from labelstore.peers.exports.fkd import FkdArrays, FkdLabels
     from labelstore.producer.settings import OnError, Resize
     from labelstore.store.ensembles import Images
     from labelstore.training.cycle import Schedule
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Targets = Literal["folders", "none"]
 EngineName = Literal["local", "ray"]
 Thresholds = Literal["paper", "fit", "fit-by-class"]
+ExportName = Literal["fkd", "webdataset", "npz", "hf"]
 
 ON_ERROR: tuple[OnError, ...] = ("stop", "skip")
 TARGETS: tuple[Targets, ...] = get_args(Targets)
@@ -34,6 +36,14 @@ RESIZES: tuple[Resize, ...] = ("workers", "device")
 IMAGES: tuple[Images, ...] = ("strict", "intersection")
 VIEW_CHOICES: tuple[Choice, ...] = ("random", "surgical")
 SCHEDULES: tuple[Schedule, ...] = ("random", "surgical", "easy-to-hard", "hard-to-easy")
+EXPORTS: tuple[ExportName, ...] = get_args(ExportName)
+FKD_LABELS: tuple[FkdLabels, ...] = (
+    "hard",
+    "smoothing",
+    "marginal_smoothing_k5",
+    "marginal_smoothing_k10",
+)
+FKD_ARRAYS: tuple[FkdArrays, ...] = ("tensors", "numpy")
 QUANTIZERS = ("ratio16", "ratio32", "u8", "u16", "fp16", "fp32")
 FIDELITIES = ("small", "balanced", "fast")
 
@@ -44,6 +54,10 @@ SCALE, RATIO, FLIP, SEED = (0.08, 1.0), (3 / 4, 4 / 3), 0.5, 0
 """The view law's."""
 GRACE = 20.0
 """Seconds after SIGTERM."""
+FKD_FOLDER = "train"
+"""The folder of photos that FKD's scripts train from."""
+SHARD_MB = 256
+"""Millions of bytes of a shard of an export."""
 TOLERANCE = 0.02
 """Of ``labelstore verify --replay``."""
 NAMED = 10

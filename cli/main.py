@@ -57,6 +57,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         ".commands.lifecycle.publish",
         "Put a store on the hub, or into a bucket, with a card.",
     ),
+    "export": (
+        ".commands.lifecycle.export",
+        "Write labels as files of FKD, WebDataset, NumPy or the hub.",
+    ),
     "materialize": (".commands.materialize", "Make a decoded copy for reading at random."),
     "demo": (".commands.demo", "Try it all on twenty photos: two teachers, one student."),
 }

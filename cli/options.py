@@ -2,7 +2,7 @@
 
 | flag | value | commands |
 |---|---|---|
-| `STORE` | path or URL of a store | inspect, show, pull, recode |
+| `STORE` | path or URL of a store | export, inspect, show, pull, recode |
 | `-o`, `--output` | path of the new store | generate, merge, recode |
 | `--device` | auto, cpu, cuda, mps | generate, demo |
 | `--thresholds` | paper, fit, fit-by-class | compare, inspect, merge, schedule, show |

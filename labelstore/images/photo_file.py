@@ -33,9 +33,11 @@ __all__ = [
     "PhotoFile",
     "decode_photo",
     "fault_of",
+    "format_suffix",
     "has_several_frames",
     "is_same_file",
     "is_same_size",
+    "is_turned",
     "read_photo",
     "read_size",
 ]
@@ -161,6 +163,25 @@ def read_size(data: bytes, name: str) -> tuple[int, int]:
         return image.size if has_none else upright_size(image)
 
     return examine(data, name, size)
+
+
+def format_suffix(data: bytes, name: str) -> str:
+    """What files of an encoded image's format end with, without the dot: ``jpg``, ``png``.
+
+    Raises:
+        As ``decode``, as far as the head tells.
+    """
+    kind = examine(data, name, lambda image: str(image.format)).lower()
+    return {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2"}.get(kind, kind)
+
+
+def is_turned(data: bytes, name: str) -> bool:
+    """Whether EXIF turns or mirrors an encoded image, which readers that ignore EXIF do not.
+
+    Raises:
+        As ``decode``, as far as the head tells.
+    """
+    return examine(data, name, lambda image: _is_turned_tiff(image) or not is_upright(image))
 
 
 def fault_of(file: PhotoFile) -> Fault:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,12 +42,14 @@ from labelstore.store.backends.npy import (
     MATERIALIZED,
     TARGETS,
     MappedBackend,
-    array_file,
+    new_array,
+    require_short_keys,
 )
 from labelstore.store.rewrite import RewriteReport
 from labelstore.store.store import Store, opened
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
     from pathlib import Path
 
@@ -62,10 +63,6 @@ __all__ = ["MaterializeReport", "materialize", "materialized_bytes"]
 
 BLOCK_IMAGES = 256
 """Images of a block of a copy, at most: what is compared with a digest when it is first read."""
-
-
-_KEY_BYTES, _KEY_GROWTH = 2**26, 64
-"""Bytes that a copy's keys may always take; beyond that, bytes for a character of the store's."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def materialize(
     copy, source = _copied(store.manifest), _source(store)
     if _is_there(path, source, overwrite):
         return _report(path, copy, already_there=True)
-    _require_short_keys(store)
+    require_short_keys(store.path, store.keys)
     needed, free = materialized_bytes(store), local_files.free_bytes(path)
     if needed > free:
         raise StoreError(
@@ -197,18 +194,6 @@ def _is_there(path: Path, source: dict[str, Any], overwrite: bool) -> bool:
     )
 
 
-def _require_short_keys(store: Store) -> None:
-    """StoreError where one long key would make the keys of a copy, all of one width, huge."""
-    longest = max(map(len, store.keys))
-    width = 4 * longest * store.num_images
-    if width > max(_KEY_BYTES, _KEY_GROWTH * sum(map(len, store.keys))):
-        raise StoreError(
-            f"{store.path} has a key of {longest:,} characters, and in a copy each of its "
-            f"{store.num_images:,} keys takes as much room, {width:,} bytes: name that image by a "
-            "shorter key."
-        )
-
-
 def _report(path: Path, copy: Manifest, already_there: bool) -> MaterializeReport:
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     labels = copy.num_images * copy.num_views
@@ -222,12 +207,12 @@ def _write(
 ) -> None:
     """Write all arrays, block after block of the source."""
     specs = (*view_arrays(copy), *image_arrays(copy), *prior_arrays(copy))
-    arrays = {spec.name: _new(root, spec.name, spec.dtype, spec.shape) for spec in specs}
+    arrays = {spec.name: new_array(root, spec.name, spec.dtype, spec.shape) for spec in specs}
     columns = commit_columns(copy)
-    arrays[COMMITS] = _new(root, COMMITS, np.dtype("<u8"), (copy.num_blocks, columns))
+    arrays[COMMITS] = new_array(root, COMMITS, np.dtype("<u8"), (copy.num_blocks, columns))
     keys = np.array(store.keys)
-    _new(root, KEYS, keys.dtype, keys.shape)[:] = keys
-    _new(root, TARGETS, np.dtype("<i4"), store.targets.shape)[:] = store.targets
+    new_array(root, KEYS, keys.dtype, keys.shape)[:] = keys
+    new_array(root, TARGETS, np.dtype("<i4"), store.targets.shape)[:] = store.targets
     reader = store.reader
 
     def work(block: int) -> int:
@@ -292,15 +277,3 @@ def _plain(
 
 def _wide(rows: npt.NDArray[np.bool_], like: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return rows.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def _new(root: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
-    """A new array file, mapped for writing."""
-    file = array_file(root, name)
-    local_files.make_directory(file.parent)
-    array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        # A mapping of room that the disk does not have would end the process.
-        with local_files.explained(file), file.open("r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, max(file.stat().st_size, 1))
-    return array

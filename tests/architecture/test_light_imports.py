@@ -43,6 +43,7 @@ from tests.support.stores import written
                 "labelstore.images.preprocessing",
                 "labelstore.images.resize_kernels",
                 "labelstore.images.resize_on_device",
+                "labelstore.peers.exports.fkd",
                 "labelstore.producer.crops",
                 "labelstore.operations.demo",
                 "labelstore.cli",

@@ -42,7 +42,7 @@ def test_all_that_reads_does_without_torch_and_the_rest_says_what_to_install(tmp
     report = json.loads(done.stdout)
     assert Path(report["home"]) == Path(labelstore.__file__)
     # More than these would not prove what is promised, fewer neither.
-    assert sum(name.startswith("needs ") for name in report["commands"]) == 8
+    assert sum(name.startswith("needs ") for name in report["commands"]) == 9
     assert "first.zarr" in report["commands"]["inspect"][1]
 
 

@@ -70,6 +70,7 @@ def test_durations_and_shares():
         ("pull", "s.zarr", "copy.zarr"),
         ("recode", "s.zarr", "-o", "s.parquet"),
         ("materialize", "s.zarr", "copy"),
+        ("export", "s.zarr", "--to", "npz", "-o", "s.npz"),
         ("merge", "s.zarr", "t.zarr", "-o", "m.zarr"),
     ],
 )

@@ -16,6 +16,11 @@ from labelstore.format import codecs
 from labelstore.labels import ferkd, top_k
 from labelstore.operations import verify
 from labelstore.operations.lifecycle import subset
+from labelstore.peers.exports import fkd, hugging_face, webdataset
+from labelstore.peers.exports.fkd import Fkd
+from labelstore.peers.exports.hugging_face import HuggingFace
+from labelstore.peers.exports.npz import Npz
+from labelstore.peers.exports.webdataset import WebDataset
 from labelstore.producer import settings
 from labelstore.store import ensembles
 from labelstore.training import cycle
@@ -34,6 +39,9 @@ from labelstore.views.law import ViewLaw
         (choices.ON_ERROR, get_args(settings.OnError)),
         (choices.IMAGES, get_args(ensembles.Images)),
         (choices.VIEW_CHOICES, get_args(subset.Choice)),
+        (choices.FKD_LABELS, get_args(fkd.FkdLabels)),
+        (choices.FKD_ARRAYS, get_args(fkd.FkdArrays)),
+        (choices.EXPORTS, tuple(kind.name for kind in (Fkd, WebDataset, Npz, HuggingFace))),
         (choices.SCHEDULES, get_args(cycle.Schedule)),
         (choices.QUANTIZERS, tuple(codecs.QUANTIZERS)),
         (choices.FIDELITIES, tuple(settings.FIDELITIES)),
@@ -49,6 +57,8 @@ def test_numbers_are_the_librarys():
     assert (rule.low, rule.middle, rule.top) == (choices.LOW, choices.MIDDLE, choices.TOP)
     assert (rule.smoothing, rule.alpha) == (choices.SMOOTHING, choices.ALPHA)
     assert settings.RunOptions().grace == choices.GRACE
+    assert webdataset.SHARD_BYTES == hugging_face.SHARD_BYTES == choices.SHARD_MB * 10**6
+    assert Fkd().folder == choices.FKD_FOLDER
     assert verify.TOLERANCE == choices.TOLERANCE
 
 

@@ -96,6 +96,7 @@ def test_what_makes_stores(root, monkeypatch):
         ("merge a.zarr b.zarr -o merged.zarr", 0),
         ("recode a.zarr -o coded.zarr --top-k 1", 0),
         ("materialize a.zarr raw", 0),
+        ("export a.zarr --to hf -o rows", 0),
         ("pull a.zarr part.zarr --images n01*", 0),
         (f"evaluate photos {TEACHER} --class-map classes.json", 0),
         (f"repair made.zarr photos {TEACHER}", 0),

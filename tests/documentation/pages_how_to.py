@@ -152,6 +152,24 @@ os.environ.update(before)
             ),
         },
     ),
+    "docs/how-to/to-other-projects.md": Preparation(
+        packages=("webdataset", "datasets"),
+        runs_commands=True,
+        around={
+            "--to fkd": Around(
+                after="""
+assert "6 images x 8 views for fkd, 7 files" in printed, printed
+import torch
+from pathlib import Path
+coords, flip, labels = torch.load(sorted(Path("fkd-labels").glob("train/*/*.tar"))[0])
+assert (coords.shape, flip.shape, labels.shape) == ((8, 4), (8,), (8, 2, 5))
+"""
+            ),
+            "import webdataset": Around(after='assert "(8, 4)" in said()'),
+            "json.loads(": Around(after='assert said().endswith(" 1000\\n")'),
+            "load_dataset(": Around(after='assert "48 n" in said()'),
+        },
+    ),
     "docs/how-to/sql.md": Preparation(
         packages=("duckdb", "pandas"),
         before='run_command("recode teacher.zarr -o teacher.parquet")',

@@ -166,6 +166,11 @@ def commands(folder):
         "recode": ["recode", store, "-o", str(folder / "recoded.parquet")],
         "merge": ["merge", store, str(folder / "second.parquet"), "-o", str(folder / "both.zarr")],
         "materialize": ["materialize", store, str(folder / "copy")],
+        **{
+            f"export {kind}": ["export", store, "--to", kind, "-o", str(folder / f"out.{kind}")]
+            for kind in ("webdataset", "npz", "hf")
+        },
+        "needs export": ["export", store, "--to", "fkd", "-o", str(folder / "fkd")],
         "needs generate": [
             *("generate", photos, *teacher),
             *("--views", "2", "-o", str(folder / "new.zarr")),

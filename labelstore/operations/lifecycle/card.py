@@ -7,6 +7,7 @@ that says so.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from labelstore.format.manifest import Manifest
     from labelstore.store.store import Store
 
-__all__ = ["card"]
+__all__ = ["RowFiles", "card"]
 
 UNKNOWN_LICENSE = "unknown"
 """What the hub calls a licence that nobody has named."""
@@ -49,11 +50,36 @@ CITATIONS = """```bibtex
 ```"""
 
 
+@dataclass(frozen=True)
+class RowFiles:
+    """Parquet files beside a card with a row for each view, in place of a store."""
+
+    files: str
+    """Their names, as a pattern."""
+    num_images: int
+    """Whose labels they have, of those of the store."""
+    num_views: int
+    """Of each image."""
+
+
+LOADING_ROWS = """```python
+from datasets import load_dataset
+
+labels = load_dataset("OWNER/NAME", split="train")  # or the path of a folder
+print(labels[0]["key"], labels[0]["view"], labels[0]["classes"], labels[0]["probabilities"])
+```
+
+`box` is top, left, height and width of the crop in pixels of the upright photo, `flip` whether it
+is mirrored after that. `classes` begin with the likeliest; what their `probabilities` leave of 1 is
+that of all other classes together."""
+
+
 def card(
     store: Store | str | os.PathLike[str],
     *,
     url: str | None = None,
     preview: str | None = None,
+    rows: RowFiles | None = None,
     license_id: str | None = None,
     sample: int | None = None,
     tell: Callable[[int, int], None] | None = None,
@@ -66,6 +92,7 @@ def card(
         store: a finished store, open or as a path or URL.
         url: where it will be read from; the store's name when None.
         preview: of the Parquet file beside the card that the hub's viewer is to show, its name.
+        rows: the files beside the card, where these are what it is of, and not the store.
         license_id: as the hub calls the licence, such as ``cc-by-4.0``; a field to fill when None.
         sample: how many views of each image are looked at for the numbers, as
             ``labelstore.operations.inspection.inspect.report`` has it.
@@ -79,19 +106,19 @@ def card(
     statistics = report(store, sample=sample, tell=tell)
     name = _name(store)
     sections = [
-        _head(name, preview, license_id),
+        _head(name, ("preview", preview) if rows is None else ("default", rows.files), license_id),
         f"# Soft labels: {_text(name)}",
-        _what(store.manifest, statistics),
+        _what(store.manifest, statistics, rows),
         "## How to load",
-        _loading(url or name, store),
+        _loading(url or name, store) if rows is None else LOADING_ROWS,
         "## Teacher",
         _teachers(store.manifest),
         "## Licence",
         _licence(license_id),
         "## Views",
-        _views(store.manifest),
+        _views(store.manifest, rows is not None),
         "## How the labels are stored",
-        _stored(store.manifest, statistics),
+        _coded(store.manifest) + (_layout(store.manifest, statistics) if rows is None else ""),
         "## Fidelity",
         _fidelity(store.manifest, statistics),
         "## How confident the teacher is",
@@ -119,7 +146,7 @@ def _code(value: object) -> str:
     return f"`{printable(str(value)).replace('`', chr(39))}`"
 
 
-def _head(name: str, preview: str | None, license_id: str | None) -> str:
+def _head(name: str, shown: tuple[str, str | None], license_id: str | None) -> str:
     licence = (
         f"license: {UNKNOWN_LICENSE}  # TO FILL: the licence of these labels"
         if license_id is None
@@ -137,12 +164,13 @@ def _head(name: str, preview: str | None, license_id: str | None) -> str:
         "- knowledge-distillation",
         "- labelstore",
     ]
-    if preview is not None:
-        lines += ["configs:", "- config_name: preview", f"  data_files: {json.dumps(preview)}"]
+    config, files = shown
+    if files is not None:
+        lines += ["configs:", f"- config_name: {config}", f"  data_files: {json.dumps(files)}"]
     return "\n".join([*lines, "---"])
 
 
-def _what(manifest: Manifest, statistics: dict[str, Any]) -> str:
+def _what(manifest: Manifest, statistics: dict[str, Any], rows: RowFiles | None) -> str:
     told = statistics["store"]
     unreadable = told["unreadable_images"]
     missing = (
@@ -156,12 +184,18 @@ def _what(manifest: Manifest, statistics: dict[str, Any]) -> str:
             "ground truth is known."
         )
     kept = f"the {manifest.k} largest" if manifest.k > 1 else "the largest"
+    written = f"Written by labelstore as store `{manifest.id}`."
+    if rows is not None:
+        written = (
+            f"Here are {rows.num_images:,} of the images and {rows.num_views:,} of the views of "
+            f"each, a row a view, exported from the labelstore store `{manifest.id}`, which the "
+            "numbers on this page are of."
+        )
     return (
         f"What a teacher says of {manifest.num_views:,} random crops (views) of each of "
         f"{manifest.num_images:,} images: of {manifest.num_classes:,} classes {kept}, and their "
         f"probabilities. Made once, so that any number of students is trained without the teacher. "
-        f"The images are not part of it, only their keys.{missing}{right}\n\n"
-        f"Written by labelstore as store `{manifest.id}`."
+        f"The images are not part of it, only their keys.{missing}{right}\n\n{written}"
     )
 
 
@@ -221,37 +255,48 @@ def _licence(license_id: str | None) -> str:
     )
 
 
-def _views(manifest: Manifest) -> str:
+def _views(manifest: Manifest, in_rows: bool) -> str:
     law = manifest.law
+    place = "in the rows." if in_rows else "stored beside the labels."
     if isinstance(law, ViewLaw):
         told = ", ".join(f"{name} {_text(value)}" for name, value in law.to_json().items())
         return (
             f"{manifest.num_views:,} an image. Which crop a view is follows from the image's key, "
-            f"its size and the view's number: {told}. Nothing of it is stored."
+            f"its size and the view's number: {told}. "
+            + (
+                "The box and flip of each stand in its row."
+                if in_rows
+                else "Nothing of it is stored."
+            )
         )
     if law is None:
         return (
             f"{manifest.num_views:,} an image. The store does not say which crops they are, so "
             "they cannot be cut again."
         )
-    return f"{manifest.num_views:,} an image. Their boxes and flips are stored beside the labels."
+    return f"{manifest.num_views:,} an image. Their boxes and flips are {place}"
 
 
-def _stored(manifest: Manifest, statistics: dict[str, Any]) -> str:
-    weights, per_crop = statistics["bytes"], statistics["bytes"]["total_per_crop"]
-    each = "" if per_crop is None else f", {per_crop:.2f} a label"
+def _coded(manifest: Manifest) -> str:
+    mass = f", as many as a mass of {manifest.top_p:g} needs" if manifest.top_p is not None else ""
     prior = (
         f", a list of {manifest.prior_size} likely classes an image" if manifest.prior_size else ""
     )
-    mass = f", as many as a mass of {manifest.top_p:g} needs" if manifest.top_p is not None else ""
+    return (
+        f"* top {manifest.k} of {manifest.num_classes:,} classes{mass}{prior}\n"
+        f"* probabilities by the quantizer `{manifest.quantizer}`"
+    )
+
+
+def _layout(manifest: Manifest, statistics: dict[str, Any]) -> str:
+    weights, per_crop = statistics["bytes"], statistics["bytes"]["total_per_crop"]
+    each = "" if per_crop is None else f", {per_crop:.2f} a label"
     rows = "\n".join(
         f"| {_code(part)} | {size:,} |" for part, size in weights["parts"].items() if size
     )
     return (
-        f"* top {manifest.k} of {manifest.num_classes:,} classes{mass}{prior}\n"
-        f"* probabilities by the quantizer `{manifest.quantizer}`\n"
-        f"* blocks of {manifest.block_images:,} images, groups of {manifest.group_views:,} views, "
-        "each with a digest that readers check\n"
+        f"\n* blocks of {manifest.block_images:,} images, "
+        f"groups of {manifest.group_views:,} views, each with a digest that readers check\n"
         f"* {weights['total']:,} bytes{each}\n\n"
         f"| part | bytes |\n|---|---|\n{rows}"
     )

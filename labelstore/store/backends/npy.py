@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from labelstore.errors import CorruptError, UsageError
+from labelstore.errors import CorruptError, StoreError, UsageError
 from labelstore.format.arrays import commit_columns, image_arrays, prior_arrays, view_arrays
+from labelstore.storage import local_files
 from labelstore.storage.untrusted import DOCUMENT_BYTES, json_document, open_file, parsed, read_file
 from labelstore.store.backends.npy_header import HEADER_BYTES, array_header
 
@@ -31,7 +32,16 @@ if TYPE_CHECKING:
 
     from labelstore.format.manifest import Encoding, Manifest
 
-__all__ = ["COMMITS", "KEYS", "MATERIALIZED", "TARGETS", "MappedBackend", "array_file"]
+__all__ = [
+    "COMMITS",
+    "KEYS",
+    "MATERIALIZED",
+    "TARGETS",
+    "MappedBackend",
+    "array_file",
+    "new_array",
+    "require_short_keys",
+]
 
 MATERIALIZED = "materialized.json"
 """The file that makes a folder a materialized copy; written last."""
@@ -44,6 +54,39 @@ _MEND = "materialize the store again"
 def array_file(root: Path, name: str) -> Path:
     """Where an array of a copy lies."""
     return root / f"{name}.npy"
+
+
+def new_array(root: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    """A new array file, mapped for writing; StoreError where the disk has no room for it."""
+    file = array_file(root, name)
+    local_files.make_directory(file.parent)
+    with local_files.explained(file):
+        array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            # A mapping of room that the disk does not have would end the process.
+            with file.open("r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, max(file.stat().st_size, 1))
+    return array
+
+
+_KEY_BYTES, _KEY_GROWTH = 2**26, 64
+"""Bytes that an array of keys may always take; beyond that, bytes for a character of the keys."""
+
+
+def require_short_keys(path: Path | str, keys: Sequence[str]) -> None:
+    """StoreError where one long key would make an array of keys, all of one width, huge.
+
+    Args:
+        path: of the store, for the message. keys: of its images.
+    """
+    longest = max(map(len, keys), default=0)
+    width = 4 * longest * len(keys)
+    if width > max(_KEY_BYTES, _KEY_GROWTH * sum(map(len, keys))):
+        raise StoreError(
+            f"{path} has a key of {longest:,} characters, and in a copy each of its "
+            f"{len(keys):,} keys takes as much room, {width:,} bytes: name that image by a "
+            "shorter key."
+        )
 
 
 class MappedBackend:

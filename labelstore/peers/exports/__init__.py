@@ -1,0 +1,1 @@
+"""Labels of a store as files that other projects' training code reads."""

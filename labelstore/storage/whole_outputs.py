@@ -1,0 +1,158 @@
+"""A file or folder that is made of many pieces: whole under its name, or not there at all.
+
+It grows in a folder ``NAME.partial`` beside its place, under the writer's lock, and gets its name
+when all of it is on the disk. What a killed writer leaves has the other name, and the next one
+begins anew.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING
+
+from labelstore.storage import local_files, locks, swaps
+from labelstore.storage.local_files import explained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+__all__ = ["PieceFile", "whole_output"]
+
+_REPLACED = f".replaced{local_files.PARTIAL}"
+"""What is added to the name of a folder that another one has replaced, until it is deleted."""
+
+
+@contextmanager
+def whole_output(place: Path, check: Callable[[], None], file: str | None = None) -> Iterator[Path]:
+    """Make a folder, or a file, piece by piece; what raises on the way leaves what was there.
+
+    Args:
+        place: where it is to lie. What is there is replaced: ask before.
+        check: raises where that must not be written; called again under the lock.
+        file: the name of the one file in the folder that is to have the place; None for all of it.
+
+    Yields:
+        an empty folder to make it in.
+
+    Raises:
+        BusyError: another process is making it. StoreError: the system refuses. What ``check`` and
+        the body raise.
+    """
+    check()
+    partial = place.with_name(place.name + local_files.PARTIAL)
+    with locks.exclusive_lock(partial):
+        try:
+            check()
+            _empty(partial)
+            yield partial
+            _sync(partial)
+            if file is None:
+                _put(partial, place)
+            else:
+                local_files.publish(partial / file, place)
+            with explained(place):
+                local_files.sync_directory(place.absolute().parent)
+        except BaseException:
+            if partial.is_dir():
+                local_files.delete_tree(partial)
+            raise
+        if file is None:
+            # It came along, so that nobody took the folder for one that was left behind.
+            local_files.delete_file(place / locks.LOCK_NAME)
+        else:
+            local_files.delete_tree(partial)
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.name != locks.LOCK_NAME:
+            (local_files.delete_tree if entry.is_dir() else local_files.delete_file)(entry)
+
+
+def _put(new: Path, place: Path) -> None:
+    """Give a folder its place; what is there is out of the way first, and then deleted."""
+    if not place.exists():
+        local_files.publish(new, place)
+        return
+    old = place.with_name(place.name + _REPLACED)
+    if old.exists():
+        local_files.delete_tree(old)
+    with explained(place):
+        if swaps.exchange(new, place):
+            new.replace(old)
+        else:
+            place.replace(old)
+            new.replace(place)
+    local_files.delete_tree(old)
+
+
+def _sync(folder: Path) -> None:
+    """Bring all files of a folder to the disk at once: one by one a million of them take hours."""
+    if os.name == "nt":
+        return
+    with explained(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+            if call is None:
+                os.sync()
+            elif call(descriptor):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(folder))
+        finally:
+            os.close(descriptor)
+
+
+class PieceFile:
+    """A file that is written from its beginning to its end, by libraries that take a stream.
+
+    What the system refuses is a StoreError that names the file, whoever asked for it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Make it; nothing may have the name.
+
+        Raises:
+            StoreError: the system refuses.
+        """
+        self._path = path
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: IO[bytes] = path.open("xb")
+        self.closed = False
+        """Whether it has been closed."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Add bytes; StoreError when refused."""
+        with explained(self._path):
+            return self._file.write(data)
+
+    def tell(self) -> int:
+        """How many bytes it has."""
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Hand on what was written; StoreError when refused."""
+        with explained(self._path):
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close it; StoreError when refused."""
+        self.closed = True
+        with explained(self._path):
+            self._file.close()
+
+    def readable(self) -> bool:
+        """False."""
+        return False
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """False: what was written stays."""
+        return False
