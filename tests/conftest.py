@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -45,7 +46,10 @@ def pytest_configure(config):
         config.option.loadscopereorder = False
 
 
-LONG = ("test_ray_engine.py", "test_forecast.py", "test_gpu.py", "test_distributed.py")
+LONG = (
+    *("test_ray_engine.py", "test_page_in_browser.py", "test_gpu.py", "test_distributed.py"),
+    *("test_prune.py", "test_two_writers.py", "test_kills.py", "test_together.py"),
+)
 """Files of few tests that take longest: a process that got one last would be waited for."""
 
 
@@ -54,6 +58,20 @@ def pytest_collection_modifyitems(items):
     tests = Counter(item.path for item in items)
     # Else as pytest-xdist does it by itself.
     items.sort(key=lambda item: (item.path.name not in LONG, -tests[item.path]))
+
+
+def pytest_collection_finish():
+    """Collections, and forks that collect, leave alone what the imports of all tests made."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def made_once(tmp_path_factory):
+    """Where stores are kept of which tests take copies."""
+    from tests.support.stores import MADE
+
+    MADE[:] = [tmp_path_factory.mktemp("made")]
 
 
 @pytest.fixture(scope="module", params=["zarr", "parquet"])

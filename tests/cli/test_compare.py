@@ -21,7 +21,9 @@ from labelstore.cli import output
 from labelstore.cli.main import main
 from labelstore.operations.inspection.compare import compare
 from labelstore.views.law import ViewLaw
-from tests.support.stores import written
+from tests.support.stores import once, written
+
+written = once(written)
 
 NAMES = [f"animal number {number} [red]of[/red] the zoo" for number in range(30)]
 

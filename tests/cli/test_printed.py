@@ -13,7 +13,9 @@ import labelstore
 from labelstore.cli import output
 from labelstore.cli.main import main
 from labelstore.errors import ReplayWarning
-from tests.support.stores import make_planned, written
+from tests.support.stores import make_planned, once, written
+
+make_planned, written = once(make_planned), once(written)
 
 CLEAR = "\x1b[2J\x1b]0;owned\x07"
 TURNED = "gpj.\u202egnp"

@@ -17,7 +17,9 @@ from labelstore.operations.schedule import dry_run
 from labelstore.torch import ViewSampler
 from labelstore.views.law import ViewLaw
 from tests.support import commands
-from tests.support.stores import make_planned
+from tests.support.stores import make_planned, once
+
+make_planned = once(make_planned)
 
 V = 12
 # Of twelve views: two too hard, one to calibrate, six kept, three too easy.

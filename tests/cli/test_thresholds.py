@@ -17,7 +17,9 @@ from labelstore.errors import PartialDataWarning
 from labelstore.labels.ferkd import Action, FerKD
 from labelstore.operations.inspection.inspect import report
 from labelstore.operations.schedule import dry_run
-from tests.support.stores import make_planned, written
+from tests.support.stores import make_planned, once, written
+
+make_planned, written = once(make_planned), once(written)
 
 FLAGS = re.compile(r"thresholds that fit (\S+): (--low \S+ --middle \S+ --top \S+)")
 

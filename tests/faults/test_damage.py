@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from labelstore.errors import LabelStoreError
-from tests.support.stores import make_planned, read_everything, written
+from tests.support.stores import make_planned, once, read_everything, written
+
+make_planned, written = once(make_planned), once(written)
 
 SETTINGS = {"images": 6, "views": 5, "classes": 12, "k": 2}
 

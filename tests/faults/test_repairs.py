@@ -136,8 +136,16 @@ def check_after(path, before, whole):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("fault", ["die-before", "die-after"])
+@pytest.mark.parametrize(
+    ("fault", "every"),
+    [
+        ("die-before", 11),
+        # It leaves what to die before the next step leaves.
+        ("die-after", 33),
+        pytest.param("die-before", 1, marks=pytest.mark.slow),
+        pytest.param("die-after", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_steps_of_a_repair(spoiled, tmp_path, every, fault):
     path, whole, steps = spoiled
     before, died, missing = readable(path), 0, 0

@@ -13,7 +13,9 @@ from labelstore.errors import CorruptError, NotFoundError, UsageError
 from labelstore.format.validity import table_problem
 from labelstore.operations.materialize import materialize
 from tests.format.hostile import write
-from tests.support.stores import make_planned, written
+from tests.support.stores import make_planned, once, written
+
+make_planned, written = once(make_planned), once(written)
 
 FILL = {"labels/top_prob": 255, "labels/classes": 65535, "labels/rest_probs": 255}
 

@@ -13,7 +13,9 @@ from labelstore.errors import LabelError, NotFoundError, PartialDataWarning, Usa
 from labelstore.labels.actions import ActionCounts
 from labelstore.labels.ferkd import EnsembleFerKD, FerKD
 from labelstore.labels.fitting import Shares, fit_thresholds
-from tests.support.stores import make_planned, written
+from tests.support.stores import make_planned, once, written
+
+make_planned, written = once(make_planned), once(written)
 
 # The paper's Table 1: upper bound of a range, per cent of the crops below it.
 TABLE_1 = [

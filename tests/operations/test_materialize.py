@@ -27,7 +27,9 @@ from labelstore.storage import local_files, locks
 from labelstore.store.writer import StoreWriter
 from tests.operations.test_recode import everything
 from tests.support import commands
-from tests.support.stores import files_of, make_planned, planned, written
+from tests.support.stores import files_of, make_planned, once, planned, written
+
+make_planned, written = once(make_planned), once(written)
 
 
 @pytest.mark.parametrize("k", [1, 3])

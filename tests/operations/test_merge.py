@@ -14,7 +14,9 @@ from labelstore.labels.distribution import largest
 from labelstore.labels.soft_labels import mix
 from labelstore.operations.merge import merge
 from tests.support import commands
-from tests.support.stores import distributions, files_of, make_planned, top_of, written
+from tests.support.stores import distributions, files_of, make_planned, once, top_of, written
+
+make_planned, written = once(make_planned), once(written)
 
 IMAGES, VIEWS, CLASSES = 20, 6, 30
 

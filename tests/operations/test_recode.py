@@ -14,7 +14,17 @@ from labelstore.errors import IncompleteError, LabelError, MismatchError, UsageE
 from labelstore.operations.recode import recode
 from labelstore.store.writer import StoreWriter
 from tests.support import commands
-from tests.support.stores import distributions, files_of, make_planned, planned, top_of, written
+from tests.support.stores import (
+    distributions,
+    files_of,
+    make_planned,
+    once,
+    planned,
+    top_of,
+    written,
+)
+
+make_planned, written = once(make_planned), once(written)
 
 OTHER = {"zarr": "parquet", "parquet": "zarr"}
 

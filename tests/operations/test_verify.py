@@ -18,7 +18,9 @@ from labelstore.operations.verify import replay, verify
 from labelstore.store.writer import StoreWriter
 from labelstore.teachers.load import load_teacher
 from tests.support import commands
-from tests.support.stores import files_of, make_planned, planned
+from tests.support.stores import files_of, make_planned, once, planned
+
+make_planned = once(make_planned)
 
 FACTORY = """
 import torch

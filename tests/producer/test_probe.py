@@ -249,7 +249,7 @@ def test_rounding_is_no_other_code_at_any_batch_size_and_number_of_threads(
 ):
     def real():
         return load_teacher(
-            "timm:test_vit", checkpoint="none", device="cpu", size=160, precision=precision
+            "timm:test_vit", checkpoint="none", device="cpu", size=96, precision=precision
         )
 
     path = tmp_path / "s.zarr"

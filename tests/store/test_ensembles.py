@@ -14,7 +14,9 @@ from labelstore.store.writer import StoreWriter
 from labelstore.training.decisions import decisions, view_mask
 from labelstore.training.recovery import Recovery
 from labelstore.views.law import ViewLaw
-from tests.support.stores import make_planned, planned, written
+from tests.support.stores import make_planned, once, planned, written
+
+make_planned, written = once(make_planned), once(written)
 
 
 def test_the_mean_of_members_in_another_order(tmp_path):

@@ -22,7 +22,9 @@ from labelstore.operations.schedule import dry_run
 from labelstore.operations.verify import verify
 from labelstore.storage.location import place_of
 from labelstore.torch import SoftLabelDataset, ViewSampler
-from tests.support.stores import make_planned, written
+from tests.support.stores import make_planned, once, written
+
+make_planned, written = once(make_planned), once(written)
 
 
 @pytest.fixture(params=["str", "Path", "URL"])

@@ -11,7 +11,9 @@ import labelstore
 from labelstore.errors import NotFoundError
 from labelstore.operations.materialize import materialize
 from labelstore.store.writer import StoreWriter
-from tests.support.stores import make_planned, planned, top_of, written
+from tests.support.stores import make_planned, once, planned, top_of, written
+
+make_planned, written = once(make_planned), once(written)
 
 QUANTIZERS = ["ratio16", "ratio32", "u8", "u16", "fp16", "fp32"]
 IMAGES, VIEWS = 20, 6

@@ -2,9 +2,11 @@
 
 A new interpreter needs seconds of CPU for torch, timm and zarr, in every test that runs a command.
 Here one process has imported them and run nothing, and each command is forked from it: a process
-of its own, with its own descriptors, environment and working folder, that ends as interpreters end
-and that can be killed. What proves something of the start itself (imports, memory, what libraries
-read of their environment when they are imported) takes ``subprocess``.
+of its own, with its own descriptors, environment and working folder, that can be killed. It waits
+for its threads, runs what is registered for the end, and flushes, as interpreters do, but leaves
+its memory to the system: to take down some hundred thousand objects whose pages are shared costs
+more than most commands. What proves something of the start itself (imports, memory, what libraries
+read of their environment when they are imported) or of that last step takes ``subprocess``.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -22,6 +25,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import weakref
 from pathlib import Path
 
 __all__ = ["run", "start"]
@@ -160,31 +165,42 @@ def _server():
 
 
 def serve(control):
-    """Fork a command for each request; returns in that command's process, with its request."""
+    """Fork a command for each request, and tell how it ended; returns in the command's process."""
     for module in IMPORTED:
         importlib.import_module(module)
+    # What imports registered for the end of an interpreter undoes parts of its memory.
+    for finalizer in list(weakref.finalize._registry):
+        finalizer.atexit = False
+    # A command's own collections leave these objects, and so their pages, alone.
+    gc.collect()
+    gc.freeze()
+    running = {}
     while True:
+        ready, _, _ = select.select([control, *running], [], [])
+        for ended in set(ready) & set(running):
+            command, told = running.pop(ended)
+            _, status = os.waitpid(command, 0)
+            with contextlib.suppress(BrokenPipeError):
+                os.write(told, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            os.close(told)
+            os.close(ended)
+        if control not in ready:
+            continue
         message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 3)
         if not message:
             return None
-        if not os.fork():
+        *outputs, told = descriptors
+        command = os.fork()
+        if not command:
             break
-        for descriptor in descriptors:
-            os.close(descriptor)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-    control.close()
-    *outputs, told = descriptors
-    child = os.fork()
-    if child:
-        # This process only waits for the command, to tell how it ended.
+        os.write(told, f"{command}\n".encode())
+        running[os.pidfd_open(command)] = command, told
         for descriptor in outputs:
             os.close(descriptor)
-        os.write(told, f"{child}\n".encode())
-        _, status = os.waitpid(child, 0)
-        os.write(told, f"{os.waitstatus_to_exitcode(status)}\n".encode())
-        os._exit(0)
+    control.close()
+    for other, (_, its) in running.items():
+        os.close(other)
+        os.close(its)
     os.close(told)
     for number, descriptor in enumerate(outputs, 1):
         os.dup2(descriptor, number)
@@ -214,6 +230,29 @@ def be(arguments, cwd, env):
         exec(compile(what, "<string>", "exec"), vars(main))
 
 
+def end_after(command):
+    """End this process as an interpreter ends after a command, but for its memory.
+
+    What no command does on purpose (an exception, Ctrl-C that nobody took) is the interpreter's.
+    """
+    code = 0
+    try:
+        command()
+    except SystemExit as end:
+        if end.code is not None and not isinstance(end.code, int):
+            raise
+        code = end.code or 0
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        # The interpreter tells of it, and has its own exit code.
+        sys.exit(code)
+    os._exit(code & 0xFF)
+
+
 if __name__ == "__main__":
     if (request := serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
-        be(**request)
+        end_after(lambda: be(**request))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 
@@ -44,8 +47,7 @@ def written(path, images=20, views=6, k=3, classes=30, seed=0, **options):
 
 def planned(images=20, views=6, k=3, classes=30, prior_size=8, **options):
     """A manifest with a prior, its keys and targets, and the data of each of its blocks."""
-    p = distributions(images, views, classes)
-    indices, probs = top_of(p, k)
+    p, indices, probs, fitted = _fitted(images, views, k, classes, prior_size)
     keys = [f"c/{number:03}.jpg" for number in range(images)]
     targets = (np.arange(images) % classes).astype(np.int32)
     settings = {"block_images": 8, "group_views": 4, "quantizer": "ratio16", **options}
@@ -59,13 +61,12 @@ def planned(images=20, views=6, k=3, classes=30, prior_size=8, **options):
         prior_size=prior_size,
         **settings,
     )
-    fitted = [fit(p[i].mean(0), indices[i], probs[i], prior_size) for i in range(images)]
 
     def data(block):
         rows = manifest.block_slice(block)
         return BlockData(
-            indices[rows],
-            probs[rows],
+            indices[rows].copy(),
+            probs[rows].copy(),
             widths=np.arange(images)[rows] + 40,
             heights=np.arange(images)[rows] + 30,
             digests=np.arange(images)[rows] + 1,
@@ -74,7 +75,20 @@ def planned(images=20, views=6, k=3, classes=30, prior_size=8, **options):
             prior_power=np.array([entry[2] for entry in fitted[rows]], dtype=np.uint8),
         )
 
-    return manifest, keys, targets, data, p
+    return manifest, keys, targets, data, p.copy()
+
+
+@functools.cache
+def _fitted(images, views, k, classes, prior_size):
+    """What ``planned`` stores: the labels, their largest, and each image's list."""
+    p = distributions(images, views, classes)
+    indices, probs = top_of(p, k)
+    return (
+        p,
+        indices,
+        probs,
+        [fit(*of, prior_size) for of in zip(p.mean(1), indices, probs, strict=True)],
+    )
 
 
 def make_planned(path, blocks=None, **options):
@@ -85,6 +99,40 @@ def make_planned(path, blocks=None, **options):
             if blocks is None or block in blocks:
                 writer.write_block(block, data(block))
     return labelstore.open(path), p
+
+
+def once(make):
+    """A function like ``make(path, ...)`` that makes a store of the same arguments once.
+
+    From then on it copies that one: a tenth of the work, for tests of what is done with a store. A
+    test of how stores are written, or of two that are the same, takes ``make``.
+
+    Args:
+        make: gives the open store, alone or before others in a tuple; its arguments are pickled.
+    """
+
+    @functools.wraps(make)
+    def copied(path, *arguments, **options):
+        path = Path(path)
+        asked = pickle.dumps((make.__module__, make.__qualname__, arguments, options))
+        results = MADE[0] / f"{hashlib.sha256(asked).hexdigest()}-{path.suffix[1:]}"
+        if path.exists():
+            return make(path, *arguments, **options)
+        whole = results.with_suffix(path.suffix)
+        if not results.exists():
+            made = make(whole, *arguments, **options)
+            results.write_bytes(pickle.dumps(made[1:] if isinstance(made, tuple) else None))
+        # Files of their own times, as new ones are.
+        shutil.copytree(whole, path, copy_function=shutil.copyfile)
+        others = pickle.loads(results.read_bytes())
+        store = labelstore.open(path)
+        return store if others is None else (store, *others)
+
+    return copied
+
+
+MADE = []
+"""Where ``once`` keeps stores: a folder of this run of pytest, and of this process."""
 
 
 def read_everything(path):

@@ -21,7 +21,10 @@ from labelstore.store.writer import StoreWriter
 from labelstore.torch import Show, SoftLabelDataset, ViewSampler
 from labelstore.torch.joins.view_join import ViewJoin
 from labelstore.training.curriculum import curriculum_views
-from tests.support.training import NUM_VIEWS, make_store
+from tests.support.stores import once
+from tests.support.training import NUM_VIEWS, make_store as make_anew
+
+make_store = once(make_anew)
 
 
 def epoch_of(sampler, epoch):
@@ -643,7 +646,7 @@ def test_photos_of_shared_images_alone_are_enough(three, photos):
 def test_probes_of_images_that_are_not_shared_are_left_out(work, store, photos, tmp_path):
     keys = list(store.keys)
     # The probed images are the first two of the store, which holds its keys in reverse.
-    probed = make_store(
+    probed = make_anew(
         tmp_path / "p.zarr", work.photos, keys[::-1], seed=4, probe=lambda digest: digest
     )
     assert [entry["key"] for entry in probed.manifest.probe] == keys[:2]

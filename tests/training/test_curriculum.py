@@ -14,7 +14,9 @@ from labelstore.errors import LabelError, UsageError
 from labelstore.labels.ferkd import Action, FerKD
 from labelstore.training.curriculum import confidence_order, curriculum_views
 from labelstore.training.decisions import view_mask
-from tests.support.stores import written
+from tests.support.stores import once, written
+
+written = once(written)
 
 
 def slow_places(n, epoch, epochs, m, direction):

@@ -16,7 +16,9 @@ from labelstore.store.slabs import shared_file
 from labelstore.torch import ViewSampler
 from labelstore.training.epochs import EpochOrder
 from labelstore.training.read_ahead import EpochReadAhead
-from tests.support.stores import make_planned, written
+from tests.support.stores import make_planned, once, written
+
+make_planned, written = once(make_planned), once(written)
 
 
 @pytest.fixture(autouse=True)

@@ -18,15 +18,15 @@ from labelstore.views.philox import hash_keys, philox4x32
 HASHES = hash_keys([f"photo/{number}.jpg" for number in range(400)])
 
 
+def draws(law, key_hash, view):
+    """(10, 4) words of a view's attempts."""
+    counter = (key_hash & 0xFFFFFFFF, key_hash >> 32, np.arange(10), view)
+    return np.stack(philox4x32(counter, law.seed), axis=-1).tolist()
+
+
 def slow_box(law, key_hash, view, width, height):
     """One box by the law's definition, in plain Python with the machine's own exp."""
-
-    def draw(number):
-        counter = (key_hash & 0xFFFFFFFF, key_hash >> 32, number, view)
-        return [int(word) for word in philox4x32(counter, law.seed)]
-
-    for attempt in range(10):
-        x = draw(attempt)
+    for x in draws(law, key_hash, view):
         u = [word / 2**32 for word in x]
         area = width * height * (law.scale[0] + (law.scale[1] - law.scale[0]) * u[0])
         low, high = math.log(law.ratio[0]), math.log(law.ratio[1])

@@ -22,7 +22,9 @@ from labelstore.operations.merge import merge
 from labelstore.operations.recode import recode
 from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
-from tests.support.stores import distributions, make_planned, planned, top_of, written
+from tests.support.stores import distributions, make_planned, once, planned, top_of, written
+
+make_planned, written = once(make_planned), once(written)
 
 IMAGES, VIEWS, CLASSES = 20, 6, 30
 

@@ -15,7 +15,9 @@ from labelstore.operations.inspection import gallery
 from labelstore.operations.inspection.gallery import page_data
 from labelstore.operations.inspection.inspect import report
 from labelstore.views.law import ViewLaw
-from tests.support.stores import make_planned, written
+from tests.support.stores import make_planned, once, written
+
+make_planned, written = once(make_planned), once(written)
 
 RULE = FerKD(low=0.3, middle=0.5, top=0.8)
 

@@ -17,6 +17,7 @@ from labelstore.labels.ferkd import Action, FerKD
 from labelstore.operations.inspection.inspect import report
 from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
+from tests.support.stores import once
 
 IMAGES, VIEWS, K, CLASSES = 37, 7, 6, 23
 
@@ -49,6 +50,7 @@ def make_arrays(seed=0):
     return indices, probs, targets
 
 
+@once
 def make_store(path, quantizer="fp32", unknown=(), **more):
     indices, probs, targets = make_arrays()
     targets[list(unknown)] = -1

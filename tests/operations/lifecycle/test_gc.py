@@ -19,7 +19,9 @@ from labelstore.storage import swaps
 from labelstore.storage.locks import exclusive_lock, shared_lock
 from labelstore.testing.faults import trip
 from tests.support import commands
-from tests.support.stores import files_of, make_planned
+from tests.support.stores import files_of, make_planned, once
+
+make_planned = once(make_planned)
 
 SETTINGS = {"images": 6, "views": 3, "classes": 12, "k": 2, "prior_size": 4, "block_images": 3}
 

@@ -13,8 +13,10 @@ from labelstore.errors import IncompleteError, MismatchError, UsageError
 from labelstore.operations.lifecycle.parts import join_parts
 from labelstore.store.writer import StoreWriter
 from tests.support import commands
-from tests.support.stores import files_of, make_planned, planned, written
+from tests.support.stores import files_of, make_planned, once, planned, written
 from tests.support.training import TEACHER
+
+make_planned, written = once(make_planned), once(written)
 
 
 def run(*arguments):

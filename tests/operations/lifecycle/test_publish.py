@@ -18,7 +18,9 @@ from labelstore.cli.main import main
 from labelstore.errors import CorruptError, IncompleteError, UsageError
 from labelstore.operations.lifecycle.publish import Publication, publish
 from tests.support.hub import Hub
-from tests.support.stores import make_planned, read_everything, written
+from tests.support.stores import make_planned, once, read_everything, written
+
+make_planned, written = once(make_planned), once(written)
 
 # What the hub's own client does inside.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

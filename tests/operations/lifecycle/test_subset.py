@@ -14,7 +14,9 @@ from labelstore.labels.ferkd import FerKD
 from labelstore.operations.lifecycle.subset import ViewChoice, choose_views, subset
 from labelstore.store.writer import StoreWriter
 from tests.support import commands
-from tests.support.stores import files_of, make_planned, planned, written
+from tests.support.stores import files_of, make_planned, once, planned, written
+
+make_planned, written = once(make_planned), once(written)
 
 
 def run(*arguments):

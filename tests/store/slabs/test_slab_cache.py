@@ -22,7 +22,9 @@ from labelstore.store.chunks.reader import BlockReader
 from labelstore.store.slabs import shared_file
 from labelstore.store.slabs.slab_cache import SlabCache
 from labelstore.store.writer import StoreWriter
-from tests.support.stores import make_planned, planned, written
+from tests.support.stores import make_planned, once, planned, written
+
+make_planned, written = once(make_planned), once(written)
 
 ROOMY = 2**26
 

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import zarr
-from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import MemoryStore
+from zarr.storage import MemoryStore, StorePath
 
 from labelstore.errors import CorruptError, FormatError, LabelStoreError, StoreError
 from labelstore.format.arrays import commit_columns
@@ -371,13 +370,10 @@ class ZarrBackend:
 
         In memory: zarr would read and merge an old shard, and fail on one that was torn.
         """
-        known = self._writing[name]
-        prototype = default_buffer_prototype()
-        objects: dict[str, Any] = {
-            f"{name}/{part}": data
-            for part, data in known.metadata.to_buffer_dict(prototype).items()
-        }
-        array: Any = zarr.open_array(MemoryStore(objects), path=name, mode="r+", zarr_format=3)
+        objects: dict[str, Any] = {}
+        # As opened before: to parse its description again takes as long as to encode a small block.
+        metadata = self._writing[name].metadata
+        array: Any = zarr.Array(zarr.AsyncArray(metadata, StorePath(MemoryStore(objects), name)))
         size = (array.shards or array.chunks)[0]
         array[block * size : block * size + len(codes)] = codes
         data = objects.get(self._object_name(name, block))
