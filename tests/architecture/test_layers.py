@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "images": {"storage", "errors"},
     "format": {"storage", "labels", "views", "errors"},
     "store": {"format", "labels", "views", "storage", "errors"},
+    "peers": {"store", "format", "images", "labels", "views", "storage", "errors"},
     "statistics": {"labels", "errors"},
     "pictures": {"images", "labels", "views", "storage", "errors"},
     "teachers": {"images", "errors"},
@@ -24,7 +25,7 @@ MAY_IMPORT = {
     "producer": {"teachers", "store", "format", "images", "labels", "views", "storage", "errors"},
     "torch": {"training", "store", "format", "images", "labels", "views", "errors"},
     "operations": {
-        *("producer", "torch", "training", "teachers", "store", "format", "images"),
+        *("producer", "torch", "training", "teachers", "peers", "store", "format", "images"),
         *("statistics", "pictures", "labels", "views", "storage", "errors"),
     },
     "testing": {"storage", "labels", "errors"},

@@ -1,0 +1,1 @@
+"""Other projects' soft-label files: read as their own code reads them, never executed."""
