@@ -1,0 +1,422 @@
+"""SRe2L's and LPLD's labels of distilled images: a file a mini-batch, with all classes' logits.
+
+``epoch_E/batch_B.tar`` is ``torch.save([coords, flips, partners, lam, box, logits])``: of each
+photo of the batch its crop as shares of its sides (top, left, height, width), whether it was
+mirrored, with which photo of the batch it was mixed (None where nothing was), and its logits. An
+epoch is a view. Nothing names the photos: their order is that of ``RandomSampler`` with seed 42
+over ``ImageFolder``, or, in LPLD's folders, what ``sampler_indices_epoch.json`` says.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore.errors import (
+    CorruptError,
+    FormatError,
+    LabelError,
+    MismatchError,
+    NotFoundError,
+    UsageError,
+)
+from labelstore.peers import image_folder
+from labelstore.peers.peer_labels import PeerLabels, files_digest
+from labelstore.peers.safe_pickle import MEND, load_torch, read_bytes
+from labelstore.storage.untrusted import parsed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from labelstore.labels.top_k import LabelType
+    from labelstore.peers.peer_labels import PeerOptions, Values
+
+__all__ = ["Sre2lReader", "sampled_orders"]
+
+SEED = 42
+"""``--fkd-seed`` of both projects, unless somebody changed it: files do not say it."""
+
+ORDERS = "sampler_indices_epoch.json"
+
+_COMPARED = 2048
+"""Labels whose likeliest class is compared with the photo's own, at least, where there are so
+many."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One file, checked. B photos, C classes."""
+
+    coords: npt.NDArray[np.floating]
+    """(B, 4) shares of the photo's sides: top, left, height, width."""
+    flips: npt.NDArray[np.bool_] | None
+    """(B,); None where LPLD's cutouts stand in their place."""
+    mixed: bool
+    """Whether the pixels were mixed with those of another photo."""
+    logits: npt.NDArray[np.floating]
+    """(B, C)."""
+
+    @property
+    def kind(self) -> str:
+        """What was done to the pixels after the crop."""
+        return "mixed" if self.mixed else "cut out" if self.flips is None else "plain"
+
+
+class Sre2lReader:
+    """Reads the folder that ``--fkd-path`` named; see ``PeerReader``.
+
+    Labels of mixed or cut-out pixels have no boxes: a crop alone is not what the teacher saw.
+    """
+
+    values: Values = "logits"
+    k = None
+    label_type: LabelType = "top-k"
+    temperature = None
+    targets = None
+
+    def __init__(self, path: Path, options: PeerOptions) -> None:
+        self._path, self._photos = path, options.photos
+        self._files = _batch_files(path)
+        first = _read_batch(self._files[0][0])
+        self._rows, self._kind = len(first.logits), first.kind
+        self.num_classes: int | None = first.logits.shape[1]
+        if options.num_classes not in (None, self.num_classes):
+            raise MismatchError(
+                f"{self._files[0][0]} has logits of {self.num_classes} classes, and "
+                f"{options.num_classes} were asked for: leave the number out, the files say it.",
+                arguments=("num_classes",),
+            )
+        order = None if self._photos is None else image_folder.in_folder_order(self._photos)
+        places, how = self._places(None if order is None else len(order))
+        counts = (places >= 0).sum(axis=0)
+        self._numbers = np.flatnonzero(counts)
+        """Place in ImageFolder of each image that has a label."""
+        self._order = None if order is None else [order[number] for number in self._numbers]
+        self.keys = [str(number) for number in self._numbers]
+        if self._order is not None and self._photos is not None:
+            self.keys = [self._photos.keys[index] for index in self._order]
+        self.num_views = int(counts.max())
+        # The epochs that have a label of the image first, in their order.
+        self._epochs = np.argsort(places < 0, axis=0, kind="stable").astype(np.int32)
+        self._places_of, self._counts = places, counts
+        self.explicit = self._kind == "plain" and self._photos is not None
+        files = [file for epoch in self._files for file in epoch]
+        with parsed(path, MEND):
+            self.digest = files_digest(path, files)
+        self.notes = tuple(self._notes(how, counts))
+        self.extra = {"views": self._kind, "order": how}
+
+    def images(self, numbers: Sequence[int]) -> PeerLabels:
+        """As ``PeerReader.images``: each batch that holds one of them is read once."""
+        rows = self._numbers[np.asarray(numbers, dtype=np.int64)]
+        shape = (len(rows), self.num_views)
+        turns = np.arange(self.num_views)[None, :] % self._counts[rows][:, None]
+        epochs = self._epochs[turns, rows[:, None]]
+        places = self._places_of[epochs, rows[:, None]]
+        dense, coords, flips = None, np.zeros((*shape, 4)), np.zeros(shape, bool)
+        batches = epochs.astype(np.int64) << 32 | places // self._rows
+        for batch in np.unique(batches):
+            label = self._batch(int(batch >> 32), int(batch & 0xFFFFFFFF))
+            at = np.nonzero(batches == batch)
+            row = places[at] % self._rows
+            if dense is None:
+                dense = np.zeros((*shape, label.logits.shape[1]), label.logits.dtype)
+            if label.logits.dtype != dense.dtype:
+                dense = dense.astype(np.float32)
+            dense[at] = label.logits[row]
+            coords[at] = label.coords[row]
+            if label.flips is not None:
+                flips[at] = label.flips[row]
+        if self._photos is None or self._order is None:
+            return PeerLabels(dense=dense)
+        facts = image_folder.photo_facts(self._photos, [self._order[number] for number in numbers])
+        sizes = facts._asdict()
+        if not self.explicit:
+            return PeerLabels(dense=dense, **sizes)
+        boxes = image_folder.boxes_of_shares(coords, facts.widths, facts.heights)
+        names = [self.keys[number] for number in numbers]
+        image_folder.check_inside(boxes, facts, names, self._path)
+        return PeerLabels(dense=dense, boxes=boxes, flips=flips, **sizes)
+
+    def _batch(self, epoch: int, number: int) -> _Batch:
+        """A batch that is like the first one."""
+        file = self._files[epoch][number]
+        batch = _read_batch(file)
+        rows, classes = batch.logits.shape
+        last = number == len(self._files[epoch]) - 1
+        if classes != self.num_classes or batch.kind != self._kind:
+            raise MismatchError(
+                f"{file} has {batch.kind} labels of {classes} classes, and {self._files[0][0]} "
+                f"{self._kind} ones of {self.num_classes}: files of two runs lie in one folder; "
+                "move one of them away."
+            )
+        expected = self._sizes[epoch] if last else self._rows
+        if rows != expected:
+            raise MismatchError(
+                f"{file} has {rows} labels, expected {expected}, as its epoch's order of the "
+                "photos says: it is of another run, or the photos are others; get it anew."
+            )
+        return batch
+
+    def _places(self, num_photos: int | None) -> tuple[npt.NDArray[np.int32], str]:
+        """(epochs, photos) int32: a photo's place in an epoch, -1 where the epoch left it out; and
+        where the order was taken from.
+
+        Of a photo that has two places in an epoch the later one counts.
+        """
+        lasts = [len(_read_batch(files[-1]).logits) for files in self._files]
+        self._sizes = lasts
+        labels = [
+            self._rows * (len(files) - 1) + last
+            for files, last in zip(self._files, lasts, strict=True)
+        ]
+        file = self._path / ORDERS
+        if file.exists():
+            orders, how = _stored_orders(file, len(labels)), ORDERS
+            largest = max(int(order.max()) for order in orders) + 1
+            count = largest if num_photos is None else num_photos
+            if largest > count:
+                raise MismatchError(
+                    f"{file} names photo number {largest - 1}, and there are {count} photos: give "
+                    "the folder that the labels were made from."
+                )
+        elif num_photos is None:
+            raise UsageError(
+                f"{self._path} has no {ORDERS}, so that no file says which photo a label is of, "
+                "and their order follows from how many there are: give the photos.",
+                arguments=("photos",),
+            )
+        else:
+            count = num_photos
+            orders, how = sampled_orders(count, len(labels)), f"RandomSampler, seed {SEED}"
+        places = np.full((len(labels), count), -1, np.int32)
+        for epoch, (order, size) in enumerate(zip(orders, labels, strict=True)):
+            self._check_size(epoch, size, len(order), stored=file.exists())
+            places[epoch, order[:size]] = np.arange(size, dtype=np.int32)
+        return places, how
+
+    def _check_size(self, epoch: int, size: int, count: int, *, stored: bool) -> None:
+        """Raise MismatchError where an epoch cannot be of so many photos."""
+        # LPLD drops the last batch of an epoch where it is not full, and stops in the last one.
+        whole = size == count or size == count - count % self._rows
+        stopped = epoch == len(self._files) - 1 and size < count and size % self._rows == 0
+        if not (whole or stopped):
+            where = f"{ORDERS} has" if stored else "there are"
+            raise MismatchError(
+                f"{self._path}/epoch_{epoch} has {size} labels in batches of {self._rows}, and "
+                f"{where} {count} photos: a batch is missing, or these are not the photos that "
+                "were labelled; give the folder that the labels were made from.",
+                arguments=("photos",),
+            )
+
+    def _notes(self, how: str, counts: npt.NDArray[np.int64]) -> list[str]:
+        notes = []
+        if how != ORDERS:
+            notes.append(
+                f"No file says which photo a label is of: the order is that of {how}, as both "
+                "projects' scripts have it, over the photos in the order of their folders."
+            )
+        agreement = self._agreement()
+        if agreement:
+            notes.append(agreement)
+        if self._kind != "plain":
+            notes.append(
+                f"The labelled pixels were {self._kind}, which this version of the format cannot "
+                "describe: views are unknown, so the labels can be read, and no data set shows "
+                "their pixels."
+            )
+        elif self._photos is None:
+            notes.append(
+                "Crops are shares of a photo's sides, and no photos were given: views are unknown."
+            )
+        missing = int((counts == 0).sum())
+        if missing:
+            notes.append(f"{missing} photos have no label in any epoch and are left out.")
+        fewer = int(((counts > 0) & (counts < counts.max())).sum())
+        if fewer:
+            notes.append(
+                f"{fewer} photos have fewer labels than the {counts.max()} of others, since epochs "
+                "were cut short: their first ones stand again as the last views."
+            )
+        return notes
+
+    def _agreement(self) -> str | None:
+        """How often the likeliest class is the photo's folder, where the folders can be those
+        classes: an order that is not the labels' own shows here.
+        """
+        photos, order = self._photos, self._order
+        if photos is None or order is None or photos.classes is None:
+            return None
+        if len(photos.classes) != self.num_classes:
+            return None
+        number_of = {name: number for number, name in enumerate(sorted(photos.classes))}
+        truth = np.full(self._places_of.shape[1], -1)
+        truth[self._numbers] = [number_of[str(photos.class_name(index))] for index in order]
+        same = count = 0
+        chance = 0.0
+        # The last epochs, too: an order that is right at first may drift away.
+        for epoch in dict.fromkeys((0, len(self._files) - 1)):
+            numbers = np.full(self._places_of.shape[1], -1)
+            placed = np.flatnonzero(self._places_of[epoch] >= 0)
+            numbers[self._places_of[epoch, placed]] = placed
+            batches = range(min(len(self._files[epoch]), -(-_COMPARED // (2 * self._rows))))
+            for batch in batches:
+                likeliest = self._batch(epoch, batch).logits.argmax(axis=1)
+                start = batch * self._rows
+                own = truth[numbers[start : start + len(likeliest)]]
+                same += int((own == likeliest).sum())
+                count += len(own)
+                shares = np.bincount(own, minlength=self.num_classes) / len(own)
+                chance += float(shares[likeliest].sum())
+        text = (
+            f"The likeliest class is the photo's own folder for {same / count:.1%} of {count} "
+            f"labels; in a wrong order it would be for about {chance / count:.1%}."
+        )
+        if same - chance <= 4 * np.sqrt(max(chance, 1)):
+            text += " These are hardly apart: check that these are the photos, in this order."
+        return text
+
+
+def sampled_orders(num_photos: int, epochs: int) -> list[npt.NDArray[np.int64]]:
+    """The order of the photos in each epoch, as ``torch.utils.data.RandomSampler`` draws it.
+
+    Returns:
+        for each epoch (photos,) int64, the place in ``ImageFolder`` of each label.
+    """
+    import torch
+
+    generator = torch.Generator()
+    generator.manual_seed(SEED)
+    sampler = torch.utils.data.RandomSampler(range(num_photos), generator=generator)
+    # To its end each time, where it draws once more.
+    return [np.asarray(list(sampler)) for _ in range(epochs)]
+
+
+def _stored_orders(file: Path, epochs: int) -> list[npt.NDArray[np.int64]]:
+    """The order of each epoch that LPLD wrote.
+
+    Raises:
+        CorruptError: it is damaged, or has no order for one of the epochs.
+    """
+    with parsed(file, MEND):
+        document = json.loads(read_bytes(file))
+        orders = []
+        for epoch in range(epochs):
+            # No object of epochs has none of them either.
+            order = np.asarray(dict(document).get(str(epoch), []))
+            if order.ndim != 1 or not order.size or order.dtype.kind != "i":
+                raise ValueError(f"it has no list of photos for epoch {epoch}")
+            if order.min() < 0 or np.unique(order).size != order.size or order.max() >= 2**31:
+                raise ValueError(f"epoch {epoch} names a photo twice, or one that cannot be")
+            orders.append(order)
+        return orders
+
+
+def _batch_files(path: Path) -> list[list[Path]]:
+    """The files of each epoch, by number.
+
+    Raises:
+        NotFoundError: there is no such folder. FormatError: it has no epochs. CorruptError: one
+            of them, or a batch, is missing.
+    """
+    if not path.exists():
+        raise NotFoundError(f"there is no folder {path}: check the path.")
+    with parsed(path, MEND):
+        epochs = _numbered(path, r"epoch_(\d+)") if path.is_dir() else {}
+        files = [_numbered(folder, r"batch_(\d+)\.tar") for folder in epochs.values()]
+    if not epochs or not files[0]:
+        raise FormatError(
+            f"{path} has no epoch_0/batch_0.tar, expected the folder that SRe2L's or LPLD's "
+            "relabelling was given as its FKD path: give that one."
+        )
+    _check_complete(path, "epoch_{}", epochs)
+    for folder, batches in zip(epochs.values(), files, strict=True):
+        _check_complete(folder, "batch_{}.tar", batches)
+    return [list(batches.values()) for batches in files]
+
+
+def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
+    """The entries of a folder whose names fit, by their number, rising."""
+    matches = {entry: re.fullmatch(pattern, entry.name) for entry in folder.iterdir()}
+    numbered = {int(match[1]): entry for entry, match in matches.items() if match}
+    return dict(sorted(numbered.items()))
+
+
+def _check_complete(folder: Path, name: str, entries: dict[int, Path]) -> None:
+    missing = next((number for number in range(len(entries)) if number not in entries), None)
+    if missing is None and not entries:
+        missing = 0
+    if missing is not None:
+        raise CorruptError(
+            f"{folder} has no {name.format(missing)}, and later ones follow or its epoch is "
+            f"empty: a label's place counts, so that none may be missing; {MEND}."
+        )
+
+
+def _read_batch(file: Path) -> _Batch:
+    """The labels of a file.
+
+    Raises:
+        CorruptError: it is damaged, or no such thing. LabelError: logits or crops that cannot be.
+    """
+    content = load_torch(file)
+    with parsed(file, MEND):
+        if not isinstance(content, (list, tuple)) or len(content) != 6:
+            raise ValueError("it is no list of six: coords, flips, partners, lam, box, logits")
+        coords, flips, partners, _, _, logits = content
+        logits = _floats(logits, "logits", 2)
+        rows = len(logits)
+        if not logits.size:
+            raise ValueError("it has no logits")
+        coords = _floats(coords, "crops", 2, (rows, 4))
+        flips = np.asarray(flips)
+        if flips.dtype.kind == "f":
+            # LPLD's for ImageNet-21K: centre, size and colour of what is cut out.
+            _floats(flips, "cutouts", 2, (rows, 7))
+        elif flips.dtype != np.bool_ or flips.shape != (rows,):
+            raise ValueError(f"it has {flips.shape} {flips.dtype} flips of {rows} labels")
+        if partners is not None:
+            partners = np.asarray(partners)
+            if partners.shape != (rows,) or partners.dtype.kind != "i":
+                raise ValueError("its partners are no photos of the batch")
+            if partners.min() < 0 or partners.max() >= rows:
+                raise ValueError("its partners are no photos of the batch")
+    _check_values(file, coords, logits)
+    return _Batch(coords, flips if flips.dtype == np.bool_ else None, partners is not None, logits)
+
+
+def _check_values(
+    file: Path, coords: npt.NDArray[np.floating], logits: npt.NDArray[np.floating]
+) -> None:
+    wrong = ~np.isfinite(logits).all(axis=1)
+    if wrong.any():
+        raise LabelError(
+            f"{file} has a logit that is NaN or infinite in row {int(np.argmax(wrong))}, expected "
+            f"finite ones: the teacher went wrong there (in half precision, most often); {MEND}."
+        )
+    # NaN fails the comparison, too.
+    inside = (coords >= 0) & (coords <= 1 + 1e-6)
+    fits = inside.all(axis=1) & (coords[:, 2:] > 0).all(axis=1)
+    if not fits.all():
+        row = int(np.argmin(fits))
+        raise LabelError(
+            f"{file} has the crop {coords[row].tolist()} in row {row}, expected shares of the "
+            f"photo's sides (top, left, height, width) from 0 to 1: it is damaged; {MEND}."
+        )
+
+
+def _floats(
+    value: Any, name: str, axes: int, shape: tuple[int, ...] | None = None
+) -> npt.NDArray[np.floating]:
+    """An array of floats; ValueError for anything else."""
+    array = np.asarray(value)
+    if array.dtype.kind != "f" or array.ndim != axes or shape not in (None, array.shape):
+        raise ValueError(f"its {name} are {array.dtype} of shape {array.shape}")
+    return array
