@@ -64,6 +64,8 @@ class PeerOptions:
     photos: ImageSource | None = None
     """The labelled photos, for formats whose boxes are shares of a photo's sides, or that name
     images by their place; None: there are none."""
+    boxes: bool = True
+    """Whether views are to be replayed; where False, photos are not needed for their sizes."""
 
 
 class PeerReader(Protocol):
@@ -117,10 +119,10 @@ def files_digest(root: Path, files: Iterable[Path | str]) -> str:
     Raises:
         OSError: a file is not there, or the system refuses to look.
     """
-    digest = xxhash.xxh3_128()
+    digest, start = xxhash.xxh3_128(), len(os.path.join(root, ""))
     for file in files:
-        name = os.path.relpath(file, root)
-        digest.update(f"{name}\0{os.stat(file).st_size}\n".encode("utf-8", "surrogateescape"))
+        name, size = os.fspath(file)[start:], os.stat(file).st_size
+        digest.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
     return str(digest.hexdigest())
 
 
