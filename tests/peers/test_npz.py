@@ -11,10 +11,10 @@ from labelstore.peers.peer_labels import PeerOptions
 from tests.support.stores import distributions, top_of
 
 IMAGES, VIEWS, CLASSES = 7, 5, 30
-EXACT = StoreSettings(quantizer="fp32")
+EXACT = ConversionSettings(store=StoreSettings(quantizer="fp32"))
 
 
-def converted(tmp_path, settings=ConversionSettings(store=EXACT), num_classes=None):
+def converted(tmp_path, settings=EXACT, num_classes=None):
     report = convert(
         tmp_path / "own.npz",
         tmp_path / "a.zarr",

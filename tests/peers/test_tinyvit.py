@@ -71,7 +71,7 @@ def test_images_numbered_by_torchvision_are_named_by_their_photos(tmp_path):
     image = list(store.keys).index("n0000/im_0.JPEG")
     assert store.sizes([image])[0] == [shapes["n0000/im_0.JPEG"][1]]
     (tmp_path / "photos" / "n0002" / "im_5.JPEG").unlink()
-    with pytest.raises(MismatchError, match="6 images, numbered up to 5, and .* holds 5 photos"):
+    with pytest.raises(MismatchError, match=r"6 images, numbered up to 5, and .* holds 5 photos"):
         converted(tmp_path, source=FolderSource(tmp_path / "photos"))
 
 
