@@ -119,7 +119,7 @@ class FKDReader:
             boxes = _clipped(boxes, facts)
         for row, number in enumerate(numbers):
             part = slice(row, row + 1)
-            of_one = PhotoFacts(*(values[part] for values in facts))
+            of_one = PhotoFacts(facts.widths[part], facts.heights[part], facts.digests[part])
             check_inside(boxes[part], of_one, [self.keys[number]], self._where(number))
         return PeerLabels(indices, probs, boxes=boxes, flips=flips, **sizes)
 

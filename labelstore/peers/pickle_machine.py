@@ -510,5 +510,5 @@ _STEPS: dict[int, Callable[[_Machine], None]] = {
         (b"Q", _Machine.persistent),
     )
 }
-"""What is obeyed besides those in ``run``, a bytearray being bytes: what Python's own pickler writes
-for such values."""
+"""What is obeyed besides those in ``run``, a bytearray being bytes: what Python's own pickler
+writes for such values."""

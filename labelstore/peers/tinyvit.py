@@ -100,7 +100,9 @@ class TinyViTReader:
         numbers = [_epoch_of(epoch.name)[1] for epoch in epochs]
         self.extra = {"epochs": _runs(numbers)}
         with parsed(path, MEND):
-            keys_of = [file.with_name(file.name.replace(_VALUES, _KEYS)) for file in self._all]
+            keys_of = [
+                file.with_name(file.name.removesuffix(_VALUES) + _KEYS) for file in self._all
+            ]
             self.digest = files_digest(path, [*self._all, *keys_of])
 
     @property
