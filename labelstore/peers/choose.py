@@ -19,6 +19,8 @@ __all__ = ["READERS", "open_peer"]
 READERS = {
     "fkd": ("fkd", "FKDReader"),
     "tinyvit": ("tinyvit", "TinyViTReader"),
+    "ml-dr": ("ml_dr", "MlDrReader"),
+    "sre2l": ("sre2l", "Sre2lReader"),
     "npz": ("npz", "NpzReader"),
 }
 """What ``--from`` calls a format -> its module in this package, and the class there."""

@@ -23,6 +23,7 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.peers import image_folder
+from labelstore.peers.labelled_photos import sizes_of
 from labelstore.peers.peer_labels import PeerLabels, files_digest
 from labelstore.peers.safe_pickle import MEND, load_torch
 from labelstore.storage.untrusted import parsed
@@ -101,11 +102,12 @@ class MlDrReader:
             )
         self.k = len(_pair(samples[0])[0])
         changes = [_CHANGES[name] for name in self._augmentations if name not in _PLAIN]
-        self.explicit = not changes and _CROP in self._augmentations
+        plain = not changes and _CROP in self._augmentations
+        self.explicit = plain and options.boxes
         with parsed(path, MEND):
             self.digest = files_digest(path, [*self._files, path / CONFIG])
-        self.notes = tuple(self._notes(list(dict.fromkeys(changes))))
-        self.extra = {"views": "plain" if self.explicit else ", ".join(self._augmentations)}
+        self.notes = tuple(self._notes(plain, list(dict.fromkeys(changes))))
+        self.extra = {"views": ", ".join(self._augmentations)}
         if config["teacher"]:
             self.extra["teacher"] = config["teacher"]
 
@@ -129,18 +131,24 @@ class MlDrReader:
                     if self.explicit:
                         boxes[row, view], flips[row, view] = self._crop(sample["params"])
             self._check(file, indices[row], probs[row])
+        if not self.explicit:
+            return PeerLabels(indices, probs, **self._sizes_of(numbers))
+        return PeerLabels(
+            indices, probs, boxes=boxes, flips=flips, **self._sizes_of(numbers, boxes)
+        )
+
+    def _sizes_of(
+        self, numbers: Sequence[int], boxes: npt.NDArray[np.int32] | None = None
+    ) -> dict[str, Any]:
+        """What ``PeerLabels`` has of photos, where there are some; ``boxes`` must lie in them."""
         if self._photos is None or self._order is None:
-            sizes: dict[str, Any] = {}
-        else:
-            order_of_rows = [self._order[number] for number in numbers]
-            facts = image_folder.photo_facts(self._photos, order_of_rows)
-            sizes = facts._asdict()
-            if self.explicit:
-                names = [self.keys[number] for number in numbers]
-                image_folder.check_inside(boxes, facts, names, self._path)
-        if self.explicit:
-            sizes |= {"boxes": boxes, "flips": flips}
-        return PeerLabels(indices, probs, **sizes)
+            return {}
+        sizes = sizes_of(self._photos, [self._order[number] for number in numbers])
+        if boxes is not None:
+            sizes.require_upright("ml-dr labels photos as they are stored")
+            names = [self.keys[number] for number in numbers]
+            image_folder.check_inside(boxes, sizes, names, self._path)
+        return {name: getattr(sizes, name) for name in ("widths", "heights", "digests")}
 
     def _photo_order(self, dataset: str) -> list[int] | None:
         """The photo of each label file, as an index of the source."""
@@ -217,9 +225,9 @@ class MlDrReader:
                 arguments=("num_classes",),
             )
 
-    def _notes(self, changes: list[str]) -> list[str]:
+    def _notes(self, plain: bool, changes: list[str]) -> list[str]:
         notes = []
-        if not self.explicit:
+        if not plain:
             done = " and ".join(changes) or "not cropped at random"
             notes.append(
                 f"The labelled pixels were {done}, which this version of the format cannot "

@@ -10,9 +10,10 @@ over ``ImageFolder``, or, in LPLD's folders, what ``sampler_indices_epoch.json``
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -25,9 +26,10 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.peers import image_folder
+from labelstore.peers.labelled_photos import sizes_of
 from labelstore.peers.peer_labels import PeerLabels, files_digest
 from labelstore.peers.safe_pickle import MEND, load_torch, read_bytes
-from labelstore.storage.untrusted import parsed
+from labelstore.storage.untrusted import open_descriptor, parsed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +71,38 @@ class _Batch:
         return "mixed" if self.mixed else "cut out" if self.flips is None else "plain"
 
 
+@dataclass(frozen=True)
+class _Table:
+    """Where the rows of an array lie in a file."""
+
+    start: int
+    """Byte of the first."""
+    width: int
+    """Values of a row."""
+    dtype: np.dtype[Any]
+
+    def read(self, file: BinaryIO, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """(len(rows), width); ValueError where the file ends before."""
+        size = self.width * self.dtype.itemsize
+        parts = []
+        for row in rows.tolist():
+            file.seek(self.start + row * size)
+            parts.append(file.read(size))
+        values = np.frombuffer(b"".join(parts), self.dtype)
+        return values.reshape(len(rows), self.width)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A file that was read and checked whole, of which rows are read now."""
+
+    state: tuple[int, int]
+    """Size and time of change, by which a file that is written over is noticed."""
+    coords: _Table
+    logits: _Table
+    flips: npt.NDArray[np.bool_] | None
+
+
 class Sre2lReader:
     """Reads the folder that ``--fkd-path`` named; see ``PeerReader``.
 
@@ -86,6 +120,8 @@ class Sre2lReader:
         self._files = _batch_files(path)
         first = _read_batch(self._files[0][0])
         self._rows, self._kind = len(first.logits), first.kind
+        self._dtype = first.logits.dtype
+        self._known: dict[tuple[int, int], _Rows] = {}
         self.num_classes: int | None = first.logits.shape[1]
         if options.num_classes not in (None, self.num_classes):
             raise MismatchError(
@@ -106,7 +142,13 @@ class Sre2lReader:
         # The epochs that have a label of the image first, in their order.
         self._epochs = np.argsort(places < 0, axis=0, kind="stable").astype(np.int32)
         self._places_of, self._counts = places, counts
-        self.explicit = self._kind == "plain" and self._photos is not None
+        self.explicit = self._kind == "plain" and options.boxes
+        if self.explicit and self._photos is None:
+            raise UsageError(
+                f"the crops in {path} are shares of each photo's sides, which the files do not "
+                "tell: give the photos, or say that views are not to be replayed.",
+                arguments=("photos", "boxes"),
+            )
         files = [file for epoch in self._files for file in epoch]
         with parsed(path, MEND):
             self.digest = files_digest(path, files)
@@ -114,36 +156,57 @@ class Sre2lReader:
         self.extra = {"views": self._kind, "order": how}
 
     def images(self, numbers: Sequence[int]) -> PeerLabels:
-        """As ``PeerReader.images``: each batch that holds one of them is read once."""
+        """As ``PeerReader.images``.
+
+        A file is read whole and checked when it is first needed; of the ten thousands of files that
+        hold the labels of a few photos, rows alone are read from then on.
+        """
         rows = self._numbers[np.asarray(numbers, dtype=np.int64)]
-        shape = (len(rows), self.num_views)
         turns = np.arange(self.num_views)[None, :] % self._counts[rows][:, None]
         epochs = self._epochs[turns, rows[:, None]]
         places = self._places_of[epochs, rows[:, None]]
-        dense, coords, flips = None, np.zeros((*shape, 4)), np.zeros(shape, bool)
-        batches = epochs.astype(np.int64) << 32 | places // self._rows
-        for batch in np.unique(batches):
-            label = self._batch(int(batch >> 32), int(batch & 0xFFFFFFFF))
-            at = np.nonzero(batches == batch)
-            row = places[at] % self._rows
-            if dense is None:
-                dense = np.zeros((*shape, label.logits.shape[1]), label.logits.dtype)
-            if label.logits.dtype != dense.dtype:
-                dense = dense.astype(np.float32)
-            dense[at] = label.logits[row]
-            coords[at] = label.coords[row]
-            if label.flips is not None:
-                flips[at] = label.flips[row]
+        shape = (len(rows), self.num_views)
+        dense = np.zeros((*shape, self.num_classes or 1), self._dtype)
+        coords, flips = np.zeros((*shape, 4)), np.zeros(shape, bool)
+        batches = (epochs.astype(np.int64) << 32 | places // self._rows).reshape(-1)
+        order = np.argsort(batches, kind="stable")
+        firsts = np.flatnonzero(np.diff(batches[order], prepend=-1))
+        for labels in np.split(order, firsts[1:]):
+            epoch, number = divmod(int(batches[labels[0]]), 1 << 32)
+            at, row = np.unravel_index(labels, shape), places.reshape(-1)[labels] % self._rows
+            dense[at], coords[at], flips[at] = self._labels(epoch, number, row)
         if self._photos is None or self._order is None:
             return PeerLabels(dense=dense)
-        facts = image_folder.photo_facts(self._photos, [self._order[number] for number in numbers])
-        sizes = facts._asdict()
+        sizes = sizes_of(self._photos, [self._order[number] for number in numbers])
+        known = {name: getattr(sizes, name) for name in ("widths", "heights", "digests")}
         if not self.explicit:
-            return PeerLabels(dense=dense, **sizes)
-        boxes = image_folder.boxes_of_shares(coords, facts.widths, facts.heights)
+            return PeerLabels(dense=dense, **known)
+        sizes.require_upright("SRe2L labels photos as they are stored")
+        boxes = image_folder.boxes_of_shares(coords, sizes.widths, sizes.heights)
         names = [self.keys[number] for number in numbers]
-        image_folder.check_inside(boxes, facts, names, self._path)
-        return PeerLabels(dense=dense, boxes=boxes, flips=flips, **sizes)
+        image_folder.check_inside(boxes, sizes, names, self._path)
+        return PeerLabels(dense=dense, boxes=boxes, flips=flips, **known)
+
+    def _labels(
+        self, epoch: int, number: int, rows: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
+        """(n, C) logits, (n, 4) crops and (n,) flips of some rows of a batch."""
+        known = self._known.get((epoch, number))
+        if known is None:
+            batch = self._batch(epoch, number)
+            table = _rows_of(self._files[epoch][number], batch)
+            if table is not None:
+                self._known[epoch, number] = table
+            flips = batch.flips
+            coords, logits = batch.coords[rows], batch.logits[rows]
+        else:
+            file, flips = self._files[epoch][number], known.flips
+            with parsed(file, MEND), open(open_descriptor(file), "rb", buffering=0) as content:
+                if _state_of(content.fileno()) != known.state:
+                    raise ValueError("it was written over while it was converted")
+                coords = known.coords.read(content, rows)
+                logits = known.logits.read(content, rows)
+        return logits, coords, np.zeros(len(rows), bool) if flips is None else flips[rows]
 
     def _batch(self, epoch: int, number: int) -> _Batch:
         """A batch that is like the first one."""
@@ -151,11 +214,12 @@ class Sre2lReader:
         batch = _read_batch(file)
         rows, classes = batch.logits.shape
         last = number == len(self._files[epoch]) - 1
-        if classes != self.num_classes or batch.kind != self._kind:
+        kinds = (batch.kind, classes, batch.logits.dtype)
+        if kinds != (self._kind, self.num_classes, self._dtype):
             raise MismatchError(
-                f"{file} has {batch.kind} labels of {classes} classes, and {self._files[0][0]} "
-                f"{self._kind} ones of {self.num_classes}: files of two runs lie in one folder; "
-                "move one of them away."
+                f"{file} has {batch.kind} labels of {classes} classes ({batch.logits.dtype}), and "
+                f"{self._files[0][0]} {self._kind} ones of {self.num_classes} ({self._dtype}): "
+                "files of two runs lie in one folder; move one of them away."
             )
         expected = self._sizes[epoch] if last else self._rows
         if rows != expected:
@@ -231,10 +295,6 @@ class Sre2lReader:
                 f"The labelled pixels were {self._kind}, which this version of the format cannot "
                 "describe: views are unknown, so the labels can be read, and no data set shows "
                 "their pixels."
-            )
-        elif self._photos is None:
-            notes.append(
-                "Crops are shares of a photo's sides, and no photos were given: views are unknown."
             )
         missing = int((counts == 0).sum())
         if missing:
@@ -340,6 +400,30 @@ def _batch_files(path: Path) -> list[list[Path]]:
     for folder, batches in zip(epochs.values(), files, strict=True):
         _check_complete(folder, "batch_{}.tar", batches)
     return [list(batches.values()) for batches in files]
+
+
+def _rows_of(file: Path, batch: _Batch) -> _Rows | None:
+    """Where the rows of a batch lie in its file, which was read just before.
+
+    None where they are not there as they are: a tensor that was a part of a larger one, or of a
+    type that NumPy lacks.
+    """
+    with parsed(file, MEND):
+        data = read_bytes(file)
+        with open(open_descriptor(file), "rb", buffering=0) as content:
+            state = _state_of(content.fileno())
+        tables = []
+        for values in (batch.coords, batch.logits):
+            start = data.find(np.ascontiguousarray(values).tobytes())
+            if start < 0:
+                return None
+            tables.append(_Table(start, values.shape[1], values.dtype))
+        return _Rows(state, *tables, batch.flips)
+
+
+def _state_of(descriptor: int) -> tuple[int, int]:
+    state = os.fstat(descriptor)
+    return state.st_size, state.st_mtime_ns
 
 
 def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
