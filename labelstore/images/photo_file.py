@@ -38,7 +38,6 @@ __all__ = [
     "is_same_size",
     "read_photo",
     "read_size",
-    "read_upright_size",
 ]
 
 Fault = Literal["empty", "no-image", "truncated", "damaged", "too-large", "mode"]
@@ -153,26 +152,13 @@ def read_size(data: bytes, name: str) -> tuple[int, int]:
         As ``decode``, as far as the head tells.
     """
 
-    width, height, _ = read_upright_size(data, name)
-    return width, height
-
-
-def read_upright_size(data: bytes, name: str) -> tuple[int, int, bool]:
-    """As ``read_size``, and whether EXIF turns or mirrors the image.
-
-    Raises:
-        As ``read_size``.
-    """
-
-    def size(image: Image.Image) -> tuple[int, int, bool]:
+    def size(image: Image.Image) -> tuple[int, int]:
         if image.format == "TIFF":
-            turned = _is_turned_tiff(image)
             # Whether its size is told upright already depends on Pillow's version.
-            return (*to_rgb(image).size, turned)
+            return to_rgb(image).size
         # Asked for its orientation, a PNG without one there would decode its pixels.
-        if image.format == "PNG" and "exif" not in image.info:
-            return (*image.size, False)
-        return (*upright_size(image), not is_upright(image))
+        has_none = image.format == "PNG" and "exif" not in image.info
+        return image.size if has_none else upright_size(image)
 
     return examine(data, name, size)
 

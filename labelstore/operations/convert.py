@@ -125,7 +125,7 @@ def convert(
     started = time.monotonic()
     reader = open_peer(format, path, options)
     truth = None if targets is None or reader.num_classes is None else targets(reader)
-    manifest, truth = _manifest(reader, format, output, settings, truth)
+    manifest, truth = _manifest(reader, format, output, settings, options.boxes, truth)
     tell = None if begin is None else begin(reader)
     with StoreWriter(output, manifest, reader.keys, truth, overwrite=overwrite) as writer:
         blocks = write_blocks(writer, lambda rows: _block(reader, manifest, settings, rows), tell)
@@ -157,6 +157,7 @@ def _manifest(
     format: str,
     output: str | os.PathLike[str],
     settings: ConversionSettings,
+    boxes: bool,
     targets: npt.ArrayLike | None,
 ) -> tuple[Manifest, npt.NDArray[np.int32]]:
     """What the store will be, and its ground truth."""
@@ -183,7 +184,7 @@ def _manifest(
         num_views=reader.num_views,
         num_classes=reader.num_classes,
         fingerprint=fingerprint(reader.keys, truth),
-        law=EXPLICIT if reader.explicit else None,
+        law=EXPLICIT if reader.explicit and boxes else None,
         label_type=reader.label_type,
         temperature=temperature,
         producer=producer,
@@ -247,7 +248,7 @@ def _block(
     """The data of a run of images."""
     count = rows.stop - rows.start
     data, lists = empty_block(manifest, count), BlockPriors(manifest, count)
-    sizes: dict[str, npt.NDArray[Any]] = {
+    sizes: dict[str, Any] = {
         "widths": np.full(count, -1, dtype=np.int32),
         "heights": np.full(count, -1, dtype=np.int32),
         "digests": np.zeros(count, dtype=np.uint64),
@@ -289,7 +290,7 @@ def _top_k(
     if labels.dense is None:
         if labels.indices is None or labels.probs is None:
             raise LabelError(f"the files of {reader.keys[0]!r} hold no labels.")
-        return labels.indices, labels.probs, None
+        return labels.indices, _at_most_one(labels.probs), None
     probs = labels.dense.astype(np.float64)
     if reader.values == "logits":
         probs /= manifest.temperature or 1.0
@@ -300,3 +301,18 @@ def _top_k(
     order = np.argsort(-probs, axis=-1, kind="stable")[..., : manifest.k]
     values = np.take_along_axis(probs, order, axis=-1)
     return order.astype(np.int32), values.astype(np.float32), probs.mean(axis=1)
+
+
+def _at_most_one(probs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Probabilities (..., k) of which those of rounded values that sum to more than 1 are scaled.
+
+    Half precision does that to a confident teacher's. As they are, a store would leave out their
+    smallest classes.
+    """
+    total = probs.sum(axis=-1, keepdims=True, dtype=np.float64)
+    if total.max(initial=0.0) <= 1:
+        return probs
+    scaled = np.where(total > 1, probs / np.maximum(total, 1e-30), probs).astype(np.float32)
+    over = scaled.sum(axis=-1, keepdims=True, dtype=np.float64) > 1
+    # What rounding to float32 leaves above 1.
+    return np.where(over, scaled * np.float32(1 - 2**-22), scaled)

@@ -3,8 +3,8 @@
 ``[coords, flip, labels]`` of V crops: coords (V, 4) float32 or float16, shares of the photo's
 height and width (top, left, height, width); flip (V,) bool; labels (V,) int64 of the type "hard",
 (V, 2) of class id and probability of "smoothing", (V, 2, k) of class ids and probabilities of the
-marginal types. Class ids are floats of the labels' type. The files are called ``.tar`` and are none;
-their paths are the photo's last three folders and its name up to the first dot.
+marginal types. Class ids are floats of the labels' type. The files are called ``.tar`` and are
+none; their paths are the photo's last three folders and its name up to the first dot.
 """
 
 from __future__ import annotations
@@ -14,9 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.errors import FormatError, LabelError, NotFoundError, SourceError, UsageError
+from labelstore.errors import FormatError, LabelError, NotFoundError, UsageError
 from labelstore.images.sources.listing import walk
-from labelstore.peers.labelled_photos import matched_photos, sizes_of
+from labelstore.peers.image_folder import (
+    PhotoFacts,
+    boxes_of_shares,
+    check_inside,
+    photo_facts,
+)
+from labelstore.peers.labelled_photos import matched_photos
 from labelstore.peers.peer_labels import PeerLabels, files_digest, require_integers
 from labelstore.peers.safe_pickle import MEND, load_torch
 from labelstore.storage.untrusted import parsed
@@ -100,20 +106,22 @@ class FKDReader:
         indices, probs = self._labels(labels, numbers)
         if self._photos is None or self._places is None:
             return PeerLabels(indices, probs)
-        sizes = sizes_of(self._photos, [self._places[number] for number in numbers])
-        boxes = None
-        if self.explicit:
-            sizes.require_upright("FKD labels photos as they are stored")
-            boxes = self._boxes(coords, sizes.widths, sizes.heights, numbers)
-        return PeerLabels(
-            indices,
-            probs,
-            boxes=boxes,
-            flips=flips if self.explicit else None,
-            widths=sizes.widths,
-            heights=sizes.heights,
-            digests=sizes.digests,
-        )
+        facts = photo_facts(self._photos, [self._places[number] for number in numbers])
+        sizes: dict[str, Any] = {
+            "widths": facts.widths,
+            "heights": facts.heights,
+            "digests": facts.digests,
+        }
+        if not self.explicit:
+            return PeerLabels(indices, probs, **sizes)
+        boxes = boxes_of_shares(coords, facts.widths, facts.heights)
+        if self._half:
+            boxes = _clipped(boxes, facts)
+        for row, number in enumerate(numbers):
+            part = slice(row, row + 1)
+            of_one = PhotoFacts(*(values[part] for values in facts))
+            check_inside(boxes[part], of_one, [self.keys[number]], self._where(number))
+        return PeerLabels(indices, probs, boxes=boxes, flips=flips, **sizes)
 
     def _where(self, number: int) -> str:
         return os.path.join(self._path, self._names[number])
@@ -136,7 +144,7 @@ class FKDReader:
             and flips.shape == (views,)
             and flips.dtype == np.bool_
             and labels.shape[:1] == (views,)
-            and labels.dtype.kind == ("i" if labels.ndim == 1 else "f")
+            and labels.dtype.kind in ("if" if labels.ndim == 1 else "f")
             and labels.shape[1:2] in ((), (2,))
             and 1 <= labels.ndim <= 3
             and labels.size > 0
@@ -147,6 +155,12 @@ class FKDReader:
                 f"{flips.shape} and labels {labels.dtype} {labels.shape}, expected (views, 4) "
                 "floats, (views,) booleans, and (views,) integers or (views, 2) or (views, 2, k) "
                 "floats: get the file anew."
+            )
+        # Not so of NaN.
+        if not (np.abs(coords) <= 2).all():
+            raise LabelError(
+                f"{where} has boxes from {coords.min():g} to {coords.max():g}, expected shares of "
+                "a photo's sides, 0 to 1: get the file anew."
             )
         if number:
             k = labels.shape[2] if labels.ndim == 3 else 1
@@ -179,38 +193,23 @@ class FKDReader:
         wrong = ~((wide >= 0) & (wide <= 1 + 2e-3)).all(axis=(1, 2))
         wrong |= (wide[..., 1:] > wide[..., :-1]).any(axis=(1, 2))
         wrong |= wide.sum(axis=-1).max(axis=1) > 1 + 2e-3
+        for place in range(1, indices.shape[-1]):
+            twice = indices[..., place:] == indices[..., :-place]
+            wrong |= (twice & (wide[..., place:] > 0)).any(axis=(1, 2))
         if wrong.any():
             raise LabelError(
                 f"{self._where(numbers[int(np.argmax(wrong))])} has labels that are no falling "
-                "probabilities with a sum of at most 1: get the file anew."
+                "probabilities of different classes with a sum of at most 1: get the file anew."
             )
         return indices, wide
 
-    def _boxes(
-        self,
-        coords: npt.NDArray[Any],
-        widths: npt.NDArray[np.int32],
-        heights: npt.NDArray[np.int32],
-        numbers: Sequence[int],
-    ) -> npt.NDArray[np.int32]:
-        """(n, V, 4) boxes as FKD's reader has Pillow cut them: both corners are rounded."""
-        sides = np.stack([heights, widths, heights, widths], axis=-1).astype(np.float64)
-        exact = coords.astype(np.float64) * sides[:, None]
-        corners = np.rint(
-            np.concatenate([exact[..., :2], exact[..., :2] + exact[..., 2:]], axis=-1)
-        )
-        limits = sides[:, None]
-        allowed = _OVERSHOOT if self._half else 0
-        good = np.isfinite(corners) & (corners >= 0) & (corners <= limits + allowed)
-        # Pillow fills what is outside a photo with black.
-        corners = np.minimum(corners, limits)
-        boxes = np.concatenate([corners[..., :2], corners[..., 2:] - corners[..., :2]], axis=-1)
-        wrong = ~(good & (boxes[..., 2:].min(axis=-1, keepdims=True) >= 1)).all(axis=(1, 2))
-        if wrong.any():
-            place = int(np.argmax(wrong))
-            raise SourceError(
-                f"{self._where(numbers[place])} has boxes that leave its photo of "
-                f"{widths[place]} x {heights[place]} pixels, or are empty in it: give the photos "
-                "that were labelled, or get the file anew."
-            )
-        return boxes.astype(np.int32)
+
+def _clipped(boxes: npt.NDArray[np.int32], facts: PhotoFacts) -> npt.NDArray[np.int32]:
+    """(n, V, 4) boxes that end where the photo does, if rounding let them leave it by a little.
+
+    FKD's reader has Pillow fill what lies outside with black.
+    """
+    sides = np.stack([facts.heights, facts.widths], axis=-1)[:, None, :]
+    over = boxes[..., :2] + boxes[..., 2:] - sides
+    over = np.where((over > 0) & (over <= _OVERSHOOT), over, 0)
+    return np.concatenate([boxes[..., :2], boxes[..., 2:] - over], axis=-1).astype(np.int32)

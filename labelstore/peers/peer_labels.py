@@ -147,17 +147,17 @@ def require_integers(
         return values.astype(np.int32)
     most = 2**31 if num_classes is None else num_classes
     lowest, largest = float(values.min()), float(values.max())
-    # NaN fails the comparison, too.
-    if not (lowest >= 0 and largest < most):
-        raise LabelError(
-            f"{where} has class ids from {lowest:g} to {largest:g}, expected 0 to {most - 1}: give "
-            "the number of classes of the teacher that made it, or get the file anew."
-        )
     if values.dtype == np.float16 and largest > 2048:
         raise LabelError(
             f"{where} has the class id {largest:g} in half precision, which holds integers up to "
             "2048 exactly: other classes became this one when it was saved; convert the files of "
             "single precision."
+        )
+    # NaN fails the comparison, too.
+    if not (lowest >= 0 and largest < most):
+        raise LabelError(
+            f"{where} has class ids from {lowest:g} to {largest:g}, expected 0 to {most - 1}: give "
+            "the number of classes of the teacher that made it, or get the file anew."
         )
     ids = values.astype(np.int32)
     if (ids != values).any():

@@ -16,6 +16,7 @@ from labelstore.format import codecs
 from labelstore.labels import ferkd, top_k
 from labelstore.operations import verify
 from labelstore.operations.lifecycle import subset
+from labelstore.peers.choose import READERS
 from labelstore.producer import settings
 from labelstore.store import ensembles
 from labelstore.training import cycle
@@ -37,6 +38,7 @@ from labelstore.views.law import ViewLaw
         (choices.SCHEDULES, get_args(cycle.Schedule)),
         (choices.QUANTIZERS, tuple(codecs.QUANTIZERS)),
         (choices.FIDELITIES, tuple(settings.FIDELITIES)),
+        (choices.PEERS, tuple(READERS)),
     ],
 )
 def test_words_are_the_librarys(shown, known):
