@@ -21,6 +21,7 @@ READERS = {
     "tinyvit": ("tinyvit", "TinyViTReader"),
     "ml-dr": ("ml_dr", "MlDrReader"),
     "sre2l": ("sre2l", "Sre2lReader"),
+    "relabel": ("relabel", "RelabelReader"),
     "npz": ("npz", "NpzReader"),
 }
 """What ``--from`` calls a format -> its module in this package, and the class there."""

@@ -7,22 +7,23 @@ which is another order where a class's name begins with another's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from labelstore.errors import LabelError, UsageError
+from labelstore.images.pixels import content_digest, examine, is_upright, upright_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
+    from PIL import Image
 
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.peers.labelled_photos import PhotoSizes
 
-__all__ = ["boxes_of_shares", "check_inside", "in_folder_order"]
+__all__ = ["PhotoFacts", "boxes_of_shares", "check_inside", "in_folder_order", "photo_facts"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What ``torchvision.datasets.folder.IMG_EXTENSIONS`` holds: it sees no other files."""
@@ -52,6 +53,52 @@ def in_folder_order(photos: ImageSource) -> list[int]:
     return sorted(seen, key=place)
 
 
+class PhotoFacts(NamedTuple):
+    """What a converted store keeps of photos."""
+
+    widths: npt.NDArray[np.int32]
+    """(n,) pixels."""
+    heights: npt.NDArray[np.int32]
+    """(n,) pixels."""
+    digests: npt.NDArray[np.uint64]
+    """(n,) xxh3_64 of the encoded files."""
+
+
+def photo_facts(photos: ImageSource, indices: Sequence[int], *, cropped: bool = True) -> PhotoFacts:
+    """Sizes and digests of some photos, of which the heads alone are decoded.
+
+    Args:
+        photos: where they lie. indices: which.
+        cropped: whether labels have crops of them.
+
+    Raises:
+        SourceError: a photo cannot be read. LabelError: one that is cropped is turned by its EXIF
+            data. Other projects' loaders ignore these, so that their crops are of the photo as it
+            is stored, which a store's are not.
+    """
+    facts = PhotoFacts(
+        np.zeros(len(indices), np.int32),
+        np.zeros(len(indices), np.int32),
+        np.zeros(len(indices), np.uint64),
+    )
+    for row, index in enumerate(indices):
+        data, name = photos.read(index), str(photos.path_of(index))
+        (width, height), upright = examine(data, name, _size)
+        if cropped and not upright:
+            raise LabelError(
+                f"the photo {name} is turned by its EXIF orientation, which the labels' own loader "
+                "ignored, so that their crops are of other pixels: remove the tag from the file "
+                "(exiftool -Orientation=1 -n), which leaves what the teacher saw."
+            )
+        facts.widths[row], facts.heights[row] = width, height
+        facts.digests[row] = content_digest(data)
+    return facts
+
+
+def _size(image: Image.Image) -> tuple[tuple[int, int], bool]:
+    return upright_size(image), is_upright(image)
+
+
 def boxes_of_shares(
     shares: npt.NDArray[np.floating], widths: npt.NDArray[np.int32], heights: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.int32]:
@@ -74,20 +121,20 @@ def boxes_of_shares(
 
 
 def check_inside(
-    boxes: npt.NDArray[np.int32], sizes: PhotoSizes, keys: Sequence[str], where: Path | str
+    boxes: npt.NDArray[np.int32], facts: PhotoFacts, keys: Sequence[str], where: Path | str
 ) -> None:
     """Raise LabelError for a box that is empty or leaves its photo.
 
     Args:
-        boxes: (n, V, 4). sizes, keys: of the n photos. where: the labels' file or folder.
+        boxes: (n, V, 4). facts, keys: of the n photos. where: the labels' file or folder.
     """
-    sides = np.stack([sizes.heights, sizes.widths], axis=-1)[:, None, :]
+    sides = np.stack([facts.heights, facts.widths], axis=-1)[:, None, :]
     wrong = (boxes[..., :2] < 0) | (boxes[..., 2:] < 1) | (boxes[..., :2] + boxes[..., 2:] > sides)
     if wrong.any():
         row, view = (int(place) for place in np.argwhere(wrong.any(axis=-1))[0])
         raise LabelError(
             f"{where} has for {keys[row]!r} the crop {boxes[row, view].tolist()} (top, left, "
-            f"height, width), and that photo has {sizes.widths[row]} x {sizes.heights[row]} pixels "
+            f"height, width), and that photo has {facts.widths[row]} x {facts.heights[row]} pixels "
             "(width x height): the labels are of other photos, or of these in another order or "
             "size; give those that they were made from."
         )

@@ -23,7 +23,6 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.peers import image_folder
-from labelstore.peers.labelled_photos import sizes_of
 from labelstore.peers.peer_labels import PeerLabels, files_digest
 from labelstore.peers.safe_pickle import MEND, load_torch
 from labelstore.storage.untrusted import parsed
@@ -71,6 +70,7 @@ class MlDrReader:
     """
 
     values: Values = "top-k"
+    law = None
     label_type: LabelType = "top-k"
     temperature = 1.0
     """``ClassificationEnsembleNet``'s, which the labelling script does not change."""
@@ -143,12 +143,12 @@ class MlDrReader:
         """What ``PeerLabels`` has of photos, where there are some; ``boxes`` must lie in them."""
         if self._photos is None or self._order is None:
             return {}
-        sizes = sizes_of(self._photos, [self._order[number] for number in numbers])
+        places = [self._order[number] for number in numbers]
+        facts = image_folder.photo_facts(self._photos, places, cropped=boxes is not None)
         if boxes is not None:
-            sizes.require_upright("ml-dr labels photos as they are stored")
             names = [self.keys[number] for number in numbers]
-            image_folder.check_inside(boxes, sizes, names, self._path)
-        return {name: getattr(sizes, name) for name in ("widths", "heights", "digests")}
+            image_folder.check_inside(boxes, facts, names, self._path)
+        return facts._asdict()
 
     def _photo_order(self, dataset: str) -> list[int] | None:
         """The photo of each label file, as an index of the source."""

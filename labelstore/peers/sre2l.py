@@ -26,7 +26,6 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.peers import image_folder
-from labelstore.peers.labelled_photos import sizes_of
 from labelstore.peers.peer_labels import PeerLabels, files_digest
 from labelstore.peers.safe_pickle import MEND, load_torch, read_bytes
 from labelstore.storage.untrusted import open_descriptor, parsed
@@ -110,6 +109,7 @@ class Sre2lReader:
     """
 
     values: Values = "logits"
+    law = None
     k = None
     label_type: LabelType = "top-k"
     temperature = None
@@ -169,23 +169,22 @@ class Sre2lReader:
         dense = np.zeros((*shape, self.num_classes or 1), self._dtype)
         coords, flips = np.zeros((*shape, 4)), np.zeros(shape, bool)
         batches = (epochs.astype(np.int64) << 32 | places // self._rows).reshape(-1)
-        order = np.argsort(batches, kind="stable")
-        firsts = np.flatnonzero(np.diff(batches[order], prepend=-1))
-        for labels in np.split(order, firsts[1:]):
+        by_batch = np.argsort(batches, kind="stable")
+        firsts = np.flatnonzero(np.diff(batches[by_batch], prepend=-1))
+        for labels in np.split(by_batch, firsts[1:]):
             epoch, number = divmod(int(batches[labels[0]]), 1 << 32)
             at, row = np.unravel_index(labels, shape), places.reshape(-1)[labels] % self._rows
             dense[at], coords[at], flips[at] = self._labels(epoch, number, row)
         if self._photos is None or self._order is None:
             return PeerLabels(dense=dense)
-        sizes = sizes_of(self._photos, [self._order[number] for number in numbers])
-        known = {name: getattr(sizes, name) for name in ("widths", "heights", "digests")}
+        order = [self._order[number] for number in numbers]
+        facts = image_folder.photo_facts(self._photos, order, cropped=self.explicit)
         if not self.explicit:
-            return PeerLabels(dense=dense, **known)
-        sizes.require_upright("SRe2L labels photos as they are stored")
-        boxes = image_folder.boxes_of_shares(coords, sizes.widths, sizes.heights)
+            return PeerLabels(dense=dense, **facts._asdict())
+        boxes = image_folder.boxes_of_shares(coords, facts.widths, facts.heights)
         names = [self.keys[number] for number in numbers]
-        image_folder.check_inside(boxes, sizes, names, self._path)
-        return PeerLabels(dense=dense, boxes=boxes, flips=flips, **known)
+        image_folder.check_inside(boxes, facts, names, self._path)
+        return PeerLabels(dense=dense, boxes=boxes, flips=flips, **facts._asdict())
 
     def _labels(
         self, epoch: int, number: int, rows: npt.NDArray[np.int64]

@@ -18,7 +18,6 @@ from labelstore.errors import (
     LabelStoreError,
     MismatchError,
     NotFoundError,
-    SourceError,
     UsageError,
 )
 from labelstore.images import open_source
@@ -281,7 +280,7 @@ def test_photos_that_exif_turns_are_refused(tmp_path, photos, reader):
         exif = photo.getexif()
         exif[0x0112] = 6
         photo.save(file, exif=exif)
-    with pytest.raises(SourceError, match=r"EXIF data of .*006\.png turn the photo"):
+    with pytest.raises(LabelError, match=r"006\.png is turned by its EXIF"):
         reader(tmp_path / "fkd", folder).images(range(20))
 
 
