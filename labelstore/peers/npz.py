@@ -138,6 +138,11 @@ class NpzReader:
     ) -> int | None:
         told = _number(arrays.get("num_classes"), about.get("num_classes"))
         if self.values != "top-k":
+            if told not in (None, width):
+                raise FormatError(
+                    f"{self._path} has labels of {width} classes, and says that they are of "
+                    f"{told:g}: mend num_classes, or leave it out."
+                )
             told = width
         if told is not None and (told != int(told) or asked not in (None, told)):
             raise LabelError(

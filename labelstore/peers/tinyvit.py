@@ -90,8 +90,8 @@ class TinyViTReader:
         self._order: list[int] | None = None
         notes = [
             "TinyViT's files name no teacher; its code takes a softmax at temperature 1.",
-            "TinyViT draws a view's crop, flip and all else that is done to its pixels from a seed, "
-            "by settings that no file names: views cannot be replayed.",
+            "TinyViT draws a view's crop, its flip and all else that is done to its pixels from "
+            "a seed, by settings that no file names: views cannot be replayed.",
         ]
         if self._photos is not None:
             self._name_after(self._photos)
