@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from torchvision.transforms import functional as F
 
 import labelstore
+from labelstore.cli.main import main
 from labelstore.errors import MismatchError
 from labelstore.images import cut
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 from tests.peers import ml_dr_files, relabel_files, sre2l_files
 from tests.peers.photo_folders import keys_of, make_photos, sizes_of
-from tests.support import commands
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,14 @@ def photos(tmp_path_factory):
 
 
 def convert(folder, kind, output, *more):
-    command = [sys.executable, "-m", "labelstore", "convert", str(folder), "--from", kind]
-    return commands.run([*command, "-o", str(output), "--json", *map(str, more)])
+    command = ["convert", str(folder), "--from", kind, "-o", str(output), "--json"]
+    return CliRunner().invoke(main, [*command, *map(str, more)])
 
 
 def converted(folder, kind, output, *more):
     """The store, and what the command said."""
     run = convert(folder, kind, output, *more)
-    assert run.returncode == 0, run.stderr
+    assert run.exit_code == 0, run.output
     return labelstore.open(output), json.loads(run.stdout)
 
 
@@ -60,8 +60,7 @@ def test_sre2l_crops_and_labels_at_a_temperature(tmp_path, photos):
     assert report["replayable"]
     assert store.manifest.temperature == 4
     assert list(store.keys) == keys_of(photos)
-    verified = [sys.executable, "-m", "labelstore", "verify", str(tmp_path / "a.zarr")]
-    assert commands.run(verified).returncode == 0
+    assert CliRunner().invoke(main, ["verify", str(tmp_path / "a.zarr")]).exit_code == 0
     for key in store.keys:
         row = store.positions([key])[0]
         geometry = store.views(np.full(3, row), np.arange(3))
@@ -149,7 +148,7 @@ def test_relabel_has_the_views_of_any_other_store(tmp_path, photos):
     run = convert(
         *(tmp_path / "maps", "sre2l", tmp_path / "b.zarr", "--photos", photos, "--views", 6)
     )
-    assert run.returncode == 2
+    assert run.exit_code == 2
     assert "--views" in run.stderr
 
 
@@ -173,11 +172,11 @@ def test_what_cannot_be_converted_is_told_in_a_sentence(tmp_path, photos, kind):
         options += ["--views", 3, "--classes", relabel_files.CLASSES]
     for other in {"sre2l", "ml-dr", "relabel"} - {kind}:
         run = convert(tmp_path / other, kind, tmp_path / "out.zarr", *options)
-        assert run.returncode == 1
+        assert run.exit_code == 1
         assert str(tmp_path / other) in json.loads(run.stdout or run.stderr)["error"]["message"]
     torch.save(Hostile(), tmp_path / spoilt[kind])
     run = convert(tmp_path / kind, kind, tmp_path / "out.zarr", *options)
-    assert run.returncode == 1
+    assert run.exit_code == 1
     assert "this was run" not in run.stdout
     assert "Traceback" not in run.stderr
     assert spoilt[kind] in json.loads(run.stdout or run.stderr)["error"]["message"]
