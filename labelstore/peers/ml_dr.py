@@ -302,6 +302,7 @@ def _read_config(file: Path) -> dict[str, Any]:
                 f"{file} says that the labels were saved by joblib, whose files ml-dr's own loader "
                 "does not read either: save them again with torch.save."
             )
+        known: tuple[str, ...]
         known = ("uint8", "resize", "center_crop", "random_crop", _CROP, _FLIP, "rand_augment")
         known += ("to_tensor", "random_erase", "normalize", "mixup", "cutmix")
         teacher = content.get("teacher", {})

@@ -22,7 +22,7 @@ from labelstore.errors import (
 )
 from labelstore.images import open_source
 from labelstore.peers.peer_labels import PeerOptions
-from labelstore.peers.sre2l import Sre2lReader
+from labelstore.peers.sre2l.reader import Sre2lReader
 from tests.peers import sre2l_files
 from tests.peers.photo_folders import keys_of, make_photos
 
