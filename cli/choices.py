@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Targets = Literal["folders", "none"]
 EngineName = Literal["local", "ray"]
-Peer = Literal["fkd", "tinyvit", "ml-dr", "sre2l", "npz"]
+Peer = Literal["fkd", "tinyvit", "ml-dr", "sre2l", "relabel", "distillkit", "npz"]
 Thresholds = Literal["paper", "fit", "fit-by-class"]
 
 ON_ERROR: tuple[OnError, ...] = ("stop", "skip")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from labelstore.operations.convert import ConversionReport
     from labelstore.peers.peer_labels import PeerReader
 
+_ANY_CROP = ("relabel",)
+"""Formats that have a label for any crop."""
+
 HELP = """Make a store of another project's label files.
 
 \b
@@ -27,6 +30,13 @@ HELP = """Make a store of another project's label files.
       --from fkd --photos imagenet/train --classes 1000 -o fkd.zarr
   # TinyViT: a folder of logits_top100_epoch0, logits_top100_epoch1, ...
   labelstore convert imagenet22k_logits --from tinyvit --classes 21841 -o tiny.zarr
+  # SRe2L and LPLD: a folder of epoch_0, epoch_1, ...; the photos are those that were relabelled
+  labelstore convert FKD_cutmix_fp16 --from sre2l --photos syn_data --temperature 20 -o sre2l.zarr
+  # ml-dr: the folder reinforced_data of its archive
+  labelstore convert reinforced_data --from ml-dr --photos imagenet/training -o ml-dr.zarr
+  # ReLabel: a map a photo, read for as many crops as are wanted
+  labelstore convert relabel_imagenet --from relabel --photos imagenet/train --classes 1000 \\
+      --views 200 -o relabel.zarr
   # arrays of one's own: probs or logits, or indices and probs
   labelstore convert labels.npz --from npz -o own.zarr
 
@@ -50,6 +60,8 @@ class ConvertOptions(options.ResultOptions):
     photos: str | None
     images: options.SourceOptions
     without_boxes: bool
+    views: int | None
+    views_law: options.LawOptions
     classes: int | None
     teacher_name: str | None
     temperature: float | None
@@ -87,6 +99,12 @@ class ConvertOptions(options.ResultOptions):
     is_flag=True,
     help="Leave the crops out: no student can be shown them, and no photos are needed.",
 )
+@click.option(
+    "--views",
+    type=click.IntRange(min=1),
+    help="Of ReLabel's maps, which have a label for any crop: views of each image.",
+)
+@options.law_options
 @click.option("--classes", type=click.IntRange(min=1), help="How many the teacher has.")
 @click.option("--teacher-name", metavar="TEXT", help="What made the labels, for the manifest.")
 @click.option(
@@ -126,7 +144,7 @@ class ConvertOptions(options.ResultOptions):
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
-@options.collected(ConvertOptions, images=options.SourceOptions)
+@options.collected(ConvertOptions, images=options.SourceOptions, views_law=options.LawOptions)
 def command(request: ConvertOptions) -> None:
     """Convert."""
     import contextlib
@@ -134,7 +152,14 @@ def command(request: ConvertOptions) -> None:
     from labelstore.format.manifest import StoreSettings
     from labelstore.operations.convert import ConversionSettings, convert
     from labelstore.peers.peer_labels import PeerOptions
+    from labelstore.views.law import ViewLaw
 
+    law = request.views_law.law()
+    if request.peer not in _ANY_CROP and (request.views is not None or law != ViewLaw()):
+        raise click.UsageError(
+            "--views, --seed, --scale, --ratio and --flip say which crops a label is read for, and "
+            f"{request.peer} files have labels of their own crops: leave them out."
+        )
     photos = None if request.photos is None else request.images.open(request.photos)
     with contextlib.ExitStack() as stack:
 
@@ -148,7 +173,9 @@ def command(request: ConvertOptions) -> None:
             request.files,
             request.output,
             format=request.peer,
-            options=PeerOptions(request.classes, photos, not request.without_boxes),
+            options=PeerOptions(
+                request.classes, photos, not request.without_boxes, request.views, law
+            ),
             settings=ConversionSettings(
                 teacher_name=request.teacher_name,
                 temperature=request.temperature,

@@ -197,7 +197,7 @@ def _manifest(
         num_views=reader.num_views,
         num_classes=reader.num_classes,
         fingerprint=fingerprint(reader.keys, truth),
-        law=EXPLICIT if reader.explicit and boxes else None,
+        law=EXPLICIT if reader.explicit and boxes else reader.law,
         label_type=reader.label_type,
         temperature=temperature,
         producer=producer,

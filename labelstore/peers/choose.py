@@ -20,7 +20,9 @@ READERS = {
     "fkd": ("fkd", "FKDReader"),
     "tinyvit": ("tinyvit", "TinyViTReader"),
     "ml-dr": ("ml_dr", "MlDrReader"),
-    "sre2l": ("sre2l", "Sre2lReader"),
+    "sre2l": ("sre2l.reader", "Sre2lReader"),
+    "relabel": ("relabel", "RelabelReader"),
+    "distillkit": ("distillkit.reader", "DistillKitReader"),
     "npz": ("npz", "NpzReader"),
 }
 """What ``--from`` calls a format -> its module in this package, and the class there."""

@@ -51,6 +51,7 @@ class FKDReader:
     """Reads a folder of FKD's label files, those of its subfolders included."""
 
     values: Values = "top-k"
+    law = None
     temperature: float | None = None
     targets: npt.NDArray[np.int32] | None = None
 

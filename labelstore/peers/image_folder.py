@@ -64,13 +64,17 @@ class PhotoFacts(NamedTuple):
     """(n,) xxh3_64 of the encoded files."""
 
 
-def photo_facts(photos: ImageSource, indices: Sequence[int]) -> PhotoFacts:
+def photo_facts(photos: ImageSource, indices: Sequence[int], *, cropped: bool = True) -> PhotoFacts:
     """Sizes and digests of some photos, of which the heads alone are decoded.
 
+    Args:
+        photos: where they lie. indices: which.
+        cropped: whether labels have crops of them.
+
     Raises:
-        SourceError: a photo cannot be read. LabelError: one is turned by its EXIF data. Other
-            projects' loaders ignore these, so that their crops are of the photo as it is stored,
-            which a store's are not.
+        SourceError: a photo cannot be read. LabelError: one that is cropped is turned by its EXIF
+            data. Other projects' loaders ignore these, so that their crops are of the photo as it
+            is stored, which a store's are not.
     """
     facts = PhotoFacts(
         np.zeros(len(indices), np.int32),
@@ -80,7 +84,7 @@ def photo_facts(photos: ImageSource, indices: Sequence[int]) -> PhotoFacts:
     for row, index in enumerate(indices):
         data, name = photos.read(index), str(photos.path_of(index))
         (width, height), upright = examine(data, name, _size)
-        if not upright:
+        if cropped and not upright:
             raise LabelError(
                 f"the photo {name} is turned by its EXIF orientation, which the labels' own loader "
                 "ignored, so that their crops are of other pixels: remove the tag from the file "

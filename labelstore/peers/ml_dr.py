@@ -70,6 +70,7 @@ class MlDrReader:
     """
 
     values: Values = "top-k"
+    law = None
     label_type: LabelType = "top-k"
     temperature = 1.0
     """``ClassificationEnsembleNet``'s, which the labelling script does not change."""
@@ -101,11 +102,12 @@ class MlDrReader:
             )
         self.k = len(_pair(samples[0])[0])
         changes = [_CHANGES[name] for name in self._augmentations if name not in _PLAIN]
-        self.explicit = not changes and _CROP in self._augmentations
+        plain = not changes and _CROP in self._augmentations
+        self.explicit = plain and options.boxes
         with parsed(path, MEND):
             self.digest = files_digest(path, [*self._files, path / CONFIG])
-        self.notes = tuple(self._notes(list(dict.fromkeys(changes))))
-        self.extra = {"views": "plain" if self.explicit else ", ".join(self._augmentations)}
+        self.notes = tuple(self._notes(plain, list(dict.fromkeys(changes))))
+        self.extra = {"views": ", ".join(self._augmentations)}
         if config["teacher"]:
             self.extra["teacher"] = config["teacher"]
 
@@ -129,18 +131,24 @@ class MlDrReader:
                     if self.explicit:
                         boxes[row, view], flips[row, view] = self._crop(sample["params"])
             self._check(file, indices[row], probs[row])
+        if not self.explicit:
+            return PeerLabels(indices, probs, **self._sizes_of(numbers))
+        return PeerLabels(
+            indices, probs, boxes=boxes, flips=flips, **self._sizes_of(numbers, boxes)
+        )
+
+    def _sizes_of(
+        self, numbers: Sequence[int], boxes: npt.NDArray[np.int32] | None = None
+    ) -> dict[str, Any]:
+        """What ``PeerLabels`` has of photos, where there are some; ``boxes`` must lie in them."""
         if self._photos is None or self._order is None:
-            sizes: dict[str, Any] = {}
-        else:
-            order_of_rows = [self._order[number] for number in numbers]
-            facts = image_folder.photo_facts(self._photos, order_of_rows)
-            sizes = facts._asdict()
-            if self.explicit:
-                names = [self.keys[number] for number in numbers]
-                image_folder.check_inside(boxes, facts, names, self._path)
-        if self.explicit:
-            sizes |= {"boxes": boxes, "flips": flips}
-        return PeerLabels(indices, probs, **sizes)
+            return {}
+        places = [self._order[number] for number in numbers]
+        facts = image_folder.photo_facts(self._photos, places, cropped=boxes is not None)
+        if boxes is not None:
+            names = [self.keys[number] for number in numbers]
+            image_folder.check_inside(boxes, facts, names, self._path)
+        return facts._asdict()
 
     def _photo_order(self, dataset: str) -> list[int] | None:
         """The photo of each label file, as an index of the source."""
@@ -217,9 +225,9 @@ class MlDrReader:
                 arguments=("num_classes",),
             )
 
-    def _notes(self, changes: list[str]) -> list[str]:
+    def _notes(self, plain: bool, changes: list[str]) -> list[str]:
         notes = []
-        if not self.explicit:
+        if not plain:
             done = " and ".join(changes) or "not cropped at random"
             notes.append(
                 f"The labelled pixels were {done}, which this version of the format cannot "
@@ -294,6 +302,7 @@ def _read_config(file: Path) -> dict[str, Any]:
                 f"{file} says that the labels were saved by joblib, whose files ml-dr's own loader "
                 "does not read either: save them again with torch.save."
             )
+        known: tuple[str, ...]
         known = ("uint8", "resize", "center_crop", "random_crop", _CROP, _FLIP, "rand_augment")
         known += ("to_tensor", "random_erase", "normalize", "mixup", "cutmix")
         teacher = content.get("teacher", {})

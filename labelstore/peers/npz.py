@@ -52,6 +52,8 @@ _LOCAL_HEADER = 30
 class NpzReader:
     """Reads one ``.npz`` file; arrays that are not compressed are read where they lie."""
 
+    law = None
+
     def __init__(self, path: Path, options: PeerOptions) -> None:
         if not path.exists():
             raise NotFoundError(f"there is no file {path}: give an .npz file.")

@@ -8,6 +8,7 @@ stays None. ``labelstore.operations.convert`` makes a store of any reader.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -16,6 +17,7 @@ import numpy as np
 import xxhash
 
 from labelstore.errors import LabelError
+from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -66,6 +68,10 @@ class PeerOptions:
     images by their place; None: there are none."""
     boxes: bool = True
     """Whether views are to be replayed; where False, photos are not needed for their sizes."""
+    views: int | None = None
+    """How many views of a photo, for formats that have a label for any crop."""
+    law: ViewLaw = dataclasses.field(default_factory=ViewLaw)
+    """Which crops these are."""
 
 
 class PeerReader(Protocol):
@@ -86,7 +92,9 @@ class PeerReader(Protocol):
     k: int | None
     """Classes of a label, of values "top-k"; None for dense ones."""
     explicit: bool
-    """Whether labels have boxes and flips: False where views cannot be replayed."""
+    """Whether labels have boxes and flips: False where views cannot be replayed, or have a law."""
+    law: ViewLaw | None
+    """Of a format that has a label for any crop, which crops were taken; None for all others."""
     label_type: LabelType
     """What a label is recovered to, as ``Manifest.label_type``: "top-k" for all but FKD's hard and
     smoothing labels."""

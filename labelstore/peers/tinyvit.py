@@ -44,6 +44,7 @@ class TinyViTReader:
     """Reads the folder that ``DISTILL.TEACHER_LOGITS_PATH`` named; see ``PeerReader``."""
 
     values: Values = "top-k"
+    law = None
     label_type: LabelType = "top-k"
     explicit = False
     temperature: float | None = 1.0

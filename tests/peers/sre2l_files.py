@@ -105,3 +105,10 @@ def write(
     if order_file:
         (folder / "sampler_indices_epoch.json").write_text(json.dumps(visited))
     return written
+
+
+def first_number(count):
+    """The photo of the first label of epoch 0."""
+    generator = torch.Generator()
+    generator.manual_seed(42)
+    return next(iter(RandomSampler(Numbers(count), generator=generator)))

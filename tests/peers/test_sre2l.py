@@ -22,7 +22,7 @@ from labelstore.errors import (
 )
 from labelstore.images import open_source
 from labelstore.peers.peer_labels import PeerOptions
-from labelstore.peers.sre2l import Sre2lReader
+from labelstore.peers.sre2l.reader import Sre2lReader
 from tests.peers import sre2l_files
 from tests.peers.photo_folders import keys_of, make_photos
 
@@ -117,14 +117,16 @@ def test_epochs_that_were_cut_short(tmp_path, photos, reader):
 
 def test_without_photos_the_order_must_be_stated(tmp_path, photos, reader):
     written = sre2l_files.write(tmp_path / "fkd", photos, order_file=True)
-    labels = reader(tmp_path / "fkd", None)
+    with pytest.raises(UsageError, match="shares of each photo's sides"):
+        reader(tmp_path / "fkd", None)
+    labels = reader(tmp_path / "fkd", None, boxes=False)
     assert labels.keys == [str(number) for number in range(20)]
     assert not labels.explicit
     read = labels.images([4])
     np.testing.assert_array_equal(read.dense[0, 1], written.logits[1, keys_of(photos)[4]])
     (tmp_path / "fkd" / "sampler_indices_epoch.json").unlink()
     with pytest.raises(UsageError, match="give the photos"):
-        reader(tmp_path / "fkd", None)
+        reader(tmp_path / "fkd", None, boxes=False)
 
 
 def resaved(change):
@@ -237,6 +239,37 @@ def test_an_order_that_does_not_fit_is_refused(tmp_path, photos, reader, spoil):
     file.write_text(json.dumps(spoil(json.loads(file.read_text()))))
     with pytest.raises((CorruptError, MismatchError), match="sampler_indices_epoch"):
         reader(tmp_path / "fkd")
+
+
+def test_a_file_that_is_written_over_meanwhile(tmp_path, photos, reader):
+    sre2l_files.write(tmp_path / "fkd", photos)
+    labels = reader(tmp_path / "fkd")
+    labels.images(range(10))
+    replaced(5, lambda logits: logits + 1)(tmp_path / "fkd")
+    with pytest.raises(CorruptError, match=r"epoch_1/batch_1\.tar .*written over"):
+        labels.images(range(20))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda logits: logits.bfloat16(),
+        lambda logits: torch.cat([logits, logits], dim=1)[:, :5],
+        lambda logits: logits.t().contiguous().t(),
+    ],
+)
+def test_tensors_that_do_not_lie_in_the_file_row_by_row(tmp_path, photos, reader, change):
+    sre2l_files.write(tmp_path / "fkd", photos)
+    for file in sorted((tmp_path / "fkd").glob("*/*.tar")):
+        content = torch.load(file, weights_only=False)
+        content[5] = change(content[5])
+        torch.save(content, file)
+    labels = reader(tmp_path / "fkd")
+    first = labels.images(range(20)).dense
+    np.testing.assert_array_equal(labels.images(range(20)).dense, first)
+    content = torch.load(tmp_path / "fkd" / "epoch_0" / "batch_0.tar", weights_only=False)
+    number = sre2l_files.first_number(20)
+    np.testing.assert_array_equal(first[number, 0], content[5][0].float().numpy())
 
 
 def test_photos_that_exif_turns_are_refused(tmp_path, photos, reader):

@@ -1,32 +1,27 @@
 """SRe2L's and LPLD's labels of distilled images: a file a mini-batch, with all classes' logits.
 
-``epoch_E/batch_B.tar`` is ``torch.save([coords, flips, partners, lam, box, logits])``: of each
-photo of the batch its crop as shares of its sides (top, left, height, width), whether it was
-mirrored, with which photo of the batch it was mixed (None where nothing was), and its logits. An
-epoch is a view. Nothing names the photos: their order is that of ``RandomSampler`` with seed 42
-over ``ImageFolder``, or, in LPLD's folders, what ``sampler_indices_epoch.json`` says.
+An epoch, ``epoch_E/batch_0.tar``, ``batch_1.tar``, ..., is a view.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from labelstore.errors import (
     CorruptError,
     FormatError,
-    LabelError,
     MismatchError,
     NotFoundError,
     UsageError,
 )
 from labelstore.peers import image_folder
 from labelstore.peers.peer_labels import PeerLabels, files_digest
-from labelstore.peers.safe_pickle import MEND, load_torch, read_bytes
+from labelstore.peers.safe_pickle import MEND
+from labelstore.peers.sre2l.batches import read_batch, rows_of
+from labelstore.peers.sre2l.orders import ORDERS, SEED, sampled_orders, stored_orders
 from labelstore.storage.untrusted import parsed
 
 if TYPE_CHECKING:
@@ -37,36 +32,13 @@ if TYPE_CHECKING:
 
     from labelstore.labels.top_k import LabelType
     from labelstore.peers.peer_labels import PeerOptions, Values
+    from labelstore.peers.sre2l.batches import Batch, Rows
 
-__all__ = ["Sre2lReader", "sampled_orders"]
-
-SEED = 42
-"""``--fkd-seed`` of both projects, unless somebody changed it: files do not say it."""
-
-ORDERS = "sampler_indices_epoch.json"
+__all__ = ["Sre2lReader"]
 
 _COMPARED = 2048
 """Labels whose likeliest class is compared with the photo's own, at least, where there are so
 many."""
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """One file, checked. B photos, C classes."""
-
-    coords: npt.NDArray[np.floating]
-    """(B, 4) shares of the photo's sides: top, left, height, width."""
-    flips: npt.NDArray[np.bool_] | None
-    """(B,); None where LPLD's cutouts stand in their place."""
-    mixed: bool
-    """Whether the pixels were mixed with those of another photo."""
-    logits: npt.NDArray[np.floating]
-    """(B, C)."""
-
-    @property
-    def kind(self) -> str:
-        """What was done to the pixels after the crop."""
-        return "mixed" if self.mixed else "cut out" if self.flips is None else "plain"
 
 
 class Sre2lReader:
@@ -76,6 +48,7 @@ class Sre2lReader:
     """
 
     values: Values = "logits"
+    law = None
     k = None
     label_type: LabelType = "top-k"
     temperature = None
@@ -84,8 +57,10 @@ class Sre2lReader:
     def __init__(self, path: Path, options: PeerOptions) -> None:
         self._path, self._photos = path, options.photos
         self._files = _batch_files(path)
-        first = _read_batch(self._files[0][0])
+        first = read_batch(self._files[0][0])
         self._rows, self._kind = len(first.logits), first.kind
+        self._dtype = first.logits.dtype
+        self._known: dict[tuple[int, int], Rows] = {}
         self.num_classes: int | None = first.logits.shape[1]
         if options.num_classes not in (None, self.num_classes):
             raise MismatchError(
@@ -106,7 +81,13 @@ class Sre2lReader:
         # The epochs that have a label of the image first, in their order.
         self._epochs = np.argsort(places < 0, axis=0, kind="stable").astype(np.int32)
         self._places_of, self._counts = places, counts
-        self.explicit = self._kind == "plain" and self._photos is not None
+        self.explicit = self._kind == "plain" and options.boxes
+        if self.explicit and self._photos is None:
+            raise UsageError(
+                f"the crops in {path} are shares of each photo's sides, which the files do not "
+                "tell: give the photos, or say that views are not to be replayed.",
+                arguments=("photos", "boxes"),
+            )
         files = [file for epoch in self._files for file in epoch]
         with parsed(path, MEND):
             self.digest = files_digest(path, files)
@@ -114,48 +95,65 @@ class Sre2lReader:
         self.extra = {"views": self._kind, "order": how}
 
     def images(self, numbers: Sequence[int]) -> PeerLabels:
-        """As ``PeerReader.images``: each batch that holds one of them is read once."""
+        """As ``PeerReader.images``.
+
+        A file is read whole and checked when it is first needed; of the ten thousands of files that
+        hold the labels of a few photos, rows alone are read from then on.
+        """
         rows = self._numbers[np.asarray(numbers, dtype=np.int64)]
-        shape = (len(rows), self.num_views)
         turns = np.arange(self.num_views)[None, :] % self._counts[rows][:, None]
         epochs = self._epochs[turns, rows[:, None]]
         places = self._places_of[epochs, rows[:, None]]
-        dense, coords, flips = None, np.zeros((*shape, 4)), np.zeros(shape, bool)
-        batches = epochs.astype(np.int64) << 32 | places // self._rows
-        for batch in np.unique(batches):
-            label = self._batch(int(batch >> 32), int(batch & 0xFFFFFFFF))
-            at = np.nonzero(batches == batch)
-            row = places[at] % self._rows
-            if dense is None:
-                dense = np.zeros((*shape, label.logits.shape[1]), label.logits.dtype)
-            if label.logits.dtype != dense.dtype:
-                dense = dense.astype(np.float32)
-            dense[at] = label.logits[row]
-            coords[at] = label.coords[row]
-            if label.flips is not None:
-                flips[at] = label.flips[row]
+        shape = (len(rows), self.num_views)
+        dense = np.zeros((*shape, self.num_classes or 1), self._dtype)
+        coords, flips = np.zeros((*shape, 4)), np.zeros(shape, bool)
+        batches = (epochs.astype(np.int64) << 32 | places // self._rows).reshape(-1)
+        by_batch = np.argsort(batches, kind="stable")
+        firsts = np.flatnonzero(np.diff(batches[by_batch], prepend=-1))
+        for labels in np.split(by_batch, firsts[1:]):
+            epoch, number = divmod(int(batches[labels[0]]), 1 << 32)
+            at, row = np.unravel_index(labels, shape), places.reshape(-1)[labels] % self._rows
+            dense[at], coords[at], flips[at] = self._labels(epoch, number, row)
         if self._photos is None or self._order is None:
             return PeerLabels(dense=dense)
-        facts = image_folder.photo_facts(self._photos, [self._order[number] for number in numbers])
-        sizes = facts._asdict()
+        order = [self._order[number] for number in numbers]
+        facts = image_folder.photo_facts(self._photos, order, cropped=self.explicit)
         if not self.explicit:
-            return PeerLabels(dense=dense, **sizes)
+            return PeerLabels(dense=dense, **facts._asdict())
         boxes = image_folder.boxes_of_shares(coords, facts.widths, facts.heights)
         names = [self.keys[number] for number in numbers]
         image_folder.check_inside(boxes, facts, names, self._path)
-        return PeerLabels(dense=dense, boxes=boxes, flips=flips, **sizes)
+        return PeerLabels(dense=dense, boxes=boxes, flips=flips, **facts._asdict())
 
-    def _batch(self, epoch: int, number: int) -> _Batch:
+    def _labels(
+        self, epoch: int, number: int, rows: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
+        """(n, C) logits, (n, 4) crops and (n,) flips of some rows of a batch."""
+        known = self._known.get((epoch, number))
+        if known is None:
+            batch = self._batch(epoch, number)
+            table = rows_of(self._files[epoch][number], batch)
+            if table is not None:
+                self._known[epoch, number] = table
+            flips = batch.flips
+            coords, logits = batch.coords[rows], batch.logits[rows]
+        else:
+            flips = known.flips
+            logits, coords = known.read(self._files[epoch][number], rows)
+        return logits, coords, np.zeros(len(rows), bool) if flips is None else flips[rows]
+
+    def _batch(self, epoch: int, number: int) -> Batch:
         """A batch that is like the first one."""
         file = self._files[epoch][number]
-        batch = _read_batch(file)
+        batch = read_batch(file)
         rows, classes = batch.logits.shape
         last = number == len(self._files[epoch]) - 1
-        if classes != self.num_classes or batch.kind != self._kind:
+        kinds = (batch.kind, classes, batch.logits.dtype)
+        if kinds != (self._kind, self.num_classes, self._dtype):
             raise MismatchError(
-                f"{file} has {batch.kind} labels of {classes} classes, and {self._files[0][0]} "
-                f"{self._kind} ones of {self.num_classes}: files of two runs lie in one folder; "
-                "move one of them away."
+                f"{file} has {batch.kind} labels of {classes} classes ({batch.logits.dtype}), and "
+                f"{self._files[0][0]} {self._kind} ones of {self.num_classes} ({self._dtype}): "
+                "files of two runs lie in one folder; move one of them away."
             )
         expected = self._sizes[epoch] if last else self._rows
         if rows != expected:
@@ -171,7 +169,7 @@ class Sre2lReader:
 
         Of a photo that has two places in an epoch the later one counts.
         """
-        lasts = [len(_read_batch(files[-1]).logits) for files in self._files]
+        lasts = [len(read_batch(files[-1]).logits) for files in self._files]
         self._sizes = lasts
         labels = [
             self._rows * (len(files) - 1) + last
@@ -179,7 +177,7 @@ class Sre2lReader:
         ]
         file = self._path / ORDERS
         if file.exists():
-            orders, how = _stored_orders(file, len(labels)), ORDERS
+            orders, how = stored_orders(file, len(labels)), ORDERS
             largest = max(int(order.max()) for order in orders) + 1
             count = largest if num_photos is None else num_photos
             if largest > count:
@@ -232,10 +230,6 @@ class Sre2lReader:
                 "describe: views are unknown, so the labels can be read, and no data set shows "
                 "their pixels."
             )
-        elif self._photos is None:
-            notes.append(
-                "Crops are shares of a photo's sides, and no photos were given: views are unknown."
-            )
         missing = int((counts == 0).sum())
         if missing:
             notes.append(f"{missing} photos have no label in any epoch and are left out.")
@@ -284,41 +278,6 @@ class Sre2lReader:
         return text
 
 
-def sampled_orders(num_photos: int, epochs: int) -> list[npt.NDArray[np.int64]]:
-    """The order of the photos in each epoch, as ``torch.utils.data.RandomSampler`` draws it.
-
-    Returns:
-        for each epoch (photos,) int64, the place in ``ImageFolder`` of each label.
-    """
-    import torch
-
-    generator = torch.Generator()
-    generator.manual_seed(SEED)
-    sampler = torch.utils.data.RandomSampler(range(num_photos), generator=generator)
-    # To its end each time, where it draws once more.
-    return [np.asarray(list(sampler)) for _ in range(epochs)]
-
-
-def _stored_orders(file: Path, epochs: int) -> list[npt.NDArray[np.int64]]:
-    """The order of each epoch that LPLD wrote.
-
-    Raises:
-        CorruptError: it is damaged, or has no order for one of the epochs.
-    """
-    with parsed(file, MEND):
-        document = json.loads(read_bytes(file))
-        orders = []
-        for epoch in range(epochs):
-            # No object of epochs has none of them either.
-            order = np.asarray(dict(document).get(str(epoch), []))
-            if order.ndim != 1 or not order.size or order.dtype.kind != "i":
-                raise ValueError(f"it has no list of photos for epoch {epoch}")
-            if order.min() < 0 or np.unique(order).size != order.size or order.max() >= 2**31:
-                raise ValueError(f"epoch {epoch} names a photo twice, or one that cannot be")
-            orders.append(order)
-        return orders
-
-
 def _batch_files(path: Path) -> list[list[Path]]:
     """The files of each epoch, by number.
 
@@ -358,65 +317,3 @@ def _check_complete(folder: Path, name: str, entries: dict[int, Path]) -> None:
             f"{folder} has no {name.format(missing)}, and later ones follow or its epoch is "
             f"empty: a label's place counts, so that none may be missing; {MEND}."
         )
-
-
-def _read_batch(file: Path) -> _Batch:
-    """The labels of a file.
-
-    Raises:
-        CorruptError: it is damaged, or no such thing. LabelError: logits or crops that cannot be.
-    """
-    content = load_torch(file)
-    with parsed(file, MEND):
-        if not isinstance(content, (list, tuple)) or len(content) != 6:
-            raise ValueError("it is no list of six: coords, flips, partners, lam, box, logits")
-        coords, flips, partners, _, _, logits = content
-        logits = _floats(logits, "logits", 2)
-        rows = len(logits)
-        if not logits.size:
-            raise ValueError("it has no logits")
-        coords = _floats(coords, "crops", 2, (rows, 4))
-        flips = np.asarray(flips)
-        if flips.dtype.kind == "f":
-            # LPLD's for ImageNet-21K: centre, size and colour of what is cut out.
-            _floats(flips, "cutouts", 2, (rows, 7))
-        elif flips.dtype != np.bool_ or flips.shape != (rows,):
-            raise ValueError(f"it has {flips.shape} {flips.dtype} flips of {rows} labels")
-        if partners is not None:
-            partners = np.asarray(partners)
-            if partners.shape != (rows,) or partners.dtype.kind != "i":
-                raise ValueError("its partners are no photos of the batch")
-            if partners.min() < 0 or partners.max() >= rows:
-                raise ValueError("its partners are no photos of the batch")
-    _check_values(file, coords, logits)
-    return _Batch(coords, flips if flips.dtype == np.bool_ else None, partners is not None, logits)
-
-
-def _check_values(
-    file: Path, coords: npt.NDArray[np.floating], logits: npt.NDArray[np.floating]
-) -> None:
-    wrong = ~np.isfinite(logits).all(axis=1)
-    if wrong.any():
-        raise LabelError(
-            f"{file} has a logit that is NaN or infinite in row {int(np.argmax(wrong))}, expected "
-            f"finite ones: the teacher went wrong there (in half precision, most often); {MEND}."
-        )
-    # NaN fails the comparison, too.
-    inside = (coords >= 0) & (coords <= 1 + 1e-6)
-    fits = inside.all(axis=1) & (coords[:, 2:] > 0).all(axis=1)
-    if not fits.all():
-        row = int(np.argmin(fits))
-        raise LabelError(
-            f"{file} has the crop {coords[row].tolist()} in row {row}, expected shares of the "
-            f"photo's sides (top, left, height, width) from 0 to 1: it is damaged; {MEND}."
-        )
-
-
-def _floats(
-    value: Any, name: str, axes: int, shape: tuple[int, ...] | None = None
-) -> npt.NDArray[np.floating]:
-    """An array of floats; ValueError for anything else."""
-    array = np.asarray(value)
-    if array.dtype.kind != "f" or array.ndim != axes or shape not in (None, array.shape):
-        raise ValueError(f"its {name} are {array.dtype} of shape {array.shape}")
-    return array
