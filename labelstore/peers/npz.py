@@ -108,7 +108,7 @@ class NpzReader:
         if ("boxes" in arrays) != ("flips" in arrays):
             raise FormatError(f"{path} has boxes or flips alone, expected both, or neither.")
         self.explicit = options.boxes and "boxes" in arrays
-        self.notes = () if self.explicit else (f"{path} holds no boxes: views cannot be replayed.",)
+        self.notes: tuple[str, ...] = ()
         self.extra: dict[str, str] = {}
 
     def images(self, numbers: Sequence[int]) -> PeerLabels:
