@@ -109,21 +109,32 @@ def test_epochs_that_were_cut_short(tmp_path, photos, reader):
     written = sre2l_files.write(
         tmp_path / "fkd", photos, drop_last=True, epochs=4, stop_after=7, order_file=True
     )
-    stated = reader(tmp_path / "fkd")
+    labels = reader(tmp_path / "fkd")
+    assert labels.extra["order"] == "sampler_indices_epoch.json"
+    read = labels.images(range(len(labels.keys)))
+    for row, key in enumerate(labels.keys):
+        epochs = [epoch for epoch in range(4) if (epoch, key) in written.box]
+        for view in range(labels.num_views):
+            place = (epochs[view % len(epochs)], key)
+            assert tuple(read.boxes[row, view]) == written.box[place]
+            np.testing.assert_array_equal(read.dense[row, view], written.logits[place])
+    absent = set(keys_of(photos)) - set(labels.keys)
+    assert absent == set(keys_of(photos)) - {key for _, key in written.box}
+    assert any("cut short" in note for note in labels.notes)
+    # Without the file nothing tells these from the labels of other photos, in another order.
     (tmp_path / "fkd" / "sampler_indices_epoch.json").unlink()
-    drawn = reader(tmp_path / "fkd")
-    assert stated.extra["order"] == "sampler_indices_epoch.json"
-    for labels in (stated, drawn):
-        read = labels.images(range(len(labels.keys)))
-        for row, key in enumerate(labels.keys):
-            epochs = [epoch for epoch in range(4) if (epoch, key) in written.box]
-            for view in range(labels.num_views):
-                place = (epochs[view % len(epochs)], key)
-                assert tuple(read.boxes[row, view]) == written.box[place]
-                np.testing.assert_array_equal(read.dense[row, view], written.logits[place])
-        absent = set(keys_of(photos)) - set(labels.keys)
-        assert absent == set(keys_of(photos)) - {key for _, key in written.box}
-        assert any("cut short" in note for note in labels.notes)
+    with pytest.raises(MismatchError, match=r"epoch_0 has 16 labels .* 20 photos"):
+        reader(tmp_path / "fkd")
+
+
+@pytest.mark.parametrize("order_file", [True, False])
+@pytest.mark.parametrize("count", [15, 18, 25])
+def test_a_photo_more_or_less_moves_all_labels(tmp_path, reader, order_file, count):
+    labelled = make_photos(tmp_path / "train", 16)
+    sre2l_files.write(tmp_path / "fkd", labelled, epochs=1, order_file=order_file)
+    assert len(reader(tmp_path / "fkd", labelled).keys) == 16
+    with pytest.raises(MismatchError, match=rf"16 .* {count}"):
+        reader(tmp_path / "fkd", make_photos(tmp_path / "others", count))
 
 
 def test_without_photos_the_order_must_be_stated(tmp_path, photos, reader):

@@ -180,10 +180,15 @@ class Sre2lReader:
             orders, how = stored_orders(file, len(labels)), ORDERS
             largest = max(int(order.max()) for order in orders) + 1
             count = largest if num_photos is None else num_photos
-            if largest > count:
+            # Epochs of just the first photos had no others: drawn from more, some would have them.
+            # The last one may have been stopped.
+            whole = all(order.max() == len(order) - 1 for order in orders[:-1] or orders)
+            if largest > count or (whole and largest < count):
                 raise MismatchError(
-                    f"{file} names photo number {largest - 1}, and there are {count} photos: give "
-                    "the folder that the labels were made from."
+                    f"{file} is of {largest} photos, and there are {count}: a label's place counts, "
+                    "so that one more or less moves them all; give the folder that the labels were "
+                    "made from.",
+                    arguments=("photos",),
                 )
         elif num_photos is None:
             raise UsageError(
@@ -202,9 +207,11 @@ class Sre2lReader:
 
     def _check_size(self, epoch: int, size: int, count: int, *, stored: bool) -> None:
         """Raise MismatchError where an epoch cannot be of so many photos."""
-        # LPLD drops the last batch of an epoch where it is not full, and stops in the last one.
-        whole = size == count or size == count - count % self._rows
-        stopped = epoch == len(self._files) - 1 and size < count and size % self._rows == 0
+        # LPLD drops the last batch of an epoch where it is not full, and stops in the last one; it
+        # writes the order down. Drawn from other numbers of photos orders would be others.
+        whole = size == count or (stored and size == count - count % self._rows)
+        last = epoch == len(self._files) - 1
+        stopped = stored and last and size < count and size % self._rows == 0
         if not (whole or stopped):
             where = f"{ORDERS} has" if stored else "there are"
             raise MismatchError(
