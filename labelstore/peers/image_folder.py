@@ -7,7 +7,7 @@ which is another order where a class's name begins with another's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
-    from PIL import Image
 
     from labelstore.images.sources.choose import ImageSource
 
@@ -95,7 +94,7 @@ def photo_facts(photos: ImageSource, indices: Sequence[int], *, cropped: bool = 
     return facts
 
 
-def _size(image: Image.Image) -> tuple[tuple[int, int], bool]:
+def _size(image: Any) -> tuple[tuple[int, int], bool]:
     return upright_size(image), is_upright(image)
 
 

@@ -72,7 +72,9 @@ class RelabelReader:
         self._places = matched_photos(stems, options.photos, path, first_dot=True)
         self.keys = [options.photos.keys[place] for place in self._places]
         self._hashes = hash_keys(self.keys)
-        self.num_views, self.law = options.views, options.law
+        self.num_views = options.views
+        self.law = options.law if options.boxes else None
+        self._crops = options.law
         self.num_classes = options.num_classes
         self._shape: tuple[int, ...] | None = None
         self._shape = self._map(0).shape
@@ -88,7 +90,7 @@ class RelabelReader:
     def images(self, numbers: Sequence[int]) -> PeerLabels:
         """As ``PeerReader.images``."""
         facts = photo_facts(self._photos, [self._places[number] for number in numbers])
-        boxes = self.law(
+        boxes = self._crops(
             self._hashes[np.asarray(numbers)][:, None],
             np.arange(self.num_views)[None, :],
             facts.widths[:, None],

@@ -59,7 +59,8 @@ def test_each_label_is_of_its_photo_and_crop(tmp_path, photos, reader, half):
                     read.dense[row, epoch].astype(float), written.logits[place]
                 )
     note = labels.notes[1]
-    assert "for 100.0% of 40 labels" in note
+    assert "for 100.0% of the labels looked at in epoch 0" in note
+    assert "and 100.0% of the labels looked at in epoch 2" in note
     assert "hardly" not in note
 
 
@@ -72,6 +73,16 @@ def test_photos_in_another_order_are_noticed(tmp_path, photos, reader):
     (others / "d" / "009.png").rename(others / "a" / "0002.png")
     assert "hardly" not in reader(tmp_path / "fkd").notes[1]
     assert "hardly apart" in reader(tmp_path / "fkd", others).notes[1]
+
+
+def test_an_order_that_drifts_away_is_noticed(tmp_path, photos, reader):
+    sre2l_files.write(tmp_path / "fkd", photos, epochs=6)
+    # As of a torch whose sampler drew otherwise from the second epoch on.
+    shutil.rmtree(tmp_path / "fkd" / "epoch_5")
+    shutil.copytree(tmp_path / "fkd" / "epoch_1", tmp_path / "fkd" / "epoch_5")
+    note = reader(tmp_path / "fkd").notes[1]
+    assert "for 100.0% of the labels looked at in epoch 0" in note
+    assert "hardly apart" in note
 
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])

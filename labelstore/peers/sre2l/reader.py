@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Sre2lReader"]
 
-_COMPARED = 2048
-"""Labels whose likeliest class is compared with the photo's own, at least, where there are so
-many."""
+_COMPARED = 1024
+"""Labels of an epoch whose likeliest class is compared with the photo's own, at least, where there
+are so many."""
 
 
 class Sre2lReader:
@@ -253,29 +253,39 @@ class Sre2lReader:
         number_of = {name: number for number, name in enumerate(sorted(photos.classes))}
         truth = np.full(self._places_of.shape[1], -1)
         truth[self._numbers] = [number_of[str(photos.class_name(index))] for index in order]
-        same = count = 0
-        chance = 0.0
-        # The last epochs, too: an order that is right at first may drift away.
-        for epoch in dict.fromkeys((0, len(self._files) - 1)):
-            numbers = np.full(self._places_of.shape[1], -1)
-            placed = np.flatnonzero(self._places_of[epoch] >= 0)
-            numbers[self._places_of[epoch, placed]] = placed
-            batches = range(min(len(self._files[epoch]), -(-_COMPARED // (2 * self._rows))))
-            for batch in batches:
-                likeliest = self._batch(epoch, batch).logits.argmax(axis=1)
-                start = batch * self._rows
-                own = truth[numbers[start : start + len(likeliest)]]
-                same += int((own == likeliest).sum())
-                count += len(own)
-                shares = np.bincount(own, minlength=self.num_classes) / len(own)
-                chance += float(shares[likeliest].sum())
-        text = (
-            f"The likeliest class is the photo's own folder for {same / count:.1%} of {count} "
-            f"labels; in a wrong order it would be for about {chance / count:.1%}."
+        # Of the last epoch, too: an order that is right at first may drift away.
+        epochs = dict.fromkeys((0, len(self._files) - 1))
+        shares = {epoch: self._agreement_in(epoch, truth) for epoch in epochs}
+        told = " and ".join(
+            f"{same:.1%} of the labels looked at in epoch {epoch} (in a wrong order about "
+            f"{chance:.1%})"
+            for epoch, (same, chance, _) in shares.items()
         )
-        if same - chance <= 4 * np.sqrt(max(chance, 1)):
+        text = f"The likeliest class is the photo's own folder for {told}."
+        doubtful = any(
+            (same - chance) * count <= 4 * np.sqrt(max(chance * count, 1))
+            for same, chance, count in shares.values()
+        )
+        if doubtful:
             text += " These are hardly apart: check that these are the photos, in this order."
         return text
+
+    def _agreement_in(self, epoch: int, truth: npt.NDArray[np.int64]) -> tuple[float, float, int]:
+        """The share of labels whose likeliest class is the photo's, that in a wrong order, and how
+        many labels these are of."""
+        numbers = np.full(self._places_of.shape[1], -1)
+        placed = np.flatnonzero(self._places_of[epoch] >= 0)
+        numbers[self._places_of[epoch, placed]] = placed
+        same, count, chance = 0, 0, 0.0
+        for batch in range(min(len(self._files[epoch]), -(-_COMPARED // self._rows))):
+            likeliest = self._batch(epoch, batch).logits.argmax(axis=1)
+            start = batch * self._rows
+            own = truth[numbers[start : start + len(likeliest)]]
+            same += int((own == likeliest).sum())
+            count += len(own)
+            shares = np.bincount(own, minlength=self.num_classes or 1) / len(own)
+            chance += float(shares[likeliest].sum())
+        return same / count, chance / count, count
 
 
 def _batch_files(path: Path) -> list[list[Path]]:
