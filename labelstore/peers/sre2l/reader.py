@@ -185,9 +185,9 @@ class Sre2lReader:
             whole = all(order.max() == len(order) - 1 for order in orders[:-1] or orders)
             if largest > count or (whole and largest < count):
                 raise MismatchError(
-                    f"{file} is of {largest} photos, and there are {count}: a label's place counts, "
-                    "so that one more or less moves them all; give the folder that the labels were "
-                    "made from.",
+                    f"{file} is of {largest} photos, and there are {count}: a label's place "
+                    "counts, so that one more or less moves them all; give the folder that the "
+                    "labels were made from.",
                     arguments=("photos",),
                 )
         elif num_photos is None:
