@@ -19,6 +19,7 @@ from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 from tests.peers import ml_dr_files, relabel_files, sre2l_files
 from tests.peers.photo_folders import keys_of, make_photos, sizes_of
+from tests.support.stores import written
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,19 @@ def test_relabel_has_the_views_of_any_other_store(tmp_path, photos):
         boxes = ViewLaw(seed=11)(hash_keys([key])[0], np.arange(6), width, height).box
         own = relabel_files.reference(maps[key], boxes.tolist(), height, width, torch.float32)
         np.testing.assert_allclose(labels_of(store, key), own, atol=2e-5)
+    # Another teacher's labels of the very same views.
+    written(
+        *(tmp_path / "t.zarr", len(store.keys), 6, 3, classes),
+        law=ViewLaw(seed=11),
+        keys=list(store.keys),
+        targets=None,
+        **dict(zip(("heights", "widths"), sizes_of(photos, store.keys).T, strict=True)),
+    )
+    both = labelstore.ensemble([store, labelstore.open(tmp_path / "t.zarr")])
+    mean = both.read([0], [5]).recover("uniform").dense()[0]
+    own = labels_of(store, store.keys[0])[5]
+    other = labels_of(labelstore.open(tmp_path / "t.zarr"), store.keys[0])[5]
+    np.testing.assert_allclose(mean, (own + other) / 2, atol=1e-6)
     run = convert(
         *(tmp_path / "maps", "sre2l", tmp_path / "b.zarr", "--photos", photos, "--views", 6)
     )
