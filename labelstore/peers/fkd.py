@@ -118,10 +118,16 @@ class FKDReader:
         boxes = boxes_of_shares(coords, facts.widths, facts.heights)
         if self._half:
             boxes = _clipped(boxes, facts)
-        for row, number in enumerate(numbers):
-            part = slice(row, row + 1)
-            of_one = PhotoFacts(facts.widths[part], facts.heights[part], facts.digests[part])
-            check_inside(boxes[part], of_one, [self.keys[number]], self._where(number))
+        keys = [self.keys[number] for number in numbers]
+        try:
+            check_inside(boxes, facts, keys, self._path)
+        except LabelError:
+            # Which file it is.
+            for row, number in enumerate(numbers):
+                part = slice(row, row + 1)
+                of_one = PhotoFacts(facts.widths[part], facts.heights[part], facts.digests[part])
+                check_inside(boxes[part], of_one, keys[part], self._where(number))
+            raise
         return PeerLabels(indices, probs, boxes=boxes, flips=flips, **sizes)
 
     def _where(self, number: int) -> str:
