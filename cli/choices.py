@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 Targets = Literal["folders", "none"]
 EngineName = Literal["local", "ray"]
+Peer = Literal["fkd", "tinyvit", "ml-dr", "sre2l", "relabel", "distillkit", "npz"]
 Thresholds = Literal["paper", "fit", "fit-by-class"]
 ExportName = Literal["fkd", "webdataset", "npz", "hf"]
 
 ON_ERROR: tuple[OnError, ...] = ("stop", "skip")
 TARGETS: tuple[Targets, ...] = get_args(Targets)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+PEERS: tuple[Peer, ...] = get_args(Peer)
 THRESHOLDS: tuple[Thresholds, ...] = get_args(Thresholds)
 CONFIDENCES: tuple[Confidence, ...] = ("max", "target")
 CALIBRATES: tuple[Calibrate, ...] = ("smooth", "loca")

@@ -52,6 +52,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "gc": (".commands.lifecycle.gc", "Remove what interrupted runs left behind."),
     "merge": (".commands.merge", "Write the mean of several teachers' stores, or join parts."),
     "recode": (".commands.recode", "Write a store anew: backend, size, prior list."),
+    "convert": (".commands.convert", "Make a store of another project's label files."),
     "card": (".commands.lifecycle.card", "Write the data-set card of a store."),
     "publish": (
         ".commands.lifecycle.publish",
@@ -66,10 +67,16 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Name of each command -> the module of its ``command``, and its line in ``--help``."""
 
-OPTION_OF = {"k": "top_k", "num_views": "views", "teacher": "spec"}
+OPTION_OF = {
+    "k": "top_k",
+    "num_views": "views",
+    "teacher": "spec",
+    "num_classes": "classes",
+    "boxes": "without_boxes",
+}
 """Arguments of the library that commands have under another name."""
 
-GO_ON = ("copy", "generate", "merge", "prune", "publish", "pull", "recode", "subset")
+GO_ON = ("convert", "copy", "generate", "merge", "prune", "publish", "pull", "recode", "subset")
 """Commands that go on where they stopped when they are given again."""
 
 INTERRUPTED, TERMINATED = 130, 143

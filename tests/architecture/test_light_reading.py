@@ -165,7 +165,7 @@ def test_the_readers_requirements_are_a_part_of_all():
     reader = lines_of((ROOT / "requirements-reader.txt").read_text())
     heavy = {re.split(r"\W", line)[0] for line in set(everything) - set(reader)}
     assert set(reader) < set(everything)
-    assert heavy == {"matplotlib", "safetensors", "timm", "torch", "torchvision"}
+    assert heavy == {"PyYAML", "matplotlib", "safetensors", "timm", "torch", "torchvision"}
 
 
 def test_the_list_of_packages_is_that_of_the_folders():

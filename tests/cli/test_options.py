@@ -16,6 +16,7 @@ from labelstore.format import codecs
 from labelstore.labels import ferkd, top_k
 from labelstore.operations import verify
 from labelstore.operations.lifecycle import subset
+from labelstore.peers.choose import READERS
 from labelstore.peers.exports import fkd, hugging_face, webdataset
 from labelstore.peers.exports.fkd import Fkd
 from labelstore.peers.exports.hugging_face import HuggingFace
@@ -45,6 +46,7 @@ from labelstore.views.law import ViewLaw
         (choices.SCHEDULES, get_args(cycle.Schedule)),
         (choices.QUANTIZERS, tuple(codecs.QUANTIZERS)),
         (choices.FIDELITIES, tuple(settings.FIDELITIES)),
+        (choices.PEERS, tuple(READERS)),
     ],
 )
 def test_words_are_the_librarys(shown, known):

@@ -1,0 +1,1 @@
+"""DistillKit's label files."""

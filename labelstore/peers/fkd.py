@@ -1,0 +1,222 @@
+"""FKD: a file an image, ``torch.save`` of its crops' relative boxes, flips and labels.
+
+``[coords, flip, labels]`` of V crops: coords (V, 4) float32 or float16, shares of the photo's
+height and width (top, left, height, width); flip (V,) bool; labels (V,) int64 of the type "hard",
+(V, 2) of class id and probability of "smoothing", (V, 2, k) of class ids and probabilities of the
+marginal types. Class ids are floats of the labels' type. The files are called ``.tar`` and are
+none; their paths are the photo's last three folders and its name up to the first dot.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore.errors import FormatError, LabelError, NotFoundError, UsageError
+from labelstore.images.sources.listing import walk
+from labelstore.peers.image_folder import (
+    PhotoFacts,
+    boxes_of_shares,
+    check_inside,
+    photo_facts,
+)
+from labelstore.peers.labelled_photos import matched_photos
+from labelstore.peers.peer_labels import PeerLabels, files_digest, require_integers
+from labelstore.peers.safe_pickle import MEND, load_torch
+from labelstore.storage.untrusted import parsed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from labelstore.labels.top_k import LabelType
+    from labelstore.peers.peer_labels import PeerOptions, Values
+
+__all__ = ["FKDReader"]
+
+SUFFIX = ".tar"
+
+_LABEL_TYPES: dict[int, LabelType] = {1: "hard", 2: "smoothing", 3: "top-k"}
+"""By the axes of the array of labels."""
+
+_OVERSHOOT = 2
+"""Pixels by which a box may leave its photo for the rounding of half precision."""
+
+
+class FKDReader:
+    """Reads a folder of FKD's label files, those of its subfolders included."""
+
+    values: Values = "top-k"
+    law = None
+    temperature: float | None = None
+    targets: npt.NDArray[np.int32] | None = None
+
+    def __init__(self, path: Path, options: PeerOptions) -> None:
+        if not path.is_dir():
+            kind = NotFoundError if not path.exists() else FormatError
+            raise kind(f"there is no folder {path}: give the folder of FKD's .tar label files.")
+        names = sorted(name for name in walk(path) if name.endswith(SUFFIX))
+        if not names:
+            raise FormatError(f"{path} holds no {SUFFIX} files, expected FKD's, one an image.")
+        self._path, self._names = path, names
+        self._photos, self._places = options.photos, None
+        self.num_classes = options.num_classes
+        self.explicit = options.boxes
+        notes = ["FKD's files name no teacher and no temperature, and no image size."]
+        if options.boxes and options.photos is None:
+            raise UsageError(
+                f"the boxes in {path} are shares of each photo's sides, which the files do not "
+                "tell: give the photos, or say that views are not to be replayed.",
+                arguments=("photos", "boxes"),
+            )
+        stems = [name.removesuffix(SUFFIX) for name in names]
+        self.keys = stems
+        if options.photos is not None:
+            self._places = matched_photos(stems, options.photos, path, first_dot=True)
+            self.keys = [options.photos.keys[place] for place in self._places]
+            left = len(options.photos) - len(names)
+            if left:
+                notes.append(f"{left} of {len(options.photos)} photos have no label file.")
+        coords, _, labels = self._parts(0)
+        self.num_views = len(coords)
+        self._half = coords.dtype == np.float16
+        if self._half and self.explicit:
+            notes.append(
+                "Boxes are of half precision: they are those that FKD's own reader takes, which "
+                "on photos of more than some 2,000 pixels are not those that were labelled."
+            )
+        self._axes = labels.ndim
+        self.label_type = _LABEL_TYPES[self._axes]
+        self.k: int | None = labels.shape[2] if self._axes == 3 else 1
+        if self.label_type == "hard":
+            notes.append("Hard labels hold no probability: each is stored as 1.")
+        self.notes = tuple(notes)
+        self.extra = {"FKD labels": f"{self.label_type} {labels.dtype}"}
+        files = (os.path.join(path, name) for name in names)
+        with parsed(path, MEND):
+            self.digest = files_digest(path, files)
+
+    def images(self, numbers: Sequence[int]) -> PeerLabels:
+        """The labels of some images; see ``PeerReader``."""
+        parts = [self._parts(number) for number in numbers]
+        coords, flips, labels = (np.stack(of_all) for of_all in zip(*parts, strict=True))
+        indices, probs = self._labels(labels, numbers)
+        if self._photos is None or self._places is None:
+            return PeerLabels(indices, probs)
+        facts = photo_facts(self._photos, [self._places[number] for number in numbers])
+        sizes: dict[str, Any] = {
+            "widths": facts.widths,
+            "heights": facts.heights,
+            "digests": facts.digests,
+        }
+        if not self.explicit:
+            return PeerLabels(indices, probs, **sizes)
+        boxes = boxes_of_shares(coords, facts.widths, facts.heights)
+        if self._half:
+            boxes = _clipped(boxes, facts)
+        keys = [self.keys[number] for number in numbers]
+        try:
+            check_inside(boxes, facts, keys, self._path)
+        except LabelError:
+            # Which file it is.
+            for row, number in enumerate(numbers):
+                part = slice(row, row + 1)
+                of_one = PhotoFacts(facts.widths[part], facts.heights[part], facts.digests[part])
+                check_inside(boxes[part], of_one, keys[part], self._where(number))
+            raise
+        return PeerLabels(indices, probs, boxes=boxes, flips=flips, **sizes)
+
+    def _where(self, number: int) -> str:
+        return os.path.join(self._path, self._names[number])
+
+    def _parts(self, number: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+        """(V, 4) coords, (V,) flips and labels of one file, of the shapes that they must have."""
+        where = self._where(number)
+        state = load_torch(where)
+        if not (isinstance(state, list) and [type(part) for part in state] == [np.ndarray] * 3):
+            raise FormatError(
+                f"{where} holds no list of three arrays (boxes, flips, labels), expected FKD's "
+                "label file: take it out of the folder, or name the format that it is of."
+            )
+        coords, flips, labels = state
+        views = len(coords) if coords.ndim else 0
+        fits = (
+            views > 0
+            and coords.shape == (views, 4)
+            and coords.dtype.kind == "f"
+            and flips.shape == (views,)
+            and flips.dtype == np.bool_
+            and labels.shape[:1] == (views,)
+            and labels.dtype.kind in ("if" if labels.ndim == 1 else "f")
+            and labels.shape[1:2] in ((), (2,))
+            and 1 <= labels.ndim <= 3
+            and labels.size > 0
+        )
+        if not fits:
+            raise FormatError(
+                f"{where} holds boxes {coords.dtype} {coords.shape}, flips {flips.dtype} "
+                f"{flips.shape} and labels {labels.dtype} {labels.shape}, expected (views, 4) "
+                "floats, (views,) booleans, and (views,) integers or (views, 2) or (views, 2, k) "
+                "floats: get the file anew."
+            )
+        # Not so of NaN.
+        if not (np.abs(coords) <= 2).all():
+            raise LabelError(
+                f"{where} has boxes from {coords.min():g} to {coords.max():g}, expected shares of "
+                "a photo's sides, 0 to 1: get the file anew."
+            )
+        if number:
+            k = labels.shape[2] if labels.ndim == 3 else 1
+            if (views, labels.ndim, k) != (self.num_views, self._axes, self.k):
+                raise FormatError(
+                    f"{where} has {views} views and labels of {labels.shape[1:]}, expected "
+                    f"{self.num_views} views of type {self.label_type} with {self.k} classes as "
+                    f"{self._where(0)} has: convert files of one run alone."
+                )
+        return coords, flips, labels
+
+    def _labels(
+        self, labels: npt.NDArray[Any], numbers: Sequence[int]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
+        """(n, V, k) class ids and probabilities."""
+        if self._axes == 1:
+            stacked, probs = labels[..., None], np.ones((*labels.shape, 1), dtype=np.float32)
+        else:
+            stacked, probs = labels[:, :, 0], labels[:, :, 1]
+            if self._axes == 2:
+                stacked, probs = stacked[..., None], probs[..., None]
+        try:
+            indices = require_integers(stacked, self.num_classes, self._path)
+        except LabelError:
+            # Which file it is.
+            for row, number in enumerate(numbers):
+                require_integers(stacked[row], self.num_classes, self._where(number))
+            raise
+        wide = probs.astype(np.float32, copy=False)
+        wrong = ~((wide >= 0) & (wide <= 1 + 2e-3)).all(axis=(1, 2))
+        wrong |= (wide[..., 1:] > wide[..., :-1]).any(axis=(1, 2))
+        wrong |= wide.sum(axis=-1).max(axis=1) > 1 + 2e-3
+        for place in range(1, indices.shape[-1]):
+            twice = indices[..., place:] == indices[..., :-place]
+            wrong |= (twice & (wide[..., place:] > 0)).any(axis=(1, 2))
+        if wrong.any():
+            raise LabelError(
+                f"{self._where(numbers[int(np.argmax(wrong))])} has labels that are no falling "
+                "probabilities of different classes with a sum of at most 1: get the file anew."
+            )
+        return indices, wide
+
+
+def _clipped(boxes: npt.NDArray[np.int32], facts: PhotoFacts) -> npt.NDArray[np.int32]:
+    """(n, V, 4) boxes that end where the photo does, if rounding let them leave it by a little.
+
+    FKD's reader has Pillow fill what lies outside with black.
+    """
+    sides = np.stack([facts.heights, facts.widths], axis=-1)[:, None, :]
+    over = boxes[..., :2] + boxes[..., 2:] - sides
+    over = np.where((over > 0) & (over <= _OVERSHOOT), over, 0)
+    return np.concatenate([boxes[..., :2], boxes[..., 2:] - over], axis=-1).astype(np.int32)

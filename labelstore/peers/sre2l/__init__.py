@@ -1,0 +1,1 @@
+"""SRe2L's and LPLD's label files."""
