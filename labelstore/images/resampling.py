@@ -17,7 +17,11 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
+
+    from labelstore.images.stages import StageOf
 
 __all__ = ["Crops", "can_resize", "resize_into", "whole_pays"]
 
@@ -35,7 +39,7 @@ _LONGEST = 65536
 
 
 class Crops(Protocol):
-    """Where crops of a photo lie: ``labelstore.views.Views`` tells it."""
+    """What views of a photo are: ``labelstore.views.Views`` tells it."""
 
     @property
     def box(self) -> npt.NDArray[np.int32]:
@@ -44,6 +48,10 @@ class Crops(Protocol):
     @property
     def flip(self) -> npt.NDArray[np.bool_]:
         """(n,): whether to mirror."""
+
+    @property
+    def stages(self) -> Sequence[StageOf]:
+        """What is done to the pixels then; nothing where it is empty."""
 
 
 def can_resize(size: tuple[int, int], interpolation: str) -> bool:
@@ -62,7 +70,9 @@ def resize_into(
     interpolation: str,
     out: npt.NDArray[np.uint8],
 ) -> None:
-    """Fill ``out`` with views of one photo: crop, then resize, then mirror left to right.
+    """Fill ``out`` with crops of one photo: crop, then resize, then mirror left to right.
+
+    What stages do is left to who asked.
 
     Args:
         photo: RGB, or its pixels (H, W, 3) uint8.
