@@ -24,6 +24,7 @@ from labelstore.operations.lifecycle.grow import grow
 from labelstore.operations.lifecycle.subset import subset
 from labelstore.operations.materialize import materialize
 from labelstore.operations.merge import merge
+from labelstore.operations.recode import recode
 from labelstore.operations.verify import replay
 from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.generation import generate, generate_together
@@ -236,8 +237,9 @@ def test_the_probe_has_every_operation_and_notices_another_pillow(photos, monkey
 def test_a_copy_and_a_part_keep_their_stages_or_are_refused(photos, teacher, tmp_path):
     store = labelled(photos, teacher, tmp_path / "s.zarr", ("ta-wide", "erase-0.7"))
     materialize(store, tmp_path / "copy")
+    recode(store, tmp_path / "recoded.parquet")
     subset(store, tmp_path / "part.zarr", images=[2, 0], views=range(2))
-    for other in ("copy", "part.zarr"):
+    for other in ("copy", "recoded.parquet", "part.zarr"):
         held = labelstore.open(tmp_path / other)
         image = int(held.index_of(store.keys[2]))
         assert held.law == store.law
