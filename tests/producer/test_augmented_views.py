@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 import labelstore
-from labelstore.errors import FormatError, MismatchError, UsageError
+from labelstore.errors import FormatError, MismatchError, ReplayWarning, UsageError
 from labelstore.format import manifest as manifests
 from labelstore.format.manifest import DRAFT_VERSION, StoreSettings
 from labelstore.images import render
@@ -21,10 +21,12 @@ from labelstore.images.pixels import decode
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations import demo
 from labelstore.operations.lifecycle.grow import grow
+from labelstore.operations.lifecycle.prune import prune
 from labelstore.operations.lifecycle.subset import subset
 from labelstore.operations.materialize import materialize
 from labelstore.operations.merge import merge
 from labelstore.operations.recode import recode
+from labelstore.operations.repair import repair
 from labelstore.operations.verify import replay
 from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.generation import generate, generate_together
@@ -37,7 +39,7 @@ from labelstore.torch.dataset import Show
 from labelstore.training.batches import Batches
 from labelstore.views.law import ViewLaw
 from tests.support import commands
-from tests.support.stores import few_photos
+from tests.support.stores import few_photos, files_of
 
 VIEWS = 4
 STORED = StoreSettings(k=5, quantizer="fp32", prior_size=0, block_images=2, group_views=2)
@@ -249,6 +251,10 @@ def test_a_copy_and_a_part_keep_their_stages_or_are_refused(photos, teacher, tmp
     with pytest.raises(UsageError, match="cannot be stored as boxes"):
         subset(store, tmp_path / "later.zarr", views=range(1, 3))
     assert not (tmp_path / "later.zarr").exists()
+    before = files_of(tmp_path / "s.zarr")
+    with pytest.raises(UsageError, match="cannot be stored as boxes"):
+        prune(tmp_path / "s.zarr", views=range(1, 3))
+    assert files_of(tmp_path / "s.zarr") == before
 
 
 def test_stores_of_other_stages_are_not_merged(photos, teacher, tmp_path):
@@ -324,3 +330,33 @@ def test_a_store_grows_by_photos_and_views_with_its_stages(photos, teacher, tmp_
     for image in range(3):
         pixels, _ = data[Show(image, tuple(range(VIEWS)))]
         require_labels(store, teacher, image, np.arange(VIEWS), pixels)
+
+
+def test_a_damaged_block_is_made_again_with_its_stages(photos, teacher, tmp_path):
+    store = labelled(photos, teacher, tmp_path / "s.zarr", ("ta-wide", "erase-0.5"))
+    before = files_of(tmp_path / "s.zarr")
+    shard = next(name for name in before if name.startswith("labels/top_prob/c/0"))
+    (tmp_path / "s.zarr" / shard).write_bytes(b"")
+    found, report = repair(store, FolderSource(photos), teacher, options=RunOptions(batch_size=4))
+    assert (found.whole, report.blocks_made) == (False, 1)
+    assert files_of(tmp_path / "s.zarr") == before
+
+
+def test_an_ensemble_shows_the_stages_of_its_members(photos, teacher, tmp_path):
+    a = labelled(photos, teacher, tmp_path / "a.zarr", ("ta-wide",))
+    b = labelled(photos, teacher, tmp_path / "b.zarr", ("ta-wide",), temperature=0.2)
+    both = SoftLabelDataset(FolderSource(photos), labelstore.ensemble([a, b]), normalize=None)
+    one = SoftLabelDataset(FolderSource(photos), a, normalize=None)
+    assert torch.equal(both[Show(1, (0, 2))][0], one[Show(1, (0, 2))][0])
+
+
+def test_a_student_is_told_where_a_stage_has_other_pixels(photos, teacher, tmp_path, monkeypatch):
+    from labelstore.images import stages
+
+    store = labelled(photos, teacher, tmp_path / "s.zarr", ("solarize-1",))
+    monkeypatch.setitem(stages.OPERATIONS, "solarize", lambda view, _: view)
+    with pytest.warns(ReplayWarning, match="other pixels here than the teacher saw"):
+        SoftLabelDataset(FolderSource(photos), store)
+    (tmp_path / "s.zarr" / "commits" / "c" / "1" / "0").unlink()
+    with pytest.raises(MismatchError, match="begun with other pixels"):
+        labelled(photos, teacher, tmp_path / "s.zarr", ("solarize-1",))
