@@ -309,6 +309,12 @@ def test_from_the_command_line(photos, tmp_path):
     sheet = ("--save", tmp_path / "sheet.png")
     drawn = run("show", tmp_path / "s.zarr", 0, "--photos", photos, *sheet)
     assert drawn.returncode == 0, drawn.stderr
+    shown = json.loads(run("show", tmp_path / "s.zarr", 0, "--json").stdout)["views"][0]
+    asked = [stage[shown["view"]] for stage in store.views(0, range(3)).stages]
+    pairs = [pair for stage in asked for pair in zip(stage.operation, stage.values, strict=True)]
+    steps = [(asked[0].names[code], values.tolist()) for code, values in pairs if code]
+    assert [(step["name"], step["values"]) for step in shown["operations"]] == steps
+    assert steps[0][0] in drawn.stdout
     fresh = tmp_path / "second.zarr"
     second = run(*common[:-4], "--views-from", tmp_path / "s.zarr", "-o", fresh)
     assert second.returncode == 0, second.stderr
