@@ -141,6 +141,7 @@ def _check_said(
     }
     if isinstance(law, ViewLaw):
         held |= {"seed": law.seed, "scale": law.scale, "ratio": law.ratio, "flip": law.flip}
+        held["augment"] = tuple(map(str, law.stages))
     for parameter in context.command.params:
         name = str(parameter.name)
         if context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:

@@ -223,6 +223,11 @@ def _job(request: GenerateOptions, launch: Launch | None) -> _Job:
     job = _Job(source, views, teachers, pending, class_map, options, launch)
     if not request.dry_run:
         _check_requests(request, job)
+        if views.law.stages and (launch is None or launch.rank == 0):
+            output.note(
+                "augmented views are of a draft of format version 2: a later labelstore may ask "
+                "for these labels to be made anew."
+            )
     return job
 
 
@@ -264,7 +269,7 @@ def _views_of(request: GenerateOptions, path: str) -> _Views:
             "--seed, --scale, --ratio and --flip."
         )
     context = click.get_current_context()
-    for name in ("seed", "scale", "ratio", "flip"):
+    for name in ("seed", "scale", "ratio", "flip", "augment"):
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
             raise UsageError(
                 f"--{name} and --views-from were both given: leave --{name} out, it comes from "

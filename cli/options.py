@@ -217,26 +217,37 @@ _LAW = (
     click.option(
         "--seed", type=int, default=choices.SEED, show_default=True, help="Seed of the views."
     ),
+    click.option(
+        "--augment",
+        multiple=True,
+        metavar="NAME",
+        help="What is done to each crop then, such as jitter-0.4, gray-0.2, rotate-15, blur-0.5, "
+        "solarize-0.2, ra-n2-m9, ta-wide, erase-0.25; several times, in this order. Students see "
+        "the same pixels. Such stores are of a draft of format version 2.",
+    ),
 )
 
 law_options = added(_LAW)
-"""``scale``, ``ratio``, ``flip`` and ``seed``: those of `LawOptions`."""
+"""``scale``, ``ratio``, ``flip``, ``seed`` and ``augment``: those of `LawOptions`."""
 
 
 @dataclass(frozen=True)
 class LawOptions:
-    """Which crop each view is."""
+    """What each view is."""
 
     scale: tuple[float, float]
     ratio: tuple[float, float]
     flip: float
     seed: int
+    augment: tuple[str, ...]
 
     def law(self) -> ViewLaw:
         """The view law; UsageError for a value out of its range."""
         from labelstore.views.law import ViewLaw
+        from labelstore.views.stages.names import parse_stage
 
-        return ViewLaw(self.seed, self.scale, self.ratio, self.flip)
+        stages = tuple(map(parse_stage, self.augment))
+        return ViewLaw(self.seed, self.scale, self.ratio, self.flip, stages)
 
 
 _SOURCE = (

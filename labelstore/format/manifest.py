@@ -19,6 +19,7 @@ from labelstore.format import codecs
 from labelstore.format.schema import number_problem, schema_problem
 from labelstore.storage.untrusted import parsed
 from labelstore.views.law import ViewLaw
+from labelstore.views.stages.names import STAGES, is_known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from labelstore.labels.top_k import LabelType
 
 __all__ = [
+    "DRAFT_VERSION",
     "EXPLICIT",
     "FORMAT_VERSION",
     "LOGITS_PROBE",
@@ -45,7 +47,12 @@ Encoding = Literal["codes", "plain"]
 the probabilities that those codes stand for."""
 
 FORMAT_VERSION = 1
-"""The version that this library writes, and the newest that it reads."""
+"""The version of every store that uses nothing of a later one."""
+
+DRAFT_VERSION: int | None = 20001
+"""The number of stores that use what version 2 adds (stages of views) while that is a draft: 2,
+draft 0001. It goes up with every change that makes what was written before unreadable. In a release
+it is None, and such stores are neither written nor read, until version 2 is frozen."""
 
 MAX_VIEWS = 1 << 16
 """Views of an image, at most: a commit row holds a few digests for each group of them."""
@@ -191,6 +198,23 @@ class Manifest:
         """How many groups the views make; the last may be smaller."""
         return -(-self.num_views // self.group_views)
 
+    @property
+    def format_version(self) -> int:
+        """1, or the draft's number where views have stages.
+
+        Raises:
+            UsageError: they have, and this is a release, which writes no drafts.
+        """
+        if not (isinstance(self.law, ViewLaw) and self.law.stages):
+            return FORMAT_VERSION
+        if DRAFT_VERSION is None:
+            raise UsageError(
+                "stages of views (augmentations) need version 2 of the format, which is a draft "
+                "that a release does not write: leave them out.",
+                arguments=("augment",),
+            )
+        return DRAFT_VERSION
+
     @functools.cached_property
     def id(self) -> str:
         """32 hexadecimal digits: xxh3_128 of the canonical JSON of all the rest."""
@@ -245,7 +269,7 @@ class Manifest:
         law = self.law.to_json() if isinstance(self.law, ViewLaw) else self.law
         return {
             "format": "labelstore",
-            "format_version": FORMAT_VERSION,
+            "format_version": self.format_version,
             "images": {"count": self.num_images, "fingerprint": self.fingerprint},
             "views": {"count": self.num_views, "law": law},
             "labels": {
@@ -289,15 +313,8 @@ class Manifest:
                 "its file was changed or damaged; restore it from a copy."
             )
         law = body["views"]["law"]
-        if isinstance(law, dict) and (law["name"], law["version"]) != (
-            ViewLaw.NAME,
-            ViewLaw.VERSION,
-        ):
-            raise FormatError(
-                f"{where} has the view law {law['name']!r} version {law['version']}, this "
-                f"labelstore knows {ViewLaw.NAME!r} version {ViewLaw.VERSION}: install the "
-                "labelstore release that made it, or a newer one."
-            )
+        if isinstance(law, dict):
+            _check_law(law, where)
         problem = "its numbers make no store"
         # What a UsageError advises is meant for who makes one.
         with contextlib.suppress(UsageError):
@@ -394,8 +411,26 @@ def _check_version(document: Any, where: str) -> None:
             "that makes it again."
         )
     version = document.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
+    known = [number for number in (FORMAT_VERSION, DRAFT_VERSION) if number is not None]
+    if type(version) is not int or version not in known:
         raise FormatError(
-            f"{where} has format version {version!r}, this labelstore reads {FORMAT_VERSION}: "
-            "install the labelstore release that made it, or a newer one."
+            f"{where} has format version {version!r}, this labelstore reads "
+            f"{' and '.join(map(str, known))}: install the labelstore release that made it, or a "
+            "newer one."
         )
+
+
+def _check_law(law: Mapping[str, Any], where: str) -> None:
+    """Refuse a view law, or a stage of one, that is not computed here."""
+    if (law["name"], law["version"]) != (ViewLaw.NAME, ViewLaw.VERSION):
+        raise _unknown(where, "view law", law, f"{ViewLaw.NAME!r} version {ViewLaw.VERSION}")
+    for stage in law.get("stages", ()):
+        if not is_known(stage):
+            raise _unknown(where, "stage", stage, f"{', '.join(STAGES)}, all of version 1")
+
+
+def _unknown(where: str, what: str, part: Mapping[str, Any], known: str) -> FormatError:
+    return FormatError(
+        f"{where} has the {what} {part['name']!r} version {part['version']}, this labelstore knows "
+        f"{known}: install the labelstore release that made it, or a newer one."
+    )

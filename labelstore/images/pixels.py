@@ -1,7 +1,8 @@
 """Images: where they lie, their upright RGB pixels, the crops of views, and their classes.
 
 Pixels are made by Pillow alone, in one order (decode, turn upright, convert to RGB, crop, resize,
-mirror), so that a training loop which follows the same order sees the pixels that the teacher saw.
+mirror, and then what stages do), so that a training loop which follows the same order sees the
+pixels that the teacher saw.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.images.formats import DECODERS
 from labelstore.images.resampling import can_resize, resize_into
+from labelstore.images.stages import apply_stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -333,11 +335,11 @@ def render(
     interpolation: str,
     out: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """The pixels of views of one photo, each as ``cut`` makes it.
+    """The pixels of views of one photo, each as ``cut`` makes it, and then as its stages do.
 
     Args:
         photo: an upright RGB image, as ``decode`` gives it, or its pixels (H, W, 3) uint8.
-        views: n crops.
+        views: n views.
         size: (height, width) of the result. interpolation: one of `INTERPOLATIONS`.
         out: (n, height, width, 3) uint8, contiguous, to be filled and returned.
 
@@ -346,17 +348,30 @@ def render(
     """
     if out is None:
         out = np.empty((len(views.box), *size, 3), dtype=np.uint8)
+    _cut_all(photo, views, size, interpolation, out)
+    if views.stages:
+        apply_stages(out, views.stages)
+    return out
+
+
+def _cut_all(
+    photo: Image.Image | npt.NDArray[np.uint8],
+    views: Crops,
+    size: tuple[int, int],
+    interpolation: str,
+    out: npt.NDArray[np.uint8],
+) -> None:
+    """Fill ``out`` with crops, resized and mirrored."""
     if can_resize(size, interpolation) and getattr(photo, "mode", "RGB") == "RGB":
         extent = photo.shape[1::-1] if isinstance(photo, np.ndarray) else photo.size
         for box in views.box.tolist():
             check_cut(extent, box, size, interpolation)
         resize_into(photo, views, interpolation, out)
-        return out
+        return
     if isinstance(photo, np.ndarray):
         photo = Image.fromarray(photo)
     for number, (box, flip) in enumerate(zip(views.box, views.flip, strict=True)):
         out[number] = cut(photo, box.tolist(), bool(flip), size, interpolation)
-    return out
 
 
 def check_cut(

@@ -22,14 +22,18 @@ from labelstore.images.pixels import (
     cut,
     decode,
     is_upright,
+    render,
     upright_size,
 )
+from labelstore.images.stages import apply_stages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
     from PIL import Image
+
+    from labelstore.images.resampling import Crops
 
 __all__ = ["REDUCTIONS", "Photo", "decode_reduced", "reduction_for"]
 
@@ -86,6 +90,26 @@ class Photo:
         )
         pixels: npt.NDArray[np.uint8] = np.asarray(resized)
         return np.ascontiguousarray(pixels[:, ::-1] if flip else pixels)
+
+    def render(
+        self, views: Crops, size: tuple[int, int], interpolation: str
+    ) -> npt.NDArray[np.uint8]:
+        """The pixels (n, height, width, 3) of n views, as ``labelstore.images.render`` makes them.
+
+        Args:
+            views: their boxes in pixels of the whole photo, inside it.
+            size, interpolation: as for ``labelstore.images.render``.
+
+        Raises:
+            UsageError: as ``cut``.
+        """
+        if self.reduction == 1:
+            return render(self.image, views, size, interpolation)
+        cuts = np.empty((len(views.box), *size, 3), dtype=np.uint8)
+        for row, (box, flip) in enumerate(zip(views.box.tolist(), views.flip, strict=True)):
+            cuts[row] = self.cut(box, bool(flip), size, interpolation)
+        apply_stages(cuts, views.stages)
+        return cuts
 
 
 def reduction_for(boxes: npt.NDArray[np.int32], size: tuple[int, int]) -> int:

@@ -19,7 +19,11 @@ from PIL import Image
 from labelstore.images.pass_order import pass_order
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
+
+    from labelstore.images.stages import StageOf
 
 __all__ = ["Crops", "can_resize", "resize_into", "whole_pays"]
 
@@ -37,7 +41,7 @@ _LONGEST = 65536
 
 
 class Crops(Protocol):
-    """Where crops of a photo lie: ``labelstore.views.Views`` tells it."""
+    """What views of a photo are: ``labelstore.views.Views`` tells it."""
 
     @property
     def box(self) -> npt.NDArray[np.int32]:
@@ -46,6 +50,10 @@ class Crops(Protocol):
     @property
     def flip(self) -> npt.NDArray[np.bool_]:
         """(n,): whether to mirror."""
+
+    @property
+    def stages(self) -> Sequence[StageOf]:
+        """What is done to the pixels then; nothing where it is empty."""
 
 
 def can_resize(size: tuple[int, int], interpolation: str) -> bool:
@@ -64,7 +72,9 @@ def resize_into(
     interpolation: str,
     out: npt.NDArray[np.uint8],
 ) -> None:
-    """Fill ``out`` with views of one photo: crop, then resize, then mirror left to right.
+    """Fill ``out`` with crops of one photo: crop, then resize, then mirror left to right.
+
+    What stages do is left to who asked.
 
     Args:
         photo: RGB, or its pixels (H, W, 3) uint8.

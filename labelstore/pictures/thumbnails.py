@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from labelstore.images.pixels import cut
+from labelstore.images.pixels import render
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from labelstore.images.resampling import Crops
 
 __all__ = ["CROP_SIDE", "PHOTO_SIDE", "Budget", "crop_thumbnail", "photo_thumbnail"]
 
@@ -49,19 +49,18 @@ def photo_thumbnail(photo: Image.Image) -> str:
     return _data_uri(small)
 
 
-def crop_thumbnail(photo: Image.Image, box: Sequence[int], flip: bool) -> str:
+def crop_thumbnail(photo: Image.Image, view: Crops) -> str:
     """A view of a photo (upright, RGB), as square as a teacher sees it, as a data URI.
 
     Args:
         photo: upright, RGB.
-        box: top, left, height, width in pixels, inside the photo.
-        flip: whether the view is mirrored.
+        view: one view.
 
     Raises:
-        UsageError: the box leaves the photo.
+        UsageError: its box leaves the photo.
     """
-    pixels = cut(photo, box, flip, (CROP_SIDE, CROP_SIDE), "bilinear")
-    return _data_uri(Image.fromarray(pixels))
+    pixels = render(photo, view, (CROP_SIDE, CROP_SIDE), "bilinear")
+    return _data_uri(Image.fromarray(pixels[0]))
 
 
 def _data_uri(picture: Image.Image) -> str:

@@ -98,8 +98,7 @@ class _Loaded:
 
     def crops(self, run: CropRun) -> Views:
         """The views of a run; the law is asked once a photo."""
-        part = slice(run.views.start, run.views.stop)
-        return Views(self.views.box[part], self.views.flip[part])
+        return self.views[run.views.start : run.views.stop]
 
 
 @dataclass(frozen=True)

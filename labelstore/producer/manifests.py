@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from labelstore.errors import LabelStoreError, MismatchError
+from labelstore.errors import LabelStoreError, MismatchError, UsageError
 from labelstore.format.blocks import (
     ACCELERATOR_BLOCK_VIEWS,
     CPU_BLOCK_VIEWS,
@@ -126,8 +126,18 @@ def plan_of(
         block_images: of a block, where the settings say nothing of it.
         stored: what the store's manifest says where there is one. Where the settings say nothing
             of groups, it has them as it was begun.
+
+    Raises:
+        UsageError: settings that do not go with one another.
     """
     settings = output.settings
+    if resize == "device" and settings.law.stages:
+        raise UsageError(
+            f"crops were to be resized on the device, and what is done to them then "
+            f"({' '.join(map(str, settings.law.stages))}) is done by workers: resize by workers "
+            "(resize='workers'), or leave the augmentations out.",
+            arguments=("resize", "augment"),
+        )
     store = settings.store_of(teacher.num_classes)
     block_images = store.block_images or block_images
     group_views = store.group_views or (stored.group_views if stored else None)

@@ -41,6 +41,10 @@ DECIDING_LIBRARIES = ("Pillow", "torch", "timm")
 PROBE_IMAGES, PROBE_VIEWS = 4, 2
 """How many images, and views of each, the manifest's probes hold."""
 
+STAGE_VIEWS, STAGE_VIEWS_SEEN = 6, 64
+"""Views that are added of each probed image at most, chosen among so many first ones, for
+operations of stages that no probed view has yet."""
+
 PROBE_TRIES = 100
 """Images that are opened at most to find readable ones for the probes."""
 
@@ -61,6 +65,8 @@ def make_probe(
 ) -> tuple[dict[str, Any], ...]:
     """Digests of a few views of readable images that are spread over the whole source.
 
+    Where views have stages, there are more of them: as many as show each operation once.
+
     Args:
         source: the images. law: of the views, ``num_views`` of each image.
         shape: (height, width) of the teacher's input, and its interpolation.
@@ -68,7 +74,7 @@ def make_probe(
     Returns:
         ``{"key", "view", "digest"}`` each.
     """
-    views = range(min(PROBE_VIEWS, num_views))
+    seen: set[tuple[int, int]] = set()
     entries: list[dict[str, Any]] = []
     starts = evenly_spaced(len(source), PROBE_IMAGES).tolist()
     for start, stop in zip(starts, [*starts[1:], len(source)], strict=True):
@@ -79,6 +85,7 @@ def make_probe(
                 photo = _photo_of(source, image)
             except DecodeError:
                 continue
+            views = _probed_views(photo, key, law, num_views, seen)
             cuts = _crops(photo, key, views, law, shape)
             entries += [
                 {"key": key, "view": view, "digest": pixel_digest(pixels)}
@@ -86,6 +93,30 @@ def make_probe(
             ]
             break
     return tuple(entries)
+
+
+def _probed_views(
+    photo: Image, key: str, law: ViewLaw, num_views: int, seen: set[tuple[int, int]]
+) -> list[int]:
+    """The views of an image to probe: its first ones, and those that have operations of stages
+    which are not ``seen`` yet, as (stage, code); these are added to it."""
+    views = list(range(min(PROBE_VIEWS, num_views)))
+    if not law.stages:
+        return views
+    numbers = range(min(STAGE_VIEWS_SEEN, num_views))
+    stages = _views_of(photo, key, numbers, law).stages
+    has = [
+        {(place, int(code)) for place, stage in enumerate(stages) for code in stage.operation[view]}
+        for view in numbers
+    ]
+    seen.update(*(has[view] for view in views))
+    for _ in range(STAGE_VIEWS):
+        best = max(numbers, key=lambda view: len(has[view] - seen))
+        if not has[best] - seen:
+            break
+        views.append(best)
+        seen |= has[best]
+    return sorted(views)
 
 
 def read_by_key(

@@ -172,7 +172,7 @@ def views_problem(first: LabelReader, member: LabelReader) -> str | None:
     if member.law != first.law:
         return (
             f"{names} hold different views ({_told(first.law)} and {_told(member.law)}): "
-            "generate both with the same seed, scale, ratio and flip"
+            "generate both with the same seed, scale, ratio, flip and augmentations"
         )
     if first.law is None:
         return (
@@ -218,7 +218,8 @@ def _told(law: ViewLaw | str | None) -> str:
         scale, ratio = (
             " to ".join(f"{bound:.4g}" for bound in part) for part in (law.scale, law.ratio)
         )
-        return f"seed {law.seed}, scale {scale}, ratio {ratio}, flip {law.flip:.4g}"
+        augment = "".join(f", augment {stage}" for stage in law.stages)
+        return f"seed {law.seed}, scale {scale}, ratio {ratio}, flip {law.flip:.4g}{augment}"
     return "stored boxes" if law == EXPLICIT else "unknown ones"
 
 

@@ -198,7 +198,7 @@ class Ensemble:
         return known
 
     def views(self, images: npt.ArrayLike | Sequence[str], views: npt.ArrayLike) -> Views:
-        """Boxes and flips of views, the same for all members; as ``Store.views``."""
+        """What views are, the same for all members; as ``Store.views``."""
         rows = self.positions(images)
         columns = in_range(views, self.num_views, "view", "the ensemble")
         if isinstance(self.law, ViewLaw):

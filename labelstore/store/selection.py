@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labelstore.errors import UsageError
 from labelstore.format.arrays import LABELLED, view_arrays
 from labelstore.format.blocks import BlockCodes
 from labelstore.format.manifest import EXPLICIT, fingerprint
@@ -135,12 +136,21 @@ class Selection:
         Args:
             operation, settings: what is done to the stores, as ``labelstore.store.lineage.origin``
                 tells of it.
+
+        Raises:
+            UsageError: views with stages would lose their numbers.
         """
         first = self.stores[0].manifest
         if first.teacher is None:
             settings = settings | {"teachers": [dict(teacher) for teacher in first.teachers]}
         law = first.law
         if not isinstance(self.views, range):
+            if isinstance(law, ViewLaw) and law.stages:
+                raise UsageError(
+                    f"{self.stores[0].path} has augmented views "
+                    f"({' '.join(map(str, law.stages))}), which follow from their numbers and "
+                    "cannot be stored as boxes: keep the views from 0 on."
+                )
             law = EXPLICIT if law is not None else None
         held = set(self.keys)
         probe = tuple(

@@ -315,7 +315,7 @@ class Store:
     # Labels
 
     def views(self, images: npt.ArrayLike | Sequence[str], views: npt.ArrayLike) -> Views:
-        """Boxes and flips of views; the arguments broadcast together.
+        """Boxes, flips and stages' parameters of views; the arguments broadcast together.
 
         Raises:
             MismatchError: the store's producer did not say which views it labelled.

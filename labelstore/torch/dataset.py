@@ -13,7 +13,7 @@ from PIL import Image
 
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
 from labelstore.images import preprocessing
-from labelstore.images.pixels import INTERPOLATIONS, pixel_digest, render
+from labelstore.images.pixels import INTERPOLATIONS, pixel_digest
 from labelstore.images.reduced_jpeg import Photo
 from labelstore.store.ensembles import opened_reader
 from labelstore.torch.collate import batch_memory
@@ -23,7 +23,6 @@ from labelstore.torch.labels.stored_labels import StoredLabels
 from labelstore.torch.photos import Photos
 from labelstore.training.options import part_of, require_known
 from labelstore.training.recovery import NO_EPOCH, Recovery, RecoveryOptions
-from labelstore.views.law import Views
 
 if TYPE_CHECKING:
     import os
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from labelstore.store.label_reader import LabelReader
     from labelstore.torch.identity import CheckPhotos
     from labelstore.torch.photos import Decoding
+    from labelstore.views.law import Views
 
     Boxes = npt.NDArray[np.int32]
     Channels = Sequence[float]
@@ -243,9 +243,8 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         for show, count, photo_for in zip(shows, counts, photos, strict=True):
             rows = slice(start, start + count)
             photo = photo_for(geometry.box[rows])
-            shown = Views(geometry.box[rows], geometry.flip[rows])
             out = None if batch is None else batch[rows]
-            pixels = self._pixels(photo, shown, show.image, out)
+            pixels = self._pixels(photo, geometry[rows], show.image, out)
             samples.append((pixels, labels[rows]))
             start += count
         return samples
@@ -285,17 +284,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         out: torch.Tensor | None,
     ) -> torch.Tensor:
         """(m, 3, height, width) of views of a photo, in ``out`` where there is no transform."""
-        for box in views.box:
-            self._check_inside(photo, box, image)
-        if photo.reduction == 1:
-            cuts = render(photo.image, views, self.size, self.interpolation)
-        else:
-            cuts = np.stack(
-                [
-                    photo.cut(box, bool(flip), self.size, self.interpolation)
-                    for box, flip in zip(views.box.tolist(), views.flip, strict=True)
-                ]
-            )
+        cuts = self._cut(photo, views, image, self.size, self.interpolation)
         if out is None:
             return torch.stack([self._transformed(view) for view in cuts])
         last = torch.from_numpy(cuts).permute(0, 3, 1, 2)
@@ -304,16 +293,12 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         return preprocessing.normalize(last, *self._normalize, out=out)
 
     def _cut(
-        self,
-        photo: Photo,
-        box: npt.NDArray[np.int32],
-        flip: np.bool_,
-        image: int,
-        size: tuple[int, int],
-        interpolation: str,
+        self, photo: Photo, views: Views, image: int, size: tuple[int, int], interpolation: str
     ) -> npt.NDArray[np.uint8]:
-        self._check_inside(photo, box, image)
-        return photo.cut(box.tolist(), bool(flip), size, interpolation)
+        """(m, height, width, 3) uint8 pixels of views of a photo."""
+        for box in views.box:
+            self._check_inside(photo, box, image)
+        return photo.render(views, size, interpolation)
 
     def _check_inside(self, photo: Photo, box: npt.NDArray[np.int32], image: int) -> None:
         top, left, height, width = box.tolist()
@@ -348,13 +333,12 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         height, width = manifest.teachers[0]["input_size"]
         filter_name = str(manifest.teachers[0]["interpolation"])
         entries = [entry for entry in manifest.probe if entry["key"] == self.store.keys[image]]
-        differing = 0
-        for entry in entries:
-            view = self.store.views(image, entry["view"])
-            cut = self._cut(
-                photo, view.box, np.bool_(view.flip), image, (height, width), filter_name
-            )
-            differing += pixel_digest(cut) != entry["digest"]
+        numbers = np.array([entry["view"] for entry in entries], dtype=np.int64)
+        views = self.store.views(image, numbers)
+        cuts = self._cut(photo, views, image, (height, width), filter_name)
+        differing = sum(
+            pixel_digest(cut) != entry["digest"] for cut, entry in zip(cuts, entries, strict=True)
+        )
         return differing, len(entries)
 
     def tell(self, differing: int, count: int, strict: bool, stacklevel: int = 2) -> None:

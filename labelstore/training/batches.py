@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.store.label_reader import LabelReader
+    from labelstore.views.stages.parameters import StageParameters
 
 __all__ = ["Batch", "Batches"]
 
@@ -61,6 +62,9 @@ class Batch:
     """(B,): what each label's loss is multiplied by (0 for views that FerKD masks), or None."""
     action: npt.NDArray[np.uint8] | None = None
     """(B,): what FerKD's rule does with each view, values of ``labelstore.Action``, or None."""
+    stages: tuple[StageParameters, ...] = ()
+    """What is done to the B crops once they are resized and mirrored, as ``Views.stages`` has it:
+    ``labelstore.images.render(photo, store.views(image, views), ...)`` makes these pixels."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -186,8 +190,9 @@ class Batches:
         images, views = np.repeat(images, views.shape[1]), views.reshape(-1)
         targets = self.store.targets[images]
         labels, weight, action = self.recovery(self.store.read(images, views), targets, epoch)
-        box = flip = None
-        if self.store.law is not None:
-            geometry = self.store.views(images, views)
-            box, flip = geometry.box, geometry.flip
-        return Batch(images, views, box, flip, labels, targets, weight, action)
+        if self.store.law is None:
+            return Batch(images, views, None, None, labels, targets, weight, action)
+        shown = self.store.views(images, views)
+        return Batch(
+            *(images, views, shown.box, shown.flip, labels, targets, weight, action), shown.stages
+        )

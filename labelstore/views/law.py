@@ -1,31 +1,36 @@
 """The view law: which crop of an image is view number v (DESIGN: a view is a pure function).
 
-``(seed, image key, view number, width, height) -> box, flip``, with the distribution of
-torchvision's RandomResizedCrop and RandomHorizontalFlip: up to ten tries of area fraction uniform
-in ``scale`` and aspect ratio log-uniform in ``ratio``, position uniform over integer pixels, and a
-central crop when no try fits. Nothing here depends on the order or the number of images.
+``(seed, image key, view number, width, height) -> box, flip, parameters of stages``, with the
+distribution of torchvision's RandomResizedCrop and RandomHorizontalFlip: up to ten tries of area
+fraction uniform in ``scale`` and aspect ratio log-uniform in ``ratio``, position uniform over
+integer pixels, and a central crop when no try fits. Nothing here depends on the order or the number
+of images. What else is done to a view's pixels are stages (``labelstore.views.stages``), each of
+which draws by itself.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import UsageError
+from labelstore.views.exact import between, exp, ln
 from labelstore.views.philox import bounded, philox4x32, uniform
+from labelstore.views.stages.names import MAX_STAGES, parse_stage, stage_of_json
+from labelstore.views.stages.parameters import Draws
+from labelstore.views.stages.stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy.typing as npt
 
+    from labelstore.views.stages.parameters import StageParameters
+
     Int32Array = npt.NDArray[np.int32]
-    Float64Array = npt.NDArray[np.float64]
 
 __all__ = ["ViewLaw", "Views"]
 
@@ -36,19 +41,22 @@ TRIES = 10
 # that a later parameter never changes an earlier one.
 _FLIP_DRAW = 16
 
-# Terms 1/n! of exp for |x| <= ln(2)/2: the remainder is below 2**-60.
-_EXP_TERMS = tuple(1.0 / math.factorial(n) for n in range(15, -1, -1))
-_LN2 = math.log(2.0)
-
 
 @dataclass(frozen=True)
 class Views:
-    """Geometry of some views."""
+    """What some views are: their geometry, and what is done to their pixels then."""
 
     box: Int32Array
     """(..., 4) int32, pixels: top, left, height, width, inside the decoded upright image."""
     flip: npt.NDArray[np.bool_]
     """(...) bool: whether the crop is mirrored left to right after resizing."""
+    stages: tuple[StageParameters, ...] = ()
+    """Of each stage of the law, in order, what it does to the resized and mirrored pixels."""
+
+    def __getitem__(self, rows: Any) -> Views:
+        """Some of the views."""
+        stages = tuple(stage[rows] for stage in self.stages)
+        return Views(self.box[rows], self.flip[rows], stages)
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,9 @@ class ViewLaw:
     """Range of the crop's width / height, 0 < low <= high."""
     flip: float = 0.5
     """Probability of mirroring, 0..1."""
+    stages: tuple[Stage, ...] = ()
+    """What is done to the pixels after crop and mirror, in order; given as stages, or by name
+    (``("ra-n2-m9", "erase-0.25")``, see ``labelstore.views.stages.names``)."""
 
     NAME = "philox-resized-crop"
     VERSION = 1
@@ -74,6 +85,16 @@ class ViewLaw:
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", tuple(float(value) for value in self.scale))
         object.__setattr__(self, "ratio", tuple(float(value) for value in self.ratio))
+        stages = tuple(
+            stage if isinstance(stage, Stage) else parse_stage(stage) for stage in self.stages
+        )
+        object.__setattr__(self, "stages", stages)
+        if len(stages) > MAX_STAGES:
+            raise UsageError(
+                f"{len(stages)} augmentations were asked for, expected at most {MAX_STAGES}: "
+                "leave some out.",
+                arguments=("augment",),
+            )
         if not 0 <= self.seed < 2**64:
             raise UsageError(
                 f"seed is {self.seed}, expected 0 to 2**64-1: choose another.", arguments=("seed",)
@@ -101,7 +122,7 @@ class ViewLaw:
         widths: npt.ArrayLike,
         heights: npt.ArrayLike,
     ) -> Views:
-        """Boxes and flips of views; all arguments broadcast together.
+        """Boxes, flips and stages' parameters of views; all arguments broadcast together.
 
         Args:
             key_hashes: uint64, ``philox.hash_keys`` of the images' keys.
@@ -139,7 +160,11 @@ class ViewLaw:
             flip = np.full(hashes.size, self.flip == 1.0)
         else:
             flip = uniform(self._words(hashes, numbers, _FLIP_DRAW)[0]) < self.flip
-        return Views(box=box.reshape(*shape, 4), flip=flip.reshape(shape))
+        stages = tuple(
+            stage.draw(Draws(self.seed, hashes, numbers, position)).reshape(shape)
+            for position, stage in enumerate(self.stages)
+        )
+        return Views(box=box.reshape(*shape, 4), flip=flip.reshape(shape), stages=stages)
 
     def _words(self, hashes: Any, numbers: Any, draw: int) -> Any:
         low, high = hashes & np.uint64(0xFFFFFFFF), hashes >> np.uint64(32)
@@ -149,8 +174,8 @@ class ViewLaw:
         self, words: Any, width: npt.NDArray[np.int64], height: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], Int32Array]:
         """One try for each image: whether it fits, and its box (n, 4)."""
-        area = (width * height) * _between(uniform(words[0]), *self.scale)
-        aspect = _exp(_between(uniform(words[1]), _ln(self.ratio[0]), _ln(self.ratio[1])))
+        area = (width * height) * between(uniform(words[0]), *self.scale)
+        aspect = exp(between(uniform(words[1]), ln(self.ratio[0]), ln(self.ratio[1])))
         # rint rounds halves to even, as Python's round does in torchvision.
         crop_width = np.rint(np.sqrt(area * aspect)).astype(np.int64)
         crop_height = np.rint(np.sqrt(area / aspect)).astype(np.int64)
@@ -162,14 +187,18 @@ class ViewLaw:
         return fits, np.stack([top, left, crop_height, crop_width], axis=-1).astype(np.int32)
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's description of this law."""
-        return {
+        """The manifest's description of this law; without ``stages`` where there are none."""
+        description = {
             "name": self.NAME,
             "version": self.VERSION,
-            **dataclasses.asdict(self),
+            "seed": self.seed,
             "scale": list(self.scale),
             "ratio": list(self.ratio),
+            "flip": self.flip,
         }
+        if self.stages:
+            description["stages"] = [stage.to_json() for stage in self.stages]
+        return description
 
     @classmethod
     def from_json(cls, description: Mapping[str, Any]) -> ViewLaw:
@@ -185,33 +214,8 @@ class ViewLaw:
             scale=tuple(description["scale"]),
             ratio=tuple(description["ratio"]),
             flip=description["flip"],
+            stages=tuple(stage_of_json(stage) for stage in description.get("stages", ())),
         )
-
-
-def _between(unit: Float64Array, low: float, high: float) -> Float64Array:
-    return low + (high - low) * unit
-
-
-def _ln(value: float) -> float:
-    """Natural logarithm, correctly rounded: the C library's may differ in its last bit."""
-    with localcontext() as context:
-        context.prec = 50
-        return float(Decimal(value).ln())
-
-
-def _exp(x: Float64Array) -> Float64Array:
-    """e**x by additions and multiplications alone, so that every machine gives the same bits.
-
-    NumPy's exp uses other instructions on other processors and may differ in the last bit, which
-    once in many boxes would move a crop by a pixel. Error below 4 units in the last place for |x|
-    up to 4.
-    """
-    halvings = np.rint(x / _LN2)
-    rest = x - halvings * _LN2
-    result = np.full_like(rest, _EXP_TERMS[0])
-    for term in _EXP_TERMS[1:]:
-        result = result * rest + term
-    return np.ldexp(result, halvings.astype(np.int32))
 
 
 def _central_box(

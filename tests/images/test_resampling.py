@@ -32,7 +32,7 @@ def boxes_of(rng, height, width, count):
     top = (rng.random(count) * (height - tall + 1)).astype(int)
     left = (rng.random(count) * (width - wide + 1)).astype(int)
     boxes = np.stack([top, left, tall, wide], axis=1).astype(np.int32)
-    return SimpleNamespace(box=boxes, flip=rng.random(count) < 0.5)
+    return SimpleNamespace(box=boxes, flip=rng.random(count) < 0.5, stages=())
 
 
 def by_pillow(pixels, views, size, interpolation):
@@ -78,7 +78,7 @@ def test_far_shrunk_sides_have_pillows_bytes():
 def test_a_photo_or_its_boxes_are_taken_out_of_pillow_whichever_is_less():
     pixels = noise(90, 110)
     few = SimpleNamespace(
-        box=np.array([[5, 6, 30, 40], [60, 70, 30, 40]]), flip=np.array([True, False])
+        box=np.array([[5, 6, 30, 40], [60, 70, 30, 40]]), flip=np.array([True, False]), stages=()
     )
     rng = np.random.default_rng(0)
     for views, whole in ((few, False), (boxes_of(rng, 90, 110, 40), True)):

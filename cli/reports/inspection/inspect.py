@@ -186,8 +186,15 @@ def _law(law: dict[str, Any] | str | None) -> str:
     scale, ratio = ([f"{bound:.4g}" for bound in law[name]] for name in ("scale", "ratio"))
     return (
         f"by law {law['name']} {law['version']}: seed {law['seed']}, scale {scale[0]} to "
-        f"{scale[1]}, ratio {ratio[0]} to {ratio[1]}, flip {law['flip']:.4g}"
+        f"{scale[1]}, ratio {ratio[0]} to {ratio[1]}, flip {law['flip']:.4g}{_stages(law)}"
     )
+
+
+def _stages(law: dict[str, Any]) -> str:
+    from labelstore.views.stages.names import stage_of_json
+
+    stages = [str(stage_of_json(stage)) for stage in law.get("stages", ())]
+    return f", then {', '.join(stages)}" if stages else ""
 
 
 def _or_unknown(value: float | None) -> str:

@@ -119,13 +119,23 @@ def _view(
     if view["box"] is not None:
         top, left, height, breadth = view["box"]
         mirrored = ", mirrored" if view["flip"] else ""
-        place = f"{breadth} x {height} pixels, left {left}, top {top}{mirrored}"
+        then = "".join(f", {_operation(step)}" for step in view.get("operations", ()))
+        place = f"{breadth} x {height} pixels, left {left}, top {top}{mirrored}{then}"
         parts.append(Text(place, style="dim"))
     parts.append(_bars(_rows(shown, view), shown["target"], columns, encoding))
     if view["calibrated"] is not None:
         parts.append(Text("FerKD's label", style="dim"))
         parts.append(_bars(_listed(view["calibrated"]), shown["target"], columns, encoding))
     return Group(*parts)
+
+
+def _operation(step: dict[str, Any]) -> str:
+    """What is done to a crop, with the values that say how."""
+    values = list(step["values"])
+    # An operation that takes fewer values than others of its stage has zeros behind them.
+    while values and values[-1] == 0:
+        values.pop()
+    return " ".join([step["name"], *(f"{value:.3g}" for value in values)])
 
 
 class _Row(NamedTuple):

@@ -399,8 +399,7 @@ def _add_to(
         request.photo["picture"] = budget.take(photo_thumbnail(photo))
         shown += request.photo["picture"] is not None
     for view, entries in crops.items():
-        views = store.views(image, view)
-        picture = crop_thumbnail(photo, views.box.tolist(), bool(views.flip))
+        picture = crop_thumbnail(photo, store.views(image, [view]))
         for entry in entries:
             entry["picture"] = budget.take(picture)
             shown += entry["picture"] is not None

@@ -259,7 +259,11 @@ def _views(manifest: Manifest, in_rows: bool) -> str:
     law = manifest.law
     place = "in the rows." if in_rows else "stored beside the labels."
     if isinstance(law, ViewLaw):
-        told = ", ".join(f"{name} {_text(value)}" for name, value in law.to_json().items())
+        told = ", ".join(
+            f"{name} {_text(value)}" for name, value in law.to_json().items() if name != "stages"
+        )
+        if law.stages:
+            told += f", then {', '.join(map(str, law.stages))}"
         return (
             f"{manifest.num_views:,} an image. Which crop a view is follows from the image's key, "
             f"its size and the view's number: {told}. "

@@ -94,7 +94,8 @@
     if (told === null) return "unknown: labels can be read, crops cannot be replayed";
     if (typeof told === "string") return "boxes and flips are stored";
     const range = (bounds) => bounds.map((bound) => Number(bound.toPrecision(4))).join(" to ");
-    return `by law ${told.name} ${told.version}: seed ${told.seed}, scale ${range(told.scale)}, ratio ${range(told.ratio)}, flip ${told.flip}`;
+    const stages = (told.stages || []).map((stage) => stage.name).join(", ");
+    return `by law ${told.name} ${told.version}: seed ${told.seed}, scale ${range(told.scale)}, ratio ${range(told.ratio)}, flip ${told.flip}${stages ? `, then ${stages}` : ""}`;
   }
 
   function picturesInWords(told) {

@@ -105,5 +105,4 @@ def _picture(a: LabelReader, photo: Image.Image, entry: dict[str, Any]) -> str:
     """The crop of a view, where it is known which one that is; else the photo."""
     if "view" not in entry or a.law is None:
         return photo_thumbnail(photo)
-    views = a.views(entry["image_a"], entry["view"])
-    return crop_thumbnail(photo, views.box.tolist(), bool(views.flip))
+    return crop_thumbnail(photo, a.views(entry["image_a"], [entry["view"]]))

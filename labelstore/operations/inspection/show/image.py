@@ -225,7 +225,18 @@ def _geometry(store: LabelReader, row: int, views: Int64Array) -> Views | None:
 def _crop(geometry: Views | None, place: int) -> dict[str, Any]:
     if geometry is None:
         return {"box": None, "flip": None}
-    return {"box": geometry.box[place].tolist(), "flip": bool(geometry.flip[place])}
+    told: dict[str, Any] = {
+        "box": geometry.box[place].tolist(),
+        "flip": bool(geometry.flip[place]),
+    }
+    if geometry.stages:
+        told["operations"] = [
+            {"name": stage.names[code], "values": values.tolist()}
+            for stage in geometry.stages
+            for code, values in zip(stage.operation[place], stage.values[place], strict=True)
+            if code
+        ]
+    return told
 
 
 def position_of(store: LabelReader, image: int | str) -> int:

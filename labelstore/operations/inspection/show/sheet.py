@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from labelstore.errors import MismatchError, NotFoundError, did_you_mean
 from labelstore.images.photo_file import is_same_file, is_same_size
 from labelstore.images.pixels import content_digest, decode, render
 from labelstore.pictures.contact_sheet import contact_sheet
-from labelstore.views.law import Views
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,10 +51,7 @@ def draw_sheet(store: LabelReader, shown: Mapping[str, Any], source: ImageSource
         notes.append("FerKD judges each teacher's label by itself; the labels here are the mean.")
     crops = None
     if shown["views"] and all(view["box"] is not None for view in shown["views"]):
-        views = Views(
-            box=np.array([view["box"] for view in shown["views"]], dtype=np.int32),
-            flip=np.array([view["flip"] for view in shown["views"]]),
-        )
+        views = store.views(shown["image"], [view["view"] for view in shown["views"]])
         crops = render(photo, views, size, interpolation)
     else:
         notes.append("The store does not say which crops its labels belong to.")

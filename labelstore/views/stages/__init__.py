@@ -1,0 +1,1 @@
+"""What a view is after crop and mirror: stages, each a pure function of draws of its own."""

@@ -1,0 +1,109 @@
+"""The draft of version 2: stages of views, by the specification alone, and what a manifest says."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from labelstore import schemas
+from labelstore.errors import CorruptError, FormatError
+from labelstore.format.manifest import DRAFT_VERSION, Manifest
+from labelstore.views.law import ViewLaw
+from labelstore.views.philox import hash_keys
+from tests.format.independent_stages import stages_of
+
+STAGES = (
+    *("jitter-0.4-0.3-0.2-0.1-p0.8", "jitter-2", "gray-0.5", "rotate-15", "blur-0.5-0.1-3"),
+    *("solarize-0.5-100", "erase-0.9", "ra-n3-m9", "ra-n2-m30", "ta-wide"),
+)
+
+
+def planned(stages=STAGES):
+    return Manifest(4, 2, 10, 2, "0" * 32, ViewLaw(seed=2**40 + 7, stages=stages), 2, 2)
+
+
+def test_parameters_are_those_of_an_independent_reader():
+    law = planned().law
+    hashes = hash_keys([f"c/{number}.jpg" for number in range(12)])
+    views = law(hashes[:, None], np.arange(20), 500, 375)
+    for image, key_hash in enumerate(hashes.tolist()):
+        for view in range(20):
+            theirs = stages_of(law.to_json(), key_hash, view)
+            for stage, expected in zip(views.stages, theirs, strict=True):
+                codes, values = stage.operation[image, view], stage.values[image, view]
+                ours = [(stage.names[c], v) for c, v in zip(codes, values, strict=True) if c]
+                assert [name for name, _ in ours] == [name for name, _ in expected]
+                for (_, value), (_, other) in zip(ours, expected, strict=True):
+                    np.testing.assert_allclose(value, other, rtol=1e-14)
+
+
+def test_a_manifest_with_stages_is_of_the_draft_and_reads_back():
+    document = planned().to_json()
+    assert document["format_version"] == DRAFT_VERSION
+    assert Manifest.from_json(json.loads(json.dumps(document)), "here") == planned()
+    plain = planned(()).to_json()
+    assert plain["format_version"] == 1
+    assert "stages" not in plain["views"]["law"]
+
+
+def test_the_schema_knows_the_number_of_the_draft():
+    schema = json.loads((Path(schemas.__file__).parent / "manifest.schema.json").read_text())
+    assert schema["properties"]["format_version"]["enum"] == [1, DRAFT_VERSION]
+
+
+@pytest.mark.parametrize(
+    ("version", "change"),
+    [
+        (1, lambda law: None),
+        (DRAFT_VERSION, lambda law: law.pop("stages")),
+        (DRAFT_VERSION, lambda law: law.update(stages=[])),
+        (DRAFT_VERSION, lambda law: law.update(stages=law["stages"] * 2)),
+        (DRAFT_VERSION, lambda law: law["stages"].append({"name": "gray"})),
+        (DRAFT_VERSION, lambda law: law["stages"].append("gray-0.1")),
+        (DRAFT_VERSION, lambda law: law["stages"][2].update(probability="0.5")),
+        (DRAFT_VERSION, lambda law: law["stages"][2].update(version="1")),
+    ],
+)
+def test_stages_that_the_schema_does_not_allow(version, change):
+    document = planned().to_json() | {"format_version": version}
+    change(document["views"]["law"])
+    with pytest.raises(CorruptError, match="malformed"):
+        Manifest.from_json(document, "here")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"probability": 1},
+        {"probability": 1.5},
+        {"probability": -0.1},
+        {"more": 1.0},
+    ],
+)
+def test_settings_that_no_stage_has(change):
+    document = copy.deepcopy(planned().to_json())
+    document["views"]["law"]["stages"][2].update(change)
+    document["id"] = _id_of(document)
+    with pytest.raises(CorruptError, match="make no store"):
+        Manifest.from_json(document, "here")
+
+
+@pytest.mark.parametrize("change", [{"name": "mixup"}, {"version": 2}])
+def test_a_stage_of_a_later_labelstore(change):
+    document = copy.deepcopy(planned().to_json())
+    document["views"]["law"]["stages"][2].update(change)
+    document["id"] = _id_of(document)
+    with pytest.raises(FormatError, match="install the labelstore release that made it"):
+        Manifest.from_json(document, "here")
+
+
+def _id_of(document):
+    import xxhash
+
+    body = {name: value for name, value in document.items() if name != "id"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return xxhash.xxh3_128_hexdigest(text.encode())
