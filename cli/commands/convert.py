@@ -26,21 +26,22 @@ HELP = """Make a store of another project's label files.
 
 \b
   # FKD: a folder of .tar files, an image each
-  labelstore convert FKD_soft_label_500_crops_marginal_smoothing_k_5/imagenet \\
+  labelstore convert FKD_soft_label/imagenet \\
       --from fkd --photos imagenet/train --classes 1000 -o fkd.zarr
   # TinyViT: a folder of logits_top100_epoch0, logits_top100_epoch1, ...
-  labelstore convert imagenet22k_logits --from tinyvit --classes 21841 -o tiny.zarr
-  # SRe2L and LPLD: a folder of epoch_0, epoch_1, ...; the photos are those that were relabelled
-  labelstore convert FKD_cutmix_fp16 --from sre2l --photos syn_data --temperature 20 -o sre2l.zarr
+  labelstore convert logits_in22k --from tinyvit --classes 21841 -o tiny.zarr
+  # SRe2L and LPLD: epoch_0, epoch_1, ...; the photos that were relabelled
+  labelstore convert FKD_cutmix_fp16 --from sre2l --photos syn_data \\
+      --temperature 20 -o sre2l.zarr
   # ml-dr: the folder reinforced_data of its archive
-  labelstore convert reinforced_data --from ml-dr --photos imagenet/training -o ml-dr.zarr
+  labelstore convert reinforced_data --from ml-dr --photos imagenet/training \\
+      -o ml-dr.zarr
   # ReLabel: a map a photo, read for as many crops as are wanted
-  labelstore convert relabel_imagenet --from relabel --photos imagenet/train --classes 1000 \\
-      --views 200 -o relabel.zarr
+  labelstore convert relabel_imagenet --from relabel \\
+      --photos imagenet/train --classes 1000 --views 200 -o relabel.zarr
   # arrays of one's own: probs or logits, or indices and probs
   labelstore convert labels.npz --from npz -o own.zarr
 
-\b
 No pickle is executed, whatever is in it. An interrupted run goes on where it stopped when the same
 command is given again. What the files do not say is asked for, or stays unknown: the teacher's
 name, the temperature, the number of classes; nothing is guessed.

@@ -20,7 +20,7 @@ HELP = """Write the labels of a finished store as files that training code of ot
 
 \b
   # FKD's loader: softlabel_path is the new folder
-  labelstore export teacher.zarr --to fkd -o fkd-labels --photos imagenet/train
+  labelstore export teacher.zarr --to fkd -o fkd --photos imagenet/train
   # tar shards, a sample a photo; with --photos the photos, too
   labelstore export teacher.zarr --to webdataset -o shards --photos photos
   # arrays for numpy.load
