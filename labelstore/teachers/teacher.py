@@ -309,9 +309,12 @@ class Teacher:
         """Let forwards of batches of one size be replayed as a CUDA graph; whether they are.
 
         What the network says is the same to the bit. Nothing on other devices, for a compiled
-        network, and for one that cannot be recorded.
+        network, and for any but timm's: what others do in a forward is not known, and a recording
+        that fails can end the process later.
         """
-        if self.device != "cuda" or self._batch_size is not None or self._at_most is not None:
+        if self.device != "cuda" or not self.spec.startswith("timm:"):
+            return False
+        if self._batch_size is not None or self._at_most is not None:
             return False
         if self._graph is None or self._graph.batch_size != batch_size:
             self._graph = None

@@ -153,7 +153,7 @@ def test_a_recorded_forward_says_what_the_network_says(teacher):
     np.testing.assert_allclose(short.cpu(), before[0][:5].cpu(), atol=1e-4)
 
 
-def test_what_cannot_be_recorded_runs_as_ever():
+def test_what_waits_for_the_device_is_not_recorded():
     class Waiting(torch.nn.Module):
         """It looks at its input in the middle of its work."""
 
@@ -166,7 +166,7 @@ def test_what_cannot_be_recorded_runs_as_ever():
             return self.last(means if float(means.sum()) > -1e30 else -means)
 
     preprocessing = Preprocessing((32, 32), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
-    network = Teacher(Waiting(), preprocessing, spec="waiting", device=DEVICE)
+    network = Teacher(Waiting(), preprocessing, spec="timm:waiting", device=DEVICE)
     pixels = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8)
     before = network.outputs(pixels)
     assert network.record(16) is False
