@@ -12,6 +12,7 @@ from labelstore.views.exact import between
 from labelstore.views.philox import bounded, uniform
 from labelstore.views.stages.parameters import StageParameters, code_of
 from labelstore.views.stages.stage import (
+    NumbersStage,
     Stage,
     joined,
     numbers_of,
@@ -101,7 +102,7 @@ class Jitter(Stage):
 
 
 @dataclass(frozen=True)
-class Gray(Stage):
+class Gray(NumbersStage):
     """torchvision's RandomGrayscale."""
 
     probability: float = 0.1
@@ -116,17 +117,9 @@ class Gray(Stage):
     def draw(self, draws: Draws) -> StageParameters:
         return one_operation("grayscale", uniform(draws.words(0)[0]) < self.probability)
 
-    def __str__(self) -> str:
-        return joined(self.NAME, self.probability)
-
-    @classmethod
-    def parse(cls, parts: Sequence[str]) -> Self:
-        (probability,) = numbers_of(parts)
-        return cls(probability)
-
 
 @dataclass(frozen=True)
-class Solarize(Stage):
+class Solarize(NumbersStage):
     """torchvision's RandomSolarize: values from the threshold on are inverted."""
 
     probability: float = 0.5
@@ -145,19 +138,9 @@ class Solarize(Stage):
         applies = uniform(draws.words(0)[0]) < self.probability
         return one_operation("solarize", applies, self.threshold)
 
-    def __str__(self) -> str:
-        usual = self.threshold == Solarize.threshold
-        return joined(self.NAME, self.probability, *([] if usual else [self.threshold]))
-
-    @classmethod
-    def parse(cls, parts: Sequence[str]) -> Self:
-        if len(parts) not in (1, 2):
-            raise ValueError("one number or two")
-        return cls(*numbers_of(parts))
-
 
 @dataclass(frozen=True)
-class Blur(Stage):
+class Blur(NumbersStage):
     """A Gaussian blur whose standard deviation is uniform, as torchvision's GaussianBlur draws it.
 
     The pixels are those of Pillow's GaussianBlur, as in SimCLR's, MoCo v2's and DINO's recipes.
@@ -182,13 +165,3 @@ class Blur(Stage):
         whether, sigma, _, _ = draws.words(0)
         applies = uniform(whether) < self.probability
         return one_operation("blur", applies, between(uniform(sigma), self.low, self.high))
-
-    def __str__(self) -> str:
-        usual = (self.low, self.high) == (Blur.low, Blur.high)
-        return joined(self.NAME, self.probability, *([] if usual else [self.low, self.high]))
-
-    @classmethod
-    def parse(cls, parts: Sequence[str]) -> Self:
-        if len(parts) not in (1, 3):
-            raise ValueError("one number or three")
-        return cls(*numbers_of(parts))

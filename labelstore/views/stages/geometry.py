@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -11,16 +11,12 @@ from labelstore.views.exact import between, exp, ln
 from labelstore.views.philox import uniform
 from labelstore.views.stages.parameters import StageParameters, code_of
 from labelstore.views.stages.stage import (
-    Stage,
-    joined,
-    numbers_of,
+    NumbersStage,
     one_operation,
     require_range,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from labelstore.views.stages.parameters import Draws
 
 __all__ = ["Erase", "Rotate"]
@@ -36,7 +32,7 @@ ASPECT = (0.3, 3.3)
 
 
 @dataclass(frozen=True)
-class Rotate(Stage):
+class Rotate(NumbersStage):
     """torchvision's RandomRotation: by an angle uniform from -degrees to degrees."""
 
     degrees: float = 15.0
@@ -52,17 +48,9 @@ class Rotate(Stage):
         angle = between(uniform(draws.words(0)[0]), -self.degrees, self.degrees)
         return one_operation("rotate", np.ones(len(draws), dtype=np.bool_), angle)
 
-    def __str__(self) -> str:
-        return joined(self.NAME, self.degrees)
-
-    @classmethod
-    def parse(cls, parts: Sequence[str]) -> Self:
-        (degrees,) = numbers_of(parts)
-        return cls(degrees)
-
 
 @dataclass(frozen=True)
-class Erase(Stage):
+class Erase(NumbersStage):
     """torchvision's RandomErasing with its default ranges.
 
     Values are the rectangle's height and width as shares of the view's, and where it lies, 0 to 1,
@@ -95,11 +83,3 @@ class Erase(Stage):
             values[rows, 0] = np.stack([*sides, *units[2:]], axis=-1)[fits]
             pending = pending[~fits]
         return StageParameters(operation, values)
-
-    def __str__(self) -> str:
-        return joined(self.NAME, self.probability)
-
-    @classmethod
-    def parse(cls, parts: Sequence[str]) -> Self:
-        (probability,) = numbers_of(parts)
-        return cls(probability)

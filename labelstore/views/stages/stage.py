@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from labelstore.views.stages.parameters import Draws
 
-__all__ = ["Stage", "joined", "numbers_of", "one_operation", "require_range"]
+__all__ = ["NumbersStage", "Stage", "joined", "numbers_of", "one_operation", "require_range"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,22 @@ class Stage(ABC):
                 f"{', '.join(f'{name} ({kind})' for name, kind in kinds.items()) or 'none'}."
             )
         return cls(**given)
+
+
+class NumbersStage(Stage):
+    """A stage that is written as its name and its settings, all numbers: the first alone where the
+    others are as usual, else all of them."""
+
+    def __str__(self) -> str:
+        first, *others = dataclasses.astuple(self)
+        usual = [field.default for field in dataclasses.fields(self)[1:]]
+        return joined(self.NAME, first, *([] if others == usual else others))
+
+    @classmethod
+    def parse(cls, parts: Sequence[str]) -> Self:
+        if len(parts) not in (1, len(dataclasses.fields(cls))):
+            raise ValueError("another number of settings")
+        return cls(*numbers_of(parts))
 
 
 def numbers_of(parts: Sequence[str]) -> list[float]:
