@@ -159,10 +159,8 @@ def resize_boxes(
             if with_kernels:
                 _by_kernels(photo, some, rows_come_first, out, part)
                 continue
-            passes = _rows_first if rows_come_first else _columns_first
-            columns = _stack(some.sizes[:, 1], width, interpolation, some.flips)
-            rows = _stack(some.sizes[:, 0], height, interpolation, np.zeros(len(part), dtype=bool))
-            out[torch.from_numpy(part).to(photo.device)] = passes(photo, some.boxes, rows, columns)
+            crops = _by_operations(photo, some, rows_come_first)
+            out[torch.from_numpy(part).to(photo.device)] = crops
     return out
 
 
@@ -176,11 +174,6 @@ class Boxes:
     """(n,)."""
     size: tuple[int, int]
     interpolation: str
-
-    @property
-    def sizes(self) -> npt.NDArray[np.int64]:
-        """(n, 2) heights and widths."""
-        return self.boxes[:, 2:]
 
 
 def has_kernels(photo: torch.Tensor) -> bool:
@@ -203,10 +196,8 @@ def _kernels_work(device: torch.device) -> bool:
     some = Boxes(boxes, np.array([False, True, True, False]), (24, 40), "bicubic")
     try:
         photo = torch.from_numpy(noise).to(device)
-        for rows_come_first, passes in ((False, _columns_first), (True, _rows_first)):
-            columns = _stack(boxes[:, 3], 40, "bicubic", some.flips)
-            rows = _stack(boxes[:, 2], 24, "bicubic", np.zeros(len(boxes), dtype=bool))
-            expected = passes(torch.from_numpy(noise), boxes, rows, columns)
+        for rows_come_first in (False, True):
+            expected = _by_operations(torch.from_numpy(noise), some, rows_come_first)
             out = torch.zeros_like(expected, device=device)
             _by_kernels(photo, some, rows_come_first, out, np.arange(len(boxes)))
             if not torch.equal(out.cpu(), expected):
@@ -319,6 +310,16 @@ def _placed(array: npt.NDArray[Any], place: torch.device) -> torch.Tensor:
     if place.type != "cuda":
         return tensor.to(place)
     return tensor.pin_memory().to(place, non_blocking=True)
+
+
+def _by_operations(photo: torch.Tensor, some: Boxes, rows_come_first: bool) -> torch.Tensor:
+    """(n, height, width, 3) uint8 by torch's own operations, on any device."""
+    height, width = some.size
+    still = np.zeros(len(some.boxes), dtype=bool)
+    columns = _stack(some.boxes[:, 3], width, some.interpolation, some.flips)
+    rows = _stack(some.boxes[:, 2], height, some.interpolation, still)
+    passes = _rows_first if rows_come_first else _columns_first
+    return passes(photo, some.boxes, rows, columns)
 
 
 def _columns_first(
