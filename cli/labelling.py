@@ -16,7 +16,10 @@ from .reports.forecast import check_room, print_forecast
 from .reports.generate import announce
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
 
     from labelstore.format.manifest import StoreSettings
     from labelstore.images.sources.choose import ImageSource
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from .options import LawOptions, SourceOptions
     from .teacher_options import TeacherOptions, TeachersOptions
 
-__all__ = ["GenerateOptions", "LabelOptions", "how_launched", "label"]
+__all__ = ["GenerateOptions", "LabelOptions", "how_launched", "label", "targets_anew"]
 
 
 @dataclass(frozen=True)
@@ -415,3 +418,34 @@ def how_launched() -> Launch | None:
     for warning in told:
         output.note(f"Warning: {warning.message}")
     return launch
+
+
+def targets_anew(
+    targets: Targets | None,
+    class_map: str | None,
+    count: int,
+    of_keys: Callable[[Mapping[str, int | str] | None], npt.NDArray[np.int32]],
+) -> npt.NDArray[np.int32] | None:
+    """The ground truth that ``--targets`` and ``--class-map`` ask for; None where neither is given.
+
+    Args:
+        targets, class_map: the options.
+        count: of images.
+        of_keys: makes it of the class folders, by a class map or None.
+
+    Raises:
+        click.UsageError: a class map, and no ground truth.
+    """
+    if targets is None and class_map is None:
+        return None
+    import numpy as np
+
+    from labelstore.images.ground_truth import read_class_map
+
+    if targets == "none":
+        if class_map is not None:
+            raise click.UsageError(
+                "--class-map and --targets none were given: leave out one of the two."
+            )
+        return np.full(count, -1, dtype=np.int32)
+    return of_keys(read_class_map(class_map) if class_map else None)

@@ -44,9 +44,11 @@ __all__ = [
     "ResultOptions",
     "SourceOptions",
     "added",
+    "block_images_option",
     "collected",
     "ferkd_options",
     "flags_of",
+    "group_views_option",
     "json_option",
     "law_options",
     "limit_option",
@@ -57,6 +59,7 @@ __all__ = [
     "quiet_option",
     "source_options",
     "store_argument",
+    "top_p_option",
 ]
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
@@ -128,6 +131,21 @@ quantizer_option = click.option(
     help="How probabilities are stored.",
 )
 """``quantizer``: str or None."""
+
+top_p_option = click.option(
+    "--top-p", type=float, metavar="MASS", help="Keep only as many classes as this mass needs."
+)
+"""``top_p``: float or None."""
+
+block_images_option = click.option(
+    "--block-images", type=click.IntRange(min=1), help="Images of a block."
+)
+"""``block_images``: int or None."""
+
+group_views_option = click.option(
+    "--group-views", type=click.IntRange(min=1), help="Views of a group."
+)
+"""``group_views``: int or None."""
 
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace a store that is there: its labels are deleted."

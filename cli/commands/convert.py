@@ -11,7 +11,7 @@ from .. import choices, options, output
 from ..text import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     import numpy.typing as npt
@@ -137,11 +137,9 @@ class ConvertOptions(options.ResultOptions):
     help="Classes in each image's list of likely classes; 0: no list.",
 )
 @options.quantizer_option
-@click.option(
-    "--top-p", type=float, metavar="MASS", help="Keep only as many classes as this mass needs."
-)
-@click.option("--block-images", type=click.IntRange(min=1), help="Images of a block.")
-@click.option("--group-views", type=click.IntRange(min=1), help="Views of a group.")
+@options.top_p_option
+@options.block_images_option
+@options.group_views_option
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
@@ -202,25 +200,20 @@ def command(request: ConvertOptions) -> None:
 
 def _ground_truth(reader: PeerReader, request: ConvertOptions) -> npt.NDArray[np.int32] | None:
     """The ground truth that is asked for; None: as the files say."""
-    if request.targets is None and request.class_map is None:
-        return None
-    import numpy as np
+    from ..labelling import targets_anew
 
-    from labelstore.images.ground_truth import read_class_map, targets_of_keys
+    def of_folders(class_map: Mapping[str, int | str] | None) -> npt.NDArray[np.int32]:
+        from labelstore.images.ground_truth import targets_of_keys
 
-    if request.targets == "none":
-        if request.class_map is not None:
-            raise click.UsageError(
-                "--class-map and --targets none were given: leave out one of the two."
-            )
-        return np.full(len(reader.keys), -1, dtype=np.int32)
-    return targets_of_keys(
-        request.photos or request.files,
-        tuple(reader.keys),
-        num_classes=reader.num_classes or 1,
-        class_names=None,
-        class_map=read_class_map(request.class_map) if request.class_map else None,
-    )
+        return targets_of_keys(
+            request.photos or request.files,
+            tuple(reader.keys),
+            num_classes=reader.num_classes or 1,
+            class_names=None,
+            class_map=class_map,
+        )
+
+    return targets_anew(request.targets, request.class_map, len(reader.keys), of_folders)
 
 
 def _tell(report: ConversionReport) -> None:

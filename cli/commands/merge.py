@@ -117,17 +117,15 @@ class MergeOptions(options.ResultOptions):
     help="Classes in each image's list of likely classes. Default: the most of the stores.",
 )
 @options.quantizer_option
-@click.option(
-    "--top-p", type=float, metavar="MASS", help="Keep only as many classes as this mass needs."
-)
+@options.top_p_option
 @click.option(
     "--tail",
     type=click.Choice(choices.TAILS),
     help="How residual masses are spread before they are averaged. Default: image where a store "
     "has lists, else uniform.",
 )
-@click.option("--block-images", type=click.IntRange(min=1), help="Images of a block.")
-@click.option("--group-views", type=click.IntRange(min=1), help="Views of a group.")
+@options.block_images_option
+@options.group_views_option
 @click.option(
     "--calibrate",
     is_flag=True,

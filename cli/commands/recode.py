@@ -11,6 +11,8 @@ from .. import choices, options, output
 from ..text import counted, difference
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     import numpy.typing as npt
 
@@ -65,11 +67,9 @@ class RecodeOptions(options.ResultOptions):
     help="Classes in each image's list of likely classes; 0 drops the list.",
 )
 @options.quantizer_option
-@click.option(
-    "--top-p", type=float, metavar="MASS", help="Keep only as many classes as this mass needs."
-)
-@click.option("--block-images", type=click.IntRange(min=1), help="Images of a block.")
-@click.option("--group-views", type=click.IntRange(min=1), help="Views of a group.")
+@options.top_p_option
+@options.block_images_option
+@options.group_views_option
 @click.option(
     "--class-map",
     metavar="FILE",
@@ -115,27 +115,22 @@ def command(request: RecodeOptions) -> None:
 
 def _ground_truth(store: Store, request: RecodeOptions) -> npt.NDArray[np.int32] | None:
     """The ground truth that is asked for; None to leave it."""
-    if request.targets is None and request.class_map is None:
-        return None
-    import numpy as np
+    from ..labelling import targets_anew
 
-    from labelstore.images.ground_truth import read_class_map, targets_of_keys
-    from labelstore.teachers.class_names import names_of
+    def of_folders(class_map: Mapping[str, int | str] | None) -> npt.NDArray[np.int32]:
+        from labelstore.images.ground_truth import targets_of_keys
+        from labelstore.teachers.class_names import names_of
 
-    if request.targets == "none":
-        if request.class_map is not None:
-            raise click.UsageError(
-                "--class-map and --targets none were given: leave out one of the two."
-            )
-        return np.full(store.num_images, -1, dtype=np.int32)
-    return targets_of_keys(
-        store.path,
-        store.keys,
-        num_classes=store.num_classes,
-        class_names=store.manifest.class_names,
-        class_map=read_class_map(request.class_map) if request.class_map else None,
-        called=names_of(store.manifest),
-    )
+        return targets_of_keys(
+            store.path,
+            store.keys,
+            num_classes=store.num_classes,
+            class_names=store.manifest.class_names,
+            class_map=class_map,
+            called=names_of(store.manifest),
+        )
+
+    return targets_anew(request.targets, request.class_map, store.num_images, of_folders)
 
 
 def _tell(report: RecodeReport) -> None:
