@@ -1,11 +1,11 @@
-"""The one compiled part; everything else is said in setup.cfg."""
+"""The compiled parts; everything else is said in setup.cfg."""
 
 import os
 import platform
 
 from setuptools import Extension, setup
 
-# Elsewhere Pillow resizes, as it does where there is no compiler ("optional").
+# Elsewhere Pillow resizes and NumPy decodes, as where there is no compiler ("optional").
 _THERE = os.name == "posix" and platform.machine() in ("x86_64", "AMD64")
 
 setup(
@@ -18,7 +18,14 @@ setup(
             libraries=["m"],
             py_limited_api=True,
             optional=True,
-        )
+        ),
+        Extension(
+            "labelstore.format.units._unit_code",
+            ["labelstore/format/units/_unit_code.c"],
+            extra_compile_args=["-O3"],
+            py_limited_api=True,
+            optional=True,
+        ),
     ]
     if _THERE
     else [],
