@@ -1,0 +1,244 @@
+"""Stores of units, as decision 24 has them: one file a block, made of a store and read here.
+
+What surrounds the files (manifest, commits, lists of likely classes) is the store's. Reading is
+done as a back end would do it: one ranged read of a group's row of the index and one of each unit,
+all compared with digests that a commit holds.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from labelstore.format.arrays import array_digest, view_arrays
+from labelstore.format.units.prefix_codes import pack
+from labelstore.format.units.unit_code import UnitCode, Units
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from labelstore.format.manifest import Manifest
+    from labelstore.store.store import Store
+
+__all__ = ["Layout", "UnitReader", "write_unit_files"]
+
+NAME = "labels/units"
+_SIZE = np.uint64(0xFFFF)
+"""An entry of the index: the unit's bytes, and above them the higher 48 bits of its digest."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a store's labels are cut into units of ``unit_images`` images in a group of views."""
+
+    manifest: Manifest
+    unit_images: int
+
+    @functools.cached_property
+    def code(self) -> UnitCode:
+        specs = view_arrays(self.manifest)
+        return UnitCode(specs, bool(self.manifest.prior_size), self.manifest.num_classes)
+
+    @functools.cached_property
+    def units(self) -> int:
+        """Of a group of a whole block."""
+        return -(-self.manifest.block_images // self.unit_images)
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a group in the index: where its first unit begins, and an entry for each unit."""
+        return 8 + 8 * self.units
+
+    def labels(self, block: int, group: int) -> np.ndarray:
+        """(units,) int64 how many labels each unit has."""
+        rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
+        images = rows.stop - rows.start
+        first = np.arange(0, images, self.unit_images)
+        many = np.minimum(first + self.unit_images, images) - first
+        return many * (columns.stop - columns.start)
+
+    def seed(self, block: int, group: int) -> int:
+        """To which a unit's number is added: the seed of its digest."""
+        return array_digest(self.manifest.id, NAME, block, group, np.empty(0, np.uint8))
+
+    def digests(self, records: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+        """(units,) uint64 xxh3_64 of the records of units, the lowest 16 bits 0."""
+        ends = np.cumsum(labels) * records.shape[1]
+        starts = ends - labels * records.shape[1]
+        view = memoryview(records).cast("B")
+        found = [
+            xxhash.xxh3_64_intdigest(view[start:end], seed + number & 2**64 - 1)
+            for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True))
+        ]
+        return np.array(found, dtype=np.uint64) & ~_SIZE
+
+
+def write_unit_files(folder: Path, store: Store, unit_images: int) -> np.ndarray:
+    """The unit files of a store; (blocks, groups) uint64, what commits hold of their indexes."""
+    folder.mkdir()
+    manifest, layout = store.manifest, Layout(store.manifest, unit_images)
+    code = layout.code
+    commits = np.zeros((manifest.num_blocks, manifest.num_groups), dtype=np.uint64)
+    for block in range(manifest.num_blocks):
+        _, _, codes = store._reader.block_codes(block, manifest.num_views)
+        groups = []
+        for group in range(manifest.num_groups):
+            columns = manifest.group_slice(group)
+            parts = {name: part[:, columns] for name, part in codes.items()}
+            groups.append(
+                code.records({name: p.reshape(-1, *p.shape[2:]) for name, p in parts.items()})
+            )
+        lengths = code.fit(np.concatenate(groups))
+        data, index, end = [], b"", 0
+        for group, records in enumerate(groups):
+            labels = layout.labels(block, group)
+            units, sizes = code.encode(records, labels, lengths)
+            digests = layout.digests(records, labels, layout.seed(block, group))
+            commits[block, group] = array_digest(manifest.id, NAME, block, group, digests)
+            row = np.array([end, *(digests | sizes.astype(np.uint64)).tolist()], dtype=np.uint64)
+            index += row.tobytes().ljust(layout.row_bytes, b"\0")
+            data.append(units)
+            end += len(units)
+        tables = pack(lengths)
+        file = (*data, tables, len(tables).to_bytes(4, "little"), index)
+        (folder / str(block)).write_bytes(b"".join(file))
+    return commits
+
+
+class UnitReader:
+    """Reads unit files; nothing is kept between calls but open files and tables."""
+
+    def __init__(self, folder: Path, manifest: Manifest, unit_images: int, commits: Any) -> None:
+        self._folder, self._manifest, self._commits = str(folder), manifest, commits
+        self.layout = Layout(manifest, unit_images)
+        self.code = self.layout.code
+        self._files: dict[int, tuple[int, int, bytes]] = {}
+
+    def close(self) -> None:
+        for file, _, _ in self._files.values():
+            os.close(file)
+        self._files.clear()
+
+    def _file(self, block: int) -> tuple[int, int, bytes]:
+        """The open file of a block, where its index begins, and its tables."""
+        held = self._files.get(block)
+        if held is None:
+            file = os.open(f"{self._folder}/{block}", os.O_RDONLY)
+            index = os.fstat(file).st_size - self._manifest.num_groups * self.layout.row_bytes
+            start = max(index - 4096, 0)
+            tail = os.pread(file, index - start, start)
+            size = int.from_bytes(tail[-4:], "little")
+            if size + 4 > index:
+                raise SystemExit(f"the tables of block {block} would begin before its file does")
+            if size + 4 > len(tail):
+                tail = os.pread(file, size + 4, index - size - 4)
+            held = self._files[block] = file, index, tail[-4 - size : -4]
+        return held
+
+    def _row(self, block: int, group: int) -> np.ndarray:
+        """(1 + units,) uint64, a group's row of the index, as it was committed."""
+        file, index, _ = self._file(block)
+        size = self.layout.row_bytes
+        row = np.frombuffer(os.pread(file, size, index + group * size), np.uint64)
+        rows = self._manifest.block_slice(block)
+        many = -(-(rows.stop - rows.start) // self.layout.unit_images)
+        digest = array_digest(self._manifest.id, NAME, block, group, row[1 : 1 + many] & ~_SIZE)
+        if digest != self._commits[block, group]:
+            raise SystemExit(f"the index of block {block}, group {group} is not as committed")
+        return row
+
+    def gather(self, images: np.ndarray, views: np.ndarray) -> dict[str, Any]:
+        """Codes (n, ...) of views (n,) of images (n,), by array name."""
+        manifest, unit_images, per_group = (
+            self._manifest,
+            self.layout.unit_images,
+            self.layout.units,
+        )
+        block, row = np.divmod(images, manifest.block_images)
+        group, column = np.divmod(views, manifest.group_views)
+        chunk = block * manifest.num_groups + group
+        units, place = np.unique(chunk * per_group + row // unit_images, return_inverse=True)
+        chunks, number = np.divmod(units, per_group)
+        chunks, of = np.unique(chunks, return_inverse=True)
+        blocks, groups = np.divmod(chunks, manifest.num_groups)
+        where = list(zip(blocks.tolist(), groups.tolist(), strict=True))
+        rows = np.stack([self._row(*which) for which in where])
+        seeds = np.array([self.layout.seed(*which) for which in where], np.uint64)
+        entries = rows[of, 1 + number]
+        sizes = (entries & _SIZE).astype(np.int64)
+        ends = np.cumsum(rows[:, 1:] & _SIZE, axis=1)[of, number] + rows[of, 0]
+        images_there = np.minimum(
+            (number + 1) * unit_images,
+            np.minimum(
+                manifest.block_images, manifest.num_images - blocks[of] * manifest.block_images
+            ),
+        )
+        columns = np.minimum(
+            manifest.group_views, manifest.num_views - groups * manifest.group_views
+        )
+        labels = (images_there - number * unit_images) * columns[of]
+        files = [self._file(which)[0] for which in blocks.tolist()]
+        data = [
+            os.pread(files[at], size, end - size)
+            for at, size, end in zip(of.tolist(), sizes.tolist(), ends.tolist(), strict=True)
+        ]
+        shards, shard = np.unique(blocks[of], return_inverse=True)
+        tables = [self._file(which)[2] for which in shards.tolist()]
+        records = self.code.decode(tables, Units(b"".join(data), sizes, labels, shard))
+        starts = np.cumsum(labels) - labels
+        view, width = memoryview(records).cast("B"), records.shape[1]
+        checks = starts * width, (starts + labels) * width, seeds[of] + number.astype(np.uint64)
+        digest = xxhash.xxh3_64_intdigest
+        found = [
+            digest(view[start:end], seed)
+            for start, end, seed in zip(*(part.tolist() for part in checks), strict=True)
+        ]
+        if ((np.array(found, np.uint64) ^ entries) & ~_SIZE).any():
+            raise SystemExit("a unit is not as committed")
+        at = starts[place] + row % unit_images * columns[of][place] + column
+        return self.code.codes(records.take(at, axis=0))
+
+    def chunks(
+        self, places: list[tuple[int, int]], first: str | None = None
+    ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+        """Codes (images, views, ...) of some (block, group), by array name, and their records, not
+        compared with anything: a commit holds the digests of arrays' groups as it does today."""
+        data, sizes, labels, blocks = [], [], [], []
+        for block, group in places:
+            file, index, _ = self._file(block)
+            many = self.layout.labels(block, group)
+            size = self.layout.row_bytes
+            row = np.frombuffer(os.pread(file, size, index + group * size), np.uint64)
+            size = (row[1 : 1 + len(many)] & _SIZE).astype(np.int64)
+            data.append(os.pread(file, int(size.sum()), int(row[0])))
+            sizes.append(size)
+            labels.append(many)
+            blocks.append(np.full(len(many), block))
+        of, shards = np.unique(np.concatenate(blocks), return_inverse=True)
+        units = Units(b"".join(data), np.concatenate(sizes), np.concatenate(labels), shards)
+        records = self.code.decode([self._file(b)[2] for b in of.tolist()], units, first)
+        end = 0
+        for (block, group), many in zip(places, labels, strict=True):
+            start, end = end, end + int(many.sum())
+            rows, columns = self._manifest.block_slice(block), self._manifest.group_slice(group)
+            shape = rows.stop - rows.start, columns.stop - columns.start
+            codes = self.code.codes(records[start:end])
+            wanted = {
+                name: np.ascontiguousarray(part).reshape(*shape, *part.shape[1:])
+                for name, part in codes.items()
+                if first in (None, name)
+            }
+            yield wanted, records[start:end]
+
+    def check_units(self, block: int, group: int, records: np.ndarray) -> None:
+        """SystemExit unless a group's units are what its index says."""
+        labels = self.layout.labels(block, group)
+        found = self.layout.digests(records, labels, self.layout.seed(block, group))
+        if (found != self._row(block, group)[1 : 1 + len(found)] & ~_SIZE).any():
+            raise SystemExit("a unit is not as committed")

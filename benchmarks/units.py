@@ -1,0 +1,242 @@
+"""A layout for random access: labels in units that are read alone, against today's chunks.
+
+The same labels lie in a store, in unit files (decision 24) and, of the images that are read, in one
+file an image as FKD keeps them. A batch is 256 images x 4 views at random. ``cold``: newly opened,
+one thread, the files in the page cache; opening the store is part of it. ``warm``: the same batch
+again. ``slab``: a group of views of all images. ``verify``: whole blocks. ``plane``: the largest
+probabilities of whole blocks. The last three are read and compared with digests, labels are not
+checked in either; opening is no part of them. ``numpy``: without the compiled part.
+
+Seconds are the processor's, the tasks take turns, and ratios are those of one round.
+
+    python -m benchmarks.units
+    python -m benchmarks.units --store STORE
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import labelstore
+from benchmarks.read_labels import BATCH, SHOWN, read_files, write_files
+from benchmarks.support.measuring import (
+    alternate,
+    ratio,
+    size_of,
+    synthetic_labels,
+    write_result,
+)
+from benchmarks.support.unit_files import UnitReader, write_unit_files
+from labelstore.format.arrays import array_digest, view_arrays
+from labelstore.format.units import unit_code
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SYNTHETIC = ((8192, 128), (32768, 128))
+BLOCKS = 4
+"""Blocks that ``verify`` and ``plane`` read, at most."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--store", type=Path, action="append", default=[], help="of real labels")
+    parser.add_argument(
+        "--units", type=int, nargs="+", default=[4, 16, 64], help="images of a unit"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for images, views in () if options.store else SYNTHETIC:
+            path = Path(folder, f"{images}x{views}.zarr")
+            labelstore.write(path, *labels_of(images, views), num_classes=1000, block_images=1024)
+            results[path.stem] = measure(path, Path(folder, f"units-{images}"), options)
+        for number, path in enumerate(options.store):
+            results[path.stem] = measure(path, Path(folder, f"units-of-{number}"), options)
+    write_result("units", {"stores": results}, options.out)
+
+
+def labels_of(images: int, views: int) -> tuple[np.ndarray, np.ndarray]:
+    """Synthetic top-5 labels, made in parts."""
+    parts = [synthetic_labels(4096, views, 5, 1000, seed) for seed in range(images // 4096)]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def measure(path: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Bytes and times of one store's labels in both layouts."""
+    folder.mkdir()
+    store = labelstore.open(path)
+    # One thread, as the other readers have.
+    type(store._reader).threads = property(lambda _: 1)  # type: ignore[method-assign,assignment]
+    manifest = store.manifest
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, manifest.num_images, BATCH)
+    views = rng.integers(0, manifest.num_views, (BATCH, SHOWN))
+    every, where = np.unique(images, return_inverse=True)
+    topk = store.read(every[:, None], np.arange(manifest.num_views))
+    paths = write_files(folder / "files", topk.indices, topk.probs)
+    expected = store.read(images[:, None], views)
+    crops = manifest.num_images * manifest.num_views
+    today = sum(size_of(path / spec.name) for spec in view_arrays(manifest))
+    tasks: dict[str, Callable[[], object]] = {
+        "fkd": lambda: read_files(paths, where, views),
+        "open": lambda: opened(path),
+        "cold": lambda: labelstore.open(path).read(images[:, None], views),
+        "warm": lambda: store.read(images[:, None], views),
+        "slab": lambda: read_groups(store),
+        "verify": lambda: verify(store),
+        "plane": lambda: [0 for _ in store._reader.top_probs_of(blocks_of(store))],
+    }
+    bytes_per_crop = {"store": today / crops}
+    for unit_images in options.units:
+        held = folder / f"of-{unit_images}"
+        start = time.process_time()
+        commits = write_unit_files(held, store, unit_images)
+        print(f"{path.name}: units of {unit_images} in {time.process_time() - start:.1f} s")
+        bytes_per_crop[f"units of {unit_images}"] = (size_of(held) + commits.nbytes) / crops
+        task = of_units(store, held, unit_images, commits, (images, views))
+        topk = task["cold"](opened(path))
+        if not np.array_equal(topk[0].reshape(expected.indices.shape), expected.indices):
+            raise SystemExit("the two readers disagree: the benchmark would be worth nothing")
+        name = f"units of {unit_images}"
+        tasks |= {
+            f"{name}: cold": lambda task=task: task["cold"](opened(path)),
+            f"{name}: warm": lambda task=task: task["cold"](store),
+            f"{name}: slab": task["slab"],
+            f"{name}: verify": task["verify"],
+            f"{name}: plane": task["plane"],
+        }
+    numpy = f"units of {options.units[len(options.units) // 2]}"
+    for what in ("cold", "slab"):
+        tasks[f"{numpy}: {what}, numpy"] = without_compiled(tasks[f"{numpy}: {what}"])
+    seconds = alternate(tasks, options.rounds, clock=time.process_time)
+    labels = {
+        "slab": manifest.num_images * manifest.group_views,
+        "verify": len(blocks_of(store)) * manifest.block_images * manifest.num_views,
+    }
+    labels["plane"] = labels["verify"]
+    return {
+        "setting": {
+            "images": manifest.num_images,
+            "views": manifest.num_views,
+            "k": manifest.k,
+            "quantizer": manifest.quantizer,
+            "list": manifest.prior_size,
+            "block_images": manifest.block_images,
+            "group_views": manifest.group_views,
+        },
+        "bytes_per_crop_without_lists": {k: round(v, 3) for k, v in bytes_per_crop.items()},
+        "ms": {name: round(1e3 * float(np.median(s)), 2) for name, s in seconds.items()},
+        "ns_per_label": {
+            name: round(1e9 * float(np.median(s)) / labels[kind], 1)
+            for name, s in seconds.items()
+            for kind in labels
+            if kind in name
+        },
+        "times_faster_than_fkd": {
+            name: round(ratio(seconds["fkd"], s), 1)
+            for name, s in seconds.items()
+            if "cold" in name or "warm" in name
+        },
+    }
+
+
+def of_units(
+    store: Any, folder: Path, unit_images: int, commits: Any, batch: tuple[Any, Any]
+) -> dict[str, Any]:
+    """Tasks that read unit files: a batch with a store's lists, a slab, and whole blocks."""
+    manifest = store.manifest
+    images, views = np.repeat(batch[0], SHOWN), batch[1].ravel()
+
+    def cold(opened: Any) -> Any:
+        reader = UnitReader(folder, manifest, unit_images, commits)
+        codes = reader.gather(images, views)
+        reader.close()
+        topk = opened._decoder.labels(images, codes, images.shape)
+        return topk.indices, topk.probs
+
+    def check(places: list[tuple[int, int]], units: bool, first: str | None = None) -> None:
+        reader = UnitReader(folder, manifest, unit_images, commits)
+        for (block, group), (codes, records) in zip(
+            places, reader.chunks(places, first), strict=True
+        ):
+            for name, values in codes.items():
+                held = store._reader._digest(name, block, group)
+                if array_digest(manifest.id, name, block, group, values) != held:
+                    raise SystemExit(f"{name} of block {block}, group {group} is another")
+            if units:
+                reader.check_units(block, group, records)
+        reader.close()
+
+    def slab() -> None:
+        # As many blocks at a time as a chunk cache takes.
+        for start in range(0, manifest.num_blocks, 16):
+            stop = min(start + 16, manifest.num_blocks)
+            check([(block, 0) for block in range(start, stop)], False)
+
+    def whole(units: bool, first: str | None) -> None:
+        for block in blocks_of(store):
+            check([(block, group) for group in range(manifest.num_groups)], units, first)
+
+    return {
+        "cold": cold,
+        "slab": slab,
+        "verify": lambda: whole(True, None),
+        "plane": lambda: whole(False, "labels/top_prob"),
+    }
+
+
+def blocks_of(store: Any) -> range:
+    """Blocks that are read whole, some of the store's."""
+    return range(0, store.manifest.num_blocks, max(store.manifest.num_blocks // BLOCKS, 1))
+
+
+def opened(path: Path) -> Any:
+    """A store, and what random reading needs of it besides labels: commits, status, lists."""
+    store = labelstore.open(path)
+    blocks = np.arange(store.manifest.num_blocks)
+    store._reader.require_blocks(blocks.tolist())
+    if store.manifest.prior_size:
+        store._reader.prior_lists.read(blocks)
+    return store
+
+
+def read_groups(store: Any) -> None:
+    """The first group of views of all blocks, compared with digests."""
+    for _ in store._reader._verified_chunks([(b, 0) for b in range(store.manifest.num_blocks)]):
+        pass
+
+
+def verify(store: Any) -> None:
+    """Some whole blocks, compared with digests."""
+    groups = range(store.manifest.num_groups)
+    for block in blocks_of(store):
+        for _ in store._reader._verified_chunks([(block, group) for group in groups]):
+            pass
+
+
+def without_compiled(task: Callable[[], object]) -> Callable[[], object]:
+    """A task, done by NumPy alone."""
+
+    def run() -> None:
+        compiled, unit_code._compiled = unit_code._compiled, lambda: None  # type: ignore[assignment]
+        try:
+            task()
+        finally:
+            unit_code._compiled = compiled
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
