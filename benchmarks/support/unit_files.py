@@ -17,7 +17,7 @@ import xxhash
 
 from labelstore.format.arrays import array_digest, view_arrays
 from labelstore.format.units.prefix_codes import pack
-from labelstore.format.units.unit_code import UnitCode, Units
+from labelstore.format.units.unit_code import UnitCode, Units, room_behind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,13 +184,12 @@ class UnitReader:
         )
         labels = (images_there - number * unit_images) * columns[of]
         files = [self._file(which)[0] for which in blocks.tolist()]
-        data = [
-            os.pread(files[at], size, end - size)
-            for at, size, end in zip(of.tolist(), sizes.tolist(), ends.tolist(), strict=True)
-        ]
+        begins = (ends.astype(np.int64) - sizes).tolist()
+        pieces = [(files[at], begin) for at, begin in zip(of.tolist(), begins, strict=True)]
+        data = _read(pieces, sizes, room_behind(labels))
         shards, shard = np.unique(blocks[of], return_inverse=True)
         tables = [self._file(which)[2] for which in shards.tolist()]
-        records = self.code.decode(tables, Units(b"".join(data), sizes, labels, shard))
+        records = self.code.decode(tables, Units(data, sizes, labels, shard))
         starts = np.cumsum(labels) - labels
         view, width = memoryview(records).cast("B"), records.shape[1]
         checks = starts * width, (starts + labels) * width, seeds[of] + number.astype(np.uint64)
@@ -209,19 +208,22 @@ class UnitReader:
     ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
         """Codes (images, views, ...) of some (block, group), by array name, and their records, not
         compared with anything: a commit holds the digests of arrays' groups as it does today."""
-        data, sizes, labels, blocks = [], [], [], []
+        pieces, sizes, labels, blocks = [], [], [], []
         for block, group in places:
             file, index, _ = self._file(block)
             many = self.layout.labels(block, group)
             size = self.layout.row_bytes
             row = np.frombuffer(os.pread(file, size, index + group * size), np.uint64)
             size = (row[1 : 1 + len(many)] & _SIZE).astype(np.int64)
-            data.append(os.pread(file, int(size.sum()), int(row[0])))
+            pieces.append((file, int(row[0])))
             sizes.append(size)
             labels.append(many)
             blocks.append(np.full(len(many), block))
         of, shards = np.unique(np.concatenate(blocks), return_inverse=True)
-        units = Units(b"".join(data), np.concatenate(sizes), np.concatenate(labels), shards)
+        many = np.concatenate(labels)
+        whole = np.array([size.sum() for size in sizes])
+        data = _read(pieces, whole, room_behind(many))
+        units = Units(data, np.concatenate(sizes), many, shards)
         records = self.code.decode([self._file(b)[2] for b in of.tolist()], units, first)
         end = 0
         for (block, group), many in zip(places, labels, strict=True):
@@ -242,3 +244,16 @@ class UnitReader:
         found = self.layout.digests(records, labels, self.layout.seed(block, group))
         if (found != self._row(block, group)[1 : 1 + len(found)] & ~_SIZE).any():
             raise SystemExit("a unit is not as committed")
+
+
+def _read(pieces: list[tuple[int, int]], sizes: np.ndarray, room: int) -> np.ndarray:
+    """What lies at places of open files, of some sizes, one after another, and room behind it."""
+    ends = np.cumsum(sizes)
+    data = np.empty(int(ends[-1]) + room, np.uint8)
+    view = memoryview(data)
+    for (file, place), start, end in zip(
+        pieces, (ends - sizes).tolist(), ends.tolist(), strict=True
+    ):
+        if os.preadv(file, (view[start:end],), place) < end - start:
+            raise SystemExit("a unit file ends too early")
+    return data

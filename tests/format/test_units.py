@@ -202,12 +202,12 @@ def _rest(units):
     return units.sizes, units.labels, units.shards
 
 
-@pytest.mark.skipif(COMPILED is None, reason="not built")
-def test_the_compiled_part_refuses_what_does_not_fit(use):
-    use(True)
+@ways
+def test_sizes_that_do_not_fit_are_refused(compiled, use):
+    use(compiled)
     code, codes = of_store("lists", LABELS.sum())
     tables, units = encoded(code, code.records(codes))
-    for sizes in (units.sizes + 1, -units.sizes, units.sizes << 40):
+    for sizes in (units.sizes + 1, -units.sizes, units.sizes << 40, units.sizes << 62):
         with pytest.raises(ValueError, match="do not fit"):
             code.decode([tables], Units(units.data, sizes, units.labels, units.shards))
 

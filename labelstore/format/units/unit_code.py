@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     UInt8Array = npt.NDArray[np.uint8]
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["Plane", "UnitCode", "Units"]
+__all__ = ["Plane", "UnitCode", "Units", "room_behind"]
 
 WIDE = 255
 """In a wide plane, the value after which 16 bits follow."""
@@ -76,13 +76,14 @@ class Units:
     """Units of one or several shards.
 
     Attributes:
-        data: their bytes, one unit after another.
+        data: their bytes, one unit after another. With ``room_behind`` bytes of any value behind
+            them they are not copied.
         sizes: (n,) int64 bytes of each.
         labels: (n,) int64 labels of each.
         shards: (n,) int64, the shard of each, from 0 and never falling.
     """
 
-    data: bytes | memoryview
+    data: bytes | memoryview | UInt8Array
     sizes: Int64Array
     labels: Int64Array
     shards: Int64Array
@@ -222,18 +223,23 @@ class UnitCode:
         count = len(self.planes)
         if first is not None:
             count = sum(plane.byte < self._fields[first][0].stop for plane in self.planes)
+        data, end = np.frombuffer(units.data, np.uint8), int(units.sizes.sum())
+        if (units.sizes < 0).any() or (units.sizes > len(data)).any() or end > len(data):
+            raise ValueError("units do not fit their bytes")
         compiled = _compiled()
         if compiled is None:
             return self._decode_in_step(tables, units, count)
         out = np.empty((int(units.labels.sum()), self.record_bytes), dtype=np.uint8)
-        room = np.zeros(len(units.data) + 4 * int(units.labels.max(initial=0)) + 32, dtype=np.uint8)
-        room[: len(units.data)] = np.frombuffer(units.data, np.uint8)
+        needed = end + room_behind(units.labels)
+        if len(data) < needed:
+            held, data = data[:end], np.zeros(needed, dtype=np.uint8)
+            data[: len(held)] = held
         done = compiled.decode(
             self._rows,
             b"".join(tables),
             np.array([len(part) for part in tables], dtype=np.int64),
             np.bincount(units.shards, minlength=len(tables)).astype(np.int64),
-            room,
+            data,
             np.ascontiguousarray(units.sizes, dtype=np.int64),
             np.ascontiguousarray(units.labels, dtype=np.int64),
             out,
@@ -306,7 +312,7 @@ class _Lanes:
         return words >> shift & np.uint32((1 << count) - 1)
 
 
-def _windows(data: bytes | memoryview, room: int) -> npt.NDArray[np.uint32]:
+def _windows(data: bytes | memoryview | UInt8Array, room: int) -> npt.NDArray[np.uint32]:
     """For each byte, it and the three that follow, the first the highest; 0 behind the last."""
     held = np.frombuffer(data, np.uint8)
     every = np.zeros(len(held) + room + 4, dtype=np.uint32)
@@ -314,6 +320,11 @@ def _windows(data: bytes | memoryview, room: int) -> npt.NDArray[np.uint32]:
     eight, sixteen = np.uint32(8), np.uint32(16)
     two = every[:-1] << eight | every[1:]
     return two[:-2] << sixteen | two[2:]
+
+
+def room_behind(labels: Int64Array) -> int:
+    """Bytes behind units of (n,) labels each that may be read with them."""
+    return 4 * int(labels.max(initial=0)) + 32
 
 
 def _joined(words: npt.NDArray[np.uint32], bits: Int64Array) -> bytes:
