@@ -99,6 +99,10 @@ def write_unit_files(folder: Path, store: Store, unit_images: int) -> np.ndarray
         for group, records in enumerate(groups):
             labels = layout.labels(block, group)
             units, sizes = code.encode(records, labels, lengths)
+            if int(sizes.max()) > int(_SIZE):
+                raise SystemExit(
+                    f"a unit has {sizes.max()} bytes, at most 65,535: take fewer images"
+                )
             digests = layout.digests(records, labels, layout.seed(block, group))
             commits[block, group] = array_digest(manifest.id, NAME, block, group, digests)
             row = np.array([end, *(digests | sizes.astype(np.uint64)).tolist()], dtype=np.uint64)
