@@ -7,6 +7,9 @@ again. ``slab``: a group of views of all images. ``verify``: whole blocks. ``pla
 probabilities of whole blocks. The last three are read and compared with digests, labels are not
 checked in either; opening is no part of them. ``numpy``: without the compiled part.
 
+``alone``: what chunks of some images x views take at the least for the batch: decompressing them,
+checksums and digests, with opening, reading and Python free.
+
 Seconds are the processor's, the tasks take turns, and ratios are those of one round.
 
     python -m benchmarks.units
@@ -18,11 +21,15 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 import numpy as np
 import torch
+import xxhash
+from numcodecs import blosc
 
 import labelstore
 from benchmarks.read_labels import BATCH, SHOWN, read_files, write_files
@@ -36,11 +43,17 @@ from benchmarks.support.measuring import (
 from benchmarks.support.unit_files import UnitReader, write_unit_files
 from labelstore.format.arrays import array_digest, view_arrays
 from labelstore.format.units import unit_code
+from labelstore.store.backends.zarr.arrays import BEST_LEVEL, QUICK_LEVEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SYNTHETIC = ((8192, 128), (32768, 128))
+VIEWS = 128
+"""Of the synthetic stores."""
+
+CHUNKS = ((1024, 4), (1024, 1), (256, 4), (256, 1), (64, 4), (64, 1), (16, 4))
+"""Images x views of the chunks that are decompressed alone."""
+
 BLOCKS = 4
 """Blocks that ``verify`` and ``plane`` read, at most."""
 
@@ -52,14 +65,15 @@ def main() -> None:
         "--units", type=int, nargs="+", default=[4, 16, 64], help="images of a unit"
     )
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, nargs="+", default=[8192, 32768], help="synthetic")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = {}
     with tempfile.TemporaryDirectory() as folder:
-        for images, views in () if options.store else SYNTHETIC:
-            path = Path(folder, f"{images}x{views}.zarr")
-            labelstore.write(path, *labels_of(images, views), num_classes=1000, block_images=1024)
+        for images in () if options.store else options.images:
+            path = Path(folder, f"{images}x{VIEWS}.zarr")
+            labelstore.write(path, *labels_of(images, VIEWS), num_classes=1000, block_images=1024)
             results[path.stem] = measure(path, Path(folder, f"units-{images}"), options)
         for number, path in enumerate(options.store):
             results[path.stem] = measure(path, Path(folder, f"units-of-{number}"), options)
@@ -68,7 +82,7 @@ def main() -> None:
 
 def labels_of(images: int, views: int) -> tuple[np.ndarray, np.ndarray]:
     """Synthetic top-5 labels, made in parts."""
-    parts = [synthetic_labels(4096, views, 5, 1000, seed) for seed in range(images // 4096)]
+    parts = [synthetic_labels(4096, views, 5, 1000, seed) for seed in range(-(-images // 4096))]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
@@ -116,6 +130,11 @@ def measure(path: Path, folder: Path, options: argparse.Namespace) -> dict[str, 
             f"{name}: verify": task["verify"],
             f"{name}: plane": task["plane"],
         }
+    for shape in CHUNKS:
+        name = "{} x {} alone".format(*shape)
+        chunks = chunks_of(store, images, views, shape)
+        bytes_per_crop[name] = chunks.bytes_per_crop
+        tasks[name] = chunks.decompress
     numpy = f"units of {options.units[len(options.units) // 2]}"
     for what in ("cold", "slab"):
         tasks[f"{numpy}: {what}, numpy"] = without_compiled(tasks[f"{numpy}: {what}"])
@@ -146,9 +165,45 @@ def measure(path: Path, folder: Path, options: argparse.Namespace) -> dict[str, 
         "times_faster_than_fkd": {
             name: round(ratio(seconds["fkd"], s), 1)
             for name, s in seconds.items()
-            if "cold" in name or "warm" in name
+            if "cold" in name or "warm" in name or "alone" in name
         },
     }
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Compressed chunks of all arrays, as they are stored, that a batch is in."""
+
+    data: list[bytes]
+    bytes_per_crop: float
+
+    def decompress(self) -> None:
+        """All that compressed bytes need to be labels, but for their digests' comparison."""
+        for data in self.data:
+            google_crc32c.value(data)
+            xxhash.xxh3_64_intdigest(blosc.decompress(data))
+
+
+def chunks_of(store: Any, images: Any, views: Any, shape: tuple[int, int]) -> Chunks:
+    """The chunks of some images x views that a batch would be in, were the store of such."""
+    manifest = store.manifest
+    rows, columns = shape
+    many = -(-manifest.num_views // columns)
+    numbers = np.unique(images[:, None] // rows * many + views // columns)
+    data, crops, stored = [], 0, 0
+    for number in numbers.tolist():
+        row, column = divmod(number, many)
+        there = np.arange(row * rows, min((row + 1) * rows, manifest.num_images))
+        shown = np.arange(column * columns, min((column + 1) * columns, manifest.num_views))
+        places = (part.ravel() for part in np.meshgrid(there, shown, indexing="ij"))
+        crops += len(there) * len(shown)
+        for codes in store._reader.gather(*places).values():
+            level = BEST_LEVEL if manifest.prior_size else QUICK_LEVEL
+            shuffle = blosc.SHUFFLE if codes.itemsize > 1 else blosc.NOSHUFFLE
+            data.append(blosc.compress(np.ascontiguousarray(codes), b"zstd", level, shuffle))
+            # A checksum, and a place in the index.
+            stored += len(data[-1]) + 4 + 16
+    return Chunks(data, stored / crops)
 
 
 def of_units(
