@@ -13,9 +13,11 @@ from PIL import Image
 
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
 from labelstore.images import preprocessing
+from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.pixels import INTERPOLATIONS, pixel_digest
 from labelstore.images.reduced_jpeg import Photo
 from labelstore.store.ensembles import opened_reader
+from labelstore.store.mixed_views import is_mixed, partner_views, view_truth
 from labelstore.torch.collate import batch_memory
 from labelstore.torch.identity import PhotoIdentity
 from labelstore.torch.labels.soft_labels import TorchSoftLabels
@@ -95,6 +97,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         labels: Literal["recovered", "stored"] = "recovered",
         check_pixels: bool | Literal["raise"] = True,
         check_photos: CheckPhotos = "digest",
+        partners: Any = None,
         **options: Unpack[ViewOptions],
     ) -> None:
         """Align photos with a store's labels.
@@ -125,6 +128,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 exchanged photo of the same size is not noticed, nor one that EXIF mirrors or turns
                 upside down, unless it is one of the few that check_pixels looks at. ``"size"``: the
                 size alone, for copies that were encoded anew. ``"none"``: nothing.
+            partners: for a store whose views are mixed with those of other photos (MixUp, CutMix),
+                where those photos are: a data set as above, with all photos of the store. They are
+                found by key and decoded whole. ``dataset`` itself when None; without a data set
+                such a store needs it.
             options: ``size``, ``interpolation``, ``normalize``, ``transform`` and ``decode``, see
                 ``labelstore.torch.dataset.ViewOptions``; ``tail``, ``label_type``, ``ferkd``,
                 ``phases`` and ``temperature``, see
@@ -157,6 +164,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             )
         self.identity = PhotoIdentity(store, check_photos)
         self._photos = Photos(dataset, store, keys, options.get("decode", "whole"), self.identity)
+        self._partners = self._partner_photos(dataset, partners)
         self.size = _size(store, options.get("size"))
         self.interpolation = str(
             options.get("interpolation")
@@ -175,6 +183,31 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             )
         if check_pixels and dataset is not None:
             self._replay_probe(strict=check_pixels == "raise")
+
+    def _partner_photos(self, dataset: Any, partners: Any) -> PartnerPhotos | None:
+        """Where the photos are that views are mixed with; None where none are."""
+        if not is_mixed(self.store):
+            return None
+        if dataset is None and partners is None:
+            raise UsageError(
+                f"the views of {self.store.path} are mixed with those of other photos, and a "
+                "stream brings each photo alone: give partners=, all photos by key "
+                "(labelstore.open_source), or train by a SoftLabelDataset of a data set."
+            )
+        photos = self._photos
+        if partners is not None:
+            photos = Photos(partners, self.store, None, "whole", self.identity)
+        present = photos.present()
+        lacking = self.store.labelled() & ~present if present is not None else np.zeros(0, bool)
+        if lacking.any():
+            raise MismatchError(
+                f"the data set lacks {int(lacking.sum())} labelled images of {self.store.path} "
+                f"(first {self.store.keys[int(np.argmax(lacking))]!r}), with which views of others "
+                "are mixed: give all photos, if only as partners=."
+            )
+        return PartnerPhotos(
+            partial(_whole, photos), partial(partner_views, self.store), _PARTNER_BYTES
+        )
 
     def __len__(self) -> int:
         """How many images the store has; not all of them need be labelled (``ViewSampler``)."""
@@ -232,8 +265,9 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         counts = [len(show.views) for show in shows]
         numbers = np.repeat(np.array([show.image for show in shows], dtype=np.int64), counts)
         views = np.array([view for show in shows for view in show.views], dtype=np.int64)
-        labels = self._labels(numbers, views, self._epochs(shows, counts))
         geometry = self.store.views(numbers, views)
+        target = view_truth(self.store, numbers, geometry)
+        labels = self._labels(numbers, views, target, self._epochs(shows, counts))
         batch: torch.Tensor | None = None
         if self.transform is None:
             dtype = torch.uint8 if self._normalize is None else torch.float32
@@ -262,9 +296,9 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         self,
         numbers: npt.NDArray[np.int64],
         views: npt.NDArray[np.int64],
+        target: npt.NDArray[np.int32],
         epochs: npt.NDArray[np.int64] | None,
     ) -> Any:
-        target = self.store.targets[numbers]
         topk = self.store.read(numbers, views)
         if self._stored:
             return StoredLabels.from_numpy(topk, target, numbers, views, epochs)
@@ -298,7 +332,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         """(m, height, width, 3) uint8 pixels of views of a photo."""
         for box in views.box:
             self._check_inside(photo, box, image)
-        return photo.render(views, size, interpolation)
+        return photo.render(views, size, interpolation, self._partners)
 
     def _check_inside(self, photo: Photo, box: npt.NDArray[np.int32], image: int) -> None:
         top, left, height, width = box.tolist()
@@ -401,6 +435,15 @@ def _channels(
         )
     mean, std = (tuple(float(value) for value in channels) for channels in normalize)
     return mean, std
+
+
+_PARTNER_BYTES = 32 << 20
+"""Pixels of partners' photos that each of DataLoader's workers keeps."""
+
+
+def _whole(photos: Photos, image: int) -> Image.Image:
+    """The photo of an image."""
+    return photos.read(image).image
 
 
 def _decoded_elsewhere(photo: Image.Image, boxes: Boxes) -> Photo:

@@ -135,7 +135,10 @@ def _operation(step: dict[str, Any]) -> str:
     # An operation that takes fewer values than others of its stage has zeros behind them.
     while values and values[-1] == 0:
         values.pop()
-    return " ".join([step["name"], *(f"{value:.3g}" for value in values)])
+    told = " ".join([step["name"], *(f"{value:.3g}" for value in values)])
+    if "partner" in step:
+        told += f" with view {step['partner_view']} of {step['partner']}"
+    return told
 
 
 class _Row(NamedTuple):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from labelstore.errors import UsageError
 from labelstore.views.stages.colour import Blur, Gray, Jitter, Solarize
 from labelstore.views.stages.geometry import Erase, Rotate
+from labelstore.views.stages.mixing import CutMix, Mix, MixUp
 from labelstore.views.stages.policies import RandAugment, TrivialAugmentWide
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ __all__ = ["MAX_STAGES", "STAGES", "is_known", "parse_stage", "stage_of_json"]
 
 STAGES: dict[str, type[Stage]] = {
     kind.NAME: kind
-    for kind in (Jitter, Gray, Rotate, Blur, Solarize, Erase, RandAugment, TrivialAugmentWide)
+    for kind in (
+        *(Jitter, Gray, Rotate, Blur, Solarize, Erase, RandAugment, TrivialAugmentWide),
+        *(MixUp, CutMix, Mix),
+    )
 }
 """Kinds of stages by the name that a manifest and a user's text begin with."""
 
