@@ -21,8 +21,8 @@ from PIL import Image, UnidentifiedImageError
 
 from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.images.formats import DECODERS
+from labelstore.images.mixing.finish import finish_views
 from labelstore.images.resampling import can_resize, resize_into
-from labelstore.images.stages import finish_views
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

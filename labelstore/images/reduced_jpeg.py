@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labelstore.images.mixing.finish import finish_views
 from labelstore.images.pixels import (
     INTERPOLATIONS,
     check_cut,
@@ -25,7 +26,6 @@ from labelstore.images.pixels import (
     render,
     upright_size,
 )
-from labelstore.images.stages import finish_views
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

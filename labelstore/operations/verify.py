@@ -17,6 +17,7 @@ from labelstore.errors import MismatchError, SourceError, UsageError
 from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.photo_file import is_same_file, is_same_size
 from labelstore.images.pixels import decode, render
+from labelstore.operations.inspection.show.sheet import photo_of
 from labelstore.store.mixed_views import partner_views
 from labelstore.store.store import opened
 from labelstore.teachers.top_k import top_k
@@ -24,10 +25,9 @@ from labelstore.views.philox import mixed_seed, permutation
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
-    from PIL.Image import Image
 
     from labelstore.errors import StoreError
     from labelstore.images.sources.choose import ImageSource
@@ -193,18 +193,28 @@ def replay(
     order = permutation(len(labelled), mixed_seed("replay", seed), (0, 0))
     places = {key: place for place, key in enumerate(source.keys)}
     size, interpolation = teacher.preprocessing.input_size, teacher.preprocessing.interpolation
-    partners = PartnerPhotos(
-        lambda image: _photo(store, source, places, image)[0], partial(partner_views, store)
-    )
+    partners = PartnerPhotos(partial(photo_of, store, source=source), partial(partner_views, store))
     differences: list[npt.NDArray[np.float64]] = []
     same = 0
     differing, changed = [], []
     for image in np.sort(labelled[order[:count]]).tolist():
         key = store.keys[image]
-        photo, is_same = _photo(store, source, places, image)
-        if not is_same:
-            changed.append(key)
+        if key not in places:
+            raise SourceError(
+                f"{source.path} has no {key!r}, which was labelled: give the folder that the store "
+                "was made from."
+            )
         views = np.arange(per_image) * store.num_views // per_image
+        data = source.read(places[key])
+        if not is_same_file(data, int(store.image_digests(image))):
+            changed.append(key)
+        photo = decode(data, str(source.path_of(places[key])))
+        width, height = (int(side) for side in store.sizes(image))
+        if not is_same_size(photo.size, (width, height)):
+            raise MismatchError(
+                f"the photo {key!r} is {photo.width} x {photo.height} pixels and {width} x "
+                f"{height} was labelled: give the folder that the store was made from."
+            )
         pixels = render(photo, store.views(image, views), size, interpolation, partners=partners)
         ids, probs = _labels(teacher, pixels, store, batch_size)
         held = store.read(image, views)
@@ -229,27 +239,6 @@ def replay(
         differing=tuple(differing),
         changed=tuple(changed),
     )
-
-
-def _photo(
-    store: Store, source: ImageSource, places: Mapping[str, int], image: int
-) -> tuple[Image, bool]:
-    """The photo of an image, and whether it is the file that was labelled."""
-    key = store.keys[image]
-    if key not in places:
-        raise SourceError(
-            f"{source.path} has no {key!r}, which was labelled: give the folder that the store "
-            "was made from."
-        )
-    data = source.read(places[key])
-    photo = decode(data, str(source.path_of(places[key])))
-    width, height = (int(side) for side in store.sizes(image))
-    if not is_same_size(photo.size, (width, height)):
-        raise MismatchError(
-            f"the photo {key!r} is {photo.width} x {photo.height} pixels and {width} x "
-            f"{height} was labelled: give the folder that the store was made from."
-        )
-    return photo, is_same_file(data, int(store.image_digests(image)))
 
 
 def _labels(
