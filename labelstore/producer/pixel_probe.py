@@ -33,7 +33,9 @@ __all__ = [
     "DECIDING_LIBRARIES",
     "installed_versions",
     "make_probe",
+    "over_images",
     "photo_and_views",
+    "photo_at",
     "read_by_key",
     "replay_probe",
 ]
@@ -78,7 +80,7 @@ def make_probe(
     Returns:
         ``{"key", "view", "digest"}`` each.
     """
-    law, partners = _over(law, source.keys, partial(_photo_of, source))
+    law, partners = over_images(law, source.keys, partial(photo_at, source))
     seen: set[tuple[int, int]] = set()
     entries: list[dict[str, Any]] = []
     starts = evenly_spaced(len(source), PROBE_IMAGES).tolist()
@@ -87,7 +89,7 @@ def make_probe(
         for image in range(start, min(stop, start + PROBE_TRIES // PROBE_IMAGES)):
             key = source.keys[image]
             try:
-                photo = _photo_of(source, image)
+                photo = photo_at(source, image)
                 views = _probed_views(photo, key, law, num_views, seen)
                 cuts = _crops(photo, key, views, law, shape, partners)
             except DecodeError:
@@ -136,7 +138,7 @@ def read_by_key(
         places = {key: place for place, key in enumerate(source.keys)}
 
     def photo_of(key: str) -> Image | None:
-        return _photo_of(source, places[key]) if key in places else None
+        return photo_at(source, places[key]) if key in places else None
 
     return photo_of
 
@@ -169,7 +171,7 @@ def replay_probe(
             raise DecodeError(f"there is no photo {keys[image]!r}, with which views are mixed.")
         return photo
 
-    law, partners = _over(law, keys, by_position)
+    law, partners = over_images(law, keys, by_position)
     views: dict[str, list[int]] = {}
     for entry in probe:
         views.setdefault(entry["key"], []).append(entry["view"])
@@ -194,11 +196,12 @@ def photo_and_views(
     source: ImageSource, image: int, views: Iterable[int], law: ViewLaw
 ) -> tuple[Image, Views]:
     """An image, decoded upright, and where views of it lie."""
-    photo = _photo_of(source, image)
+    photo = photo_at(source, image)
     return photo, _views_of(photo, source.keys[image], views, law)
 
 
-def _photo_of(source: ImageSource, image: int) -> Image:
+def photo_at(source: ImageSource, image: int) -> Image:
+    """An image of a source, decoded upright."""
     return decode(source.read(image), str(source.path_of(image)))
 
 
@@ -206,7 +209,7 @@ def _views_of(photo: Image, key: str, views: Iterable[int], law: ViewLaw) -> Vie
     return law(hash_keys([key]), np.array(list(views)), *photo.size)
 
 
-def _over(
+def over_images(
     law: ViewLaw, keys: Sequence[str], photo_of: Callable[[int], Image]
 ) -> tuple[ViewLaw, PartnerPhotos | None]:
     """A law over a store's images, and what cuts the views that its views are mixed with.

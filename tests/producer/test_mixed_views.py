@@ -20,11 +20,14 @@ from labelstore.images.pixels import decode
 from labelstore.images.sources.folder import FolderSource
 from labelstore.labels.calibration.phases import LabelPhases
 from labelstore.operations import demo
+from labelstore.operations.lifecycle.export import export
 from labelstore.operations.lifecycle.grow import grow
 from labelstore.operations.lifecycle.subset import subset
 from labelstore.operations.merge import merge
+from labelstore.operations.plan import sample_of_teacher
 from labelstore.operations.repair import repair
 from labelstore.operations.verify import replay
+from labelstore.peers.exports.npz import Npz
 from labelstore.producer.generation import generate
 from labelstore.producer.pixel_probe import make_probe, read_by_key, replay_probe
 from labelstore.producer.settings import LabelSettings, RunOptions
@@ -416,6 +419,42 @@ def test_what_needs_one_ground_truth_is_refused(photos, store):
         with pytest.raises(UsageError, match="ground truth of two photos") as caught:
             SoftLabelDataset(source, store, **options)
         assert "\n" not in str(caught.value)
+
+
+def test_other_projects_files_are_not_told_of_mixed_views(store, tmp_path):
+    with pytest.raises(UsageError, match="show other views than were labelled") as caught:
+        export(store, tmp_path / "labels.npz", Npz())
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_samples_mixed_views(photos, teacher):
+    source, law = FolderSource(photos), ViewLaw(seed=3, stages=("mix-0.8-1",))
+    seen = []
+    plan = {"temperature": 1.0, "images": 3, "views": 3, "batch_size": 3}
+    sample = sample_of_teacher(source, teacher, law, **plan, tell=lambda *done: seen.append(done))
+    assert sample.labels.shape == (3, 3, 1000)
+    plain = sample_of_teacher(source, teacher, law.unmixed, **plan)
+    assert (sample.labels != plain.labels).any(axis=2).all()
+    assert len(seen) == 3
+
+
+def test_ground_truth_of_mixed_views_is_unknown_in_training(photos, teacher, tmp_path):
+    source = FolderSource(photos)
+    law = ViewLaw(seed=3, stages=("mixup-0.8-p0.5",))
+    settings = LabelSettings(VIEWS, STORED, law=law, temperature=0.1)
+    truth = np.arange(PHOTOS, dtype=np.int32)
+    generate(source, truth, teacher, tmp_path / "s.zarr", settings)
+    store = labelstore.open(tmp_path / "s.zarr")
+    mixed = store.views(2, range(VIEWS)).partners.image >= 0
+    assert 0 < mixed.sum() < VIEWS
+    expected = np.where(mixed, -1, 2).tolist()
+    for labels in ("recovered", "stored"):
+        data = SoftLabelDataset(source, store, labels=labels)
+        assert data[Show(2, tuple(range(VIEWS)))][1].target.tolist() == expected
+    for batch in Batches(store, 5, 2).epoch(0):
+        own = batch.partners.image < 0
+        np.testing.assert_array_equal(batch.targets, np.where(own, batch.images, -1))
 
 
 def test_a_single_photo_has_no_partner(photos, teacher, tmp_path):
