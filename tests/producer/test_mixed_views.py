@@ -500,3 +500,4 @@ def test_from_the_command_line(photos, tmp_path):
         assert step["partner"] == store.keys[views.partners.image[place]]
         assert step["partner_view"] == views.partners.view[place]
         assert step["partner"] in drawn.stdout
+    assert "mixed views show two photos" in " ".join(drawn.stdout.split())

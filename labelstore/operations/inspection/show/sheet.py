@@ -10,7 +10,7 @@ from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.photo_file import is_same_file, is_same_size
 from labelstore.images.pixels import content_digest, decode, render
 from labelstore.pictures.contact_sheet import contact_sheet
-from labelstore.store.mixed_views import partner_views
+from labelstore.store.mixed_views import is_mixed, partner_views
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +55,8 @@ def draw_sheet(store: LabelReader, shown: Mapping[str, Any], source: ImageSource
     crops = None
     if shown["views"] and all(view["box"] is not None for view in shown["views"]):
         views = store.views(shown["image"], [view["view"] for view in shown["views"]])
+        if is_mixed(store):
+            notes.append("Views are mixed with others: the ground truth is this photo's alone.")
         partners = PartnerPhotos(
             partial(photo_of, store, source=source), partial(partner_views, store)
         )
