@@ -13,15 +13,15 @@ from PIL import Image
 
 from labelstore.errors import MismatchError, ReplayWarning, UsageError
 from labelstore.images import preprocessing
-from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.pixels import INTERPOLATIONS, pixel_digest
 from labelstore.images.reduced_jpeg import Photo
 from labelstore.store.ensembles import opened_reader
-from labelstore.store.mixed_views import is_mixed, partner_views, view_truth
+from labelstore.store.mixed_views import is_mixed, view_truth
 from labelstore.torch.collate import batch_memory
 from labelstore.torch.identity import PhotoIdentity
 from labelstore.torch.labels.soft_labels import TorchSoftLabels
 from labelstore.torch.labels.stored_labels import StoredLabels
+from labelstore.torch.partners import partner_photos
 from labelstore.torch.photos import Photos
 from labelstore.training.options import part_of, require_known
 from labelstore.training.recovery import NO_EPOCH, Recovery, RecoveryOptions
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.labels.top_k import LabelType
+    from labelstore.labels.ensemble import EnsembleTopK
+    from labelstore.labels.top_k import LabelType, TopK
     from labelstore.store.label_reader import LabelReader
     from labelstore.torch.identity import CheckPhotos
     from labelstore.torch.photos import Decoding
@@ -164,7 +165,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             )
         self.identity = PhotoIdentity(store, check_photos)
         self._photos = Photos(dataset, store, keys, options.get("decode", "whole"), self.identity)
-        self._partners = self._partner_photos(dataset, partners)
+        all_photos = None if dataset is None else self._photos
+        if partners is not None and is_mixed(store):
+            all_photos = Photos(partners, store, None, "whole", self.identity)
+        self._partners = partner_photos(store, all_photos)
         self.size = _size(store, options.get("size"))
         self.interpolation = str(
             options.get("interpolation")
@@ -183,31 +187,6 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             )
         if check_pixels and dataset is not None:
             self._replay_probe(strict=check_pixels == "raise")
-
-    def _partner_photos(self, dataset: Any, partners: Any) -> PartnerPhotos | None:
-        """Where the photos are that views are mixed with; None where none are."""
-        if not is_mixed(self.store):
-            return None
-        if dataset is None and partners is None:
-            raise UsageError(
-                f"the views of {self.store.path} are mixed with those of other photos, and a "
-                "stream brings each photo alone: give partners=, all photos by key "
-                "(labelstore.open_source), or train by a SoftLabelDataset of a data set."
-            )
-        photos = self._photos
-        if partners is not None:
-            photos = Photos(partners, self.store, None, "whole", self.identity)
-        present = photos.present()
-        lacking = self.store.labelled() & ~present if present is not None else np.zeros(0, bool)
-        if lacking.any():
-            raise MismatchError(
-                f"the data set lacks {int(lacking.sum())} labelled images of {self.store.path} "
-                f"(first {self.store.keys[int(np.argmax(lacking))]!r}), with which views of others "
-                "are mixed: give all photos, if only as partners=."
-            )
-        return PartnerPhotos(
-            partial(_whole, photos), partial(partner_views, self.store), _PARTNER_BYTES
-        )
 
     def __len__(self) -> int:
         """How many images the store has; not all of them need be labelled (``ViewSampler``)."""
@@ -265,9 +244,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         counts = [len(show.views) for show in shows]
         numbers = np.repeat(np.array([show.image for show in shows], dtype=np.int64), counts)
         views = np.array([view for show in shows for view in show.views], dtype=np.int64)
+        epochs = self._epochs(shows, counts)
+        topk = self.store.read(numbers, views)
         geometry = self.store.views(numbers, views)
-        target = view_truth(self.store, numbers, geometry)
-        labels = self._labels(numbers, views, target, self._epochs(shows, counts))
+        labels = self._labels(topk, numbers, views, geometry, epochs)
         batch: torch.Tensor | None = None
         if self.transform is None:
             dtype = torch.uint8 if self._normalize is None else torch.float32
@@ -294,12 +274,13 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
 
     def _labels(
         self,
+        topk: TopK | EnsembleTopK,
         numbers: npt.NDArray[np.int64],
         views: npt.NDArray[np.int64],
-        target: npt.NDArray[np.int32],
+        geometry: Views,
         epochs: npt.NDArray[np.int64] | None,
     ) -> Any:
-        topk = self.store.read(numbers, views)
+        target = view_truth(self.store, numbers, geometry)
         if self._stored:
             return StoredLabels.from_numpy(topk, target, numbers, views, epochs)
         labels, weight, action = self.recovery(topk, target, epochs)
@@ -435,15 +416,6 @@ def _channels(
         )
     mean, std = (tuple(float(value) for value in channels) for channels in normalize)
     return mean, std
-
-
-_PARTNER_BYTES = 32 << 20
-"""Pixels of partners' photos that each of DataLoader's workers keeps."""
-
-
-def _whole(photos: Photos, image: int) -> Image.Image:
-    """The photo of an image."""
-    return photos.read(image).image
 
 
 def _decoded_elsewhere(photo: Image.Image, boxes: Boxes) -> Photo:

@@ -194,9 +194,10 @@ class Batches:
         self, images: npt.NDArray[np.int64], views: npt.NDArray[np.int64], epoch: int
     ) -> Batch:
         images, views = np.repeat(images, views.shape[1]), views.reshape(-1)
+        topk = self.store.read(images, views)
         shown = None if self.store.law is None else self.store.views(images, views)
         targets = view_truth(self.store, images, shown)
-        labels, weight, action = self.recovery(self.store.read(images, views), targets, epoch)
+        labels, weight, action = self.recovery(topk, targets, epoch)
         if shown is None:
             return Batch(images, views, None, None, labels, targets, weight, action)
         return Batch(
