@@ -240,8 +240,9 @@ _LAW = (
         multiple=True,
         metavar="NAME",
         help="What is done to each crop then, such as jitter-0.4, gray-0.2, rotate-15, blur-0.5, "
-        "solarize-0.2, ra-n2-m9, ta-wide, erase-0.25; several times, in this order. Students see "
-        "the same pixels. Such stores are of a draft of format version 2.",
+        "solarize-0.2, ra-n2-m9, ta-wide, erase-0.25, and as the last mixup-0.8, cutmix-1 or "
+        "mix-0.8-1, with other photos; several times, in this order. Students see the same pixels. "
+        "Such stores are of a draft of format version 2.",
     ),
 )
 

@@ -19,6 +19,7 @@ import nvidia.dali as dali
 from nvidia.dali import fn, types
 
 import labelstore
+from labelstore.errors import MismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +65,15 @@ def views_of_epoch(
     Yields:
         DALI's list of views on its device (``nvidia.dali.plugin.pytorch`` makes tensors of it), and
         the batch with ``labels``.
+
+    Raises:
+        MismatchError: the store's views are more than crops.
     """
+    if getattr(batches.store.law, "stages", ()):
+        raise MismatchError(
+            f"{batches.store.path} has augmented views, and this pipeline makes plain crops: take "
+            "labelstore.torch.SoftLabelDataset."
+        )
     place = {key: number for number, key in enumerate(photos.keys)}
     keys = batches.store.keys
     for batch in batches.epoch(epoch):

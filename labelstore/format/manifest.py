@@ -182,6 +182,13 @@ class Manifest:
                 f"{len(self.class_names)} class names were given for {self.num_classes} classes: "
                 "give one each, or none."
             )
+        mixing = self.law.mixing if isinstance(self.law, ViewLaw) else None
+        if mixing is not None and not 2 <= mixing.partners <= self.num_images:
+            raise UsageError(
+                f"the views are mixed ({mixing}) with those of {mixing.partners} of "
+                f"{self.num_images} images, expected 2 to all of them: settle the law by "
+                "law.among(hashes of all keys)."
+            )
         if self.encoding not in get_args(Encoding):
             raise UsageError(
                 f"encoding is {self.encoding!r}, expected one of {', '.join(get_args(Encoding))}."

@@ -1,4 +1,5 @@
 from .ground_truth import read_class_map as read_class_map, resolve_targets as resolve_targets
+from .mixing.partners import PartnerPhotos as PartnerPhotos
 from .pixels import (
     INTERPOLATIONS as INTERPOLATIONS,
     allow_pixels as allow_pixels,

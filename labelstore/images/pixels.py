@@ -21,14 +21,15 @@ from PIL import Image, UnidentifiedImageError
 
 from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.images.formats import DECODERS
+from labelstore.images.mixing.finish import finish_views
 from labelstore.images.resampling import can_resize, resize_into
-from labelstore.images.stages import apply_stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
+    from labelstore.images.mixing.blend import CutPartners
     from labelstore.images.resampling import Crops
 
 __all__ = [
@@ -334,6 +335,7 @@ def render(
     size: tuple[int, int],
     interpolation: str,
     out: npt.NDArray[np.uint8] | None = None,
+    partners: CutPartners | None = None,
 ) -> npt.NDArray[np.uint8]:
     """The pixels of views of one photo, each as ``cut`` makes it, and then as its stages do.
 
@@ -342,15 +344,17 @@ def render(
         views: n views.
         size: (height, width) of the result. interpolation: one of `INTERPOLATIONS`.
         out: (n, height, width, 3) uint8, contiguous, to be filled and returned.
+        partners: makes the views that mixed ones are mixed with, as
+            ``labelstore.images.PartnerPhotos`` does.
 
     Raises:
-        UsageError: as ``cut``.
+        UsageError: as ``cut``; a view is mixed, and ``partners`` is None.
     """
     if out is None:
         out = np.empty((len(views.box), *size, 3), dtype=np.uint8)
     _cut_all(photo, views, size, interpolation, out)
     if views.stages:
-        apply_stages(out, views.stages)
+        finish_views(out, views, interpolation, partners)
     return out
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labelstore.images.mixing.finish import finish_views
 from labelstore.images.pixels import (
     INTERPOLATIONS,
     check_cut,
@@ -25,7 +26,6 @@ from labelstore.images.pixels import (
     render,
     upright_size,
 )
-from labelstore.images.stages import apply_stages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
 
+    from labelstore.images.mixing.blend import CutPartners
     from labelstore.images.resampling import Crops
 
 __all__ = ["REDUCTIONS", "Photo", "decode_reduced", "reduction_for"]
@@ -92,23 +93,27 @@ class Photo:
         return np.ascontiguousarray(pixels[:, ::-1] if flip else pixels)
 
     def render(
-        self, views: Crops, size: tuple[int, int], interpolation: str
+        self,
+        views: Crops,
+        size: tuple[int, int],
+        interpolation: str,
+        partners: CutPartners | None = None,
     ) -> npt.NDArray[np.uint8]:
         """The pixels (n, height, width, 3) of n views, as ``labelstore.images.render`` makes them.
 
         Args:
             views: their boxes in pixels of the whole photo, inside it.
-            size, interpolation: as for ``labelstore.images.render``.
+            size, interpolation, partners: as for ``labelstore.images.render``.
 
         Raises:
             UsageError: as ``cut``.
         """
         if self.reduction == 1:
-            return render(self.image, views, size, interpolation)
+            return render(self.image, views, size, interpolation, None, partners)
         cuts = np.empty((len(views.box), *size, 3), dtype=np.uint8)
         for row, (box, flip) in enumerate(zip(views.box.tolist(), views.flip, strict=True)):
             cuts[row] = self.cut(box, bool(flip), size, interpolation)
-        apply_stages(cuts, views.stages)
+        finish_views(cuts, views, interpolation, partners)
         return cuts
 
 

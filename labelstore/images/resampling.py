@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.images.mixing.blend import PartnersOf
     from labelstore.images.stages import StageOf
 
 __all__ = ["Crops", "can_resize", "resize_into", "whole_pays"]
@@ -54,6 +55,10 @@ class Crops(Protocol):
     @property
     def stages(self) -> Sequence[StageOf]:
         """What is done to the pixels then; nothing where it is empty."""
+
+    @property
+    def partners(self) -> PartnersOf | None:
+        """What the last stage mixes the views with; None where it mixes nothing."""
 
 
 def can_resize(size: tuple[int, int], interpolation: str) -> bool:

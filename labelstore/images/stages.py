@@ -100,7 +100,8 @@ OPERATIONS: dict[str, Callable[[Image.Image, Values], Image.Image]] = {
 
 
 def apply_stages(pixels: npt.NDArray[np.uint8], stages: Sequence[StageOf]) -> None:
-    """Do to views, in place, what stages do, one stage after another.
+    """Do to views, in place, what stages do, one stage after another; none that mixes is among
+    them.
 
     Args:
         pixels: (n, height, width, 3) uint8 of n views, cropped, resized and mirrored.

@@ -17,6 +17,7 @@ from labelstore.labels.ferkd import Action, FerKD, action_shares
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.ensembles import Ensemble, ensemble, opened_all
 from labelstore.store.lineage import origin
+from labelstore.store.mixed_views import require_unmixed
 from labelstore.store.rewrite import (
     RewriteReport,
     bytes_of,
@@ -107,7 +108,7 @@ def merge(
     Raises:
         IncompleteError: a store is not finished. MismatchError: the stores do not fit each other,
         or another store is at ``path``. LabelError: calibration needs a ground truth that is
-        unknown. UsageError: settings that make no store.
+        unknown. UsageError: settings that make no store, or FerKD of mixed views.
     """
     members = opened_all(stores)
     if len(members) == 1:
@@ -118,6 +119,8 @@ def merge(
     for store in members:
         require_source(store, path, "a store that is read: choose another name")
     both = ensemble(members, weights, images=images)
+    if ferkd is not None:
+        require_unmixed(both, "FerKD")
     manifest = _manifest(both, path, StoreSettings(**settings), ferkd is not None)
     how: dict[str, Any] = {
         "weights": [float(weight) for weight in both.weights],

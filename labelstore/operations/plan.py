@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ import numpy as np
 from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.format.blocks import BlockData, BlockPriors
 from labelstore.format.manifest import Manifest, StoreSettings, fingerprint
-from labelstore.images.pixels import decode, render
+from labelstore.images.pixels import render
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.ferkd import Action, FerKD
+from labelstore.producer.pixel_probe import over_images, photo_at
 from labelstore.producer.settings import FIDELITIES
 from labelstore.storage.local_files import free_bytes
 from labelstore.storage.location import place_of, suffix_of
@@ -180,7 +182,7 @@ class TeacherSample:
     decode_seconds: float
     """Of an image."""
     cut_seconds: float
-    """Of a view, by one thread."""
+    """Of a view, by one thread; with its share of the photos that views are mixed with."""
     forward_seconds: float
     """Of a view."""
 
@@ -198,17 +200,19 @@ def sample_of_teacher(
 ) -> TeacherSample:
     """Let a teacher label the first views of images all through a source.
 
-    Images that cannot be decoded are left out; SourceError when none is left.
+    Images that cannot be decoded are left out; SourceError when none is left, or (DecodeError)
+    where one cannot be decoded that views are mixed with.
     """
     size, interpolation = teacher.preprocessing.input_size, teacher.preprocessing.interpolation
     chosen = evenly_spaced(len(source), images)
     hashes = hash_keys(source.keys)
+    law, partners = over_images(law, source.keys, partial(photo_at, source))
     rows: list[Float32Array] = []
     decoding = cutting = forward = 0.0
     for image in np.unique(chosen).tolist():
         started = time.perf_counter()
         try:
-            photo = decode(source.read(image), str(source.path_of(image)))
+            photo = photo_at(source, image)
         except DecodeError:
             continue
         decoded = time.perf_counter()
@@ -218,7 +222,7 @@ def sample_of_teacher(
             numbers = np.arange(start, min(start + batch_size, views))
             begun = time.perf_counter()
             crops = law(hashes[image], numbers, photo.width, photo.height)
-            pixels = render(photo, crops, size, interpolation)
+            pixels = render(photo, crops, size, interpolation, partners=partners)
             ready = time.perf_counter()
             parts.append(softmax(teacher.logits(pixels), temperature))
             if rows:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import MismatchError, SourceError, UsageError
+from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.photo_file import is_same_file, is_same_size
 from labelstore.images.pixels import decode, render
+from labelstore.operations.inspection.show.sheet import photo_of
+from labelstore.store.mixed_views import partner_views
 from labelstore.store.store import opened
 from labelstore.teachers.top_k import top_k
 from labelstore.views.philox import mixed_seed, permutation
@@ -189,6 +193,7 @@ def replay(
     order = permutation(len(labelled), mixed_seed("replay", seed), (0, 0))
     places = {key: place for place, key in enumerate(source.keys)}
     size, interpolation = teacher.preprocessing.input_size, teacher.preprocessing.interpolation
+    partners = PartnerPhotos(partial(photo_of, store, source=source), partial(partner_views, store))
     differences: list[npt.NDArray[np.float64]] = []
     same = 0
     differing, changed = [], []
@@ -210,7 +215,7 @@ def replay(
                 f"the photo {key!r} is {photo.width} x {photo.height} pixels and {width} x "
                 f"{height} was labelled: give the folder that the store was made from."
             )
-        pixels = render(photo, store.views(image, views), size, interpolation)
+        pixels = render(photo, store.views(image, views), size, interpolation, partners=partners)
         ids, probs = _labels(teacher, pixels, store, batch_size)
         held = store.read(image, views)
         difference = np.abs(held.confidence.astype(np.float64) - probs[:, 0])

@@ -67,6 +67,12 @@ class RelabelReader:
                 f"of which size has follows from its views: give {missing}.",
                 arguments=("photos",) if options.photos is None else ("views",),
             )
+        if options.law.mixing is not None:
+            raise UsageError(
+                f"the maps in {path} have labels of crops of one photo, and views were to be mixed "
+                f"with others ({options.law.mixing}): leave that augmentation out.",
+                arguments=("augment",),
+            )
         self._path, self._names, self._photos = path, names, options.photos
         stems = [name.removesuffix(SUFFIX) for name in names]
         self._places = matched_photos(stems, options.photos, path, first_dot=True)

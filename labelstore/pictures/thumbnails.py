@@ -11,6 +11,7 @@ from PIL import Image
 from labelstore.images.pixels import render
 
 if TYPE_CHECKING:
+    from labelstore.images.mixing.blend import CutPartners
     from labelstore.images.resampling import Crops
 
 __all__ = ["CROP_SIDE", "PHOTO_SIDE", "Budget", "crop_thumbnail", "photo_thumbnail"]
@@ -49,17 +50,17 @@ def photo_thumbnail(photo: Image.Image) -> str:
     return _data_uri(small)
 
 
-def crop_thumbnail(photo: Image.Image, view: Crops) -> str:
+def crop_thumbnail(photo: Image.Image, view: Crops, partners: CutPartners | None = None) -> str:
     """A view of a photo (upright, RGB), as square as a teacher sees it, as a data URI.
 
     Args:
         photo: upright, RGB.
-        view: one view.
+        view: one view. partners: as for ``labelstore.images.render``.
 
     Raises:
         UsageError: its box leaves the photo.
     """
-    pixels = render(photo, view, (CROP_SIDE, CROP_SIDE), "bilinear")
+    pixels = render(photo, view, (CROP_SIDE, CROP_SIDE), "bilinear", partners=partners)
     return _data_uri(Image.fromarray(pixels[0]))
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import DecodeError, SourceError
+from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.photo_file import read_photo
 from labelstore.images.pixels import render
 from labelstore.images.resampling import can_resize
@@ -82,6 +83,11 @@ class PhotoFacts:
     height: int
     digest: int
     error: str | None
+    """Why the image gets no labels: its bytes are no photo, or those of a partner are none."""
+
+
+class _NoPartnerError(DecodeError):
+    """A photo that views are mixed with cannot be decoded."""
 
 
 _NO_VIEWS = Views(np.empty((0, 4), dtype=np.int32), np.empty(0, dtype=np.bool_))
@@ -144,14 +150,19 @@ class Cutter:
     ) -> None:
         self._source = source
         self._first_views = first_views
-        self._law = law
+        self._hashes = hash_keys(source.keys)
+        self._law = law if law.mixing is None else law.among(self._hashes)
+        self._unmixed = law.unmixed
+        # Where views are mixed, digests of files as they were read first; 0 before.
+        count = 0 if law.mixing is None else len(source)
+        self._digests = np.zeros(count, dtype=np.uint64)
+        self._partners = PartnerPhotos(self._partner_photo, self._partner_views)
         self._shapes = shapes
         self._place = place
         self._resize = options.resize
         self._batch_size = batch_size
         self._workers = options.workers
         self._on_error = options.on_error
-        self._hashes = hash_keys(source.keys)
         # Where Pillow cuts nothing, a photo is taken out of it once.
         self._as_array = options.resize == "device" or all(can_resize(*shape) for shape in shapes)
         self._num_views = 0
@@ -349,6 +360,7 @@ class Cutter:
                 f"{error} It is not left out, for its bytes may be right; what was committed is "
                 "kept, and the same command goes on."
             ) from error
+        self._require_same(image, file.digest)
         photo = file.photo
         if photo is None:
             return _Loaded(PhotoFacts(-1, -1, file.digest, str(file.error)))
@@ -368,6 +380,41 @@ class Cutter:
         if loaded.photo is None:
             return loaded.facts, None
         part = slice(run.start, run.start + len(run.views))
-        for (size, interpolation), batch in memory.items():
-            render(loaded.photo, loaded.crops(run), size, interpolation, batch[part].numpy())
+        crops, partners = loaded.crops(run), self._partners
+        try:
+            for (size, interpolation), batch in memory.items():
+                out = batch[part].numpy()
+                render(loaded.photo, crops, size, interpolation, out, partners)
+        except _NoPartnerError as error:
+            reason = (
+                f"the image {self._source.keys[run.image]!r} has views mixed with those of a photo "
+                f"that cannot be decoded: {error}"
+            )
+            return replace(loaded.facts, error=reason), None
         return loaded.facts, memory
+
+    def _partner_photo(self, image: int) -> Image | npt.NDArray[np.uint8]:
+        """The photo of an image that views of others are mixed with."""
+        file = read_photo(self._source, image)
+        self._require_same(image, file.digest)
+        if file.photo is None:
+            raise _NoPartnerError(str(file.error))
+        return np.array(file.photo) if self._as_array else file.photo
+
+    def _partner_views(
+        self, image: int, views: npt.NDArray[np.int64], width: int, height: int
+    ) -> Views:
+        return self._unmixed(self._hashes[image], views, width, height)
+
+    def _require_same(self, image: int, digest: int) -> None:
+        """Refuse a photo whose file has changed since a view was mixed with it, or it was cut."""
+        if self._law.mixing is None:
+            return
+        first = int(self._digests[image])
+        self._digests[image] = first or digest
+        if first not in (0, digest):
+            raise SourceError(
+                f"the photo {self._source.keys[image]!r} has become another file while views of "
+                "others were mixed with it: let nothing write to the photos, and make the store "
+                "anew."
+            )

@@ -224,7 +224,10 @@ def undecodable(
                 mend = "labelstore repair --skipped tries again"
                 if store.manifest.origin is not None:
                     mend = "growing the old store anew, with relabel_changed, tries again"
-                reason = f"it can be decoded now (or its teacher gave no finite logits): {mend}."
+                reason = (
+                    "it can be decoded now (or its teacher gave no finite logits, or its views are "
+                    f"mixed with a photo that could not be decoded): {mend}."
+                )
             except SourceError as error:
                 reason = str(error)
         reasons[source.keys[image]] = reason

@@ -88,12 +88,14 @@ class _BlockArrays:
         """Keep what is known of a photo."""
         self._sizes[run.row] = photo.width, photo.height
         self._digests[run.row] = photo.digest
-        self._readable[run.row] = photo.error is None
-        if photo.error is not None:
-            self.undecodable[run.image] = photo.error
+        if photo.error is None:
+            self._readable[run.row] = True
+        else:
+            # Of an image whose views are mixed, some may be there and others not.
+            self.leave_out(run, photo.error)
 
     def leave_out(self, run: CropRun, reason: str) -> None:
-        """Let an image have no labels, though it was decoded."""
+        """Let an image have no labels."""
         self._unlabelled.add(run.row)
         self.undecodable[run.image] = reason
 
@@ -114,7 +116,7 @@ class _BlockArrays:
             if not run.whole_image:  # it has a list already
                 continue
             self._sums[run.row] = self._sums.get(run.row, 0.0) + total
-            if run.last_of_image:
+            if run.last_of_image and run.row not in self._unlabelled:
                 self._finish(run.row)
 
     def _finish(self, row: int) -> None:

@@ -18,6 +18,7 @@ from labelstore.producer.pixel_probe import make_probe
 from labelstore.producer.probe import library_versions
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.store import Store
+from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     import os
@@ -107,7 +108,9 @@ def _grown_manifest(
             f"same: give those{', or allow the drift' if only_versions else ''}.",
             arguments=("allow_version_drift",) if only_versions else (),
         )
-    engine.prove(growth.photos, {0: growth.provable}, [where])
+    # Partners of mixed views are named by their places in the store.
+    photos = growth.source if output.settings.law.mixing is not None else growth.photos
+    engine.prove(photos, {0: growth.provable}, [where])
     return growth.manifest(output.targets)
 
 
@@ -128,9 +131,13 @@ def plan_of(
             of groups, it has them as it was begun.
 
     Raises:
-        UsageError: settings that do not go with one another.
+        UsageError: settings that do not go with one another. MismatchError: a law whose views are
+            mixed with those of other images.
     """
     settings = output.settings
+    law = settings.law
+    if law.mixing is not None:
+        law = law.among(hash_keys(source.keys))
     if resize == "device" and settings.law.stages:
         raise UsageError(
             f"crops were to be resized on the device, and what is done to them then "
@@ -151,7 +158,7 @@ def plan_of(
         num_views=settings.num_views,
         num_classes=teacher.num_classes,
         fingerprint=fingerprint(source.keys, output.targets),
-        law=settings.law,
+        law=law,
         label_type=settings.label_type,
         temperature=settings.temperature,
         class_names=teacher.class_names,

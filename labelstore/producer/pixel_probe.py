@@ -3,6 +3,8 @@ same. No teacher is needed for it, nor torch."""
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import numpy as np
 
 import labelstore
 from labelstore.errors import DecodeError
+from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.pixels import decode, pixel_digest, render
 from labelstore.store.indexing import evenly_spaced
 from labelstore.views.philox import hash_keys
@@ -30,7 +33,9 @@ __all__ = [
     "DECIDING_LIBRARIES",
     "installed_versions",
     "make_probe",
+    "over_images",
     "photo_and_views",
+    "photo_at",
     "read_by_key",
     "replay_probe",
 ]
@@ -68,12 +73,14 @@ def make_probe(
     Where views have stages, there are more of them: as many as show each operation once.
 
     Args:
-        source: the images. law: of the views, ``num_views`` of each image.
+        source: the images. law: of the views, ``num_views`` of each image; views may be mixed with
+            those of others of these images.
         shape: (height, width) of the teacher's input, and its interpolation.
 
     Returns:
         ``{"key", "view", "digest"}`` each.
     """
+    law, partners = over_images(law, source.keys, partial(photo_at, source))
     seen: set[tuple[int, int]] = set()
     entries: list[dict[str, Any]] = []
     starts = evenly_spaced(len(source), PROBE_IMAGES).tolist()
@@ -82,11 +89,11 @@ def make_probe(
         for image in range(start, min(stop, start + PROBE_TRIES // PROBE_IMAGES)):
             key = source.keys[image]
             try:
-                photo = _photo_of(source, image)
+                photo = photo_at(source, image)
+                views = _probed_views(photo, key, law, num_views, seen)
+                cuts = _crops(photo, key, views, law, shape, partners)
             except DecodeError:
                 continue
-            views = _probed_views(photo, key, law, num_views, seen)
-            cuts = _crops(photo, key, views, law, shape)
             entries += [
                 {"key": key, "view": view, "digest": pixel_digest(pixels)}
                 for view, pixels in zip(views, cuts, strict=True)
@@ -131,7 +138,7 @@ def read_by_key(
         places = {key: place for place, key in enumerate(source.keys)}
 
     def photo_of(key: str) -> Image | None:
-        return _photo_of(source, places[key]) if key in places else None
+        return photo_at(source, places[key]) if key in places else None
 
     return photo_of
 
@@ -141,6 +148,7 @@ def replay_probe(
     photo_of: Callable[[str], Image | None],
     law: ViewLaw,
     shape: Shape,
+    keys: Sequence[str] = (),
 ) -> tuple[list[str], list[Pixels | None]]:
     """Cut the probed views again.
 
@@ -149,21 +157,32 @@ def replay_probe(
         photo_of: the upright RGB photo of a key, or None.
         law: the store's view law.
         shape: (height, width) of the teacher's input, and its interpolation.
+        keys: of all the store's images, in order, where its views are mixed.
 
     Returns:
-        Keys of the images whose pixels come out differently on this machine, or that have no photo,
-        once for each view; and the (height, width, 3) uint8 pixels of each entry, None where there
-        is no photo.
+        Keys of the images whose pixels come out differently on this machine, or that have no photo
+        (or their partners have none), once for each view; and the (height, width, 3) uint8 pixels
+        of each entry, None where there is no photo.
     """
+
+    def by_position(image: int) -> Image:
+        photo = photo_of(keys[image])
+        if photo is None:
+            raise DecodeError(f"there is no photo {keys[image]!r}, with which views are mixed.")
+        return photo
+
+    law, partners = over_images(law, keys, by_position)
     views: dict[str, list[int]] = {}
     for entry in probe:
         views.setdefault(entry["key"], []).append(entry["view"])
     cuts: dict[tuple[str, int], Pixels] = {}
     for key, numbers in views.items():
         photo = photo_of(key)
-        if photo is not None:
-            crops = _crops(photo, key, numbers, law, shape)
-            cuts |= {(key, view): pixels for view, pixels in zip(numbers, crops, strict=True)}
+        if photo is None:
+            continue
+        for view in numbers:
+            with contextlib.suppress(DecodeError):
+                cuts[key, view] = _crops(photo, key, [view], law, shape, partners)[0]
     pixels = [cuts.get((entry["key"], entry["view"])) for entry in probe]
     other = [
         entry["key"]
@@ -177,11 +196,12 @@ def photo_and_views(
     source: ImageSource, image: int, views: Iterable[int], law: ViewLaw
 ) -> tuple[Image, Views]:
     """An image, decoded upright, and where views of it lie."""
-    photo = _photo_of(source, image)
+    photo = photo_at(source, image)
     return photo, _views_of(photo, source.keys[image], views, law)
 
 
-def _photo_of(source: ImageSource, image: int) -> Image:
+def photo_at(source: ImageSource, image: int) -> Image:
+    """An image of a source, decoded upright."""
     return decode(source.read(image), str(source.path_of(image)))
 
 
@@ -189,6 +209,28 @@ def _views_of(photo: Image, key: str, views: Iterable[int], law: ViewLaw) -> Vie
     return law(hash_keys([key]), np.array(list(views)), *photo.size)
 
 
-def _crops(photo: Image, key: str, views: Iterable[int], law: ViewLaw, shape: Shape) -> Pixels:
+def over_images(
+    law: ViewLaw, keys: Sequence[str], photo_of: Callable[[int], Image]
+) -> tuple[ViewLaw, PartnerPhotos | None]:
+    """A law over a store's images, and what cuts the views that its views are mixed with.
+
+    Args:
+        keys: of all images, in order. photo_of: the photo of an image by position.
+    """
+    if law.mixing is None:
+        return law, None
+    hashes, unmixed = hash_keys(keys), law.unmixed
+    partners = PartnerPhotos(photo_of, lambda image, *rest: unmixed(hashes[image], *rest))
+    return law.among(hashes), partners
+
+
+def _crops(
+    photo: Image,
+    key: str,
+    views: Iterable[int],
+    law: ViewLaw,
+    shape: Shape,
+    partners: PartnerPhotos | None,
+) -> Pixels:
     """(n, height, width, 3) uint8 pixels of n views of one photo."""
-    return render(photo, _views_of(photo, key, views, law), *shape)
+    return render(photo, _views_of(photo, key, views, law), *shape, partners=partners)

@@ -77,7 +77,7 @@ def prove(
     """Prove that photos, image library and teacher are those of a manifest.
 
     Args:
-        source: the images.
+        source: the images; of a store whose views are mixed, in its order.
         teacher: on the kind of device that the manifest names.
         manifest: of the store; where it does not say what the teacher says of the probed views
             (stores of older releases, and one that is about to be made), pixels alone are compared.
@@ -96,7 +96,9 @@ def prove(
     if not isinstance(manifest.law, ViewLaw):
         return ()
     shape = shape_of(teacher.preprocessing)
-    other, pixels = replay_probe(manifest.probe, read_by_key(source), manifest.law, shape)
+    other, pixels = replay_probe(
+        manifest.probe, read_by_key(source), manifest.law, shape, source.keys
+    )
     if other:
         raise MismatchError(
             f"{path} was begun with other pixels: views of {other[0]!r} come out differently "

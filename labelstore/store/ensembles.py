@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ensemble", "Images", "ensemble", "opened_all", "opened_reader"]
 
-_READ_AGAIN = ("keys", "key_hashes")
+_READ_AGAIN = ("keys", "key_hashes", "_replayed")
 """Cached properties of an ensemble."""
 
 
@@ -68,6 +68,8 @@ class Ensemble:
         self.num_views = min(member.num_views for member in members)
         self.num_classes = first.num_classes
         self.path = first.path
+        # Images that all members share may lack partners of mixed views: said at once.
+        _ = self._replayed
         self.manifest = dataclasses.replace(
             first.manifest,
             num_images=self.num_images,
@@ -115,6 +117,13 @@ class Ensemble:
     def law(self) -> ViewLaw | str | None:
         """The view law that all members share."""
         return self.members[0].law
+
+    @functools.cached_property
+    def _replayed(self) -> ViewLaw | None:
+        """The law over the ensemble's images; None where there is none."""
+        if not isinstance(self.law, ViewLaw) or self.law.mixing is None:
+            return self.law if isinstance(self.law, ViewLaw) else None
+        return self.law.among(self.key_hashes)
 
     def member_rows(self, number: int) -> npt.NDArray[np.int64]:
         """(num_images,) int64: where member ``number`` has each of the ensemble's images."""
@@ -201,8 +210,8 @@ class Ensemble:
         """What views are, the same for all members; as ``Store.views``."""
         rows = self.positions(images)
         columns = in_range(views, self.num_views, "view", "the ensemble")
-        if isinstance(self.law, ViewLaw):
-            return self.law(self.key_hashes[rows], columns, *self.sizes(rows))
+        if self._replayed is not None:
+            return self._replayed(self.key_hashes[rows], columns, *self.sizes(rows))
         return self.members[0].views(self._rows[0][rows], columns)
 
     def read(self, images: npt.ArrayLike | Sequence[str], views: npt.ArrayLike) -> EnsembleTopK:

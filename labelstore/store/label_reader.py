@@ -114,7 +114,7 @@ class LabelReader(Protocol):
         """xxh3_64 of the encoded files of images by position; 0 where unknown."""
 
     def views(self, images: npt.ArrayLike | Sequence[str], views: npt.ArrayLike) -> Views:
-        """Boxes, flips and stages' parameters of views; as ``Store.views``."""
+        """Boxes, flips, stages' parameters and partners of views; as ``Store.views``."""
 
     def read(
         self, images: npt.ArrayLike | Sequence[str], views: npt.ArrayLike

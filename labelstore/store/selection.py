@@ -21,6 +21,7 @@ from labelstore.format.blocks import BlockCodes
 from labelstore.format.manifest import EXPLICIT, fingerprint
 from labelstore.store.lineage import origin
 from labelstore.views.law import ViewLaw
+from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +139,8 @@ class Selection:
                 tells of it.
 
         Raises:
-            UsageError: views with stages would lose their numbers.
+            UsageError: views with stages would lose their numbers. MismatchError: images are
+                missing, or stand elsewhere, with which views of others are mixed.
         """
         first = self.stores[0].manifest
         if first.teacher is None:
@@ -152,6 +154,8 @@ class Selection:
                     "cannot be stored as boxes: keep the views from 0 on."
                 )
             law = EXPLICIT if law is not None else None
+        if isinstance(law, ViewLaw) and law.mixing is not None:
+            law.among(hash_keys(self.keys))
         held = set(self.keys)
         probe = tuple(
             entry

@@ -179,6 +179,13 @@ class Store:
         """The view law; ``"explicit"`` for stored boxes; None where views cannot be replayed."""
         return self.manifest.law
 
+    @functools.cached_property
+    def _replayed(self) -> ViewLaw:
+        """The law over the store's images."""
+        if not isinstance(self.law, ViewLaw):
+            raise MismatchError(f"{self.path} has no view law.")
+        return self.law if self.law.mixing is None else self.law.among(self.key_hashes)
+
     @property
     def reader(self) -> BlockReader:
         """The blocks as they were committed, for operations on whole stores."""
@@ -315,7 +322,7 @@ class Store:
     # Labels
 
     def views(self, images: npt.ArrayLike | Sequence[str], views: npt.ArrayLike) -> Views:
-        """Boxes, flips and stages' parameters of views; the arguments broadcast together.
+        """Boxes, flips, stages' parameters and partners of views; the arguments broadcast together.
 
         Raises:
             MismatchError: the store's producer did not say which views it labelled.
@@ -325,7 +332,7 @@ class Store:
         shape = common_shape(rows, columns)
         if isinstance(self.law, ViewLaw):
             width, height = self.sizes(rows)
-            return self.law(self.key_hashes[rows], columns, width, height)
+            return self._replayed(self.key_hashes[rows], columns, width, height)
         if self.law == EXPLICIT:
             rows = np.broadcast_to(rows, shape).reshape(-1)
             columns = np.broadcast_to(columns, shape).reshape(-1)

@@ -19,6 +19,7 @@ from labelstore.store.backends.registry import backend_of
 from labelstore.store.rewrite import write_blocks
 from labelstore.store.store import Store
 from labelstore.store.writer import LABELS, StoreWriter
+from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     import os
@@ -126,7 +127,7 @@ def write(
         num_views=num_views,
         num_classes=num_classes,
         fingerprint=fingerprint(names, truth.astype(np.int32)),
-        law=_law(options),
+        law=_law(options, names),
         label_type=options.get("label_type", "top-k"),
         temperature=options.get("temperature"),
         class_names=None if class_names is None else tuple(class_names),
@@ -172,7 +173,7 @@ def _prior_size(options: WriteOptions, num_classes: int) -> int:
     return min(options.get("prior_size", PRIOR_SIZE), num_classes)
 
 
-def _law(options: WriteOptions) -> Any:
+def _law(options: WriteOptions, keys: Sequence[str]) -> Any:
     """The manifest's law: as given, explicit where there are crops, None for neither."""
     law = options.get("law")
     explicit = options.get("boxes") is not None or options.get("flips") is not None
@@ -180,7 +181,9 @@ def _law(options: WriteOptions) -> Any:
         raise UsageError("both a law and boxes were given: a view has one or the other.")
     if law is not None and (options.get("widths") is None or options.get("heights") is None):
         raise UsageError("a law was given without widths and heights: boxes depend on both.")
-    return EXPLICIT if explicit else law
+    if explicit:
+        return EXPLICIT
+    return None if law is None else law.among(hash_keys(keys))
 
 
 def _digest(arrays: Mapping[str, npt.NDArray[Any]], manifest: Manifest) -> str:

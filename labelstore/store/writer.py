@@ -23,6 +23,8 @@ from labelstore.storage import local_files, locks
 from labelstore.storage.location import place_of
 from labelstore.store.backends.npy import MappedBackend
 from labelstore.store.backends.registry import backend_of
+from labelstore.views.law import ViewLaw
+from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     import os
@@ -73,6 +75,9 @@ class StoreWriter:
     blocks together. Each claims a block before it makes it, and a dead one's claims lapse, so that
     the number of processes may be any and may change.
 
+    Raises:
+        MismatchError: views are mixed with those of other images than the first of these.
+
     Raises, on entering:
         MismatchError: the store at the path was made with other settings, or is finished and was
             asked for again with other settings. BusyError: another process writes it.
@@ -96,6 +101,8 @@ class StoreWriter:
         if isinstance(self._backend, MappedBackend):
             self._backend.refuse()
         self.manifest = dataclasses.replace(manifest, encoding=self._backend.encoding)
+        if isinstance(manifest.law, ViewLaw) and manifest.law.mixing is not None:
+            manifest.law.among(hash_keys(keys))
         self._keys = keys
         self._targets = targets
         self._overwrite = overwrite

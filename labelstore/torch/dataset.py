@@ -16,10 +16,12 @@ from labelstore.images import preprocessing
 from labelstore.images.pixels import INTERPOLATIONS, pixel_digest
 from labelstore.images.reduced_jpeg import Photo
 from labelstore.store.ensembles import opened_reader
+from labelstore.store.mixed_views import is_mixed, view_truth
 from labelstore.torch.collate import batch_memory
 from labelstore.torch.identity import PhotoIdentity
 from labelstore.torch.labels.soft_labels import TorchSoftLabels
 from labelstore.torch.labels.stored_labels import StoredLabels
+from labelstore.torch.partners import partner_photos
 from labelstore.torch.photos import Photos
 from labelstore.training.options import part_of, require_known
 from labelstore.training.recovery import NO_EPOCH, Recovery, RecoveryOptions
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.labels.top_k import LabelType
+    from labelstore.labels.ensemble import EnsembleTopK
+    from labelstore.labels.top_k import LabelType, TopK
     from labelstore.store.label_reader import LabelReader
     from labelstore.torch.identity import CheckPhotos
     from labelstore.torch.photos import Decoding
@@ -95,6 +98,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         labels: Literal["recovered", "stored"] = "recovered",
         check_pixels: bool | Literal["raise"] = True,
         check_photos: CheckPhotos = "digest",
+        partners: Any = None,
         **options: Unpack[ViewOptions],
     ) -> None:
         """Align photos with a store's labels.
@@ -125,6 +129,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 exchanged photo of the same size is not noticed, nor one that EXIF mirrors or turns
                 upside down, unless it is one of the few that check_pixels looks at. ``"size"``: the
                 size alone, for copies that were encoded anew. ``"none"``: nothing.
+            partners: for a store whose views are mixed with those of other photos (MixUp, CutMix),
+                where those photos are: a data set as above, with all photos of the store. They are
+                found by key and decoded whole. ``dataset`` itself when None; without a data set
+                such a store needs it.
             options: ``size``, ``interpolation``, ``normalize``, ``transform`` and ``decode``, see
                 ``labelstore.torch.dataset.ViewOptions``; ``tail``, ``label_type``, ``ferkd``,
                 ``phases`` and ``temperature``, see
@@ -157,6 +165,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             )
         self.identity = PhotoIdentity(store, check_photos)
         self._photos = Photos(dataset, store, keys, options.get("decode", "whole"), self.identity)
+        all_photos = None if dataset is None else self._photos
+        if partners is not None and is_mixed(store):
+            all_photos = Photos(partners, store, None, "whole", self.identity)
+        self._partners = partner_photos(store, all_photos)
         self.size = _size(store, options.get("size"))
         self.interpolation = str(
             options.get("interpolation")
@@ -232,8 +244,10 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         counts = [len(show.views) for show in shows]
         numbers = np.repeat(np.array([show.image for show in shows], dtype=np.int64), counts)
         views = np.array([view for show in shows for view in show.views], dtype=np.int64)
-        labels = self._labels(numbers, views, self._epochs(shows, counts))
+        epochs = self._epochs(shows, counts)
+        topk = self.store.read(numbers, views)
         geometry = self.store.views(numbers, views)
+        labels = self._labels(topk, numbers, views, geometry, epochs)
         batch: torch.Tensor | None = None
         if self.transform is None:
             dtype = torch.uint8 if self._normalize is None else torch.float32
@@ -260,12 +274,13 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
 
     def _labels(
         self,
+        topk: TopK | EnsembleTopK,
         numbers: npt.NDArray[np.int64],
         views: npt.NDArray[np.int64],
+        geometry: Views,
         epochs: npt.NDArray[np.int64] | None,
     ) -> Any:
-        target = self.store.targets[numbers]
-        topk = self.store.read(numbers, views)
+        target = view_truth(self.store, numbers, geometry)
         if self._stored:
             return StoredLabels.from_numpy(topk, target, numbers, views, epochs)
         labels, weight, action = self.recovery(topk, target, epochs)
@@ -298,7 +313,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         """(m, height, width, 3) uint8 pixels of views of a photo."""
         for box in views.box:
             self._check_inside(photo, box, image)
-        return photo.render(views, size, interpolation)
+        return photo.render(views, size, interpolation, self._partners)
 
     def _check_inside(self, photo: Photo, box: npt.NDArray[np.int32], image: int) -> None:
         top, left, height, width = box.tolist()

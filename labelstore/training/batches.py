@@ -19,6 +19,7 @@ import numpy as np
 from labelstore.errors import UsageError
 from labelstore.launch import torchrun_ranks
 from labelstore.store.ensembles import opened_reader
+from labelstore.store.mixed_views import view_truth
 from labelstore.store.slabs.slab_cache import SLAB_BYTES
 from labelstore.training.epochs import EpochOptions, EpochOrder
 from labelstore.training.options import part_of, require_known
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.store.label_reader import LabelReader
     from labelstore.views.stages.parameters import StageParameters
+    from labelstore.views.stages.partners import Partners
 
 __all__ = ["Batch", "Batches"]
 
@@ -57,7 +59,8 @@ class Batch:
     labels: SoftLabels
     """B labels as ``base + sparse``: ``base``, ``indices``, ``weights``."""
     targets: npt.NDArray[np.int32]
-    """(B,): ground-truth class ids, -1 where unknown."""
+    """(B,): ground-truth class ids, -1 where unknown, and of views that are mixed with those of
+    other images: they have two."""
     weight: npt.NDArray[np.float32] | None = None
     """(B,): what each label's loss is multiplied by (0 for views that FerKD masks), or None."""
     action: npt.NDArray[np.uint8] | None = None
@@ -65,6 +68,9 @@ class Batch:
     stages: tuple[StageParameters, ...] = ()
     """What is done to the B crops once they are resized and mirrored, as ``Views.stages`` has it:
     ``labelstore.images.render(photo, store.views(image, views), ...)`` makes these pixels."""
+    partners: Partners | None = None
+    """What the B crops are mixed with, as ``Views.partners`` has it: ``render`` takes what cuts
+    partners' views as ``partners=labelstore.images.PartnerPhotos(...)``."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -188,11 +194,14 @@ class Batches:
         self, images: npt.NDArray[np.int64], views: npt.NDArray[np.int64], epoch: int
     ) -> Batch:
         images, views = np.repeat(images, views.shape[1]), views.reshape(-1)
-        targets = self.store.targets[images]
-        labels, weight, action = self.recovery(self.store.read(images, views), targets, epoch)
-        if self.store.law is None:
+        topk = self.store.read(images, views)
+        shown = None if self.store.law is None else self.store.views(images, views)
+        targets = view_truth(self.store, images, shown)
+        labels, weight, action = self.recovery(topk, targets, epoch)
+        if shown is None:
             return Batch(images, views, None, None, labels, targets, weight, action)
-        shown = self.store.views(images, views)
         return Batch(
-            *(images, views, shown.box, shown.flip, labels, targets, weight, action), shown.stages
+            *(images, views, shown.box, shown.flip, labels, targets, weight, action),
+            stages=shown.stages,
+            partners=shown.partners,
         )

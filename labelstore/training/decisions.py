@@ -15,6 +15,7 @@ import numpy as np
 import xxhash
 
 from labelstore.labels.ferkd import ActionCounts, FerKD
+from labelstore.store.mixed_views import require_unmixed
 from labelstore.training.cycle import most_confident
 from labelstore.training.planning.kept_arrays import kept_or_made
 from labelstore.training.planning.progress import watched
@@ -125,8 +126,9 @@ def view_mask(
     Raises:
         LabelError: ``confidence="target"`` and an image without ground truth.
         StoreError: labels are missing or damaged.
-        UsageError: rules for another number of teachers.
+        UsageError: rules for another number of teachers; views that are mixed with others.
     """
+    require_unmixed(reader, "FerKD")
     if reader.num_images * reader.num_views < _FEWEST_KEPT:
         arrays = _mask_arrays(reader, ferkd, count)
     else:
@@ -196,6 +198,7 @@ def decisions(reader: LabelReader, ferkd: FerKD | EnsembleFerKD) -> Decisions:
     """What a rule does with every labelled view; the arguments and errors are
     ``view_mask``'s."""
     targets = np.asarray(reader.targets)
+    require_unmixed(reader, "FerKD")
     ferkd.require_classes(reader.num_classes)
     if len(reader.members) == 1 or ferkd.ensemble == "mean":
         (rule,) = ferkd.rules_for(1)

@@ -12,6 +12,7 @@ from labelstore.errors import UsageError
 from labelstore.labels.calibration.truth import known_truth, with_smoothed_truth
 from labelstore.labels.soft_labels import mix
 from labelstore.labels.temperature import at_temperature
+from labelstore.store.mixed_views import require_unmixed
 from labelstore.training.options import require_known
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class Recovery:
             options: see ``RecoveryOptions``.
 
         Raises:
-            UsageError: FerKD of labels that are not top-k, a temperature of such labels or together
+            UsageError: FerKD or hard phases of a store whose views are mixed with others; FerKD of
+                labels that are not top-k, a temperature of such labels or together
                 with FerKD, or of a store that does not tell its own; thresholds by class of
                 other classes. TypeError: an option that is none.
         """
@@ -107,6 +109,10 @@ class Recovery:
                 "expected top-k labels without calibration: leave one of the two out."
             )
         phases = options.get("phases")
+        if ferkd is not None:
+            require_unmixed(store, "FerKD")
+        if phases is not None:
+            require_unmixed(store, "a hard phase of labels")
         if phases is not None and ferkd is not None:
             raise UsageError(
                 "labels in phases were asked for with ferkd, expected one of the two: in a hard "

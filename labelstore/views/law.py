@@ -10,6 +10,7 @@ which draws by itself.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import numpy as np
 from labelstore.errors import UsageError
 from labelstore.views.exact import between, exp, ln
 from labelstore.views.philox import bounded, philox4x32, uniform
+from labelstore.views.stages.mixing import Mixing
 from labelstore.views.stages.names import MAX_STAGES, parse_stage, stage_of_json
 from labelstore.views.stages.parameters import Draws
 from labelstore.views.stages.stage import Stage
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.views.stages.parameters import StageParameters
+    from labelstore.views.stages.partners import PartnerList, Partners
 
     Int32Array = npt.NDArray[np.int32]
 
@@ -52,11 +55,14 @@ class Views:
     """(...) bool: whether the crop is mirrored left to right after resizing."""
     stages: tuple[StageParameters, ...] = ()
     """Of each stage of the law, in order, what it does to the resized and mirrored pixels."""
+    partners: Partners | None = None
+    """What the last stage mixes the views with; None where none mixes."""
 
     def __getitem__(self, rows: Any) -> Views:
         """Some of the views."""
         stages = tuple(stage[rows] for stage in self.stages)
-        return Views(self.box[rows], self.flip[rows], stages)
+        partners = None if self.partners is None else self.partners[rows]
+        return Views(self.box[rows], self.flip[rows], stages, partners)
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,10 @@ class ViewLaw:
     """Probability of mirroring, 0..1."""
     stages: tuple[Stage, ...] = ()
     """What is done to the pixels after crop and mirror, in order; given as stages, or by name
-    (``("ra-n2-m9", "erase-0.25")``, see ``labelstore.views.stages.names``)."""
+    (``("ra-n2-m9", "erase-0.25")``, see ``labelstore.views.stages.names``). One that mixes is the
+    last."""
+    partner_list: PartnerList | None = dataclasses.field(default=None, compare=False, repr=False)
+    """The images that views are mixed with, once ``among`` told them."""
 
     NAME = "philox-resized-crop"
     VERSION = 1
@@ -93,6 +102,12 @@ class ViewLaw:
             raise UsageError(
                 f"{len(stages)} augmentations were asked for, expected at most {MAX_STAGES}: "
                 "leave some out.",
+                arguments=("augment",),
+            )
+        if any(isinstance(stage, Mixing) for stage in stages[:-1]):
+            raise UsageError(
+                f"the augmentations are {' '.join(map(str, stages))}, expected one that mixes at "
+                "most, as the last: reorder them.",
                 arguments=("augment",),
             )
         if not 0 <= self.seed < 2**64:
@@ -115,6 +130,34 @@ class ViewLaw:
                 f"flip is {self.flip}, expected a probability: correct it.", arguments=("flip",)
             )
 
+    @property
+    def mixing(self) -> Mixing | None:
+        """The stage that mixes views with those of other images, where there is one."""
+        last = self.stages[-1] if self.stages else None
+        return last if isinstance(last, Mixing) else None
+
+    @property
+    def unmixed(self) -> ViewLaw:
+        """The same law without the stage that mixes: what the views of partners are."""
+        if self.mixing is None:
+            return self
+        return dataclasses.replace(self, stages=self.stages[:-1], partner_list=None)
+
+    def among(self, key_hashes: npt.NDArray[np.uint64]) -> ViewLaw:
+        """The law over the images of a store: a mixing stage needs to know them.
+
+        Args:
+            key_hashes: (N,) of all images, in the store's order.
+
+        Raises:
+            UsageError: a single image, of which none is a partner. MismatchError: partners are
+                chosen among other images than these.
+        """
+        if self.mixing is None:
+            return self
+        stage, images = self.mixing.among(key_hashes)
+        return dataclasses.replace(self, stages=(*self.stages[:-1], stage), partner_list=images)
+
     def __call__(
         self,
         key_hashes: npt.ArrayLike,
@@ -131,6 +174,10 @@ class ViewLaw:
 
         Returns:
             Views of the broadcast shape.
+
+        Raises:
+            UsageError: an image without pixels; a law that mixes and was not told among which
+                images (``among``).
         """
         hashes, numbers, width, height = (
             array.reshape(-1)
@@ -160,11 +207,25 @@ class ViewLaw:
             flip = np.full(hashes.size, self.flip == 1.0)
         else:
             flip = uniform(self._words(hashes, numbers, _FLIP_DRAW)[0]) < self.flip
-        stages = tuple(
-            stage.draw(Draws(self.seed, hashes, numbers, position)).reshape(shape)
-            for position, stage in enumerate(self.stages)
+        draws = [
+            Draws(self.seed, hashes, numbers, position) for position in range(len(self.stages))
+        ]
+        stages = [stage.draw(own) for stage, own in zip(self.stages, draws, strict=True)]
+        partners = self._partners(draws[-1], stages[-1]) if self.mixing is not None else None
+        return Views(
+            box=box.reshape(*shape, 4),
+            flip=flip.reshape(shape),
+            stages=tuple(stage.reshape(shape) for stage in stages),
+            partners=None if partners is None else partners.reshape(shape),
         )
-        return Views(box=box.reshape(*shape, 4), flip=flip.reshape(shape), stages=stages)
+
+    def _partners(self, draws: Draws, mixed: StageParameters) -> Partners:
+        if self.mixing is None or self.partner_list is None:
+            raise UsageError(
+                f"views are mixed ({self.stages[-1]}) and nothing tells with which images: ask "
+                "store.views, or law.among(hashes of all keys)."
+            )
+        return self.mixing.partners_of(draws, mixed, self.partner_list)
 
     def _words(self, hashes: Any, numbers: Any, draw: int) -> Any:
         low, high = hashes & np.uint64(0xFFFFFFFF), hashes >> np.uint64(32)

@@ -40,6 +40,7 @@ STORE_PARTS = [
         "lineage",
         "ensembles",
         "alignment",
+        "mixed_views",
         "label_reader",
         "store",
         "writer",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 
+import xxhash
+
 from tests.format.independent_reader import philox
 
 LIST = (
@@ -24,6 +26,40 @@ def stages_of(law, key_hash, view):
         [step for step in stage_of(stage, lambda n, p=p: draw(p, n)) if step[0] != "identity"]
         for p, stage in enumerate(law["stages"])
     ]
+
+
+def partner_of(law, hashes, image, view):
+    """Whom the last stage mixes a view with, as (position, view number); None where it does not.
+
+    ``hashes`` are those of the store's keys, in order.
+    """
+    stage, position = law["stages"][-1], len(law["stages"]) - 1
+
+    def draw(number, view):
+        words = (hashes[image] % 2**32, hashes[image] // 2**32)
+        words = (*words, 65536 * (position + 1) + number, view)
+        return philox((law["seed"] % 2**32, law["seed"] // 2**32), words)
+
+    x = draw(0, view)
+    if u(x[0]) >= stage["probability"]:
+        return None
+    first = hashes[: stage["partners"]]
+    ranked = sorted(range(len(first)), key=first.__getitem__)
+    listed = b"".join(first[place].to_bytes(8, "little") for place in ranked)
+    assert xxhash.xxh3_128_hexdigest(listed) == stage["partners_digest"]
+    others = [place for place in ranked if place != image]
+    chosen = draw(1, view - view % stage["run"])[0]
+    return others[choose(chosen, len(others))], x[1] % 65536
+
+
+def share_of(alpha, draw):
+    for number in range(2, 258):
+        words = draw(number)
+        for pair in (words[:2], words[2:]):
+            b, c = (((word + 1) / 2**32) ** (1 / alpha) for word in pair)
+            if b + c <= 1:
+                return round(65536 * b / (b + c)) / 65536
+    return 0.5
 
 
 def u(word):
@@ -66,6 +102,11 @@ def stage_of(stage, draw):
         return [chosen(choose(x[0], 14), choose(x[1], 31), choose(x[2], 2), True)]
     if u(x[0]) >= stage["probability"]:
         return []
+    if name == "mixup" or (name == "mix" and x[1] < 2**31):
+        return [("mixup", (share_of(stage.get("alpha") or stage["mixup"], draw), 0.0, 0.0))]
+    if name in ("cutmix", "mix"):
+        share = share_of(stage.get("alpha") or stage["cutmix"], draw)
+        return [("cutmix", (share, u(x[2]), u(x[3])))]
     if name == "erase":
         for t in range(1, 11):
             z = draw(t)

@@ -1,20 +1,27 @@
 """Make golden stores that are not there. Version 1 is frozen: those that are there never change.
 
+Those of version 2 are made anew where the draft's number is another one than theirs: once it is 2,
+they never change either.
+
 python -m tests.format.make_golden
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 
 import labelstore
-from labelstore.format.manifest import FORMAT_VERSION
+from labelstore.format.manifest import DRAFT_VERSION, FORMAT_VERSION
+from labelstore.views.law import ViewLaw
+from labelstore.views.philox import hash_keys
 from tests.support.stores import make_planned, written
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
+GOLDEN_2 = Path(__file__).parent / "golden" / "v2"
 SIZE = {"images": 5, "views": 3, "classes": 12, "block_images": 3}
 
 TEACHER = {
@@ -73,19 +80,71 @@ STORES = {
 }
 
 
+STAGES = (
+    *("jitter-0.4-0.3-0.2-0.1-p0.8", "jitter-2", "gray-0.5", "rotate-15", "blur-0.5-0.1-3"),
+    *("solarize-0.5-100", "erase-0.9", "ra-n3-m9", "ta-wide"),
+)
+# As of a store that has grown: its last images are nobody's partners.
+FEW = hash_keys([f"c/{number:03}.jpg" for number in range(3)])
+
+LAWS = {
+    "stages.zarr": ViewLaw(seed=7, stages=STAGES),
+    "stages-mixed.parquet": ViewLaw(seed=2**40 + 7, stages=(*STAGES, "mix-0.8-1-p0.8-r2")),
+    "mixup.zarr": ViewLaw(seed=1, stages=("mixup-0.2-p0.7-r1",)),
+    "cutmix-grown.zarr": ViewLaw(seed=2, stages=("gray-0.5", "cutmix-1-r2")).among(FEW),
+}
+STORES_2 = {name: (written, {"k": 2, "law": law}) for name, law in LAWS.items()}
+
+
+def views_of(store):
+    """What is done to each view: for each image, for each view, for each stage, a list of names and
+    values; and the partner, as (key, view), or None."""
+    views = store.views(np.arange(5)[:, None], np.arange(3))
+    return [[_view(store, views[image][view]) for view in range(3)] for image in range(5)]
+
+
+def _view(store, view):
+    steps = [
+        [
+            [stage.names[code], values.tolist()]
+            for code, values in zip(stage.operation, stage.values, strict=True)
+            if code
+        ]
+        for stage in view.stages
+    ]
+    partner = None
+    if view.partners is not None and view.partners.image >= 0:
+        partner = [store.keys[int(view.partners.image)], int(view.partners.view)]
+    return {"stages": steps, "partner": partner}
+
+
 def main() -> None:
     if FORMAT_VERSION != 1:
         raise SystemExit("these are the golden stores of format version 1")
-    file = GOLDEN / "known.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    for name, (make, settings) in STORES.items():
-        path = GOLDEN / name
+    _make(GOLDEN, STORES, {})
+    version = {"format_version": DRAFT_VERSION}
+    file = GOLDEN_2 / "known.json"
+    if file.exists() and json.loads(file.read_text()).get("format_version") != DRAFT_VERSION:
+        shutil.rmtree(GOLDEN_2)
+    _make(GOLDEN_2, STORES_2, version)
+
+
+def _make(folder, stores, facts) -> None:
+    """Make what is not there of a version's stores, and note what they say."""
+    folder.mkdir(exist_ok=True)
+    file = folder / "known.json"
+    known = json.loads(file.read_text()) if file.exists() else dict(facts)
+    for name, (make, settings) in stores.items():
+        path = folder / name
         if name in known:
             continue
         make(path, **SIZE, **settings)
         (path / ".lock").unlink()
-        topk = labelstore.open(path).read(np.arange(5)[:, None], np.arange(3))
+        store = labelstore.open(path)
+        topk = store.read(np.arange(5)[:, None], np.arange(3))
         known[name] = {"classes": topk.indices.tolist(), "probs": topk.probs.tolist()}
+        if facts:
+            known[name]["views"] = views_of(store)
         print(f"made {name}")
     file.write_text(json.dumps(dict(sorted(known.items()))) + "\n")
 

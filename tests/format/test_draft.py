@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from labelstore import schemas
-from labelstore.errors import CorruptError, FormatError
+from labelstore.errors import CorruptError, FormatError, UsageError
 from labelstore.format.manifest import DRAFT_VERSION, Manifest
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
-from tests.format.independent_stages import stages_of
+from tests.format.independent_stages import partner_of, stages_of
 
 STAGES = (
     *("jitter-0.4-0.3-0.2-0.1-p0.8", "jitter-2", "gray-0.5", "rotate-15", "blur-0.5-0.1-3"),
@@ -39,6 +39,70 @@ def test_parameters_are_those_of_an_independent_reader():
                 assert [name for name, _ in ours] == [name for name, _ in expected]
                 for (_, value), (_, other) in zip(ours, expected, strict=True):
                     np.testing.assert_allclose(value, other, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["mixup-0.2-r1", "cutmix-1-p0.7", "mix-0.8-1.5-p0.9-r3"])
+def test_mixed_views_are_those_of_an_independent_reader(name):
+    hashes = hash_keys([f"c/{number}.jpg" for number in range(12)])
+    # The first nine are partners, as of a store that has grown by three.
+    law = ViewLaw(seed=2**40 + 7, stages=("gray-0.5", name)).among(hashes[:9]).among(hashes)
+    views, document = law(hashes[:, None], np.arange(20), 500, 375), law.to_json()
+    for image, key_hash in enumerate(hashes.tolist()):
+        for view in range(20):
+            (expected,) = stages_of(document, key_hash, view)[1] or [("identity", (0, 0, 0))]
+            mixed = views.stages[1]
+            operation = mixed.names[mixed.operation[image, view, 0]]
+            assert (operation, tuple(mixed.values[image, view, 0])) == expected
+            partner = partner_of(document, hashes.tolist(), image, view)
+            pair = views.partners.image[image, view], views.partners.view[image, view]
+            assert pair == (partner or (-1, 0))
+
+
+MIXED = Manifest(
+    *(4, 2, 10, 2, "0" * 32),
+    ViewLaw(stages=("mixup-0.8",)).among(hash_keys([f"{number}.jpg" for number in range(4)])),
+    *(2, 2),
+)
+
+
+def test_a_manifest_of_mixed_views_reads_back():
+    document = MIXED.to_json()
+    assert document["format_version"] == DRAFT_VERSION
+    assert Manifest.from_json(json.loads(json.dumps(document)), "here") == MIXED
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"partners": 5}, "make no store"),
+        ({"partners": 1}, "make no store"),
+        ({"partners": 4.0}, "make no store"),
+        ({"partners_digest": ""}, "malformed at"),
+        ({"partners_digest": 7}, "malformed at"),
+        ({"run": 0}, "make no store"),
+        ({"alpha": 0.01}, "make no store"),
+        ({"alpha": "0" * 32}, "malformed at"),
+    ],
+)
+def test_mixing_that_no_store_has(change, words):
+    document = copy.deepcopy(MIXED.to_json())
+    document["views"]["law"]["stages"][0].update(change)
+    document["id"] = _id_of(document)
+    with pytest.raises(CorruptError, match=words):
+        Manifest.from_json(document, "here")
+
+
+def test_a_stage_behind_the_mixing():
+    document = copy.deepcopy(MIXED.to_json())
+    document["views"]["law"]["stages"] *= 2
+    document["id"] = _id_of(document)
+    with pytest.raises(CorruptError, match="make no store"):
+        Manifest.from_json(document, "here")
+
+
+def test_a_manifest_that_does_not_say_among_which_images():
+    with pytest.raises(UsageError, match="expected 2 to all of them"):
+        planned(("mixup-0.8",))
 
 
 def test_a_manifest_with_stages_is_of_the_draft_and_reads_back():
@@ -92,7 +156,7 @@ def test_settings_that_no_stage_has(change):
         Manifest.from_json(document, "here")
 
 
-@pytest.mark.parametrize("change", [{"name": "mixup"}, {"version": 2}])
+@pytest.mark.parametrize("change", [{"name": "shuffle"}, {"version": 2}])
 def test_a_stage_of_a_later_labelstore(change):
     document = copy.deepcopy(planned().to_json())
     document["views"]["law"]["stages"][2].update(change)

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from labelstore.images import render
+from labelstore.images.mixing.blend import MIXING
 from labelstore.images.stages import ERASED, OPERATIONS, apply_stages
 from labelstore.views import Views, hash_keys
 from labelstore.views.stages import parameters
@@ -90,7 +91,7 @@ def test_an_operation_is_torchvisions_on_a_pil_image(operation, values, referenc
 
 
 def test_every_operation_has_pixels_and_a_case():
-    assert tuple(OPERATIONS) == parameters.OPERATIONS
+    assert (*OPERATIONS, *MIXING) == parameters.OPERATIONS
     assert {case[0] for case in CASES} | {"erase"} == set(OPERATIONS)
 
 

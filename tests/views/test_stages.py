@@ -79,7 +79,7 @@ def test_a_tiny_probability_has_a_name_that_reads_back():
         ),
         *("rotate-181", "rotate", "blur-0.5-2", "blur-0.5-2-1", "solarize-0.1-256", "erase-2"),
         *("ra", "ra-n2", "ra-n0-m9", "ra-n17-m9", "ra-n2-m31", "ra-n2-m9-mstd0.5", "ra-n2-n2"),
-        *("ta", "ta-wide-9", "rand-m9-n2", "mixup-0.2", "RA-n2-m9"),
+        *("ta", "ta-wide-9", "rand-m9-n2", "shuffle-0.2", "RA-n2-m9"),
     ],
 )
 def test_what_is_no_stage_is_refused_in_one_sentence(name):
@@ -87,6 +87,24 @@ def test_what_is_no_stage_is_refused_in_one_sentence(name):
         parse_stage(name)
     assert caught.value.arguments == ("augment",)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("rand-m9-mstd0.5-inc1", "ra-n2-m27"),
+        ("rand-m5-n3", "ra-n3-m15"),
+        ("rand", "ra-n2-m27"),
+        ("rand-m40-n99", "ra-n16-m30"),
+        ("augmix-m5-w4-d2", "ta-wide"),
+        ("v0r-mstd0.5", "ta-wide"),
+    ],
+)
+def test_names_of_timm_are_told_from_ours(name, nearest):
+    with pytest.raises(UsageError, match="is timm's") as caught:
+        parse_stage(name)
+    assert f"the nearest is {nearest}" in str(caught.value)
+    assert str(parse_stage(nearest)) == nearest
 
 
 @pytest.mark.parametrize(

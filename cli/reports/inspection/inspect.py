@@ -54,7 +54,7 @@ def print_report(report: dict[str, Any], rows: int) -> None:
     _section(console, f"Crops at or below a threshold of the {what}")
     console.print(spread.curve(report))
     _section(console, "Agreement of the teacher with the ground truth")
-    console.print(_agreement(report["agreement"]))
+    console.print(_agreement(report["agreement"], _partners(report["store"]["law"])))
     if report["reliability"] is not None:
         _section(console, spread.reliability_title(report["reliability"]))
         console.print(spread.reliability(report["reliability"]))
@@ -193,8 +193,16 @@ def _law(law: dict[str, Any] | str | None) -> str:
 def _stages(law: dict[str, Any]) -> str:
     from labelstore.views.stages.names import stage_of_json
 
-    stages = [str(stage_of_json(stage)) for stage in law.get("stages", ())]
-    return f", then {', '.join(stages)}" if stages else ""
+    stages = [stage_of_json(stage) for stage in law.get("stages", ())]
+    told = f", then {', '.join(map(str, stages))}" if stages else ""
+    partners = _partners(law)
+    return f"{told}: mixed with those of {counted(partners, 'image')}" if partners else told
+
+
+def _partners(law: dict[str, Any] | str | None) -> int:
+    """How many images views are mixed with; 0 where they are not mixed."""
+    last = law["stages"][-1] if isinstance(law, dict) and law.get("stages") else {}
+    return int(last.get("partners", 0))
 
 
 def _or_unknown(value: float | None) -> str:
@@ -283,14 +291,15 @@ def _ferkd(ferkd: dict[str, Any]) -> RenderableType:
     return output.table(("", "confidence", "crops", "share"), rows, numeric=(2, 3))
 
 
-def _agreement(agreement: dict[str, Any] | None) -> str:
+def _agreement(agreement: dict[str, Any] | None, partners: int) -> str:
     if agreement is None:
         return "unknown: the store has no ground truth"
     where = f"{counted(agreement['crops'], 'crop')} of {counted(agreement['images'], 'image')}"
     line = f"top-1 {share(agreement['top1'])}"
     if agreement["n"] > 1:
         line += f", top-{agreement['n']} {share(agreement['top_n'])}"
-    return f"{line} of {where}"
+    mixed = "; of mixed views with the class of the view's own photo" if partners else ""
+    return f"{line} of {where}{mixed}"
 
 
 def _show_extremes(console: Console, extremes: dict[str, Any], kind: str) -> None:

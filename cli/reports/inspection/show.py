@@ -51,6 +51,13 @@ def print_image(shown: dict[str, Any], overview: dict[str, Any], chosen: str) ->
     if any(_is_estimated(shown, view) for view in shown["views"]):
         console.print()
         console.print("~ not stored: what the tail gives the class")
+    steps = (step for view in shown["views"] for step in view.get("operations", ()))
+    if any("partner" in step for step in steps):
+        console.print()
+        console.print(
+            "mixed views show two photos: the ground truth is that of this one, and FerKD is "
+            "refused in training"
+        )
 
 
 def _side_by_side(parts: list[RenderableType], panels: int, width: int) -> Table:
@@ -135,7 +142,10 @@ def _operation(step: dict[str, Any]) -> str:
     # An operation that takes fewer values than others of its stage has zeros behind them.
     while values and values[-1] == 0:
         values.pop()
-    return " ".join([step["name"], *(f"{value:.3g}" for value in values)])
+    told = " ".join([step["name"], *(f"{value:.3g}" for value in values)])
+    if "partner" in step:
+        told += f" with view {step['partner_view']} of {output.printable(step['partner'])}"
+    return told
 
 
 class _Row(NamedTuple):

@@ -179,7 +179,8 @@ def _replay_probe(
     height, width = manifest.teachers[0]["input_size"]
     shape = ((height, width), str(manifest.teachers[0]["interpolation"]))
     try:
-        other, _ = replay_probe(probe, read_by_key(source, places), manifest.law, shape)
+        photo_of = read_by_key(source, places)
+        other, _ = replay_probe(probe, photo_of, manifest.law, shape, store.keys)
     except SourceError as error:
         words = (f"the pixels were not compared: {str(error).rstrip('.')}", "ask again")
         findings.of("unknown-pixels", "note", words, noun="").add(str(source.path))

@@ -14,7 +14,7 @@ import numpy as np
 
 from labelstore.labels.ferkd import Action, ClassThresholds, FerKD
 from labelstore.operations.inspection.labelled_photos import LabelledPhotos
-from labelstore.pictures.thumbnails import Budget, crop_thumbnail, photo_thumbnail
+from labelstore.pictures.thumbnails import Budget, photo_thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -367,7 +367,7 @@ def _add_pictures(
         asked_here = (request.photo is not None) + sum(map(len, crops.values()))
         photo = None if budget.used_up or not asked_here else photos.read(image)
         if photo is not None:
-            shown += _add_to(store, image, photo, request, crops, budget)
+            shown += _add_to(photos, image, photo, request, crops, budget)
             asked += asked_here
         elif budget.used_up:
             asked += asked_here
@@ -386,7 +386,7 @@ def _add_pictures(
 
 
 def _add_to(
-    store: Store,
+    photos: LabelledPhotos,
     image: int,
     photo: Image.Image,
     request: _Request,
@@ -399,8 +399,8 @@ def _add_to(
         request.photo["picture"] = budget.take(photo_thumbnail(photo))
         shown += request.photo["picture"] is not None
     for view, entries in crops.items():
-        picture = crop_thumbnail(photo, store.views(image, [view]))
+        picture = photos.crop_picture(photo, image, view)
         for entry in entries:
-            entry["picture"] = budget.take(picture)
+            entry["picture"] = None if picture is None else budget.take(picture)
             shown += entry["picture"] is not None
     return shown

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from labelstore.errors import MismatchError, SourceError
+from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.photo_file import is_same_file, is_same_size
 from labelstore.images.pixels import decode
 from labelstore.images.sources.classes import other_form
+from labelstore.pictures.thumbnails import crop_thumbnail
+from labelstore.store.mixed_views import partner_views
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -77,4 +81,22 @@ class LabelledPhotos:
         if not is_same_size(photo.size, (int(width), int(height))):
             self.different.add(image)
             return None
+        return photo
+
+    def crop_picture(self, photo: Image.Image, image: int, view: int) -> str | None:
+        """A view of an image's photo as a thumbnail; None where it is mixed with one of a photo
+        that cannot be given."""
+        try:
+            return crop_thumbnail(photo, self._store.views(image, [view]), self._partners)
+        except SourceError:
+            return None
+
+    @functools.cached_property
+    def _partners(self) -> PartnerPhotos:
+        return PartnerPhotos(self._partner, functools.partial(partner_views, self._store))
+
+    def _partner(self, image: int) -> Image.Image:
+        photo = self.read(image)
+        if photo is None:
+            raise SourceError(f"the photo {self._store.keys[image]!r} cannot be given.")
         return photo

@@ -18,6 +18,7 @@ from labelstore.storage.location import place_of, same_place
 from labelstore.storage.whole_outputs import whole_output
 from labelstore.store.rewrite import RewriteReport
 from labelstore.store.store import Store
+from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     import os
@@ -76,7 +77,8 @@ def export(
 
     Raises:
         IncompleteError: the store is not finished. CorruptError: it is damaged. UsageError:
-            something is at ``path``, it is a URL, or the format cannot hold these labels.
+            something is at ``path``, it is a URL, the format cannot hold these labels, or views
+            have stages, of which no format tells.
         MismatchError: the store does not say what the format needs, or other photos were given.
         MissingPackageError: what writes the format is not installed. StoreError: the system
         refuses.
@@ -87,6 +89,12 @@ def export(
     store = part.store
     store.require_complete()
     place = _place(path, to, store)
+    if isinstance(store.law, ViewLaw) and store.law.stages:
+        raise UsageError(
+            f"{store.path} has augmented views ({' '.join(map(str, store.law.stages))}), and "
+            f"{to.name} files hold boxes and flips alone, so that who reads them would show other "
+            "views than were labelled: train from the store itself."
+        )
     exported = ExportPart(store, part.rows, part.views)
     if not len(exported.images):
         raise UsageError(

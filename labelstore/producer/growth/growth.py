@@ -132,6 +132,16 @@ class Growth:
         labelled = store.labelled()
         other = _other_files(store, photos, workers, progress)
         changed = other[labelled[other]]
+        # Of these first images views of others show parts.
+        mixing = store.law.mixing if isinstance(store.law, ViewLaw) else None
+        partners = 0 if mixing is None else mixing.partners
+        if (other < partners).any():
+            raise MismatchError(
+                f"{len(other)} photos are other files than {store.path} was made of "
+                f"({_named(store, other)}), and views of other photos are mixed with them: "
+                "restore them.",
+                arguments=("relabel_changed",) if relabel_changed else (),
+            )
         if len(changed) and not relabel_changed:
             raise MismatchError(
                 f"{len(changed)} photos are other files than {store.path} was made of "
@@ -143,6 +153,12 @@ class Growth:
         plan = plan_growth(
             store.keys, labelled, store.num_views, photos.keys, num_views, relabelled
         )
+        if (plan.missing < partners).any():
+            raise MismatchError(
+                f"{len(plan.missing)} photos of {store.path} are not in {photos.path} "
+                f"({_named(store, plan.missing)}), and views of other photos are mixed with them: "
+                "restore them."
+            )
         lacking = plan.unmakeable
         if len(lacking):
             raise MismatchError(

@@ -48,6 +48,9 @@ class PhotoOptions(ViewOptions, total=False):
     """``"recovered"`` when it is not given."""
     check_pixels: bool | Literal["raise"]
     """True when it is not given. Each view is compared when its photo comes."""
+    partners: Any
+    """Of a store whose views are mixed with those of other photos: all photos by key, as for
+    ``SoftLabelDataset``. Such a store is refused without, for a stream brings each photo alone."""
     check_photos: CheckPhotos
     """``"digest"`` when it is not given. Of photos that the pipeline has decoded, the size alone
     can be compared: leave them encoded, and each file's digest is."""
@@ -75,8 +78,8 @@ class ViewJoin:
             store: a store, as it is or by its path or URL, or an ensemble; complete.
             views_per_image: as for ``ViewSampler``.
             options: ``seed``, ``schedule``, ``epochs`` and ``budget``, see
-                ``labelstore.training.epochs.ScheduleOptions``; ``labels``, ``check_pixels``
-                and ``check_photos``, as for ``SoftLabelDataset``; and all of
+                ``labelstore.training.epochs.ScheduleOptions``; ``labels``, ``check_pixels``,
+                ``check_photos`` and ``partners``, as for ``SoftLabelDataset``; and all of
                 ``labelstore.torch.dataset.ViewOptions``.
 
         Raises:

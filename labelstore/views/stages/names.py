@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import UsageError
 from labelstore.views.stages.colour import Blur, Gray, Jitter, Solarize
 from labelstore.views.stages.geometry import Erase, Rotate
+from labelstore.views.stages.mixing import CutMix, Mix, MixUp
 from labelstore.views.stages.policies import RandAugment, TrivialAugmentWide
 
 if TYPE_CHECKING:
@@ -18,7 +20,10 @@ __all__ = ["MAX_STAGES", "STAGES", "is_known", "parse_stage", "stage_of_json"]
 
 STAGES: dict[str, type[Stage]] = {
     kind.NAME: kind
-    for kind in (Jitter, Gray, Rotate, Blur, Solarize, Erase, RandAugment, TrivialAugmentWide)
+    for kind in (
+        *(Jitter, Gray, Rotate, Blur, Solarize, Erase, RandAugment, TrivialAugmentWide),
+        *(MixUp, CutMix, Mix),
+    )
 }
 """Kinds of stages by the name that a manifest and a user's text begin with."""
 
@@ -35,6 +40,12 @@ def parse_stage(text: str) -> Stage:
     name = next((name for name in STAGES if f"{text}-".startswith(f"{name}-")), "")
     parts = text[len(name) + 1 :].split("-") if len(text) > len(name) else []
     kind = STAGES.get(name)
+    if kind is None and text.split("-")[0] in _TIMM_POLICIES:
+        raise UsageError(
+            f"the augmentation {text!r} is timm's, whose operations and strengths are others than "
+            f"torchvision's, expected one of those: the nearest is {_nearest(text)}.",
+            arguments=("augment",),
+        )
     if kind is None:
         raise UsageError(
             f"the augmentation {text!r} is unknown, expected one like "
@@ -50,6 +61,23 @@ def parse_stage(text: str) -> Stage:
             f"the augmentation {text!r} is not understood, expected {kind.USAGE}.",
             arguments=("augment",),
         ) from error
+
+
+_TIMM_POLICIES = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")
+"""How timm's ``--aa`` begins."""
+
+_TIMM_MAGNITUDES = 10
+"""timm's strongest; torchvision's is 30."""
+
+
+def _nearest(text: str) -> str:
+    """The stage here that is most like a policy of timm's."""
+    settings = dict(re.findall(r"-([nm])(\d{1,3}(?:\.\d+)?)(?=-|$)", text))
+    if not text.startswith("rand"):
+        return "ta-wide"
+    magnitude = min(round(float(settings.get("m", 9)) * 30 / _TIMM_MAGNITUDES), 30)
+    operations = min(max(round(float(settings.get("n", 2))), 1), 16)
+    return f"ra-n{operations}-m{magnitude} (timm's magnitudes go to 10, these to 30)"
 
 
 def is_known(description: Mapping[str, Any]) -> bool:

@@ -34,9 +34,11 @@ OPERATIONS = (
     "equalize",
     "blur",
     "erase",
+    "mixup",
+    "cutmix",
 )
 """Names of the operations; their places are the codes. What each does to pixels, and with which
-values: ``labelstore.images.stages``."""
+values: ``labelstore.images.stages``, of the last two ``labelstore.images.mixing``."""
 
 _POSITION_BITS = 16
 """A stage's draws have the third counter words ``(position + 1) * 2**16`` and up: a crop's are

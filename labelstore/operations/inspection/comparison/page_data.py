@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from labelstore.operations.inspection.labelled_photos import LabelledPhotos
-from labelstore.pictures.thumbnails import Budget, crop_thumbnail, photo_thumbnail
+from labelstore.pictures.thumbnails import Budget, photo_thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +85,8 @@ def _add_pictures(
         if photo is not None:
             readable += len(of_image)
             for entry in of_image:
-                entry["picture"] = budget.take(_picture(a, photo, entry))
+                picture = _picture(a, photos, photo, entry)
+                entry["picture"] = None if picture is None else budget.take(picture)
         if tell is not None:
             tell(number, len(by_image))
     shown = sum(entry["picture"] is not None for entry in entries)
@@ -101,8 +102,10 @@ def _add_pictures(
     }
 
 
-def _picture(a: LabelReader, photo: Image.Image, entry: dict[str, Any]) -> str:
+def _picture(
+    a: LabelReader, photos: LabelledPhotos, photo: Image.Image, entry: dict[str, Any]
+) -> str | None:
     """The crop of a view, where it is known which one that is; else the photo."""
     if "view" not in entry or a.law is None:
         return photo_thumbnail(photo)
-    return crop_thumbnail(photo, a.views(entry["image_a"], [entry["view"]]))
+    return photos.crop_picture(photo, entry["image_a"], entry["view"])

@@ -126,7 +126,7 @@ def describe(
             "ensemble": rule.ensemble,
         },
         "views": [
-            {"view": int(view), **_crop(geometry, place), **labels.told(place)}
+            {"view": int(view), **_crop(geometry, place, store.keys), **labels.told(place)}
             for place, view in enumerate(numbers)
             if labels is not None
         ],
@@ -222,7 +222,7 @@ def _geometry(store: LabelReader, row: int, views: Int64Array) -> Views | None:
     return store.views(row, views)
 
 
-def _crop(geometry: Views | None, place: int) -> dict[str, Any]:
+def _crop(geometry: Views | None, place: int, keys: Sequence[str]) -> dict[str, Any]:
     if geometry is None:
         return {"box": None, "flip": None}
     told: dict[str, Any] = {
@@ -236,6 +236,12 @@ def _crop(geometry: Views | None, place: int) -> dict[str, Any]:
             for code, values in zip(stage.operation[place], stage.values[place], strict=True)
             if code
         ]
+    partners = geometry.partners
+    if partners is not None and partners.image[place] >= 0:
+        told["operations"][-1] |= {
+            "partner": keys[int(partners.image[place])],
+            "partner_view": int(partners.view[place]),
+        }
     return told
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import MismatchError, NotFoundError, did_you_mean
+from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.photo_file import is_same_file, is_same_size
 from labelstore.images.pixels import content_digest, decode, render
 from labelstore.pictures.contact_sheet import contact_sheet
+from labelstore.store.mixed_views import is_mixed, partner_views
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +55,12 @@ def draw_sheet(store: LabelReader, shown: Mapping[str, Any], source: ImageSource
     crops = None
     if shown["views"] and all(view["box"] is not None for view in shown["views"]):
         views = store.views(shown["image"], [view["view"] for view in shown["views"]])
-        crops = render(photo, views, size, interpolation)
+        if is_mixed(store):
+            notes.append("Views are mixed with others: the ground truth is this photo's alone.")
+        partners = PartnerPhotos(
+            partial(photo_of, store, source=source), partial(partner_views, store)
+        )
+        crops = render(photo, views, size, interpolation, partners=partners)
     else:
         notes.append("The store does not say which crops its labels belong to.")
     return contact_sheet(shown, photo, crops, notes)

@@ -1,0 +1,1 @@
+"""Views mixed with those of other photos: the pixels, and where partners' photos come from."""
