@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -78,13 +77,7 @@ def test_the_file_is_there_after_each_row_and_time_that_is_left_goes_to_later_ro
 
 
 def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return commands.run([sys.executable, "-m", "benchmarks.gpu", *arguments], cwd=ROOT)
 
 
 def test_without_a_gpu_it_says_so(tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 import sys
 
 import numpy as np
@@ -18,6 +17,7 @@ from labelstore.errors import LabelStoreError
 from labelstore.images.sources.choose import open_source
 from tests.faults import fuzz_subjects, fuzzing, mutations
 from tests.faults.fuzz_subjects import Change, make_files, subjects_of
+from tests.support import commands
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bounds memory as Linux does")
 
@@ -192,11 +192,6 @@ def test_children_that_die_or_stand_still_are_followed_by_others(tmp_path, monke
 
 
 def test_one_input_again():
-    done = subprocess.run(
-        [sys.executable, fuzzing.__file__, "--only", "7"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=fuzzing.ENVIRONMENT,
-    )
+    command = [sys.executable, fuzzing.__file__, "--only", "7"]
+    done = commands.run(command, env=fuzzing.ENVIRONMENT)
     assert done.stdout == "None\n", done.stderr

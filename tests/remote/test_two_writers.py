@@ -18,6 +18,7 @@ from labelstore.producer.run import StoreRun
 from labelstore.storage.remote import leases
 from labelstore.store.writer import Share, StoreWriter
 from labelstore.testing.network import Proxy
+from tests.support import commands
 from tests.support.buckets import bucket_of, objects_of
 from tests.support.stores import make_planned, planned, read_everything
 
@@ -98,10 +99,8 @@ with StoreWriter({url!r}, manifest, keys, targets) as writer:
     sys.stdin.readline()
     writer.write_block(0, data(1))  # what another teacher would say
 """
-    stopped = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    stopped = commands.start([sys.executable, "-c", code], **pipes)
     assert stopped.stdout.readline() == "ready\n"
     os.kill(stopped.pid, signal.SIGSTOP)
     stopped.stdin.write("\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-import subprocess
 import sys
 import time
 import warnings
@@ -33,6 +32,7 @@ from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.labels.prior import decode_probs
 from labelstore.storage import locks
 from labelstore.store.writer import StoreWriter
+from tests.support import commands
 from tests.support.stores import files_of, make_planned, planned, read_everything, top_of, written
 
 
@@ -225,7 +225,7 @@ def test_a_second_writer_is_refused(tmp_path, suffix):
             "except BusyError: sys.exit(7)"
         )
         here = str(Path(__file__).parents[2])
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / f"s.{suffix}"), here])
+        done = commands.run([sys.executable, "-c", code, tmp_path / f"s.{suffix}", here])
         assert done.returncode == 7
         with (
             pytest.raises(BusyError),

@@ -16,6 +16,7 @@ from labelstore.store.slabs import shared_file
 from labelstore.torch import ViewSampler
 from labelstore.training.epochs import EpochOrder
 from labelstore.training.read_ahead import EpochReadAhead
+from tests.support import commands
 from tests.support.stores import make_planned, once, written
 
 make_planned, written = once(make_planned), once(written)
@@ -121,10 +122,7 @@ def test_a_worker_that_dies_ends_the_epoch_and_the_next_one_is_right(tmp_path, f
     """In a process of its own, whose signals are its own."""
     written(tmp_path / "s.zarr", images=200, views=8)
     arguments = [str(tmp_path / "s.zarr"), str(Path(__file__).parents[2])]
-    done = subprocess.run(
-        [sys.executable, "-c", KILL_A_WORKER, *arguments], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    done = commands.run([sys.executable, "-c", KILL_A_WORKER, *arguments], check=True)
     assert done.stdout.split() == ["True"] * 5
     assert list(folder.glob("*")) == []
 

@@ -42,11 +42,9 @@ kills = [
 ]
 
 
-def run(*arguments, stdin=None):
+def run(*arguments, stdin=subprocess.DEVNULL):
     command = [sys.executable, "-m", "labelstore", "prune", *map(str, arguments)]
-    if stdin is None:
-        return commands.run(command)
-    return subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)
+    return commands.run(command, stdin=stdin)
 
 
 def test_what_is_kept_is_the_part(tmp_path, suffix):
