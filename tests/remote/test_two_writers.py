@@ -200,7 +200,8 @@ def run_share(url, share):
         return run.blocks[0], len(writer.pending_blocks())
 
 
-def test_each_process_waits_for_the_others(s3, tmp_path):
+def test_each_process_waits_for_the_others(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr("labelstore.producer.run.WAIT_SECONDS", 0.1)
     url, told = f"s3://{s3.bucket}/f.zarr", []
     threads = [
         threading.Thread(target=lambda r: told.append(run_share(url, Share(r, 3))), args=(rank,))
@@ -216,9 +217,10 @@ def test_each_process_waits_for_the_others(s3, tmp_path):
 
 
 def test_a_share_of_nobody_is_not_finished(s3, monkeypatch):
-    monkeypatch.setattr("labelstore.producer.run.PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr("labelstore.producer.run.PATIENCE_SECONDS", 1.5)
     monkeypatch.setattr("labelstore.producer.run.NOTICE_SECONDS", 0.5)
-    monkeypatch.setattr("labelstore.producer.run.LONGEST_WAIT_SECONDS", 1.0)
+    monkeypatch.setattr("labelstore.producer.run.WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("labelstore.producer.run.LONGEST_WAIT_SECONDS", 0.5)
     with pytest.warns(LaunchWarning, match=r"processes 1, 2 have not begun.*unset WORLD_SIZE"):
         made = run_share(f"s3://{s3.bucket}/g.zarr", Share(0, 3))
     assert made == (1, 2)
