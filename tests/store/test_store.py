@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 import sys
 import time
@@ -33,6 +32,7 @@ from labelstore.labels.prior import decode_probs
 from labelstore.storage import locks
 from labelstore.store.writer import StoreWriter
 from tests.support import commands
+from tests.support.ranks import METHODS, context_of
 from tests.support.stores import files_of, make_planned, planned, read_everything, top_of, written
 
 
@@ -238,12 +238,12 @@ def read_in_child(store, queue):
     queue.put(store.read(np.arange(20), 3).indices.tolist())
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_processes(tmp_path, method, suffix):
     store, _ = make_planned(tmp_path / f"s.{suffix}")
     expected = store.read(np.arange(20), 3).indices.tolist()
-    context = multiprocessing.get_context(method)
+    context = context_of(method)
     queue = context.Queue()
     process = context.Process(target=read_in_child, args=(store, queue))
     process.start()
