@@ -26,6 +26,7 @@ def rows_can_be_found(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rows_can_be_found")
 def test_rows_that_hang_raise_or_lack_something_leave_the_others_alone(tmp_path):
     out = tmp_path / "gpu.json"
@@ -63,6 +64,7 @@ def test_rows_that_hang_raise_or_lack_something_leave_the_others_alone(tmp_path)
     assert good == {"part": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rows_can_be_found")
 def test_the_file_is_there_after_each_row_and_time_that_is_left_goes_to_later_rows(tmp_path):
     out = tmp_path / "gpu.json"
