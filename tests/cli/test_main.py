@@ -53,7 +53,6 @@ def test_help_imports_no_heavy_library():
     code = """
 import sys
 from labelstore.cli.main import main
-from tests.support import commands
 try:
     main(["--help"])
 except SystemExit as stop:

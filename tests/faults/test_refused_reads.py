@@ -14,7 +14,9 @@ import pytest
 import labelstore
 from labelstore.errors import CorruptError, StoreError
 from labelstore.operations.materialize import materialize
-from tests.support.stores import make_planned
+from tests.support.stores import make_planned, once
+
+make_planned = once(make_planned)
 
 
 @pytest.fixture(params=["zarr", "parquet", "copy"])

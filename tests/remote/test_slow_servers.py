@@ -19,7 +19,9 @@ from labelstore.images.sources.choose import open_source
 from labelstore.storage.remote.objects import RemoteObjects
 from labelstore.testing.network import FileServer
 from tests.support.buckets import bucket_of, send
-from tests.support.stores import make_planned, read_everything
+from tests.support.stores import make_planned, once, read_everything
+
+make_planned = once(make_planned)
 
 KINDS = {
     "drips": {"pace": (1, 0.1)},

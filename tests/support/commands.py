@@ -38,6 +38,8 @@ FORKS = sys.platform == "linux"
 IMPORTED = (
     *("torch", "torchvision", "timm", "PIL.features", "PIL.JpegImagePlugin", "pillow_heif"),
     *("zarr", "pyarrow.parquet", "jsonschema", "rich.progress", "numpy.ma", "xxhash"),
+    # pyarrow imports it where it is installed, for any table.
+    *("pandas", "pyarrow.compute"),
     *(
         "labelstore.cli.main",
         "labelstore.cli.commands.generate",
@@ -50,6 +52,7 @@ IMPORTED = (
         "labelstore.images.sources.choose",
         "labelstore.operations.repair",
     ),
+    *("labelstore.operations.inspection.inspect", "labelstore.labels", "labelstore.statistics"),
 )
 """What most commands import."""
 
@@ -74,7 +77,7 @@ class Command:
 
     Args:
         arguments: ``sys.executable``, and ``-m MODULE``, ``-c CODE`` or FILE with what follows.
-        stdin: a descriptor, or ``subprocess.PIPE`` for the attribute of this name.
+        stdin: a file or descriptor, or ``subprocess.PIPE`` for the attribute of this name.
         stdout: the same.
         stderr: the same.
         cwd: its working folder.
@@ -103,7 +106,8 @@ class Command:
                     printed, outputs[name] = os.pipe()
                     sent.callback(os.close, outputs[name])
                     setattr(self, name, os.fdopen(printed))
-            descriptors = [stdin, *outputs.values(), writer]
+            streams = [stdin, *outputs.values()]
+            descriptors = [s if isinstance(s, int) else s.fileno() for s in streams] + [writer]
             socket.send_fds(_server(), [json.dumps(request).encode()], descriptors)
         self.pid = int(self._told.readline())
 
