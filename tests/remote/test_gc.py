@@ -17,7 +17,7 @@ SETTINGS = {"images": 12, "views": 4, "block_images": 4}
 
 @pytest.fixture(autouse=True)
 def short_leases(monkeypatch, tmp_path):
-    monkeypatch.setattr(leases, "LEASE_SECONDS", 1.5)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
     monkeypatch.setattr(leases, "SETTLING_SECONDS", 0.5)
     monkeypatch.setenv("LABELSTORE_SLABS", str(tmp_path / "slabs"))
 
