@@ -123,6 +123,7 @@ def check(results):
     assert all(len(entries) >= 1 for entries in results.values())
 
 
+@pytest.mark.slow
 def test_rows_run_on_a_cpu(tmp_path):
     """In tiny sizes, so that the command is there when a GPU is."""
     rows = {row.name: row.function for row in ROWS if row.name not in SLOW_ROWS}

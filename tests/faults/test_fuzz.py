@@ -53,7 +53,7 @@ def subjects(tmp_path_factory):
 
 def test_an_input_follows_from_its_seed(subjects):
     for subject in subjects.values():
-        for seed in range(20):
+        for seed in range(6):
             one, two = (subject.change(random.Random(seed)) for _ in range(2))
             assert (one.name, one.how, one._data) == (two.name, two.how, two._data)
 
@@ -84,6 +84,8 @@ def test_changes_with_their_digests_come_through(subjects):
             except Exception as error:
                 outcomes.add(type(error).__name__)
             change.restore()
+            if "other" in outcomes:
+                break
         assert "other" in outcomes, name
 
 

@@ -13,15 +13,18 @@ from tests.support.buckets import bucket_of, objects_of
 from tests.support.stores import make_planned, planned, read_everything
 
 SETTINGS = {"images": 12, "views": 4, "block_images": 4}
+BACK_ENDS = ["zarr", pytest.param("parquet", marks=pytest.mark.slow)]
+"""Of what leases do, which is the same for both."""
 
 
 @pytest.fixture(autouse=True)
 def short_leases(monkeypatch, tmp_path):
-    monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 1.5)
     monkeypatch.setattr(leases, "SETTLING_SECONDS", 0.5)
     monkeypatch.setenv("LABELSTORE_SLABS", str(tmp_path / "slabs"))
 
 
+@pytest.mark.parametrize("suffix", BACK_ENDS)
 def test_a_dead_writers_lease_and_blocks(s3, tmp_path, suffix):
     url = f"s3://{s3.bucket}/a.{suffix}"
     manifest, keys, targets, data, _ = planned(**SETTINGS)

@@ -24,6 +24,8 @@ from tests.support.stores import make_planned, planned, read_everything
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"images": 12, "views": 4, "block_images": 4}
+BACK_ENDS = ["zarr", pytest.param("parquet", marks=pytest.mark.slow)]
+"""Of what leases do, which is the same for both."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +44,7 @@ def check_whole(url, tmp_path):
     assert read_everything(url) == read_everything(tmp_path / f"own.{url.rpartition('.')[2]}")
 
 
+@pytest.mark.parametrize("suffix", BACK_ENDS)
 def test_who_begins_while_another_one_writes_is_refused(s3, tmp_path, suffix):
     url = f"s3://{s3.bucket}/a.{suffix}"
     first, data = writer_of(url)
@@ -58,6 +61,7 @@ def test_who_begins_while_another_one_writes_is_refused(s3, tmp_path, suffix):
     assert not [name for name in objects_of(bucket_of(s3, s3.bucket), "a") if "writers" in name]
 
 
+@pytest.mark.parametrize("suffix", BACK_ENDS)
 def test_two_that_begin_together_make_one_store(s3, tmp_path, suffix):
     url, told = f"s3://{s3.bucket}/b.{suffix}", []
 
@@ -83,6 +87,7 @@ def test_two_that_begin_together_make_one_store(s3, tmp_path, suffix):
     check_whole(url, tmp_path)
 
 
+@pytest.mark.parametrize("suffix", BACK_ENDS)
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops processes")
 def test_a_writer_that_was_stopped_does_not_write_what_another_one_has_made(s3, tmp_path, suffix):
     url = f"s3://{s3.bucket}/c.{suffix}"

@@ -174,7 +174,7 @@ class TestPackagedTeachers:
             ("tf_efficientnet_lite0", 18, "fp32"),
             pytest.param("tf_efficientnet_lite0", 18, "bf16", marks=pytest.mark.slow),
             pytest.param("tf_efficientnet_lite1", 19, "fp32", marks=pytest.mark.slow),
-            ("tf_efficientnet_lite1", 19, "bf16"),
+            pytest.param("tf_efficientnet_lite1", 19, "bf16", marks=pytest.mark.slow),
         ],
     )
     def test_real_photos_get_the_right_class(self, tmp_path, name, top_5, precision):

@@ -567,7 +567,7 @@ def test_threads_share_the_slabs_of_another_process(tmp_path, folder):
 
     def work(seed):
         rng = np.random.default_rng(seed)
-        for turn in range(1500):
+        for turn in range(600):
             # All threads leave a group behind at about the same time.
             group = turn // 45 % 32
             views, images = rng.integers(2 * group, 2 * group + 2, 8), rng.integers(0, 64, 8)
