@@ -47,7 +47,7 @@ def pytest_configure(config):
 
 
 LONG = (
-    *("test_ray_engine.py", "test_page_in_browser.py", "test_gpu.py", "test_distributed.py"),
+    *("test_ray_engine.py", "test_page_in_browser.py", "test_pages.py", "test_distributed.py"),
     *("test_prune.py", "test_two_writers.py", "test_kills.py", "test_together.py"),
 )
 """Files of few tests that take longest: a process that got one last would be waited for."""

@@ -93,7 +93,9 @@ class _Server:
         self.address = f"http://127.0.0.1:{self._http.server_port}"
 
     def __enter__(self) -> Any:
-        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        # Its end is looked for as often: an end is waited for in every test.
+        often = {"poll_interval": 0.02}
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs=often, daemon=True)
         self._thread.start()
         return self
 

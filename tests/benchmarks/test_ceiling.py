@@ -41,6 +41,7 @@ def test_the_stages_say_how_fast_a_gpu_must_label_before_the_cores_bind():
     assert all(time >= found["hours_where_the_cores_bind"] for time in hours.values())
 
 
+@pytest.mark.slow
 def test_the_tasks_run_on_a_store_of_their_making(tmp_path):
     store, other = str(tmp_path / "a.zarr"), str(tmp_path / "b.zarr")
     made = ceiling.measured("fill", store, "48", "4", "0")

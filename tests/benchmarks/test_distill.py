@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.support.distill_rows import FASHION, SCENES
+from tests.support import commands
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +30,7 @@ def test_rows_have_names_of_their_own(tables):
 def test_a_row_that_is_not_there_is_refused_before_anything_is_made(tmp_path):
     command = [sys.executable, "-m", "benchmarks.distill", "--data", "scenes"]
     command += ["--cache", str(tmp_path / "cache"), "--rows", "FKD", "FerKD fited"]
-    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    refused = commands.run(command, cwd=ROOT)
     assert refused.returncode != 0
     assert "no row is called 'FerKD fited'" in refused.stderr
     assert not list((tmp_path / "cache").iterdir())

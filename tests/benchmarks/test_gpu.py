@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ def rows_can_be_found(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rows_can_be_found")
 def test_rows_that_hang_raise_or_lack_something_leave_the_others_alone(tmp_path):
     out = tmp_path / "gpu.json"
@@ -64,6 +64,7 @@ def test_rows_that_hang_raise_or_lack_something_leave_the_others_alone(tmp_path)
     assert good == {"part": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rows_can_be_found")
 def test_the_file_is_there_after_each_row_and_time_that_is_left_goes_to_later_rows(tmp_path):
     out = tmp_path / "gpu.json"
@@ -78,13 +79,7 @@ def test_the_file_is_there_after_each_row_and_time_that_is_left_goes_to_later_ro
 
 
 def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return commands.run([sys.executable, "-m", "benchmarks.gpu", *arguments], cwd=ROOT)
 
 
 def test_without_a_gpu_it_says_so(tmp_path, monkeypatch):
@@ -128,6 +123,7 @@ def check(results):
     assert all(len(entries) >= 1 for entries in results.values())
 
 
+@pytest.mark.slow
 def test_rows_run_on_a_cpu(tmp_path):
     """In tiny sizes, so that the command is there when a GPU is."""
     rows = {row.name: row.function for row in ROWS if row.name not in SLOW_ROWS}

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.support import plot_style
+from tests.support import commands
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -41,7 +42,7 @@ def test_tables_and_pictures_are_those_of_the_results(tmp_path):
 
 def test_a_result_that_there_is_no_picture_of():
     command = [sys.executable, "-m", "benchmarks.redraw", "loss"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = commands.run(command, cwd=ROOT)
     assert done.returncode == 2
     assert "choose of rate_distortion" in done.stderr
 

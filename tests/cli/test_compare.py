@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import unicodedata
 from importlib import resources
@@ -21,6 +20,7 @@ from labelstore.cli import output
 from labelstore.cli.main import main
 from labelstore.operations.inspection.compare import compare
 from labelstore.views.law import ViewLaw
+from tests.support import commands
 from tests.support.stores import once, written
 
 written = once(written)
@@ -113,15 +113,13 @@ def test_what_a_store_says_is_not_obeyed_by_the_terminal(tmp_path):
 
 
 def test_an_ascii_terminal_is_served_too(stores):
-    done = subprocess.run(
+    done = commands.run(
         [sys.executable, "-m", "labelstore", "compare", *map(str, stores)],
-        capture_output=True,
-        timeout=60,
-        check=True,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=True,
     )
     assert done.stdout.isascii()
-    heat = done.stdout.decode().split("Confidence: A")[1].split("Classes")[0]
+    heat = done.stdout.split("Confidence: A")[1].split("Classes")[0]
     assert "#" in heat
 
 

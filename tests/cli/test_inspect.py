@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import subprocess
 import sys
 from importlib import resources
 
@@ -17,6 +15,7 @@ import labelstore
 from labelstore.cli.main import main
 from labelstore.operations.inspection.inspect import report
 from labelstore.views.law import ViewLaw
+from tests.support import commands, terminal
 
 # Of ten views of each image: what the largest probability is.
 CONFIDENCE = (0.1, 0.2, 0.2, 0.5, 0.6, 0.7, 0.75, 0.92, 0.96, 0.99)
@@ -150,14 +149,12 @@ def histogram(store):
 
 
 def test_an_ascii_terminal_is_served_too(store):
-    done = subprocess.run(
+    done = commands.run(
         [sys.executable, "-m", "labelstore", "inspect", str(store)],
-        capture_output=True,
-        timeout=60,
-        check=True,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=True,
     )
-    assert b"####" in done.stdout
+    assert "####" in done.stdout
     assert done.stdout.isascii()
 
 
@@ -244,27 +241,8 @@ def test_the_papers_plot_of_an_empty_store(tmp_path):
     assert (tmp_path / "figure.png").exists()
 
 
-@pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1)")
 def test_a_narrow_terminal_cuts_nothing_off(store):
-    environment = {**os.environ, "TERM": "xterm"}
-    # It would say another width than the terminal's.
-    environment.pop("COLUMNS", None)
-    wide, narrow = (
-        subprocess.run(
-            [
-                "script",
-                "-qec",
-                f"stty cols {columns}; {sys.executable} -m labelstore inspect {store}",
-                os.devnull,
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-            env=environment,
-        ).stdout
-        for columns in (140, 80)
-    )
+    wide, narrow = (terminal.written(columns, "inspect", store) for columns in (140, 80))
     for shown in (wide, narrow):
         assert "\x1b[1m" in shown, "no terminal was seen"
         assert "…" not in shown

@@ -15,14 +15,13 @@ from click.testing import CliRunner
 import labelstore
 from labelstore.cli import output
 from labelstore.cli.main import COMMANDS, main
+from tests.support import commands
 
 COMMAND = [sys.executable, "-m", "labelstore"]
 
 
 def shell(*arguments, **more):
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False, **more
-    )
+    return commands.run([*COMMAND, *arguments], timeout=60, **more)
 
 
 @pytest.fixture
@@ -68,8 +67,8 @@ print("LOADED", sorted(heavy & set(sys.modules)))
 
 
 def test_version():
-    done = shell("--version")
-    assert done.returncode == 0
+    # An interpreter of its own.
+    done = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"labelstore, version {labelstore.__version__}"
 
 
@@ -129,13 +128,12 @@ def test_an_interrupted_generate_says_that_it_can_go_on(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "grey.png")
     arguments = ["generate", "photos", "--teacher", "python:slow_teacher:make", "--views", "1"]
     patience = time.monotonic() + 50
-    with subprocess.Popen(
+    with commands.start(
         [*COMMAND, *arguments, "--targets", "none", "-o", "out.zarr"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     ) as running:
         assert running.stdout.readline() == "loading\n"
         # Python drops an interrupt that meets a destructor: whoever waits presses the keys again.
@@ -220,13 +218,9 @@ def test_progress_on_a_terminal_is_a_bar():
         "        progress.update(images=1, views=5)\n"
     )
     leader, follower = pty.openpty()
-    subprocess.run(
-        [sys.executable, "-c", code],
-        stderr=follower,
-        timeout=60,
-        check=True,
-        env={**os.environ, "COLUMNS": "140", "TERM": "xterm"},
-    )
+    environment = {**os.environ, "COLUMNS": "140", "TERM": "xterm"}
+    command = [sys.executable, "-c", code]
+    assert commands.start(command, stderr=follower, env=environment).wait(60) == 0
     os.close(follower)
     shown = b""
     while True:

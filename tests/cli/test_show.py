@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from importlib import resources
 
@@ -24,6 +23,7 @@ from labelstore.operations.inspection.show import describe, overview
 from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
 from tests.cli.test_printed import HOSTILE, obeyed
+from tests.support import commands, terminal
 
 NAMES = ("n01440764", "n02012849", "n03126707", "n07753592", *(f"c{n}" for n in range(6)))
 KEYS = ["n07753592/banana.png", "n01440764/tench.png"]
@@ -139,24 +139,11 @@ def test_shares_of_a_view_are_all_of_it(store):
     assert sum(shares) == pytest.approx(100, abs=0.05)
 
 
-@pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1)")
 @pytest.mark.parametrize("columns", [40, 80, 120])
 def test_widths(store, columns):
-    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1"}
-    # It would say another width than the terminal's.
-    environment.pop("COLUMNS", None)
-    command = f"stty cols {columns}; {sys.executable} -m labelstore show {store.path} 0"
-    shown = subprocess.run(
-        ["script", "-qec", command, os.devnull],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-        env=environment,
-    ).stdout
-    lines = [plain(line) for line in shown.splitlines()]
+    lines = terminal.shown(columns, "show", store.path, 0)
     assert max(map(len, lines)) <= columns
-    assert "…" not in shown
+    assert not any("…" in line for line in lines)
     for words in ("◆ banana", "crane (1)", "all other classes", "99.00%"):
         assert any(words in line for line in lines), words
     beside = [line for line in lines if line.count("view ") > 1]
@@ -166,22 +153,14 @@ def test_widths(store, columns):
     assert len(starts) <= 2
 
 
-def plain(line):
-    import re
-
-    return re.sub(r"\x1b\[[0-9;]*m", "", line)
-
-
 def test_an_ascii_terminal_is_served_too(store):
-    done = subprocess.run(
+    done = commands.run(
         [sys.executable, "-m", "labelstore", "show", str(store.path), "0"],
-        capture_output=True,
-        timeout=60,
-        check=True,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=True,
     )
-    assert b"####" in done.stdout
-    assert b"* banana" in done.stdout
+    assert "####" in done.stdout
+    assert "* banana" in done.stdout
     assert done.stdout.isascii()
 
 

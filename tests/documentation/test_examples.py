@@ -20,6 +20,7 @@ from PIL import Image
 import labelstore
 from examples import own_teacher, train
 from labelstore.cli.main import main
+from tests.support import commands
 from tests.support.fixtures import single_thread
 
 __all__ = ["single_thread"]
@@ -140,10 +141,9 @@ def test_a_student_is_trained_and_validated(work, tmp_path, capsys, precision):
 
 def test_a_killed_run_goes_on_to_the_same_student(work, whole, tmp_path):
     """By SIGKILL in mid-epoch; what was done since the last checkpoint is done again."""
-    run = subprocess.Popen(
+    run = commands.start(
         [sys.executable, EXAMPLES / "train.py", *arguments(work, tmp_path)],
         stdout=subprocess.PIPE,
-        text=True,
         env=environment(work),
     )
     for line in run.stdout:

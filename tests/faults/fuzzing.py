@@ -46,6 +46,8 @@ HANG_SECONDS = 10.0
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 """Of a child."""
 
+start = subprocess.Popen
+
 KINDS = ("crash", "hang", "memory", "traceback", "advice", "silent", "no-label")
 """What an input may show: the process died; it stood still; MemoryError; another error than the
 library's; an error that blames the request; other labels than were written, or fewer
@@ -131,7 +133,7 @@ class Lane:
         command = [sys.executable, __file__, "--child", str(self._folder), str(first)]
         command += [str(self._stop), "--subjects", self._names]
         with self._lines.open("ab") as lines, (self._folder / "errors").open("wb") as errors:
-            self._process = subprocess.Popen(command, stdout=lines, stderr=errors, env=ENVIRONMENT)
+            self._process = start(command, stdout=lines, stderr=errors, env=ENVIRONMENT)
         # Its imports take seconds.
         self._grace = 60.0
 

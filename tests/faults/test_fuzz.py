@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 import sys
 
 import numpy as np
@@ -18,6 +17,7 @@ from labelstore.errors import LabelStoreError
 from labelstore.images.sources.choose import open_source
 from tests.faults import fuzz_subjects, fuzzing, mutations
 from tests.faults.fuzz_subjects import Change, make_files, subjects_of
+from tests.support import commands
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bounds memory as Linux does")
 
@@ -26,8 +26,8 @@ def told(failures):
     return "\n".join(f"seed {seed}: {kind} {words}" for seed, kind, words in failures[:20])
 
 
-def test_some_thousand_inputs():
-    failures, _ = fuzzing.fuzz(inputs=2500, seed=0)
+def test_a_thousand_inputs():
+    failures, _ = fuzzing.fuzz(inputs=1200, seed=0)
     assert not failures, told(failures)
 
 
@@ -53,7 +53,7 @@ def subjects(tmp_path_factory):
 
 def test_an_input_follows_from_its_seed(subjects):
     for subject in subjects.values():
-        for seed in range(20):
+        for seed in range(6):
             one, two = (subject.change(random.Random(seed)) for _ in range(2))
             assert (one.name, one.how, one._data) == (two.name, two.how, two._data)
 
@@ -84,6 +84,8 @@ def test_changes_with_their_digests_come_through(subjects):
             except Exception as error:
                 outcomes.add(type(error).__name__)
             change.restore()
+            if "other" in outcomes:
+                break
         assert "other" in outcomes, name
 
 
@@ -185,18 +187,14 @@ def test_children_that_die_or_stand_still_are_followed_by_others(tmp_path, monke
     program = tmp_path / "child.py"
     program.write_text(CHILD)
     monkeypatch.setattr(fuzzing, "__file__", str(program))
-    monkeypatch.setattr(fuzzing, "HANG_SECONDS", 2.0)
+    monkeypatch.setattr(fuzzing, "HANG_SECONDS", 1.0)
+    monkeypatch.setattr(fuzzing, "start", commands.start)
     monkeypatch.setattr(fuzzing, "make_files", lambda folder: None)
     failures, _ = fuzzing.fuzz(inputs=8, seed=1)
     assert [failure[:2] for failure in failures] == [(3, "crash"), (4, "silent"), (5, "hang")]
 
 
 def test_one_input_again():
-    done = subprocess.run(
-        [sys.executable, fuzzing.__file__, "--only", "7"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=fuzzing.ENVIRONMENT,
-    )
+    command = [sys.executable, fuzzing.__file__, "--only", "7"]
+    done = commands.run(command, env=fuzzing.ENVIRONMENT)
     assert done.stdout == "None\n", done.stderr

@@ -74,8 +74,8 @@ def killed_at(steps, tmp_path, suffix, undisturbed, fault):
 def test_killed_at_steps(undisturbed, tmp_path, suffix, fault):
     # Every step of the first objects, then one of a few. To die after a step leaves what to die
     # before the next one leaves, so that a third of them is enough the second time.
-    steps = [*range(1, 12), *range(12, undisturbed[1] + 1, 31 if suffix == "zarr" else 6)]
-    tried, least = (steps, 14) if fault == "die-before" else (steps[1::3], 4)
+    steps = [*range(1, 12), *range(12, undisturbed[1] + 1, 61 if suffix == "zarr" else 9)]
+    tried, least = (steps, 11) if fault == "die-before" else (steps[1::3], 3)
     assert killed_at(tried, tmp_path, suffix, undisturbed, fault) > least
 
 

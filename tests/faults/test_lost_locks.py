@@ -20,6 +20,7 @@ from labelstore.producer.run import StoreRun
 from labelstore.storage import local_files
 from labelstore.store.writer import Share, StoreWriter
 from labelstore.testing.faults import trip
+from tests.support import commands
 from tests.support.stores import files_of, make_planned, planned
 
 ROOT = Path(__file__).parents[2]
@@ -96,13 +97,8 @@ with StoreWriter({str(path)!r}, manifest, keys, targets) as writer:
     sys.stdin.readline()
     writer.write_block(0, data(1))
 """
-    stopped = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    stopped = commands.start([sys.executable, "-c", code], **pipes)
     assert stopped.stdout.readline() == "ready\n"
     os.kill(stopped.pid, signal.SIGSTOP)
     (path / ".lock").unlink()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
+import multiprocessing
 import os
 import pathlib
 
@@ -12,7 +14,9 @@ import pytest
 import labelstore
 from labelstore.errors import CorruptError, StoreError
 from labelstore.operations.materialize import materialize
-from tests.support.stores import make_planned
+from tests.support.stores import make_planned, once
+
+make_planned = once(make_planned)
 
 
 @pytest.fixture(params=["zarr", "parquet", "copy"])
@@ -84,19 +88,46 @@ def test_another_users_files(store):
     files = sorted(path for path in store.rglob("*") if path.is_file())
     for folder in (store, *store.parents):
         folder.chmod(folder.stat().st_mode | 0o055)
-    for file in (*files, store):
-        mode = file.stat().st_mode
-        file.chmod(0)
-        child = os.fork()
-        if not child:
+    with nobody_reads(store) as ask:
+        assert ask() == "None"
+        outcomes = []
+        for file in (*files, store):
+            mode = file.stat().st_mode
+            file.chmod(0)
+            outcomes.append(ask())
+            file.chmod(mode)
+            assert outcomes[-1] in ("None", "Permission denied"), file
+        assert outcomes.count("Permission denied") > len(outcomes) / 2
+        assert ask() == "None"
+
+
+@contextlib.contextmanager
+def nobody_reads(store):
+    """Asks a process that is nobody to open and read a store, again and again."""
+    ours, theirs = multiprocessing.Pipe()
+    child = os.fork()
+    if not child:
+        try:
+            ours.close()
             os.setuid(65534)
-            told = 1
-            try:
+            while theirs.recv():
                 error = refusal_of(store)
                 right = type(error) is StoreError and "Permission denied" in str(error)
-                told = 0 if error is None or right else 2
-            finally:
-                os._exit(told)
-        _, status = os.waitpid(child, 0)
-        file.chmod(mode)
-        assert os.waitstatus_to_exitcode(status) == 0, file
+                theirs.send("Permission denied" if right else repr(error))
+        except BaseException as error:
+            theirs.send(repr(error))
+        finally:
+            os._exit(0)
+    theirs.close()
+
+    def ask():
+        ours.send(True)
+        assert ours.poll(60)
+        return ours.recv()
+
+    try:
+        yield ask
+    finally:
+        ours.send(False)
+        os.waitpid(child, 0)
+        ours.close()

@@ -17,6 +17,7 @@ from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.images.formats import DECODERS, IMAGE_SUFFIXES
 from labelstore.images.pixels import allow_pixels, decode, max_pixels
 from labelstore.images.sources.folder import FolderSource
+from tests.support import commands
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
 
@@ -54,12 +55,8 @@ def test_eps_never_runs_ghostscript(tmp_path, named):
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
     def run(code):
-        return subprocess.run(
-            [sys.executable, "-c", f"import sys; {code}", tmp_path / named],
-            capture_output=True,
-            text=True,
-            env=environment,
-        )
+        program = [sys.executable, "-c", f"import sys; {code}", tmp_path / named]
+        return commands.run(program, env=environment)
 
     run("from PIL import Image; Image.open(sys.argv[1]).load()")
     called = tmp_path / "called"

@@ -54,6 +54,7 @@ for across in (True, False):
 """
 
 
+@pytest.mark.slow
 def test_it_compiles_for_a_gpu(tmp_path):
     pytest.importorskip("triton.backends.nvidia", reason="Triton without NVIDIA's compiler")
     run(["-c", COMPILE], tmp_path, TRITON_CACHE_DIR=str(tmp_path))

@@ -211,9 +211,8 @@ materialize.materialize(labelstore.open(sys.argv[1]), sys.argv[2])
 def test_killed_it_is_absent_and_the_next_run_makes_it(tmp_path, stage):
     store, _ = make_planned(tmp_path / "s.zarr")
     arguments = [str(store.path), str(tmp_path / "copy"), stage]
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE, text=True
-    ) as process:
+    command = [sys.executable, "-c", KILLED, *arguments]
+    with commands.start(command, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == "now\n"
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "copy").exists()

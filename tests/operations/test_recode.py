@@ -43,8 +43,14 @@ def everything(store):
     return [np.asarray(part).tobytes() for part in parts] + [store.keys]
 
 
-@pytest.mark.parametrize("quantizer", labelstore.format.codecs.QUANTIZERS)
-@pytest.mark.parametrize("top_p", [None, 0.7])
+@pytest.mark.parametrize(
+    ("top_p", "quantizer"),
+    [
+        pytest.param(top_p, name, marks=() if top_p or name == "u8" else pytest.mark.slow)
+        for top_p in (None, 0.7)
+        for name in labelstore.format.codecs.QUANTIZERS
+    ],
+)
 def test_there_and_back_is_the_same_to_the_last_bit(tmp_path, suffix, quantizer, top_p):
     path = tmp_path / f"a.{suffix}"
     store, _ = make_planned(path, k=5, quantizer=quantizer, top_p=top_p)

@@ -22,8 +22,10 @@ from labelstore.peers.exports.hugging_face import HuggingFace
 from labelstore.peers.exports.npz import Npz
 from labelstore.peers.exports.webdataset import WebDataset, sample_key
 from labelstore.store.writer import StoreWriter
-from tests.support.stores import make_planned, planned, written
+from tests.support.stores import make_planned, once, planned, written
 from tests.support.training import make_photos
+
+make_planned, written = once(make_planned), once(written)
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 

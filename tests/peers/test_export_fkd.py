@@ -14,8 +14,10 @@ import labelstore
 from labelstore.errors import LabelError, MismatchError, UsageError
 from labelstore.operations.lifecycle.export import export
 from labelstore.peers.exports.fkd import Fkd, fkd_labels, label_file, relative_boxes
-from tests.support.stores import distributions, make_planned, top_of, written
+from tests.support.stores import distributions, make_planned, once, top_of, written
 from tests.support.training import make_photos
+
+make_planned, written = once(make_planned), once(written)
 
 PLACES = {"marginal_smoothing_k5": 5, "marginal_smoothing_k10": 10}
 

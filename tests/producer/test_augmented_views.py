@@ -43,18 +43,20 @@ from tests.support.stores import few_photos, files_of
 
 VIEWS = 4
 STORED = StoreSettings(k=5, quantizer="fp32", prior_size=0, block_images=2, group_views=2)
+ALONE = ("jitter-0.4-0.4-0.2-0.1", "gray-0.5", "rotate-45", "blur-0.7", "solarize-0.6", "erase-0.7")
+ALONE += ("ra-n2-m9", "ta-wide")
+
 COMPOSITIONS = [
-    ("jitter-0.4-0.4-0.2-0.1",),
-    ("gray-0.5",),
-    ("rotate-45",),
-    ("blur-0.7",),
-    ("solarize-0.6",),
-    ("erase-0.7",),
-    ("ra-n2-m9",),
-    ("ta-wide",),
-    ("ra-n2-m9", "erase-0.25"),
-    ("jitter-0.4-0.4-0.2-0.1-p0.8", "gray-0.2", "blur-0.5", "solarize-0.2"),
-    ("rotate-15", "jitter-0.4", "ta-wide", "erase-1"),
+    # All of them are parts of those that follow.
+    *(pytest.param((stage,), id=stage, marks=pytest.mark.slow) for stage in ALONE),
+    *(
+        pytest.param(stages, id=" ".join(stages))
+        for stages in (
+            ("ra-n2-m9", "erase-0.25"),
+            ("jitter-0.4-0.4-0.2-0.1-p0.8", "gray-0.2", "blur-0.5", "solarize-0.2"),
+            ("rotate-15", "jitter-0.4", "ta-wide", "erase-1"),
+        )
+    ),
 ]
 
 
@@ -97,7 +99,7 @@ def require_labels(store, teacher, image, views, pixels, temperature=0.1):
     assert (held.indices == classes)[np.diff(probs, prepend=2, axis=1) < -1e-4].all()
 
 
-@pytest.mark.parametrize("stages", COMPOSITIONS, ids=" ".join)
+@pytest.mark.parametrize("stages", COMPOSITIONS)
 def test_the_teacher_saw_the_students_pixels(photos, teacher, tmp_path, stages):
     store = labelled(photos, teacher, tmp_path / "s.zarr", stages)
     plain = labelled(photos, teacher, tmp_path / "plain.zarr", ())

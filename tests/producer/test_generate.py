@@ -103,7 +103,7 @@ def test_every_label_is_what_the_teacher_says_of_that_very_view(photos, teacher,
     targets = resolve_targets(
         source, num_classes=teacher.num_classes, class_names=teacher.class_names
     )
-    views, k = 4, 10
+    views, k = 2, 10
     recipe = LabelSettings(views, StoreSettings(k=k, quantizer="u8", prior_size=0))
     report = generate(source, targets, teacher, tmp_path / "s.zarr", recipe)
     assert (report.views_made, report.unreadable) == (20 * views, {})

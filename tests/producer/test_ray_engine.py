@@ -112,6 +112,30 @@ class KillOne:
         pass
 
 
+def test_one_actor_differs_another_is_killed_and_the_store_is_that_of_one_process(
+    photos, tmp_path, cluster
+):
+    """One start of Ray and three of actors: each kind of both has a long test of its own."""
+    from labelstore.producer.engines.ray_engine import RayEngine
+
+    here = shutil.copytree(photos, tmp_path / "photos")
+    spoil("files changed", here)
+    opened = functools.partial(load_for_second, here, tmp_path)
+    engine = RayEngine(opened, actors=1, device="cpu", options=RunOptions(workers=1))
+    number = cluster.get(engine._actors[0].__ray_call__.remote(lambda self: os.getpid()))
+    engine._start(1)  # A node that joins later.
+    progress = UntilAllThenKill(engine, number)
+    name = re.escape(socket.gethostname())
+    with pytest.warns(RuntimeWarning, match=f"left out.*{name} .*{NODES['files changed']}"):
+        report = make(here, tmp_path / "ray.zarr", engine, progress=progress)
+    assert (report.blocks_made, report.views_made) == (4, 32)
+    assert progress.numbers == []
+    engine.close()
+    make_here(here, tmp_path / "one.zarr")
+    assert files_of(tmp_path / "ray.zarr") == files_of(tmp_path / "one.zarr")
+
+
+@pytest.mark.slow
 def test_an_actor_that_is_killed_is_replaced_and_the_store_is_that_of_one_process(
     photos, tmp_path, cluster
 ):
@@ -185,6 +209,17 @@ def load_for(node, photos, first):
     return load(photos)
 
 
+def load_for_second(photos, places):
+    """What an actor opens that is the second to do so, and others: other files, and the photos."""
+    for place in ("first", "second", "third"):
+        try:
+            (places / place).open("x").close()
+        except FileExistsError:
+            continue
+        break
+    return load(photos.parent / "files changed" if place == "second" else photos)
+
+
 def spoil(node, photos):
     """The other node's copy of the photos."""
     copy = shutil.copytree(photos, photos.parent / node)
@@ -212,13 +247,9 @@ NODES = {
     "no photos": "nowhere",
 }
 
-QUICK = ("files changed",)
 
-
-@pytest.mark.parametrize(
-    "node",
-    [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NODES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("node", NODES)
 def test_a_node_that_differs_is_left_out_by_name_and_others_do_its_work(
     node, photos, tmp_path, cluster
 ):
@@ -264,6 +295,16 @@ class UntilAll:
 
     def waited(self, seconds):
         pass
+
+
+class UntilAllThenKill(UntilAll, KillOne):
+    """Kills an actor once all have joined, at the first block."""
+
+    def __init__(self, engine, number):
+        UntilAll.__init__(self, engine)
+        KillOne.__init__(self, [number])
+
+    update = KillOne.update
 
 
 @pytest.mark.slow

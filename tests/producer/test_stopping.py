@@ -53,9 +53,11 @@ class Slow(torch.nn.Module):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.ones(3))
         self.watched = pathlib.Path(os.environ.get("WATCHED", "nothing"))
+        # Only a run that is told to end needs a block that takes a while.
+        self.seconds = 0.05 if "WATCHED" in os.environ else 0.0
 
     def forward(self, x):
-        time.sleep(0.1)
+        time.sleep(self.seconds)
         # Once a block is committed, the next one is at work: the process is told to end.
         if any((self.watched / "commits" / "c").glob("*")):
             self.watched = pathlib.Path("nothing")

@@ -290,21 +290,44 @@ def test_a_claim_is_one_processes_and_lapses(tmp_path):
     assert not (tmp_path / locks.CLAIMS_NAME / "3").exists()
 
 
+def launched_as_torchrun_does(arguments):
+    """What both processes print, and what they say beside it; each has torchrun's variables."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-m", "labelstore", *arguments]
+    started = []
+    for rank in ("0", "1"):
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        own |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+        started.append(commands.start(command, env={**os.environ, **own}, **pipes))
+    printed = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0, 0], printed
+    return tuple("".join(texts) for texts in zip(*printed, strict=True))
+
+
+def launched_by_torchrun(arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    command += ["labelstore", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout, done.stderr
+
+
 @needs_locks
-def test_torchrun_makes_the_store_of_one_process(photos, tmp_path):
+@pytest.mark.parametrize(
+    "launch",
+    [launched_as_torchrun_does, pytest.param(launched_by_torchrun, marks=pytest.mark.slow)],
+)
+def test_two_launched_processes_make_the_store_of_one(photos, tmp_path, launch):
     common = ["generate", str(photos), "--teacher", "timm:test_vit", "--checkpoint", "none"]
     common += ["--views", "4", "--targets", "none", "--block-images", "2", "--device", "cpu"]
     one = [sys.executable, "-m", "labelstore", *common, "-o", str(tmp_path / "one.zarr"), "-q"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    commands.run(one, check=True, env=environment)
-    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
-    two += ["labelstore", *common, "-o", str(tmp_path / "two.zarr"), "--json", "--log-json"]
-    done = subprocess.run(two, check=True, env=environment, capture_output=True, text=True)
-    report = json.loads(done.stdout)
+    commands.run(one, check=True)
+    two = [*common, "-o", str(tmp_path / "two.zarr"), "--json", "--log-json"]
+    printed, said = launch(two)
+    report = json.loads(printed)
     # The other process may have committed blocks before the one that reports has begun.
     parts = ("blocks_found", "blocks_made", "blocks_elsewhere")
     assert sum(report[part] for part in parts) == 4
-    told = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    told = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert told[-1]["images"] == 7
     assert told[-1]["total_views"] == 28
     assert files_of(tmp_path / "two.zarr") == files_of(tmp_path / "one.zarr")

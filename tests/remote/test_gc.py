@@ -13,6 +13,8 @@ from tests.support.buckets import bucket_of, objects_of
 from tests.support.stores import make_planned, planned, read_everything
 
 SETTINGS = {"images": 12, "views": 4, "block_images": 4}
+BACK_ENDS = ["zarr", pytest.param("parquet", marks=pytest.mark.slow)]
+"""Of what leases do, which is the same for both."""
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +24,7 @@ def short_leases(monkeypatch, tmp_path):
     monkeypatch.setenv("LABELSTORE_SLABS", str(tmp_path / "slabs"))
 
 
+@pytest.mark.parametrize("suffix", BACK_ENDS)
 def test_a_dead_writers_lease_and_blocks(s3, tmp_path, suffix):
     url = f"s3://{s3.bucket}/a.{suffix}"
     manifest, keys, targets, data, _ = planned(**SETTINGS)

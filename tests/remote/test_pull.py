@@ -39,7 +39,9 @@ def test_a_whole_copy_is_the_source(source, tmp_path):
     )
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 5, 9, 10])
+@pytest.mark.parametrize(
+    "count", [1, 4, 5, 10, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 9))]
+)
 def test_the_first_views(source, tmp_path, count):
     store, remote = source
     pull(remote, tmp_path / "copy.zarr", views=range(count))

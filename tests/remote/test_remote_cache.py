@@ -14,7 +14,7 @@ from tests.support.stores import make_planned
 @pytest.fixture
 def stores(s3, proxy, tmp_path, monkeypatch):
     """A store here, its URL, and a folder for what is kept."""
-    store, _ = make_planned(tmp_path / "a.zarr", images=20, views=10, prior_size=8)
+    store, _ = make_planned(tmp_path / "a.zarr", images=12, views=10, prior_size=8)
     send(store.path, bucket_of(s3, s3.bucket), "a.zarr")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "kept"))
     return store, f"s3://{s3.bucket}/a.zarr"
@@ -22,7 +22,7 @@ def stores(s3, proxy, tmp_path, monkeypatch):
 
 def same(url, store):
     """Whether a newly opened remote store gives the labels of the store here."""
-    images, views = np.arange(20)[:, None], np.arange(10)
+    images, views = np.arange(12)[:, None], np.arange(10)
     one, other = labelstore.open(url).read(images, views), store.read(images, views)
     return (one.indices == other.indices).all() and (one.probs == other.probs).all()
 
@@ -40,7 +40,13 @@ def test_chunks_are_asked_for_once(stores, proxy):
     assert shard_requests(proxy) == first
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "delete", "exchange"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        *("flip", "cut", "exchange"),
+        *(pytest.param(harm, marks=pytest.mark.slow) for harm in ("empty", "delete")),
+    ],
+)
 def test_what_is_wrong_in_the_folder_is_asked_for_again(stores, proxy, tmp_path, harm):
     store, url = stores
     assert same(url, store)
@@ -73,5 +79,5 @@ def test_a_disk_that_refuses_does_not_matter(stores, tmp_path):
 
 def test_local_stores_keep_nothing(stores, tmp_path):
     store, _ = stores
-    labelstore.open(store.path).read(np.arange(20)[:, None], np.arange(10))
+    labelstore.open(store.path).read(np.arange(12)[:, None], np.arange(10))
     assert not (tmp_path / "kept").exists()

@@ -88,7 +88,7 @@ def test_damage_is_an_error_and_never_a_label(sent, s3):
         suffix = "npy" if folder == "commits" else "parquet"
         name = f"{folder}/000001.{suffix}"
         whole = (store.path / name).read_bytes()
-        for place in range(0, len(whole), max(len(whole) // 5, 1)):
+        for place in range(0, len(whole), max(len(whole) // 3, 1)):
             broken = bytearray(whole)
             broken[place] ^= 16
             obstore.put(bucket, f"a.parquet/{name}", bytes(broken))

@@ -25,6 +25,7 @@ from labelstore.errors import (
 from labelstore.testing.network import FileServer, Proxy
 from tests.support import commands
 from tests.support.buckets import bucket_of, send
+from tests.support.ranks import end_workers
 from tests.support.stores import make_planned, read_everything, written
 
 
@@ -152,10 +153,12 @@ def test_a_connection_that_always_breaks_is_an_error_with_a_name(sent, s3, monke
         assert remote.read(np.arange(20), 0).indices.shape == (20, 3)
 
 
-def test_damage_is_an_error_and_never_a_label(sent, s3):
-    store, url = sent
-    bucket = bucket_of(s3, s3.bucket)
-    truth = store.read(np.arange(20)[:, None], np.arange(10))
+def test_damage_is_an_error_and_never_a_label(s3, tmp_path):
+    # Two blocks, the second of which is no whole one.
+    store, _ = make_planned(tmp_path / "a.zarr", images=12, views=10)
+    bucket, url = bucket_of(s3, s3.bucket), f"s3://{s3.bucket}/deep/a.zarr"
+    send(store.path, bucket, "deep/a.zarr")
+    truth = store.read(np.arange(12)[:, None], np.arange(10))
     names = sorted(
         file.relative_to(store.path).as_posix()
         for file in store.path.rglob("*")
@@ -174,7 +177,7 @@ def test_damage_is_an_error_and_never_a_label(sent, s3):
         faults += 1
         try:
             found = labelstore.open(url)
-            topk = found.read(np.arange(20)[:, None], np.arange(10))
+            topk = found.read(np.arange(12)[:, None], np.arange(10))
             found.labelled()
         except LabelStoreError as error:
             errors += url in str(error)
@@ -315,8 +318,10 @@ def test_errors_of_a_forked_worker_have_their_kind(sent, s3):
     bucket = bucket_of(s3, s3.bucket)
     obstore.delete(bucket, "deep/a.zarr/labels/classes/c/0/0/0")
     loader = DataLoader(Labels(remote), num_workers=1, multiprocessing_context="fork")
+    batches = iter(loader)
     with pytest.raises(CorruptError, match=r"s3://.*labels/classes"):
-        next(iter(loader))
+        next(batches)
+    end_workers(batches)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")

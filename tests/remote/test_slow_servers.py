@@ -19,7 +19,9 @@ from labelstore.images.sources.choose import open_source
 from labelstore.storage.remote.objects import RemoteObjects
 from labelstore.testing.network import FileServer
 from tests.support.buckets import bucket_of, send
-from tests.support.stores import make_planned, read_everything
+from tests.support.stores import make_planned, once, read_everything
+
+make_planned = once(make_planned)
 
 KINDS = {
     "drips": {"pace": (1, 0.1)},
@@ -28,10 +30,13 @@ KINDS = {
 }
 
 
+PATIENCE = 0.4
+"""Seconds instead of eight, so that tests end soon; while a server is well, it has its eight."""
+
+
 @pytest.fixture
 def impatient(monkeypatch):
-    """A second instead of eight, so that tests end soon."""
-    monkeypatch.setenv("LABELSTORE_REMOTE_TIMEOUT", "1")
+    monkeypatch.setenv("LABELSTORE_REMOTE_TIMEOUT", str(PATIENCE))
 
 
 @pytest.fixture
@@ -41,9 +46,16 @@ def files(tmp_path):
         yield server
 
 
-def behave(server, kind):
-    for name, value in KINDS[kind].items():
-        setattr(server, name, value)
+@pytest.fixture
+def behave(monkeypatch):
+    """Makes a server slow, and this process impatient."""
+
+    def change(server, kind):
+        for name, value in KINDS[kind].items():
+            setattr(server, name, value)
+        monkeypatch.setenv("LABELSTORE_REMOTE_TIMEOUT", str(PATIENCE))
+
+    return change
 
 
 def refused(call, seconds):
@@ -55,9 +67,8 @@ def refused(call, seconds):
     return str(caught.value)
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", KINDS)
-def test_opening(tmp_path, files, kind, suffix):
+def test_opening(tmp_path, files, kind, suffix, behave):
     make_planned(tmp_path / f"a.{suffix}")
     behave(files, kind)
     told = refused(lambda: labelstore.open(f"{files.address}/a.{suffix}"), 3)
@@ -66,9 +77,8 @@ def test_opening(tmp_path, files, kind, suffix):
     assert "LABELSTORE_REMOTE_TIMEOUT" in told
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", KINDS)
-def test_reading(tmp_path, files, kind, suffix):
+def test_reading(tmp_path, files, kind, suffix, behave):
     make_planned(tmp_path / f"a.{suffix}")
     store = labelstore.open(f"{files.address}/a.{suffix}")
     behave(files, kind)
@@ -79,14 +89,14 @@ def test_reading(tmp_path, files, kind, suffix):
 @pytest.mark.parametrize("kind", KINDS)
 def test_opening_without_settings(tmp_path, files, kind):
     make_planned(tmp_path / "a.zarr")
-    behave(files, kind)
+    for name, value in KINDS[kind].items():
+        setattr(files, name, value)
     assert "stands still" in refused(lambda: labelstore.open(f"{files.address}/a.zarr"), 10)
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shard", ["a.tar", "a.parquet"])
-def test_photos(tmp_path, files, kind, shard):
+def test_photos(tmp_path, files, kind, shard, behave):
     photos = {f"n/{number}.jpg": bytes([number]) * 3000 for number in range(4)}
     if shard == "a.tar":
         with tarfile.open(tmp_path / shard, "w") as archive:
@@ -117,13 +127,13 @@ def test_a_listing(s3, proxy):
 
 @pytest.mark.usefixtures("impatient")
 def test_a_slow_link_is_waited_for(tmp_path, files):
-    """Eight times as long as nothing may come, and each second little more than must."""
-    data = bytes(range(256)) * 64
+    """Seven times as long as nothing may come, and each second twice what must."""
+    data = bytes(range(256)) * 24
     (tmp_path / "a").write_bytes(data)
-    files.pace = (512, 0.25)
+    files.pace = (256, 0.125)
     started = time.monotonic()
     assert RemoteObjects(files.address).get("a") == data
-    assert time.monotonic() - started > 6
+    assert time.monotonic() - started > 7 * PATIENCE
 
 
 @pytest.mark.usefixtures("impatient")
@@ -163,16 +173,16 @@ def test_a_service_that_says_it_is_busy_is_asked_again(s3, proxy, tmp_path):
     store, _ = make_planned(tmp_path / "a.zarr")
     send(store.path, bucket_of(s3, s3.bucket), "a.zarr")
     proxy.status = 503
-    threading.Timer(2.5, lambda: setattr(proxy, "status", None)).start()
+    threading.Timer(3 * PATIENCE, lambda: setattr(proxy, "status", None)).start()
     started = time.monotonic()
     assert read_everything(f"s3://{s3.bucket}/a.zarr") == read_everything(store.path)
-    assert time.monotonic() - started > 2.5
+    assert time.monotonic() - started > 3 * PATIENCE
 
 
 @pytest.mark.usefixtures("impatient")
 def test_one_that_waits_and_breaks_gains_no_time(s3, proxy):
     RemoteObjects(f"s3://{s3.bucket}").put("a", bytes(100))
-    proxy.seconds, proxy.cut = 0.7, lambda request: 0
+    proxy.seconds, proxy.cut = 0.7 * PATIENCE, lambda request: 0
     objects = RemoteObjects(f"s3://{s3.bucket}")
     assert "stands still" in refused(lambda: objects.get("a"), 3)
 
@@ -184,10 +194,11 @@ def test_a_setting_that_is_none(tmp_path, files, monkeypatch, text):
         RemoteObjects(files.address).get("a")
 
 
-def test_from_a_forked_worker(tmp_path, files, monkeypatch):
+def test_from_a_forked_worker(tmp_path, files, behave, monkeypatch):
     """The process that asks for one that was forked has the same patience, and says the same."""
     from labelstore.storage.fork_helper import Helper
 
+    # It is told when it starts, and the server is well then.
     monkeypatch.setenv("LABELSTORE_REMOTE_TIMEOUT", "1")
     (tmp_path / "a").write_bytes(bytes(5000))
     helper = Helper(files.address)

@@ -18,11 +18,14 @@ from labelstore.producer.run import StoreRun
 from labelstore.storage.remote import leases
 from labelstore.store.writer import Share, StoreWriter
 from labelstore.testing.network import Proxy
+from tests.support import commands
 from tests.support.buckets import bucket_of, objects_of
 from tests.support.stores import make_planned, planned, read_everything
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"images": 12, "views": 4, "block_images": 4}
+BACK_ENDS = ["zarr", pytest.param("parquet", marks=pytest.mark.slow)]
+"""Of what leases do, which is the same for both."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +44,7 @@ def check_whole(url, tmp_path):
     assert read_everything(url) == read_everything(tmp_path / f"own.{url.rpartition('.')[2]}")
 
 
+@pytest.mark.parametrize("suffix", BACK_ENDS)
 def test_who_begins_while_another_one_writes_is_refused(s3, tmp_path, suffix):
     url = f"s3://{s3.bucket}/a.{suffix}"
     first, data = writer_of(url)
@@ -57,6 +61,7 @@ def test_who_begins_while_another_one_writes_is_refused(s3, tmp_path, suffix):
     assert not [name for name in objects_of(bucket_of(s3, s3.bucket), "a") if "writers" in name]
 
 
+@pytest.mark.parametrize("suffix", BACK_ENDS)
 def test_two_that_begin_together_make_one_store(s3, tmp_path, suffix):
     url, told = f"s3://{s3.bucket}/b.{suffix}", []
 
@@ -82,6 +87,7 @@ def test_two_that_begin_together_make_one_store(s3, tmp_path, suffix):
     check_whole(url, tmp_path)
 
 
+@pytest.mark.parametrize("suffix", BACK_ENDS)
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops processes")
 def test_a_writer_that_was_stopped_does_not_write_what_another_one_has_made(s3, tmp_path, suffix):
     url = f"s3://{s3.bucket}/c.{suffix}"
@@ -98,10 +104,8 @@ with StoreWriter({url!r}, manifest, keys, targets) as writer:
     sys.stdin.readline()
     writer.write_block(0, data(1))  # what another teacher would say
 """
-    stopped = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    stopped = commands.start([sys.executable, "-c", code], **pipes)
     assert stopped.stdout.readline() == "ready\n"
     os.kill(stopped.pid, signal.SIGSTOP)
     stopped.stdin.write("\n")
@@ -201,7 +205,8 @@ def run_share(url, share):
         return run.blocks[0], len(writer.pending_blocks())
 
 
-def test_each_process_waits_for_the_others(s3, tmp_path):
+def test_each_process_waits_for_the_others(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr("labelstore.producer.run.WAIT_SECONDS", 0.1)
     url, told = f"s3://{s3.bucket}/f.zarr", []
     threads = [
         threading.Thread(target=lambda r: told.append(run_share(url, Share(r, 3))), args=(rank,))
@@ -217,9 +222,10 @@ def test_each_process_waits_for_the_others(s3, tmp_path):
 
 
 def test_a_share_of_nobody_is_not_finished(s3, monkeypatch):
-    monkeypatch.setattr("labelstore.producer.run.PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr("labelstore.producer.run.PATIENCE_SECONDS", 1.5)
     monkeypatch.setattr("labelstore.producer.run.NOTICE_SECONDS", 0.5)
-    monkeypatch.setattr("labelstore.producer.run.LONGEST_WAIT_SECONDS", 1.0)
+    monkeypatch.setattr("labelstore.producer.run.WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("labelstore.producer.run.LONGEST_WAIT_SECONDS", 0.5)
     with pytest.warns(LaunchWarning, match=r"processes 1, 2 have not begun.*unset WORLD_SIZE"):
         made = run_share(f"s3://{s3.bucket}/g.zarr", Share(0, 3))
     assert made == (1, 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import subprocess
 import sys
 
 import numpy as np
@@ -16,13 +15,17 @@ import labelstore
 from labelstore.storage.parquet.footer import footer_of, row_groups
 from labelstore.storage.parquet.pages import check_pages
 from labelstore.storage.parquet.thrift import struct
+from tests.support import commands
 from tests.support.page_headers import claiming, pages_of
-from tests.support.stores import make_planned
+from tests.support.stores import make_planned, once
+
+make_planned = once(make_planned)
 
 FUZZED = """
 import random, sys
 import pyarrow as pa, pyarrow.parquet as pq
 from labelstore.storage.parquet.footer import footer_of, row_groups
+
 data = open(sys.argv[1], "rb").read()
 size = int.from_bytes(data[-8:-4], "little") + 8
 rng, met = random.Random(0), [0, 0]
@@ -142,9 +145,7 @@ def test_numbers_that_others_wrap_around():
 def test_hostile_footers_end_nothing(files):
     """In another process: pyarrow's own look at some of these aborts."""
     (file,) = [file for file in files if file.parent.name == "labels"][:1]
-    done = subprocess.run(
-        [sys.executable, "-c", FUZZED, str(file)], capture_output=True, text=True, check=False
-    )
+    done = commands.run([sys.executable, "-c", FUZZED, file])
     assert done.returncode == 0, done.stderr[-300:]
     read, refused = map(int, done.stdout.split())
     assert read > 100
@@ -172,6 +173,6 @@ def test_a_store_with_hostile_footers_is_read_and_inspected(tmp_path):
         broken = bytearray(whole)
         broken[-size + rng.randrange(size - 8)] ^= 1 << rng.randrange(8)
         file.write_bytes(broken)
-        done = subprocess.run([sys.executable, "-c", code, str(store.path)], check=False)
+        done = commands.run([sys.executable, "-c", code, store.path])
         file.write_bytes(whole)
         assert done.returncode == 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
-import subprocess
 import sys
 import time
 import warnings
@@ -33,6 +31,8 @@ from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.labels.prior import decode_probs
 from labelstore.storage import locks
 from labelstore.store.writer import StoreWriter
+from tests.support import commands
+from tests.support.ranks import METHODS, context_of
 from tests.support.stores import files_of, make_planned, planned, read_everything, top_of, written
 
 
@@ -225,7 +225,7 @@ def test_a_second_writer_is_refused(tmp_path, suffix):
             "except BusyError: sys.exit(7)"
         )
         here = str(Path(__file__).parents[2])
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / f"s.{suffix}"), here])
+        done = commands.run([sys.executable, "-c", code, tmp_path / f"s.{suffix}", here])
         assert done.returncode == 7
         with (
             pytest.raises(BusyError),
@@ -238,12 +238,12 @@ def read_in_child(store, queue):
     queue.put(store.read(np.arange(20), 3).indices.tolist())
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_processes(tmp_path, method, suffix):
     store, _ = make_planned(tmp_path / f"s.{suffix}")
     expected = store.read(np.arange(20), 3).indices.tolist()
-    context = multiprocessing.get_context(method)
+    context = context_of(method)
     queue = context.Queue()
     process = context.Process(target=read_in_child, args=(store, queue))
     process.start()

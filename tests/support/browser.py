@@ -135,7 +135,16 @@ def texts(browser, selector):
 
 def ink(browser, chart):
     """How many pixels of a picture differ from its ground."""
-    picture = np.asarray(Image.open(io.BytesIO(picture_of(browser, chart))).convert("RGB"), int)
+    # In the window: for a picture beyond it, as ``picture_of`` takes, a page is laid out anew.
+    x, y, width, height = browser.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'});"
+        "const box = arguments[0].getBoundingClientRect();"
+        "return [box.left, box.top, box.width, box.height].map(Math.floor)",
+        chart,
+    )
+    drawn(browser)
+    window = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+    picture = np.asarray(window.crop((x, y, x + width, y + height)), int)
     return int((np.abs(picture - picture[-1, -1]).sum(-1) > 60).sum())
 
 

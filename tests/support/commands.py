@@ -5,8 +5,9 @@ Here one process has imported them and run nothing, and each command is forked f
 of its own, with its own descriptors, environment and working folder, that can be killed. It waits
 for its threads, runs what is registered for the end, and flushes, as interpreters do, but leaves
 its memory to the system: to take down some hundred thousand objects whose pages are shared costs
-more than most commands. What proves something of the start itself (imports, memory, what libraries
-read of their environment when they are imported) or of that last step takes ``subprocess``.
+more than most commands. What proves something of the start itself (imports, memory) or of that
+last step takes ``subprocess``. A command whose environment says something that interpreters and
+libraries read once, as they start (``READ_AT_START``), is given a new interpreter here, too.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ FORKS = sys.platform == "linux"
 IMPORTED = (
     *("torch", "torchvision", "timm", "PIL.features", "PIL.JpegImagePlugin", "pillow_heif"),
     *("zarr", "pyarrow.parquet", "jsonschema", "rich.progress", "numpy.ma", "xxhash"),
+    # pyarrow imports it where it is installed, for any table.
+    *("pandas", "pyarrow.compute"),
     *(
         "labelstore.cli.main",
         "labelstore.cli.commands.generate",
@@ -49,44 +52,74 @@ IMPORTED = (
         "labelstore.images.sources.choose",
         "labelstore.operations.repair",
     ),
+    *("labelstore.operations.inspection.inspect", "labelstore.labels", "labelstore.statistics"),
 )
 """What most commands import."""
 
 MESSAGE_BYTES = 2**17
 """A command's arguments and environment at most."""
 
+READ_AT_START = (
+    *("LD_", "PYTHON", "LANG", "LC_", "OMP_", "MKL_", "OPENBLAS_", "KMP_"),
+    *("HF_", "TRITON_", "NUMBA_"),
+)
+"""How variables begin that count when an interpreter or a library starts, and not later."""
+
+ENVIRONMENT = dict(os.environ)
+"""That of the process that commands are forked from: this one's before any test changes it."""
+
+READ_LATER = ("PYTHONPATH", "PYTHONIOENCODING")
+"""Those of them that a forked command heeds."""
+
 
 class Command:
     """A command that runs, with what ``subprocess.Popen`` says of it.
 
     Args:
-        arguments: ``sys.executable``, and ``-m MODULE`` or ``-c CODE`` with what follows.
-        stdout: a descriptor, or ``subprocess.PIPE`` for the attribute of this name.
-        stderr: a descriptor.
+        arguments: ``sys.executable``, and ``-m MODULE``, ``-c CODE`` or FILE with what follows.
+        stdin: a file or descriptor, or ``subprocess.PIPE`` for the attribute of this name.
+        stdout: the same.
+        stderr: the same.
         cwd: its working folder.
         env: all of its environment.
     """
 
-    def __init__(self, arguments, *, stdout=1, stderr=2, cwd=None, env=None):
-        python, *self.args = map(str, arguments)
-        assert python == sys.executable
-        request = {
-            "arguments": self.args,
-            "cwd": str(cwd or Path.cwd()),
-            "env": dict(os.environ if env is None else env),
-        }
-        self.stdout = None
+    def __init__(self, arguments, *, stdin=subprocess.DEVNULL, stdout=1, stderr=2, cwd=None, env):
+        self.args = [*map(str, arguments)][1:]
+        request = {"arguments": self.args, "cwd": str(cwd or Path.cwd()), "env": env}
+        self.stdin = self.stdout = self.stderr = None
         self.returncode = None
         reader, writer = os.pipe()
         self._told = os.fdopen(reader)
         with contextlib.ExitStack() as sent:
             sent.callback(os.close, writer)
-            if stdout == subprocess.PIPE:
-                printed, stdout = os.pipe()
-                sent.callback(os.close, stdout)
-                self.stdout = os.fdopen(printed)
-            socket.send_fds(_server(), [json.dumps(request).encode()], [stdout, stderr, writer])
+            if stdin == subprocess.DEVNULL:
+                stdin = os.open(os.devnull, os.O_RDONLY)
+                sent.callback(os.close, stdin)
+            elif stdin == subprocess.PIPE:
+                stdin, asked = os.pipe()
+                sent.callback(os.close, stdin)
+                self.stdin = os.fdopen(asked, "w", 1)
+            outputs = {"stdout": stdout, "stderr": stderr}
+            for name, place in outputs.items():
+                if place == subprocess.PIPE:
+                    printed, outputs[name] = os.pipe()
+                    sent.callback(os.close, outputs[name])
+                    setattr(self, name, os.fdopen(printed))
+            streams = [stdin, *outputs.values()]
+            descriptors = [s if isinstance(s, int) else s.fileno() for s in streams] + [writer]
+            socket.send_fds(_server(), [json.dumps(request).encode()], descriptors)
         self.pid = int(self._told.readline())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Close its streams, and wait for its end."""
+        for stream in filter(None, (self.stdin, self.stdout, self.stderr)):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        self.wait()
 
     def poll(self):
         """Its exit code, negative where a signal ended it; None while it runs."""
@@ -98,18 +131,34 @@ class Command:
         """Wait for its end, and give its exit code."""
         if self.returncode is None:
             if not select.select([self._told], [], [], timeout)[0]:
-                self.kill()
                 raise subprocess.TimeoutExpired(self.args, timeout)
             with self._told:
                 self.returncode = int(self._told.readline())
         return self.returncode
 
-    def communicate(self, timeout=None):
-        """Wait for its end, and give what it printed since, and None."""
-        with self.stdout:
-            printed = self.stdout.read()
+    def communicate(self, text=None, timeout=None):
+        """Give it a text, wait for its end, and give what it printed since on its two streams."""
+        if self.stdin:
+            with contextlib.suppress(BrokenPipeError), self.stdin:
+                self.stdin.write(text or "")
+        printed = {}
+
+        def read(name, stream):
+            with stream:
+                printed[name] = stream.read()
+
+        streams = {name: getattr(self, name) for name in ("stdout", "stderr")}
+        readers = [
+            threading.Thread(target=read, args=(name, stream))
+            for name, stream in streams.items()
+            if stream
+        ]
+        for reader in readers:
+            reader.start()
         self.wait(timeout)
-        return printed, None
+        for reader in readers:
+            reader.join()
+        return printed.get("stdout"), printed.get("stderr")
 
     def send_signal(self, number):
         """Send a signal, where it has not ended."""
@@ -121,20 +170,36 @@ class Command:
         self.send_signal(signal.SIGKILL)
 
 
-def start(arguments, **options):
+def start(arguments, *, env=None, **options):
     """A command that runs; see ``Command`` for the options."""
-    return (
-        Command(arguments, **options)
-        if FORKS
-        else subprocess.Popen(arguments, text=True, **options)
+    assert arguments[0] == sys.executable
+    env = dict(os.environ if env is None else env)
+    if FORKS and not reads_at_start(env):
+        return Command(arguments, env=env, **options)
+    options.setdefault("stdin", subprocess.DEVNULL)
+    return subprocess.Popen([*map(str, arguments)], text=True, env=env, **options)
+
+
+def reads_at_start(env):
+    """Whether an environment says what a process reads as it starts, and other than ours."""
+    return any(
+        env.get(name) != ENVIRONMENT.get(name)
+        for name in env.keys() | ENVIRONMENT.keys()
+        if name.startswith(READ_AT_START) and name not in READ_LATER
     )
 
 
-def run(arguments, *, check=False, cwd=None, env=None, timeout=300):
-    """What ``subprocess.run`` gives with ``capture_output=True, text=True``."""
-    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
-        files = {"stdout": stdout.fileno(), "stderr": stderr.fileno()}
-        code = start(arguments, cwd=cwd, env=env, **files).wait(timeout)
+def run(arguments, *, check=False, timeout=300, **options):
+    """What ``subprocess.run`` gives with ``capture_output=True, text=True``; see ``Command``."""
+    with contextlib.ExitStack() as files:
+        stdout, stderr = (files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2))
+        options |= {"stdout": stdout.fileno(), "stderr": stderr.fileno()}
+        command = start(arguments, **options)
+        try:
+            code = command.wait(timeout)
+        except subprocess.TimeoutExpired:
+            command.kill()
+            raise
         stdout.seek(0)
         stderr.seek(0)
         done = subprocess.CompletedProcess(arguments, code, stdout.read(), stderr.read())
@@ -151,6 +216,7 @@ def _server():
         process = subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
+            env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             # Ctrl-C is for the tests.
             start_new_session=True,
@@ -168,6 +234,11 @@ def serve(control):
     """Fork a command for each request, and tell how it ended; returns in the command's process."""
     for module in IMPORTED:
         importlib.import_module(module)
+    threads = {file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")}
+    threads -= {Path("/proc/self/comm").read_text().strip(), "jemalloc_bg_thd"}
+    if threads:
+        # jemalloc starts its own again after a fork.
+        raise RuntimeError(f"an import started threads, which commands would lack: {threads}")
     # What imports registered for the end of an interpreter undoes parts of its memory.
     for finalizer in list(weakref.finalize._registry):
         finalizer.atexit = False
@@ -186,23 +257,23 @@ def serve(control):
             os.close(ended)
         if control not in ready:
             continue
-        message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 3)
+        message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 4)
         if not message:
             return None
-        *outputs, told = descriptors
+        *streams, told = descriptors
         command = os.fork()
         if not command:
             break
         os.write(told, f"{command}\n".encode())
         running[os.pidfd_open(command)] = command, told
-        for descriptor in outputs:
+        for descriptor in streams:
             os.close(descriptor)
     control.close()
     for other, (_, its) in running.items():
         os.close(other)
         os.close(its)
     os.close(told)
-    for number, descriptor in enumerate(outputs, 1):
+    for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
     return json.loads(message)
@@ -213,35 +284,48 @@ def be(arguments, cwd, env):
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    encoding, _, errors = env.get("PYTHONIOENCODING", "").partition(":")
     for number, name in ((1, "stdout"), (2, "stderr")):
         if os.isatty(number):
             # Theirs were opened for a file, and a terminal cannot seek.
             file = os.fdopen(number, "w", 1, encoding="utf-8", closefd=False)
             setattr(sys, name, file)
-    kind, what, *rest = arguments
+        if encoding:
+            errors = errors or ("backslashreplace" if number == 2 else "strict")
+            getattr(sys, name).reconfigure(encoding=encoding, errors=errors)
+    kind, *rest = arguments
     # In place of this file's folder.
     sys.path[:1] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
     if kind == "-m":
-        sys.argv = [what, *rest]
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        return
+    main = sys.modules["__main__"] = type(sys)("__main__")
+    if kind == "-c":
+        sys.argv, code = [kind, *rest[1:]], compile(rest[0], "<string>", "exec")
     else:
-        sys.argv = [kind, *rest]
-        main = sys.modules["__main__"] = type(sys)("__main__")
-        exec(compile(what, "<string>", "exec"), vars(main))
+        sys.argv, main.__file__ = arguments, kind
+        sys.path[0] = str(Path(kind).parent)
+        code = compile(Path(kind).read_bytes(), kind, "exec")
+    exec(code, vars(main))
 
 
 def end_after(command):
     """End this process as an interpreter ends after a command, but for its memory.
 
-    What no command does on purpose (an exception, Ctrl-C that nobody took) is the interpreter's.
+    What no command does on purpose (Ctrl-C that nobody took) is the interpreter's.
     """
     code = 0
     try:
         command()
     except SystemExit as end:
-        if end.code is not None and not isinstance(end.code, int):
-            raise
         code = end.code or 0
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        code = 1
     threading._shutdown()
     atexit._run_exitfuncs()
     try:

@@ -117,7 +117,8 @@ class Hub:
         self.address = f"http://127.0.0.1:{self._http.server_port}"
 
     def __enter__(self):
-        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        often = {"poll_interval": 0.02}
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs=often, daemon=True)
         self._thread.start()
         return self
 

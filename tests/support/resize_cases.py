@@ -19,12 +19,12 @@ def main() -> None:
     rng = np.random.default_rng(1)
     photo = rng.integers(0, 256, (60, 44, 3), dtype=np.uint8)
     photo[:, 22:] = 255
-    heights, widths = rng.integers(1, 61, 6), rng.integers(1, 45, 6)
+    heights, widths = rng.integers(1, 61, 4), rng.integers(1, 45, 4)
     tops, lefts = rng.integers(0, 61 - heights), rng.integers(0, 45 - widths)
     boxes = np.stack([tops, lefts, heights, widths], axis=1)
     boxes[0] = 0, 0, 60, 44
     boxes[1] = 1, 2, 58, 6  # the rows come first in newer versions of Pillow
-    flips = np.array([False, True, True, False, True, False])
+    flips = np.array([False, True, True, False])
     differing = values = 0
     for name, size in (("bicubic", (12, 20)), ("bilinear", (50, 9)), ("lanczos", (12, 20))):
         found = resize_on_device.resize_boxes(torch.from_numpy(photo), boxes, flips, size, name)

@@ -18,6 +18,12 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def shown(columns, *arguments, code=0):
     """Every line that labelstore printed on a terminal, results, notes and progress, in order."""
+    text = CONTROL.sub("", written(columns, *arguments, code=code))
+    return re.split(r"[\r\n]+", text)
+
+
+def written(columns, *arguments, code=0):
+    """The text that it wrote there, with its signs of control."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environment = {**os.environ, "TERM": "xterm"}
@@ -44,6 +50,6 @@ def shown(columns, *arguments, code=0):
     done = process.wait(300)
     reader.join(10)
     os.close(ours)
-    text = CONTROL.sub("", data.decode())
+    text = data.decode()
     assert done == code, text
-    return re.split(r"[\r\n]+", text)
+    return text

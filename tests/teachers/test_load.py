@@ -169,9 +169,14 @@ class TestTopK:
 class TestPackagedTeachers:
     # Measured: 18 of 20 right for both, 19 and 20 with the right class among the first five.
     @pytest.mark.parametrize(
-        ("name", "top_5"), [("tf_efficientnet_lite0", 18), ("tf_efficientnet_lite1", 19)]
+        ("name", "top_5", "precision"),
+        [
+            ("tf_efficientnet_lite0", 18, "fp32"),
+            pytest.param("tf_efficientnet_lite0", 18, "bf16", marks=pytest.mark.slow),
+            pytest.param("tf_efficientnet_lite1", 19, "fp32", marks=pytest.mark.slow),
+            pytest.param("tf_efficientnet_lite1", 19, "bf16", marks=pytest.mark.slow),
+        ],
     )
-    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_real_photos_get_the_right_class(self, tmp_path, name, top_5, precision):
         pytest.importorskip("foolbox")
         model = create_model(name)

@@ -39,6 +39,7 @@ from labelstore.torch import (
     collate_views,
     normalize,
 )
+from tests.support.ranks import end_workers
 from tests.support.stores import distributions, top_of
 from tests.support.training import (
     NUM_VIEWS,
@@ -635,7 +636,11 @@ def test_tensors_of_photos_that_exif_turns_are_told_by_name(work, store):
 
 def batches(data, sampler, **workers):
     loader = DataLoader(data, batch_size=4, sampler=sampler, collate_fn=collate_views, **workers)
-    return list(loader)
+    rows = iter(loader)
+    try:
+        return list(rows)
+    finally:
+        end_workers(rows)
 
 
 @pytest.mark.parametrize(

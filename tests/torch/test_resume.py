@@ -50,8 +50,10 @@ def undisturbed(work):
     return epochs
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("epoch", "batches"), [(0, 1), (1, 3)])
+@pytest.mark.parametrize(
+    ("epoch", "batches", "workers"),
+    [(0, 1, 0), (1, 3, 0), (1, 3, 2), pytest.param(0, 1, 2, marks=pytest.mark.slow)],
+)
 def test_a_run_goes_on_in_mid_epoch(work, photos, undisturbed, workers, epoch, batches):
     sampler, loader = loader_of(work, photos, workers)
     sampler.set_epoch(epoch)
@@ -108,8 +110,10 @@ def test_another_tail_changes_no_view(store, photos, confidence):
     assert list(one) == list(other)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("ranks", "batch"), [(1, 4), (4, 2)])
+@pytest.mark.parametrize(
+    ("ranks", "batch", "workers"),
+    [(1, 4, 0), (4, 2, 0), (4, 2, 2), pytest.param(1, 4, 2, marks=pytest.mark.slow)],
+)
 def test_an_end_that_was_left_out_is_not_the_next_epoch(work, photos, workers, ranks, batch):
     def make():
         data = SoftLabelDataset(photos, labelstore.open(work.store))

@@ -176,6 +176,7 @@ def test_labels_tell_what_a_tensor_of_probabilities_would(batch):
         )
 
 
+@pytest.mark.slow
 @newer
 def test_checkpoints_averages_and_evaluators_are_those_of_timm(batch, tmp_path):
     from timm.task import load_task_ema_checkpoint, resume_task_checkpoint

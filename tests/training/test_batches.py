@@ -197,6 +197,7 @@ print(batches.count(0), loss_of._cache_size(), "torch" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_a_loop_in_jax(work):
     pytest.importorskip("jax", reason="jax is not installed")
     # In a process of its own: jax does not like to be forked, as other tests do.

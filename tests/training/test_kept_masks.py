@@ -2,7 +2,6 @@
 
 import os
 import pty
-import subprocess
 import sys
 import threading
 import time
@@ -13,6 +12,7 @@ import pytest
 import labelstore
 from labelstore.training import decisions
 from labelstore.training.planning.kept_arrays import kept_or_made
+from tests.support import commands
 from tests.support.stores import make_planned
 
 RULES = [
@@ -135,12 +135,12 @@ for _ in progress.watched(range(4), 4, "Looking"):
 
 def test_a_terminal_is_told_and_a_file_is_not():
     ours, theirs = pty.openpty()
-    subprocess.run([sys.executable, "-c", PROGRAM], stderr=theirs, check=True)
+    program = [sys.executable, "-c", PROGRAM]
+    assert commands.start(program, stderr=theirs).wait() == 0
     os.close(theirs)
     text = os.read(ours, 10_000).decode()
     os.close(ours)
     assert "Looking: 50%, 0 s left" in text
     # The line is wiped in the end.
     assert text.endswith(" \r")
-    quiet = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True)
-    assert quiet.stderr == b""
+    assert commands.run(program, check=True).stderr == ""

@@ -64,7 +64,13 @@ KNOWN_BOXES = [[46, 14, 289, 361], [120, 180, 139, 150], [45, 15, 266, 354], [32
 KNOWN_FLIPS = [False, True, False, False]
 
 
-@pytest.mark.parametrize(("width", "height"), [(500, 375), (64, 48), (900, 120), (40, 1000)])
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [
+        *((500, 375), (40, 1000)),
+        *(pytest.param(*sides, marks=pytest.mark.slow) for sides in ((64, 48), (900, 120))),
+    ],
+)
 def test_distribution_is_torchvisions(width, height):
     law = ViewLaw(seed=3)
     ours = law(HASHES[:, None], np.arange(25), width, height).box.reshape(-1, 4)

@@ -15,6 +15,7 @@ import pytest
 
 from labelstore.errors import SourceError
 from labelstore.images.sources.choose import open_source
+from tests.support import commands
 from tests.support.page_headers import claiming
 
 PHOTOS = {f"n{number}/{number}.jpg": bytes([number + 1]) * 40 for number in range(4)}
@@ -62,12 +63,7 @@ def parquet_of(photos, path):
 def test_hostile_footers_end_nothing(tmp_path):
     """In another process: pyarrow's own look at some of these aborts."""
     parquet_of(PHOTOS, tmp_path / "x.parquet")
-    done = subprocess.run(
-        [sys.executable, "-c", FOOTERS, str(tmp_path / "x.parquet"), "0"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = commands.run([sys.executable, "-c", FOOTERS, tmp_path / "x.parquet", "0"])
     assert done.returncode == 0, done.stderr[-500:]
     read, refused = map(int, done.stdout.split())
     assert read > 50

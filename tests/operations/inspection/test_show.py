@@ -23,7 +23,9 @@ from labelstore.operations.inspection.show import (
 )
 from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
-from tests.support.stores import make_planned, written
+from tests.support.stores import make_planned, once, written
+
+make_planned, written = once(make_planned), once(written)
 
 NAMES = ("n01440764", "n02012849", "n03126707", "n07753592", "mine", "n02012850")
 CONFIDENCE = (0.05, 0.2, 0.6, 0.97)

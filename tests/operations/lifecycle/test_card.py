@@ -16,7 +16,9 @@ from labelstore.operations.lifecycle.card import card
 from labelstore.operations.lifecycle.preview import preview_table
 from labelstore.operations.lifecycle.subset import subset
 from tests.support import commands
-from tests.support.stores import make_planned, written
+from tests.support.stores import make_planned, once, written
+
+make_planned, written = once(make_planned), once(written)
 
 GOLDEN = sorted(
     path

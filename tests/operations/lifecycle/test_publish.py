@@ -128,6 +128,7 @@ def test_an_interrupted_upload_goes_on_and_shows_no_store_before_its_end(tmp_pat
     }
 
 
+@pytest.mark.slow
 def test_the_clients_own_pipeline_for_folders(tmp_path, hub, monkeypatch):
     """What the client does where hf_xet is installed: several commits, of small files here."""
     pytest.importorskip("hf_xet")

@@ -22,6 +22,7 @@ from labelstore.store.chunks.reader import BlockReader
 from labelstore.store.slabs import shared_file
 from labelstore.store.slabs.slab_cache import SlabCache
 from labelstore.store.writer import StoreWriter
+from tests.support import commands
 from tests.support.stores import make_planned, once, planned, written
 
 make_planned, written = once(make_planned), once(written)
@@ -257,11 +258,10 @@ def test_many_processes_make_one(tmp_path, folder):
     store, _, _ = written(tmp_path / "s.zarr", images=600, views=4)
     go = tmp_path / "go"
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", MAKE, str(store.path), str(go)],
+        commands.start(
+            [sys.executable, "-c", MAKE, store.path, go],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
         )
         for _ in range(3)
     ]
@@ -306,9 +306,8 @@ if stage == "done":
 @pytest.mark.parametrize("stage", ["filling", "publishing", "done"])
 def test_killed_while_it_makes_one(tmp_path, folder, stage):
     plain, _ = make_planned(tmp_path / "s.zarr")
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(plain.path), stage], stdout=subprocess.PIPE, text=True
-    ) as process:
+    command = [sys.executable, "-c", KILLED, plain.path, stage]
+    with commands.start(command, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == "now\n"
         store = labelstore.open(plain.path, slab_bytes=ROOMY)
         if stage != "done":
@@ -325,9 +324,8 @@ def test_killed_while_it_makes_one(tmp_path, folder, stage):
 
 def test_what_dead_processes_left_is_swept_away(tmp_path, folder):
     old, _, _ = written(tmp_path / "old.zarr", seed=3)
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(old.path), "done"], stdout=subprocess.PIPE, text=True
-    ) as process:
+    command = [sys.executable, "-c", KILLED, old.path, "done"]
+    with commands.start(command, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         new, _, _ = written(tmp_path / "new.zarr")
         kept = new.slab(0)
@@ -562,14 +560,14 @@ sys.stdin.read()
 def test_threads_share_the_slabs_of_another_process(tmp_path, folder):
     _, indices, _ = written(tmp_path / "s.zarr", images=64, views=64, group_views=2)
     command = [sys.executable, "-c", HOLDS_ALL, str(tmp_path / "s.zarr")]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder = commands.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout.readline() == "ready\n"
     store = labelstore.open(tmp_path / "s.zarr", slab_bytes=2**26)
     interval = sys.getswitchinterval()
 
     def work(seed):
         rng = np.random.default_rng(seed)
-        for turn in range(1500):
+        for turn in range(600):
             # All threads leave a group behind at about the same time.
             group = turn // 45 % 32
             views, images = rng.integers(2 * group, 2 * group + 2, 8), rng.integers(0, 64, 8)
