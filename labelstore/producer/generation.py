@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from labelstore.teachers.info import TeacherInfo
     from labelstore.teachers.teacher import Teacher
 
-__all__ = ["Report", "generate", "generate_together", "undecodable"]
+__all__ = ["Report", "check_photos", "generate", "generate_together", "undecodable"]
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def generate_together(
         photos = source if growth is None else growth.photos
         for writer in writers:
             if writer.pending_blocks() and writer.resumed:
-                _check_photos(photos, writer.path)
+                check_photos(photos, writer.path)
         if any(writer.pending_blocks() for writer in writers):
             plan = RunPlan(
                 tuple(writer.manifest for writer in writers),
@@ -221,10 +221,10 @@ def undecodable(
         if reason is None:
             try:
                 decode(source.read(image), str(source.path_of(image)))
-                mend = "labelstore repair --skipped tries again"
-                if store.manifest.origin is not None:
-                    mend = "growing the old store anew, with relabel_changed, tries again"
-                reason = f"it can be decoded now (or its teacher gave no finite logits): {mend}."
+                reason = (
+                    "it can be decoded now (or its teacher gave no finite logits): labelstore "
+                    "repair --skipped tries again."
+                )
             except SourceError as error:
                 reason = str(error)
         reasons[source.keys[image]] = reason
@@ -274,8 +274,12 @@ def _check(source: ImageSource, outputs: Sequence[Output], teachers: Sequence[Te
         check_outside(source, output.path)
 
 
-def _check_photos(source: ImageSource, path: str | os.PathLike[str]) -> None:
-    """Refuse to go on with other files than those that the store began with."""
+def check_photos(source: ImageSource, path: str | os.PathLike[str]) -> None:
+    """Refuse to go on with other files than those that the store began with; some are compared.
+
+    Raises:
+        MismatchError: names one.
+    """
     key = other_photo(source, Store(path))
     if key is not None:
         raise MismatchError(
