@@ -164,7 +164,8 @@ class World:
             with trip(self.draw.randint(1, 90), "no-space"):
                 try:
                     return action()
-                except LabelStoreError as error:
+                except (LabelStoreError, OSError) as error:
+                    # The latter where the versions of installed packages are read.
                     refusal = str(error)
             assert "No space left" in refusal
             self.interrupted += 1
