@@ -32,6 +32,7 @@ __all__ = [
     "private_directory",
     "publish",
     "remove_partials",
+    "second_name",
     "sync_directory",
     "total_bytes",
     "write_durably",
@@ -190,6 +191,19 @@ def make_directory(path: Path) -> None:
     with explained(path):
         path.mkdir(exist_ok=True)
         sync_directory(path.parent)
+
+
+def second_name(path: Path, other: Path) -> None:
+    """Give a file another name besides, or where the system cannot a copy; StoreError when
+    refused."""
+    make_directory(other.parent)
+    with explained(other):
+        try:
+            other.hardlink_to(path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS | {errno.EXDEV}:
+                raise
+            shutil.copyfile(path, other)
 
 
 def delete_file(path: Path) -> None:

@@ -48,7 +48,7 @@ __all__ = ["Growth", "foreign_steps"]
 SHOWN = 10
 """Photos that are named, of those that are missing or others than were labelled."""
 
-OWN_LABELS = frozenset({"grow", "parts", "prune", "pull", "recode", "subset"})
+OWN_LABELS = frozenset({"grow", "parts", "prune", "publish", "pull", "recode", "subset"})
 """Operations that leave a teacher's labels as it said them."""
 
 

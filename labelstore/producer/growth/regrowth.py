@@ -34,10 +34,15 @@ __all__ = ["Regrowth", "growth_stages"]
 def growth_stages(manifest: Manifest) -> list[tuple[int, int]]:
     """The numbers of images and of views that a store had before each growth, and that it has.
 
-    What was done before other operations is not looked at.
+    What was done before other operations is not looked at, but before those that leave lists as
+    they are.
     """
     stages = [(manifest.num_images, manifest.num_views)]
     for step in reversed(lineage(manifest)):
+        if step["operation"] == "publish" or (
+            step["operation"] == "recode" and not step["settings"].get("changed")
+        ):
+            continue
         images, views = (step["settings"].get(name) for name in ("images", "views"))
         if step["operation"] != "grow" or not (_is_pair(images) and _is_pair(views)):
             break
