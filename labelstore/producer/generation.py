@@ -143,6 +143,11 @@ def generate_together(
     """
     teachers = engine.teachers
     _check(source, outputs, teachers)
+    if outputs[0].growth is not None and not isinstance(engine, LocalEngine):
+        raise UsageError(
+            f"{outputs[0].path} is to grow by another engine than a LocalEngine, and others label "
+            "blocks from the beginning: take that one; processes may share its work (share)."
+        )
     paths = tuple(str(output.path) for output in outputs)
     manifests = manifests_of(source, outputs, options, engine)
     with contextlib.ExitStack() as stack:

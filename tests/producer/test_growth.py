@@ -11,9 +11,11 @@ import time
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import labelstore
+from labelstore.cli.main import main
 from labelstore.errors import MismatchError, SourceError, UsageError
 from labelstore.format.manifest import StoreSettings
 from labelstore.images.sources.folder import FolderSource
@@ -24,9 +26,10 @@ from labelstore.operations.lifecycle.subset import subset
 from labelstore.operations.merge import merge
 from labelstore.operations.repair import repair
 from labelstore.operations.verify import verify
-from labelstore.producer.generation import generate
+from labelstore.producer.generation import generate, generate_together
+from labelstore.producer.growth.growth import Growth
 from labelstore.producer.growth.plan import plan_growth
-from labelstore.producer.settings import LabelSettings, RunOptions
+from labelstore.producer.settings import LabelSettings, Output, RunOptions
 from labelstore.store.lineage import lineage
 from labelstore.teachers.load import load_teacher
 from tests.support import commands
@@ -339,6 +342,38 @@ def test_the_command_tells_before_it_does(old, photos, tmp_path):
     refused = commands.run(command(photos, old.path, path, "--seed", "1"))
     assert refused.returncode == 2
     assert "--seed is 1" in refused.stderr
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--teacher", "timm:test_vit", "-o", "b.zarr"), "grow one by one"),
+        (("--engine", "ray"), "leave --engine out"),
+    ],
+)
+def test_runs_in_which_nothing_grows_are_refused(old, photos, tmp_path, more, told):
+    path = tmp_path / "new.zarr"
+    done = CliRunner().invoke(main, [*map(str, command(photos, old.path, path)[3:]), *more])
+    assert done.exit_code == 2
+    assert told in " ".join(done.stderr.split())
+    assert not path.exists()
+
+
+class Elsewhere:
+    """An engine of another kind."""
+
+    def __init__(self, teacher):
+        self.teachers = [teacher]
+
+
+def test_another_engine_is_refused(old, photos, teacher, tmp_path):
+    path = tmp_path / "new.zarr"
+    growth = Growth.of(old, FolderSource(photos), path)
+    settings = LabelSettings.of_manifest(old.manifest)
+    output = Output(growth.targets(), path, settings, growth=growth)
+    with pytest.raises(UsageError, match="take that one"):
+        generate_together(growth.source, [output], Elsewhere(teacher))
     assert not path.exists()
 
 
