@@ -108,12 +108,15 @@ def gc(paths: Iterable[str | os.PathLike[str]], *, dry_run: bool = False) -> GcR
     around: dict[Path, None] = {}
     for path in paths:
         place = place_of(path)
-        is_store = isinstance(place, str) or _is_store(place)
-        stores = [place] if is_store else _stores_below(place)
-        local = [store.resolve() for store in stores if not isinstance(store, str)]
-        around |= dict.fromkeys([store.parent for store in local] + local)
-        if not isinstance(place, str) and not is_store:
-            around[place.resolve()] = None
+        stores: list[Path] | list[str]
+        if isinstance(place, str):
+            stores = [place]
+        elif _is_store(place):
+            stores = [place]
+            around |= dict.fromkeys([place.resolve().parent, place.resolve()])
+        else:
+            stores = _stores_below(place)
+            around |= dict.fromkeys([place.resolve(), *(store.resolve() for store in stores)])
         for store in stores:
             try:
                 leftovers += (

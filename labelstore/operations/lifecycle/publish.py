@@ -8,7 +8,7 @@ import functools
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from labelstore.errors import CorruptError, LabelStoreError, UsageError
@@ -198,7 +198,7 @@ def _published(store: Store, told: dict[str, str]) -> Manifest:
         and last["settings"].get("url") == told.get("url")
     ):
         return manifest
-    settings = {**told, "labels": store.reader.commits_digest()}
+    settings: dict[str, Any] = {**told, "labels": store.reader.commits_digest()}
     if manifest.teacher is None:
         settings[TEACHERS] = [dict(teacher) for teacher in manifest.teachers]
     return replace(manifest, origin=origin(OPERATION, [store], settings))
