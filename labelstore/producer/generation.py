@@ -15,6 +15,7 @@ from labelstore.format.blocks import (
 )
 from labelstore.images.pixels import decode
 from labelstore.images.sources.choose import check_outside
+from labelstore.images.sources.ordered import OrderedSource
 from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.manifests import manifests_of
 from labelstore.producer.probe import other_photo
@@ -217,22 +218,23 @@ def undecodable(
     """Key of each image without labels of a store, and why.
 
     Args:
-        source: the images of the store, in its order.
+        source: the images of the store, in any order.
         known: reasons by position; the other images are looked at again, for stores keep none.
     """
     reasons = {}
+    photos = OrderedSource(source, store.keys)
     for image in np.flatnonzero(store.unreadable_rows()).tolist():
         reason = (known or {}).get(image)
         if reason is None:
             try:
-                decode(source.read(image), str(source.path_of(image)))
+                decode(photos.read(image), str(photos.path_of(image)))
                 reason = (
                     "it can be decoded now (or its teacher gave no finite logits): labelstore "
                     "repair --skipped tries again."
                 )
             except SourceError as error:
                 reason = str(error)
-        reasons[source.keys[image]] = reason
+        reasons[store.keys[image]] = reason
     return reasons
 
 

@@ -26,7 +26,7 @@ from labelstore.operations.lifecycle.subset import subset
 from labelstore.operations.merge import merge
 from labelstore.operations.repair import repair
 from labelstore.operations.verify import verify
-from labelstore.producer.generation import generate, generate_together
+from labelstore.producer.generation import generate, generate_together, undecodable
 from labelstore.producer.growth.growth import Growth
 from labelstore.producer.growth.plan import plan_growth
 from labelstore.producer.settings import LabelSettings, Output, RunOptions
@@ -209,7 +209,18 @@ def test_images_without_labels_stay_without_until_they_are_mended(photos, teache
     new = labelstore.open(tmp_path / "new.zarr")
     assert new.unreadable() == names[:2]
     assert verify(new).whole
+    shutil.copy(photos / names[1], folder / "0.jpg")  # before all others in the folder
+    grow(new, FolderSource(folder), teacher, tmp_path / "more.zarr")
+    more = labelstore.open(tmp_path / "more.zarr")
+    source = FolderSource(folder)
+    assert list(undecodable(more, source)) == more.unreadable() == names[:2]
     shutil.copy(photos / names[0], folder / names[0])
+    _, made = repair(more, source, teacher, skipped=True, options=skip)
+    assert list(made.unreadable) == labelstore.open(more.path).unreadable() == names[1:2]
+    for key in names[2:]:
+        assert codes_of(labelstore.open(more.path), key, 5) == codes_of(more, key, 5)
+    (folder / "0.jpg").unlink()
+    source = FolderSource(folder)
     report = grow(old, source, teacher, tmp_path / "mended.zarr", num_views=5, relabel_changed=True)
     assert report.views_made == 3 * 2 + 5
     assert labelstore.open(tmp_path / "mended.zarr").unreadable() == names[1:2]

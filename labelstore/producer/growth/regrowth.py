@@ -111,7 +111,9 @@ class Regrowth:
                     keys = self._store.keys[rows.start : rows.start + count]
                     path = Path(folder) / f"{number}.{self._suffix}"
                     made = self._stage(made, keys, views, path)
-            codes = BlockCodes(*cast("Store", made).block_codes(0))
+            parts = cast("Store", made).block_codes(0)
+            # Arrays of one's own, as a labelled block has them.
+            codes = BlockCodes(*({name: a.copy() for name, a in part.items()} for part in parts))
         self._progress.update(rows.stop - rows.start, 0)
         return codes
 
