@@ -37,9 +37,15 @@ def grow(request: GenerateOptions, launch: Launch | None) -> list[Report]:
     teachers = request.teachers.each()
     request.teachers.check_count("output", request.output)
     if len(teachers) > 1:
-        raise UsageError("--grow was given for several teachers: let their stores grow one by one.")
+        raise UsageError(
+            f"--grow was given for {len(teachers)} teachers, whose stores have labels of their own "
+            "to take over: let them grow one by one, in a run for each."
+        )
     if request.engine == "ray":
-        raise UsageError("--grow and --engine ray were both given: leave one of them out.")
+        raise UsageError(
+            "--grow and --engine ray were both given, and Ray's actors label blocks from the "
+            "beginning: leave --engine out; processes of torchrun or srun may share the work."
+        )
     store = labelstore.open(str(request.grow))
     options = request.run_options(launch).as_made(store.manifest)
     _check_said(request, options, store.manifest, str(request.grow))

@@ -29,6 +29,10 @@ Everything is read and checked first, as labelstore verify does. The settings ar
 photos, teacher and libraries must be those that it was made with. The labels come out the same, on
 the same kind of device. A damaged block stays until the one that replaces it has been made.
 
+Blocks of a store that has grown (generate --grow) are labelled as it grew; the old store is not
+needed. Stores that average teachers, or were calibrated, are made again from those that they came
+from.
+
 With --skipped, images that could not be decoded when the store was made (generate --on-error skip)
 are labelled where they can be decoded now; the labels of all others stay as they are. Exit code 3:
 some still cannot be decoded; each is named with its reason.

@@ -34,7 +34,7 @@ from labelstore.format.arrays import (
     view_arrays,
 )
 from labelstore.format.encoding import decode_labels, decode_prior
-from labelstore.storage import local_files, locks
+from labelstore.storage import local_files, locks, whole_outputs
 from labelstore.storage.location import place_of
 from labelstore.store.backends.npy import (
     COMMITS,
@@ -136,6 +136,7 @@ def materialize(
         for entry in partial.iterdir():
             if entry.name != locks.LOCK_NAME:
                 (local_files.delete_tree if entry.is_dir() else local_files.delete_file)(entry)
+        whole_outputs.mark(partial)
         _write(store, copy, partial, tell)
         if _source(Store(store.path)) != source:
             local_files.delete_tree(partial)

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from labelstore.errors import DecodeError, MismatchError, StoreError, UsageError
 from labelstore.format.arrays import LABELLED, UNREADABLE
 from labelstore.format.encoding import decode_confidence
+from labelstore.format.manifest import differences
 from labelstore.images.pixels import decode
+from labelstore.images.sources.ordered import OrderedSource
 from labelstore.operations.verify import STEP, TOLERANCE, VerifyReport, verify
 from labelstore.producer.engines.local import LocalEngine
-from labelstore.producer.generation import Report, generate_together
-from labelstore.producer.probe import check_description, prove
+from labelstore.producer.generation import (
+    Report,
+    check_photos,
+    generate_together,
+    undecodable,
+)
+from labelstore.producer.growth.growth import foreign_steps
+from labelstore.producer.growth.regrowth import Regrowth
+from labelstore.producer.probe import check_description, library_versions, prove
+from labelstore.producer.progress import Silent
 from labelstore.producer.settings import LabelSettings, Output, RunOptions
-from labelstore.store.store import opened
-from labelstore.store.writer import Remake
+from labelstore.store.store import Store, opened
+from labelstore.store.writer import Remake, StoreWriter
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
@@ -26,7 +37,6 @@ if TYPE_CHECKING:
     from labelstore.format.blocks import BlockCodes
     from labelstore.images.sources.choose import ImageSource
     from labelstore.producer.progress import Progress
-    from labelstore.store.store import Store
     from labelstore.teachers.teacher import Teacher
 
 __all__ = ["repair"]
@@ -49,8 +59,11 @@ def repair(
     gone on with by the same call.
 
     Args:
-        store: one that ``generate`` made, open or as a path or URL; its manifest says with what
-            settings.
+        store: one that ``generate`` made or let grow, or a part or copy of such a one, open or as a
+            path or URL; its manifest says with what settings. Blocks of a store that has grown are
+            labelled as it grew, so that lists of likely classes are of the same views as before;
+            but lists of parts of other stores, and of photos that were labelled anew when it grew,
+            are then of the views that the store, or the one that grew, has.
         source, teacher: those it was made with, the teacher on the same kind of device.
         skipped: label the images, too, that could not be decoded when their block was made and can
             be now. The labels of the block's other images stay as they are, to the bit.
@@ -63,29 +76,36 @@ def repair(
         What was found, and what was made; None for the latter where nothing was to be made.
 
     Raises:
-        MismatchError: the photos, teacher, device or libraries are not those of the store, or
-            ``generate`` did not make it; the teacher says something else than it said of the images
+        MismatchError: the photos, teacher, device or libraries are not those of the store, or its
+            labels are not one teacher's; the teacher says something else than it said of the images
             that stay. CorruptError: the manifest or the table of images is damaged, from which
             nothing can be made. StoreError: the system refuses to read a part, of which nothing is
             known then. The others of ``generate``.
     """
     store = opened(store)
     manifest = store.manifest
-    if manifest.origin is not None or manifest.teacher is None:
+    others = foreign_steps(manifest)
+    if manifest.teacher is None or others:
+        how = f"by labelstore {others[-1]}" if others else "of given labels"
         raise MismatchError(
-            f"{store.path} was not made by a teacher's run: make it again from the stores or "
-            "labels that it came from."
+            f"{store.path} was made {how}, not by a teacher's run: make it again from the stores "
+            "or labels that it came from."
         )
     if not isinstance(manifest.law, ViewLaw):
         raise UsageError(f"{store.path} has no view law, so its views cannot be cut again.")
-    if tuple(source.keys) != store.keys:
-        raise MismatchError(
-            f"{source.path} has other images than {store.path}: give the folder that it was made "
-            "from."
+    if manifest.law.mixing is not None and manifest.origin is not None:
+        # Blocks are made anew one by one then, and their partners are photos of other blocks.
+        raise UsageError(
+            f"{store.path} has views that are mixed with other photos and is not of one run, so "
+            "its blocks cannot be made anew: grow the old store again, or make the part or copy "
+            "again from its store."
         )
+    there = set(source.keys)
+    source = _in_its_order(source, store)
     check_description(teacher.describe(), manifest.teacher, store.path, but=frozenset({"compiled"}))
     # Before anything is withdrawn.
-    prove(source, teacher, manifest, store.path)
+    probe = tuple(entry for entry in manifest.probe if entry["key"] in there)
+    prove(source, teacher, replace(manifest, probe=probe), store.path)
     report = verify(store)
     refused = next((p for p in report.problems if p.kind == StoreError.kind), None)
     if refused is not None:
@@ -103,6 +123,9 @@ def repair(
 
     remake = Remake(frozenset(damaged | mended), adopt)
     with LocalEngine([teacher], options) as engine:
+        if manifest.origin is not None:
+            run = Regrowth(store, source, engine, options, progress)
+            return report, _regrown(store, run, remake, options, progress)
         (remade,) = generate_together(
             source,
             [Output(store.targets, store.path, settings, remake)],
@@ -111,6 +134,60 @@ def repair(
             progress=progress,
         )
     return report, remade
+
+
+def _in_its_order(source: ImageSource, store: Store) -> ImageSource:
+    """A source of a store's images; MismatchError where it has others."""
+    if tuple(source.keys) == store.keys:
+        return source
+    # Of a part the folder may have more photos, of one that has grown it may lack some, and new
+    # photos stand behind the old ones.
+    if store.manifest.origin is None or not set(source.keys) & set(store.keys):
+        raise MismatchError(
+            f"{source.path} has other images than {store.path}: give the folder that it was made "
+            "from."
+        )
+    return cast("ImageSource", OrderedSource(source, store.keys))
+
+
+def _regrown(
+    store: Store,
+    run: Regrowth,
+    remake: Remake,
+    options: RunOptions,
+    progress: Progress | None,
+) -> Report:
+    """Make blocks of a store anew whose labels are a teacher's, and not of one run."""
+    manifest, started = store.manifest, time.monotonic()
+    now = replace(manifest, producer=library_versions())
+    drift = differences(manifest, now)
+    if drift and not options.allow_version_drift:
+        raise MismatchError(
+            f"{store.path} was made by other library versions ({'; '.join(drift)}), which may make "
+            "other pixels: install those versions, or allow the drift.",
+            arguments=("allow_version_drift",),
+        )
+    check_photos(run.source, store.path)
+    with StoreWriter(store.path, manifest, store.keys, store.targets, remake=remake) as writer:
+        pending = writer.pending_blocks()
+        images = sum(len(store.keys[manifest.block_slice(block)]) for block in pending)
+        (progress or Silent()).resumed(manifest.num_images - images)
+        for block in pending:
+            writer.write_codes(block, run.codes(block))
+    seconds = time.monotonic() - started
+    return Report(
+        path=str(store.path),
+        num_images=manifest.num_images,
+        num_views=manifest.num_views,
+        unreadable=undecodable(Store(store.path), run.source, run.undecodable),
+        blocks_made=len(pending),
+        blocks_found=manifest.num_blocks - len(pending),
+        views_made=run.views,
+        seconds=round(seconds, 3),
+        views_per_second=round(run.views / seconds, 2) if run.views else None,
+        waiting_share=None,
+        passed_over=run.source.passed_over.to_json(),
+    )
 
 
 def _mended(store: Store, source: ImageSource, damaged: set[int]) -> set[int]:

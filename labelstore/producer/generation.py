@@ -15,6 +15,7 @@ from labelstore.format.blocks import (
 )
 from labelstore.images.pixels import decode
 from labelstore.images.sources.choose import check_outside
+from labelstore.images.sources.ordered import OrderedSource
 from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.manifests import manifests_of
 from labelstore.producer.probe import other_photo
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from labelstore.teachers.info import TeacherInfo
     from labelstore.teachers.teacher import Teacher
 
-__all__ = ["Report", "generate", "generate_together", "undecodable"]
+__all__ = ["Report", "check_photos", "generate", "generate_together", "undecodable"]
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,11 @@ def generate_together(
     """
     teachers = engine.teachers
     _check(source, outputs, teachers)
+    if outputs[0].growth is not None and not isinstance(engine, LocalEngine):
+        raise UsageError(
+            f"{outputs[0].path} is to grow by another engine than a LocalEngine, and others label "
+            "blocks from the beginning: take that one; processes may share its work (share)."
+        )
     paths = tuple(str(output.path) for output in outputs)
     manifests = manifests_of(source, outputs, options, engine)
     with contextlib.ExitStack() as stack:
@@ -170,7 +176,7 @@ def generate_together(
         photos = source if growth is None else growth.photos
         for writer in writers:
             if writer.pending_blocks() and writer.resumed:
-                _check_photos(photos, writer.path)
+                check_photos(photos, writer.path)
         if any(writer.pending_blocks() for writer in writers):
             plan = RunPlan(
                 tuple(writer.manifest for writer in writers),
@@ -212,25 +218,24 @@ def undecodable(
     """Key of each image without labels of a store, and why.
 
     Args:
-        source: the images of the store, in its order.
+        source: the images of the store, in any order.
         known: reasons by position; the other images are looked at again, for stores keep none.
     """
     reasons = {}
+    photos = OrderedSource(source, store.keys)
     for image in np.flatnonzero(store.unreadable_rows()).tolist():
         reason = (known or {}).get(image)
         if reason is None:
             try:
-                decode(source.read(image), str(source.path_of(image)))
-                mend = "labelstore repair --skipped tries again"
-                if store.manifest.origin is not None:
-                    mend = "growing the old store anew, with relabel_changed, tries again"
+                decode(photos.read(image), str(photos.path_of(image)))
                 reason = (
                     "it can be decoded now (or its teacher gave no finite logits, or its views are "
-                    f"mixed with a photo that could not be decoded): {mend}."
+                    "mixed with a photo that could not be decoded): labelstore repair --skipped "
+                    "tries again."
                 )
             except SourceError as error:
                 reason = str(error)
-        reasons[source.keys[image]] = reason
+        reasons[store.keys[image]] = reason
     return reasons
 
 
@@ -277,8 +282,12 @@ def _check(source: ImageSource, outputs: Sequence[Output], teachers: Sequence[Te
         check_outside(source, output.path)
 
 
-def _check_photos(source: ImageSource, path: str | os.PathLike[str]) -> None:
-    """Refuse to go on with other files than those that the store began with."""
+def check_photos(source: ImageSource, path: str | os.PathLike[str]) -> None:
+    """Refuse to go on with other files than those that the store began with; some are compared.
+
+    Raises:
+        MismatchError: names one.
+    """
     key = other_photo(source, Store(path))
     if key is not None:
         raise MismatchError(

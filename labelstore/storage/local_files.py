@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import uuid
 from contextlib import contextmanager
@@ -28,10 +29,12 @@ __all__ = [
     "delete_tree",
     "explained",
     "free_bytes",
+    "is_partial_file",
     "make_directory",
     "private_directory",
     "publish",
     "remove_partials",
+    "second_name",
     "sync_directory",
     "total_bytes",
     "write_durably",
@@ -42,6 +45,8 @@ __all__ = [
 ]
 
 PARTIAL = ".partial"
+
+_PARTIAL_NAME = re.compile(r".+\.[0-9a-f]{32}" + re.escape(PARTIAL))
 """Suffix of a file that is being written; readers never look at one."""
 
 
@@ -156,6 +161,11 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 """What a file system says that has no hard links."""
 
 
+def is_partial_file(path: Path) -> bool:
+    """Whether a file of this name is one that was being written here, before it had its own."""
+    return _PARTIAL_NAME.fullmatch(path.name) is not None
+
+
 def _beside(path: Path) -> Path:
     """A name beside a file's, for while it is written."""
     return path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
@@ -192,6 +202,19 @@ def make_directory(path: Path) -> None:
         sync_directory(path.parent)
 
 
+def second_name(path: Path, other: Path) -> None:
+    """Give a file another name besides, or where the system cannot a copy; StoreError when
+    refused."""
+    make_directory(other.parent)
+    with explained(other):
+        try:
+            other.hardlink_to(path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS | {errno.EXDEV}:
+                raise
+            shutil.copyfile(path, other)
+
+
 def delete_file(path: Path) -> None:
     """Delete a file if it is there; StoreError when refused."""
     with explained(path):
@@ -223,7 +246,7 @@ def delete_empty(folder: Path, root: Path) -> None:
 
 def remove_partials(root: Path) -> int:
     """Delete the temporary files that killed writers left below ``root``; returns how many."""
-    found = list(root.rglob(f"*{PARTIAL}"))
+    found = [path for path in root.rglob(f"*{PARTIAL}") if not path.is_dir()]
     for path in found:
         delete_file(path)
     return len(found)

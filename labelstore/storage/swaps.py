@@ -32,7 +32,7 @@ __all__ = [
     "swap_in",
 ]
 
-PURPOSES = ("prune", "grow")
+PURPOSES = ("prune", "grow", "publish")
 """What a folder is made beside another one for."""
 
 _REPLACED = "replaced"

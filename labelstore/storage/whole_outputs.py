@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["PieceFile", "whole_output"]
+__all__ = ["PieceFile", "left_in", "mark", "replaced_in", "whole_output"]
+
+_MARK = b"labelstore makes an output here\n"
 
 _REPLACED = f".replaced{local_files.PARTIAL}"
 """What is added to the name of a folder that another one has replaced, until it is deleted."""
@@ -47,6 +49,7 @@ def whole_output(place: Path, check: Callable[[], None], file: str | None = None
         try:
             check()
             _empty(partial)
+            mark(partial)
             yield partial
             _sync(partial)
             if file is None:
@@ -104,6 +107,51 @@ def _sync(folder: Path) -> None:
                 raise OSError(number, os.strerror(number), str(folder))
         finally:
             os.close(descriptor)
+
+
+def mark(partial: Path) -> None:
+    """Let the lock in a folder, which is held, say that an output is made in it; StoreError when
+    refused."""
+    lock = partial / locks.LOCK_NAME
+    with explained(lock):
+        lock.write_bytes(_MARK)
+
+
+def left_in(folder: Path) -> list[Path]:
+    """Folders ``*.partial`` in a folder that an output was, or is, made in, sorted: their lock says
+    so, or is all they hold. A store's lock is empty. Who takes the lock knows that nobody is at
+    work."""
+    return sorted(
+        entry
+        for entry in folder.glob(f"*{local_files.PARTIAL}")
+        if not entry.is_symlink() and entry.is_dir() and _is_marked(entry)
+    )
+
+
+def _is_marked(folder: Path) -> bool:
+    lock = folder / locks.LOCK_NAME
+    if lock.is_symlink() or not lock.is_file():
+        return False
+    size = lock.stat().st_size
+    return (size == len(_MARK) and lock.read_bytes() == _MARK) or (
+        size == 0 and len(list(folder.iterdir())) == 1
+    )
+
+
+def replaced_in(folder: Path, sign: str) -> list[Path]:
+    """Folders in a folder that outputs have replaced and that were not deleted, sorted.
+
+    Args:
+        sign: the name of a file that tells them from other people's folders.
+    """
+    return sorted(
+        entry
+        for entry in folder.glob(f"*{_REPLACED}")
+        if not entry.is_symlink()
+        and (entry / sign).is_file()
+        # Who has just replaced it is about to delete it, and its lock has come along.
+        and not (entry.with_name(entry.name.removesuffix(_REPLACED)) / locks.LOCK_NAME).exists()
+    )
 
 
 class PieceFile:

@@ -37,6 +37,7 @@ STORE_PARTS = [
         "write_arrays",
         "rewrite",
         "selection",
+        "reissue",
         "lineage",
         "ensembles",
         "alignment",

@@ -11,18 +11,25 @@ import time
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import labelstore
-from labelstore.errors import MismatchError, UsageError
+from labelstore.cli.main import main
+from labelstore.errors import MismatchError, SourceError, UsageError
 from labelstore.format.manifest import StoreSettings
 from labelstore.images.sources.folder import FolderSource
+from labelstore.operations.lifecycle.copy import copy
 from labelstore.operations.lifecycle.grow import grow
+from labelstore.operations.lifecycle.prune import prune
+from labelstore.operations.lifecycle.subset import subset
+from labelstore.operations.merge import merge
 from labelstore.operations.repair import repair
 from labelstore.operations.verify import verify
-from labelstore.producer.generation import generate
+from labelstore.producer.generation import generate, generate_together, undecodable
+from labelstore.producer.growth.growth import Growth
 from labelstore.producer.growth.plan import plan_growth
-from labelstore.producer.settings import LabelSettings, RunOptions
+from labelstore.producer.settings import LabelSettings, Output, RunOptions
 from labelstore.store.lineage import lineage
 from labelstore.teachers.load import load_teacher
 from tests.support import commands
@@ -202,7 +209,18 @@ def test_images_without_labels_stay_without_until_they_are_mended(photos, teache
     new = labelstore.open(tmp_path / "new.zarr")
     assert new.unreadable() == names[:2]
     assert verify(new).whole
+    shutil.copy(photos / names[1], folder / "0.jpg")  # before all others in the folder
+    grow(new, FolderSource(folder), teacher, tmp_path / "more.zarr")
+    more = labelstore.open(tmp_path / "more.zarr")
+    source = FolderSource(folder)
+    assert list(undecodable(more, source)) == more.unreadable() == names[:2]
     shutil.copy(photos / names[0], folder / names[0])
+    _, made = repair(more, source, teacher, skipped=True, options=skip)
+    assert list(made.unreadable) == labelstore.open(more.path).unreadable() == names[1:2]
+    for key in names[2:]:
+        assert codes_of(labelstore.open(more.path), key, 5) == codes_of(more, key, 5)
+    (folder / "0.jpg").unlink()
+    source = FolderSource(folder)
     report = grow(old, source, teacher, tmp_path / "mended.zarr", num_views=5, relabel_changed=True)
     assert report.views_made == 3 * 2 + 5
     assert labelstore.open(tmp_path / "mended.zarr").unreadable() == names[1:2]
@@ -229,10 +247,74 @@ def test_what_cannot_grow_is_refused(old, first_three, photos, teacher, tmp_path
     assert refused.value.arguments == ("grow",)
 
 
-def test_a_grown_store_is_not_repaired_by_its_teacher_alone(old, photos, teacher, tmp_path):
-    grow(old, FolderSource(photos), teacher, tmp_path / "new.zarr")
-    with pytest.raises(MismatchError, match="make it again"):
-        repair(tmp_path / "new.zarr", FolderSource(photos), teacher)
+def test_a_grown_store_is_repaired_as_it_grew(old, photos, teacher, tmp_path):
+    grow(old, FolderSource(photos), teacher, tmp_path / "grown.zarr", num_views=4, options=OPTIONS)
+    path = tmp_path / "new.zarr"
+    grow(tmp_path / "grown.zarr", FolderSource(photos), teacher, path, num_views=5, options=OPTIONS)
+    new, before = labelstore.open(path), files_of(path)
+    kept = {key: codes_of(new, key, 5) for key in new.keys}
+    shard = next(file for file in path.glob("labels/top_prob/c/1/**/*") if file.is_file())
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    (path / "commits/c/2/0").unlink()
+    # The folder has the photos in another order than the store, and one more.
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    shutil.copy(next(photos.iterdir()), folder / "another.jpg")
+    report, made = repair(path, FolderSource(folder), teacher, options=OPTIONS)
+    assert {problem.block for problem in report.problems} == {1, 2}
+    assert (made.blocks_made, made.blocks_found) == (2, 1)
+    new = labelstore.open(path)
+    assert verify(new).whole
+    # The third image's list is of three views, the fourth's of four.
+    for key in new.keys:
+        codes = codes_of(new, key, 5)
+        for name in ("images/prior_classes", "images/status", "images/digest", "labels/classes"):
+            assert codes[name] == kept[key][name]
+    after = files_of(path)
+    assert {name for name in before if before[name] != after[name]} <= {
+        name for name in before if "/c/1/" in name or "/c/2/" in name
+    }
+
+
+def test_who_does_not_fit_a_grown_store_repairs_nothing(old, photos, teacher, tmp_path):
+    path = tmp_path / "new.zarr"
+    grow(old, FolderSource(photos), teacher, path, options=OPTIONS)
+    (path / "commits/c/0/0").unlink()
+    before = files_of(path)
+    (tmp_path / "other").mkdir()
+    shutil.copy(next(photos.iterdir()), tmp_path / "other/none_of_its.jpg")
+    with pytest.raises(MismatchError, match="has other images"):
+        repair(path, FolderSource(tmp_path / "other"), teacher)
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    (folder / old.keys[0]).unlink()
+    with pytest.raises(SourceError, match="restore it there"):
+        repair(path, FolderSource(folder), teacher)
+    assert files_of(path) == before
+    other = load_teacher("timm:test_resnet", checkpoint="none", device="cpu", size=128)
+    with pytest.raises(MismatchError, match="input size"):
+        repair(path, FolderSource(photos), other)
+    assert files_of(path) == before
+    halves = [tmp_path / f"{n}.zarr" for n in range(2)]
+    for half in halves:
+        labelled(photos, teacher, half)
+    merge(halves, tmp_path / "mean.zarr")
+    with pytest.raises(MismatchError, match="made by labelstore merge"):
+        repair(tmp_path / "mean.zarr", FolderSource(photos), teacher)
+
+
+@pytest.mark.parametrize("part", ["subset", "pull", "prune"])
+def test_parts_grow_and_are_repaired(old, first_three, photos, teacher, tmp_path, part):
+    path = tmp_path / "part.zarr"
+    if part == "prune":
+        shutil.copytree(old.path, path)
+        prune(path, images=old.keys[1:])
+    else:
+        {"subset": subset, "pull": copy}[part](old, path, images=old.keys[1:])
+    (path / "commits/c/0/0").unlink()
+    repair(path, FolderSource(first_three), teacher, options=OPTIONS)
+    assert_same_views(labelstore.open(path), old, old.keys[1:], range(3))
+    grow(path, FolderSource(photos), teacher, tmp_path / "new.zarr", num_views=4, options=OPTIONS)
+    new = labelstore.open(tmp_path / "new.zarr")
+    assert (new.num_images, new.num_views) == (5, 4)
 
 
 def test_a_plan_is_a_function_of_two_tables():
@@ -271,6 +353,38 @@ def test_the_command_tells_before_it_does(old, photos, tmp_path):
     refused = commands.run(command(photos, old.path, path, "--seed", "1"))
     assert refused.returncode == 2
     assert "--seed is 1" in refused.stderr
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--teacher", "timm:test_vit", "-o", "b.zarr"), "grow one by one"),
+        (("--engine", "ray"), "leave --engine out"),
+    ],
+)
+def test_runs_in_which_nothing_grows_are_refused(old, photos, tmp_path, more, told):
+    path = tmp_path / "new.zarr"
+    done = CliRunner().invoke(main, [*map(str, command(photos, old.path, path)[3:]), *more])
+    assert done.exit_code == 2
+    assert told in " ".join(done.stderr.split())
+    assert not path.exists()
+
+
+class Elsewhere:
+    """An engine of another kind."""
+
+    def __init__(self, teacher):
+        self.teachers = [teacher]
+
+
+def test_another_engine_is_refused(old, photos, teacher, tmp_path):
+    path = tmp_path / "new.zarr"
+    growth = Growth.of(old, FolderSource(photos), path)
+    settings = LabelSettings.of_manifest(old.manifest)
+    output = Output(growth.targets(), path, settings, growth=growth)
+    with pytest.raises(UsageError, match="take that one"):
+        generate_together(growth.source, [output], Elsewhere(teacher))
     assert not path.exists()
 
 

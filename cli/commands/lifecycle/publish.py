@@ -27,6 +27,9 @@ Every block is checked first. The hub's own client sends what is not there yet, 
 goes on with an interrupted upload; the manifest comes last, and before it nobody finds a store. A
 repository that is not there is made; a card that is there and differs is kept, and other labels
 are refused, without --overwrite. HF_TOKEN, or hf auth login, says who you are.
+
+The published store tells in its history that it was published, and so has an id of its own; the
+store here stays as it is.
 """
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -10,14 +12,13 @@ import numpy as np
 
 from labelstore.errors import BusyError, FormatError, NotFoundError
 from labelstore.format.manifest import Manifest
-from labelstore.storage import local_files, locks, swaps
+from labelstore.storage import local_files, locks, swaps, whole_outputs
 from labelstore.storage.location import place_of
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.slabs import shared_file
 from labelstore.store.writer import holds_nothing
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["GcReport", "Kind", "Leftover", "gc"]
 
-Kind = Literal["partial", "lock", "claim", "block", "sibling", "lease", "slab"]
+Kind = Literal["partial", "lock", "claim", "block", "sibling", "output", "lease", "slab"]
 """A file that was being written; a lock or a claim of a writer that is gone; an object of a block
-that was never committed; a store that was to come, or has gone, in another's place; a dead writer's
-lease; labels in shared memory that no process uses."""
+that was never committed; a store that was to come, or has gone, in another's place; a folder that
+an export or a materialized copy was being made in; a dead writer's lease; labels in shared memory
+that no process uses."""
+
+_WRITTEN_WITHIN = 3600.0
+"""Seconds in which a single file is written for certain: one that is older was left."""
 
 _LARGEST = 2**62
 """Bytes of slabs that no memory holds: what goes to the folder of temporary files."""
@@ -40,7 +45,7 @@ class Leftover:
 
     kind: Kind
     path: str
-    """The store, or the folder of slabs."""
+    """The store, the folder of slabs, or the folder that a file or an output was being made in."""
     files: int
     bytes: int
 
@@ -82,10 +87,13 @@ def gc(paths: Iterable[str | os.PathLike[str]], *, dry_run: bool = False) -> GcR
     """Remove what interrupted runs left: in stores and beside them, and in shared memory.
 
     Each store's writer's lock, or lease, is held meanwhile. Blocks that are committed are not
-    touched, nor files that no writer of labelstore makes.
+    touched, nor files that no writer of labelstore makes. In stores, and in the folders that they
+    lie in, folders ``*.partial`` are known that ``export`` and ``materialize`` leave, by the lock
+    that those hold, and files that were being written more than an hour ago.
 
     Args:
-        paths: stores, in folders or behind URLs, and folders that hold stores (one level below).
+        paths: stores, in folders or behind URLs, and folders that hold stores or such outputs (one
+            level below).
         dry_run: remove nothing.
 
     Raises:
@@ -97,9 +105,18 @@ def gc(paths: Iterable[str | os.PathLike[str]], *, dry_run: bool = False) -> GcR
     leftovers: list[Leftover] = []
     busy: list[str] = []
     count = 0
+    around: dict[Path, None] = {}
     for path in paths:
         place = place_of(path)
-        stores = [place] if isinstance(place, str) or _is_store(place) else _stores_below(place)
+        stores: list[Path] | list[str]
+        if isinstance(place, str):
+            stores = [place]
+        elif _is_store(place):
+            stores = [place]
+            around |= dict.fromkeys([place.resolve().parent, place.resolve()])
+        else:
+            stores = _stores_below(place)
+            around |= dict.fromkeys([place.resolve(), *(store.resolve() for store in stores)])
         for store in stores:
             try:
                 leftovers += (
@@ -112,6 +129,8 @@ def gc(paths: Iterable[str | os.PathLike[str]], *, dry_run: bool = False) -> GcR
                 if store == place:
                     raise
                 busy.append(str(store))
+    for folder in around:
+        leftovers += _outputs(folder, dry_run)
     leftovers += _slabs(dry_run)
     return GcReport(tuple(leftovers), count, tuple(busy), dry_run)
 
@@ -136,11 +155,17 @@ def _stores_below(folder: Path) -> list[Path]:
     if folder.is_dir() and not entries:
         # A writer that died right after it had made the folder left just that.
         return []
-    visible = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    visible = [
+        entry
+        for entry in entries
+        if entry.is_dir()
+        and not entry.name.startswith(".")
+        and not entry.name.endswith(local_files.PARTIAL)
+    ]
     stores = [entry for entry in visible if _is_store(entry)]
     if folder.is_dir():
         stores += swaps.places_without(folder)
-    if not stores:
+    if not stores and not (folder.is_dir() and whole_outputs.left_in(folder)):
         raise NotFoundError(
             f"{folder} is no store and holds none: name a store, or a folder with stores in it."
         )
@@ -232,6 +257,41 @@ def _of_bucket(url: str, dry_run: bool) -> list[Leftover]:
         "block": [sizes[name] for name in orphans],
     }
     return [Leftover(kind, url, len(each), sum(each)) for kind, each in found.items() if each]
+
+
+def _outputs(folder: Path, dry_run: bool) -> list[Leftover]:
+    """What exports and copies that were interrupted left in a folder, and files beside a store."""
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK) or not folder.is_dir():
+        return []
+    from labelstore.operations.lifecycle.export import DESCRIPTION
+
+    leftovers = []
+    for output in whole_outputs.left_in(folder):
+        if not os.access(output / locks.LOCK_NAME, os.W_OK):  # another user's
+            continue
+        # Who makes it holds its lock.
+        with contextlib.suppress(BusyError), locks.exclusive_lock(output):
+            leftovers.append(_leftover("output", output, output.rglob("*")))
+            if not dry_run:
+                local_files.delete_tree(output)
+    for output in whole_outputs.replaced_in(folder, DESCRIPTION):
+        leftovers.append(_leftover("output", output, output.rglob("*")))
+        if not dry_run:
+            local_files.delete_tree(output)
+    now = time.time()
+    files = [
+        file
+        for file in sorted(folder.iterdir())
+        if local_files.is_partial_file(file)
+        and file.is_file()
+        and not file.is_symlink()
+        and now - file.stat().st_mtime > _WRITTEN_WITHIN
+    ]
+    if files:
+        leftovers.append(_leftover("partial", folder, files))
+        for file in () if dry_run else files:
+            local_files.delete_file(file)
+    return leftovers
 
 
 def _slabs(dry_run: bool) -> list[Leftover]:

@@ -3,34 +3,43 @@ preview of a sample."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from labelstore.errors import CorruptError, UsageError
+from labelstore.errors import CorruptError, LabelStoreError, UsageError
+from labelstore.format.manifest import differences
 from labelstore.operations.lifecycle.card import card
+from labelstore.operations.lifecycle.copy import WORKERS
 from labelstore.operations.lifecycle.hub_upload import HubUpload, Upload
 from labelstore.operations.lifecycle.preview import preview
-from labelstore.operations.pull import pull
 from labelstore.operations.verify import verify
 from labelstore.storage.local_files import PARTIAL
 from labelstore.storage.location import place_of
 from labelstore.storage.remote.hub import HubPlace
 from labelstore.storage.remote.objects import RemoteObjects
-from labelstore.store.rewrite import RewriteReport
-from labelstore.store.store import opened
+from labelstore.store.lineage import TEACHERS, origin
+from labelstore.store.reissue import reissued
+from labelstore.store.rewrite import RewriteReport, write_blocks
+from labelstore.store.selection import Selection
+from labelstore.store.store import Store, opened
+from labelstore.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from labelstore.store.store import Store
+    from labelstore.format.manifest import Manifest
 
     Tell = Callable[[int, int], None]
 
 __all__ = ["Publication", "PublishReport", "publish"]
+
+OPERATION = "publish"
 
 CARD, PREVIEW = "README.md", "preview.parquet"
 """Names in a repository."""
@@ -76,6 +85,9 @@ class PublishReport(RewriteReport):
 
     source: str
     id: str
+    """Of the store at ``url``."""
+    source_id: str
+    """Of the one that was published; its labels are the same."""
     url: str
     """Where the store is read from: on the hub at the commit."""
     commit: str | None
@@ -101,6 +113,10 @@ def publish(
     tell: Tell | None = None,
 ) -> PublishReport:
     """Publish a finished store with its card and a preview of a sample.
+
+    The published store has the same labels and, as it tells in its history that it was published,
+    an ``id`` of its own; the store here stays as it is. One that was published there already, or
+    pulled whole from there, is sent as it is.
 
     Every block is read and checked before anything is sent. The same call goes on with what an
     interrupted one has sent. On the hub the manifest, the card and the preview are the last commit:
@@ -139,6 +155,7 @@ def publish(
         )
     started = time.monotonic()
     files, count = _size(store)
+    manifest = _published(store, target.told())
     commit, card_state = None, "none"
     if not dry_run:
         problems = verify(store, tell).problems
@@ -147,10 +164,14 @@ def publish(
                 f"{store.path} is damaged and was not published ({problems[0].message}): see "
                 "labelstore verify, and labelstore repair."
             )
-        commit, card_state = target.send(_card(store, target, how, tell), preview(store), quiet)
+        manifest = _as_it_is_there(store, manifest, target.url(None))
+        with target.issued(manifest) as issued:
+            texts = _card(issued, target, how, tell), preview(issued)
+            commit, card_state = target.send(issued, *texts, quiet)
     return PublishReport(
         source=str(store.path),
-        id=store.id,
+        id=manifest.id,
+        source_id=store.id,
         url=target.url(commit),
         commit=commit,
         files=files,
@@ -161,6 +182,37 @@ def publish(
         dry_run=dry_run,
         seconds=time.monotonic() - started,
     )
+
+
+def _published(store: Store, told: dict[str, str]) -> Manifest:
+    """A store's manifest once it is published.
+
+    Args:
+        told: what the history says of the place.
+    """
+    manifest = store.manifest
+    last = manifest.origin
+    if (
+        last is not None
+        and last["operation"] == OPERATION
+        and last["settings"].get("url") == told.get("url")
+    ):
+        return manifest
+    settings: dict[str, Any] = {**told, "labels": store.reader.commits_digest()}
+    if manifest.teacher is None:
+        settings[TEACHERS] = [dict(teacher) for teacher in manifest.teachers]
+    return replace(manifest, origin=origin(OPERATION, [store], settings))
+
+
+def _as_it_is_there(store: Store, manifest: Manifest, url: str) -> Manifest:
+    """The manifest that a store of these labels has at a place, as another release may have written
+    it, or else the new one."""
+    try:
+        there = Store(url).manifest
+    except LabelStoreError:
+        return manifest
+    same = there.id == store.id or not differences(there, manifest)
+    return there if same else manifest
 
 
 def _card(store: Store, target: _Hub | _Bucket, how: Publication, tell: Tell | None) -> bytes:
@@ -220,19 +272,33 @@ class _Hub:
         self._place = HubPlace(
             place.owner, place.name, branch, place.path or store.path.absolute().name
         )
-        self._store, self._root, self._how = store, store.path, how
+        self._store, self._how = store, how
 
     def url(self, commit: str | None) -> str:
         return self._place.at(commit or self._place.revision).url
 
+    def told(self) -> dict[str, str]:
+        """Without the branch: of several branches it is one store."""
+        return {"url": self._place.at(None).url}
+
+    @contextlib.contextmanager
+    def issued(self, manifest: Manifest) -> Iterator[Store]:
+        """The store that is sent."""
+        if manifest.id == self._store.id:
+            yield self._store
+            return
+        with reissued(self._store, manifest) as issued:
+            yield issued
+
     def beside(self, name: str) -> str:
         return HubPlace(self._place.owner, self._place.name, self._place.revision, name).url
 
-    def send(self, card: bytes, preview: bytes, quiet: bool) -> tuple[str, str]:
+    def send(self, issued: Store, card: bytes, preview: bytes, quiet: bool) -> tuple[str, str]:
+        root = Path(issued.path)
         upload = Upload(
-            root=self._root,
-            files=tuple(store_files(self._root)),
-            message=f"Soft labels: {self._store.id}",
+            root=root,
+            files=tuple(store_files(root)),
+            message=f"Soft labels: {issued.id}",
             last={CARD: card, PREVIEW: preview},
             kept=() if self._how.overwrite else (CARD,),
             private=self._how.private,
@@ -257,11 +323,30 @@ class _Bucket:
     def url(self, _commit: str | None) -> str:
         return self._url
 
+    def told(self) -> dict[str, str]:
+        """Nothing: where a bucket lies is nobody else's business."""
+        return {}
+
+    @contextlib.contextmanager
+    def issued(self, manifest: Manifest) -> Iterator[Store]:
+        """The store in the bucket, written block by block."""
+        store = self._store
+        # Open files of Parquet are for one thread at a time.
+        alone = store.manifest.encoding != "codes" and isinstance(store.path, Path)
+        selection = replace(Selection.of_store(store), kept=WORKERS + 1)
+        with StoreWriter(
+            self._url, manifest, store.keys, store.targets, overwrite=self._how.overwrite
+        ) as writer:
+            if manifest.id == store.id:
+                writer.check_commits(store.reader.all_commits)
+            codes = functools.partial(selection.codes, manifest)
+            write_blocks(writer, codes, workers=1 if alone else WORKERS)
+        yield Store(self._url)
+
     def beside(self, name: str) -> str:
         return f"{self._url}.{name}"
 
-    def send(self, card: bytes, preview: bytes, _quiet: bool) -> tuple[None, str]:
-        pull(self._store, self._url, overwrite=self._how.overwrite)
+    def send(self, _issued: Store, card: bytes, preview: bytes, _quiet: bool) -> tuple[None, str]:
         folder, _, name = self._url.rpartition("/")
         objects = RemoteObjects(folder)
         objects.put(f"{name}.{PREVIEW}", preview)

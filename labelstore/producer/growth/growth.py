@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from labelstore.errors import DecodeError, MismatchError, SourceError, UsageError
+from labelstore.errors import DecodeError, MismatchError, UsageError
 from labelstore.format.arrays import view_arrays
 from labelstore.format.blocks import BlockCodes, block_codes
 from labelstore.format.manifest import LOGITS_PROBE, fingerprint
 from labelstore.images.every_photo import every_photo
 from labelstore.images.photo_file import is_same_file
+from labelstore.images.sources.ordered import OrderedSource
 from labelstore.producer.growth.lists import with_lists
 from labelstore.producer.growth.plan import places_of, plan_growth
 from labelstore.storage.location import same_place
@@ -29,7 +30,6 @@ from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     import os
-    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -43,44 +43,19 @@ if TYPE_CHECKING:
     Int64Array = npt.NDArray[np.int64]
     BoolArray = npt.NDArray[np.bool_]
 
-__all__ = ["Growth"]
+__all__ = ["Growth", "foreign_steps"]
 
 SHOWN = 10
 """Photos that are named, of those that are missing or others than were labelled."""
 
-OWN_LABELS = frozenset({"grow", "parts", "pull", "recode", "subset"})
+OWN_LABELS = frozenset({"grow", "parts", "prune", "publish", "pull", "recode", "subset"})
 """Operations that leave a teacher's labels as it said them."""
 
 
-class _OrderedPhotos:
-    """A source's photos in a plan's order, those that are missing among them."""
-
-    mixed = False
-
-    def __init__(self, photos: ImageSource, plan: GrowthPlan) -> None:
-        self._photos, self._plan = photos, plan
-        self.path, self.passed_over = photos.path, photos.passed_over
-        self.keys = plan.keys
-        # Ground truth is made of the photos that are there.
-        self.classes = self.numbers = None
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def class_name(self, index: int) -> str | None:
-        return None
-
-    def path_of(self, index: int) -> Path | str:
-        place = int(self._plan.places[index])
-        return self.keys[index] if place < 0 else self._photos.path_of(place)
-
-    def read(self, index: int) -> bytes:
-        place = int(self._plan.places[index])
-        if place < 0:
-            raise SourceError(
-                f"the photo {self.keys[index]!r} is not in {self.path}: restore it there."
-            )
-        return self._photos.read(place)
+def foreign_steps(manifest: Manifest) -> list[str]:
+    """Operations of a store's history after which labels are not as its teacher said them."""
+    steps = [step["operation"] for step in lineage(manifest)]
+    return [step for step in steps if step not in OWN_LABELS]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +153,7 @@ class Growth:
     @functools.cached_property
     def source(self) -> ImageSource:
         """The photos in the order of the grown store."""
-        return cast("ImageSource", _OrderedPhotos(self.photos, self.plan))
+        return cast("ImageSource", OrderedSource(self.photos, self.plan.keys))
 
     def targets(self, of_photos: npt.NDArray[np.int32] | None = None) -> npt.NDArray[np.int32]:
         """(N,) int32 ground truth of the grown store.
@@ -342,9 +317,9 @@ def _check_store(store: Store, path: str | os.PathLike[str]) -> None:
     """Refuse what cannot grow, and a path that the grown store cannot have."""
     store.require_complete()
     manifest = store.manifest
-    steps = [step["operation"] for step in lineage(manifest)]
-    if manifest.teacher is None or not set(steps) <= OWN_LABELS:
-        how = f"by labelstore {steps[-1]}" if steps else "of given labels"
+    others = foreign_steps(manifest)
+    if manifest.teacher is None or others:
+        how = f"by labelstore {others[-1]}" if others else "of given labels"
         raise MismatchError(
             f"{store.path} was made {how}, so that a teacher's labels cannot be added to it: grow "
             "the stores that it was made of, and make it again."

@@ -12,9 +12,13 @@ import pytest
 
 import labelstore
 from labelstore.errors import BusyError, NotFoundError
+from labelstore.operations.lifecycle.export import export
 from labelstore.operations.lifecycle.gc import gc
 from labelstore.operations.lifecycle.prune import prune
+from labelstore.operations.materialize import materialize
 from labelstore.operations.verify import verify
+from labelstore.peers.exports.npz import Npz
+from labelstore.peers.exports.webdataset import WebDataset
 from labelstore.storage import swaps
 from labelstore.storage.locks import exclusive_lock, shared_lock
 from labelstore.testing.faults import trip
@@ -172,3 +176,93 @@ def test_labels_in_memory_of_dead_processes(tmp_path):
     assert commands.run(command[:-1]).returncode == 0
     assert len(list(folder.iterdir())) == 1
     used.close()
+
+
+def export_of(store, path):
+    export(store, path, Npz() if path.suffix == ".npz" else WebDataset())
+
+
+@pytest.mark.parametrize("name", ["out.npz", "shards"])
+def test_what_an_export_was_making(tmp_path, name):
+    store, _ = make_planned(tmp_path / "a.zarr", **SETTINGS)
+    inside = store.path / name
+    with trip() as steps:
+        export_of(store, tmp_path / f"whole-{name}")
+    for place in (tmp_path / name, inside):
+        # Where this very path may not be exported to, what was left there is still known.
+        assert die_at(steps.taken // 2, "die-before", export_of, store, place)
+        assert place.with_name(f"{name}.partial").is_dir()
+    before = files_of(tmp_path)
+    told = gc([store.path], dry_run=True)
+    assert files_of(tmp_path) == before
+    outputs = [part for part in told.leftovers if part.kind == "output"]
+    assert {part.path for part in outputs} == {f"{tmp_path / name}.partial", f"{inside}.partial"}
+    assert all(part.files for part in outputs)
+    assert gc([tmp_path]).leftovers == told.leftovers
+    assert not list(tmp_path.rglob("*.partial"))
+    assert labelstore.open(store.path).id == store.id
+    assert (tmp_path / f"whole-{name}").exists()
+
+
+def test_what_a_materialized_copy_was_made_in(tmp_path):
+    store, _ = make_planned(tmp_path / "a.zarr", **SETTINGS)
+    with trip() as steps:
+        materialize(store, tmp_path / "whole")
+    assert die_at(steps.taken // 2, "die-before", materialize, store, tmp_path / "copy")
+    assert (tmp_path / "copy.partial").is_dir()
+    assert kinds_of(gc([tmp_path]))["output"] > 1
+    assert sorted(tmp_path.iterdir()) == [store.path, tmp_path / "whole"]
+
+
+def test_what_an_export_has_replaced(tmp_path):
+    store, _ = make_planned(tmp_path / "a.zarr", **SETTINGS)
+    export_of(store, tmp_path / "out")
+    old = shutil.copytree(tmp_path / "out", tmp_path / "out.replaced.partial")
+    shutil.copytree(store.path, tmp_path / "mine.replaced.partial")
+    assert kinds_of(gc([store.path]))["output"] == len(list(old.parent.glob("out/*")))
+    assert not old.exists()
+    assert (tmp_path / "mine.replaced.partial").exists()
+
+
+def test_who_exports_is_left_alone_and_so_are_other_peoples_files(tmp_path):
+    make_planned(tmp_path / "a.zarr", **SETTINGS)
+    with exclusive_lock(tmp_path / "busy.partial"):
+        (tmp_path / "mine.partial").mkdir()
+        (tmp_path / "mine.partial/notes").write_text("mine")
+        (tmp_path / "locked.partial").mkdir()
+        (tmp_path / "locked.partial/.lock").write_text("of another program")
+        # A store on its way here by other means has its lock.
+        shutil.copytree(tmp_path / "a.zarr", tmp_path / "b.zarr.partial")
+        (tmp_path / "b.zarr.partial/.lock").touch()
+        (tmp_path / "download.partial").write_text("mine")
+        old, new = (tmp_path / f"card.md.{digit * 32}.partial" for digit in "0a")
+        for file in (old, new):
+            file.write_text("half")
+        os.utime(old, (0, 0))
+        report = gc([tmp_path])
+        assert kinds_of(report)["partial"] == 1
+        assert "output" not in kinds_of(report)
+        assert not old.exists()
+        for name in ("busy.partial/.lock", "mine.partial/notes", "locked.partial/.lock", new.name):
+            assert (tmp_path / name).exists()
+        assert (tmp_path / "download.partial").exists()
+        assert files_of(tmp_path / "b.zarr.partial").keys() >= files_of(tmp_path / "a.zarr").keys()
+    assert kinds_of(gc([tmp_path]))["output"] == 1
+
+
+def test_a_folder_that_exports_lie_in(tmp_path):
+    with exclusive_lock(tmp_path / "out.partial"):
+        pass
+    assert kinds_of(gc([tmp_path])) == {"output": 1}
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(NotFoundError, match="no store"):
+        gc([tmp_path])
+
+
+def test_a_writer_goes_on_beside_a_folder_that_an_export_left_in_its_store(tmp_path):
+    path = tmp_path / "a.zarr"
+    make_planned(path, blocks=[0], **SETTINGS)
+    with exclusive_lock(path / "out.partial"):
+        pass
+    store, _ = make_planned(path, **SETTINGS)
+    assert store.complete

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -16,9 +19,15 @@ from huggingface_hub import constants
 import labelstore
 from labelstore.cli.main import main
 from labelstore.errors import CorruptError, IncompleteError, UsageError
+from labelstore.operations.lifecycle.gc import gc
 from labelstore.operations.lifecycle.publish import Publication, publish
+from labelstore.operations.merge import merge
+from labelstore.operations.pull import pull
+from labelstore.operations.verify import verify
+from labelstore.storage import swaps
+from labelstore.store.lineage import lineage
 from tests.support.hub import Hub
-from tests.support.stores import make_planned, once, read_everything, written
+from tests.support.stores import files_of, make_planned, once, written
 
 make_planned, written = once(make_planned), once(written)
 
@@ -47,6 +56,27 @@ def told(done):
     return json.loads(done.stdout)
 
 
+def assert_published(url, store, repository, name=None):
+    """What is there are the store's labels, and how they came there; the store is as it was."""
+    there = labelstore.open(url)
+    manifest = dataclasses.replace(there.manifest, origin=store.manifest.origin)
+    assert manifest == store.manifest
+    assert there.id != store.id
+    (*earlier, step) = lineage(there.manifest)
+    assert earlier == lineage(store.manifest)
+    assert (step["operation"], step["stores"], step["result"]) == ("publish", [store.id], there.id)
+    assert step["settings"]["url"] == f"{repository}/{name or store.path.name}"
+    assert step["settings"]["labels"] == store.reader.commits_digest()
+    assert there.keys == store.keys
+    assert np.array_equal(there.targets, store.targets)
+    for block in range(store.manifest.num_blocks):
+        for ours, theirs in zip(store.block_codes(block), there.block_codes(block), strict=True):
+            for key, values in ours.items():
+                np.testing.assert_array_equal(values, theirs[key])
+    assert verify(there).whole
+    assert [entry for entry in os.listdir(store.path.parent) if "publish" in entry] == []
+
+
 def files_in(folder):
     """Those of a store, without its lock."""
     return [file for file in folder.rglob("*") if file.is_file() and file.name != ".lock"]
@@ -57,10 +87,10 @@ def test_what_is_published_is_read_at_its_commit(tmp_path, hub, suffix):
     url = "hf://datasets/me/soft-labels"
     first = told(run("publish", store.path, url, "--private", "--json"))
     assert first["url"] == f"hf://datasets/me/soft-labels@{first['commit']}/a.{suffix}"
-    assert (first["card"], first["id"]) == ("written", store.id)
+    assert (first["card"], first["source_id"]) == ("written", store.id)
     assert hub.repositories["me/soft-labels"].private
     assert hub.put_large
-    assert read_everything(first["url"]) == read_everything(store.path)
+    assert_published(first["url"], store, "hf://datasets/me/soft-labels")
     # The branch goes on, the commit stays.
     hub.repositories["me/soft-labels"].commit("main", {"README.md": b"gone"})
     report = told(
@@ -68,8 +98,10 @@ def test_what_is_published_is_read_at_its_commit(tmp_path, hub, suffix):
     )
     assert report["num_views"] == 2
     history = told(run("inspect", tmp_path / f"part.{suffix}", "--history", "--json"))
-    assert history["steps"][0]["settings"]["published"] == [first["url"]]
-    assert history["steps"][0]["stores"] == [store.id]
+    first_step, second = history["steps"]
+    assert (first_step["operation"], first_step["stores"]) == ("publish", [store.id])
+    assert second["settings"]["published"] == [first["url"]]
+    assert second["stores"] == [first["id"]]
     part = labelstore.open(tmp_path / f"part.{suffix}")
     ours, theirs = (s.read(np.arange(20)[:, None], np.arange(2)) for s in (store, part))
     assert np.array_equal(ours.indices, theirs.indices)
@@ -92,7 +124,7 @@ def test_a_branch_is_read_at_the_commit_that_it_has(tmp_path, hub):
     )
     history = told(run("inspect", tmp_path / "b.zarr", "--history", "--json"))
     pinned = f"hf://datasets/me/labels@{report.commit}/a.zarr"
-    assert history["steps"][0]["settings"]["published"] == [pinned]
+    assert history["steps"][1]["settings"]["published"] == [pinned]
     assert pinned in run("inspect", tmp_path / "b.zarr", "--history").stdout
     # Labels that are the same are gone on with, though the branch has another commit.
     files = hub.repositories["me/labels"].files("v2")
@@ -119,7 +151,7 @@ def test_an_interrupted_upload_goes_on_and_shows_no_store_before_its_end(tmp_pat
     hub.refuse_commit = lambda branch, files: False
     sent = list(hub.put_large)
     report = told(run("publish", store.path, "hf://datasets/me/labels", "--json"))
-    assert read_everything(report["url"]) == read_everything(store.path)
+    assert_published(report["url"], store, "hf://datasets/me/labels")
     assert len(hub.put_large) == len(set(hub.put_large))
     assert set(sent) <= set(hub.put_large)
     assert set(hub.repositories["me/labels"].files()) == {
@@ -143,7 +175,7 @@ def test_the_clients_own_pipeline_for_folders(tmp_path, hub, monkeypatch):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert hub.put_large == []
-    assert read_everything(report["url"]) == read_everything(store.path)
+    assert_published(report["url"], store, "hf://datasets/me/labels")
 
 
 def test_other_labels_are_refused_and_replaced_only_when_asked(tmp_path, hub):
@@ -164,7 +196,7 @@ def test_other_labels_are_refused_and_replaced_only_when_asked(tmp_path, hub):
     how = Publication(overwrite=True)
     report = publish(other, "hf://datasets/me/labels/x.zarr", how, quiet=True)
     assert report.card == "written"
-    assert read_everything(report.url) == read_everything(other.path)
+    assert_published(report.url, other, "hf://datasets/me/labels", "x.zarr")
     below = {name for name in repository.files() if name.startswith("x.zarr/")}
     assert len(below) == report.files
 
@@ -270,3 +302,46 @@ def test_the_preview_says_what_the_store_says(tmp_path, hub):
         assert row["box"] == store.views(image, row["view"]).box.tolist()
     # The card has the hub's viewer show it.
     assert 'config_name: preview\n  data_files: "preview.parquet"' in files["README.md"].decode()
+
+
+def test_who_publishes_again_sends_the_same_store(tmp_path, hub, monkeypatch):
+    store, _, _ = written(tmp_path / "a.zarr")
+    before = files_of(store.path)
+    first = publish(store, "hf://datasets/me/labels", quiet=True)
+    sent = list(hub.put_large)
+    # As another release would write it: what is there stays.
+    monkeypatch.setattr(labelstore, "__version__", "99")
+    second = publish(store, "hf://datasets/me/labels", quiet=True)
+    assert (second.id, second.card) == (first.id, "unchanged")
+    assert hub.put_large == sent
+    assert files_of(store.path) == before
+    # A whole copy is the published store, with its history; from there it goes as it is.
+    copied = labelstore.open(pull(first.url, tmp_path / "b.zarr").path)
+    assert (copied.id, len(lineage(copied.manifest))) == (first.id, 1)
+    again = publish(copied, "hf://datasets/me/labels/a.zarr", quiet=True)
+    assert (again.id, again.source_id) == (first.id, first.id)
+    elsewhere = publish(copied, "hf://datasets/me/others/a.zarr", quiet=True)
+    steps = lineage(labelstore.open(elsewhere.url).manifest)
+    assert [step["operation"] for step in steps] == ["publish", "publish"]
+    assert steps[0]["settings"]["labelstore"] != steps[1]["settings"]["labelstore"] == "99"
+
+
+def test_a_mean_that_is_published_names_its_teachers(tmp_path, hub):
+    members = [written(tmp_path / f"{n}.zarr", seed=n)[0] for n in range(2)]
+    merged = labelstore.open(merge(members, tmp_path / "m.zarr").path)
+    report = publish(merged, "hf://datasets/me/labels", quiet=True)
+    there = labelstore.open(report.url)
+    assert there.manifest.teachers == merged.manifest.teachers
+    assert [step["operation"] for step in lineage(there.manifest)] == ["merge", "publish"]
+
+
+def test_a_killed_publication_leaves_what_gc_knows(tmp_path, hub):
+    store, _, _ = written(tmp_path / "a.zarr")
+    left = swaps.beside(store.path, "publish")
+    shutil.copytree(store.path, left)
+    (left / "zarr.json").unlink()
+    told = gc([store.path], dry_run=True).leftovers
+    assert {(part.kind, part.path) for part in told} >= {("sibling", str(store.path))}
+    report = publish(store, "hf://datasets/me/labels", quiet=True)
+    assert not left.exists()
+    assert_published(report.url, store, "hf://datasets/me/labels")

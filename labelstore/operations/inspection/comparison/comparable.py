@@ -28,7 +28,7 @@ By = Literal["views", "images"]
 _BOXES = 1 << 16
 """Stored boxes that are compared at a time."""
 
-_SAME_VIEWS = ("recode", "pull")
+_SAME_VIEWS = ("publish", "recode", "pull")
 """Operations that write the labels of one store anew, view for view."""
 
 

@@ -1,0 +1,58 @@
+"""A source's photos in an order of one's own, some of them, and names of photos that it lacks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from labelstore.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from labelstore.images.sources.choose import ImageSource
+
+__all__ = ["OrderedSource"]
+
+
+class OrderedSource:
+    """Reads like a source of the photos of these keys, in their order.
+
+    Classes it has none: ground truth is made of the source itself.
+
+    Args:
+        photos: where they are read. keys: of this source; those that ``photos`` lacks cannot be
+            read.
+    """
+
+    mixed = False
+    classes = numbers = None
+
+    def __init__(self, photos: ImageSource, keys: Sequence[str]) -> None:
+        self._photos = photos
+        places = {key: place for place, key in enumerate(photos.keys)}
+        self._places = [places.get(key, -1) for key in keys]
+        self.path, self.passed_over = photos.path, photos.passed_over
+        self.keys = tuple(keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def class_name(self, index: int) -> str | None:
+        """None."""
+        return None
+
+    def path_of(self, index: int) -> Path | str:
+        """Where photo number ``index`` lies; its key where the source lacks it."""
+        place = self._places[index]
+        return self.keys[index] if place < 0 else self._photos.path_of(place)
+
+    def read(self, index: int) -> bytes:
+        """The encoded file of photo number ``index``; SourceError where the source lacks it, or as
+        there."""
+        place = self._places[index]
+        if place < 0:
+            raise SourceError(
+                f"the photo {self.keys[index]!r} is not in {self.path}: restore it there."
+            )
+        return self._photos.read(place)

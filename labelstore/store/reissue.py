@@ -1,0 +1,70 @@
+"""A store under another manifest: the same objects, committed anew, for commits name the store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labelstore.format.blocks import BlockCodes
+from labelstore.storage import local_files, locks, swaps
+from labelstore.store.backends.npy import MappedBackend
+from labelstore.store.backends.registry import backend_of
+from labelstore.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from labelstore.format.manifest import Manifest
+
+__all__ = ["reissued"]
+
+PURPOSE = "publish"
+
+
+@contextlib.contextmanager
+def reissued(store: Store, manifest: Manifest) -> Iterator[Store]:
+    """A store with another one's labels and its own manifest, for as long as it is needed.
+
+    It lies beside the other one, under a hidden name; where the system refuses that, in the folder
+    of temporary files. Labels take no room where files can have two names.
+
+    Args:
+        store: finished, in a folder; it is only read, each block verified.
+        manifest: of the same images, views and layout.
+
+    Raises:
+        CorruptError: the store is damaged. UsageError: it is a materialized copy. BusyError:
+        another process makes the same. StoreError: the system refuses.
+    """
+    place = Path(store.path).resolve()
+    backend = backend_of(place)
+    if isinstance(backend, MappedBackend):
+        backend.refuse()
+    with contextlib.ExitStack() as stack:
+        new = swaps.beside(place, PURPOSE)
+        if not os.access(place.parent, os.W_OK):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="labelstore-"))
+            new = Path(folder) / place.name
+        stack.enter_context(locks.exclusive_lock(new))
+        stack.callback(local_files.delete_tree, new)
+        for entry in new.iterdir():  # of one that was interrupted
+            if entry.name != locks.LOCK_NAME:
+                (local_files.delete_tree if entry.is_dir() else local_files.delete_file)(entry)
+        yield _filled(store, place, new, manifest)
+
+
+def _filled(store: Store, place: Path, new: Path, manifest: Manifest) -> Store:
+    backend = backend_of(new)
+    backend.create(manifest, store.keys, store.targets)
+    backend.open_for_writing(manifest)
+    for block in range(manifest.num_blocks):
+        for name in backend.block_objects(block):
+            # Some writers leave out what holds fill alone; the digests below know.
+            if (place / name).is_file():
+                local_files.second_name(place / name, new / name)
+        codes = BlockCodes(*store.block_codes(block))
+        backend.write_commit(block, codes.commit_row(manifest, block))
+    return Store(new)
