@@ -37,6 +37,9 @@ __all__ = ["ViewLaw", "Views"]
 TRIES = 10
 """How often RandomResizedCrop draws before it falls back to the central crop."""
 
+_TRIED_TOGETHER = 4096
+"""Tries that are drawn in one go, at most, but for the first of each view."""
+
 # The third counter word of a draw: tries use 0..9, other parameters have numbers of their own, so
 # that a later parameter never changes an earlier one.
 _FLIP_DRAW = 16
@@ -146,34 +149,39 @@ class ViewLaw:
         )
         if hashes.size and min(int(width.min()), int(height.min())) < 1:
             raise UsageError("a view of an image without pixels was asked for: check its size.")
-        box = np.empty((hashes.size, 4), dtype=np.int32)
-        box[:] = _central_box(width, height, self.ratio)
-        pending = np.arange(hashes.size)
-        for attempt in range(TRIES):
-            words = self._words(hashes[pending], numbers[pending], attempt)
-            found, candidate = self._try(words, width[pending], height[pending])
-            box[pending[found]] = candidate[found]
-            pending = pending[~found]
-            if not pending.size:
-                break
+        low, high = hashes & np.uint64(0xFFFFFFFF), hashes >> np.uint64(32)
+        # A few views' later tries take hardly longer together than one by one.
+        box, tried, pending = np.empty((hashes.size, 4), dtype=np.int32), 0, np.arange(hashes.size)
+        while pending.size and tried < TRIES:
+            together = min(TRIES - tried, _TRIED_TOGETHER // pending.size) if tried else 1
+            attempts = np.arange(tried, tried + max(together, 1), dtype=np.uint64)[:, None]
+            words = philox4x32((low[pending], high[pending], attempts, numbers[pending]), self.seed)
+            fits, candidates = self._try(words, width[pending], height[pending])
+            fitting = np.flatnonzero(fits.any(axis=0))
+            box[pending[fitting]] = candidates[fits[:, fitting].argmax(axis=0), fitting]
+            pending = np.delete(pending, fitting)
+            tried += len(attempts)
+        if pending.size:
+            box[pending] = _central_box(width[pending], height[pending], self.ratio)
         if self.flip in (0.0, 1.0):
             flip = np.full(hashes.size, self.flip == 1.0)
         else:
-            flip = uniform(self._words(hashes, numbers, _FLIP_DRAW)[0]) < self.flip
+            words = philox4x32((low, high, np.uint64(_FLIP_DRAW), numbers), self.seed)
+            flip = uniform(words[0]) < self.flip
         stages = tuple(
             stage.draw(Draws(self.seed, hashes, numbers, position)).reshape(shape)
             for position, stage in enumerate(self.stages)
         )
         return Views(box=box.reshape(*shape, 4), flip=flip.reshape(shape), stages=stages)
 
-    def _words(self, hashes: Any, numbers: Any, draw: int) -> Any:
-        low, high = hashes & np.uint64(0xFFFFFFFF), hashes >> np.uint64(32)
-        return philox4x32((low, high, np.uint64(draw), numbers), self.seed)
-
     def _try(
         self, words: Any, width: npt.NDArray[np.int64], height: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], Int32Array]:
-        """One try for each image: whether it fits, and its box (n, 4)."""
+        """Tries of n views: whether each fits (tries, n), and its box (tries, n, 4).
+
+        Args:
+            words: four (tries, n) of each try's draw. width, height: (n,) of the images.
+        """
         area = (width * height) * between(uniform(words[0]), *self.scale)
         aspect = exp(between(uniform(words[1]), ln(self.ratio[0]), ln(self.ratio[1])))
         # rint rounds halves to even, as Python's round does in torchvision.
