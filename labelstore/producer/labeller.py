@@ -16,6 +16,7 @@ import numpy as np
 
 from labelstore.errors import TeacherError, UsageError
 from labelstore.format.blocks import BlockData, BlockPriors
+from labelstore.labels.lists.fit import TOGETHER
 from labelstore.producer.background import ahead
 from labelstore.producer.crops import Cutter, shape_of
 from labelstore.teachers.device_memory import default_batch_size, take
@@ -80,8 +81,9 @@ class _BlockArrays:
         self._sizes = np.zeros((count, 2), dtype=np.int64)
         self._digests = np.zeros(count, dtype=np.uint64)
         self._readable = np.zeros(count, dtype=bool)
-        # Sums of the full distributions of images that are not finished, by row.
+        # Sums of the full distributions of images whose list is not fitted, by row.
         self._sums: dict[int, npt.NDArray[np.float64]] = {}
+        self._whole: list[int] = []
         self._priors = BlockPriors(manifest, count)
 
     def note(self, run: CropRun, photo: PhotoFacts) -> None:
@@ -115,19 +117,25 @@ class _BlockArrays:
                 continue
             self._sums[run.row] = self._sums.get(run.row, 0.0) + total
             if run.last_of_image:
-                self._finish(run.row)
+                self._whole.append(run.row)
+        if len(self._whole) >= TOGETHER:
+            self._fit_lists()
 
-    def _finish(self, row: int) -> None:
-        """The prior of an image whose views are all there."""
-        mean = self._sums.pop(row) / self._manifest.num_views
-        image = row, mean, self._indices[row], self._probs[row]
+    def _fit_lists(self) -> None:
+        """Fit the lists of images whose views are all there."""
+        rows, self._whole = np.array(self._whole, dtype=np.int64), []
+        if not rows.size:
+            return
+        means = np.stack([self._sums.pop(row) for row in rows.tolist()]) / self._manifest.num_views
+        images = rows, means, self._indices[rows], self._probs[rows]
         if self._fitters is None:
-            self._priors.fit(*image)
+            self._priors.fit(*images)
         else:
-            self._fits.append(self._fitters.submit(self._priors.fit, *image))
+            self._fits.append(self._fitters.submit(self._priors.fit, *images))
 
     def data(self) -> BlockData:
         """The finished block."""
+        self._fit_lists()
         for fit in self._fits:
             fit.result()
         unlabelled = list(self._unlabelled)
