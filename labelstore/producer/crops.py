@@ -17,7 +17,7 @@ import numpy as np
 from labelstore.errors import DecodeError, SourceError
 from labelstore.images.photo_file import read_photo
 from labelstore.images.pixels import render
-from labelstore.images.resampling import can_resize
+from labelstore.images.resampling import can_resize, pixels_of
 from labelstore.images.resize_on_device import resize_boxes
 from labelstore.teachers.device_memory import (
     batch_memory,
@@ -355,7 +355,7 @@ class Cutter:
         numbers = np.arange(self._num_views)
         return _Loaded(
             PhotoFacts(photo.width, photo.height, file.digest, None),
-            np.array(photo) if self._as_array else photo,
+            pixels_of(photo) if self._as_array else photo,
             self._law(self._hashes[image], numbers, photo.width, photo.height),
         )
 
