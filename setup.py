@@ -1,24 +1,25 @@
-"""The one compiled part; everything else is said in setup.cfg."""
+"""The compiled parts; everything else is said in setup.cfg."""
 
 import os
 import platform
 
 from setuptools import Extension, setup
 
-# Elsewhere Pillow resizes, as it does where there is no compiler ("optional").
+# Elsewhere Pillow resizes and NumPy draws, as they do where there is no compiler ("optional").
 _THERE = os.name == "posix" and platform.machine() in ("x86_64", "AMD64")
 
 setup(
     ext_modules=[
         Extension(
-            "labelstore.images._resample",
-            ["labelstore/images/_resample.c"],
-            # Fused multiplications would give other last bits of weights than Pillow's.
+            f"labelstore.{package}.{name}",
+            [f"labelstore/{package}/{name}.c"],
+            # Fused multiplications would give other last bits than Pillow's and NumPy's.
             extra_compile_args=["-O3", "-ffp-contract=off"],
             libraries=["m"],
             py_limited_api=True,
             optional=True,
         )
+        for package, name in (("images", "_resample"), ("views", "_boxes"))
     ]
     if _THERE
     else [],

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.views.exact import between, exp, ln
-from labelstore.views.philox import bounded, philox4x32, uniform
+from labelstore.views.boxes import BoxLaw, draw_boxes
 from labelstore.views.stages.names import MAX_STAGES, parse_stage, stage_of_json
 from labelstore.views.stages.parameters import Draws
 from labelstore.views.stages.stage import Stage
@@ -33,16 +32,6 @@ if TYPE_CHECKING:
     Int32Array = npt.NDArray[np.int32]
 
 __all__ = ["ViewLaw", "Views"]
-
-TRIES = 10
-"""How often RandomResizedCrop draws before it falls back to the central crop."""
-
-_TRIED_TOGETHER = 4096
-"""Tries that are drawn in one go, at most, but for the first of each view."""
-
-# The third counter word of a draw: tries use 0..9, other parameters have numbers of their own, so
-# that a later parameter never changes an earlier one.
-_FLIP_DRAW = 16
 
 
 @dataclass(frozen=True)
@@ -149,50 +138,14 @@ class ViewLaw:
         )
         if hashes.size and min(int(width.min()), int(height.min())) < 1:
             raise UsageError("a view of an image without pixels was asked for: check its size.")
-        low, high = hashes & np.uint64(0xFFFFFFFF), hashes >> np.uint64(32)
-        # A few views' later tries take hardly longer together than one by one.
-        box, tried, pending = np.empty((hashes.size, 4), dtype=np.int32), 0, np.arange(hashes.size)
-        while pending.size and tried < TRIES:
-            together = min(TRIES - tried, _TRIED_TOGETHER // pending.size) if tried else 1
-            attempts = np.arange(tried, tried + max(together, 1), dtype=np.uint64)[:, None]
-            words = philox4x32((low[pending], high[pending], attempts, numbers[pending]), self.seed)
-            fits, candidates = self._try(words, width[pending], height[pending])
-            fitting = np.flatnonzero(fits.any(axis=0))
-            box[pending[fitting]] = candidates[fits[:, fitting].argmax(axis=0), fitting]
-            pending = np.delete(pending, fitting)
-            tried += len(attempts)
-        if pending.size:
-            box[pending] = _central_box(width[pending], height[pending], self.ratio)
-        if self.flip in (0.0, 1.0):
-            flip = np.full(hashes.size, self.flip == 1.0)
-        else:
-            words = philox4x32((low, high, np.uint64(_FLIP_DRAW), numbers), self.seed)
-            flip = uniform(words[0]) < self.flip
+        box, flip = draw_boxes(
+            BoxLaw(self.seed, self.scale, self.ratio, self.flip), hashes, numbers, width, height
+        )
         stages = tuple(
             stage.draw(Draws(self.seed, hashes, numbers, position)).reshape(shape)
             for position, stage in enumerate(self.stages)
         )
         return Views(box=box.reshape(*shape, 4), flip=flip.reshape(shape), stages=stages)
-
-    def _try(
-        self, words: Any, width: npt.NDArray[np.int64], height: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.bool_], Int32Array]:
-        """Tries of n views: whether each fits (tries, n), and its box (tries, n, 4).
-
-        Args:
-            words: four (tries, n) of each try's draw. width, height: (n,) of the images.
-        """
-        area = (width * height) * between(uniform(words[0]), *self.scale)
-        aspect = exp(between(uniform(words[1]), ln(self.ratio[0]), ln(self.ratio[1])))
-        # rint rounds halves to even, as Python's round does in torchvision.
-        crop_width = np.rint(np.sqrt(area * aspect)).astype(np.int64)
-        crop_height = np.rint(np.sqrt(area / aspect)).astype(np.int64)
-        fits = (
-            (crop_width > 0) & (crop_width <= width) & (crop_height > 0) & (crop_height <= height)
-        )
-        top = bounded(words[2], np.where(fits, height - crop_height + 1, 1))
-        left = bounded(words[3], np.where(fits, width - crop_width + 1, 1))
-        return fits, np.stack([top, left, crop_height, crop_width], axis=-1).astype(np.int32)
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's description of this law; without ``stages`` where there are none."""
@@ -224,17 +177,3 @@ class ViewLaw:
             flip=description["flip"],
             stages=tuple(stage_of_json(stage) for stage in description.get("stages", ())),
         )
-
-
-def _central_box(
-    width: npt.NDArray[np.int64], height: npt.NDArray[np.int64], ratio: tuple[float, float]
-) -> Int32Array:
-    """RandomResizedCrop's fallback: the largest central box with a ratio in range. (n, 4)."""
-    aspect = width / height
-    crop_width = np.where(aspect > ratio[1], np.rint(height * ratio[1]), width).astype(np.int64)
-    crop_height = np.where(aspect < ratio[0], np.rint(width / ratio[0]), height).astype(np.int64)
-    # A picture one pixel high or wide keeps at least that pixel.
-    crop_width = np.clip(crop_width, 1, width)
-    crop_height = np.clip(crop_height, 1, height)
-    top, left = (height - crop_height) // 2, (width - crop_width) // 2
-    return np.stack([top, left, crop_height, crop_width], axis=-1).astype(np.int32)
