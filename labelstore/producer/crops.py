@@ -101,6 +101,15 @@ class _Loaded:
         return self.views[run.views.start : run.views.stop]
 
 
+class _BatchMemory:
+    """The pixels of a batch, to be filled by workers."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+        # Asked for once a batch: a part of a tensor takes as long as cutting a tenth of a view.
+        self.pixels: npt.NDArray[np.uint8] = tensor.numpy()
+
+
 @dataclass(frozen=True)
 class CropBatch:
     """Views that go through the teachers at once; all of one block."""
@@ -232,11 +241,11 @@ class Cutter:
         waiting: deque[tuple[CropRun, Future[tuple[PhotoFacts, dict[Shape, Any] | None]]]] = deque()
         views = 0
         loading: tuple[int, Future[_Loaded]] | None = None
-        memory: dict[Shape, torch.Tensor] = {}
+        memory: dict[Shape, _BatchMemory] = {}
         for run in runs:
             if run.start == 0:
                 memory = {
-                    shape: batch_memory(self._batch_size, shape[0], self._place)
+                    shape: _BatchMemory(batch_memory(self._batch_size, shape[0], self._place))
                     for shape in self._wanted(run)
                 }
             if loading is None or loading[0] != run.image:
@@ -360,7 +369,7 @@ class Cutter:
         )
 
     def _cut(
-        self, run: CropRun, loading: Future[_Loaded], memory: dict[Shape, torch.Tensor]
+        self, run: CropRun, loading: Future[_Loaded], memory: dict[Shape, _BatchMemory]
     ) -> tuple[PhotoFacts, dict[Shape, Any] | None]:
         """Fill a run's part of the memory of its batch."""
         # The photo was submitted before this run, so a worker has it or had it: no deadlock.
@@ -368,6 +377,7 @@ class Cutter:
         if loaded.photo is None:
             return loaded.facts, None
         part = slice(run.start, run.start + len(run.views))
+        crops = loaded.crops(run)
         for (size, interpolation), batch in memory.items():
-            render(loaded.photo, loaded.crops(run), size, interpolation, batch[part].numpy())
-        return loaded.facts, memory
+            render(loaded.photo, crops, size, interpolation, batch.pixels[part])
+        return loaded.facts, {shape: batch.tensor for shape, batch in memory.items()}
