@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from labelstore.images.preprocessing import Preprocessing
     from labelstore.images.sources.choose import ImageSource
+    from labelstore.producer.background import Pace
     from labelstore.producer.settings import RunOptions
     from labelstore.views.law import ViewLaw
 
@@ -45,13 +46,6 @@ __all__ = ["CropBatch", "CropRun", "Cutter", "PhotoFacts", "Shape", "shape_of"]
 
 Shape = tuple[tuple[int, int], str]
 """(height, width) and interpolation of a teacher's input."""
-
-RUN_VIEWS = {"workers": 32, "device": 512}
-"""Views that are cut in one go: enough to outweigh the hand-over, few enough to keep workers evenly
-busy."""
-
-RUN_VIEWS_ON_CPU = 4
-"""The same where the teacher waits for the workers."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +131,7 @@ class Cutter:
         shapes: of each teacher's input.
         place: of the teachers.
         batch_size: views in one forward.
+        pace: how it keeps step with the teacher.
         options: of the run; with ``resize="workers"`` the threads that decode cut, too.
         first_views: (N,) of each image, the first view to cut; the first of all when None.
     """
@@ -148,6 +143,7 @@ class Cutter:
         shapes: list[Shape],
         place: torch.device,
         batch_size: int,
+        pace: Pace,
         options: RunOptions,
         first_views: npt.NDArray[np.int64] | None = None,
     ) -> None:
@@ -156,6 +152,7 @@ class Cutter:
         self._law = law
         self._shapes = shapes
         self._place = place
+        self._pace = pace
         self._resize = options.resize
         self._batch_size = batch_size
         self._workers = options.workers
@@ -199,9 +196,7 @@ class Cutter:
     def _plan(self, blocks: Iterable[tuple[int, slice, tuple[int, ...]]]) -> Iterator[CropRun]:
         """Runs in order: batches never cross a block, so resuming changes none."""
         num_views = self._num_views
-        longest = RUN_VIEWS[self._resize]
-        if self._place.type == "cpu":
-            longest = RUN_VIEWS_ON_CPU
+        longest = self._pace.run_views[self._resize]
         for block, rows, teachers in blocks:
             firsts = self._firsts(rows)
             total = sum(num_views - first for first in firsts)
@@ -236,8 +231,8 @@ class Cutter:
     def _cut_by_workers(
         self, runs: Iterator[CropRun], pool: ThreadPoolExecutor
     ) -> Iterator[tuple[CropRun, PhotoFacts, dict[Shape, Any] | None]]:
-        window = 2 * self._batch_size + self._workers * RUN_VIEWS["workers"]
-        takes_turns = self._place.type == "cpu"
+        window = 2 * self._batch_size + self._workers * self._pace.run_views["workers"]
+        takes_turns = self._pace.staged == 0
         waiting: deque[tuple[CropRun, Future[tuple[PhotoFacts, dict[Shape, Any] | None]]]] = deque()
         views = 0
         loading: tuple[int, Future[_Loaded]] | None = None

@@ -17,7 +17,7 @@ import numpy as np
 from labelstore.errors import TeacherError, UsageError
 from labelstore.format.blocks import BlockData, BlockPriors
 from labelstore.labels.lists.fit import TOGETHER
-from labelstore.producer.background import ahead
+from labelstore.producer.background import PACES, ahead
 from labelstore.producer.crops import Cutter, shape_of
 from labelstore.teachers.device_memory import default_batch_size, take
 from labelstore.teachers.forward import Forward
@@ -37,14 +37,6 @@ if TYPE_CHECKING:
     from labelstore.teachers.teacher import Teacher
 
 __all__ = ["LabelledBlock", "Labeller"]
-
-STAGED_BATCHES = {"cpu": 0, "cuda": 2, "mps": 2}
-"""Batches of pixels that wait for the teacher. On a CPU pixels and teacher take turns: side by side
-they would slow each other down by more than they gain, for each pass of a network is as slow as the
-slowest of its cores."""
-
-BATCHES_UNDER_WAY = {"cpu": 0, "cuda": 2, "mps": 1}
-"""Batches whose results are not waited for before the next one begins."""
 
 
 @dataclass(frozen=True)
@@ -184,17 +176,17 @@ class Labeller:
         batch_size = options.batch_size or default_batch_size([teacher for teacher, _ in teachers])
         for teacher, _ in teachers:
             teacher.record(batch_size)
+        self._pace = PACES[first.device]
         self._cutter = Cutter(
             source,
             self._manifest.law,
             [shape_of(teacher.preprocessing) for teacher, _ in teachers],
             first.place,
             batch_size,
+            self._pace,
             options,
             first_views,
         )
-        self._staged = STAGED_BATCHES[first.device]
-        self._under_way = BATCHES_UNDER_WAY[first.device]
         # With batches under way, waiting for pixels is not yet a device without work.
         self._times_idle = first.device == "cuda"
         self._idle = 0.0
@@ -216,21 +208,22 @@ class Labeller:
         arrays: dict[int, _BlockArrays] = {}
         with (
             self._lists_beside(),
-            ahead(self._cutter.batches(planned, self._manifest.num_views), self._staged) as batches,
+            ahead(
+                self._cutter.batches(planned, self._manifest.num_views), self._pace.staged
+            ) as batches,
         ):
             for batch in batches:
                 waiting.append((batch, self._begin(batch)))
                 progress.waited(self._idle if self._times_idle else batches.waited)
-                while len(waiting) > self._under_way:
+                while len(waiting) > self._pace.under_way:
                     yield from self._finish(*waiting.popleft(), arrays, progress)
             while waiting:
                 yield from self._finish(*waiting.popleft(), arrays, progress)
 
     @contextlib.contextmanager
     def _lists_beside(self) -> Iterator[None]:
-        """On a GPU a thread of its own fits images' lists of classes, so that the next batch is
-        not kept waiting; elsewhere the teacher needs the cores itself."""
-        if not self._times_idle:
+        """The thread that fits images' lists of classes, where there is one."""
+        if not self._pace.lists_beside:
             yield
             return
         with ThreadPoolExecutor(1, thread_name_prefix="labelstore-lists") as fitters:
