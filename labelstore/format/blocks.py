@@ -21,7 +21,7 @@ from labelstore.format.codecs.base import FloatGrid
 from labelstore.format.encoding import cut_at_mass, encode_labels, encode_prior_probs
 from labelstore.format.manifest import EXPLICIT
 from labelstore.format.validity import is_utf8
-from labelstore.labels.lists.fit import fit
+from labelstore.labels.lists.fit import TOGETHER, fit
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
@@ -197,12 +197,14 @@ class BlockPriors:
         if not self._size or not indices.size:
             return
         _check_ids(indices, self._num_classes)
-        held = probs if cut else cut_at_mass(probs, self._top_p)
-        exact = np.asarray(means, dtype=np.float64)
-        at = np.asarray(rows)
-        self.classes[at], self.codes[at], self.powers[at], self.kept[at] = fit(
-            exact, indices, held, self._size, self._rounded, self._fewest
-        )
+        exact, of_block = np.asarray(means, dtype=np.float64), np.asarray(rows)
+        for start in range(0, len(of_block), TOGETHER):
+            part = slice(start, start + TOGETHER)
+            held = probs[part] if cut else cut_at_mass(probs[part], self._top_p)
+            at = of_block[part]
+            self.classes[at], self.codes[at], self.powers[at], self.kept[at] = fit(
+                exact[part], indices[part], held, self._size, self._rounded, self._fewest
+            )
 
     def arrays(self) -> dict[str, Any]:
         """What ``BlockData`` calls them; nothing for a store without."""

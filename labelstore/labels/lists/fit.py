@@ -46,8 +46,8 @@ GAIN = 1e-5
 """Nats by which fewer classes, or an even spread, must be better to be chosen."""
 
 TOGETHER = 64
-"""Images that are fitted in the same calls of NumPy: enough that calls cost little, few enough that
-what they work on stays in the cache."""
+"""Images to fit in one call: enough that NumPy's calls cost little, few enough that what they work
+on stays in the cache."""
 
 
 class FittedLists(NamedTuple):
@@ -78,8 +78,9 @@ def fit(
     weighed on ``WEIGHED_VIEWS`` of them, with the limit, by what is known of the classes outside:
     their mean over the views that do not store them, and that none exceeds the least stored one.
 
-    What comes of an image is the same to the bit in whatever company; for a few images it takes
-    hardly longer than for one, most of it without the interpreter's lock.
+    What comes of an image is the same to the bit in whatever company. ``TOGETHER`` of them take a
+    fraction of the time of each alone, most of it without the interpreter's lock; they take memory
+    for N x 64 x m numbers at once.
 
     Args:
         means: (N, C) the means of each image's V views' distributions.
@@ -99,17 +100,14 @@ def fit(
         np.stack([most, (classes >= 0).sum(axis=-1)]), axis=1, return_inverse=True
     )
     for kind, (stored, listed) in enumerate(kinds.T.tolist()):
-        alike = np.flatnonzero(kind_of.reshape(-1) == kind)
-        for start in range(0, len(alike), TOGETHER):
-            rows = alike[start : start + TOGETHER]
-            power = np.ones(len(rows), dtype=np.float32)
-            prior = ImagePrior(classes[rows], decode_probs(codes[rows]), power)
-            exact = probs[rows].astype(np.float64)
-            ids = indices[rows].astype(np.int64)
-            images = _Images(means[rows], ids, exact, prior, listed)
-            chosen, kept[rows], evenly = images.chosen(rounded, stored, min(fewest, stored))
-            powers[rows] = np.where(evenly, 100, chosen)
-            classes[rows[evenly]], codes[rows[evenly]] = -1, 0
+        rows = np.flatnonzero(kind_of.reshape(-1) == kind)
+        power = np.ones(len(rows), dtype=np.float32)
+        prior = ImagePrior(classes[rows], decode_probs(codes[rows]), power)
+        exact, ids = probs[rows].astype(np.float64), indices[rows].astype(np.int64)
+        images = _Images(means[rows], ids, exact, prior, listed)
+        chosen, kept[rows], evenly = images.chosen(rounded, stored, min(fewest, stored))
+        powers[rows] = np.where(evenly, 100, chosen)
+        classes[rows[evenly]], codes[rows[evenly]] = -1, 0
     return FittedLists(classes, codes, powers, kept)
 
 
