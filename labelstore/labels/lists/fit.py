@@ -147,12 +147,12 @@ class _Images:
     @property
     def num_views(self) -> int:
         """V."""
-        return self.indices.shape[1]
+        return int(self.indices.shape[1])
 
     @property
     def num_classes(self) -> int:
         """C."""
-        return self.means.shape[1]
+        return int(self.means.shape[1])
 
     def chosen(
         self,
@@ -212,8 +212,9 @@ class _Images:
     def _counted(self, indices: npt.NDArray[np.int64], weights: Float64Array) -> Float64Array:
         """(N, C) sums of weights (N, V, n) by class, in the order of views."""
         first = np.arange(len(indices))[:, None, None] * self.num_classes
-        flat = (first + indices).reshape(-1), weights.reshape(-1)
-        return np.bincount(*flat, minlength=self.means.size).reshape(self.means.shape)
+        places = (first + indices).reshape(-1)
+        sums = np.bincount(places, weights.reshape(-1), minlength=self.means.size)
+        return np.asarray(sums, dtype=np.float64).reshape(self.means.shape)
 
     def powers(self, kept: int) -> npt.NDArray[np.int64]:
         """(N,) the power in hundredths for labels of so many classes."""
@@ -290,8 +291,10 @@ class _Weighed:
         listed, outside = np.empty((len(powers), self._width)), np.empty(len(powers))
         for power in np.unique(powers):
             rows = np.flatnonzero(powers == power)
-            shares = (part[rows] for part in self._shares)
-            listed[rows], outside[rows] = raised(*shares, power / 100.0)
+            filled, probs, rest = self._shares
+            listed[rows], outside[rows] = raised(
+                filled[rows], probs[rows], rest[rows], power / 100.0
+            )
         weights = np.where(self._taken(stored), 0.0, listed[:, None])
         strangers = (stored & (self._places < 0)).sum(axis=-1, keepdims=True)
         others = np.maximum(self._others - strangers, 0)
