@@ -5,27 +5,25 @@ import platform
 
 from setuptools import Extension, setup
 
-# Elsewhere Pillow resizes and NumPy decodes, as where there is no compiler ("optional").
+# Elsewhere Pillow resizes and NumPy draws and decodes, as where there is no compiler ("optional").
 _THERE = os.name == "posix" and platform.machine() in ("x86_64", "AMD64")
 
 setup(
     ext_modules=[
         Extension(
-            "labelstore.images._resample",
-            ["labelstore/images/_resample.c"],
-            # Fused multiplications would give other last bits of weights than Pillow's.
+            f"labelstore.{package}.{name}",
+            [f"labelstore/{package.replace('.', '/')}/{name}.c"],
+            # Fused multiplications would give other last bits than Pillow's and NumPy's.
             extra_compile_args=["-O3", "-ffp-contract=off"],
             libraries=["m"],
             py_limited_api=True,
             optional=True,
-        ),
-        Extension(
-            "labelstore.format.units._unit_code",
-            ["labelstore/format/units/_unit_code.c"],
-            extra_compile_args=["-O3"],
-            py_limited_api=True,
-            optional=True,
-        ),
+        )
+        for package, name in (
+            ("format.units", "_unit_code"),
+            ("images", "_resample"),
+            ("views", "_boxes"),
+        )
     ]
     if _THERE
     else [],

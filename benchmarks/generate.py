@@ -5,7 +5,8 @@ The teacher is a timm network with untrained weights, the photos are the 20 of t
 the whole run, from files to a committed store. ``fkd``: the same crops by FKD's way of generating.
 
 With ``--teacher free`` nothing is taught: what a run takes of a processor at 10 and at 100 views a
-photo, with the compiled part that resizes and, in turns, without it.
+photo, with the compiled part that resizes and, in turns, without it; and how much of it is under
+the interpreter's lock, of which a process has one, with threads and batches as on a GPU.
 
     python -m benchmarks.generate
     python -m benchmarks.generate --teacher free
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 
 import labelstore
-from benchmarks.support.free_teacher import pipeline_costs
+from benchmarks.support.free_teacher import lock_costs, pipeline_costs
 from benchmarks.support.measuring import alternate, ratio, summary, write_result
 from labelstore.images import resampling
 from labelstore.images.ground_truth import resolve_targets
@@ -98,6 +99,7 @@ def measure_free(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 "times_as_fast_as_pillow": round(ratio(rates["compiled"], rates["pillow"]), 3),
             }
         )
+    lock = [lock_row(views, options) for views in (100, 200)]
     return {
         "setting": {
             "images": len(source),
@@ -107,6 +109,24 @@ def measure_free(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             "compiled_part": compiled,
         },
         "rows": rows,
+        "lock": lock,
+    }
+
+
+def lock_row(views: int, options: argparse.Namespace) -> dict[str, Any]:
+    """What a view takes under the interpreter's lock, by the median over rounds."""
+    costs = [lock_costs(views, options.workers, "bicubic") for _ in range(options.rounds)]
+    parts = {
+        part: statistics.median(cost["under_the_lock"].get(part, 0.0) for cost in costs)
+        for part in costs[0]["under_the_lock"]
+    }
+    return {
+        "views_per_photo": views,
+        "us_a_view": round(statistics.median(cost["us_a_view"] for cost in costs), 1),
+        "us_a_view_under_the_lock": {part: round(value, 2) for part, value in parts.items()},
+        "share_of_a_worker": round(statistics.median(cost["of_a_worker"] for cost in costs), 4),
+        # A process makes fewer: threads wait for each other before the lock is never free.
+        "views_per_second_of_the_lock": round(1e6 / sum(parts.values())),
     }
 
 

@@ -96,7 +96,7 @@ def fill(path: str, count: str, views: str, seed: str) -> dict[str, Any]:
         mean = np.full(CLASSES, (1 - probs[row].sum() / len(probs[row])) / CLASSES)
         np.add.at(mean, ids[row].ravel(), probs[row].ravel() / len(probs[row]))
         used = time.process_time()
-        lists.fit(row, mean, ids[row], probs[row])
+        lists.fit([row], mean[None], ids[row][None], probs[row][None])
         fitting += time.process_time() - used
     prior = lists.arrays()
 

@@ -123,8 +123,8 @@ def lists_of(
 ) -> dict[str, Any]:
     """The images' prior lists, as ``BlockData`` takes them; nothing for a store without."""
     lists = BlockPriors(manifest, len(truth))
-    for image, mean in enumerate(truth.mean(axis=1, dtype=np.float64)):
-        lists.fit(image, mean, indices[image], probs[image])
+    means = truth.mean(axis=1, dtype=np.float64)
+    lists.fit(np.arange(len(truth)), means, indices, probs)
     return lists.arrays()
 
 

@@ -21,7 +21,7 @@ from labelstore.format.codecs.base import FloatGrid
 from labelstore.format.encoding import cut_at_mass, encode_labels, encode_prior_probs
 from labelstore.format.manifest import EXPLICIT
 from labelstore.format.validity import is_utf8
-from labelstore.labels import prior
+from labelstore.labels.lists.fit import TOGETHER, fit
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ class BlockPriors:
     def __init__(self, manifest: Manifest, count: int) -> None:
         """Of ``count`` images, in the manifest's size: of none where that is 0."""
         self._size, self._top_p = manifest.prior_size, manifest.top_p
+        self._num_classes = manifest.num_classes
         self.classes = np.full((count, self._size), -1, dtype=np.int32)
         """(n, m) int32 class ids, -1 for an empty place."""
         self.codes = np.zeros((count, self._size), dtype=np.uint8)
@@ -173,29 +174,37 @@ class BlockPriors:
 
     def fit(
         self,
-        row: int,
-        mean: npt.ArrayLike,
+        rows: npt.ArrayLike,
+        means: npt.ArrayLike,
         indices: npt.NDArray[Any],
         probs: npt.NDArray[Any],
         *,
         cut: bool = False,
     ) -> None:
-        """Fit an image's list to what is stored of its views; see ``labelstore.labels.prior.fit``.
+        """Fit images' lists to what is stored of their views; see ``labelstore.labels.lists.fit``.
 
         That may say that fewer classes are to be stored, but for quantizers of floats.
 
         Args:
-            row: the image's place in the block.
-            mean: (C,) the mean of its V views' distributions.
-            indices: (V, k) the stored class ids; probs: (V, k) their exact probabilities.
+            rows: (n,) the images' places in the block.
+            means: (n, C) the means of each image's V views' distributions.
+            indices: (n, V, k) the stored class ids; probs: (n, V, k) their exact probabilities.
             cut: whether ``probs`` end already where the store's ``top_p`` says.
+
+        Raises:
+            LabelError: class ids are none of the manifest's classes.
         """
-        if not self._size:
+        if not self._size or not indices.size:
             return
-        held = probs if cut else cut_at_mass(probs, self._top_p)
-        exact = np.asarray(mean, dtype=np.float64)
-        fitted = prior.fit(exact, indices, held, self._size, self._rounded, self._fewest)
-        self.classes[row], self.codes[row], self.powers[row], self.kept[row] = fitted
+        _check_ids(indices, self._num_classes)
+        exact, of_block = np.asarray(means, dtype=np.float64), np.asarray(rows)
+        for start in range(0, len(of_block), TOGETHER):
+            part = slice(start, start + TOGETHER)
+            held = probs[part] if cut else cut_at_mass(probs[part], self._top_p)
+            at = of_block[part]
+            self.classes[at], self.codes[at], self.powers[at], self.kept[at] = fit(
+                exact[part], indices[part], held, self._size, self._rounded, self._fewest
+            )
 
     def arrays(self) -> dict[str, Any]:
         """What ``BlockData`` calls them; nothing for a store without."""
@@ -327,6 +336,16 @@ def _prior_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
     return codes
 
 
+def _check_ids(indices: npt.NDArray[Any], num_classes: int, place: str = "") -> None:
+    if indices.dtype.kind not in "iu":
+        raise LabelError(f"class ids have type {indices.dtype}, expected integers.")
+    if int(indices.min()) < 0 or int(indices.max()) >= num_classes:
+        raise LabelError(
+            f"class ids run from {indices.min()} to {indices.max()}{place}, expected 0 to "
+            f"{num_classes - 1}: give num_classes of the teacher that made them."
+        )
+
+
 def _check_labels(
     data: BlockData,
     shape: tuple[int, ...],
@@ -343,13 +362,7 @@ def _check_labels(
     indices, probs = indices[readable], probs[readable].astype(np.float64)
     if not indices.size:
         return
-    if indices.dtype.kind not in "iu":
-        raise LabelError(f"class ids have type {indices.dtype}, expected integers.")
-    if int(indices.min()) < 0 or int(indices.max()) >= num_classes:
-        raise LabelError(
-            f"class ids run from {indices.min()} to {indices.max()} in block {block}, expected 0 "
-            f"to {num_classes - 1}: give num_classes of the teacher that made them."
-        )
+    _check_ids(indices, num_classes, f" in block {block}")
     if not np.isfinite(probs).all() or probs.min() < 0 or probs.max() > 1 + _SUM_TOLERANCE:
         raise LabelError(
             f"probabilities run from {probs.min()} to {probs.max()} in block {block}, expected 0 "

@@ -384,6 +384,62 @@ end:
     return result;
 }
 
+/* The part of Apache Arrow's C data interface (arrow.apache.org/docs/format/CDataInterface.html) by
+   which Pillow (11.2 and later) lends the memory of an image. */
+typedef struct {
+    const char *format;
+} ArrowSchema;
+
+typedef struct ArrowArray {
+    int64_t length, null_count, offset, n_buffers, n_children;
+    const void **buffers;
+    struct ArrowArray **children;
+} ArrowArray;
+
+/* Pixels of four bytes to pixels of three. */
+AVX2 static void
+pack_pixels(const uint8_t *in, size_t count, uint8_t *out) {
+    const __m128i pack = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+    size_t pixel = 0;
+    for (; pixel + 8 <= count; pixel += 4) { /* 16 bytes are written, of which 12 count */
+        __m128i four = _mm_loadu_si128((const __m128i *)(in + 4 * pixel));
+        _mm_storeu_si128((__m128i *)(out + 3 * pixel), _mm_shuffle_epi8(four, pack));
+    }
+    for (; pixel < count; pixel++) memcpy(out + 3 * pixel, in + 4 * pixel, 3);
+}
+
+PyDoc_STRVAR(
+    take_pixels_doc,
+    "take_pixels(schema, array, out)\n--\n\n"
+    "Fill out (H, W, 3) uint8, contiguous, with an RGB image of Pillow's that lies in one piece, as\n"
+    "its __arrow_c_array__ gives it. ValueError: the image is of another kind or size."
+);
+
+static PyObject *
+take_pixels(PyObject *Py_UNUSED(module), PyObject *args) {
+    Py_buffer out = {0};
+    PyObject *objects[3], *result = NULL;
+    if (!PyArg_ParseTuple(args, "OOO", &objects[0], &objects[1], &objects[2])) return NULL;
+    const ArrowSchema *schema = PyCapsule_GetPointer(objects[0], "arrow_schema");
+    const ArrowArray *array = PyCapsule_GetPointer(objects[1], "arrow_array");
+    if (!schema || !array || PyObject_GetBuffer(objects[2], &out, PyBUF_ND | PyBUF_WRITABLE) < 0)
+        return NULL;
+    const ArrowArray *bytes = array->n_children == 1 ? array->children[0] : NULL;
+    if (out.ndim != 3 || out.shape[2] != 3 || out.itemsize != 1 || strcmp(schema->format, "+w:4") ||
+        array->length != out.shape[0] * out.shape[1] || array->offset || !bytes || bytes->offset ||
+        bytes->length != 4 * array->length || bytes->n_buffers != 2 || !bytes->buffers[1]) {
+        PyErr_SetString(PyExc_ValueError, "no RGB image in one piece, or an array of another shape");
+        goto end;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    pack_pixels(bytes->buffers[1], (size_t)array->length, out.buf);
+    Py_END_ALLOW_THREADS
+    result = Py_NewRef(Py_None);
+end:
+    PyBuffer_Release(&out);
+    return result;
+}
+
 static PyObject *
 usable(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args)) {
     return PyBool_FromLong(__builtin_cpu_supports("avx2"));
@@ -391,7 +447,8 @@ usable(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args)) {
 
 static PyMethodDef methods[] = {
     {"usable", usable, METH_NOARGS, "Whether this processor has the instructions."},
-    {"resize_boxes", resize_boxes, METH_VARARGS, resize_boxes_doc}, {NULL, NULL, 0, NULL}
+    {"resize_boxes", resize_boxes, METH_VARARGS, resize_boxes_doc},
+    {"take_pixels", take_pixels, METH_VARARGS, take_pixels_doc}, {NULL, NULL, 0, NULL}
 };
 
 static struct PyModuleDef definition = {

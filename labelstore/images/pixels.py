@@ -367,10 +367,14 @@ def _cut_all(
 ) -> None:
     """Fill ``out`` with crops, resized and mirrored."""
     if can_resize(size, interpolation) and getattr(photo, "mode", "RGB") == "RGB":
-        extent = photo.shape[1::-1] if isinstance(photo, np.ndarray) else photo.size
-        for box in views.box.tolist():
-            check_cut(extent, box, size, interpolation)
-        resize_into(photo, views, interpolation, out)
+        try:
+            resize_into(photo, views, interpolation, out)
+        except ValueError:
+            # It looks at all boxes at once, and says less of the one that is wrong.
+            extent = photo.shape[1::-1] if isinstance(photo, np.ndarray) else photo.size
+            for box in views.box.tolist():
+                check_cut(extent, box, size, interpolation)
+            raise
         return
     if isinstance(photo, np.ndarray):
         photo = Image.fromarray(photo)

@@ -9,6 +9,7 @@ What pays for it: ``python -m benchmarks.generate --teacher free``.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from labelstore.images.mixing.blend import PartnersOf
     from labelstore.images.stages import StageOf
 
-__all__ = ["Crops", "can_resize", "resize_into", "whole_pays"]
+__all__ = ["Crops", "can_resize", "pixels_of", "resize_into", "whole_pays"]
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -39,6 +40,12 @@ _FILTERS = {
 
 _LONGEST = 65536
 """Pixels of a side of the result, at most."""
+
+_NOT_LENT = (AttributeError, ValueError)
+"""What is raised where Pillow lends no memory: before 11.2, or where an image lies otherwise."""
+
+_PIECE = 1 << 23
+"""Bytes of Pillow's memory that are taken out of it at once."""
 
 
 class Crops(Protocol):
@@ -71,6 +78,33 @@ def whole_pays(photo: tuple[int, int], boxes: npt.NDArray[np.int32]) -> bool:
     return int((boxes[:, 2].astype(np.int64) * boxes[:, 3]).sum()) > photo[0] * photo[1]
 
 
+def pixels_of(photo: Image.Image) -> npt.NDArray[np.uint8]:
+    """The pixels (H, W, 3) uint8 of an RGB image.
+
+    Where the compiled part is there, out of Pillow's memory without the interpreter's lock, which
+    Pillow's own way (``numpy.array``) holds for about as long as cutting two views takes.
+    """
+    compiled = _compiled()
+    if compiled is None:
+        return np.array(photo)
+    try:
+        return _taken(compiled[0], photo)
+    except _NOT_LENT:
+        return np.array(photo)
+
+
+def _taken(module: Any, photo: Image.Image) -> npt.NDArray[np.uint8]:
+    width, height = photo.size
+    out = np.empty((height, width, 3), dtype=np.uint8)
+    # Pillow lends images that lie in one piece, up to 16 MB.
+    rows = max(_PIECE // (4 * width), 1)
+    for top in range(0, height, rows):
+        part = out[top : top + rows]
+        piece = photo if rows >= height else photo.crop((0, top, width, top + len(part)))
+        module.take_pixels(*piece.__arrow_c_array__(), part)
+    return out
+
+
 def resize_into(
     photo: Image.Image | npt.NDArray[np.uint8],
     views: Crops,
@@ -93,11 +127,15 @@ def resize_into(
     module, order = _compiled()  # type: ignore[misc]
     number = _FILTERS[interpolation]
     if isinstance(photo, np.ndarray) or whole_pays(photo.size, views.box):
-        pixels = np.ascontiguousarray(photo)
-        _call(module, order, pixels, views.box, views.flip, number, out)
+        pixels = pixels_of(photo) if isinstance(photo, Image.Image) else photo
+        _call(module, order, np.ascontiguousarray(pixels), views.box, views.flip, number, out)
         return
-    for row, (top, left, height, width) in enumerate(views.box.tolist()):
-        crop = np.asarray(photo.crop((left, top, left + width, top + height)))
+    boxes = views.box.astype(np.int64)
+    ends = boxes[:, :2] + boxes[:, 2:]
+    if (boxes[:, :2] < 0).any() or (boxes[:, 2:] < 1).any() or (ends > photo.size[::-1]).any():
+        raise ValueError("a box outside the photo")
+    for row, (top, left, height, width) in enumerate(boxes.tolist()):
+        crop = pixels_of(photo.crop((left, top, left + width, top + height)))
         box, flip = np.array([[0, 0, height, width]]), views.flip[row : row + 1]
         _call(module, order, crop, box, flip, number, out[row : row + 1])
 
@@ -135,13 +173,16 @@ def _compiled() -> tuple[Any, int] | None:
 
 
 def _is_pillow(module: Any, order: int) -> bool:
-    """Whether views of a few shapes, by all filters, have Pillow's pixels."""
+    """Whether views of a few shapes, by all filters, and a whole photo have Pillow's pixels."""
     height, width = 211, 71
     # Bytes without a pattern, the same in each process.
     steps = np.arange(height * width * 3, dtype=np.uint64) + 1
     noise = (steps * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(40)).astype(np.uint8)
     photo = noise.reshape(height, width, 3)
     image = Image.fromarray(photo)
+    with contextlib.suppress(*_NOT_LENT):
+        if not np.array_equal(_taken(module, image), photo):
+            return False
     boxes = np.array(
         [
             [0, 0, height, width],

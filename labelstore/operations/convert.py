@@ -281,16 +281,14 @@ def _block(reader: PeerReader, manifest: Manifest, rows: slice) -> BlockData:
             if known is not None:
                 of_all[part] = known
         if manifest.prior_size:
-            for row in range(len(numbers)):
-                mean = (
-                    mean_distribution(
-                        TopK(indices[row], probs[row], manifest.num_classes).recover()
-                    )
-                    if means is None
-                    else means[row]
+            if means is None:
+                labels_of = (
+                    TopK(of_image, held, manifest.num_classes)
+                    for of_image, held in zip(indices, probs, strict=True)
                 )
-                place = part.start + row
-                lists.fit(place, mean, data.indices[place], data.probs[place])
+                means = np.stack([mean_distribution(label.recover()) for label in labels_of])
+            places = np.arange(part.start, part.stop)
+            lists.fit(places, means, data.indices[part], data.probs[part])
     return dataclasses.replace(data, **sizes, **lists.arrays())
 
 

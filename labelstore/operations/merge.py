@@ -228,7 +228,8 @@ def _block(means: _Means, new: Manifest, rows: slice) -> BlockData:
         top = largest(labels, new.k)
         data.indices[row], data.probs[row] = top.indices, top.probs
         if new.prior_size:
-            lists.fit(row, mean_distribution(labels), top.indices, top.probs)
+            mean = mean_distribution(labels)[None]
+            lists.fit([row], mean, top.indices[None], top.probs[None])
     return dataclasses.replace(data, **lists.arrays())
 
 

@@ -291,8 +291,7 @@ def measure(
         **store_settings.chosen(),
     )
     priors = BlockPriors(manifest, images)
-    for row, mean in enumerate(truth.mean(axis=1, dtype=np.float64)):
-        priors.fit(row, mean, order[row], probs[row])
+    priors.fit(np.arange(images), truth.mean(axis=1, dtype=np.float64), order, probs)
     with tempfile.TemporaryDirectory(prefix="labelstore-plan-") as folder:
         path = Path(folder) / f"sample{suffix}"
         with StoreWriter(path, manifest, keys, targets) as writer:

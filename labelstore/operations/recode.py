@@ -174,9 +174,8 @@ def _block(store: Store, new: Manifest, rows: slice) -> BlockData:
             lists.codes[run] = prior.encode_probs(topk.prior.probs[:, 0])
             lists.powers[run] = np.rint(topk.prior.power[:, 0] * 100)
         elif new.prior_size:
-            for row, image in enumerate(run.tolist()):
-                mean = mean_distribution(topk[row].recover())
-                lists.fit(image, mean, data.indices[image], data.probs[image], cut=cut)
+            means = [mean_distribution(topk[row].recover()) for row in range(len(run))]
+            lists.fit(run, means, data.indices[run], data.probs[run], cut=cut)
     return dataclasses.replace(data, cut=cut, **lists.arrays())
 
 

@@ -1,4 +1,5 @@
-"""A generator that is run ahead of its reader, in a thread, within a bound."""
+"""A generator that is run ahead of its reader, in a thread, within a bound; and how far the
+producer runs ahead of a teacher."""
 
 from __future__ import annotations
 
@@ -6,14 +7,41 @@ import contextlib
 import queue
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Mapping
 
-__all__ = ["BackgroundIterator", "ahead"]
+__all__ = ["PACES", "BackgroundIterator", "Pace", "ahead"]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How the producer keeps step with a teacher."""
+
+    staged: int
+    """Batches of pixels that wait for the teacher; with 0 both take turns."""
+    under_way: int
+    """Batches whose results are not waited for before the next one begins."""
+    run_views: Mapping[str, int]
+    """Views that are cut in one go, by where they are resized: enough to outweigh the hand-over,
+    few enough to keep workers evenly busy."""
+    lists_beside: bool
+    """Whether a thread of its own fits images' lists of classes, so that the next batch is not
+    kept waiting."""
+
+
+PACES = {
+    # Side by side pixels and teacher would slow each other down by more than they gain, for each
+    # pass of a network is as slow as the slowest of its cores; and it needs the cores itself.
+    "cpu": Pace(0, 0, {"workers": 4, "device": 4}, lists_beside=False),
+    "cuda": Pace(2, 2, {"workers": 32, "device": 512}, lists_beside=True),
+    "mps": Pace(2, 1, {"workers": 32, "device": 512}, lists_beside=False),
+}
+"""By the teacher's device."""
 
 _END = object()
 _POLL_SECONDS = 0.1

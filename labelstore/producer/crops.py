@@ -18,7 +18,7 @@ from labelstore.errors import DecodeError, SourceError
 from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.photo_file import read_photo
 from labelstore.images.pixels import render
-from labelstore.images.resampling import can_resize
+from labelstore.images.resampling import can_resize, pixels_of
 from labelstore.images.resize_on_device import resize_boxes
 from labelstore.teachers.device_memory import (
     batch_memory,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from labelstore.images.preprocessing import Preprocessing
     from labelstore.images.sources.choose import ImageSource
+    from labelstore.producer.background import Pace
     from labelstore.producer.settings import RunOptions
     from labelstore.views.law import ViewLaw
 
@@ -46,13 +47,6 @@ __all__ = ["CropBatch", "CropRun", "Cutter", "PhotoFacts", "Shape", "shape_of"]
 
 Shape = tuple[tuple[int, int], str]
 """(height, width) and interpolation of a teacher's input."""
-
-RUN_VIEWS = {"workers": 32, "device": 512}
-"""Views that are cut in one go: enough to outweigh the hand-over, few enough to keep workers evenly
-busy."""
-
-RUN_VIEWS_ON_CPU = 4
-"""The same where the teacher waits for the workers."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +101,15 @@ class _Loaded:
         return self.views[run.views.start : run.views.stop]
 
 
+class _BatchMemory:
+    """The pixels of a batch, to be filled by workers."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+        # Asked for once a batch: a part of a tensor takes as long as cutting a tenth of a view.
+        self.pixels: npt.NDArray[np.uint8] = tensor.numpy()
+
+
 @dataclass(frozen=True)
 class CropBatch:
     """Views that go through the teachers at once; all of one block."""
@@ -134,6 +137,7 @@ class Cutter:
         shapes: of each teacher's input.
         place: of the teachers.
         batch_size: views in one forward.
+        pace: how it keeps step with the teacher.
         options: of the run; with ``resize="workers"`` the threads that decode cut, too.
         first_views: (N,) of each image, the first view to cut; the first of all when None.
     """
@@ -145,6 +149,7 @@ class Cutter:
         shapes: list[Shape],
         place: torch.device,
         batch_size: int,
+        pace: Pace,
         options: RunOptions,
         first_views: npt.NDArray[np.int64] | None = None,
     ) -> None:
@@ -159,6 +164,7 @@ class Cutter:
         self._partners = PartnerPhotos(self._partner_photo, self._partner_views)
         self._shapes = shapes
         self._place = place
+        self._pace = pace
         self._resize = options.resize
         self._batch_size = batch_size
         self._workers = options.workers
@@ -201,9 +207,7 @@ class Cutter:
     def _plan(self, blocks: Iterable[tuple[int, slice, tuple[int, ...]]]) -> Iterator[CropRun]:
         """Runs in order: batches never cross a block, so resuming changes none."""
         num_views = self._num_views
-        longest = RUN_VIEWS[self._resize]
-        if self._place.type == "cpu":
-            longest = RUN_VIEWS_ON_CPU
+        longest = self._pace.run_views[self._resize]
         for block, rows, teachers in blocks:
             firsts = self._firsts(rows)
             total = sum(num_views - first for first in firsts)
@@ -238,16 +242,16 @@ class Cutter:
     def _cut_by_workers(
         self, runs: Iterator[CropRun], pool: ThreadPoolExecutor
     ) -> Iterator[tuple[CropRun, PhotoFacts, dict[Shape, Any] | None]]:
-        window = 2 * self._batch_size + self._workers * RUN_VIEWS["workers"]
-        takes_turns = self._place.type == "cpu"
+        window = 2 * self._batch_size + self._workers * self._pace.run_views["workers"]
+        takes_turns = self._pace.staged == 0
         waiting: deque[tuple[CropRun, Future[tuple[PhotoFacts, dict[Shape, Any] | None]]]] = deque()
         views = 0
         loading: tuple[int, Future[_Loaded]] | None = None
-        memory: dict[Shape, torch.Tensor] = {}
+        memory: dict[Shape, _BatchMemory] = {}
         for run in runs:
             if run.start == 0:
                 memory = {
-                    shape: batch_memory(self._batch_size, shape[0], self._place)
+                    shape: _BatchMemory(batch_memory(self._batch_size, shape[0], self._place))
                     for shape in self._wanted(run)
                 }
             if loading is None or loading[0] != run.image:
@@ -367,12 +371,12 @@ class Cutter:
         numbers = np.arange(self._num_views)
         return _Loaded(
             PhotoFacts(photo.width, photo.height, file.digest, None),
-            np.array(photo) if self._as_array else photo,
+            pixels_of(photo) if self._as_array else photo,
             self._law(self._hashes[image], numbers, photo.width, photo.height),
         )
 
     def _cut(
-        self, run: CropRun, loading: Future[_Loaded], memory: dict[Shape, torch.Tensor]
+        self, run: CropRun, loading: Future[_Loaded], memory: dict[Shape, _BatchMemory]
     ) -> tuple[PhotoFacts, dict[Shape, Any] | None]:
         """Fill a run's part of the memory of its batch."""
         # The photo was submitted before this run, so a worker has it or had it: no deadlock.
@@ -383,7 +387,7 @@ class Cutter:
         crops, partners = loaded.crops(run), self._partners
         try:
             for (size, interpolation), batch in memory.items():
-                out = batch[part].numpy()
+                out = batch.pixels[part]
                 render(loaded.photo, crops, size, interpolation, out, partners)
         except _NoPartnerError as error:
             reason = (
@@ -391,7 +395,7 @@ class Cutter:
                 f"that cannot be decoded: {error}"
             )
             return replace(loaded.facts, error=reason), None
-        return loaded.facts, memory
+        return loaded.facts, {shape: batch.tensor for shape, batch in memory.items()}
 
     def _partner_photo(self, image: int) -> Image | npt.NDArray[np.uint8]:
         """The photo of an image that views of others are mixed with."""
@@ -399,7 +403,7 @@ class Cutter:
         self._require_same(image, file.digest)
         if file.photo is None:
             raise _NoPartnerError(str(file.error))
-        return np.array(file.photo) if self._as_array else file.photo
+        return pixels_of(file.photo) if self._as_array else file.photo
 
     def _partner_views(
         self, image: int, views: npt.NDArray[np.int64], width: int, height: int

@@ -16,7 +16,8 @@ import numpy as np
 
 from labelstore.errors import TeacherError, UsageError
 from labelstore.format.blocks import BlockData, BlockPriors
-from labelstore.producer.background import ahead
+from labelstore.labels.lists.fit import TOGETHER
+from labelstore.producer.background import PACES, ahead
 from labelstore.producer.crops import Cutter, shape_of
 from labelstore.teachers.device_memory import default_batch_size, take
 from labelstore.teachers.forward import Forward
@@ -36,14 +37,6 @@ if TYPE_CHECKING:
     from labelstore.teachers.teacher import Teacher
 
 __all__ = ["LabelledBlock", "Labeller"]
-
-STAGED_BATCHES = {"cpu": 0, "cuda": 2, "mps": 2}
-"""Batches of pixels that wait for the teacher. On a CPU pixels and teacher take turns: side by side
-they would slow each other down by more than they gain, for each pass of a network is as slow as the
-slowest of its cores."""
-
-BATCHES_UNDER_WAY = {"cpu": 0, "cuda": 2, "mps": 1}
-"""Batches whose results are not waited for before the next one begins."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +73,9 @@ class _BlockArrays:
         self._sizes = np.zeros((count, 2), dtype=np.int64)
         self._digests = np.zeros(count, dtype=np.uint64)
         self._readable = np.zeros(count, dtype=bool)
-        # Sums of the full distributions of images that are not finished, by row.
+        # Sums of the full distributions of images whose list is not fitted, by row.
         self._sums: dict[int, npt.NDArray[np.float64]] = {}
+        self._whole: list[int] = []
         self._priors = BlockPriors(manifest, count)
 
     def note(self, run: CropRun, photo: PhotoFacts) -> None:
@@ -117,19 +111,25 @@ class _BlockArrays:
                 continue
             self._sums[run.row] = self._sums.get(run.row, 0.0) + total
             if run.last_of_image and run.row not in self._unlabelled:
-                self._finish(run.row)
+                self._whole.append(run.row)
+        if len(self._whole) >= TOGETHER:
+            self._fit_lists()
 
-    def _finish(self, row: int) -> None:
-        """The prior of an image whose views are all there."""
-        mean = self._sums.pop(row) / self._manifest.num_views
-        image = row, mean, self._indices[row], self._probs[row]
+    def _fit_lists(self) -> None:
+        """Fit the lists of images whose views are all there."""
+        rows, self._whole = np.array(self._whole, dtype=np.int64), []
+        if not rows.size:
+            return
+        means = np.stack([self._sums.pop(row) for row in rows.tolist()]) / self._manifest.num_views
+        images = rows, means, self._indices[rows], self._probs[rows]
         if self._fitters is None:
-            self._priors.fit(*image)
+            self._priors.fit(*images)
         else:
-            self._fits.append(self._fitters.submit(self._priors.fit, *image))
+            self._fits.append(self._fitters.submit(self._priors.fit, *images))
 
     def data(self) -> BlockData:
         """The finished block."""
+        self._fit_lists()
         for fit in self._fits:
             fit.result()
         unlabelled = list(self._unlabelled)
@@ -178,17 +178,17 @@ class Labeller:
         batch_size = options.batch_size or default_batch_size([teacher for teacher, _ in teachers])
         for teacher, _ in teachers:
             teacher.record(batch_size)
+        self._pace = PACES[first.device]
         self._cutter = Cutter(
             source,
             self._manifest.law,
             [shape_of(teacher.preprocessing) for teacher, _ in teachers],
             first.place,
             batch_size,
+            self._pace,
             options,
             first_views,
         )
-        self._staged = STAGED_BATCHES[first.device]
-        self._under_way = BATCHES_UNDER_WAY[first.device]
         # With batches under way, waiting for pixels is not yet a device without work.
         self._times_idle = first.device == "cuda"
         self._idle = 0.0
@@ -210,21 +210,22 @@ class Labeller:
         arrays: dict[int, _BlockArrays] = {}
         with (
             self._lists_beside(),
-            ahead(self._cutter.batches(planned, self._manifest.num_views), self._staged) as batches,
+            ahead(
+                self._cutter.batches(planned, self._manifest.num_views), self._pace.staged
+            ) as batches,
         ):
             for batch in batches:
                 waiting.append((batch, self._begin(batch)))
                 progress.waited(self._idle if self._times_idle else batches.waited)
-                while len(waiting) > self._under_way:
+                while len(waiting) > self._pace.under_way:
                     yield from self._finish(*waiting.popleft(), arrays, progress)
             while waiting:
                 yield from self._finish(*waiting.popleft(), arrays, progress)
 
     @contextlib.contextmanager
     def _lists_beside(self) -> Iterator[None]:
-        """On a GPU a thread of its own fits images' lists of classes, so that the next batch is
-        not kept waiting; elsewhere the teacher needs the cores itself."""
-        if not self._times_idle:
+        """The thread that fits images' lists of classes, where there is one."""
+        if not self._pace.lists_beside:
             yield
             return
         with ThreadPoolExecutor(1, thread_name_prefix="labelstore-lists") as fitters:

@@ -14,6 +14,7 @@ from labelstore.errors import CorruptError, MismatchError
 from labelstore.format.manifest import LOGITS_PROBE
 from labelstore.images.photo_file import is_same_file
 from labelstore.images.pixels import render
+from labelstore.images.resampling import pixels_of
 from labelstore.images.resize_on_device import resize_boxes
 from labelstore.producer.crops import shape_of
 from labelstore.producer.pixel_probe import (
@@ -240,7 +241,7 @@ def check_device_resize(
         if entry["key"] not in rows or not isinstance(manifest.law, ViewLaw):
             continue
         photo, views = photo_and_views(source, rows[entry["key"]], [entry["view"]], manifest.law)
-        placed = place_photo(np.array(photo), teacher.place)
+        placed = place_photo(pixels_of(photo), teacher.place)
         resized = resize_boxes(placed, views.box, views.flip, *shape).cpu().numpy()
         apart = np.abs(resized.astype(np.int16) - render(photo, views, *shape))
         different += int((apart > 0).sum())

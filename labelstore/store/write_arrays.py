@@ -156,9 +156,8 @@ def write(
     def block(rows: slice) -> BlockData:
         lists = BlockPriors(manifest, rows.stop - rows.start)
         if "means" in arrays:
-            for row, mean in enumerate(arrays["means"][rows]):
-                image = rows.start + row
-                lists.fit(row, mean, ids[image], values[image])
+            means = np.asarray(arrays["means"][rows])
+            lists.fit(np.arange(len(means)), means, ids[rows], values[rows])
         extra: dict[str, Any] = {name: np.asarray(array[rows]) for name, array in facts.items()}
         return BlockData(ids[rows], values[rows], **extra, **lists.arrays())
 

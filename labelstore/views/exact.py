@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ def between(unit: Float64Array, low: float, high: float) -> Float64Array:
     return low + (high - low) * unit
 
 
+@functools.lru_cache(maxsize=64)
 def ln(value: float) -> float:
     """Natural logarithm, correctly rounded: the C library's may differ in its last bit."""
     with localcontext() as context:
@@ -47,7 +49,8 @@ def exp(x: Float64Array) -> Float64Array:
     rest = x - halvings * _LN2
     result = np.full_like(rest, _EXP_TERMS[0])
     for term in _EXP_TERMS[1:]:
-        result = result * rest + term
+        result *= rest
+        result += term
     return np.ldexp(result, halvings.astype(np.int32))
 
 

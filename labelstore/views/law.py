@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.views.exact import between, exp, ln
-from labelstore.views.philox import bounded, philox4x32, uniform
+from labelstore.views.boxes import BoxLaw, draw_boxes
 from labelstore.views.stages.mixing import Mixing
 from labelstore.views.stages.names import MAX_STAGES, parse_stage, stage_of_json
 from labelstore.views.stages.parameters import Draws
@@ -36,13 +35,6 @@ if TYPE_CHECKING:
     Int32Array = npt.NDArray[np.int32]
 
 __all__ = ["ViewLaw", "Views"]
-
-TRIES = 10
-"""How often RandomResizedCrop draws before it falls back to the central crop."""
-
-# The third counter word of a draw: tries use 0..9, other parameters have numbers of their own, so
-# that a later parameter never changes an earlier one.
-_FLIP_DRAW = 16
 
 
 @dataclass(frozen=True)
@@ -193,20 +185,9 @@ class ViewLaw:
         )
         if hashes.size and min(int(width.min()), int(height.min())) < 1:
             raise UsageError("a view of an image without pixels was asked for: check its size.")
-        box = np.empty((hashes.size, 4), dtype=np.int32)
-        box[:] = _central_box(width, height, self.ratio)
-        pending = np.arange(hashes.size)
-        for attempt in range(TRIES):
-            words = self._words(hashes[pending], numbers[pending], attempt)
-            found, candidate = self._try(words, width[pending], height[pending])
-            box[pending[found]] = candidate[found]
-            pending = pending[~found]
-            if not pending.size:
-                break
-        if self.flip in (0.0, 1.0):
-            flip = np.full(hashes.size, self.flip == 1.0)
-        else:
-            flip = uniform(self._words(hashes, numbers, _FLIP_DRAW)[0]) < self.flip
+        box, flip = draw_boxes(
+            BoxLaw(self.seed, self.scale, self.ratio, self.flip), hashes, numbers, width, height
+        )
         draws = [
             Draws(self.seed, hashes, numbers, position) for position in range(len(self.stages))
         ]
@@ -226,26 +207,6 @@ class ViewLaw:
                 "store.views, or law.among(hashes of all keys)."
             )
         return self.mixing.partners_of(draws, mixed, self.partner_list)
-
-    def _words(self, hashes: Any, numbers: Any, draw: int) -> Any:
-        low, high = hashes & np.uint64(0xFFFFFFFF), hashes >> np.uint64(32)
-        return philox4x32((low, high, np.uint64(draw), numbers), self.seed)
-
-    def _try(
-        self, words: Any, width: npt.NDArray[np.int64], height: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.bool_], Int32Array]:
-        """One try for each image: whether it fits, and its box (n, 4)."""
-        area = (width * height) * between(uniform(words[0]), *self.scale)
-        aspect = exp(between(uniform(words[1]), ln(self.ratio[0]), ln(self.ratio[1])))
-        # rint rounds halves to even, as Python's round does in torchvision.
-        crop_width = np.rint(np.sqrt(area * aspect)).astype(np.int64)
-        crop_height = np.rint(np.sqrt(area / aspect)).astype(np.int64)
-        fits = (
-            (crop_width > 0) & (crop_width <= width) & (crop_height > 0) & (crop_height <= height)
-        )
-        top = bounded(words[2], np.where(fits, height - crop_height + 1, 1))
-        left = bounded(words[3], np.where(fits, width - crop_width + 1, 1))
-        return fits, np.stack([top, left, crop_height, crop_width], axis=-1).astype(np.int32)
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's description of this law; without ``stages`` where there are none."""
@@ -277,17 +238,3 @@ class ViewLaw:
             flip=description["flip"],
             stages=tuple(stage_of_json(stage) for stage in description.get("stages", ())),
         )
-
-
-def _central_box(
-    width: npt.NDArray[np.int64], height: npt.NDArray[np.int64], ratio: tuple[float, float]
-) -> Int32Array:
-    """RandomResizedCrop's fallback: the largest central box with a ratio in range. (n, 4)."""
-    aspect = width / height
-    crop_width = np.where(aspect > ratio[1], np.rint(height * ratio[1]), width).astype(np.int64)
-    crop_height = np.where(aspect < ratio[0], np.rint(width / ratio[0]), height).astype(np.int64)
-    # A picture one pixel high or wide keeps at least that pixel.
-    crop_width = np.clip(crop_width, 1, width)
-    crop_height = np.clip(crop_height, 1, height)
-    top, left = (height - crop_height) // 2, (width - crop_width) // 2
-    return np.stack([top, left, crop_height, crop_width], axis=-1).astype(np.int32)

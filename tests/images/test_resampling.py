@@ -11,7 +11,7 @@ from PIL import Image
 
 from labelstore.images import resampling
 from labelstore.images.pixels import INTERPOLATIONS, cut, render
-from labelstore.images.resampling import can_resize, resize_into, whole_pays
+from labelstore.images.resampling import can_resize, pixels_of, resize_into, whole_pays
 
 built = pytest.mark.skipif(
     not can_resize((8, 8), "bilinear"), reason="the compiled part was not built here"
@@ -92,6 +92,41 @@ def test_a_photo_or_its_boxes_are_taken_out_of_pillow_whichever_is_less():
             made = render(source, views, (24, 32), "bicubic", target)
             np.testing.assert_array_equal(made, expected)
         assert made is out
+
+
+def test_pixels_taken_out_of_pillow_are_all_of_them(monkeypatch):
+    """Sizes about the steps of the loop; photos of several pieces, the last one smaller; parts."""
+    for height, width in ((1, 1), (1, 7), (1, 8), (3, 3), (5, 13), (211, 71), (1, 70000)):
+        pixels = noise(height, width, width)
+        photo = Image.fromarray(pixels)
+        for piece in (1 << 23, 4 * width, 8 * width + 3):
+            monkeypatch.setattr(resampling, "_PIECE", piece)
+            taken = pixels_of(photo)
+            np.testing.assert_array_equal(taken, pixels)
+            assert taken.flags.writeable
+            assert taken.flags.c_contiguous
+        part = photo.crop((width // 3, 0, width, height))
+        np.testing.assert_array_equal(pixels_of(part), pixels[:, width // 3 :])
+    large = noise(1500, 3000)  # 18 MB: more than Pillow keeps in one piece
+    monkeypatch.undo()
+    np.testing.assert_array_equal(pixels_of(Image.fromarray(large)), large)
+
+
+@built
+def test_only_an_rgb_image_of_the_same_size_is_taken():
+    take = resampling._compiled()[0].take_pixels
+    photo = Image.fromarray(noise(20, 30))
+    if not hasattr(photo, "__arrow_c_array__"):
+        pytest.skip("this Pillow lends no memory")
+    out = np.empty((20, 30, 3), dtype=np.uint8)
+    take(*photo.__arrow_c_array__(), out)
+    np.testing.assert_array_equal(out, np.asarray(photo))
+    with pytest.raises(ValueError, match="no RGB image"):
+        take(*photo.convert("L").__arrow_c_array__(), out)
+    with pytest.raises(ValueError, match="another shape"):
+        take(*photo.__arrow_c_array__(), out[:10])
+    with pytest.raises(ValueError):
+        take(None, None, out)
 
 
 @built

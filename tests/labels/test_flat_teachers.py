@@ -9,10 +9,11 @@ import labelstore
 from labelstore.format.codecs.suitability import suiting
 from labelstore.format.manifest import StoreSettings
 from labelstore.labels.distance import distances
-from labelstore.labels.prior import ImagePrior, decode_probs, fit
+from labelstore.labels.prior import ImagePrior, decode_probs
 from labelstore.labels.top_k import TopK
 from labelstore.operations.plan import Setting, advice, measure
 from labelstore.producer.settings import LabelSettings
+from tests.support.lists import fit_one
 
 TEMPERATURES = (0.5, 4, 20, 40)
 
@@ -97,7 +98,7 @@ def test_floats_keep_every_class(tmp_path):
 def rows_of(entry, views):
     """A fitted list for each of an image's views, as it is read."""
     classes, probs = (np.tile(part, (views, 1)) for part in (entry.classes, decode_probs(entry[1])))
-    return ImagePrior(classes, probs, np.full(views, entry.power / 100, dtype=np.float32))
+    return ImagePrior(classes, probs, np.full(views, entry.powers / 100, dtype=np.float32))
 
 
 def test_the_choice_is_the_nearest_of_all_choices():
@@ -113,10 +114,10 @@ def test_the_choice_is_the_nearest_of_all_choices():
             labels = TopK(order, held, 200, prior).recover()
             return distances([(truth, labels)]).kl_nats
 
-        chosen = fit(mean, order, probs, 32)
+        chosen = fit_one(mean, order, probs, 32)
         every = []
         for kept in range(1, 7):
-            entry = fit(mean, order[:, :kept], probs[:, :kept], 32, fewest=kept)
+            entry = fit_one(mean, order[:, :kept], probs[:, :kept], 32, fewest=kept)
             every += [recovered(kept, rows_of(entry, 16)), recovered(kept, None)]
         assert recovered(chosen.kept, rows_of(chosen, 16)) <= min(every) * 1.02 + 2e-5
 

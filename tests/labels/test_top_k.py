@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from labelstore.errors import FallbackWarning, LabelError, UsageError
-from labelstore.labels.prior import ImagePrior, decode_probs, encode_probs, fit
+from labelstore.labels.prior import ImagePrior, decode_probs, encode_probs
 from labelstore.labels.soft_labels import SoftLabels, hard, mix, smooth
 from labelstore.labels.top_k import TopK
+from tests.support.lists import fit_one
 
 
 def random_topk(rng, rows=40, k=5, classes=50, sharp=3.0):
@@ -84,7 +85,7 @@ def test_image_tail_spreads_the_residual_like_the_prior(k):
     order = np.argsort(-p, -1)[:, :k]
     topk = TopK(order, np.take_along_axis(p, order, -1).astype(np.float32), 40)
     limited = 0
-    classes, codes, power, _ = fit(p.mean(0), topk.indices, topk.probs, 8)
+    classes, codes, power, _ = fit_one(p.mean(0), topk.indices, topk.probs, 8)
     prior = ImagePrior(
         np.tile(classes, (30, 1)),
         np.tile(decode_probs(codes), (30, 1)),
@@ -120,7 +121,7 @@ def test_the_fitted_power_is_about_the_best_of_those_tried():
     p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
     order = np.argsort(-p, -1)[:, :2]
     probs = np.take_along_axis(p, order, -1)
-    classes, codes, power, _ = fit(p.mean(0), order, probs, 20)
+    classes, codes, power, _ = fit_one(p.mean(0), order, probs, 20)
 
     def divergence(hundredths):
         prior = ImagePrior(

@@ -360,6 +360,9 @@ def test_a_store_grows_and_its_old_views_keep_their_partners(photos, teacher, tm
     for image in range(PHOTOS):
         pixels, _ = data[Show(image, tuple(range(VIEWS)))]
         require_labels(store, teacher, image, np.arange(VIEWS), pixels)
+    # A block of it made anew on its own would lack the partners of other blocks.
+    with pytest.raises(UsageError, match="grow the old store again"):
+        repair(new, source, teacher)
     # A photo that others are mixed with cannot be labelled anew alone.
     Image.open(fewer / names[1]).save(fewer / names[1], quality=30)
     with pytest.raises(MismatchError, match="mixed"):

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 import labelstore
+from labelstore.errors import LabelError
 from labelstore.format.blocks import BlockPriors, block_codes, empty_block
 from labelstore.format.manifest import StoreSettings
-from labelstore.labels import prior
 from labelstore.operations.merge import merge
 from labelstore.operations.recode import recode
 from labelstore.store.indexing import evenly_spaced
 from labelstore.store.rewrite import SAMPLE, sample, write_blocks
 from labelstore.store.writer import StoreWriter
+from tests.support.lists import fit_one
 from tests.support.stores import written
 
 
@@ -108,13 +109,13 @@ def test_lists_of_a_block_are_those_of_each_image(tmp_path):
     )
     lists = BlockPriors(store.manifest, 4)
     for image in range(4):
-        lists.fit(image, truth[image].mean(0), indices[image], probs[image])
-        classes, codes, power, kept = prior.fit(
-            truth[image].mean(0), indices[image], probs[image], 5
-        )
+        lists.fit([image], truth[[image]].mean(1), indices[[image]], probs[[image]])
+        classes, codes, power, kept = fit_one(truth[image].mean(0), indices[image], probs[image], 5)
         assert lists.classes[image].tolist() == classes.tolist()
         assert lists.codes[image].tolist() == codes.tolist()
         assert (lists.powers[image], lists.kept[image]) == (power, kept)
+    with pytest.raises(LabelError, match="class ids run from 0 to 9, expected 0 to 8"):
+        lists.fit([0], truth[:1].mean(1), np.array([[[0, 9]] * 3]), probs[:1])
     data = empty_block(store.manifest, 4)
     assert data.boxes is None
     without = written(tmp_path / "b.zarr", 4, 3, 2, 9)[0].manifest

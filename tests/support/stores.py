@@ -13,7 +13,7 @@ import numpy as np
 import labelstore
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
-from labelstore.labels.prior import fit
+from labelstore.labels.lists.fit import fit
 from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
 
@@ -87,7 +87,7 @@ def _fitted(images, views, k, classes, prior_size):
         p,
         indices,
         probs,
-        [fit(*of, prior_size) for of in zip(p.mean(1), indices, probs, strict=True)],
+        list(zip(*fit(p.mean(1), indices, probs, prior_size), strict=True)),
     )
 
 

@@ -12,6 +12,8 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
 from labelstore.errors import UsageError
+from labelstore.views import boxes
+from labelstore.views.boxes import BoxLaw
 from labelstore.views.exact import exp, ln
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys, philox4x32
@@ -52,6 +54,54 @@ def test_boxes_equal_the_slow_definition(law):
             for view in range(20):
                 expected = slow_box(law, int(HASHES[image]), view, width, height)
                 assert tuple(found[image, view].tolist()) == expected, (number, image, view)
+
+
+LAWS = [
+    BoxLaw(1, (0.08, 1.0), (3 / 4, 4 / 3), 0.5),
+    BoxLaw(2**64 - 1, (1e-4, 1e-3), (1e-3, 1e3), 0.999),
+    BoxLaw(2**63, (1.0, 1.0), (1.0, 1.0), 0.0),
+    BoxLaw(7, (0.9, 1.0), (3.0, 4.0), 1.0),
+    BoxLaw(9, (0.5, 1.0), (1e-200, 1e200), 0.25),
+]
+
+
+@pytest.mark.skipif(boxes._compiled() is None, reason="the compiled part was not built here")
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # ratios beyond all use
+def test_the_compiled_part_draws_what_numpy_draws(law):
+    """Small, thin, usual and the largest images; few views and more than are tried together."""
+    rng = np.random.default_rng(law.seed)
+    for count, most in ((1, 9), (50, 3), (5000, 600), (300, 2**31)):
+        hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
+        numbers = rng.integers(0, 2**32, count, dtype=np.uint64)
+        width, height = rng.integers(1, most, (2, count))
+        of = law, hashes, numbers, width, height
+        for drawn, expected in zip(boxes.draw_boxes(*of), boxes._by_numpy(*of), strict=True):
+            assert drawn.dtype == expected.dtype
+            np.testing.assert_array_equal(drawn, expected)
+
+
+def test_without_the_compiled_part_the_views_are_the_same(monkeypatch):
+    law, of = ViewLaw(seed=3), (HASHES[:30, None], np.arange(7), 640, 427)
+    expected = law(*of)
+    monkeypatch.setattr(boxes, "_compiled", lambda: None)
+    views = law(*of)
+    np.testing.assert_array_equal(views.box, expected.box)
+    np.testing.assert_array_equal(views.flip, expected.flip)
+
+
+@pytest.mark.skipif(boxes._compiled() is None, reason="the compiled part was not built here")
+def test_arrays_of_other_types_touch_no_memory():
+    views = [np.ones(4, np.uint64), np.ones(4, np.uint64), np.ones(4, np.int64), np.ones(4, int)]
+    law = (0, 0.1, 1.0, 0.0, 0.0, 1.0, 1.0, 0.5)
+    for wrong in range(4):
+        for part in (np.ones(3, np.int64), np.ones(4, np.int32), np.ones((4, 1), np.int64)):
+            parts = [*views[:wrong], part, *views[wrong + 1 :]]
+            with pytest.raises(ValueError, match="other shapes or types"):
+                boxes._compiled().draw(*parts, law, np.empty((4, 4), np.int32), np.empty(4, bool))
+    for box, flip in (((4, 3), 4), ((3, 4), 4), ((4, 4), 3)):
+        with pytest.raises(ValueError, match="other shapes or types"):
+            boxes._compiled().draw(*views, law, np.empty(box, np.int32), np.empty(flip, bool))
 
 
 def test_known_boxes_never_change():

@@ -1,0 +1,1 @@
+"""Images' lists of likely classes: what is fitted."""
