@@ -25,7 +25,7 @@ from labelstore.labels import prior
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -223,6 +223,9 @@ class BlockCodes:
     priors: Codes
     """Empty for a store without."""
     views: Codes
+    stored: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    """The objects that codes were decoded from, by array name, where another store of the same
+    layout (``labelstore.format.arrays.same_layout``) may have them as they are; else empty."""
 
     @property
     def arrays(self) -> Codes:

@@ -30,6 +30,7 @@ from labelstore.format.arrays import (
     view_arrays,
     view_columns,
 )
+from labelstore.format.blocks import BlockCodes
 from labelstore.format.validity import image_problem, label_problem, prior_problem, top_problem
 from labelstore.store.backends.npy import MappedBackend
 from labelstore.store.chunks.disk_cache import ChunkFiles, KeptChunks
@@ -243,6 +244,15 @@ class BlockReader:
         with self._fetched(block):
             return self._block_codes(block, num_views)
 
+    def stored_block(self, block: int) -> BlockCodes:
+        """All codes of a block, with the objects that they were decoded from; not kept."""
+        self._require_committed(block)
+        try:
+            objects = self._backend.hold_block(block)
+            return BlockCodes(*self._block_codes(block, self.manifest.num_views), objects)
+        finally:
+            self._backend.release_block(block)
+
     @contextmanager
     def _fetched(self, block: int) -> Iterator[None]:
         """All of a block is read meanwhile."""
@@ -266,7 +276,7 @@ class BlockReader:
                 part = codes[:, self.manifest.group_slice(group)]
                 self._check(spec.name, block, group, part)
             views[spec.name] = codes
-        self._require_labels(views, block, None)
+        self._require_labels(views, block, None, priors)
         return images, priors, {name: codes[:, :num_views] for name, codes in views.items()}
 
     def gather(self, images: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Codes:
@@ -400,15 +410,21 @@ class BlockReader:
                 problems.append(error)
         return problems
 
-    def _require_labels(self, codes: Codes, block: int, group: int | None) -> None:
-        """CorruptError unless codes of a block's images, which match their digests, are labels."""
+    def _require_labels(
+        self, codes: Codes, block: int, group: int | None, priors: Codes | None = None
+    ) -> None:
+        """CorruptError unless codes of a block's images, which match their digests, are labels.
+
+        ``priors`` are the codes of their lists, where these are at hand."""
         rows = self.manifest.block_slice(block)
         (unreadable,) = self._unreadable_of([block])
         if self.manifest.prior_size and self.manifest.encoding == "codes":
-            every, read = self.prior_lists.arrays()
-            if not read[block]:
-                every = self.prior_lists.read(np.array([block]))
-            lists = every["images/prior_classes"][rows]
+            if priors is None:
+                every, read = self.prior_lists.arrays()
+                if not read[block]:
+                    every = self.prior_lists.read(np.array([block]))
+                priors = {name: values[rows] for name, values in every.items()}
+            lists = priors["images/prior_classes"]
         else:
             lists = np.empty((rows.stop - rows.start, 0), np.uint16)
         problem = label_problem(codes, self._specs, lists, unreadable, self.manifest)
