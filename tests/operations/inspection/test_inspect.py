@@ -410,6 +410,8 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
             np.zeros(shape, dtype=np.uint16),
             probs,
             10,
+            # With few different values, which are counted one by one, up to a bound.
+            quantizer="ratio16",
             block_images=block,
             group_views=views,
         )
