@@ -14,7 +14,7 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.format.arrays import LABELLED, UNREADABLE, image_arrays
-from labelstore.format.encoding import decode_confidence
+from labelstore.format.encoding import decode_confidence, decode_prior
 from labelstore.format.manifest import EXPLICIT, Manifest
 from labelstore.storage.location import place_of
 from labelstore.store.backends.registry import backend_of
@@ -390,7 +390,9 @@ class Store:
         Raises:
             IncompleteError, CorruptError: as ``read``.
         """
-        chunks = list(self._reader.read_chunks([(block, group) for group in groups]))
+        priors = self._reader.prior_codes(block) if self.manifest.prior_size else None
+        places = [(block, group) for group in groups]
+        chunks = list(self._reader.read_chunks(places, priors))
         whole = {name: np.concatenate([codes[name] for codes in chunks], 1) for name in chunks[0]}
         run = self.manifest.block_slice(block)
         rows = np.flatnonzero(self.labelled()[run])
@@ -401,7 +403,10 @@ class Store:
             flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in codes.items()}
             positions = run.start + part
             owners = np.repeat(positions, shape[1])
-            yield positions, self._decoder.labels(owners, flat, shape)
+            lists = None
+            if priors is not None:
+                lists = decode_prior({name: values[part] for name, values in priors.items()})
+            yield positions, self._decoder.labels(owners, flat, shape, lists)
 
     def slab(self, group: int) -> Slab:
         """Bring a group of views of all images into memory, once for all processes of the machine.

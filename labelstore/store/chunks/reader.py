@@ -312,16 +312,22 @@ class BlockReader:
             return None
         return {name: array[image, view] for name, array in self._mapped.items()}
 
-    def read_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
-        """All codes of some (block, group), in order; not kept in memory."""
+    def read_chunks(
+        self, places: Sequence[tuple[int, int]], priors: Codes | None = None
+    ) -> Iterator[Codes]:
+        """All codes of some (block, group), in order; not kept in memory.
+
+        ``priors``: codes of the lists of the images, where all are of one block, and these are at
+        hand; else those of the blocks are read, and kept.
+        """
         blocks = [block for block, _ in places]
         for block in blocks:
             self._require_committed(block)
         self._unreadable_of(blocks)
-        if self.manifest.prior_size and self.manifest.encoding == "codes":
+        if self.manifest.prior_size and self.manifest.encoding == "codes" and priors is None:
             self.prior_lists.read(np.unique(blocks))
         for place, codes in zip(places, self._verified_chunks(places), strict=True):
-            self._require_labels(codes, *place)
+            self._require_labels(codes, *place, priors)
             yield codes
 
     def _verified_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
@@ -379,24 +385,26 @@ class BlockReader:
         try:
             for _ in self.images_of([block]):
                 pass
-            if self.manifest.prior_size:
-                self.prior_codes(block)
+            priors = self.prior_codes(block) if self.manifest.prior_size else None
         except StoreError as error:
             return [error, *self._damaged_chunks(block)]
         for start in range(0, self.manifest.num_groups, _GROUPS_CHECKED):
             stop = min(start + _GROUPS_CHECKED, self.manifest.num_groups)
-            problems += self._wrong_chunks([(block, group) for group in range(start, stop)])
+            places = [(block, group) for group in range(start, stop)]
+            problems += self._wrong_chunks(places, priors)
         return problems
 
-    def _wrong_chunks(self, places: list[tuple[int, int]]) -> list[StoreError]:
+    def _wrong_chunks(
+        self, places: list[tuple[int, int]], priors: Codes | None
+    ) -> list[StoreError]:
         """What is wrong with each of some chunks: read together, or one by one where any is."""
         try:
-            for _ in self.read_chunks(places):
+            for _ in self.read_chunks(places, priors):
                 pass
         except StoreError as error:
             if len(places) == 1:
                 return [error]
-            return [problem for place in places for problem in self._wrong_chunks([place])]
+            return [problem for place in places for problem in self._wrong_chunks([place], priors)]
         return []
 
     def _damaged_chunks(self, block: int) -> list[StoreError]:
