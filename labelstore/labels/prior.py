@@ -12,13 +12,14 @@ least stored one. More stored classes, the least of which is smaller, then make 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -40,6 +41,8 @@ __all__ = [
 
 POWERS = np.arange(20, 131, 5)
 """Powers that are tried, in hundredths."""
+
+_EXPONENTS = POWERS / 100.0
 
 _FOURTH_POWERS = ((np.arange(256) / 255.0) ** 4).astype(np.float32)
 
@@ -231,16 +234,18 @@ def fit(
     most = max(int((probs > 0).sum(axis=-1).max(initial=0)), 1)
     weighed = _Weighed(outside, rounded)
     powers = {most: outside.power(most)}
-    costs = {most: weighed.with_list(most, powers[most])}
     fewest = min(fewest, most)
-    fewer = {max(most - 1, fewest), fewest} - {most}
-    evens = {kept: weighed.evenly(kept) for kept in (most, *fewer)}
+    fewer = sorted({max(most - 1, fewest), fewest} - {most})
+    costs = weighed.with_list(dict.fromkeys((most, *fewer), powers[most]))
+    evens = weighed.evenly((most, *fewer))
+    known = [*evens.values(), *costs.values()]
+    costs = {most: costs[most]}
     # Where fewer are better, it shows in one less or in the fewest: mostly nothing else is weighed.
-    known = [*evens.values(), *(weighed.with_list(kept, powers[most]) for kept in fewer)]
     if min(known) < costs[most] - GAIN:
-        powers |= {kept: outside.power(kept) for kept in range(fewest, most)}
-        costs |= {kept: weighed.with_list(kept, powers[kept]) for kept in range(fewest, most)}
-        evens = {kept: weighed.evenly(kept) for kept in range(fewest, most + 1)}
+        others = {kept: outside.power(kept) for kept in range(fewest, most)}
+        powers |= others
+        costs |= weighed.with_list(others)
+        evens |= weighed.evenly([kept for kept in others if kept not in evens])
     best, best_even = _most_of_least(costs), _most_of_least(evens)
     if evens[best_even] < costs[best] - GAIN:
         return FittedList(np.full_like(classes, -1), np.zeros_like(codes), 100, best_even)
@@ -284,22 +289,34 @@ class _Outside:
         views = self.num_views - np.bincount(stored, minlength=self.num_classes)
         return self.tail(self.indices.shape[1]) / np.maximum(views, 1)
 
+    @functools.cached_property
+    def _raised(self) -> tuple[Float64Array, Float64Array]:
+        """(p, m) and (p,): the weights in the list, and outside, for each of ``POWERS``."""
+        listed, probs, rest = _shares(self.prior, self.num_classes)
+        # Raising to many powers at once gives other last bits.
+        weights = [probs ** power[None] for power in _EXPONENTS]
+        outside = np.array([rest ** np.asarray(power) for power in _EXPONENTS])
+        return np.where(listed, weights, 0.0), outside
+
+    @functools.cached_property
+    def _weight_places(self) -> npt.NDArray[np.int64]:
+        """(V, k) where the stored classes' weights stand: their places in the list, after these
+        that of the classes outside, and then of none."""
+        size = len(self.prior.classes)
+        places = self.place[self.indices]
+        return np.where(self.probs > 0, np.where(places >= 0, places, size), size + 1)
+
     def power(self, kept: int) -> int:
         """The power in hundredths for labels of so many classes."""
         tail, probs = self.tail(kept), self.probs[:, :kept]
         residual = np.maximum(1.0 - probs.sum(axis=-1), 0.0)
-        ranks = self.place[self.indices[:, :kept]]
         listed_tail = tail[self.ids]
         others = self.num_classes - len(self.ids)
-        shares = _shares(self.prior, self.num_classes)
-        # A row for each power that is tried. Raising to many powers at once gives other last bits.
-        pairs = [_raised(*shares, power) for power in POWERS / 100.0]
-        weights = np.stack([pair[0] for pair in pairs])
-        outside = np.array([pair[1] for pair in pairs])
-        taken = np.where(
-            ranks >= 0, np.take(weights, np.maximum(ranks, 0), axis=1), outside[:, None, None]
-        )
-        taken = np.where(probs > 0, taken, 0.0).sum(axis=-1)
+        # A row for each power that is tried.
+        weights, outside = self._raised
+        # After the list's, the weights of a class outside and of a place that holds none.
+        every = np.concatenate([weights, outside[:, None], np.zeros_like(outside)[:, None]], axis=1)
+        taken = np.take(every, self._weight_places[:, :kept], axis=1).sum(axis=-1)
         total = np.maximum((weights.sum(axis=-1) + outside * others)[:, None] - taken, 1e-300)
         # Cross-entropy of the tails with the spread, less what does not depend on the power.
         gain = (listed_tail * np.log(weights[:, self.listed])).sum(axis=-1)
@@ -337,10 +354,19 @@ class _Weighed:
         self._listed_tail, scale = spread(weights, rest, residual, least)
         self._other_tail = scale * rest[:, 0]
 
-    def with_list(self, kept: int, power: int) -> float:
-        """Nats a label, where so many classes are kept and the rest is spread like the list."""
-        stored = self._stored(kept)
-        weights, outside = tail_weights(self._prior, self._num_classes, power / 100.0)
+    def with_list(self, powers: dict[int, int]) -> dict[int, float]:
+        """Nats a label, where so many classes are kept and the rest is spread like the list raised
+        to the power of each number of classes."""
+        if not powers:
+            return {}
+        stored = self._stored(powers)
+        by_power = {
+            power: tail_weights(self._prior, self._num_classes, power / 100.0)
+            for power in set(powers.values())
+        }
+        # (c, 1, m) and (c, 1, 1), for c numbers of classes.
+        weights = np.stack([by_power[power][0] for power in powers.values()])[:, None]
+        outside = np.array([by_power[power][1] for power in powers.values()])[:, None, None]
         weights = np.where(self._taken(stored), 0.0, weights)
         strangers = (stored & (self._ranks < 0)).sum(axis=-1, keepdims=True)
         others = np.maximum(self._others - strangers, 0)
@@ -349,34 +375,57 @@ class _Weighed:
         least = np.where(stored, values, np.inf).min(axis=-1, keepdims=True)
         limit = np.where(stored.any(axis=-1, keepdims=True), MOST_UNSEEN * least, 1.0)
         shares, scale = spread(weights, outside * others, residual, limit)
-        return self._cost(stored, shares, (scale * outside)[:, None])
+        return self._costs(powers, stored, shares, scale[..., None] * outside)
 
-    def evenly(self, kept: int) -> float:
-        """The same where the rest is spread evenly."""
-        stored = self._stored(kept)
+    def evenly(self, numbers: Sequence[int]) -> dict[int, float]:
+        """The same where so many classes are kept and the rest is spread evenly."""
+        if not numbers:
+            return {}
+        stored = self._stored(numbers)
         others = self._num_classes - stored.sum(axis=-1, keepdims=True)
         residual = 1.0 - np.where(stored, self._values, 0.0).sum(axis=-1, keepdims=True)
         base = np.maximum(residual, 0.0) / np.maximum(others, 1)
-        return self._cost(stored, np.broadcast_to(base, self._listed_tail.shape), base)
+        return self._costs(numbers, stored, None, base)
 
-    def _stored(self, kept: int) -> npt.NDArray[np.bool_]:
+    def _stored(self, numbers: Iterable[int]) -> npt.NDArray[np.bool_]:
+        """(c, n, k) what is stored where so many classes are kept, for c numbers of them."""
+        kept = np.fromiter(numbers, dtype=np.int64)[:, None, None]
         return (self._values > 0) & (np.arange(self._values.shape[-1]) < kept)
 
     def _taken(self, stored: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """(n, m) whether a label stores the class of the list."""
-        taken = np.zeros((len(stored), len(self._is_listed)), dtype=bool)
-        rows, places = np.nonzero(stored & (self._ranks >= 0))
-        taken[rows, self._ranks[rows, places]] = True
+        """(..., n, m) whether a label stores the class of the list."""
+        taken = np.zeros((*stored.shape[:-1], len(self._is_listed)), dtype=bool)
+        *rows, places = np.nonzero(stored & (self._ranks >= 0))
+        taken[(*rows, self._ranks[rows[-1], places])] = True
         return taken
 
-    def _cost(
-        self, stored: npt.NDArray[np.bool_], shares: Float64Array, base: Float64Array
-    ) -> float:
-        """Args: (n, k) what is stored; (n, m) listed, (n, 1) other classes' probabilities."""
-        spread_to = np.take_along_axis(shares, np.maximum(self._ranks, 0), axis=-1)
+    def _costs(
+        self,
+        numbers: Iterable[int],
+        stored: npt.NDArray[np.bool_],
+        shares: Float64Array | None,
+        base: Float64Array,
+    ) -> dict[int, float]:
+        """By how many of c numbers of classes are kept.
+
+        Args: (c, n, k) what is stored; (c, n, m) probabilities of listed classes, those of others
+            when None; (c, n, 1) of others.
+        """
+        spread_to = base
+        if shares is not None:
+            spread_to = shares[:, np.arange(len(self._ranks))[:, None], np.maximum(self._ranks, 0)]
         held = np.where(stored, self._values, np.where(self._ranks >= 0, spread_to, base))
         # A class that gets nothing costs much, not everything, as in ``labels.distance``.
-        total = (self._probs * np.log(np.maximum(held, 1e-12))).sum()
-        total += (self._listed_tail * np.log(np.maximum(shares, 1e-12))).sum()
-        total += (self._other_tail * np.log(np.maximum(base[:, 0], 1e-12))).sum()
-        return float(-total / len(stored))
+        of_stored = self._probs * np.log(np.maximum(held, 1e-12))
+        listed = np.log(np.maximum(base if shares is None else shares, 1e-12))
+        of_listed = self._listed_tail * listed
+        of_others = self._other_tail * np.log(np.maximum(base[..., 0], 1e-12))
+        costs = {}
+        for number, parts in zip(
+            numbers, zip(of_stored, of_listed, of_others, strict=True), strict=True
+        ):
+            total = parts[0].sum()
+            total += parts[1].sum()
+            total += parts[2].sum()
+            costs[number] = float(-total / len(self._ranks))
+        return costs
