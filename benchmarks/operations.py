@@ -19,11 +19,14 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.support.measuring import RESULTS, size_of, write_result
 from benchmarks.support.own_process import measured
 from benchmarks.support.whole_store import CLASSES, IMAGES, VIEWS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LOOKING = ("open_store", "verify", "inspect", "schedule", "fit", "ferkd", "sampler", "gc")
 PARTS = ("export", "classes_of")
@@ -49,48 +52,53 @@ def main() -> None:
         for images in (options.images // 10, options.images):
             size = "whole" if images == options.images else "tenth"
             root = options.folder or Path(folder)
-            found = operations(root, images, size, set(options.only))
-            for name, row in found.items():
+            for name, row in operations(root, images, size, set(options.only)):
                 rows.setdefault(name, {})[size] = row
+                # Each as it is known: the whole takes long.
+                keep(rows, options.images, out)
+
+
+def keep(rows: dict[str, Any], images: int, out: Path) -> None:
+    """Write what is known so far."""
     setting = {
-        "images": options.images, "views": VIEWS, "classes": CLASSES, "fidelity": "balanced",
+        "images": images, "views": VIEWS, "classes": CLASSES, "fidelity": "balanced",
         "labels": "synthetic, four blocks over and over",
-        "seconds": "of the clock: with neighbours on the machine; cpu_seconds: all cores together",
+        "seconds": "of the clock, with neighbours on the machine; cpu_seconds: all cores together",
     }  # fmt: skip
     ordered = {name: rows[name] for name in NAMES if name in rows}
     write_result("operations", {"setting": setting, "operations": ordered}, out)
 
 
-def operations(root: Path, images: int, size: str, wanted: set[str]) -> dict[str, Any]:
-    """A row for each operation on a store of so many images."""
-    rows: dict[str, Any] = {}
+def operations(
+    root: Path, images: int, size: str, wanted: set[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each operation on a store of so many images, and what it takes."""
     store, other = root / f"{size}.zarr", root / f"{size}-other.zarr"
     halves = [root / f"{size}-{half}.zarr" for half in ("first", "second")]
 
-    def measure(name: str, *arguments: Path | str) -> None:
+    def measure(name: str, *arguments: Path | str) -> tuple[str, dict[str, Any]]:
         row = measured(TASKS, name, *map(str, arguments), limit=LIMIT_S)
         row = {"images": images, **row, "load": round(os.getloadavg()[0], 1)}
         written = Path(arguments[-1])
         if name not in LOOKING and written.suffix == ".zarr" and written.is_dir():
             row["disk_bytes"] = size_of(written)
-        rows[name] = row
         print(size, name, row, file=sys.stderr, flush=True)
+        return name, row
 
     if not store.exists():
-        measure("make", str(store), str(images))
-        rows["make"]["disk_bytes"] = size_of(store)
+        name, row = measure("make", str(store), str(images))
+        yield name, {**row, "disk_bytes": size_of(store)}
     for name in (*LOOKING, *PARTS, "copy", "other_targets"):
         if name in wanted:
-            measure(name, store, other)
+            yield measure(name, store, other)
     for name, half in zip(("first_half", "second_half"), halves, strict=True):
         if name in wanted or ("merge_parts" in wanted and not half.exists()):
-            measure(name, store, half)
+            yield measure(name, store, half)
     if "merge_parts" in wanted:
-        measure("merge_parts", *halves, other)
+        yield measure("merge_parts", *halves, other)
     if "prune" in wanted and size == "tenth":
         measured(TASKS, "copy", str(store), str(other), limit=LIMIT_S)
-        measure("prune", other, other)
-    return rows
+        yield measure("prune", other, other)
 
 
 if __name__ == "__main__":

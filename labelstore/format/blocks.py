@@ -384,7 +384,7 @@ def check_table(
             f"{len(keys)} keys and {targets.shape} targets were given for {num_images} images: "
             "give one each."
         )
-    if len(set(keys)) != len(keys) or any("\0" in key for key in keys):
+    if len(set(keys)) != len(keys) or "\0" in "".join(keys):
         raise UsageError("two images have the same key, or a key has a NUL: keys must be unique.")
     if not is_utf8(keys):
         raise UsageError(
