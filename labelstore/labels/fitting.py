@@ -225,8 +225,9 @@ def _fitted(values: _Ranked, shares: Shares, source: str) -> FittedThresholds:
 class _Ranked(Protocol):
     """Probabilities by their rank."""
 
-    count: int
-    """How many there are."""
+    @property
+    def count(self) -> int:
+        """How many there are."""
 
     def refine(self, *ranks: int) -> None:
         """Say which ones are asked for next."""

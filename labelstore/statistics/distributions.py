@@ -48,7 +48,7 @@ def mean_labels(labels: SoftLabels) -> Float64Array:
     places = np.arange(images)[:, None, None] * classes + labels.indices
     added = np.bincount(places.reshape(-1), labels.weights.reshape(-1), images * classes)
     # In place: they are megabytes.
-    means = added.reshape(images, classes)
+    means = np.asarray(added.reshape(images, classes), dtype=np.float64)
     means += labels.base.sum(axis=1, dtype=np.float64)[:, None]
     means /= views
     return np.asarray(np.maximum(means, 0.0, out=means))
