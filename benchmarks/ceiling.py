@@ -23,12 +23,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.support import own_process
 from benchmarks.support.measuring import RESULTS, size_of, write_result
 from labelstore.operations.inspection.tally import LABEL_CROPS
 
@@ -45,25 +45,6 @@ FEWEST_FOR_MEMORY = 4 * 1024
 """Images, four blocks: of fewer the blocks in work at a time still grow with the store."""
 LIMIT_S = 240
 """A task that takes longer is given up."""
-
-_MEASURED = """
-import json, os, sys, tempfile, time
-from pathlib import Path
-from benchmarks.support import ceiling_tasks
-name, times, *arguments = sys.argv[1:]
-rows = []
-for _ in range(int(times)):
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["LABELSTORE_CACHE"] = folder
-        begun, used = time.perf_counter(), time.process_time()
-        row = getattr(ceiling_tasks, name)(*arguments)
-        took = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - used}
-        rows.append({**took, **row})
-status = Path("/proc/self/status").read_text().splitlines()
-peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
-least = min(rows, key=lambda row: row["cpu_seconds"])
-print(json.dumps({**least, "most_memory_bytes": peak}))
-"""
 
 
 def main() -> None:
@@ -131,18 +112,11 @@ def sizes(largest: int) -> tuple[int, int, int]:
 
 
 def measured(task: str, *arguments: str) -> dict[str, Any]:
-    """What a task of ``ceiling_tasks`` takes in a process of its own.
-
-    Of what is done in a moment the best of four times, so that no import is counted.
-    """
-    times = "4" if task in IN_A_MOMENT else "1"
-    command = [sys.executable, "-c", _MEASURED, task, times, *arguments]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, cwd=root, timeout=LIMIT_S
+    """What a task of ``ceiling_tasks`` takes; of what is done in a moment the best of four."""
+    times = 4 if task in IN_A_MOMENT else 1
+    return own_process.measured(
+        "benchmarks.support.ceiling_tasks", task, *arguments, times=times, limit=LIMIT_S
     )
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return row
 
 
 def drawn_out(rows: list[dict[str, Any]], images: int = IMAGES) -> dict[str, Any]:

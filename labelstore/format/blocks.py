@@ -25,7 +25,7 @@ from labelstore.labels.lists.fit import TOGETHER, fit
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -232,6 +232,9 @@ class BlockCodes:
     priors: Codes
     """Empty for a store without."""
     views: Codes
+    stored: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    """The objects that codes were decoded from, by array name, where another store of the same
+    layout (``labelstore.format.arrays.same_layout``) may have them as they are; else empty."""
 
     @property
     def arrays(self) -> Codes:
@@ -394,7 +397,7 @@ def check_table(
             f"{len(keys)} keys and {targets.shape} targets were given for {num_images} images: "
             "give one each."
         )
-    if len(set(keys)) != len(keys) or any("\0" in key for key in keys):
+    if len(set(keys)) != len(keys) or "\0" in "".join(keys):
         raise UsageError("two images have the same key, or a key has a NUL: keys must be unique.")
     if not is_utf8(keys):
         raise UsageError(

@@ -59,7 +59,7 @@ def table_problem(
     """What is wrong with a table of images; None when nothing is."""
     if len(set(keys)) < len(keys):
         return "two images have the same key"
-    if any("\0" in key for key in keys):
+    if "\0" in "".join(keys):
         return "a key has a NUL"
     if not is_utf8(keys):
         return "a key has half a character, which UTF-8 has not"

@@ -30,11 +30,13 @@ __all__ = [
     "CALIBRATED",
     "EASIEST",
     "HARDEST",
+    "DistinctValues",
     "FittedThresholds",
     "MemberConfidences",
     "Shares",
     "fit_members",
     "fit_thresholds",
+    "fit_values",
 ]
 
 HARDEST, CALIBRATED, EASIEST = 0.009, 0.017, 0.003
@@ -42,6 +44,9 @@ HARDEST, CALIBRATED, EASIEST = 0.009, 0.017, 0.003
 
 _FINE_BITS = 16
 """The lower bits of a float32, which are looked at in few bins alone."""
+
+_MOST_VALUES = 2**17
+"""Different values that are counted one by one: those of a quantizer's codes are at most half."""
 
 _ONE = 0x3F800000
 """The bits of 1, the largest probability."""
@@ -148,9 +153,10 @@ def fit_thresholds(planes: Planes, shares: Shares, source: str) -> FittedThresho
     is taken: ``low`` is 0, or ``middle`` is ``low``. (A label of confidence 0 has no class, and
     every rule discards it.)
 
-    Exact and deterministic: values are counted by the bits of their float32, first by the upper
-    ones and then, around the thresholds, by all; in three passes, and a few megabytes whatever
-    their number.
+    Exact and deterministic, and a few megabytes whatever the number of views. Where there are few
+    different values, as in a store of codes, each is counted, in one pass. Else they are counted by
+    the bits of their float32, in three more: first by the upper ones and then, around the
+    thresholds, by all.
 
     Args:
         planes: gives the same arrays whenever it is called: float32 in [0, 1], NaN for no view.
@@ -160,8 +166,34 @@ def fit_thresholds(planes: Planes, shares: Shares, source: str) -> FittedThresho
     Raises:
         NotFoundError: there is no view. LabelError: a value is no probability.
     """
-    values = _Values(planes, source)
+    distinct = DistinctValues()
+    for codes in _codes_of(planes, source):
+        distinct.add(np.sort(codes).view(np.float32))
+        if not distinct.few:
+            return _fitted(_Values(planes, source), shares, source)
+    return fit_values(distinct, shares, source)
+
+
+def fit_values(values: DistinctValues, shares: Shares, source: str) -> FittedThresholds:
+    """As ``fit_thresholds``, of values that were counted one by one.
+
+    Raises:
+        Those of ``fit_thresholds``. ValueError: there were too many different ones.
+    """
+    if not values.few:
+        raise ValueError("too many different values were added to count each")
+    for _ in _codes_of(lambda: iter([values.values]), source):
+        pass
+    return _fitted(values, shares, source)
+
+
+def _fitted(values: _Ranked, shares: Shares, source: str) -> FittedThresholds:
     views = values.count
+    if not views:
+        raise NotFoundError(
+            f"{source} has no label, and thresholds are fitted to confidences: label some "
+            "images first."
+        )
     hardest = _count_of(shares.hardest, views)
     not_easiest = views - _count_of(shares.easiest, views)
     values.refine(hardest + 1, not_easiest)
@@ -190,6 +222,60 @@ def fit_thresholds(planes: Planes, shares: Shares, source: str) -> FittedThresho
     )
 
 
+class _Ranked(Protocol):
+    """Probabilities by their rank."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
+    def refine(self, *ranks: int) -> None:
+        """Say which ones are asked for next."""
+
+    def near(self, rank: int) -> tuple[Int64Array, Int64Array]:
+        """Rising codes of values, that of the ``rank`` smallest one and, where there is any, the
+        one before among them; and for each how many values are at most that. A code is the bits of
+        a float32."""
+
+
+class DistinctValues:
+    """Probabilities of which each value is counted, while few different ones occur."""
+
+    def __init__(self) -> None:
+        self.few = True
+        """Whether no more than ``_MOST_VALUES`` different ones occurred: else none is known."""
+        self.values = np.empty(0, dtype=np.float32)
+        """(n,) float32, rising."""
+        self._counts = np.empty(0, dtype=np.int64)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return int(self._counts.sum())
+
+    def add(self, ranked: npt.NDArray[np.float32]) -> None:
+        """Add some (n,), which rise; none is NaN."""
+        if not self.few or not ranked.size:
+            return
+        starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
+        if len(starts) <= _MOST_VALUES:
+            values = np.concatenate([self.values, ranked[starts]])
+            counts = np.concatenate([self._counts, np.diff(starts, append=ranked.size)])
+            self.values, places = np.unique(values, return_inverse=True)
+            self._counts = np.zeros(len(self.values), dtype=np.int64)
+            np.add.at(self._counts, places, counts)
+        if max(len(starts), len(self.values)) > _MOST_VALUES:
+            self.few = False
+            self.values, self._counts = self.values[:0], self._counts[:0]
+
+    def refine(self, *ranks: int) -> None:
+        """Nothing to do: all are known."""
+
+    def near(self, rank: int) -> tuple[Int64Array, Int64Array]:
+        """All values, of whatever rank."""
+        return np.abs(self.values).view(np.uint32).astype(np.int64), np.cumsum(self._counts)
+
+
 class _Values:
     """Probabilities counted by the bits of their float32, which rise as they do."""
 
@@ -197,18 +283,12 @@ class _Values:
         self._planes = planes
         self._source = source
         bins = np.zeros((_ONE >> _FINE_BITS) + 1, dtype=np.int64)
-        for codes in self._codes():
+        for codes in _codes_of(planes, source):
             bins += np.bincount(codes >> _FINE_BITS, minlength=len(bins))
         self._at_most = np.cumsum(bins)
         self._occupied = np.flatnonzero(bins)
         self._fine: dict[int, Int64Array] = {}
         self.count = int(bins.sum())
-        """How many there are."""
-        if not self.count:
-            raise NotFoundError(
-                f"{source} has no label, and thresholds are fitted to confidences: label some "
-                "images first."
-            )
 
     def refine(self, *ranks: int) -> None:
         """Count each value near the ``rank`` smallest ones, in one pass."""
@@ -217,15 +297,14 @@ class _Values:
             return
         size = 1 << _FINE_BITS
         fine = {number: np.zeros(size, dtype=np.int64) for number in bins}
-        for codes in self._codes():
+        for codes in _codes_of(self._planes, self._source):
             upper = codes >> _FINE_BITS
             for number, counts in fine.items():
                 counts += np.bincount(codes[upper == number] & (size - 1), minlength=size)
         self._fine |= fine
 
     def near(self, rank: int) -> tuple[Int64Array, Int64Array]:
-        """Rising codes of values, that of the ``rank`` smallest one and, where there is any, the
-        one before among them; and for each how many values are at most that."""
+        """As ``_Ranked``: those of few bins."""
         bins = self._bins(rank)
         parts = [(number << _FINE_BITS, self._fine[number]) for number in bins]
         codes = np.concatenate([first + np.flatnonzero(counts) for first, counts in parts])
@@ -239,16 +318,18 @@ class _Values:
         place = int(np.searchsorted(self._occupied, number))
         return [int(bin_) for bin_ in self._occupied[max(place - 1, 0) : place + 1]]
 
-    def _codes(self) -> Iterator[npt.NDArray[np.uint32]]:
-        for plane in self._planes():
-            values = plane[~np.isnan(plane)].astype(np.float32, copy=False)
-            if values.size and not (values.min() >= 0 and values.max() <= 1):
-                raise LabelError(
-                    f"the confidences of {self._source} are from {values.min():g} to "
-                    f"{values.max():g}, expected probabilities, 0 to 1: give those."
-                )
-            # Of 0 there are two, of which -0 would not be the least.
-            yield np.abs(values).view(np.uint32)
+
+def _codes_of(planes: Planes, source: str) -> Iterator[npt.NDArray[np.uint32]]:
+    """The bits of float32 values, which rise as they do; LabelError for what is no probability."""
+    for plane in planes():
+        values = plane[~np.isnan(plane)].astype(np.float32, copy=False)
+        if values.size and not (values.min() >= 0 and values.max() <= 1):
+            raise LabelError(
+                f"the confidences of {source} are from {values.min():g} to "
+                f"{values.max():g}, expected probabilities, 0 to 1: give those."
+            )
+        # Of 0 there are two, of which -0 would not be the least.
+        yield np.abs(values).view(np.uint32)
 
 
 def _count_of(share: float, views: int) -> int:

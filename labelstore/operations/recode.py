@@ -23,7 +23,9 @@ from labelstore.store.rewrite import (
     sample,
     unlabelled_block,
     write_blocks,
+    write_selection,
 )
+from labelstore.store.selection import Selection
 from labelstore.store.store import Store, opened
 from labelstore.store.writer import StoreWriter
 
@@ -119,7 +121,11 @@ def recode(
             origin=origin("recode", [store], done),
         )
     with StoreWriter(path, new, store.keys, amended, overwrite=overwrite) as writer:
-        write_blocks(writer, lambda rows: _block(store, new, rows), tell)
+        if changed or writer.manifest.encoding != old.encoding:
+            write_blocks(writer, lambda rows: _block(store, new, rows), tell)
+        else:
+            # Codes that mean the same stay as they are.
+            write_selection(writer, Selection.of_store(store), tell)
     written = Store(path)
     return RecodeReport(
         path=str(path),

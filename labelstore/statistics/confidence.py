@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labelstore.labels.fitting import DistinctValues
 from labelstore.statistics.sampling import error_of_share
 
 if TYPE_CHECKING:
@@ -36,11 +37,14 @@ class ConfidenceCounts:
         """How many there were."""
         self._below = np.zeros(len(HISTOGRAM_EDGES), dtype=np.int64)
         self._at_most = np.zeros(len(THRESHOLDS), dtype=np.int64)
+        self.values = DistinctValues()
+        """How often each value occurred, where few different ones did."""
 
     def add(self, values: npt.NDArray[np.float32]) -> None:
         """More of them, of any shape, none of them NaN."""
         ranked = np.sort(values, axis=None)
         self.crops += ranked.size
+        self.values.add(ranked)
         edges = np.asarray(HISTOGRAM_EDGES, dtype=np.float32)
         self._below += np.searchsorted(ranked, edges, side="left")
         thresholds = np.asarray(THRESHOLDS, dtype=np.float32)

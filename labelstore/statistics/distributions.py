@@ -47,8 +47,11 @@ def mean_labels(labels: SoftLabels) -> Float64Array:
     views = max(labels.base.shape[1], 1)
     places = np.arange(images)[:, None, None] * classes + labels.indices
     added = np.bincount(places.reshape(-1), labels.weights.reshape(-1), images * classes)
-    total = labels.base.sum(axis=1, dtype=np.float64)[:, None] + added.reshape(images, classes)
-    return np.asarray(np.maximum(total / views, 0.0))
+    # In place: they are megabytes.
+    means = np.asarray(added.reshape(images, classes), dtype=np.float64)
+    means += labels.base.sum(axis=1, dtype=np.float64)[:, None]
+    means /= views
+    return np.asarray(np.maximum(means, 0.0, out=means))
 
 
 def drift_of(labels: SoftLabels, means: Float64Array) -> Float64Array:

@@ -6,22 +6,26 @@ gone on with; what is copied of images is the same; a sample of the new labels i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import math
+import os
+import threading
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import UsageError
+from labelstore.format.arrays import view_arrays
 from labelstore.format.blocks import BlockCodes, empty_block
 from labelstore.labels.distance import Distances
-from labelstore.storage.location import same_place
+from labelstore.storage.location import is_remote, same_place
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.indexing import evenly_spaced
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from labelstore.format.blocks import BlockData
     from labelstore.format.manifest import Manifest
     from labelstore.store.label_reader import LabelReader
+    from labelstore.store.selection import Selection
     from labelstore.store.store import Store
     from labelstore.store.writer import StoreWriter
 
@@ -41,7 +46,14 @@ __all__ = [
     "sample",
     "unlabelled_block",
     "write_blocks",
+    "write_selection",
 ]
+
+WORKERS = 8
+"""Blocks that are copied at a time where nothing else is said, at most."""
+
+MEMORY_BYTES = 2**30
+"""That blocks which are being copied take, about."""
 
 SAMPLE = 64
 """Images whose labels are compared at the end, and at most as many views of each."""
@@ -132,6 +144,48 @@ def write_blocks(
             rows = manifest.block_slice(block)
             tell(rows.stop - rows.start, (rows.stop - rows.start) * manifest.num_views)
     return len(pending)
+
+
+def write_selection(
+    writer: StoreWriter,
+    selection: Selection,
+    tell: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+) -> int:
+    """Write the blocks of chosen images and views that are not committed yet, as ``write_blocks``.
+
+    Args:
+        writer: of the new store, entered. selection: what it is to hold. tell: as ``write_blocks``.
+        workers: blocks at a time; when None as many as hide the time that a server takes to answer,
+            or as there are cores, and fewer where blocks take much memory.
+    """
+    count = workers or _workers(writer, selection)
+    chosen = dataclasses.replace(selection, kept=count + 1)
+    # Open files of Parquet are for one thread at a time; of objects each thread has its own.
+    alone = any(
+        store.manifest.encoding != "codes" and not is_remote(store.path)
+        for store in selection.stores
+    )
+    reading = threading.Lock() if alone else contextlib.nullcontext()
+
+    def codes(rows: slice) -> BlockCodes:
+        with reading:
+            return chosen.codes(writer.manifest, rows)
+
+    return write_blocks(writer, codes, tell, count)
+
+
+def _workers(writer: StoreWriter, selection: Selection) -> int:
+    manifests = [writer.manifest, *(store.manifest for store in selection.stores)]
+    remote = any(is_remote(path) for path in (writer.path, *(s.path for s in selection.stores)))
+    most = WORKERS if remote else min(os.cpu_count() or 1, WORKERS)
+    # As it came, decoded, and encoded again.
+    block_bytes = 3 * max(
+        min(manifest.block_images, manifest.num_images)
+        * sum(spec.dtype.itemsize * math.prod(spec.shape[1:]) for spec in view_arrays(manifest))
+        for manifest in manifests
+    )
+    return max(1, min(most, MEMORY_BYTES // max(block_bytes, 1)))
 
 
 def _done_in_order(write: Callable[[int], None], blocks: Iterable[int]) -> Iterator[int]:

@@ -14,7 +14,7 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.format.arrays import LABELLED, UNREADABLE, image_arrays
-from labelstore.format.encoding import decode_confidence
+from labelstore.format.encoding import decode_confidence, decode_prior
 from labelstore.format.manifest import EXPLICIT, Manifest
 from labelstore.storage.location import place_of
 from labelstore.store.backends.registry import backend_of
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.errors import StoreError
+    from labelstore.format.blocks import BlockCodes
     from labelstore.labels.top_k import TopK
     from labelstore.store.slabs.slab import Slab
 
@@ -292,6 +293,12 @@ class Store:
         """
         return self._reader.block_codes(block, num_views or self.num_views)
 
+    def stored_block(self, block: int) -> BlockCodes:
+        """As ``block_codes``, of all views, with the objects on disk that the codes were decoded
+        from, where a store of the same layout may have them as they are: to compress them again
+        takes a hundred times as long as to read them."""
+        return self._reader.stored_block(block)
+
     def labelled(self) -> npt.NDArray[np.bool_]:
         """(num_images,) bool: whether the image's labels are committed and it was readable."""
         return np.asarray(self._images["images/status"] == LABELLED)
@@ -390,7 +397,9 @@ class Store:
         Raises:
             IncompleteError, CorruptError: as ``read``.
         """
-        chunks = list(self._reader.read_chunks([(block, group) for group in groups]))
+        priors = self._reader.prior_codes(block) if self.manifest.prior_size else None
+        places = [(block, group) for group in groups]
+        chunks = list(self._reader.read_chunks(places, priors))
         whole = {name: np.concatenate([codes[name] for codes in chunks], 1) for name in chunks[0]}
         run = self.manifest.block_slice(block)
         rows = np.flatnonzero(self.labelled()[run])
@@ -401,7 +410,10 @@ class Store:
             flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in codes.items()}
             positions = run.start + part
             owners = np.repeat(positions, shape[1])
-            yield positions, self._decoder.labels(owners, flat, shape)
+            lists = None
+            if priors is not None:
+                lists = decode_prior({name: values[part] for name, values in priors.items()})
+            yield positions, self._decoder.labels(owners, flat, shape, lists)
 
     def slab(self, group: int) -> Slab:
         """Bring a group of views of all images into memory, once for all processes of the machine.

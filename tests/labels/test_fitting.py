@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 import labelstore
 from labelstore.errors import LabelError, NotFoundError, PartialDataWarning, UsageError
+from labelstore.labels import fitting
 from labelstore.labels.actions import ActionCounts
 from labelstore.labels.ferkd import EnsembleFerKD, FerKD
 from labelstore.labels.fitting import Shares, fit_thresholds
@@ -22,6 +23,14 @@ TABLE_1 = [
     *((0.1, 0.43), (0.2, 1.32), (0.3, 2.61), (0.4, 4.64), (0.5, 8.31), (0.6, 12.65)),
     *((0.7, 17.69), (0.8, 25.45), (0.85, 33.59), (0.9, 62.32), (0.95, 99.67), (1.0, 100.0)),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module", params=[2**17, 0, 3])
+def different_values(request):
+    """Each value counted, or bins of them, or one after the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "_MOST_VALUES", request.param)
+        yield
 
 
 def fitted(values, shares=None, pieces=3):

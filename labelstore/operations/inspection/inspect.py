@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import UsageError
 from labelstore.labels.ferkd import FerKD
-from labelstore.labels.fitting import Shares, fit_members
+from labelstore.labels.fitting import Shares, fit_members, fit_values
 from labelstore.operations.inspection.description import bytes_on_disk
 from labelstore.operations.inspection.tally import Tally
 from labelstore.statistics.alerts import alerts
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    from labelstore.labels.fitting import DistinctValues
     from labelstore.store.store import Store
 
 __all__ = ["report"]
@@ -121,17 +122,21 @@ def report(
         raise UsageError(f"sample is {sample}, expected 1 view of each image or more: correct it.")
     store = opened(store)
     with Tally(store, ferkd or FerKD(), extremes, sample) as tally:
-        for block in store.reader.committed_blocks():
-            tally.add(block)
+        for block in tally.add(store.reader.committed_blocks()):
             if tell is not None:
                 run = store.manifest.block_slice(block)
                 tell(run.stop - run.start, (run.stop - run.start) * store.num_views)
         whole = tally.result()
-    looked_at_all = whole["sample"]["views"] == store.num_views
-    whole["fitted"] = _fitted(store) if looked_at_all and store.labelled().any() else None
+        looked_at_all = whole["sample"]["views"] == store.num_views
+        whole["fitted"] = (
+            _fitted(store, tally.values) if looked_at_all and store.labelled().any() else None
+        )
     return whole | {"alerts": alerts(whole), "bytes": bytes_on_disk(store)}
 
 
-def _fitted(store: Store) -> dict[str, Any]:
-    (fit,) = fit_members(store, Shares())
+def _fitted(store: Store, values: DistinctValues) -> dict[str, Any]:
+    if values.few:
+        fit = fit_values(values, Shares(), str(store.path))
+    else:
+        (fit,) = fit_members(store, Shares())
     return {"low": fit.low, "middle": fit.middle, "top": fit.top, "shares": fit.shares()}

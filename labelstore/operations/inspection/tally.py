@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,14 +24,19 @@ from labelstore.statistics.sampling import error_of_share, groups_of_views
 from labelstore.teachers.class_names import human_names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import Future
+
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import FerKD
+    from labelstore.labels.fitting import DistinctValues
     from labelstore.labels.top_k import TopK
     from labelstore.store.store import Store
 
     Float64Array = npt.NDArray[np.float64]
     Int64Array = npt.NDArray[np.int64]
+    BoolArray = npt.NDArray[np.bool_]
 
 __all__ = ["Tally"]
 
@@ -51,9 +58,16 @@ of so many numbers stay in a processor's cache."""
 class _Facts:
     """What a few images' labels (n, V) say."""
 
-    topk: TopK
+    confidence: npt.NDArray[np.float32]
+    """(n, V) the largest probability of each."""
+    rule_looks_at: npt.NDArray[np.float32] | None
+    """(n, V) what a rule looks at that does not look at that one."""
     top_classes: npt.NDArray[np.int32]
     """(n, V) the largest class of each, -1 where there is none."""
+    right: BoolArray
+    """(known images, V) whether the largest class is the ground truth."""
+    hits: int
+    """Labels of these that have it among their first few."""
     residual: Float64Array
     """(k,) sums of the mass outside the 1, 2, ... largest classes."""
     entropy: Float64Array
@@ -61,6 +75,17 @@ class _Facts:
     drift: Float64Array
     """(n,) trace of the covariance over the views."""
     labels: ImageLabels
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What is summed up of a block."""
+
+    images: Int64Array
+    """(n,) positions of those with labels, rising."""
+    plane: npt.NDArray[np.float32] | None
+    """(n, V) the largest probabilities of all their views, unless a sample is looked at."""
+    facts: list[_Facts]
 
 
 class Tally:
@@ -97,7 +122,10 @@ class Tally:
         self._crops = [Extremes(extremes, largest) for largest in (False, True)]
         self._images = [Extremes(extremes, largest) for largest in (False, True)]
         self._drifts = [Extremes(extremes, largest) for largest in (False, True)]
-        self._pool = ThreadPoolExecutor(store.reader.threads)
+        # What all threads use, looked up before there are any.
+        self._labelled, self._targets = store.labelled(), store.targets
+        self._threads = store.reader.threads
+        self._pool = ThreadPoolExecutor(self._threads)
 
     def __enter__(self) -> Tally:
         return self
@@ -105,25 +133,38 @@ class Tally:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def add(self, block: int) -> None:
-        """A committed block."""
-        run = self._store.manifest.block_slice(block)
-        rows = run.start + np.flatnonzero(self._store.labelled()[run])
-        if not len(rows):
-            return
-        groups = self._groups.tolist()
-        # What is looked at of whole labels is done by threads, and summed up in order.
-        parts = [
-            self._pool.submit(self._facts_of, positions, topk)
-            for positions, topk in self._store.iter_labels(block, groups, self._images_at_a_time())
-        ]
-        if self._whole_plane:
-            self._add_plane(rows, self._store.confidence(run)[rows - run.start])
-        for part in parts:
-            facts = part.result()
-            if not self._whole_plane:
-                self._add_plane(facts.labels.images, np.ascontiguousarray(facts.topk.confidence))
+    def add(self, blocks: Sequence[int]) -> Iterator[int]:
+        """Committed blocks; yields each when it has been added."""
+        # Threads read and look at the next few, and what they find is summed up in order.
+        ahead: deque[tuple[int, Future[_Block]]] = deque()
+        left = iter(blocks)
+        while True:
+            for block in itertools.islice(left, self._threads + 1 - len(ahead)):
+                ahead.append((block, self._pool.submit(self._look_at, block)))
+            if not ahead:
+                return
+            block, future = ahead.popleft()
+            self._add(future.result())
+            yield block
+
+    def _add(self, block: _Block) -> None:
+        if block.plane is not None:
+            self._add_plane(block.images, block.plane)
+        for facts in block.facts:
+            if block.plane is None:
+                self._add_plane(facts.labels.images, facts.confidence)
             self._add_labels(facts)
+
+    def _look_at(self, block: int) -> _Block:
+        run = self._store.manifest.block_slice(block)
+        rows = run.start + np.flatnonzero(self._labelled[run])
+        if not len(rows):
+            return _Block(rows, None, [])
+        groups = self._groups.tolist()
+        labels = self._store.iter_labels(block, groups, self._images_at_a_time())
+        facts = [self._facts_of(positions, topk) for positions, topk in labels]
+        plane = self._store.confidence(run)[rows - run.start] if self._whole_plane else None
+        return _Block(rows, plane, facts)
 
     def _images_at_a_time(self) -> int:
         """So few that neither their labels nor their dense means take much memory."""
@@ -132,7 +173,7 @@ class Tally:
 
     def _add_plane(self, images: Int64Array, plane: npt.NDArray[np.float32]) -> None:
         """Images (n,) and the largest probabilities (n, V) of their views."""
-        targets = self._store.targets[images]
+        targets = self._targets[images]
         self._counts.add(plane)
         self._classes.add_confidence(targets, plane)
         means = plane.mean(axis=1, dtype=np.float64)[:, None]
@@ -155,21 +196,32 @@ class Tally:
         """Of images (n,) and the labels (n, V) of some of their views."""
         labels = topk.as_type(self._store.manifest.label_type)
         means = mean_labels(labels)
+        targets = self._targets[images]
+        known = targets >= 0
+        part = topk[known]
+        # An empty place holds class 0 without probability, which it does not name.
+        same = (part.indices == targets[known, None, None]) & (part.probs > 0)
+        by_target = self._rule.confidence == "target"
         # A label without any stored mass names no class.
         top_classes = np.where(topk.confidence > 0, topk.indices[..., 0], -1)
         mass = np.cumsum(topk.probs, axis=-1, dtype=np.float64)
         return _Facts(
-            topk=topk,
+            confidence=np.ascontiguousarray(topk.confidence),
+            rule_looks_at=(
+                self._rule.confidence_of(None, topk, targets[:, None]) if by_target else None
+            ),
             top_classes=top_classes,
+            right=np.ascontiguousarray(same[..., 0]),
+            hits=int(same[..., : self._n].any(axis=-1).sum()),
             residual=np.maximum(1.0 - mass, 0.0).sum(axis=(0, 1)),
             entropy=entropy_of(labels),
             drift=drift_of(labels, means),
-            labels=of_images(images, self._store.targets[images], means, top_classes),
+            labels=of_images(images, targets, means, top_classes),
         )
 
     def _add_labels(self, facts: _Facts) -> None:
-        topk, targets = facts.topk, facts.labels.targets
-        self._labels += topk.confidence.size
+        targets = facts.labels.targets
+        self._labels += facts.confidence.size
         self._residual += facts.residual
         self._entropy.add(facts.entropy)
         self._drift.add(facts.drift)
@@ -177,22 +229,19 @@ class Tally:
         self._image_labels.append(facts.labels)
         for drifts in self._drifts:
             drifts.add(facts.drift[:, None], facts.labels.images)
-        self._add_agreement(targets, topk)
-        if self._rule.confidence == "target":
-            values = self._rule.confidence_of(None, topk, targets[:, None])
-            self._ferkd_counts.add(values)
-            self._decide(targets, values)
-
-    def _add_agreement(self, targets: npt.NDArray[np.int32], topk: TopK) -> None:
         known = targets >= 0
-        if not known.any():
-            return
-        part = topk[known]
-        # An empty place holds class 0 without probability, which it does not name.
-        same = (part.indices == targets[known, None, None]) & (part.probs > 0)
-        self._known_images += int(known.sum())
-        self._hits += [same[..., 0].sum(), same[..., : self._n].any(axis=-1).sum()]
-        self._reliability.add(part.confidence, same[..., 0])
+        if known.any():
+            self._known_images += int(known.sum())
+            self._hits += [facts.right.sum(), facts.hits]
+            self._reliability.add(facts.confidence[known], facts.right)
+        if facts.rule_looks_at is not None:
+            self._ferkd_counts.add(facts.rule_looks_at)
+            self._decide(targets, facts.rule_looks_at)
+
+    @property
+    def values(self) -> DistinctValues:
+        """The largest probabilities that were added, counted one by one."""
+        return self._counts.values
 
     def result(self) -> dict[str, Any]:
         """All but alerts and bytes."""

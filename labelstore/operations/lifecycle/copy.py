@@ -5,11 +5,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import math
 import os
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.format.arrays import view_arrays
-from labelstore.storage.location import is_remote
 from labelstore.storage.remote.requests import pinned
 from labelstore.store.rewrite import (
     RewriteReport,
     bytes_of,
     require_same_format,
     require_source,
-    write_blocks,
+    write_selection,
 )
 from labelstore.store.selection import Selection
 from labelstore.store.store import Store, opened
@@ -36,17 +30,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.format.blocks import BlockCodes
     from labelstore.format.manifest import Manifest
 
 __all__ = ["CopyReport", "copy"]
-
-
-WORKERS = 8
-"""Blocks that are copied at a time where nothing else is said."""
-
-MEMORY_BYTES = 2**30
-"""That blocks which are being copied take, about."""
 
 
 @dataclass(frozen=True)
@@ -104,24 +90,16 @@ def copy(
     store = opened(pinned(store) if isinstance(store, (str, os.PathLike)) else store)
     require_source(store, path, "the store that is read: choose another name for the copy")
     require_same_format(store, path, "a copy")
-    count = _workers(store, path, workers)
-    chosen = Selection.of_store(store, _chosen(store, images), _views(store, views))
-    selection = dataclasses.replace(chosen, kept=count + 1)
+    if workers is not None and workers < 1:
+        raise UsageError(f"{workers} workers were asked for, expected at least 1.")
+    selection = Selection.of_store(store, _chosen(store, images), _views(store, views))
     manifest = _manifest(store, selection)
-    # Open files of Parquet are for one thread at a time; of objects each thread has its own.
-    alone = manifest.encoding != "codes" and not is_remote(store.path)
-    reading = threading.Lock() if alone else contextlib.nullcontext()
-
-    def codes(rows: slice) -> BlockCodes:
-        with reading:
-            return selection.codes(manifest, rows)
-
     started = time.monotonic()
     keys, targets = selection.keys, selection.targets
     with StoreWriter(path, manifest, keys, targets, overwrite=overwrite) as writer:
         if manifest is store.manifest:
             writer.check_commits(store.reader.all_commits)
-        copied = write_blocks(writer, codes, tell, count)
+        copied = write_selection(writer, selection, tell, workers)
     return CopyReport(
         source=str(store.path),
         path=str(path),
@@ -131,21 +109,6 @@ def copy(
         bytes=bytes_of(Store(path)),
         seconds=time.monotonic() - started,
     )
-
-
-def _workers(store: Store, path: str | os.PathLike[str], workers: int | None) -> int:
-    """Blocks that are copied at a time."""
-    if workers is not None:
-        if workers < 1:
-            raise UsageError(f"{workers} workers were asked for, expected at least 1.")
-        return workers
-    manifest = store.manifest
-    remote = is_remote(store.path) or is_remote(path)
-    most = WORKERS if remote else min(os.cpu_count() or 1, WORKERS)
-    values = sum(spec.dtype.itemsize * math.prod(spec.shape[1:]) for spec in view_arrays(manifest))
-    # As it came, decoded, and encoded again.
-    block_bytes = 3 * values * min(manifest.block_images, manifest.num_images)
-    return max(1, min(most, MEMORY_BYTES // max(block_bytes, 1)))
 
 
 def _chosen(store: Store, images: npt.ArrayLike | None) -> npt.NDArray[np.int64]:

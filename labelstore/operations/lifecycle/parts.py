@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import MismatchError, UsageError
-from labelstore.format.blocks import BlockCodes, check_table
+from labelstore.format.blocks import check_table
 from labelstore.format.manifest import LOGITS_PROBE
 from labelstore.storage.location import same_place
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.ensembles import opened_all
-from labelstore.store.rewrite import RewriteReport, bytes_of, require_source, write_blocks
+from labelstore.store.rewrite import RewriteReport, bytes_of, require_source, write_selection
 from labelstore.store.selection import Selection
 from labelstore.store.store import Store
 from labelstore.store.writer import LABELS, StoreWriter
@@ -191,7 +190,7 @@ def _join_images(
     keys, targets = selection.keys, selection.targets
     check_table(keys, targets, len(keys), manifest.num_classes)
     with StoreWriter(path, manifest, keys, targets, overwrite=overwrite) as writer:
-        write_blocks(writer, functools.partial(selection.codes, manifest), tell)
+        write_selection(writer, selection, tell)
 
 
 def _check_keys(parts: Sequence[Store]) -> None:
@@ -245,7 +244,7 @@ def _join_blocks(
             if owner is None:
                 missing += block in pending
             elif block in pending:
-                writer.write_codes(block, BlockCodes(*parts[owner].block_codes(block)))
+                writer.write_codes(block, parts[owner].stored_block(block))
             if tell is not None:
                 images = rows.stop - rows.start
                 tell(images, images * manifest.num_views)

@@ -16,7 +16,7 @@ from labelstore.store.rewrite import (
     bytes_of,
     require_same_format,
     require_source,
-    write_blocks,
+    write_selection,
 )
 from labelstore.store.selection import Selection
 from labelstore.store.store import Store, opened
@@ -148,7 +148,7 @@ class Part:
     ) -> None:
         """Write it, or what an interrupted call has left to be written."""
         with self.writer(path, manifest, overwrite=overwrite) as writer:
-            write_blocks(writer, functools.partial(self.selection.codes, manifest), tell)
+            write_selection(writer, self.selection, tell)
 
 
 def subset(

@@ -210,6 +210,10 @@ class MappedBackend:
     def fetch_block(self, block: int) -> None:
         """Nothing to do: the block is here."""
 
+    def hold_block(self, block: int) -> dict[str, bytes]:
+        """Nothing: arrays lie in whole files."""
+        return {}
+
     def release_block(self, block: int) -> None:
         """Nothing to do."""
 
@@ -240,6 +244,7 @@ class MappedBackend:
         block: int,
         arrays: Mapping[str, npt.NDArray[Any]],
         ready: Callable[[], None] = lambda: None,
+        stored: Mapping[str, bytes] | None = None,
     ) -> None:
         self.refuse()
 

@@ -63,8 +63,13 @@ class Backend(Protocol):
         """Say that all of a block is read next: a remote store gets it in a few requests, and keeps
         it until ``release_block``."""
 
+    def hold_block(self, block: int) -> Mapping[str, bytes]:
+        """As ``fetch_block``: the objects of a block as they are on disk, by array name, of which
+        it is read next. None that cannot be read, and none of a format whose objects say where in
+        a store they belong."""
+
     def release_block(self, block: int) -> None:
-        """Say that a block that was fetched has been read."""
+        """Say that a block that was fetched, or held, has been read."""
 
     def create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
         """Make an empty store; the manifest becomes readable last."""
@@ -80,8 +85,12 @@ class Backend(Protocol):
         block: int,
         arrays: Mapping[str, npt.NDArray[Any]],
         ready: Callable[[], None] = lambda: None,
+        stored: Mapping[str, bytes] | None = None,
     ) -> None:
         """Write all arrays of an uncommitted block, replacing what a killed writer left.
+
+        Arrays of which ``stored`` has the object (``hold_block``, of a store of the same layout)
+        are not encoded again.
 
         ``ready`` is called when everything is encoded, and in a folder is on the disk under other
         names, before the first object of the store is touched (where objects are sent one by one,

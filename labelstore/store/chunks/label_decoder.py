@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.manifest import Manifest
+    from labelstore.labels.prior import ImagePrior
     from labelstore.store.chunks.prior_lists import PriorLists
     from labelstore.store.image_table import ImageTable
 
@@ -46,6 +47,7 @@ class LabelDecoder:
         images: npt.NDArray[np.int64],
         codes: Mapping[str, npt.NDArray[Any]],
         shape: tuple[int, ...],
+        lists: ImagePrior | None = None,
     ) -> TopK:
         """Labels (*shape, k) of views.
 
@@ -53,6 +55,7 @@ class LabelDecoder:
             images: (n,) the image of each view, by number.
             codes: (n, ...) of the views, by array name; verified.
             shape: of n entries in all.
+            lists: of the different images, in order of their numbers, where these are at hand.
 
         Raises:
             NotFoundError: an image was unreadable when the store was made. IncompleteError,
@@ -72,7 +75,7 @@ class LabelDecoder:
             return TopK(classes.reshape(whole), probs.reshape(whole), manifest.num_classes)
         # The views of an image share its list, which is decoded once.
         of_lists, place = np.unique(images, return_inverse=True)
-        lists = self._prior_lists.of(of_lists)
+        lists = self._prior_lists.of(of_lists) if lists is None else lists
         classes, probs = decode_labels(codes, lists.classes, place, manifest)
         prior = lists[place.reshape(shape)]
         return TopK(classes.reshape(whole), probs.reshape(whole), manifest.num_classes, prior)

@@ -30,6 +30,7 @@ from labelstore.format.arrays import (
     view_arrays,
     view_columns,
 )
+from labelstore.format.blocks import BlockCodes
 from labelstore.format.validity import image_problem, label_problem, prior_problem, top_problem
 from labelstore.store.backends.npy import MappedBackend
 from labelstore.store.chunks.disk_cache import ChunkFiles, KeptChunks
@@ -243,6 +244,15 @@ class BlockReader:
         with self._fetched(block):
             return self._block_codes(block, num_views)
 
+    def stored_block(self, block: int) -> BlockCodes:
+        """All codes of a block, with the objects that they were decoded from; not kept."""
+        self._require_committed(block)
+        try:
+            objects = self._backend.hold_block(block)
+            return BlockCodes(*self._block_codes(block, self.manifest.num_views), objects)
+        finally:
+            self._backend.release_block(block)
+
     @contextmanager
     def _fetched(self, block: int) -> Iterator[None]:
         """All of a block is read meanwhile."""
@@ -266,7 +276,7 @@ class BlockReader:
                 part = codes[:, self.manifest.group_slice(group)]
                 self._check(spec.name, block, group, part)
             views[spec.name] = codes
-        self._require_labels(views, block, None)
+        self._require_labels(views, block, None, priors)
         return images, priors, {name: codes[:, :num_views] for name, codes in views.items()}
 
     def gather(self, images: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Codes:
@@ -302,16 +312,22 @@ class BlockReader:
             return None
         return {name: array[image, view] for name, array in self._mapped.items()}
 
-    def read_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
-        """All codes of some (block, group), in order; not kept in memory."""
+    def read_chunks(
+        self, places: Sequence[tuple[int, int]], priors: Codes | None = None
+    ) -> Iterator[Codes]:
+        """All codes of some (block, group), in order; not kept in memory.
+
+        ``priors``: codes of the lists of the images, where all are of one block, and these are at
+        hand; else those of the blocks are read, and kept.
+        """
         blocks = [block for block, _ in places]
         for block in blocks:
             self._require_committed(block)
         self._unreadable_of(blocks)
-        if self.manifest.prior_size and self.manifest.encoding == "codes":
+        if self.manifest.prior_size and self.manifest.encoding == "codes" and priors is None:
             self.prior_lists.read(np.unique(blocks))
         for place, codes in zip(places, self._verified_chunks(places), strict=True):
-            self._require_labels(codes, *place)
+            self._require_labels(codes, *place, priors)
             yield codes
 
     def _verified_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
@@ -369,24 +385,26 @@ class BlockReader:
         try:
             for _ in self.images_of([block]):
                 pass
-            if self.manifest.prior_size:
-                self.prior_codes(block)
+            priors = self.prior_codes(block) if self.manifest.prior_size else None
         except StoreError as error:
             return [error, *self._damaged_chunks(block)]
         for start in range(0, self.manifest.num_groups, _GROUPS_CHECKED):
             stop = min(start + _GROUPS_CHECKED, self.manifest.num_groups)
-            problems += self._wrong_chunks([(block, group) for group in range(start, stop)])
+            places = [(block, group) for group in range(start, stop)]
+            problems += self._wrong_chunks(places, priors)
         return problems
 
-    def _wrong_chunks(self, places: list[tuple[int, int]]) -> list[StoreError]:
+    def _wrong_chunks(
+        self, places: list[tuple[int, int]], priors: Codes | None
+    ) -> list[StoreError]:
         """What is wrong with each of some chunks: read together, or one by one where any is."""
         try:
-            for _ in self.read_chunks(places):
+            for _ in self.read_chunks(places, priors):
                 pass
         except StoreError as error:
             if len(places) == 1:
                 return [error]
-            return [problem for place in places for problem in self._wrong_chunks([place])]
+            return [problem for place in places for problem in self._wrong_chunks([place], priors)]
         return []
 
     def _damaged_chunks(self, block: int) -> list[StoreError]:
@@ -400,15 +418,21 @@ class BlockReader:
                 problems.append(error)
         return problems
 
-    def _require_labels(self, codes: Codes, block: int, group: int | None) -> None:
-        """CorruptError unless codes of a block's images, which match their digests, are labels."""
+    def _require_labels(
+        self, codes: Codes, block: int, group: int | None, priors: Codes | None = None
+    ) -> None:
+        """CorruptError unless codes of a block's images, which match their digests, are labels.
+
+        ``priors`` are the codes of their lists, where these are at hand."""
         rows = self.manifest.block_slice(block)
         (unreadable,) = self._unreadable_of([block])
         if self.manifest.prior_size and self.manifest.encoding == "codes":
-            every, read = self.prior_lists.arrays()
-            if not read[block]:
-                every = self.prior_lists.read(np.array([block]))
-            lists = every["images/prior_classes"][rows]
+            if priors is None:
+                every, read = self.prior_lists.arrays()
+                if not read[block]:
+                    every = self.prior_lists.read(np.array([block]))
+                priors = {name: values[rows] for name, values in every.items()}
+            lists = priors["images/prior_classes"]
         else:
             lists = np.empty((rows.stop - rows.start, 0), np.uint16)
         problem = label_problem(codes, self._specs, lists, unreadable, self.manifest)

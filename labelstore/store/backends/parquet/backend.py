@@ -238,6 +238,11 @@ class ParquetBackend:
     def fetch_block(self, block: int) -> None:
         """Nothing to do: the block is here."""
 
+    def hold_block(self, block: int) -> dict[str, bytes]:
+        """Nothing: a file of labels has its images' numbers."""
+        self.fetch_block(block)
+        return {}
+
     def release_block(self, block: int) -> None:
         """Nothing to do."""
 
@@ -270,6 +275,7 @@ class ParquetBackend:
         block: int,
         arrays: Mapping[str, npt.NDArray[Any]],
         ready: Callable[[], None] = lambda: None,
+        stored: Mapping[str, bytes] | None = None,
     ) -> None:
         manifest = self._manifest
         rows = manifest.block_slice(block)

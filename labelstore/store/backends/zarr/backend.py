@@ -8,7 +8,9 @@ library: zstd inside blosc with byte shuffle, and crc32c. zarr writes; what is r
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import os
 from collections import defaultdict
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ from labelstore.storage.untrusted import (
     read_file,
     read_manifest,
 )
+from labelstore.store.backends.held_objects import HeldObjects
 from labelstore.store.backends.zarr.arrays import (
     ATTRIBUTE,
     BEST_LEVEL,
@@ -47,11 +50,13 @@ from labelstore.store.backends.zarr.arrays import (
 from labelstore.store.backends.zarr.metadata import ArrayLayout, array_layouts, check_description
 from labelstore.store.backends.zarr.shards import (
     chunk_bytes,
+    chunks_in,
     decode,
     decode_bare,
     decode_strings,
     filled,
     read_chunks,
+    shard_bytes,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +92,7 @@ class ZarrBackend:
         self._layouts: dict[str, ArrayLayout] = {}
         self._writing: dict[str, Any] = {}
         """The arrays as zarr writes them, where the store is open for writing."""
+        self._held = HeldObjects()
 
     def read_manifest(self) -> Any:
         with local_files.readable(Path(self.path, _MANIFEST)):
@@ -260,8 +266,28 @@ class ZarrBackend:
     def fetch_block(self, block: int) -> None:
         """Nothing to do: the block is here."""
 
+    def hold_block(self, block: int) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for name, limit in self._block_limits().items():
+            # What cannot be read is told of where its codes are asked for.
+            with contextlib.suppress(OSError, LabelStoreError):
+                data = self._object_bytes(self._object_name(name, block), limit)
+                if data is not None:
+                    found[name] = data
+        self._held.hold(block, {self._object_name(name, block): found[name] for name in found})
+        return found
+
+    def _block_limits(self) -> dict[str, int]:
+        """Bytes that the object of a block has at most, by array name."""
+        tables = {KEYS, TARGETS, COMMITS}
+        return {
+            name: shard_bytes(array.count, array.chunks, array.dtype)
+            for name, array in self._layouts.items()
+            if name not in tables
+        }
+
     def release_block(self, block: int) -> None:
-        """Nothing to do."""
+        self._held.release(block)
 
     def _read_groups(self, name: str, block: int, rows: slice, views: slice) -> npt.NDArray[Any]:
         """Codes of rows of a block and a run of views, chunk by chunk."""
@@ -275,10 +301,12 @@ class ZarrBackend:
     def _read_chunks(self, name: str, block: int, groups: Sequence[int]) -> list[npt.NDArray[Any]]:
         """The chunks of some groups of a shard."""
         array = self._layouts[name]
-        shard = f"{self.path}/{self._object_name(name, block)}"
-        return read_chunks(
-            shard, self.path, groups, array.count, array.chunks, array.dtype, array.fill
-        )
+        shard = self._object_name(name, block)
+        layout = groups, array.count, array.chunks, array.dtype, array.fill
+        held = self._held.get(shard)
+        if held is not None:
+            return chunks_in(io.BytesIO(held), *layout)
+        return read_chunks(f"{self.path}/{shard}", self.path, *layout)
 
     def create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
         with local_files.explained(Path(self.path)):
@@ -336,9 +364,11 @@ class ZarrBackend:
         block: int,
         arrays: Mapping[str, npt.NDArray[Any]],
         ready: Callable[[], None] = lambda: None,
+        stored: Mapping[str, bytes] | None = None,
     ) -> None:
         objects = {
-            self._object_name(name, block): self._encoded(name, block, codes)
+            self._object_name(name, block): (stored or {}).get(name)
+            or self._encoded(name, block, codes)
             for name, codes in arrays.items()
         }
         self._write_objects(objects, ready)
@@ -413,6 +443,9 @@ class ZarrBackend:
 
     def _object_bytes(self, name: str, limit: int) -> bytes | None:
         """An object of at most ``limit`` bytes; None when it is not there."""
+        held = self._held.get(name)
+        if held is not None:
+            return held
         try:
             return read_file(f"{self.path}/{name}", self.path, limit)
         except FileNotFoundError:

@@ -17,9 +17,8 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByt
 from labelstore.storage.remote.objects import RemoteObjects
 from labelstore.storage.threads import THREADS, Threads
 from labelstore.storage.untrusted import DOCUMENT_BYTES, check_expansion
-from labelstore.store.backends.held_objects import HeldObjects
 from labelstore.store.backends.remote_writing import RemoteWriting
-from labelstore.store.backends.zarr.arrays import ATTRIBUTE, COMMITS, KEYS, TARGETS
+from labelstore.store.backends.zarr.arrays import ATTRIBUTE, COMMITS
 from labelstore.store.backends.zarr.backend import ZarrBackend
 from labelstore.store.backends.zarr.shards import (
     chunk_bytes,
@@ -138,7 +137,6 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         super().__init__(url)
         self._objects = RemoteObjects(url)
         self._indexes: dict[str, tuple[npt.NDArray[np.uint64], int]] = {}
-        self._held = HeldObjects()
 
     def read_manifest(self) -> Any:
         return self._parse_manifest(self._objects.get_first(_MANIFEST, DOCUMENT_BYTES))
@@ -165,18 +163,18 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
             return None
 
     def fetch_block(self, block: int) -> None:
-        tables = {KEYS, TARGETS, COMMITS}
-        names = {
-            self._object_name(name, block): shard_bytes(array.count, array.chunks, array.dtype)
-            for name, array in self._layouts.items()
-            if name not in tables
-        }
-        calls = (functools.partial(self._object_bytes, *entry) for entry in names.items())
-        found = zip(names, self._objects.together(calls), strict=True)
-        self._held.hold(block, {name: data for name, data in found if data is not None})
+        self.hold_block(block)
 
-    def release_block(self, block: int) -> None:
-        self._held.release(block)
+    def hold_block(self, block: int) -> dict[str, bytes]:
+        limits = self._block_limits()
+        calls = (
+            functools.partial(self._object_bytes, self._object_name(name, block), limit)
+            for name, limit in limits.items()
+        )
+        objects = zip(limits, self._objects.together(calls), strict=True)
+        found = {name: data for name, data in objects if data is not None}
+        self._held.hold(block, {self._object_name(name, block): found[name] for name in found})
+        return found
 
     def _read_chunks(self, name: str, block: int, groups: Sequence[int]) -> list[npt.NDArray[Any]]:
         array, shard = self._layouts[name], self._object_name(name, block)

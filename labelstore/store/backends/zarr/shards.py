@@ -22,6 +22,7 @@ from numcodecs.vlen import VLenUTF8
 from labelstore.storage.untrusted import check_expansion, open_file
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "chunk_bytes",
+    "chunks_in",
     "decode",
     "decode_bare",
     "decode_strings",
@@ -93,25 +95,37 @@ def read_chunks(
     Raises:
         ValueError, CorruptError: the shard is damaged. OSError: it cannot be read.
     """
-    chunks = []
     try:
         # Unbuffered: each chunk is one read.
         with open_file(shard, root) as file:
-            start = file.seek(0, os.SEEK_END) - index_bytes(count)
-            if start < 0:
-                raise ValueError(f"no index of {index_bytes(count)} bytes at its end")
-            check_expansion(len(places) * chunk_bytes(shape, dtype), start)
-            file.seek(start)
-            index = parse_index(file.read(index_bytes(count)))
-            for place in places:
-                found = entry(index, place, start, chunk_bytes(shape, dtype))
-                if found is None:
-                    chunks.append(filled(shape, dtype, fill, start))
-                    continue
-                file.seek(found[0])
-                chunks.append(decode(file.read(found[1]), shape, dtype))
+            return chunks_in(file, places, count, shape, dtype, fill)
     except FileNotFoundError:
         return [filled(shape, dtype, fill, 0) for _ in places]
+
+
+def chunks_in(
+    file: io.RawIOBase | io.BytesIO,
+    places: Sequence[int],
+    count: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    fill: Any,
+) -> list[npt.NDArray[Any]]:
+    """As ``read_chunks``, of a shard that is open."""
+    chunks = []
+    start = file.seek(0, os.SEEK_END) - index_bytes(count)
+    if start < 0:
+        raise ValueError(f"no index of {index_bytes(count)} bytes at its end")
+    check_expansion(len(places) * chunk_bytes(shape, dtype), start)
+    file.seek(start)
+    index = parse_index(file.read(index_bytes(count)) or b"")
+    for place in places:
+        found = entry(index, place, start, chunk_bytes(shape, dtype))
+        if found is None:
+            chunks.append(filled(shape, dtype, fill, start))
+            continue
+        file.seek(found[0])
+        chunks.append(decode(file.read(found[1]) or b"", shape, dtype))
     return chunks
 
 

@@ -1,0 +1,110 @@
+"""Blocks that are copied as a whole keep the objects that they have; others are encoded anew."""
+
+from __future__ import annotations
+
+import struct
+
+import google_crc32c
+import numpy as np
+import pytest
+
+import labelstore
+from labelstore.errors import CorruptError
+from labelstore.operations.lifecycle.copy import copy
+from labelstore.operations.lifecycle.parts import join_parts
+from labelstore.operations.lifecycle.subset import subset
+from labelstore.operations.recode import recode
+from labelstore.operations.verify import verify
+from tests.support.stores import files_of, written
+
+SHARDS = ("labels/top_prob", "labels/classes", "labels/rest_probs")
+
+
+def turned_round(path):
+    """Lay the chunks of all shards the other way round: another writer's objects, as valid."""
+    for name in SHARDS:
+        for shard in sorted((path / name / "c").rglob("*")):
+            if not shard.is_file():
+                continue
+            data = shard.read_bytes()
+            groups = labelstore.open(path).manifest.num_groups
+            index = np.frombuffer(data[-16 * groups - 4 : -4], "<u8").reshape(-1, 2)
+            chunks = [data[start : start + size] for start, size in index.tolist()]
+            ends = np.cumsum([len(chunk) for chunk in chunks[::-1]])[::-1]
+            places = b"".join(
+                struct.pack("<QQ", int(end) - len(chunk), len(chunk))
+                for end, chunk in zip(ends, chunks, strict=True)
+            )
+            shard.write_bytes(
+                b"".join(chunks[::-1]) + places + struct.pack("<I", google_crc32c.value(places))
+            )
+    assert verify(path).whole
+
+
+def blocks_of(path):
+    return {
+        name: data
+        for name, data in files_of(path).items()
+        if name.startswith(("labels/", "views/"))
+    }
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "source.zarr"
+    written(path, 10, block_images=4, group_views=2, prior_size=4)
+    turned_round(path)
+    return labelstore.open(path)
+
+
+def test_copies_have_the_objects_of_their_source(source, tmp_path):
+    copy(source, tmp_path / "copy.zarr")
+    assert files_of(tmp_path / "copy.zarr") == files_of(source.path)
+
+
+def test_other_ground_truth_leaves_labels_as_they_lie(source, tmp_path):
+    recode(source, tmp_path / "none.zarr", targets=np.full(10, -1))
+    assert blocks_of(tmp_path / "none.zarr") == blocks_of(source.path)
+    assert verify(tmp_path / "none.zarr").whole
+    other = labelstore.open(tmp_path / "none.zarr")
+    assert (other.targets == -1).all()
+    images, views = np.arange(10)[:, None], np.arange(source.num_views)
+    assert np.array_equal(other.read(images, views).indices, source.read(images, views).indices)
+
+
+def test_the_first_blocks_are_taken_whole_and_others_encoded(source, tmp_path):
+    subset(source, tmp_path / "first.zarr", images=np.arange(8))
+    before, after = blocks_of(source.path), blocks_of(tmp_path / "first.zarr")
+    objects = {name for name in after if not name.endswith("zarr.json")}
+    assert {name for name in objects if after[name] == before[name]} == objects
+    subset(source, tmp_path / "moved.zarr", images=np.arange(1, 10))
+    moved = labelstore.open(tmp_path / "moved.zarr")
+    assert verify(moved).whole
+    images, views = np.arange(9)[:, None], np.arange(source.num_views)
+    assert np.array_equal(moved.read(images, views).probs, source.read(images + 1, views).probs)
+
+
+def test_parts_keep_their_objects_where_blocks_begin_at_the_same_images(tmp_path):
+    for name, images in (("a", 8), ("b", 6)):
+        keys = [f"{name}/{number}" for number in range(images)]
+        written(
+            tmp_path / f"{name}.zarr", images, keys=keys, block_images=4, group_views=2, seed=images
+        )
+        turned_round(tmp_path / f"{name}.zarr")
+    join_parts([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "c.zarr")
+    assert verify(tmp_path / "c.zarr").whole
+    joined, second = blocks_of(tmp_path / "c.zarr"), blocks_of(tmp_path / "b.zarr")
+    for name in SHARDS:
+        tail = "0/0" if name != "labels/top_prob" else "0"
+        for block in range(2):
+            assert joined[f"{name}/c/{block + 2}/{tail}"] == second[f"{name}/c/{block}/{tail}"]
+
+
+def test_what_is_no_longer_what_was_committed_is_not_copied(source, tmp_path):
+    shard = source.path / "labels/classes/c/1/0/0"
+    data = bytearray(shard.read_bytes())
+    data[20] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(CorruptError, match="labels/classes"):
+        copy(source, tmp_path / "copy.zarr")
+    assert 1 in labelstore.open(tmp_path / "copy.zarr").missing_blocks()
