@@ -32,10 +32,10 @@ from labelstore.storage.untrusted import (
 )
 from labelstore.store.backends.zarr.arrays import (
     ATTRIBUTE,
-    BEST_LEVEL,
     COMMITS,
     KEYS,
-    QUICK_LEVEL,
+    LABELS_LEVEL,
+    LISTED_LEVEL,
     TABLE_CHUNK,
     TARGETS,
     DurableStore,
@@ -309,7 +309,7 @@ class ZarrBackend:
             ("block", "part"),
             0,
         )
-        level = BEST_LEVEL if manifest.prior_size else QUICK_LEVEL
+        level = LISTED_LEVEL if manifest.prior_size else LABELS_LEVEL
         for spec in all_arrays(manifest):
             shape, shards, chunks = layout(spec, manifest)
             create_array(
