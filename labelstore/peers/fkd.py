@@ -24,7 +24,7 @@ from labelstore.peers.image_folder import (
 )
 from labelstore.peers.labelled_photos import matched_photos
 from labelstore.peers.peer_labels import PeerLabels, files_digest, require_integers
-from labelstore.peers.safe_pickle import MEND, load_torch
+from labelstore.peers.pickles.safe_pickle import MEND, TorchFiles
 from labelstore.storage.untrusted import parsed
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class FKDReader:
         names = sorted(name for name in walk(path) if name.endswith(SUFFIX))
         if not names:
             raise FormatError(f"{path} holds no {SUFFIX} files, expected FKD's, one an image.")
-        self._path, self._names = path, names
+        self._path, self._names, self._files = path, names, TorchFiles()
         self._photos, self._places = options.photos, None
         self.num_classes = options.num_classes
         self.explicit = options.boxes
@@ -136,7 +136,7 @@ class FKDReader:
     def _parts(self, number: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
         """(V, 4) coords, (V,) flips and labels of one file, of the shapes that they must have."""
         where = self._where(number)
-        state = load_torch(where)
+        state = self._files.load(where)
         if not (isinstance(state, list) and [type(part) for part in state] == [np.ndarray] * 3):
             raise FormatError(
                 f"{where} holds no list of three arrays (boxes, flips, labels), expected FKD's "
