@@ -140,14 +140,16 @@ class BlockData:
 def empty_block(manifest: Manifest, count: int) -> BlockData:
     """The arrays of ``count`` images' views, to be filled in place; without prior lists.
 
-    Boxes and flips are there where the manifest's law is explicit, -1 and False at first.
+    Boxes and flips are there where the manifest's law is explicit, -1 and False at first. The
+    classes of a label, and the edges of a box, do not lie beside each other in memory, but those of
+    all labels do: what is done place by place then takes a fraction.
     """
     shape = (count, manifest.num_views)
     explicit = manifest.law == EXPLICIT
     return BlockData(
-        indices=np.zeros((*shape, manifest.k), dtype=np.int32),
-        probs=np.zeros((*shape, manifest.k), dtype=np.float32),
-        boxes=np.full((*shape, 4), -1, dtype=np.int32) if explicit else None,
+        indices=np.moveaxis(np.zeros((manifest.k, *shape), dtype=np.int32), 0, -1),
+        probs=np.moveaxis(np.zeros((manifest.k, *shape), dtype=np.float32), 0, -1),
+        boxes=np.moveaxis(np.full((4, *shape), -1, dtype=np.int32), 0, -1) if explicit else None,
         flips=np.zeros(shape, dtype=bool) if explicit else None,
     )
 

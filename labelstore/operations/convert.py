@@ -320,9 +320,12 @@ def _at_most_one(probs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     Half precision does that to a confident teacher's. As they are, a store would leave out their
     smallest classes.
     """
-    total = probs.sum(axis=-1, keepdims=True, dtype=np.float64)
+    total = probs[..., 0].astype(np.float64)
+    for place in range(1, probs.shape[-1]):
+        total += probs[..., place]
     if total.max(initial=0.0) <= 1:
         return probs
+    total = probs.sum(axis=-1, keepdims=True, dtype=np.float64)
     scaled = np.where(total > 1, probs / np.maximum(total, 1e-30), probs).astype(np.float32)
     over = scaled.sum(axis=-1, keepdims=True, dtype=np.float64) > 1
     # What rounding to float32 leaves above 1.
