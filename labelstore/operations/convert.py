@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -34,7 +35,6 @@ from labelstore.store.store import Store
 from labelstore.store.writer import LABELS, StoreWriter
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     import numpy.typing as npt
@@ -49,7 +49,6 @@ _RUN_ENTRIES = 1 << 22
 
 _RUN_IMAGES = 64
 """Images that are read at a time, at most."""
-
 
 _BLOCKS = 2
 """Blocks in work at a time, at most."""
@@ -161,7 +160,7 @@ def convert(
 def _bytes_at(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     if path.is_dir():
-        return sum((path / name).stat().st_size for name in walk(path))
+        return sum(os.stat(f"{path}/{name}").st_size for name in walk(path))
     return path.stat().st_size
 
 

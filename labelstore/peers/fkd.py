@@ -94,6 +94,7 @@ class FKDReader:
                 "on photos of more than some 2,000 pixels are not those that were labelled."
             )
         self._axes, self._kinds = labels.ndim, (coords.dtype, labels.dtype)
+        self._half_ids = labels.dtype == np.float16
         self.label_type = _LABEL_TYPES[self._axes]
         self.k: int | None = labels.shape[2] if self._axes == 3 else 1
         if self.label_type == "hard":
@@ -142,13 +143,17 @@ class FKDReader:
         """
         count, views = len(numbers), self.num_views
         axes = {1: (), 2: (2,), 3: (2, self.k or 1)}[self._axes]
-        coords = np.empty((4, count, views), dtype=self._kinds[0])
+        coords = np.empty((4, count, views), dtype=_fast(self._kinds[0]))
         flips = np.empty((count, views), dtype=bool)
-        labels = np.empty((*axes, count, views), dtype=self._kinds[1])
+        # NumPy has no fast halves.
+        labels = np.empty(
+            (*axes, count, views), dtype=np.float32 if self._half_ids else self._kinds[1]
+        )
+        order = (*range(1, self._axes), 0)
         for row, number in enumerate(numbers):
             coords_at, flips[row], labels_at = self._parts(number)
             coords[:, row] = coords_at.T
-            labels[..., row, :] = np.moveaxis(labels_at, 0, -1)
+            labels[..., row, :] = labels_at.transpose(order)
         # Not so of NaN.
         if not (coords.min() >= -_MOST_SHARE and coords.max() <= _MOST_SHARE):
             for row, number in enumerate(numbers):
@@ -220,11 +225,12 @@ class FKDReader:
         else:
             stacked, probs = labels
         try:
-            ids = require_integers(stacked, self.num_classes, self._path)
+            ids = require_integers(stacked, self.num_classes, self._path, half=self._half_ids)
         except LabelError:
             # Which file it is.
             for row, number in enumerate(numbers):
-                require_integers(stacked[:, row], self.num_classes, self._where(number))
+                part, where = stacked[:, row], self._where(number)
+                require_integers(part, self.num_classes, where, half=self._half_ids)
             raise
         indices = np.moveaxis(ids, 0, -1)
         values = np.moveaxis(probs.astype(np.float32, copy=False), 0, -1)
@@ -237,6 +243,11 @@ class FKDReader:
                         "different classes with a sum of at most 1: get the file anew."
                     )
         return indices, values
+
+
+def _fast(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which numbers are worked on: NumPy has no fast halves."""
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
 
 
 def _clipped(boxes: npt.NDArray[np.int32], facts: PhotoFacts) -> npt.NDArray[np.int32]:

@@ -95,7 +95,9 @@ def photo_facts(photos: ImageSource, indices: Sequence[int], *, cropped: bool = 
 
 
 def _size(image: Any) -> tuple[tuple[int, int], bool]:
-    return upright_size(image), is_upright(image)
+    # EXIF data is looked at once for most.
+    upright = is_upright(image)
+    return image.size if upright else upright_size(image), upright
 
 
 def boxes_of_shares(

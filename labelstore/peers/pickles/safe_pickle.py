@@ -7,7 +7,6 @@ is a machine (``machine``) that cannot do more than make plain values.
 
 from __future__ import annotations
 
-import io
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -118,11 +117,19 @@ def _records(path: Path | str) -> TorchZip:
 def read_bytes(path: Path | str) -> bytes:
     """The bytes of a regular file; OSError where there is none, ValueError where it is too long."""
     descriptor = open_descriptor(path)
-    with io.FileIO(descriptor) as file:
+    try:
         size = os.fstat(descriptor).st_size
         if size > _MOST_BYTES:
             raise ValueError(f"it has {size:,} bytes, expected at most {_MOST_BYTES:,}")
-        data = file.read(size + 1) or b""
+        # Without a file object, which takes as long as reading does.
+        data = os.read(descriptor, size + 1)
+        while len(data) < size:
+            more = os.read(descriptor, size - len(data))
+            if not more:
+                break
+            data += more
+    finally:
+        os.close(descriptor)
     if len(data) != size:
         raise ValueError(f"it has {size:,} bytes, and {len(data):,} could be read")
     return data
