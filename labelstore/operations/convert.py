@@ -30,6 +30,7 @@ from labelstore.peers.choose import open_peer
 from labelstore.producer.settings import FIDELITIES
 from labelstore.storage.location import place_of, same_place
 from labelstore.store.backends.registry import backend_of
+from labelstore.store.lineage import CONVERTED_FROM, TEACHER
 from labelstore.store.rewrite import RewriteReport, bytes_of, write_blocks
 from labelstore.store.store import Store
 from labelstore.store.writer import LABELS, StoreWriter
@@ -188,9 +189,9 @@ def _manifest(
     temperature = _temperature(reader, format, settings)
     store = _store_settings(reader, reader.num_classes, temperature, settings)
     k = store.k or 1
-    producer = {LABELS: reader.digest, "converted from": format, **reader.extra}
+    producer = {LABELS: reader.digest, CONVERTED_FROM: format, **reader.extra}
     if settings.teacher_name is not None:
-        producer["teacher"] = settings.teacher_name
+        producer[TEACHER] = settings.teacher_name
     manifest = Manifest(
         num_images=num_images,
         num_views=reader.num_views,
