@@ -19,6 +19,7 @@ from labelstore.format.arrays import (
 )
 from labelstore.format.codecs.base import FloatGrid
 from labelstore.format.encoding import cut_at_mass, encode_labels, encode_prior_probs
+from labelstore.format.label_checks import are_labels, require_ids, require_labels
 from labelstore.format.manifest import EXPLICIT
 from labelstore.format.validity import is_utf8
 from labelstore.labels.lists.fit import TOGETHER, fit
@@ -50,9 +51,8 @@ __all__ = [
     "empty_block",
 ]
 
-# Sums of half-precision top-k probabilities exceed 1 by rounding, about 2**-10 at the worst.
-_SUM_TOLERANCE = 2e-3
-
+_RUN_ENTRIES = 1 << 16
+"""Classes of labels that are encoded at a time, about."""
 
 MOST_BLOCK_IMAGES = 1024
 """Images of a block, at most, unless more are asked for."""
@@ -140,14 +140,16 @@ class BlockData:
 def empty_block(manifest: Manifest, count: int) -> BlockData:
     """The arrays of ``count`` images' views, to be filled in place; without prior lists.
 
-    Boxes and flips are there where the manifest's law is explicit, -1 and False at first.
+    Boxes and flips are there where the manifest's law is explicit, -1 and False at first. The
+    classes of a label, and the edges of a box, do not lie beside each other in memory, but those of
+    all labels do: what is done place by place then takes a fraction.
     """
     shape = (count, manifest.num_views)
     explicit = manifest.law == EXPLICIT
     return BlockData(
-        indices=np.zeros((*shape, manifest.k), dtype=np.int32),
-        probs=np.zeros((*shape, manifest.k), dtype=np.float32),
-        boxes=np.full((*shape, 4), -1, dtype=np.int32) if explicit else None,
+        indices=np.moveaxis(np.zeros((manifest.k, *shape), dtype=np.int32), 0, -1),
+        probs=np.moveaxis(np.zeros((manifest.k, *shape), dtype=np.float32), 0, -1),
+        boxes=np.moveaxis(np.full((4, *shape), -1, dtype=np.int32), 0, -1) if explicit else None,
         flips=np.zeros(shape, dtype=bool) if explicit else None,
     )
 
@@ -196,7 +198,7 @@ class BlockPriors:
         """
         if not self._size or not indices.size:
             return
-        _check_ids(indices, self._num_classes)
+        require_ids(indices, self._num_classes)
         exact, of_block = np.asarray(means, dtype=np.float64), np.asarray(rows)
         for start in range(0, len(of_block), TOGETHER):
             part = slice(start, start + TOGETHER)
@@ -276,40 +278,68 @@ def _image_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
 
 def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
     rows = manifest.block_slice(block)
-    shape = (rows.stop - rows.start, manifest.num_views, manifest.k)
-    readable = np.ones(shape[0], dtype=bool) if data.readable is None else data.readable
-    _check_labels(data, shape, readable, manifest.num_classes, block)
-    lists = np.empty((shape[0], 0), dtype=np.int32)
+    count = rows.stop - rows.start
+    shape = (count, manifest.num_views, manifest.k)
+    indices, probs = np.asarray(data.indices), np.asarray(data.probs)
+    if indices.shape != shape or probs.shape != shape:
+        raise LabelError(
+            f"block {block} has indices {indices.shape} and probs {probs.shape}, expected "
+            f"{shape}: (images, views, k)."
+        )
+    readable = np.ones(count, dtype=bool) if data.readable is None else data.readable
+    chosen: dict[str, npt.NDArray[Any]] = {}
+    explicit = {"views/box": data.boxes, "views/flip": data.flips}
+    for spec in view_arrays(manifest):
+        if spec.name not in explicit:
+            chosen[spec.name] = np.empty((count, *spec.shape[1:]), dtype=spec.dtype)
+            continue
+        given = explicit[spec.name]
+        array = None if given is None else np.asarray(given)
+        if array is None or array.shape != (count, *spec.shape[1:]):
+            raise LabelError(
+                f"block {block} has {spec.name} of shape {None if array is None else array.shape}, "
+                f"expected {(count, *spec.shape[1:])}: a store of explicit views needs boxes "
+                "and flips of every view."
+            )
+        chosen[spec.name] = array.astype(spec.dtype)
+    # In runs that stay in the processor's cache.
+    step = max(1, _RUN_ENTRIES // (manifest.num_views * manifest.k))
+    for start in range(0, count, step):
+        part = slice(start, start + step)
+        codes = _label_codes(data, readable, manifest, part)
+        if codes is None:
+            require_labels(indices[readable], probs[readable], manifest.num_classes, block)
+            raise LabelError(f"block {block} has labels that are none: look at its producer.")
+        for name, array in codes.items():
+            if name in chosen:
+                chosen[name][part] = array
+    if not readable.all():
+        for spec in view_arrays(manifest):
+            chosen[spec.name][~readable] = spec.fill
+    return chosen
+
+
+def _label_codes(
+    data: BlockData, readable: npt.NDArray[np.bool_], manifest: Manifest, part: slice
+) -> Codes | None:
+    """The codes of the labels of some of a block's images; None where these are no labels."""
+    indices, probs = np.asarray(data.indices[part]), np.asarray(data.probs[part])
+    has_labels = readable[part]
+    if not has_labels.all():
+        indices = np.where(has_labels[:, None, None], indices, 0)
+        probs = np.where(has_labels[:, None, None], probs, 0.0)
+    if not are_labels(indices, probs, manifest.num_classes):
+        return None
+    lists = np.empty((len(has_labels), 0), dtype=np.int32)
     if manifest.prior_size and data.prior_classes is not None:
-        lists = np.where(readable[:, None], data.prior_classes, -1).astype(np.int32)
-    probs = np.where(readable[:, None, None], data.probs, 0.0)
+        listed = data.prior_classes[part]
+        lists = np.where(has_labels[:, None], listed, -1).astype(np.int32)
     if not data.cut:
         probs = cut_at_mass(probs, manifest.top_p)
     if data.kept is not None:
-        probs = np.where(np.arange(manifest.k) < data.kept[:, None, None], probs, 0.0)
-    codes: dict[str, Any] = dict(
-        encode_labels(
-            np.where(readable[:, None, None], data.indices, 0),
-            probs,
-            lists,
-            manifest,
-        )
-    )
-    codes["views/box"] = None if data.boxes is None else np.asarray(data.boxes)
-    codes["views/flip"] = None if data.flips is None else np.asarray(data.flips)
-    chosen: dict[str, npt.NDArray[Any]] = {}
-    for spec in view_arrays(manifest):
-        array = codes[spec.name]
-        if array is None or array.shape != (shape[0], *spec.shape[1:]):
-            raise LabelError(
-                f"block {block} has {spec.name} of shape {None if array is None else array.shape}, "
-                f"expected {(shape[0], *spec.shape[1:])}: a store of explicit views needs boxes "
-                "and flips of every view."
-            )
-        array = array.astype(spec.dtype)
-        array[~readable] = spec.fill
-        chosen[spec.name] = array
-    return chosen
+        kept = data.kept[part][:, None, None]
+        probs = np.where(np.arange(manifest.k) < kept, probs, 0.0)
+    return encode_labels(indices, probs, lists, manifest)
 
 
 def _prior_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
@@ -337,55 +367,6 @@ def _prior_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
             values[~data.readable] = spec.fill
         codes[spec.name] = values.astype(spec.dtype)
     return codes
-
-
-def _check_ids(indices: npt.NDArray[Any], num_classes: int, place: str = "") -> None:
-    if indices.dtype.kind not in "iu":
-        raise LabelError(f"class ids have type {indices.dtype}, expected integers.")
-    if int(indices.min()) < 0 or int(indices.max()) >= num_classes:
-        raise LabelError(
-            f"class ids run from {indices.min()} to {indices.max()}{place}, expected 0 to "
-            f"{num_classes - 1}: give num_classes of the teacher that made them."
-        )
-
-
-def _check_labels(
-    data: BlockData,
-    shape: tuple[int, ...],
-    readable: npt.NDArray[np.bool_],
-    num_classes: int,
-    block: int,
-) -> None:
-    indices, probs = np.asarray(data.indices), np.asarray(data.probs)
-    if indices.shape != shape or probs.shape != shape:
-        raise LabelError(
-            f"block {block} has indices {indices.shape} and probs {probs.shape}, expected "
-            f"{shape}: (images, views, k)."
-        )
-    indices, probs = indices[readable], probs[readable].astype(np.float64)
-    if not indices.size:
-        return
-    _check_ids(indices, num_classes, f" in block {block}")
-    if not np.isfinite(probs).all() or probs.min() < 0 or probs.max() > 1 + _SUM_TOLERANCE:
-        raise LabelError(
-            f"probabilities run from {probs.min()} to {probs.max()} in block {block}, expected 0 "
-            "to 1: give softmax outputs, not logits."
-        )
-    if (np.diff(probs, axis=-1) > 0).any():
-        raise LabelError(
-            f"probabilities rise along a row in block {block}: sort each label's classes, largest "
-            "probability first."
-        )
-    if probs.sum(axis=-1).max() > 1 + _SUM_TOLERANCE:
-        raise LabelError(
-            f"a label of block {block} sums to {probs.sum(axis=-1).max():.4f}, expected at most "
-            "1: give probabilities of one softmax over all classes."
-        )
-    # Places of probability 0 hold no class: their ids say nothing, and count as different ones.
-    nothing = -1 - np.arange(indices.shape[-1])
-    ordered = np.sort(np.where(probs > 0, indices, nothing), axis=-1)
-    if (ordered[..., 1:] == ordered[..., :-1]).any():
-        raise LabelError(f"a label of block {block} names a class twice: class ids must differ.")
 
 
 def check_table(

@@ -51,15 +51,17 @@ def encode_labels(
     """
     quantizer = codecs.get(manifest.quantizer)
     top, rest = quantizer.encode(probs)
-    values = quantizer.decode(top, rest if manifest.k > 1 else None)
-    # Class ids of places that hold nothing say nothing: one value for all.
-    stored = values > 0
-    stored[..., 0] = True
+    # Class ids of places that hold nothing say nothing: one value for all. Code 0 is nothing.
+    stored = rest > 0
+    if manifest.encoding == "plain" or quantizer.by_shares:
+        values = quantizer.decode(top, rest if manifest.k > 1 else None)
+        stored = values[..., 1:] > 0
     if manifest.encoding == "plain":
         top, rest = values[..., 0], values[..., 1:]
-        classes = np.where(stored, indices, 0)
+        classes = np.array(indices)
     else:
-        classes = np.where(stored, class_ranks.encode(indices, lists, manifest.num_classes), 0)
+        classes = class_ranks.encode(indices, lists, manifest.num_classes)
+    classes[..., 1:] *= stored
     return {"labels/top_prob": top, "labels/classes": classes, "labels/rest_probs": rest}
 
 

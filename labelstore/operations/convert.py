@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -29,12 +30,12 @@ from labelstore.peers.choose import open_peer
 from labelstore.producer.settings import FIDELITIES
 from labelstore.storage.location import place_of, same_place
 from labelstore.store.backends.registry import backend_of
+from labelstore.store.lineage import CONVERTED_FROM, TEACHER
 from labelstore.store.rewrite import RewriteReport, bytes_of, write_blocks
 from labelstore.store.store import Store
 from labelstore.store.writer import LABELS, StoreWriter
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     import numpy.typing as npt
@@ -49,7 +50,6 @@ _RUN_ENTRIES = 1 << 22
 
 _RUN_IMAGES = 64
 """Images that are read at a time, at most."""
-
 
 _BLOCKS = 2
 """Blocks in work at a time, at most."""
@@ -161,7 +161,7 @@ def convert(
 def _bytes_at(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     if path.is_dir():
-        return sum((path / name).stat().st_size for name in walk(path))
+        return sum(os.stat(f"{path}/{name}").st_size for name in walk(path))
     return path.stat().st_size
 
 
@@ -189,9 +189,9 @@ def _manifest(
     temperature = _temperature(reader, format, settings)
     store = _store_settings(reader, reader.num_classes, temperature, settings)
     k = store.k or 1
-    producer = {LABELS: reader.digest, "converted from": format, **reader.extra}
+    producer = {LABELS: reader.digest, CONVERTED_FROM: format, **reader.extra}
     if settings.teacher_name is not None:
-        producer["teacher"] = settings.teacher_name
+        producer[TEACHER] = settings.teacher_name
     manifest = Manifest(
         num_images=num_images,
         num_views=reader.num_views,
@@ -318,9 +318,12 @@ def _at_most_one(probs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     Half precision does that to a confident teacher's. As they are, a store would leave out their
     smallest classes.
     """
-    total = probs.sum(axis=-1, keepdims=True, dtype=np.float64)
+    total = probs[..., 0].astype(np.float64)
+    for place in range(1, probs.shape[-1]):
+        total += probs[..., place]
     if total.max(initial=0.0) <= 1:
         return probs
+    total = probs.sum(axis=-1, keepdims=True, dtype=np.float64)
     scaled = np.where(total > 1, probs / np.maximum(total, 1e-30), probs).astype(np.float32)
     over = scaled.sum(axis=-1, keepdims=True, dtype=np.float64) > 1
     # What rounding to float32 leaves above 1.

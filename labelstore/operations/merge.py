@@ -16,7 +16,14 @@ from labelstore.labels.distribution import largest, mean_distribution
 from labelstore.labels.ferkd import Action, FerKD, action_shares
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.ensembles import Ensemble, ensemble, opened_all
-from labelstore.store.lineage import origin
+from labelstore.store.lineage import (
+    CONVERTED_FROM,
+    TEACHER,
+    TEACHER_NAMES,
+    TEACHERS,
+    origin,
+    teacher_names,
+)
 from labelstore.store.mixed_views import require_unmixed
 from labelstore.store.rewrite import (
     RewriteReport,
@@ -126,8 +133,11 @@ def merge(
         "weights": [float(weight) for weight in both.weights],
         "ferkd": None if ferkd is None else asdict(ferkd),
         "tail": tail,
-        "teachers": [dict(t) for store in members for t in store.manifest.teachers],
+        TEACHERS: [dict(t) for store in members for t in store.manifest.teachers],
     }
+    names = [name for store in members for name in teacher_names(store.manifest) or ("unknown",)]
+    if set(names) - {str(teacher["spec"]) for teacher in how[TEACHERS]} - {"unknown"}:
+        how[TEACHER_NAMES] = names
     new = dataclasses.replace(manifest, origin=origin("merge", members, how))
     means = _Means(both, ferkd, tail, new.num_views)
     with StoreWriter(path, new, both.keys, both.targets, overwrite=overwrite) as writer:
@@ -215,6 +225,12 @@ def _manifest(
         temperature=first.temperature if alike else None,
         top_p=None,
         teacher=None,
+        # The first store's name alone would be wrong of the mean.
+        producer={
+            name: value
+            for name, value in first.producer.items()
+            if name not in (TEACHER, CONVERTED_FROM)
+        },
         **{**defaults, **wished.chosen()},
     )
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import FormatError, LabelError, NotFoundError, UsageError
+from labelstore.format.label_checks import are_labels
 from labelstore.images.sources.listing import walk
 from labelstore.peers.image_folder import (
     PhotoFacts,
@@ -24,7 +25,7 @@ from labelstore.peers.image_folder import (
 )
 from labelstore.peers.labelled_photos import matched_photos
 from labelstore.peers.peer_labels import PeerLabels, files_digest, require_integers
-from labelstore.peers.safe_pickle import MEND, load_torch
+from labelstore.peers.pickles.safe_pickle import MEND, TorchFiles
 from labelstore.storage.untrusted import parsed
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ SUFFIX = ".tar"
 
 _LABEL_TYPES: dict[int, LabelType] = {1: "hard", 2: "smoothing", 3: "top-k"}
 """By the axes of the array of labels."""
+
+_MOST_SHARE = 2
+"""Of a photo's side, what a box's numbers are at most: they are shares, or no boxes."""
 
 _OVERSHOOT = 2
 """Pixels by which a box may leave its photo for the rounding of half precision."""
@@ -62,7 +66,7 @@ class FKDReader:
         names = sorted(name for name in walk(path) if name.endswith(SUFFIX))
         if not names:
             raise FormatError(f"{path} holds no {SUFFIX} files, expected FKD's, one an image.")
-        self._path, self._names = path, names
+        self._path, self._names, self._files = path, names, TorchFiles()
         self._photos, self._places = options.photos, None
         self.num_classes = options.num_classes
         self.explicit = options.boxes
@@ -89,7 +93,8 @@ class FKDReader:
                 "Boxes are of half precision: they are those that FKD's own reader takes, which "
                 "on photos of more than some 2,000 pixels are not those that were labelled."
             )
-        self._axes = labels.ndim
+        self._axes, self._kinds = labels.ndim, (coords.dtype, labels.dtype)
+        self._half_ids = labels.dtype == np.float16
         self.label_type = _LABEL_TYPES[self._axes]
         self.k: int | None = labels.shape[2] if self._axes == 3 else 1
         if self.label_type == "hard":
@@ -102,8 +107,7 @@ class FKDReader:
 
     def images(self, numbers: Sequence[int]) -> PeerLabels:
         """The labels of some images; see ``PeerReader``."""
-        parts = [self._parts(number) for number in numbers]
-        coords, flips, labels = (np.stack(of_all) for of_all in zip(*parts, strict=True))
+        coords, flips, labels = self._together(numbers)
         indices, probs = self._labels(labels, numbers)
         if self._photos is None or self._places is None:
             return PeerLabels(indices, probs)
@@ -130,13 +134,44 @@ class FKDReader:
             raise
         return PeerLabels(indices, probs, boxes=boxes, flips=flips, **sizes)
 
+    def _together(
+        self, numbers: Sequence[int]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_], npt.NDArray[Any]]:
+        """(n, V, 4) coords, (n, V) flips and (..., n, V) labels of some files.
+
+        Coords and labels lie by place in memory, where what is done to them takes a fraction.
+        """
+        count, views = len(numbers), self.num_views
+        axes = {1: (), 2: (2,), 3: (2, self.k or 1)}[self._axes]
+        coords = np.empty((4, count, views), dtype=_fast(self._kinds[0]))
+        flips = np.empty((count, views), dtype=bool)
+        # NumPy has no fast halves.
+        labels = np.empty(
+            (*axes, count, views), dtype=np.float32 if self._half_ids else self._kinds[1]
+        )
+        order = (*range(1, self._axes), 0)
+        for row, number in enumerate(numbers):
+            coords_at, flips[row], labels_at = self._parts(number)
+            coords[:, row] = coords_at.T
+            labels[..., row, :] = labels_at.transpose(order)
+        # Not so of NaN.
+        if not (coords.min() >= -_MOST_SHARE and coords.max() <= _MOST_SHARE):
+            for row, number in enumerate(numbers):
+                part = coords[:, row]
+                if not (np.abs(part) <= _MOST_SHARE).all():
+                    raise LabelError(
+                        f"{self._where(number)} has boxes from {part.min():g} to {part.max():g}, "
+                        "expected shares of a photo's sides, 0 to 1: get the file anew."
+                    )
+        return np.moveaxis(coords, 0, -1), flips, labels
+
     def _where(self, number: int) -> str:
         return os.path.join(self._path, self._names[number])
 
     def _parts(self, number: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
         """(V, 4) coords, (V,) flips and labels of one file, of the shapes that they must have."""
         where = self._where(number)
-        state = load_torch(where)
+        state = self._files.load(where)
         if not (isinstance(state, list) and [type(part) for part in state] == [np.ndarray] * 3):
             raise FormatError(
                 f"{where} holds no list of three arrays (boxes, flips, labels), expected FKD's "
@@ -163,12 +198,6 @@ class FKDReader:
                 "floats, (views,) booleans, and (views,) integers or (views, 2) or (views, 2, k) "
                 "floats: get the file anew."
             )
-        # Not so of NaN.
-        if not (np.abs(coords) <= 2).all():
-            raise LabelError(
-                f"{where} has boxes from {coords.min():g} to {coords.max():g}, expected shares of "
-                "a photo's sides, 0 to 1: get the file anew."
-            )
         if number:
             k = labels.shape[2] if labels.ndim == 3 else 1
             if (views, labels.ndim, k) != (self.num_views, self._axes, self.k):
@@ -177,38 +206,48 @@ class FKDReader:
                     f"{self.num_views} views of type {self.label_type} with {self.k} classes as "
                     f"{self._where(0)} has: convert files of one run alone."
                 )
+            if (coords.dtype, labels.dtype) != self._kinds:
+                raise FormatError(
+                    f"{where} has boxes {coords.dtype} and labels {labels.dtype}, expected "
+                    f"{self._kinds[0]} and {self._kinds[1]} as {self._where(0)} has: convert files "
+                    "of one run alone."
+                )
         return coords, flips, labels
 
     def _labels(
         self, labels: npt.NDArray[Any], numbers: Sequence[int]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
-        """(n, V, k) class ids and probabilities."""
+        """(n, V, k) class ids and probabilities of (..., n, V) labels, by place in memory."""
         if self._axes == 1:
-            stacked, probs = labels[..., None], np.ones((*labels.shape, 1), dtype=np.float32)
+            stacked, probs = labels[None], np.ones((1, *labels.shape), dtype=np.float32)
+        elif self._axes == 2:
+            stacked, probs = labels[:1], labels[1:]
         else:
-            stacked, probs = labels[:, :, 0], labels[:, :, 1]
-            if self._axes == 2:
-                stacked, probs = stacked[..., None], probs[..., None]
+            stacked, probs = labels
         try:
-            indices = require_integers(stacked, self.num_classes, self._path)
+            ids = require_integers(stacked, self.num_classes, self._path, half=self._half_ids)
         except LabelError:
             # Which file it is.
             for row, number in enumerate(numbers):
-                require_integers(stacked[row], self.num_classes, self._where(number))
+                part, where = stacked[:, row], self._where(number)
+                require_integers(part, self.num_classes, where, half=self._half_ids)
             raise
-        wide = probs.astype(np.float32, copy=False)
-        wrong = ~((wide >= 0) & (wide <= 1 + 2e-3)).all(axis=(1, 2))
-        wrong |= (wide[..., 1:] > wide[..., :-1]).any(axis=(1, 2))
-        wrong |= wide.sum(axis=-1).max(axis=1) > 1 + 2e-3
-        for place in range(1, indices.shape[-1]):
-            twice = indices[..., place:] == indices[..., :-place]
-            wrong |= (twice & (wide[..., place:] > 0)).any(axis=(1, 2))
-        if wrong.any():
-            raise LabelError(
-                f"{self._where(numbers[int(np.argmax(wrong))])} has labels that are no falling "
-                "probabilities of different classes with a sum of at most 1: get the file anew."
-            )
-        return indices, wide
+        indices = np.moveaxis(ids, 0, -1)
+        values = np.moveaxis(probs.astype(np.float32, copy=False), 0, -1)
+        most = self.num_classes or int(ids.max()) + 1
+        if not are_labels(indices, values, most):
+            for row, number in enumerate(numbers):
+                if not are_labels(indices[row], values[row], most):
+                    raise LabelError(
+                        f"{self._where(number)} has labels that are no falling probabilities of "
+                        "different classes with a sum of at most 1: get the file anew."
+                    )
+        return indices, values
+
+
+def _fast(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which numbers are worked on: NumPy has no fast halves."""
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
 
 
 def _clipped(boxes: npt.NDArray[np.int32], facts: PhotoFacts) -> npt.NDArray[np.int32]:
@@ -216,7 +255,9 @@ def _clipped(boxes: npt.NDArray[np.int32], facts: PhotoFacts) -> npt.NDArray[np.
 
     FKD's reader has Pillow fill what lies outside with black.
     """
-    sides = np.stack([facts.heights, facts.widths], axis=-1)[:, None, :]
-    over = boxes[..., :2] + boxes[..., 2:] - sides
-    over = np.where((over > 0) & (over <= _OVERSHOOT), over, 0)
-    return np.concatenate([boxes[..., :2], boxes[..., 2:] - over], axis=-1).astype(np.int32)
+    top, left, height, width = np.moveaxis(boxes, -1, 0)
+    clipped = [top, left]
+    for start, side, most in ((top, height, facts.heights), (left, width, facts.widths)):
+        over = start + side - most[:, None]
+        clipped.append(side - np.where((over > 0) & (over <= _OVERSHOOT), over, 0))
+    return np.moveaxis(np.stack(clipped), 0, -1)

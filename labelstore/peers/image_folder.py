@@ -95,7 +95,9 @@ def photo_facts(photos: ImageSource, indices: Sequence[int], *, cropped: bool = 
 
 
 def _size(image: Any) -> tuple[tuple[int, int], bool]:
-    return upright_size(image), is_upright(image)
+    # EXIF data is looked at once for most.
+    upright = is_upright(image)
+    return image.size if upright else upright_size(image), upright
 
 
 def boxes_of_shares(
@@ -110,13 +112,19 @@ def boxes_of_shares(
         widths, heights: (n,) pixels.
 
     Returns:
-        (n, V, 4) int32 top, left, height, width.
+        (n, V, 4) int32 top, left, height, width; edge by edge in memory.
     """
-    sides = np.stack([heights, widths, heights, widths], axis=-1)[:, None, :].astype(np.float64)
-    pixels = shares.astype(np.float64) * sides
-    start = np.rint(pixels[..., :2])
-    end = np.rint(pixels[..., :2] + pixels[..., 2:])
-    return np.concatenate([start, end - start], axis=-1).astype(np.int32)
+    edges = np.moveaxis(shares, -1, 0)
+    boxes = np.empty(edges.shape, dtype=np.int32)
+    # An axis of four is slow to go along.
+    for edge, sides in enumerate((heights, widths)):
+        pixels = sides[:, None].astype(np.float64)
+        exact = edges[edge] * pixels
+        start = np.rint(exact)
+        exact += edges[edge + 2] * pixels
+        boxes[edge] = start
+        boxes[edge + 2] = np.rint(exact, out=exact) - start
+    return np.moveaxis(boxes, 0, -1)
 
 
 def check_inside(
@@ -127,10 +135,11 @@ def check_inside(
     Args:
         boxes: (n, V, 4). facts, keys: of the n photos. where: the labels' file or folder.
     """
-    sides = np.stack([facts.heights, facts.widths], axis=-1)[:, None, :]
-    wrong = (boxes[..., :2] < 0) | (boxes[..., 2:] < 1) | (boxes[..., :2] + boxes[..., 2:] > sides)
+    top, left, height, width = np.moveaxis(boxes, -1, 0)
+    wrong = (np.minimum(top, left) < 0) | (np.minimum(height, width) < 1)
+    wrong |= (top + height > facts.heights[:, None]) | (left + width > facts.widths[:, None])
     if wrong.any():
-        row, view = (int(place) for place in np.argwhere(wrong.any(axis=-1))[0])
+        row, view = (int(place) for place in np.argwhere(wrong)[0])
         raise LabelError(
             f"{where} has for {keys[row]!r} the crop {boxes[row, view].tolist()} (top, left, "
             f"height, width), and that photo has {facts.widths[row]} x {facts.heights[row]} pixels "

@@ -24,7 +24,7 @@ from labelstore.errors import (
 )
 from labelstore.peers import image_folder
 from labelstore.peers.peer_labels import PeerLabels, files_digest
-from labelstore.peers.safe_pickle import MEND, load_torch
+from labelstore.peers.pickles.safe_pickle import MEND, load_torch
 from labelstore.storage.untrusted import parsed
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ import xxhash
 
 from labelstore.errors import CorruptError, FormatError, LabelError, NotFoundError
 from labelstore.peers.peer_labels import PeerLabels
-from labelstore.peers.safe_pickle import MEND
+from labelstore.peers.pickles.safe_pickle import MEND
 from labelstore.storage.untrusted import (
     check_expansion,
     json_document,

@@ -135,7 +135,7 @@ def files_digest(root: Path, files: Iterable[Path | str]) -> str:
 
 
 def require_integers(
-    values: npt.NDArray[Any], num_classes: int | None, where: Path | str
+    values: npt.NDArray[Any], num_classes: int | None, where: Path | str, *, half: bool = False
 ) -> npt.NDArray[np.int32]:
     """Class ids that a project keeps as floats, as integers.
 
@@ -143,6 +143,7 @@ def require_integers(
 
     Args:
         values: any shape. num_classes: the ids are below it; None: unknown. where: for the message.
+        half: whether they were of half precision before.
 
     Returns:
         (same shape) int32.
@@ -155,7 +156,7 @@ def require_integers(
         return values.astype(np.int32)
     most = 2**31 if num_classes is None else num_classes
     lowest, largest = float(values.min()), float(values.max())
-    if values.dtype == np.float16 and largest > 2048:
+    if (half or values.dtype == np.float16) and largest > 2048:
         raise LabelError(
             f"{where} has the class id {largest:g} in half precision, which holds integers up to "
             "2048 exactly: other classes became this one when it was saved; convert the files of "

@@ -18,7 +18,7 @@ from labelstore.images.sources.listing import walk
 from labelstore.peers.image_folder import photo_facts
 from labelstore.peers.labelled_photos import matched_photos
 from labelstore.peers.peer_labels import PeerLabels, files_digest, require_integers
-from labelstore.peers.safe_pickle import MEND, load_torch
+from labelstore.peers.pickles.safe_pickle import MEND, load_torch
 from labelstore.storage.untrusted import parsed
 from labelstore.views.philox import hash_keys
 

@@ -17,7 +17,7 @@ from labelstore.errors import CorruptError, FormatError, LabelError, MismatchErr
 from labelstore.peers.image_folder import in_folder_order, photo_facts
 from labelstore.peers.labelled_photos import matched_photos
 from labelstore.peers.peer_labels import PeerLabels, files_digest
-from labelstore.peers.safe_pickle import MEND, read_bytes
+from labelstore.peers.pickles.safe_pickle import MEND, read_bytes
 from labelstore.storage.untrusted import open_descriptor, parsed
 
 if TYPE_CHECKING:

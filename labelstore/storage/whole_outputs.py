@@ -28,13 +28,19 @@ _REPLACED = f".replaced{local_files.PARTIAL}"
 
 
 @contextmanager
-def whole_output(place: Path, check: Callable[[], None], file: str | None = None) -> Iterator[Path]:
+def whole_output(
+    place: Path,
+    check: Callable[[], None],
+    file: str | None = None,
+    removed: Callable[[int], None] = lambda _: None,
+) -> Iterator[Path]:
     """Make a folder, or a file, piece by piece; what raises on the way leaves what was there.
 
     Args:
         place: where it is to lie. What is there is replaced: ask before.
         check: raises where that must not be written; called again under the lock.
         file: the name of the one file in the folder that is to have the place; None for all of it.
+        removed: called with how many files a killed run had left that are gone now, if any.
 
     Yields:
         an empty folder to make it in.
@@ -47,9 +53,12 @@ def whole_output(place: Path, check: Callable[[], None], file: str | None = None
     partial = place.with_name(place.name + local_files.PARTIAL)
     with locks.exclusive_lock(partial):
         try:
+            left = _clear_replaced(place)
             check()
-            _empty(partial)
+            left += _empty(partial)
             mark(partial)
+            if left:
+                removed(left)
             yield partial
             _sync(partial)
             if file is None:
@@ -69,10 +78,38 @@ def whole_output(place: Path, check: Callable[[], None], file: str | None = None
             local_files.delete_tree(partial)
 
 
-def _empty(folder: Path) -> None:
+def _empty(folder: Path) -> int:
+    """Delete what is in a folder but for its lock; how many files it had."""
+    count = 0
     for entry in folder.iterdir():
         if entry.name != locks.LOCK_NAME:
+            count += _files_in(entry)
             (local_files.delete_tree if entry.is_dir() else local_files.delete_file)(entry)
+    return count
+
+
+def _files_in(entry: Path) -> int:
+    """1 of a file, of a folder how many are in it."""
+    if not entry.is_dir():
+        return 1
+    return sum(len(names) for _, _, names in os.walk(entry))
+
+
+def _clear_replaced(place: Path) -> int:
+    """Delete what was replaced by a run that was killed before it had done so; its files.
+
+    Where that run had only taken it out of the way it gets its place back: it is all there is.
+    """
+    old = place.with_name(place.name + _REPLACED)
+    if not old.exists():
+        return 0
+    if not place.exists():
+        with explained(place):
+            old.replace(place)
+        return 0
+    count = _files_in(old)
+    local_files.delete_tree(old)
+    return count
 
 
 def _put(new: Path, place: Path) -> None:

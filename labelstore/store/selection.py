@@ -19,7 +19,7 @@ from labelstore.errors import UsageError
 from labelstore.format.arrays import LABELLED, same_layout, view_arrays
 from labelstore.format.blocks import BlockCodes
 from labelstore.format.manifest import EXPLICIT, fingerprint
-from labelstore.store.lineage import origin
+from labelstore.store.lineage import TEACHERS, origin
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 
@@ -144,7 +144,7 @@ class Selection:
         """
         first = self.stores[0].manifest
         if first.teacher is None:
-            settings = settings | {"teachers": [dict(teacher) for teacher in first.teachers]}
+            settings = settings | {TEACHERS: [dict(teacher) for teacher in first.teachers]}
         law = first.law
         if not isinstance(self.views, range):
             if isinstance(law, ViewLaw) and law.stages:

@@ -129,3 +129,37 @@ def test_values_that_are_near_are_within_the_bound_that_checks_of_sums_rely_on(n
         assert grid.holds(codes)
         exact = grid.decode(codes).astype(np.float64)
         assert (np.abs(grid.near(codes) - exact) <= NEAR * exact).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", [name for name, q in codecs.QUANTIZERS.items() if not q.by_shares])
+def test_codes_are_those_of_the_nearest_values(name, dtype):
+    quantizer = codecs.get(name)
+    for grid, most in ((quantizer.top, 1), (quantizer.rest, 0.5)):
+        if grid.dtype.kind == "f":
+            continue
+        table = grid.decode(np.arange(np.iinfo(grid.dtype).max).astype(grid.dtype))
+        exact = table.astype(np.float64)
+        middles = (exact[1:] + exact[:-1]) / 2
+        # Each middle, the numbers of the type that lie beside it, the values, and what is not one.
+        beside = [middles.astype(dtype), table.astype(dtype)]
+        for _ in range(2):
+            beside.insert(0, np.nextafter(beside[0], dtype(0)))
+            beside.append(np.nextafter(beside[1], dtype(1)))
+        beside.append(np.nextafter(middles.astype(dtype), dtype(1)))
+        beside.append(np.array([0.0, -0.0, 1e-45, 1.0, 1.002, most], dtype))
+        beside.append(np.random.default_rng(0).random(100_000).astype(dtype) * dtype(most))
+        values = np.concatenate(beside)
+        expected = np.searchsorted(middles, values.astype(np.float64))
+        codes = grid.nearest(values)
+        assert codes.dtype == grid.dtype
+        np.testing.assert_array_equal(codes, expected)
+
+
+@pytest.mark.parametrize("name", codecs.QUANTIZERS)
+def test_single_precision_has_the_codes_of_the_same_numbers_in_double(name):
+    probs = confident(50_000, 6).astype(np.float32)
+    for one, other in zip(
+        codecs.get(name).encode(probs), codecs.get(name).encode(probs.astype(float)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)

@@ -6,6 +6,9 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from labelstore.images import open_source
+from labelstore.peers.peer_labels import PeerOptions
+
 CLASSES = ("a", "a-b", "b", "c", "d")
 """As text, "a-b/..." comes before "a/...": in ImageFolder, class "a" is the first."""
 
@@ -19,6 +22,17 @@ def make_photos(folder, count=20, seed=3):
         height, width = rng.integers(30, 90, 2)
         Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(path)
     return folder
+
+
+def reader_of(kind, folder):
+    """What makes a reader of label files, of the photos in a folder unless others, or None, are
+    given."""
+
+    def read(files, photos=folder, **options):
+        source = None if photos is None else open_source(photos)
+        return kind(files, PeerOptions(photos=source, **options))
+
+    return read
 
 
 def keys_of(folder):

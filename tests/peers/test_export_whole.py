@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import sys
@@ -219,6 +220,25 @@ def test_memory_does_not_grow_with_the_store(tmp_path, to, name):
     assert peaks[1] - peaks[0] < labels / 2, peaks
 
 
+def test_what_a_killed_replacement_left_is_gone_or_back(stores, tmp_path):
+    place, aside = tmp_path / "out", tmp_path / "out.replaced.partial"
+    first = export(stores[0], place, Fkd())
+    old = state_of(place)
+    # Killed before it was deleted.
+    shutil.copytree(place, aside)
+    report = export(stores[1], place, Fkd(), overwrite=True)
+    assert report.removed_files == first.files
+    assert state_of(place) != old
+    assert export(stores[1], place, Fkd(), overwrite=True).removed_files == 0
+    # Killed before the new one had its place: the old one is all there is.
+    place.rename(aside)
+    old = state_of(aside)
+    with pytest.raises(UsageError, match="overwrite"):
+        export(stores[0], place, Fkd())
+    assert state_of(place) == old
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
 @contextlib.contextmanager
 def running(folder):
     """A command that exports to FKD's files, some of which are there."""
@@ -241,6 +261,7 @@ def test_a_killed_command_leaves_nothing_that_looks_whole(tmp_path):
     assert not (folder / "out").exists()
     done = commands.run([*EXPORT, "--images", "c/00*"], cwd=folder)
     assert done.returncode == 0, done.stderr
+    assert re.search(r"removed \d+ files? that a killed export had left", done.stderr)
     assert sorted(entry.name for entry in folder.iterdir()) == ["out", "s.zarr"]
     assert len(list((folder / "out").rglob("*.tar"))) == 10
 

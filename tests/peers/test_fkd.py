@@ -142,6 +142,15 @@ def test_without_boxes_no_photos_are_needed_and_no_view_is_replayed(tmp_path):
     assert store.keys[0] == "imagenet/train/n0000/im_0"
 
 
+def test_files_of_two_precisions_are_not_of_one_run(tmp_path):
+    shapes = photos(tmp_path / "photos", 3)
+    save_fkd(tmp_path / "fkd", shapes, VIEWS)
+    # The last one: stacked with single precision nobody saw that its class ids are halves.
+    save_fkd(tmp_path / "fkd", dict([[*shapes.items()][-1]]), VIEWS, fp16=True)
+    with pytest.raises(FormatError, match=r"float16 and labels float16, expected float32"):
+        converted(tmp_path)
+
+
 def only(tmp_path, state, name="x.tar"):
     """A folder of one photo with one label file."""
     (tmp_path / "photos" / "a").mkdir(parents=True, exist_ok=True)

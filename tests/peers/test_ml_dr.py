@@ -17,12 +17,10 @@ from labelstore.errors import (
     NotFoundError,
     UsageError,
 )
-from labelstore.images import open_source
 from labelstore.labels.top_k import TopK
 from labelstore.peers.ml_dr import MlDrReader
-from labelstore.peers.peer_labels import PeerOptions
 from tests.peers import ml_dr_files
-from tests.peers.photo_folders import keys_of, make_photos
+from tests.peers.photo_folders import keys_of, make_photos, reader_of
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +30,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture
 def reader(photos):
-    def read(folder, photos=photos, **options):
-        source = None if photos is None else open_source(photos)
-        return MlDrReader(folder, PeerOptions(photos=source, **options))
-
-    return read
+    return reader_of(MlDrReader, photos)
 
 
 def require_labels(read, truth, numbers, classes):

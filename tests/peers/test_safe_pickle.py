@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from labelstore.errors import CorruptError, FormatError
-from labelstore.peers.safe_pickle import load_pickle, load_torch
+from labelstore.peers.pickles.safe_pickle import load_pickle, load_torch
 
 ARRAYS = [
     np.arange(12, dtype=dtype).reshape(3, 4)
@@ -43,6 +43,9 @@ def same(left, right):
         assert type(left) is type(right)
         for one, other in zip(left, right, strict=True):
             same(one, other)
+    elif isinstance(right, dict):
+        assert left.keys() == right.keys()
+        same(list(left.values()), list(right.values()))
     else:
         assert left == right
         assert isinstance(right, (type(left), np.generic))
@@ -249,5 +252,5 @@ def test_what_is_no_zip_of_torch_is_told(tmp_path):
 
 
 def test_it_needs_no_torch():
-    code = "import sys, labelstore.peers.safe_pickle; sys.exit('torch' in sys.modules)"
+    code = "import sys, labelstore.peers.pickles.safe_pickle; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

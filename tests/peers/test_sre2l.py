@@ -20,11 +20,9 @@ from labelstore.errors import (
     NotFoundError,
     UsageError,
 )
-from labelstore.images import open_source
-from labelstore.peers.peer_labels import PeerOptions
 from labelstore.peers.sre2l.reader import Sre2lReader
 from tests.peers import sre2l_files
-from tests.peers.photo_folders import keys_of, make_photos
+from tests.peers.photo_folders import keys_of, make_photos, reader_of
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +32,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture
 def reader(photos):
-    def read(folder, photos=photos, **options):
-        source = None if photos is None else open_source(photos)
-        return Sre2lReader(folder, PeerOptions(photos=source, **options))
-
-    return read
+    return reader_of(Sre2lReader, photos)
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -217,3 +217,7 @@ def _tell(report: ExportReport) -> None:
     )
     for reason, count in report.left_out.items():
         output.note(f"{counted(count, 'image')} left out: {reason}")
+    if report.removed_files:
+        output.note(
+            f"removed {counted(report.removed_files, 'file')} that a killed export had left"
+        )

@@ -21,7 +21,11 @@ def print_history(history: Mapping[str, Any]) -> None:
     console, store = output.console(), history["store"]
     output.say(console, f"{store['path']} (id {store['id']})")
     teachers = history["teachers"]
-    if not teachers:
+    described = {teacher["spec"] for teacher in teachers}
+    for name in history["teacher_names"]:
+        if name not in described:
+            output.say(console, f"  labels of {name}, of which the store knows the name alone")
+    if not history["teacher_names"]:
         output.say(console, "  labels of a producer that is not known")
     for teacher in teachers:
         checkpoint = f" with {teacher['checkpoint']}" if teacher["checkpoint"] else ""
@@ -30,8 +34,11 @@ def print_history(history: Mapping[str, Any]) -> None:
             f"  labels of {teacher['spec']}{checkpoint}, weights {teacher['weights_digest']}, on "
             f"{teacher['device']} in {teacher['precision']}",
         )
+    converted = history["libraries"].get("converted from")
+    if converted:
+        output.say(console, f"  converted from {converted} files")
     libraries = ", ".join(f"{name} {version}" for name, version in history["libraries"].items())
-    if libraries:
+    if libraries and not converted:
         output.say(console, f"  with {libraries}")
     for number, step in enumerate(history["steps"], 1):
         release = f" (labelstore {step['release']})" if step["release"] else ""

@@ -146,7 +146,7 @@ def _summary(store: dict[str, Any]) -> RenderableType:
             f"type {store['label_type']}, temperature {_or_unknown(store['temperature'])}, "
             f"quantizer {store['quantizer']}",
         ),
-        *_teachers(store["teachers"], store["operation"]),
+        *_teachers(store),
         ("views", _law(store["law"])),
     ]
     if store["unreadable_images"]:
@@ -165,15 +165,17 @@ def _summary(store: dict[str, Any]) -> RenderableType:
     return output.pairs(rows)
 
 
-def _teachers(teachers: list[dict[str, Any]], operation: str | None) -> list[tuple[str, str]]:
+def _teachers(store: dict[str, Any]) -> list[tuple[str, str]]:
     """A row for each teacher."""
     rows = []
-    for teacher in teachers:
+    for teacher in store["teachers"]:
         height, width = teacher["input_size"]
         untrained = ", UNTRAINED" if teacher["untrained"] else ""
         told = f"{teacher['spec']}, weights {teacher['checkpoint']}, input {height} x {width}"
         rows.append(("teacher", told + untrained))
-    if operation == "merge":
+    described = {teacher["spec"] for teacher in store["teachers"]}
+    rows += [("teacher", name) for name in store["teacher_names"] if name not in described]
+    if store["operation"] == "merge":
         rows.append(("merged", "the mean of several teachers' labels"))
     return rows or [("teacher", "unknown")]
 
@@ -361,7 +363,7 @@ def _caption(store: dict[str, Any]) -> str:
     """Teachers and settings of a store in one line, for below the title of a figure."""
     from labelstore.pictures.figures import shortened
 
-    specs = [teacher["spec"].removeprefix("timm:") for teacher in store["teachers"]]
+    specs = [name.removeprefix("timm:") for name in store["teacher_names"]]
     names = " + ".join(specs) if len(specs) <= 2 else f"{len(specs)} teachers"
     parts = [
         f"teacher {shortened(output.printable(names or 'unknown'), 48)}",

@@ -45,8 +45,8 @@ class Grid(Protocol):
     def fill(self) -> float:
         """The code that means "no value"; no probability has it."""
 
-    def nearest(self, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-        """Codes of the values nearest to ``values`` in [0, 1]."""
+    def nearest(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Codes of the values nearest to ``values`` in [0, 1], float32 or float64."""
 
     def floor(self, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         """Codes of the largest values that are not above ``values`` in [0, 1]."""
@@ -74,9 +74,16 @@ class TableGrid:
         exact = self._table.astype(np.float64)
         self._exact = exact
         self._middles = (exact[1:] + exact[:-1]) / 2
+        self._parts = _parts_of_floats(self._middles, self.dtype)
 
-    def nearest(self, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-        return np.searchsorted(self._middles, values).astype(self.dtype)
+    def nearest(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if self._parts is None or values.dtype != np.float32:
+            return np.searchsorted(self._middles, values).astype(self.dtype)
+        # The same in a tenth of the time. Numbers below 0 have negative bits.
+        parts = values.view(np.int32) >> _LOW_BITS
+        codes = self._parts[0].take(parts, mode="clip")
+        codes += values > self._parts[1].take(parts, mode="clip")
+        return codes
 
     def floor(self, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         return (np.searchsorted(self._exact, values, side="right") - 1).astype(self.dtype)
@@ -98,12 +105,53 @@ class TableGrid:
         return int(codes.max(initial=0)) < len(self._table)
 
 
+_LOW_BITS = 16
+"""Of a float32, those that are left out where it is looked up by its first bits."""
+
+
+def _parts_of_floats(
+    middles: npt.NDArray[np.float64], dtype: np.dtype[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]] | None:
+    """Where float32 numbers lie among the rising ``middles``, by their first 16 bits.
+
+    Returns:
+        for each of the parts of [0, 1] of equal first bits, how many middles are below all of it,
+        and the middle inside it, above which it is one more: as the largest float32 that is not
+        above it, than which a float32 is larger just where it is larger than the middle; infinity
+        where there is none. None where a part has more than one.
+    """
+    below = middles.astype(np.float32)
+    below = np.where(below > middles, np.nextafter(below, np.float32(0)), below)
+    parts = below.view(np.int32) >> _LOW_BITS
+    if (np.diff(parts) == 0).any():
+        return None
+    count = (int(np.float32(1).view(np.int32)) >> _LOW_BITS) + 1
+    bounds = np.full(count, np.inf, dtype=np.float32)
+    bounds[parts] = below
+    return np.searchsorted(parts, np.arange(count)).astype(dtype), bounds
+
+
 class PowerGrid(TableGrid):
     """Values ``most * (code / steps) ** power`` of codes 0..steps; the power is 1, 2 or 4."""
 
     def __init__(self, most: float, steps: int, power: int, dtype: str) -> None:
         super().__init__((most * (np.arange(steps + 1) / steps) ** power).astype(np.float32), dtype)
         self._most, self._steps, self._power = most, steps, power
+        self._bounds = np.concatenate([[-np.inf], self._middles, [np.inf]])
+
+    def nearest(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if self._parts is not None and values.dtype == np.float32:
+            return super().nearest(values)
+        place = np.clip(values / np.float64(self._most), 0, 1)
+        for _ in range(self._power.bit_length() - 1):
+            np.sqrt(place, out=place)
+        place *= self._steps
+        codes = np.rint(place).astype(np.int32)
+        # It may be the one beside it: the middle of two powers is not the power of a middle.
+        lower, higher = values <= self._bounds.take(codes), values > self._bounds.take(codes + 1)
+        codes -= lower
+        codes += higher
+        return codes.astype(self.dtype)
 
     def near(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         # Arithmetic takes a fraction of looking each code up.
@@ -173,20 +221,24 @@ class Quantizer:
             value of its grid that is not above the one before it, nor above what the ones before
             it leave of 1.
         """
-        exact = np.asarray(probs, dtype=np.float64)
-        top_codes = self.top.nearest(exact[..., 0])
+        exact = np.asarray(probs)
+        if exact.dtype != np.float32:
+            exact = exact.astype(np.float64, copy=False)
+        places = by_place(exact)
+        top_codes = self.top.nearest(places[0])
         limit = self.top.decode(top_codes).astype(np.float64)
         left = 1.0 - limit
-        places = by_place(exact)
         rest_codes = np.empty((len(places) - 1, *exact.shape[:-1]), dtype=self.rest.dtype)
         for probs_at, codes in zip(places[1:], rest_codes, strict=True):
-            limit = np.minimum(limit, left)
+            np.minimum(limit, left, out=limit)
             codes[...] = self.rest.nearest(probs_at)
-            over = self.rest.decode(codes) > limit
+            values = self.rest.decode(codes)
+            over = values > limit
             if over.any():
                 codes[over] = self.rest.floor(limit[over])
-            limit = self.rest.decode(codes).astype(np.float64)
-            left = left - limit
+                values = self.rest.decode(codes)
+            limit = values.astype(np.float64)
+            left -= limit
         return top_codes.astype(self.top.dtype), by_label(rest_codes)
 
     def decode(

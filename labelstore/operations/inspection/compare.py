@@ -25,6 +25,7 @@ from labelstore.operations.inspection.comparison.paired_labels import (
 from labelstore.statistics.comparison import Agreement, Comparison, DecisionCounts
 from labelstore.statistics.extremes import Extremes
 from labelstore.store.ensembles import opened_reader
+from labelstore.store.lineage import teacher_names
 from labelstore.teachers.class_names import human_names
 from labelstore.views.law import ViewLaw
 
@@ -263,7 +264,7 @@ def _describe(store: LabelReader) -> dict[str, Any]:
                 "temperature": member.manifest.temperature,
                 "quantizer": member.manifest.quantizer,
                 "prior_size": member.manifest.prior_size,
-                "teachers": [str(made_by["spec"]) for made_by in member.manifest.teachers],
+                "teachers": list(teacher_names(member.manifest)),
                 "operation": member.manifest.origin and member.manifest.origin["operation"],
             }
             for member, weight in zip(store.members, store.weights.tolist(), strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from labelstore.statistics.confidence import share_of
+from labelstore.store.lineage import teacher_names
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def describe(store: Store) -> dict[str, Any]:
         "temperature": manifest.temperature,
         "quantizer": manifest.quantizer,
         "law": manifest.law.to_json() if isinstance(manifest.law, ViewLaw) else manifest.law,
+        "teacher_names": list(teacher_names(manifest)),
         "teachers": [{name: teacher[name] for name in names} for teacher in manifest.teachers],
         "operation": None if manifest.origin is None else manifest.origin["operation"],
     }

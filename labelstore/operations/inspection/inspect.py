@@ -59,8 +59,9 @@ def report(
           ``unreadable_images``, ``blocks``, ``missing_blocks``, ``missing_images`` (of those
           blocks), ``k``, ``classes``, ``label_type``, ``temperature``, ``quantizer``, ``law`` (its
           description, "explicit", or None), ``teachers`` (a list: ``spec``, ``checkpoint``,
-          ``input_size`` [height, width] and ``untrained`` of each) and ``operation`` (None, or
-          "merge" or "recode", by which the labels came from those of other stores);
+          ``input_size`` [height, width] and ``untrained`` of each), ``teacher_names`` (of all, also
+          of those of which the name alone is known) and ``operation`` (None, or "merge" or
+          "recode", by which the labels came from those of other stores);
         - ``class_names``: the names of all classes for a person, or None where unknown;
         - ``sample``: of how many ``views`` of each image the confidence, and of how many
           ``label_views`` the whole label was looked at, ``of`` how many;

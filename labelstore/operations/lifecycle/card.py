@@ -16,6 +16,7 @@ import numpy as np
 from labelstore.errors import printable
 from labelstore.operations.inspection.inspect import report
 from labelstore.operations.lifecycle.history import history
+from labelstore.store.lineage import CONVERTED_FROM, teacher_names
 from labelstore.store.store import opened
 from labelstore.views.law import ViewLaw
 
@@ -220,9 +221,13 @@ def _loading(url: str, store: Store) -> str:
 
 
 def _teachers(manifest: Manifest) -> str:
-    if not manifest.teachers:
+    described = {teacher["spec"] for teacher in manifest.teachers}
+    names = teacher_names(manifest)
+    if not names:
         return "The store does not say what made its labels. TO FILL: the teacher."
-    lines = []
+    converted = manifest.producer.get(CONVERTED_FROM)
+    how = f", as told when {_text(converted)} labels were converted" if converted else ""
+    lines = [f"* {_code(name)}{how}" for name in names if name not in described]
     for teacher in manifest.teachers:
         height, width = teacher["input_size"]
         # Where it lay on the producer's machine tells nobody anything.
@@ -238,7 +243,7 @@ def _teachers(manifest: Manifest) -> str:
     if manifest.temperature is not None:
         lines.append(f"* Temperature {manifest.temperature:g}.")
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.producer.items())
-    if libraries:
+    if libraries and not converted:
         lines.append(f"* Libraries: {_text(libraries)}.")
     return "\n".join(lines)
 

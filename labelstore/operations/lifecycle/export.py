@@ -50,6 +50,8 @@ class ExportReport(RewriteReport):
     """Why images that were asked for are not among them -> how many."""
     files: int
     bytes: int
+    removed_files: int
+    """Of what a killed run of the same name had left beside it."""
     seconds: float
 
 
@@ -65,7 +67,8 @@ def export(
     """Write labels in another project's format.
 
     Every label is verified as it is read. The folder or file gets its name when it is whole; a run
-    that was interrupted leaves a folder ``*.partial`` beside it, which the next one replaces.
+    that was killed leaves a folder ``*.partial`` beside it, which the next one of the same name
+    empties and uses: it begins anew.
 
     Args:
         part: a finished store, or a part of one.
@@ -120,7 +123,8 @@ def export(
     if unlabelled:
         left_out["without labels"] = unlabelled
     file = f"{to.name}{to.suffix}" if to.suffix else None
-    with whole_output(place, check, file) as folder:
+    removed: list[int] = []
+    with whole_output(place, check, file, removed.append) as folder:
         left_out |= to.write(exported, folder, about, tell)
         if file is None:
             text = json.dumps(about, indent=2, ensure_ascii=False)
@@ -139,6 +143,7 @@ def export(
         left_out=left_out,
         files=len(sizes),
         bytes=sum(sizes),
+        removed_files=sum(removed),
         seconds=time.monotonic() - started,
     )
 

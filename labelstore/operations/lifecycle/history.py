@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from labelstore.store.lineage import lineage
+from labelstore.store.lineage import lineage, teacher_names
 from labelstore.store.store import opened
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def history(store: Store | str | os.PathLike[str]) -> dict[str, Any]:
         - ``store``: ``path`` and ``id``;
         - ``teachers``: ``spec``, ``checkpoint``, ``weights_digest``, ``device`` and ``precision``
           of each teacher whose labels went in; [] where none is known;
+        - ``teacher_names``: what each of them is called, also where the store knows the name alone,
+          as of converted labels; [] where none is known;
         - ``libraries``: versions of the libraries that decided pixels and labels, by name;
         - ``steps``: what was done to stores since, the earliest first: ``operation``, ``stores``
           (the ids of what was read), ``result`` (the id of what was made), ``release`` (of
@@ -47,6 +49,7 @@ def history(store: Store | str | os.PathLike[str]) -> dict[str, Any]:
     return {
         "report_version": 1,
         "store": {"path": str(store.path), "id": manifest.id},
+        "teacher_names": list(teacher_names(manifest)),
         "teachers": [{name: teacher.get(name) for name in told} for teacher in manifest.teachers],
         "libraries": dict(manifest.producer),
         "steps": steps,

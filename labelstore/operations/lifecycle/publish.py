@@ -4,7 +4,6 @@ preview of a sample."""
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from urllib.parse import urlsplit
 from labelstore.errors import CorruptError, LabelStoreError, UsageError
 from labelstore.format.manifest import differences
 from labelstore.operations.lifecycle.card import card
-from labelstore.operations.lifecycle.copy import WORKERS
 from labelstore.operations.lifecycle.hub_upload import HubUpload, Upload
 from labelstore.operations.lifecycle.preview import preview
 from labelstore.operations.verify import verify
@@ -24,7 +22,7 @@ from labelstore.storage.remote.hub import HubPlace
 from labelstore.storage.remote.objects import RemoteObjects
 from labelstore.store.lineage import TEACHERS, origin
 from labelstore.store.reissue import reissued
-from labelstore.store.rewrite import RewriteReport, write_blocks
+from labelstore.store.rewrite import RewriteReport, write_selection
 from labelstore.store.selection import Selection
 from labelstore.store.store import Store, opened
 from labelstore.store.writer import StoreWriter
@@ -331,16 +329,12 @@ class _Bucket:
     def issued(self, manifest: Manifest) -> Iterator[Store]:
         """The store in the bucket, written block by block."""
         store = self._store
-        # Open files of Parquet are for one thread at a time.
-        alone = store.manifest.encoding != "codes" and isinstance(store.path, Path)
-        selection = replace(Selection.of_store(store), kept=WORKERS + 1)
         with StoreWriter(
             self._url, manifest, store.keys, store.targets, overwrite=self._how.overwrite
         ) as writer:
             if manifest.id == store.id:
                 writer.check_commits(store.reader.all_commits)
-            codes = functools.partial(selection.codes, manifest)
-            write_blocks(writer, codes, workers=1 if alone else WORKERS)
+            write_selection(writer, Selection.of_store(store))
         yield Store(self._url)
 
     def beside(self, name: str) -> str:

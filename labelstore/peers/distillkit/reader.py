@@ -16,7 +16,7 @@ import numpy as np
 from labelstore.errors import FormatError, LabelError, NotFoundError, UsageError, require_packages
 from labelstore.peers.distillkit.compression import Compression
 from labelstore.peers.peer_labels import PeerLabels, files_digest
-from labelstore.peers.safe_pickle import MEND, read_bytes
+from labelstore.peers.pickles.safe_pickle import MEND, read_bytes
 from labelstore.storage.parquet.footer import footer_of, row_groups
 from labelstore.storage.parquet.pages import check_pages
 from labelstore.storage.untrusted import check_expansion, open_descriptor, parsed

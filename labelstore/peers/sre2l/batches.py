@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from labelstore.errors import LabelError
-from labelstore.peers.safe_pickle import MEND, load_torch, read_bytes
+from labelstore.peers.pickles.safe_pickle import MEND, load_torch, read_bytes
 from labelstore.storage.untrusted import open_descriptor, parsed
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.peers.safe_pickle import MEND, read_bytes
+from labelstore.peers.pickles.safe_pickle import MEND, read_bytes
 from labelstore.storage.untrusted import parsed
 
 if TYPE_CHECKING:

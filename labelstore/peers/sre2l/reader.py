@@ -19,7 +19,7 @@ from labelstore.errors import (
 )
 from labelstore.peers import image_folder
 from labelstore.peers.peer_labels import PeerLabels, files_digest
-from labelstore.peers.safe_pickle import MEND
+from labelstore.peers.pickles.safe_pickle import MEND
 from labelstore.peers.sre2l.batches import read_batch, rows_of
 from labelstore.peers.sre2l.orders import ORDERS, SEED, sampled_orders, stored_orders
 from labelstore.storage.untrusted import parsed

@@ -113,7 +113,8 @@ class Regrowth:
                     made = self._stage(made, keys, views, path)
             parts = cast("Store", made).block_codes(0)
             # Arrays of one's own, as a labelled block has them.
-            codes = BlockCodes(*({name: a.copy() for name, a in part.items()} for part in parts))
+            of_images, lists, of_views = ({n: a.copy() for n, a in p.items()} for p in parts)
+            codes = BlockCodes(of_images, lists, of_views)
         self._progress.update(rows.stop - rows.start, 0)
         return codes
 

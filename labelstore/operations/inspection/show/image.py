@@ -12,6 +12,7 @@ from labelstore.labels.distribution import largest
 from labelstore.labels.ferkd import Action, FerKD
 from labelstore.labels.top_k import TopK
 from labelstore.store.ensembles import opened_reader
+from labelstore.store.lineage import teacher_names
 from labelstore.store.store import Store
 from labelstore.teachers.class_names import human_names
 from labelstore.views.law import ViewLaw
@@ -106,7 +107,9 @@ def describe(
             "classes": store.num_classes,
             "k": max(member.k for member in store.members),
             "label_type": manifest.label_type,
-            "teachers": [str(teacher["spec"]) for teacher in teachers],
+            "teachers": [
+                name for member in store.members for name in teacher_names(member.manifest)
+            ],
             "input_size": list(teachers[0]["input_size"]) if teachers else None,
             "interpolation": str(teachers[0]["interpolation"]) if teachers else None,
             "has_boxes": geometry is not None,

@@ -2,8 +2,8 @@
 
 A shard is one block of images with all its views, written once by one writer; its inner chunks are
 groups of views, so that an epoch reads one chunk of each shard. Everything is read by any Zarr v3
-library: zstd inside blosc with byte shuffle, and crc32c. zarr writes; what is read is read here
-(``labelstore.store.backends.zarr.shards`` says why).
+library: zstd inside blosc with byte shuffle, and crc32c. zarr makes the arrays; the objects of
+blocks are put together and read here (``shard_writing`` and ``shards`` beside this say why).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import zarr
-from zarr.storage import MemoryStore, StorePath
 
 from labelstore.errors import CorruptError, FormatError, LabelStoreError, StoreError
 from labelstore.format.arrays import commit_columns
@@ -36,10 +35,10 @@ from labelstore.storage.untrusted import (
 from labelstore.store.backends.held_objects import HeldObjects
 from labelstore.store.backends.zarr.arrays import (
     ATTRIBUTE,
-    BEST_LEVEL,
     COMMITS,
     KEYS,
-    QUICK_LEVEL,
+    LABELS_LEVEL,
+    LISTED_LEVEL,
     TABLE_CHUNK,
     TARGETS,
     DurableStore,
@@ -48,6 +47,7 @@ from labelstore.store.backends.zarr.arrays import (
     layout,
 )
 from labelstore.store.backends.zarr.metadata import ArrayLayout, array_layouts, check_description
+from labelstore.store.backends.zarr.shard_writing import BlockEncoder
 from labelstore.store.backends.zarr.shards import (
     chunk_bytes,
     chunks_in,
@@ -90,8 +90,8 @@ class ZarrBackend:
     def __init__(self, path: Path | str) -> None:
         self.path: Path | str = path
         self._layouts: dict[str, ArrayLayout] = {}
-        self._writing: dict[str, Any] = {}
-        """The arrays as zarr writes them, where the store is open for writing."""
+        self._encoders: dict[str, BlockEncoder] = {}
+        """Of the arrays of blocks, where the store is open for writing."""
         self._held = HeldObjects()
 
     def read_manifest(self) -> Any:
@@ -337,7 +337,7 @@ class ZarrBackend:
             ("block", "part"),
             0,
         )
-        level = BEST_LEVEL if manifest.prior_size else QUICK_LEVEL
+        level = LISTED_LEVEL if manifest.prior_size else LABELS_LEVEL
         for spec in all_arrays(manifest):
             shape, shards, chunks = layout(spec, manifest)
             create_array(
@@ -349,9 +349,11 @@ class ZarrBackend:
         """As ``open_arrays``, for a writer."""
         self.open_arrays(manifest)
         store = self._storage()
-        for name in self._layouts:
-            with parsed(f"{self.path}/{name}"):
-                self._writing[name] = zarr.open_array(store, path=name, mode="r+", zarr_format=3)
+        for name, expected in self._layouts.items():
+            if name not in (KEYS, TARGETS):
+                with parsed(f"{self.path}/{name}"):
+                    array = zarr.open_array(store, path=name, mode="r+", zarr_format=3)
+                    self._encoders[name] = BlockEncoder.of(array, expected)
 
     def committed(self, blocks: Sequence[int]) -> list[int]:
         folder = Path(self.path, COMMITS, "c")
@@ -368,7 +370,7 @@ class ZarrBackend:
     ) -> None:
         objects = {
             self._object_name(name, block): (stored or {}).get(name)
-            or self._encoded(name, block, codes)
+            or self._encoders[name].encode(codes)
             for name, codes in arrays.items()
         }
         self._write_objects(objects, ready)
@@ -381,7 +383,7 @@ class ZarrBackend:
         )
 
     def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> bool:
-        name, data = self._object_name(COMMITS, block), self._encoded(COMMITS, block, row[None])
+        name, data = self._object_name(COMMITS, block), self._encoders[COMMITS].encode(row[None])
         if data is None:
             raise StoreError(f"{self.path}: the commit row of block {block} is all zeros.")
         while not self._write_new(name, data):
@@ -394,20 +396,6 @@ class ZarrBackend:
     def _write_new(self, name: str, data: bytes) -> bool:
         """Write an object that is not there; False where it is."""
         return local_files.write_new(Path(self.path, name), data)
-
-    def _encoded(self, name: str, block: int, codes: npt.NDArray[Any]) -> bytes | None:
-        """The object of a block's codes of an array; None where all are fill values.
-
-        In memory: zarr would read and merge an old shard, and fail on one that was torn.
-        """
-        objects: dict[str, Any] = {}
-        # As opened before: to parse its description again takes as long as to encode a small block.
-        metadata = self._writing[name].metadata
-        array: Any = zarr.Array(zarr.AsyncArray(metadata, StorePath(MemoryStore(objects), name)))
-        size = (array.shards or array.chunks)[0]
-        array[block * size : block * size + len(codes)] = codes
-        data = objects.get(self._object_name(name, block))
-        return None if data is None else bytes(data.to_bytes())
 
     def withdraw_commit(self, block: int) -> None:
         local_files.delete_durably(self._object(COMMITS, block))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
+    "ABSENT",
     "chunk_bytes",
     "chunks_in",
     "decode",
@@ -42,7 +43,7 @@ __all__ = [
     "shard_bytes",
 ]
 
-_ABSENT = 2**64 - 1
+ABSENT = 2**64 - 1
 """Offset, in an index, of a chunk that holds nothing but the fill value."""
 
 _CRC = 4
@@ -158,7 +159,7 @@ def entry(
             one of more than ``most`` bytes.
     """
     offset, size = index[place].tolist()
-    if offset == _ABSENT:
+    if offset == ABSENT:
         return None
     if offset + size > start or not _HEADER + _CRC <= size <= most:
         raise ValueError(f"a chunk of {size} bytes at {offset}, before byte {start}")

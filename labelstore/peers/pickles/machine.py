@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+
+from labelstore.peers.pickles.forms import LEAST_HOLE, ArrayForm, Hole, RecordForm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
 
-    from labelstore.peers.torch_zip import TorchZip
+    from labelstore.peers.pickles.torch_zip import TorchZip
 
-__all__ = ["unpickled"]
+__all__ = ["traced", "unpickled"]
 
 _ELEMENT_TYPES = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])\Z")
 """NumPy types that labels have: booleans, integers, floats."""
@@ -53,6 +55,21 @@ def unpickled(data: bytes, records: TorchZip | None = None) -> Any:
     return _Machine(data, records).run()
 
 
+def traced(data: bytes) -> tuple[Any, list[tuple[int, int]]]:
+    """What ``unpickled`` makes of a pickle of a file of ``torch.save`` whatever its arrays hold.
+
+    Returns:
+        the value with an ``ArrayForm`` or ``RecordForm`` for each array whose values are a long
+        text or a whole record, and a ``Hole`` for any other long text; and where the long texts
+        begin and end.
+
+    Raises:
+        As ``unpickled``: also where what becomes of it depends on what a long text says.
+    """
+    holes: list[tuple[int, int]] = []
+    return _Machine(data, None, holes).run(), holes
+
+
 class _Name(NamedTuple):
     """The name of something in a module, which is not imported."""
 
@@ -63,7 +80,7 @@ class _Name(NamedTuple):
 class _Storage(NamedTuple):
     """The memory of a tensor: one axis."""
 
-    elements: npt.NDArray[Any]
+    elements: npt.NDArray[Any] | RecordForm
 
 
 class _Unfilled:
@@ -90,9 +107,14 @@ _FLOAT = np.dtype([("code", "u1"), ("value", ">f8")])
 class _Machine:
     """Carries out the instructions of one pickle; ValueError and its like for anything else."""
 
-    def __init__(self, data: bytes, records: TorchZip | None) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        records: TorchZip | None,
+        holes: list[tuple[int, int]] | None = None,
+    ) -> None:
         self._data, self._at = data, 0
-        self._records = records
+        self._records, self._holes = records, holes
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
@@ -115,7 +137,11 @@ class _Machine:
                 end = at + 4 + _UINT.unpack_from(data, at)[0]
                 if end > len(data):
                     raise ValueError("it ends in the middle")
-                stack.append(data[at + 4 : end].decode("utf-8", "surrogatepass"))
+                if self._holes is not None and end - at - 4 >= LEAST_HOLE:
+                    stack.append(Hole(len(self._holes)))
+                    self._holes.append((at + 4, end))
+                else:
+                    stack.append(data[at + 4 : end].decode("utf-8", "surrogatepass"))
                 at = end
             elif code == _OPEN:
                 stack.append(_MARK)
@@ -274,7 +300,7 @@ class _Machine:
             value.value = _with_order(value.value, *state)
 
     def persistent(self) -> None:
-        if self._records is None:
+        if self._records is None and self._holes is None:
             raise ValueError("it has a tensor's memory and is no file of torch.save")
         state = self._pop()
         if type(state) is not tuple or len(state) != 5 or state[0] != "storage":
@@ -282,6 +308,11 @@ class _Machine:
         _, kind, key, _, count = state
         if not isinstance(kind, _Name) or type(key) is not str or type(count) is not int:
             raise ValueError("it points at something else than a tensor's memory")
+        if self._records is None:
+            # Of bfloat16 NumPy has no array: a TypeError.
+            form = RecordForm(f"data/{key}", np.dtype(_STORAGES[kind.name]), count)
+            self._stack.append(_Storage(form))
+            return
         elements = _elements(self._records.read(f"data/{key}"), _STORAGES[kind.name])
         if not 0 <= count <= len(elements):
             raise ValueError(f"a tensor has {len(elements):,} elements, expected {count:,}")
@@ -315,8 +346,10 @@ def _known(module: str, name: str) -> _Name:
 _ARRAY = _Name("numpy", "ndarray")
 
 
-def _encoded(text: Any, codec: Any) -> bytes:
+def _encoded(text: Any, codec: Any) -> bytes | Hole:
     """Bytes, as protocol 2 writes them."""
+    if type(text) is Hole and codec == "latin1" and not text.encoded:
+        return Hole(text.number, encoded=True)
     if type(text) is not str or codec != "latin1":
         raise ValueError("it has bytes that are no Latin-1")
     return text.encode("latin-1")
@@ -328,10 +361,15 @@ def _new_array(kind: Any, _shape: Any, _code: Any) -> _Unfilled:
     return _Unfilled("array")
 
 
-def _array(_version: Any, shape: Any, kind: Any, fortran: Any, data: Any) -> npt.NDArray[Any]:
+def _array(
+    _version: Any, shape: Any, kind: Any, fortran: Any, data: Any
+) -> npt.NDArray[Any] | ArrayForm:
     """What NumPy's arrays tell of themselves."""
+    order: Literal["C", "F"] = "F" if fortran is True else "C"
+    if type(data) is Hole and data.encoded:
+        return ArrayForm(data.number, _element_type(kind), _sizes(shape), order)
     flat = np.frombuffer(_raw(data), dtype=_element_type(kind))
-    return flat.reshape(_sizes(shape), order="F" if fortran is True else "C")
+    return flat.reshape(_sizes(shape), order=order)
 
 
 def _scalar(kind: Any, data: Any) -> Any:
@@ -342,7 +380,7 @@ def _scalar(kind: Any, data: Any) -> Any:
 
 def _from_buffer(
     data: Any, kind: Any, shape: Any, order: Any, axes: Any = None
-) -> npt.NDArray[Any]:
+) -> npt.NDArray[Any] | ArrayForm:
     """An array as protocol 5 writes it."""
     if axes is not None:
         raise ValueError("it has an array whose axes lie in an order of their own")
@@ -361,12 +399,16 @@ def _with_order(kind: np.dtype[Any], _version: Any, order: Any, *_: Any) -> np.d
     return kind.newbyteorder(order)
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> npt.NDArray[Any]:
+def _tensor(
+    storage: Any, offset: Any, size: Any, stride: Any, *_: Any
+) -> npt.NDArray[Any] | RecordForm:
     """A dense tensor, a copy: strides are in elements."""
     if not isinstance(storage, _Storage) or type(offset) is not int:
         raise ValueError("a tensor has no memory")
     sizes, strides = _sizes(size), _sizes(stride)
     elements = storage.elements
+    if isinstance(elements, RecordForm):
+        return elements.of(offset, sizes, strides)
     last = offset + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
     count = int(np.prod(sizes, dtype=object))
     if not count:

@@ -12,8 +12,11 @@ import zlib
 __all__ = ["TorchZip"]
 
 _END = struct.Struct("<4s4H2LH")
-_ENTRY = struct.Struct("<4s4B4HL2L5H2L")
-_LOCAL = struct.Struct("<4s5H3L2H")
+_ENTRY = struct.Struct("<4s6xH4xL2L3H8xL")
+"""Of what a directory's entry says: signature, method, checksum, sizes packed and plain, lengths of
+name, extra field and remark, place."""
+_LOCAL = struct.Struct("<4s22x2H")
+"""Of what stands before a record: signature, lengths of name and extra field."""
 _WIDE = 0xFFFFFFFF
 """Stands for a number that has its place in a 64-bit record, which label files have no need of."""
 
@@ -41,11 +44,10 @@ class TorchZip:
             raise ValueError("its directory is none")
         place = start
         for _ in range(count):
-            fields = _ENTRY.unpack_from(data, place)
-            if fields[0] != b"PK\1\2":
+            entry = _ENTRY.unpack_from(data, place)
+            signature, method, checksum, packed, plain, name_bytes, extra, remark, at = entry
+            if signature != b"PK\1\2":
                 raise ValueError("its directory is damaged")
-            method, checksum, packed, plain = fields[6], *fields[9:12]
-            name_bytes, extra, remark, at = *fields[12:15], fields[18]
             place += _ENTRY.size
             name = data[place : place + name_bytes].decode("utf-8").partition("/")[2]
             place += name_bytes + extra + remark
@@ -65,10 +67,10 @@ class TorchZip:
         if entry is None:
             raise ValueError(f"it has no record {name[:40]!r}")
         at, size, checksum = entry
-        fields = _LOCAL.unpack_from(self._data, at)
-        if fields[0] != b"PK\3\4":
+        signature, name_bytes, extra = _LOCAL.unpack_from(self._data, at)
+        if signature != b"PK\3\4":
             raise ValueError(f"its record {name!r} does not begin where it should")
-        start = at + _LOCAL.size + fields[9] + fields[10]
+        start = at + _LOCAL.size + name_bytes + extra
         data = self._data[start : start + size]
         if len(data) != size or zlib.crc32(data) != checksum:
             raise ValueError(f"its record {name!r} is not what its checksum says")

@@ -1,0 +1,1 @@
+"""Pickles and files of ``torch.save``, read without executing anything of them."""
