@@ -68,7 +68,7 @@ class Training:
         self.options, self.device, self.store = options, device, labelstore.open(options.store)
         self.fixed = {name: getattr(options, name) for name in FIXED}
         cuda, self.dtype = device.type == "cuda", getattr(torch, options.amp)
-        recipe = labelstore.recipe(options.recipe)
+        recipe = labelstore.recipe(options.recipe, self.store)  # FerKD's thresholds fit the store
         # uint8 pixels: a quarter of the bytes to the device, where timm normalises them.
         labels = {"size": options.size, "normalize": None, **recipe.dataset_arguments()}
         self.data = soft.SoftLabelDataset(ImageFolder(options.photos), self.store, **labels)

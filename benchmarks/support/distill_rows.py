@@ -35,6 +35,10 @@ class Row:
     """How the labels are stored, a name of ``distill_stores.FORMS``; empty for the data's usual."""
     temperature: int = 1
     """Of the labels and of the student's logits in the loss."""
+    crops: int = 0
+    """How many views of an image are shown in the whole training, the first ones; 0: all."""
+    phases: bool = False
+    """The ground truth in the middle half of the epochs, as HALD has it (``LabelPhases``)."""
 
 
 Tables = dict[str, list[Row]]
@@ -142,6 +146,9 @@ SCENES: Tables = {
     "FerKD": [
         Row("FerKD", ferkd=PAPER),
         Row("FerKD, fitted", ferkd="fitted"),
+        Row("FerKD, fitted by class", ferkd="fitted by class"),
+        Row("FerKD, fitted, LoCa", ferkd="fitted, loca"),
+        Row("LoCa, nothing discarded", ferkd="loca"),
         Row("FerKD, nothing too easy", ferkd=(0.15, 0.30, 1.0)),
     ],
     **_compression(tuple(FORMS), "balanced"),
@@ -149,6 +156,11 @@ SCENES: Tables = {
         Row("FKD, unsmoothed teacher", teachers=("unsmoothed",)),
         Row("FerKD, unsmoothed teacher", teachers=("unsmoothed",), ferkd=PAPER),
         Row("FerKD, fitted, unsmoothed teacher", teachers=("unsmoothed",), ferkd="fitted"),
+    ],
+    "Few crops of an image, and HALD": [
+        Row(f"{name}, {crops} crops an image", crops=crops, phases=phases)
+        for crops in (2, 4, 8)
+        for name, phases in (("FKD", False), ("HALD", True))
     ],
     "Mixing (table 2)": [
         Row("FKD + SelfMix", mixing=SELFMIX),

@@ -14,6 +14,7 @@ import torch
 
 import labelstore
 from benchmarks.support.distill_rows import FASHION, SCENES, Row
+from labelstore.labels.calibration.phases import LabelPhases
 from labelstore.labels.soft_labels import hard, smooth
 from labelstore.torch import (
     CutMix,
@@ -55,10 +56,16 @@ MODULES = {
 
 TABLES = {"fashion": FASHION, "scenes": SCENES}
 
-RULES: dict[str, Callable[[Any], Any]] = {"fitted": labelstore.FerKD.fit}
+RULES: dict[str, Callable[[Any], Any]] = {
+    "fitted": labelstore.FerKD.fit,
+    "fitted by class": lambda store: labelstore.FerKD.fit(store, by="class"),
+    "fitted, loca": lambda store: labelstore.FerKD.fit(store, calibrate="loca"),
+    # Whatever the teacher is sure of: what LoCa leaves alone leads already.
+    "loca": lambda _: labelstore.FerKD(0.0, 1.0, 1.0, calibrate="loca"),
+}
 """Rules that depend on the labels: the name that a row gives -> the rule of a store."""
 
-_LATER_FIELDS = ("store", "temperature")
+_LATER_FIELDS = ("store", "temperature", "crops", "phases")
 """Of a row: left out of a run's name where a row has the default, so that runs of before count."""
 
 
@@ -173,6 +180,7 @@ class Trainer:
 
     def __init__(self, world: World, row: Row, seed: int, model: torch.nn.Module) -> None:
         self.row, self.model, self.data, self.setting = row, model, world.module, world.setting
+        self.seed = seed
         self.epochs = max(1, round(world.epochs * row.epochs))
         members = [labelstore.open(store) for store in world.stores_of(row)]
         self.reader = members[0] if len(members) == 1 else labelstore.ensemble(members)
@@ -187,6 +195,7 @@ class Trainer:
         )
         self.crops = self.data.crops_of(world.cache, world.photos, members[0])
         self.mixing = mixing_of(row.mixing, seed)
+        self.phases = LabelPhases(self.epochs) if row.phases else None
         self.teacher = None
         if row.labels == "online":
             self.teacher = self.data.teacher(world.cache, row.teachers[0])
@@ -208,7 +217,9 @@ class Trainer:
         shows = list(self.sampler)[: (batches or self.batches) * together]
         images = np.array([show.image for show in shows])
         views = np.array([show.views for show in shows])
-        labels = self.labels(images, views)
+        if self.row.crops:
+            views = few_views(views.shape, self.row.crops, [self.seed, epoch])
+        labels = self.labels(images, views, epoch)
         rows = torch.arange(len(shows) * count)
         places = torch.from_numpy(images).repeat_interleave(count)
         numbers = torch.from_numpy(views).reshape(-1)
@@ -234,7 +245,7 @@ class Trainer:
         tau = float(self.row.temperature)
         return soft_cross_entropy(self.model(x), labels, temperature=tau, temperature_squared=True)
 
-    def labels(self, images: np.ndarray, views: np.ndarray) -> TorchSoftLabels | None:
+    def labels(self, images: np.ndarray, views: np.ndarray, epoch: int) -> TorchSoftLabels | None:
         """Labels of the epoch's crops, read in one go; None for the teacher in the loop."""
         if self.row.labels == "online":
             return None
@@ -244,11 +255,25 @@ class Trainer:
             labels = hard(truth, self.reader.num_classes)
         elif self.row.labels == "smoothing":
             labels = smooth(truth, self.reader.num_classes, 0.1)
+        elif self.phases is not None and self.phases.is_hard(epoch):
+            classes = self.reader.num_classes
+            labels = smooth(truth, classes, self.phases.smoothing_of_others(classes))
         else:
             topk = self.reader.read(places, views.reshape(-1))
             # The tail goes over the image's list of likely classes where the store has lists.
             labels = topk.recover() if self.rule is None else self.rule.apply(topk, truth).labels
         return TorchSoftLabels.from_numpy(labels, target=truth, image=places)
+
+
+def few_views(shape: tuple[int, ...], count: int, seed: list[int]) -> np.ndarray:
+    """(n, m) int64: m of an image's first ``count`` views at random, each as often as the next."""
+    images, shown = shape
+    draw = np.random.default_rng(seed)
+    rounds = [
+        draw.permuted(np.tile(np.arange(count), (images, 1)), axis=1)
+        for _ in range(-(-shown // count))
+    ]
+    return np.concatenate(rounds, axis=1)[:, :shown]
 
 
 def _rule(row: Row, reader: Any) -> Any:

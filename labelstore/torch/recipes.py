@@ -1,6 +1,6 @@
 """Published ways to distil, as short configurations that say what they set and where it is from.
 
-    ferkd = labelstore.recipe("ferkd")
+    ferkd = labelstore.recipe("ferkd", store)  # thresholds that fit; without a store the paper's
     print(ferkd.describe())
     data = SoftLabelDataset(photos, store, **ferkd.dataset_arguments())
     sampler = ViewSampler(data, **ferkd.sampler_arguments())
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from labelstore.errors import UsageError, require_packages
 from labelstore.labels.calibration.phases import LabelPhases
-from labelstore.labels.ferkd import FerKD
+from labelstore.labels.ferkd import EnsembleFerKD, FerKD
 from labelstore.training.mixing import CutMix, MixUp, OneOf, SelfMix
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from labelstore.labels.fitting import MemberConfidences
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import LabelType, Tail, TopK
     from labelstore.torch.labels.soft_labels import TorchSoftLabels
@@ -101,7 +102,7 @@ class Recipe:
     """Views of an image side by side in a batch."""
     label_type: str = "top-k"
     """A name from ``LABEL_TYPES``."""
-    ferkd: FerKD | None = None
+    ferkd: FerKD | EnsembleFerKD | None = None
     """The calibration, or None."""
     mixing: Mixing | None = None
     """A rule of ``labelstore.mixing``, or None."""
@@ -238,11 +239,14 @@ class Recipe:
         return functools.partial(chosen[self.loss], **softened)
 
 
-def recipe(name: str, **changes: Any) -> Recipe:
+def recipe(name: str, store: MemberConfidences | None = None, **changes: Any) -> Recipe:
     """A recipe by name, with some of its values changed.
 
     Args:
         name: ``ferkd``, ``fkd``, ``hald``, ``funmatch``, ``meal-v2`` or ``kd``.
+        store: the store, or ensemble, that is trained from. A recipe that calibrates gets the
+            thresholds that fit it, ``FerKD.fit(store)``: the paper's are about its own teacher, and
+            another's students lose by them. The paper's when None, or where ``ferkd`` is given.
         changes: fields of ``Recipe``.
 
     Raises:
@@ -263,6 +267,9 @@ def recipe(name: str, **changes: Any) -> Recipe:
         changes["phases"] = dataclasses.replace(chosen.phases, epochs=changes["epochs"])
     sources = {key: value for key, value in chosen.sources.items() if key not in changes}
     sources |= dict.fromkeys(changes, "changed")
+    if store is not None and chosen.ferkd is not None and "ferkd" not in changes:
+        changes["ferkd"] = FerKD.fit(store)
+        sources["ferkd"] = "FerKD.fit: the paper's shares of this store's views, from its table 1"
     return dataclasses.replace(chosen, sources=sources, **changes)
 
 

@@ -24,6 +24,7 @@ from labelstore.torch import (
 )
 from labelstore.torch.recipes import LABEL_TYPES, RECIPES, recover_as
 from labelstore.training import mixing
+from tests.support.stores import written
 
 
 def target():
@@ -45,6 +46,20 @@ def test_ferkd_is_as_the_paper_states_it():
     assert ferkd.mixing.within_image
     assert all(isinstance(rule, mixing.SelfMix) for rule in ferkd.mixing.rules)
     assert (ferkd.epochs, ferkd.temperature, ferkd.start) == (300, 1.0, "scratch")
+
+
+def test_with_a_store_the_thresholds_are_those_that_fit_it(tmp_path):
+    store = written(tmp_path / "a.zarr")[0]
+    other = written(tmp_path / "b.zarr", seed=1)[0]
+    fitted = labelstore.recipe("ferkd", store)
+    assert fitted.ferkd == FerKD.fit(store) != FerKD()
+    assert fitted.sampler_arguments()["ferkd"] == fitted.ferkd
+    assert "FerKD.fit" in fitted.describe()
+    both = labelstore.ensemble([store, other])
+    assert labelstore.recipe("ferkd", both).ferkd == FerKD.fit(both)
+    # What is said counts, and a recipe that calibrates nothing stays as it is.
+    assert labelstore.recipe("ferkd", store, ferkd=FerKD(low=0.1)).ferkd == FerKD(low=0.1)
+    assert labelstore.recipe("fkd", store) == labelstore.recipe("fkd")
 
 
 def test_the_others_are_as_the_paper_states_them():
