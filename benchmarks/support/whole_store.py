@@ -110,7 +110,7 @@ def _template(path: str, like: Manifest) -> None:
     for row in range(different):
         mean = np.full(CLASSES, (1 - probs[row].sum() / like.num_views) / CLASSES)
         np.add.at(mean, ids[row].ravel(), probs[row].ravel() / like.num_views)
-        lists.fit(row, mean, ids[row], probs[row])
+        lists.fit([row], mean[None], ids[row][None], probs[row][None])
     prior = lists.arrays()
 
     def block(rows: slice) -> BlockData:

@@ -18,9 +18,9 @@ from labelstore.format.encoding import decode_confidence, decode_prior
 from labelstore.format.manifest import EXPLICIT, Manifest
 from labelstore.storage.location import place_of
 from labelstore.store.backends.registry import backend_of
+from labelstore.store.chunks.image_table import ImageTable
 from labelstore.store.chunks.label_decoder import LabelDecoder
 from labelstore.store.chunks.reader import BlockReader
-from labelstore.store.image_table import ImageTable
 from labelstore.store.indexing import common_shape, in_range, one_place, positions_of
 from labelstore.store.slabs.slab_cache import SlabCache
 from labelstore.views.law import ViewLaw, Views

@@ -46,7 +46,7 @@ STORE_PARTS = [
         "store",
         "writer",
     ),
-    *("slabs", "chunks", "image_table"),
+    *("slabs", "chunks"),
 ]
 """Of the package store: each may import those behind it, and ``backends`` and ``indexing``."""
 

@@ -263,7 +263,7 @@ for images, target in loader:
 pathlib.Path("photos/0.parquet").unlink()
 """,
             ),
-            'recipe = labelstore.recipe("ferkd")': Around(
+            'recipe = labelstore.recipe("ferkd", store)': Around(
                 after="""
 import re
 assert network_moved()

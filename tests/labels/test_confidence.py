@@ -28,8 +28,8 @@ def plain_spread(weights, outside, mass, limit):
 
 def plain_tail_weights(prior, num_classes, power=None):
     """Every label raises its own list."""
-    return priors._raised(
-        *priors._shares(prior, num_classes), prior.power if power is None else power
+    return priors.raised(
+        *priors.list_shares(prior, num_classes), prior.power if power is None else power
     )
 
 

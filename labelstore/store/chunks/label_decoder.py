@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from labelstore.format.manifest import Manifest
     from labelstore.labels.prior import ImagePrior
+    from labelstore.store.chunks.image_table import ImageTable
     from labelstore.store.chunks.prior_lists import PriorLists
-    from labelstore.store.image_table import ImageTable
 
 __all__ = ["LabelDecoder"]
 
