@@ -34,33 +34,10 @@ def _table(images: int) -> tuple[list[str], np.ndarray]:
 
 
 def _manifest(views: int, keys: list[str], targets: np.ndarray) -> Any:
-    """What ``generate`` would say of a part of the whole data set."""
     from benchmarks.ceiling import CLASSES, IMAGES, VIEWS
-    from labelstore.format.blocks import (
-        ACCELERATOR_BLOCK_VIEWS,
-        default_block_images,
-        default_group_views,
-    )
-    from labelstore.format.manifest import Manifest, fingerprint
-    from labelstore.producer.settings import FIDELITIES
-    from labelstore.store.backends.registry import backend_of
-    from labelstore.views.law import ViewLaw
+    from benchmarks.support.synthetic_stores import manifest_of
 
-    block_images = default_block_images(IMAGES, VIEWS, ACCELERATOR_BLOCK_VIEWS)
-    least = backend_of("labels.zarr").group_views
-    settings = {
-        **FIDELITIES["balanced"].chosen(),
-        "block_images": min(block_images, len(keys)),
-        "group_views": default_group_views(views, block_images, least),
-    }
-    return Manifest(
-        num_images=len(keys),
-        num_views=views,
-        num_classes=CLASSES,
-        fingerprint=fingerprint(keys, targets),
-        law=ViewLaw(1),
-        **settings,
-    )
+    return manifest_of(keys, targets, views, CLASSES, (IMAGES, VIEWS))
 
 
 def create(path: str, count: str) -> dict[str, Any]:
@@ -82,43 +59,20 @@ def create(path: str, count: str) -> dict[str, Any]:
 
 def fill(path: str, count: str, views: str, seed: str) -> dict[str, Any]:
     """A finished store of synthetic labels; the seconds are those of encoding and writing."""
-    from benchmarks.ceiling import CLASSES
-    from benchmarks.support.measuring import synthetic_labels
-    from labelstore.format.blocks import BlockData, BlockPriors
+    from benchmarks.support.synthetic_stores import synthetic_blocks
     from labelstore.store.rewrite import write_blocks
     from labelstore.store.writer import StoreWriter
 
     keys, targets = _table(int(count))
     manifest = _manifest(int(views), keys, targets)
-    ids, probs = synthetic_labels(TEMPLATE, int(views), manifest.k, CLASSES, seed=int(seed))
-    lists, fitting = BlockPriors(manifest, TEMPLATE), 0.0
-    for row in range(TEMPLATE):
-        mean = np.full(CLASSES, (1 - probs[row].sum() / len(probs[row])) / CLASSES)
-        np.add.at(mean, ids[row].ravel(), probs[row].ravel() / len(probs[row]))
-        used = time.process_time()
-        lists.fit([row], mean[None], ids[row][None], probs[row][None])
-        fitting += time.process_time() - used
-    prior = lists.arrays()
-
-    def block(rows: slice) -> BlockData:
-        rng = np.random.default_rng(rows.start)
-        chosen = rng.integers(TEMPLATE, size=rows.stop - rows.start)
-        move = int(rng.integers(CLASSES))
-        own = {name: array[chosen] for name, array in prior.items()}
-        held = own["prior_classes"]
-        own["prior_classes"] = np.where(held < 0, held, (held + move) % CLASSES)
-        side = np.full(len(chosen), 400)
-        return BlockData(
-            (ids[chosen] + move) % CLASSES, probs[chosen], widths=side, heights=side, **own
-        )
-
+    block, fitting = synthetic_blocks(manifest, TEMPLATE, int(seed))
     begun, used = time.perf_counter(), time.process_time()
     with StoreWriter(path, manifest, keys, targets) as writer:
         write_blocks(writer, block)
     return {
         "seconds": time.perf_counter() - begun,
         "cpu_seconds": time.process_time() - used,
-        "fitting_a_list_cpu_seconds": fitting / TEMPLATE,
+        "fitting_a_list_cpu_seconds": fitting,
     }
 
 

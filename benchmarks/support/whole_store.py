@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.support.measuring import synthetic_labels
+from benchmarks.support.synthetic_stores import manifest_of, synthetic_blocks
 
 if TYPE_CHECKING:
     from labelstore.format.manifest import Manifest
@@ -34,35 +34,6 @@ def table(images: int) -> tuple[list[str], np.ndarray]:
     return keys, classes.astype(np.int32)
 
 
-def manifest_of(keys: list[str], targets: np.ndarray, views: int) -> Manifest:
-    """What ``generate`` says of ImageNet on an accelerator, of so many images."""
-    from labelstore.format.blocks import (
-        ACCELERATOR_BLOCK_VIEWS,
-        default_block_images,
-        default_group_views,
-    )
-    from labelstore.format.manifest import Manifest, fingerprint
-    from labelstore.producer.settings import FIDELITIES
-    from labelstore.store.backends.registry import backend_of
-    from labelstore.views.law import ViewLaw
-
-    block_images = default_block_images(IMAGES, VIEWS, ACCELERATOR_BLOCK_VIEWS)
-    least = backend_of("labels.zarr").group_views
-    settings = {
-        **FIDELITIES["balanced"].chosen(),
-        "block_images": min(block_images, len(keys)),
-        "group_views": default_group_views(views, block_images, least),
-    }
-    return Manifest(
-        num_images=len(keys),
-        num_views=views,
-        num_classes=CLASSES,
-        fingerprint=fingerprint(keys, targets),
-        law=ViewLaw(1),
-        **settings,
-    )
-
-
 def make(path: str, images: int, views: int = VIEWS) -> dict[str, Any]:
     """A finished store of so many images."""
     import labelstore
@@ -71,7 +42,7 @@ def make(path: str, images: int, views: int = VIEWS) -> dict[str, Any]:
     from labelstore.store.writer import StoreWriter
 
     keys, targets = table(images)
-    manifest = manifest_of(keys, targets, views)
+    manifest = manifest_of(keys, targets, views, CLASSES, (IMAGES, VIEWS))
     with tempfile.TemporaryDirectory() as folder:
         source = str(Path(folder, "template.zarr"))
         _template(source, manifest)
@@ -95,7 +66,6 @@ def _parts(block: Any) -> tuple[dict[str, Any], ...]:
 
 
 def _template(path: str, like: Manifest) -> None:
-    from labelstore.format.blocks import BlockData, BlockPriors
     from labelstore.format.manifest import fingerprint
     from labelstore.store.rewrite import write_blocks
     from labelstore.store.writer import StoreWriter
@@ -104,26 +74,6 @@ def _template(path: str, like: Manifest) -> None:
     manifest = dataclasses.replace(
         like, num_images=len(keys), fingerprint=fingerprint(keys, targets)
     )
-    different = min(DIFFERENT, like.block_images)
-    ids, probs = synthetic_labels(different, like.num_views, manifest.k, CLASSES)
-    lists = BlockPriors(manifest, different)
-    for row in range(different):
-        mean = np.full(CLASSES, (1 - probs[row].sum() / like.num_views) / CLASSES)
-        np.add.at(mean, ids[row].ravel(), probs[row].ravel() / like.num_views)
-        lists.fit([row], mean[None], ids[row][None], probs[row][None])
-    prior = lists.arrays()
-
-    def block(rows: slice) -> BlockData:
-        rng = np.random.default_rng(rows.start)
-        chosen = rng.integers(different, size=rows.stop - rows.start)
-        move = int(rng.integers(CLASSES))
-        own = {name: array[chosen] for name, array in prior.items()}
-        held = own["prior_classes"]
-        own["prior_classes"] = np.where(held < 0, held, (held + move) % CLASSES)
-        side = np.full(len(chosen), 400)
-        return BlockData(
-            (ids[chosen] + move) % CLASSES, probs[chosen], widths=side, heights=side, **own
-        )
-
+    block, _ = synthetic_blocks(manifest, min(DIFFERENT, like.block_images))
     with StoreWriter(path, manifest, keys, targets) as writer:
         write_blocks(writer, block)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["PieceFile", "left_in", "mark", "replaced_in", "whole_output"]
+__all__ = ["PieceFile", "empty", "left_in", "mark", "replaced_in", "whole_output"]
 
 _MARK = b"labelstore makes an output here\n"
 
@@ -55,7 +55,7 @@ def whole_output(
         try:
             left = _clear_replaced(place)
             check()
-            left += _empty(partial)
+            left += empty(partial)
             mark(partial)
             if left:
                 removed(left)
@@ -78,7 +78,7 @@ def whole_output(
             local_files.delete_tree(partial)
 
 
-def _empty(folder: Path) -> int:
+def empty(folder: Path) -> int:
     """Delete what is in a folder but for its lock; how many files it had."""
     count = 0
     for entry in folder.iterdir():

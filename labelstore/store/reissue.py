@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labelstore.format.blocks import BlockCodes
-from labelstore.storage import local_files, locks, swaps
+from labelstore.storage import local_files, locks, swaps, whole_outputs
 from labelstore.store.backends.npy import MappedBackend
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.store import Store
@@ -50,9 +50,7 @@ def reissued(store: Store, manifest: Manifest) -> Iterator[Store]:
             new = Path(folder) / place.name
         stack.enter_context(locks.exclusive_lock(new))
         stack.callback(local_files.delete_tree, new)
-        for entry in new.iterdir():  # of one that was interrupted
-            if entry.name != locks.LOCK_NAME:
-                (local_files.delete_tree if entry.is_dir() else local_files.delete_file)(entry)
+        whole_outputs.empty(new)  # of one that was interrupted
         yield _filled(store, place, new, manifest)
 
 

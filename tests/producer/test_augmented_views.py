@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import sys
@@ -15,7 +16,7 @@ from torchvision.transforms import v2
 import labelstore
 from labelstore.errors import FormatError, MismatchError, ReplayWarning, UsageError
 from labelstore.format import manifest as manifests
-from labelstore.format.manifest import DRAFT_VERSION, StoreSettings
+from labelstore.format.manifest import DRAFT_VERSION
 from labelstore.images import render
 from labelstore.images.pixels import decode
 from labelstore.images.sources.folder import FolderSource
@@ -29,20 +30,20 @@ from labelstore.operations.recode import recode
 from labelstore.operations.repair import repair
 from labelstore.operations.verify import replay
 from labelstore.producer.engines.local import LocalEngine
-from labelstore.producer.generation import generate, generate_together
+from labelstore.producer.generation import generate_together
 from labelstore.producer.pixel_probe import make_probe, read_by_key, replay_probe
 from labelstore.producer.settings import LabelSettings, Output, RunOptions
 from labelstore.teachers.load import load_teacher
-from labelstore.teachers.top_k import top_k
 from labelstore.torch import HuggingFaceViews, SoftLabelDataset, WebDatasetViews
 from labelstore.torch.dataset import Show
 from labelstore.training.batches import Batches
 from labelstore.views.law import ViewLaw
-from tests.support import commands
+from tests.support import augmented, commands
+from tests.support.augmented import STORED, require_labels
 from tests.support.stores import few_photos, files_of
 
 VIEWS = 4
-STORED = StoreSettings(k=5, quantizer="fp32", prior_size=0, block_images=2, group_views=2)
+labelled = functools.partial(augmented.labelled, views=VIEWS)
 ALONE = ("jitter-0.4-0.4-0.2-0.1", "gray-0.5", "rotate-45", "blur-0.7", "solarize-0.6", "erase-0.7")
 ALONE += ("ra-n2-m9", "ta-wide")
 
@@ -78,25 +79,6 @@ def lite0(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "lite0.safetensors"
     demo.place_teacher("tf_efficientnet_lite0", path)
     return load_teacher("timm:tf_efficientnet_lite0", checkpoint=str(path), device="cpu")
-
-
-def labelled(photos, teacher, path, stages, views=VIEWS, temperature=0.1, **options):
-    source = FolderSource(photos)
-    settings = LabelSettings(
-        views, STORED, law=ViewLaw(seed=3, stages=stages), temperature=temperature
-    )
-    targets = np.full(len(source), -1, np.int32)
-    generate(source, targets, teacher, path, settings, options=RunOptions(batch_size=4, **options))
-    return labelstore.open(path)
-
-
-def require_labels(store, teacher, image, views, pixels, temperature=0.1):
-    """Pixels (m, 3, height, width) uint8 of views: the teacher says of them what is stored."""
-    logits = teacher.logits(np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy()))
-    classes, probs = top_k(logits, 5, temperature)
-    held = store.read(image, views)
-    np.testing.assert_allclose(held.probs, probs, atol=2e-5)
-    assert (held.indices == classes)[np.diff(probs, prepend=2, axis=1) < -1e-4].all()
 
 
 @pytest.mark.parametrize("stages", COMPOSITIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import shutil
@@ -32,7 +33,6 @@ from labelstore.producer.generation import generate
 from labelstore.producer.pixel_probe import make_probe, read_by_key, replay_probe
 from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.teachers.load import load_teacher
-from labelstore.teachers.top_k import top_k
 from labelstore.torch import (
     HuggingFaceViews,
     SoftLabelDataset,
@@ -44,12 +44,13 @@ from labelstore.torch import (
 from labelstore.torch.dataset import Show
 from labelstore.training.batches import Batches
 from labelstore.views.law import ViewLaw
-from tests.support import commands
+from tests.support import augmented, commands
+from tests.support.augmented import STORED, require_labels
 from tests.support.stores import few_photos, files_of
 
 VIEWS = 6
 PHOTOS = 5
-STORED = StoreSettings(k=5, quantizer="fp32", prior_size=0, block_images=2, group_views=2)
+labelled = functools.partial(augmented.labelled, views=VIEWS)
 COMPOSITIONS = [
     ("mixup-0.8",),
     ("cutmix-1",),
@@ -77,24 +78,6 @@ def store(photos, teacher, tmp_path_factory):
     """Mixed after other stages."""
     path = tmp_path_factory.mktemp("mixed") / "s.zarr"
     return labelled(photos, teacher, path, ("ta-wide", "mix-0.8-1-p0.8"))
-
-
-def labelled(photos, teacher, path, stages, views=VIEWS, temperature=0.1, seed=3, **options):
-    source = FolderSource(photos)
-    law = ViewLaw(seed=seed, stages=stages)
-    settings = LabelSettings(views, STORED, law=law, temperature=temperature)
-    targets = np.full(len(source), -1, np.int32)
-    generate(source, targets, teacher, path, settings, options=RunOptions(batch_size=4, **options))
-    return labelstore.open(path)
-
-
-def require_labels(store, teacher, image, views, pixels, temperature=0.1):
-    """Pixels (m, 3, height, width) uint8 of views: the teacher says of them what is stored."""
-    logits = teacher.logits(np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy()))
-    classes, probs = top_k(logits, 5, temperature)
-    held = store.read(image, views)
-    np.testing.assert_allclose(held.probs, probs, atol=2e-5)
-    assert (held.indices == classes)[np.diff(probs, prepend=2, axis=1) < -1e-4].all()
 
 
 def mixed_by_hand(store, photos, image, view, size, interpolation):
