@@ -204,21 +204,23 @@ def test_two_at_once(stores, tmp_path):
 )
 def test_memory_does_not_grow_with_the_store(tmp_path, to, name):
     peaks = []
-    for images in (128, 512):
+    for images in (64, 256):
         store, _, _ = written(
             tmp_path / f"{images}.zarr", images, 48, 5, block_images=32, group_views=48
         )
         # Not kept either: what reading has in memory is bounded already.
         store = labelstore.open(store.path, cache_bytes=0)
         export(store, tmp_path / f"warm{to.suffix}", to, overwrite=True)
-        tracemalloc.start()
-        export(store, tmp_path / str(images) / name, to)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    # Four times the labels: 1 MB more, against half a megabyte of blocks that are under way together
-    # or not; keys and what is known of images grow.
-    labels = 384 * 48 * (5 * 8 + 17)
-    assert peaks[1] - peaks[0] < labels / 2, peaks
+        peaks.append([])
+        # Two blocks may be under way together, or not: of a few runs some are alike.
+        for _ in range(3):
+            tracemalloc.start()
+            export(store, tmp_path / str(images) / name, to, overwrite=True)
+            peaks[-1].append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    # Four times the labels: 0.5 MB more; keys and what is known of images grow.
+    labels = 192 * 48 * (5 * 8 + 17)
+    assert min(peaks[1]) - max(peaks[0]) < labels / 2, peaks
 
 
 def test_what_a_killed_replacement_left_is_gone_or_back(stores, tmp_path):
