@@ -135,21 +135,19 @@ def scenes_world(
 
     For a report no store is made, and rows that have none are left out.
     """
-    rows = [row for group in tables.values() for row in group]
-    needed = {(name, row.temperature) for row in rows for name in row.teachers}
-    outputs = sorted(needed, key=lambda output: (scenes.TEACHERS.index(output[0]), output[1]))
+    outputs = scenes.outputs_of(tables)
     photos, test = scenes.photos_and_test(cache, size.images)
     if report:
         outputs = scenes.made(cache, photos, size.views, outputs)
         if not outputs:
             raise SystemExit(NOTHING)
-    names = list(dict.fromkeys(name for name, _ in outputs))
+    names = list(dict.fromkeys(output.teacher for output in outputs))
     teachers = scenes.teachers(cache, photos, test, names, size.teacher_epochs)
     stores = scenes.make_stores(cache, photos, size.views, outputs)
-    reader = labelstore.open(stores[names[0]])
-    scenes.crops_of(cache, photos, reader)
-    images = reader.num_images
-    world = World("scenes", cache, test, photos, images, size.views, size.epochs, stores)
+    for same in {output.augment: output for output in outputs}.values():
+        reader = labelstore.open(scenes.exact_store(cache, photos, size.views, same))
+        scenes.crops_of(cache, photos, reader)
+    world = World("scenes", cache, test, photos, reader.num_images, size.views, size.epochs, stores)
     return world, teachers
 
 

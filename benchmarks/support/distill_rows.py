@@ -37,6 +37,9 @@ class Row:
     """Of the labels and of the student's logits in the loss."""
     crops: int = 0
     """How many views of an image are shown in the whole training, the first ones; 0: all."""
+    augment: tuple[str, ...] = ()
+    """What is done to the teacher's views after the crop, as ``--augment`` takes it; the student
+    sees the same pixels."""
     phases: bool = False
     """The ground truth in the middle half of the epochs, as HALD has it (``LabelPhases``)."""
 
@@ -50,6 +53,8 @@ THREE = ("residual", "plain", "separable")
 OTHER_THREE = ("residual", "plain", "patches")
 """Teachers of Fashion-MNIST and of the scenes."""
 SHARES = (("1/6", 1 / 6), ("1/3", 1 / 3), ("1/2", 1 / 2), ("2/3", 2 / 3))
+
+RAND_AUGMENT = ("ra-n2-m9", "erase-0.25")
 
 FORMS = {
     "exact": "all classes, float32",
@@ -169,6 +174,12 @@ SCENES: Tables = {
         Row("FerKD, fitted + SelfMix", ferkd="fitted", mixing=SELFMIX),
         Row("FerKD, fitted + MixUp", ferkd="fitted", mixing=("mixup",)),
         Row("FerKD, fitted + CutMix", ferkd="fitted", mixing=("cutmix",)),
+    ],
+    "Views that are more than crops": [
+        Row("FKD, views with ra-n2-m9, erase-0.25", augment=RAND_AUGMENT),
+        Row("hard labels, views with ra-n2-m9, erase-0.25", labels="hard", augment=RAND_AUGMENT),
+        Row("FKD, views with mixup-0.8", augment=("mixup-0.8",)),
+        Row("FKD, views with cutmix-1", augment=("cutmix-1",)),
     ],
     "Ensembles (table 6)": [
         Row("FKD, 2 teachers", teachers=OTHER_THREE[:2]),

@@ -65,7 +65,7 @@ RULES: dict[str, Callable[[Any], Any]] = {
 }
 """Rules that depend on the labels: the name that a row gives -> the rule of a store."""
 
-_LATER_FIELDS = ("store", "temperature", "crops", "phases")
+_LATER_FIELDS = ("store", "temperature", "crops", "augment", "phases")
 """Of a row: left out of a run's name where a row has the default, so that runs of before count."""
 
 
@@ -84,7 +84,7 @@ class World:
     views: int
     epochs: int
     stores: dict[str, Path]
-    """By teacher, or by ``teacher/form@temperature``."""
+    """By teacher, by ``teacher/form@temperature``, or by ``teacher+stage+stage``."""
 
     @property
     def module(self) -> Any:
@@ -98,6 +98,8 @@ class World:
 
     def stores_of(self, row: Row) -> list[Path]:
         """The stores whose labels a row reads, by teacher."""
+        if row.augment:
+            return [self.stores["+".join((name, *row.augment))] for name in row.teachers]
         if not row.store and row.temperature == 1:
             return [self.stores[name] for name in row.teachers]
         return [self.stores[f"{name}/{row.store}@{row.temperature}"] for name in row.teachers]

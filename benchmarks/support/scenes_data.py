@@ -5,7 +5,7 @@ Everything is made once below a cache folder and found there again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from benchmarks.support.scene_photos import debian_pack
 from benchmarks.support.scenes import SIDE as PHOTO, place_scenes
 from labelstore.images.pixels import cut, decode
 from labelstore.images.sources.folder import FolderSource
+from labelstore.torch import Show, SoftLabelDataset
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 
@@ -35,18 +36,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from benchmarks.support.distill_rows import Tables
     from labelstore.views.law import Views
 
 __all__ = [
     "DEVICE",
     "SCALE",
     "TEACHERS",
+    "Output",
     "accuracy",
     "as_input",
     "crops_of",
+    "exact_store",
     "made",
     "make_stores",
     "network",
+    "outputs_of",
     "photos_and_test",
     "teacher",
     "teachers",
@@ -109,16 +114,31 @@ def teachers(
     return {name: accuracy(teacher(cache, name), pixels, truth) for name in names}
 
 
-def made(
-    cache: Path, photos: Path, views: int, outputs: Iterable[tuple[str, int]]
-) -> list[tuple[str, int]]:
-    """Those teachers at temperatures whose stores are whole."""
-    return [output for output in outputs if _whole(_exact(cache, photos, views, output))]
+class Output(NamedTuple):
+    """What a store is made of beside the photos and the number of views."""
+
+    teacher: str
+    temperature: int = 1
+    augment: tuple[str, ...] = ()
+    """Stages, as ``--augment`` takes them."""
 
 
-def _exact(cache: Path, photos: Path, views: int, output: tuple[str, int]) -> Path:
-    name, tau = output
-    return cache / f"{name}-{photos.name}-{views}-at-{tau}.zarr"
+def outputs_of(tables: Tables) -> list[Output]:
+    """The stores that rows need, in the order of the teachers."""
+    rows = [row for group in tables.values() for row in group]
+    needed = {Output(name, row.temperature, row.augment) for row in rows for name in row.teachers}
+    return sorted(needed, key=lambda output: (TEACHERS.index(output.teacher), *output[1:]))
+
+
+def made(cache: Path, photos: Path, views: int, outputs: Iterable[Output]) -> list[Output]:
+    """Those whose stores are whole."""
+    return [output for output in outputs if _whole(exact_store(cache, photos, views, output))]
+
+
+def exact_store(cache: Path, photos: Path, views: int, output: Output) -> Path:
+    """Where an output is kept with all classes in float32."""
+    name = f"{output.teacher}-{photos.name}-{views}-at-{output.temperature}"
+    return cache / ("+".join((name, *output.augment)) + ".zarr")
 
 
 def _whole(store: Path) -> bool:
@@ -126,25 +146,34 @@ def _whole(store: Path) -> bool:
 
 
 def make_stores(
-    cache: Path, photos: Path, views: int, outputs: Iterable[tuple[str, int]]
+    cache: Path, photos: Path, views: int, outputs: Iterable[Output]
 ) -> dict[str, Path]:
-    """The stores of teachers at temperatures, in each form that rows read; those missing are made.
+    """The stores of outputs, in each form that rows read; those missing are made.
 
     Returns:
-        by ``teacher/form@temperature``; and by teacher alone what rows read that ask for no form.
+        by ``teacher/form@temperature``; by teacher alone what rows read that ask for no form; by
+        ``teacher+stage+stage`` what those read whose views have stages.
     """
-    exact = {output: _exact(cache, photos, views, output) for output in outputs}
-    missing = [
-        (f"python:benchmarks.support.scene_networks:{name}", store, tau)
-        for (name, tau), store in exact.items()
-        if not _whole(store)
-    ]
-    if missing:
+    exact = {output: exact_store(cache, photos, views, output) for output in outputs}
+    missing = [output for output, store in exact.items() if not _whole(store)]
+    # One pass over the photos writes the stores of all teachers whose views are the same.
+    for augment in dict.fromkeys(output.augment for output in missing):
         options = ["--views", str(views), "--top-k", "58", "--batch-size", "256"]
         options += ["--device", DEVICE]
-        exact_stores(missing, photos, options, {CACHE_VARIABLE: str(cache)})
+        for stage in augment:
+            options += ["--augment", stage]
+        same = [
+            (f"python:benchmarks.support.scene_networks:{name}", exact[output], tau)
+            for output in missing
+            for name, tau, stages in [output]
+            if stages == augment
+        ]
+        exact_stores(same, photos, options, {CACHE_VARIABLE: str(cache)})
     stores = {}
-    for (name, tau), store in exact.items():
+    for (name, tau, augment), store in exact.items():
+        if augment:
+            stores["+".join((name, *augment))] = forms_of(store, [USUAL])[USUAL]
+            continue
         names = [form for form in FORMS if form != "exact"] if name == TEACHERS[0] else [USUAL]
         for form, path in forms_of(store, names).items():
             stores[f"{name}/{form}@{tau}"] = path
@@ -155,12 +184,33 @@ def make_stores(
 
 def crops_of(cache: Path, photos: Path, store: labelstore.Store) -> torch.Tensor:
     """(N, V, 48, 48, 3) uint8: every view of a store, cut once; what the teachers saw."""
-    views = np.arange(store.num_views)
-    file = cut_crops(
-        photos,
-        lambda key: store.views([key] * len(views), views),
-        store.num_views,
-        SIDE,
-        cache / f"crops-{photos.name}-{store.num_views}.npy",
-    )
+    stages = map(str, store.manifest.law.stages)
+    file = cache / ("+".join((f"crops-{photos.name}-{store.num_views}", *stages)) + ".npy")
+    if store.manifest.law.stages:
+        _augmented_crops(photos, store, file)
+    else:
+        views = np.arange(store.num_views)
+        cut_crops(
+            photos,
+            lambda key: store.views([key] * len(views), views),
+            store.num_views,
+            SIDE,
+            file,
+        )
     return torch.from_numpy(np.load(file, mmap_mode="c"))
+
+
+def _augmented_crops(photos: Path, store: labelstore.Store, file: Path) -> None:
+    """As ``cut_crops``, of views with stages; by the data set that any student has."""
+    if file.exists():
+        return
+    data = SoftLabelDataset(labelstore.open_source(photos), store, normalize=None)
+    partial = file.with_suffix(".partial.npy")
+    views = tuple(range(store.num_views))
+    shape = (store.num_images, len(views), SIDE, SIDE, 3)
+    out = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+    for image in range(store.num_images):
+        pixels, _ = data[Show(image, views)]
+        out[image] = pixels.permute(0, 2, 3, 1).numpy()
+    out.flush()
+    partial.rename(file)
