@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pickle
@@ -35,6 +36,7 @@ from labelstore.producer.probe import CHECKED_PHOTOS
 from labelstore.producer.progress import Silent
 from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.store.indexing import evenly_spaced
+from labelstore.store.reissue import reissued
 from labelstore.teachers.load import load_teacher
 from labelstore.torch import (
     HuggingFaceViews,
@@ -333,6 +335,35 @@ def many(photos, tmp_path_factory):
         part = Image.open(photos / key).convert("RGB").crop((left, left // 2, left + 64, left + 60))
         part.save(folder / f"{number:02}.png")
     return folder
+
+
+@pytest.mark.parametrize("change", [{"partners_digest": "0" * 32}, {"partners": PHOTOS - 1}])
+def test_a_store_whose_partners_are_said_to_be_others_shows_no_view(photos, store, tmp_path, change):
+    """What its manifest says is sound in every checksum, and not of its images."""
+    mixing = dataclasses.replace(store.law.mixing, **change)
+    law = dataclasses.replace(store.law, stages=(*store.law.stages[:-1], mixing))
+    shutil.copytree(store.path, tmp_path / "s.zarr")
+    copy, source = labelstore.open(tmp_path / "s.zarr"), FolderSource(photos)
+    manifest = dataclasses.replace(copy.manifest, law=law, probe=())
+    with reissued(copy, manifest) as wrong:
+        # Labels are what they are; of which pixels is not known.
+        np.testing.assert_array_equal(wrong.read(1, 2).indices, store.read(1, 2).indices)
+        data = SoftLabelDataset(source, wrong)
+        web = WebDatasetViews(wrong, 1, partners=source)
+        key = store.keys[1]
+        refused = [
+            lambda: wrong.views(1, 2),
+            lambda: data[Show(1, (2,))],
+            lambda: web({"__key__": key.rsplit(".", 1)[0], "jpg": (photos / key).read_bytes()}),
+            lambda: next(iter(Batches(wrong, 2).epoch(0))),
+            lambda: labelstore.ensemble([wrong, wrong]),
+            lambda: labelstore.ensemble([store, wrong]),
+            lambda: subset(wrong, tmp_path / "part.zarr", views=range(2)),
+        ]
+        for call in refused:
+            with pytest.raises(MismatchError) as caught:
+                call()
+            assert "\n" not in str(caught.value)
 
 
 class _StopError(Exception):
