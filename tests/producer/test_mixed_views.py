@@ -338,7 +338,7 @@ def many(photos, tmp_path_factory):
 
 
 @pytest.mark.parametrize("change", [{"partners_digest": "0" * 32}, {"partners": PHOTOS - 1}])
-def test_a_store_whose_partners_are_said_to_be_others_shows_no_view(photos, store, tmp_path, change):
+def test_a_store_that_names_other_partners_shows_no_view(photos, store, tmp_path, change):
     """What its manifest says is sound in every checksum, and not of its images."""
     mixing = dataclasses.replace(store.law.mixing, **change)
     law = dataclasses.replace(store.law, stages=(*store.law.stages[:-1], mixing))
