@@ -161,6 +161,7 @@ class Cutter:
         # Where views are mixed, digests of files as they were read first; 0 before.
         count = 0 if law.mixing is None else len(source)
         self._digests = np.zeros(count, dtype=np.uint64)
+        self._mixed: deque[tuple[int, int]] = deque()
         self._partners = PartnerPhotos(self._partner_photo, self._partner_views)
         self._shapes = shapes
         self._place = place
@@ -203,6 +204,15 @@ class Cutter:
                 ) from error
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def mixed_files(self) -> dict[int, int]:
+        """Digests by position of the photos that views were mixed with and that were read since
+        this was asked last."""
+        files = {}
+        while self._mixed:
+            image, digest = self._mixed.popleft()
+            files[image] = digest
+        return files
 
     def _plan(self, blocks: Iterable[tuple[int, slice, tuple[int, ...]]]) -> Iterator[CropRun]:
         """Runs in order: batches never cross a block, so resuming changes none."""
@@ -401,6 +411,7 @@ class Cutter:
         """The photo of an image that views of others are mixed with."""
         file = read_photo(self._source, image)
         self._require_same(image, file.digest)
+        self._mixed.append((image, file.digest))
         if file.photo is None:
             raise _NoPartnerError(str(file.error))
         return pixels_of(file.photo) if self._as_array else file.photo

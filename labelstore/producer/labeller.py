@@ -52,6 +52,9 @@ class LabelledBlock:
     """Position of each image that could not be decoded, and why."""
     notes: tuple[str, ...] = ()
     """What the user is to be told of the teacher."""
+    mixed_files: Mapping[int, int] = field(default_factory=dict)
+    """Digests by position of photos that views were mixed with, of this block or one before or
+    behind it; each is told once."""
 
 
 class _BlockArrays:
@@ -288,6 +291,7 @@ class Labeller:
                     block.views,
                     block.undecodable,
                     self._teachers[number][0].notes,
+                    self._cutter.mixed_files(),
                 )
 
     def _leave_out(

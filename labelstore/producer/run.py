@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 from labelstore.errors import LaunchWarning
 from labelstore.producer.stopping import StopRequest, Terminated, deferred
+from labelstore.store.mixed_views import PartnerFiles
+from labelstore.store.store import Store
+from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +59,9 @@ class StoreRun:
     ) -> None:
         self._growth = growth
         self._writers = writers
+        self._files: PartnerFiles | None = None
+        # Blocks of each store whose photos' digests were taken in.
+        self._learned: list[set[int]] = [set() for _ in writers]
         self._manifest = writers[0].manifest
         self._progress = progress
         self.committed = [w.manifest.num_blocks - len(w.pending_blocks()) for w in writers]
@@ -81,7 +87,14 @@ class StoreRun:
         self.seconds = 0.0
 
     def through(self, labeller: BlockLabeller, share: Share | None) -> None:
-        """Make all blocks, or with a share all that no other process makes."""
+        """Make all blocks, or with a share all that no other process makes.
+
+        Raises:
+            MismatchError: photos that views are mixed with are other files here than they were for
+                another block, another process or the run before.
+        """
+        self._files = self._open_files()
+        self._learn_files()
         while True:
             # One block is written while the next one is made; no more wait in memory.
             with (
@@ -91,6 +104,7 @@ class StoreRun:
                 self._take_over()
                 for labelled in labeller.blocks(self._claims(share), self):
                     number = labelled.teacher
+                    self._require_same_files(labelled, share)
                     self._written(wait=True)
                     self._writing = disk.submit(self._write, labelled)
                     self.blocks[number] += 1
@@ -101,7 +115,44 @@ class StoreRun:
                 self._written(wait=True)
             self.seconds = time.monotonic() - self._started
             if share is None or not self._pending_elsewhere():
-                return
+                break
+        if share is not None:
+            self._learn_files()
+
+    def _open_files(self) -> PartnerFiles | None:
+        """What is known of the photos that views are mixed with; None where none are."""
+        law = self._manifest.law
+        if not isinstance(law, ViewLaw) or law.mixing is None:
+            return None
+        files = PartnerFiles(Store(self._writers[0].path).keys[: law.mixing.partners])
+        if self._growth is not None:
+            files.learn(self._growth.store, range(self._growth.store.manifest.num_blocks))
+        return files
+
+    def _learn_files(self) -> None:
+        """Compare the photos of blocks that are committed, by whomever, with what is known."""
+        if self._files is None:
+            return
+        for number, writer in enumerate(self._writers):
+            committed = set(range(self._manifest.num_blocks)) - set(writer.pending_blocks())
+            blocks = sorted(committed - self._learned[number])
+            if blocks:
+                self._files.learn(Store(writer.path), blocks)
+            self._learned[number] = committed
+
+    def _require_same_files(self, labelled: LabelledBlock, share: Share | None) -> None:
+        """Refuse a block whose photos, or those that its views are mixed with, are other files
+        than they were elsewhere in the store."""
+        if self._files is None:
+            return
+        if share is not None:
+            for writer in self._writers:
+                writer.refresh()
+            self._learn_files()
+        rows, digests = self._manifest.block_slice(labelled.block), labelled.data.digests
+        own = {} if digests is None else dict(enumerate(digests.tolist(), rows.start))
+        self._files.require(labelled.mixed_files)
+        self._files.require(own)
 
     def _write(self, labelled: LabelledBlock) -> None:
         writer = self._writers[labelled.teacher]

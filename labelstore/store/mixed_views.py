@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.errors import UsageError
+from labelstore.errors import CorruptError, MismatchError, UsageError
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     import numpy.typing as npt
 
     from labelstore.store.label_reader import LabelReader
+    from labelstore.store.store import Store
     from labelstore.views.law import Views
 
-__all__ = ["is_mixed", "partner_views", "require_unmixed", "view_truth"]
+__all__ = ["PartnerFiles", "is_mixed", "partner_views", "require_unmixed", "view_truth"]
 
 
 def is_mixed(store: LabelReader) -> bool:
@@ -72,3 +75,68 @@ def require_unmixed(store: LabelReader, wish: str) -> None:
             "leave it out, or use a store whose views are not mixed.",
             arguments=("ferkd",),
         )
+
+
+class PartnerFiles:
+    """The files of the images that views of a store are mixed with, while the store is made.
+
+    A label shows two photos, and a store keeps the digest of each photo once, beside the photo's
+    own labels. So whoever mixed and whoever labelled a photo must have had the same file.
+    """
+
+    def __init__(self, keys: tuple[str, ...] | list[str]) -> None:
+        """Of images by their keys, of none of which anything is known."""
+        self._keys = keys
+        self._known = np.zeros(len(keys), dtype=np.uint64)
+
+    def learn(self, store: Store, blocks: Iterable[int]) -> None:
+        """Take the digests of a store's blocks for those of the files, and compare with what is
+        known; blocks that cannot be read are passed over.
+
+        Args:
+            store: whose first images these are, or these its. blocks: committed ones.
+
+        Raises:
+            MismatchError: as ``require``.
+        """
+        numbers = list(blocks)
+        try:
+            self._learn(store, numbers)
+        except CorruptError:  # which reading and verify name
+            for block in numbers:
+                try:
+                    self._learn(store, [block])
+                except CorruptError:
+                    continue
+
+    def _learn(self, store: Store, blocks: list[int]) -> None:
+        for block, codes in zip(blocks, store.reader.images_of(blocks), strict=True):
+            start = store.manifest.block_slice(block).start
+            digests = codes["images/digest"][: max(len(self._keys) - start, 0)]
+            self._compare(np.arange(start, start + len(digests)), digests)
+
+    def require(self, digests: Mapping[int, int]) -> None:
+        """Compare files that were labelled, or mixed with others, with those that are known.
+
+        Args:
+            digests: of files, by the image's position; 0 where unknown.
+
+        Raises:
+            MismatchError: one is another file than before.
+        """
+        images = np.fromiter(digests.keys(), dtype=np.int64, count=len(digests))
+        values = np.fromiter(digests.values(), dtype=np.uint64, count=len(digests))
+        partners = images < len(self._keys)
+        self._compare(images[partners], values[partners])
+
+    def _compare(self, images: npt.NDArray[np.int64], digests: npt.NDArray[np.uint64]) -> None:
+        known = self._known[images]
+        other = (known != 0) & (digests != 0) & (known != digests)
+        if other.any():
+            key = self._keys[int(images[int(np.argmax(other))])]
+            raise MismatchError(
+                f"the photo {key!r} is another file here than the one that was labelled, or that "
+                "views of others were mixed with: give the photos that the store was begun with, "
+                "or make it anew."
+            )
+        self._known[images] = np.where(known != 0, known, digests)

@@ -86,14 +86,15 @@ class Recovery:
             options: see ``RecoveryOptions``.
 
         Raises:
-            UsageError: FerKD or hard phases of a store whose views are mixed with others; FerKD of
+            UsageError: FerKD or hard phases of a store whose views are mixed with others; teachers
+                of an ensemble whose labels are of other types, and no type; FerKD of
                 labels that are not top-k, a temperature of such labels or together
                 with FerKD, or of a store that does not tell its own; thresholds by class of
                 other classes. TypeError: an option that is none.
         """
         require_known("Recovery.of", options, RecoveryOptions)
         ferkd, temperature = options.get("ferkd"), options.get("temperature")
-        kind: LabelType = options.get("label_type") or store.manifest.label_type
+        kind: LabelType = options.get("label_type") or _type_of(store)
         if ferkd is not None and kind != "top-k":
             raise UsageError(
                 f"FerKD calibrates recovered top-k labels and the label type is "
@@ -160,6 +161,18 @@ class Recovery:
         # then it counts.
         weight = calibrated.weight if self.ferkd.discard == "mask" else None
         return Recovered(calibrated.labels, weight, calibrated.action)
+
+
+def _type_of(store: LabelReader) -> LabelType:
+    """The type of a store's labels; UsageError where those of an ensemble are of several."""
+    types = dict.fromkeys(member.manifest.label_type for member in store.members)
+    if len(types) > 1:
+        raise UsageError(
+            f"the labels of the ensemble's stores are of the types {' and '.join(types)}, expected "
+            "one: say by label_type what all are to be recovered to, or make them anew alike.",
+            arguments=("label_type",),
+        )
+    return next(iter(types))
 
 
 def _factors(store: LabelReader, temperature: float) -> tuple[float, ...]:

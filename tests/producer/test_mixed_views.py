@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pickle
@@ -31,7 +32,11 @@ from labelstore.operations.verify import replay
 from labelstore.peers.exports.npz import Npz
 from labelstore.producer.generation import generate
 from labelstore.producer.pixel_probe import make_probe, read_by_key, replay_probe
+from labelstore.producer.probe import CHECKED_PHOTOS
+from labelstore.producer.progress import Silent
 from labelstore.producer.settings import LabelSettings, RunOptions
+from labelstore.store.indexing import evenly_spaced
+from labelstore.store.reissue import reissued
 from labelstore.teachers.load import load_teacher
 from labelstore.torch import (
     HuggingFaceViews,
@@ -318,6 +323,113 @@ def test_a_photo_that_changes_in_the_middle_of_a_run_is_noticed(photos, teacher,
     changing.last = counted.reads - 1
     with pytest.raises(SourceError, match="has become another file"):
         generate(changing, *work, tmp_path / "b.zarr", settings, options=options)
+
+
+@pytest.fixture(scope="module")
+def many(photos, tmp_path_factory):
+    """Twenty-four small photos, parts of five."""
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(24):
+        key = sorted(path.name for path in photos.iterdir())[number % PHOTOS]
+        left = 10 * number
+        part = Image.open(photos / key).convert("RGB").crop((left, left // 2, left + 64, left + 60))
+        part.save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.mark.parametrize("change", [{"partners_digest": "0" * 32}, {"partners": PHOTOS - 1}])
+def test_a_store_that_names_other_partners_shows_no_view(photos, store, tmp_path, change):
+    """What its manifest says is sound in every checksum, and not of its images."""
+    mixing = dataclasses.replace(store.law.mixing, **change)
+    law = dataclasses.replace(store.law, stages=(*store.law.stages[:-1], mixing))
+    shutil.copytree(store.path, tmp_path / "s.zarr")
+    copy, source = labelstore.open(tmp_path / "s.zarr"), FolderSource(photos)
+    manifest = dataclasses.replace(copy.manifest, law=law, probe=())
+    with reissued(copy, manifest) as wrong:
+        # Labels are what they are; of which pixels is not known.
+        np.testing.assert_array_equal(wrong.read(1, 2).indices, store.read(1, 2).indices)
+        data = SoftLabelDataset(source, wrong)
+        web = WebDatasetViews(wrong, 1, partners=source)
+        key = store.keys[1]
+        refused = [
+            lambda: wrong.views(1, 2),
+            lambda: data[Show(1, (2,))],
+            lambda: web({"__key__": key.rsplit(".", 1)[0], "jpg": (photos / key).read_bytes()}),
+            lambda: next(iter(Batches(wrong, 2).epoch(0))),
+            lambda: labelstore.ensemble([wrong, wrong]),
+            lambda: labelstore.ensemble([store, wrong]),
+            lambda: subset(wrong, tmp_path / "part.zarr", views=range(2)),
+        ]
+        for call in refused:
+            with pytest.raises(MismatchError) as caught:
+                call()
+            assert "\n" not in str(caught.value)
+
+
+class _StopError(Exception):
+    """Ends a run in the middle."""
+
+
+class _StopAfter(Silent):
+    """Ends a run once so many images are labelled."""
+
+    def __init__(self, images):
+        self.left = images
+
+    def update(self, images, views):
+        self.left -= images
+        if self.left < 0:
+            raise _StopError
+
+
+def unlooked_partner(store, committed, among, shown):
+    """An image ``among`` the committed ones that no sample looks at, and that views of ``shown``
+    are mixed with."""
+    law = store.law.among(store.key_hashes)
+    partners = law(store.key_hashes[:, None], np.arange(VIEWS), 64, 60).partners.image
+    probed = store.index_of([entry["key"] for entry in store.manifest.probe])
+    looked = {*probed.tolist(), *partners[probed].ravel().tolist()}
+    looked |= set(committed[evenly_spaced(len(committed), CHECKED_PHOTOS)].tolist())
+    free = set(among) - looked
+    return min(image for image in free if image in partners[shown])
+
+
+def test_a_partner_that_another_run_labelled_is_the_same_file(many, teacher, tmp_path):
+    """Also where no sample looks at it."""
+    own = tmp_path / "photos"
+    shutil.copytree(many, own)
+    law = ViewLaw(seed=3, stages=("mixup-1-r1",))
+    stored = StoreSettings(k=5, quantizer="fp32", prior_size=0, block_images=12, group_views=2)
+    settings = LabelSettings(VIEWS, stored, law=law, temperature=0.1)
+    source, path = FolderSource(own), tmp_path / "s.zarr"
+    work = np.full(24, -1, np.int32), teacher, path, settings
+    options = RunOptions(batch_size=12)
+    with pytest.raises(_StopError):
+        generate(source, *work, options=options, progress=_StopAfter(16))
+    store = labelstore.open(path)
+    assert store.missing_blocks() == [1]
+    changed = own / store.keys[unlooked_partner(store, np.arange(12), range(12), range(12, 24))]
+    before = changed.read_bytes()
+    Image.open(changed).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(changed)
+    with pytest.raises(MismatchError, match=f"{changed.name}' is another file here") as caught:
+        generate(source, *work, options=options)
+    assert "\n" not in str(caught.value)
+    assert labelstore.open(path).missing_blocks() == [1]
+    changed.write_bytes(before)
+    assert generate(source, *work, options=options).blocks_missing == 0
+    # So in repair, whatever block it is.
+    files = files_of(path)
+    shard = next(name for name in files if name.startswith("labels/top_prob/c/0"))
+    (path / shard).write_bytes(b"")
+    store = labelstore.open(path)
+    changed = own / store.keys[unlooked_partner(store, np.arange(24), range(12, 24), range(12))]
+    before = changed.read_bytes()
+    Image.open(changed).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(changed)
+    with pytest.raises(MismatchError, match=f"{changed.name}' is another file here"):
+        repair(path, source, teacher, options=options)
+    changed.write_bytes(before)
+    repair(path, source, teacher, options=options)
+    assert files_of(path) == files
 
 
 def test_a_store_grows_and_its_old_views_keep_their_partners(photos, teacher, tmp_path):

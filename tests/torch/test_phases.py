@@ -14,7 +14,16 @@ from torch.utils.data import DataLoader
 import labelstore
 from labelstore import Batches, FerKD, LabelPhases
 from labelstore.errors import LabelError, MismatchError, UsageError
-from labelstore.torch import Show, SoftLabelDataset, ViewSampler, collate_views, recover
+from labelstore.torch import (
+    HuggingFaceViews,
+    Show,
+    SoftLabelDataset,
+    StreamingViews,
+    ViewSampler,
+    WebDatasetViews,
+    collate_views,
+    recover,
+)
 from tests.support.stores import written
 from tests.support.training import NUM_CLASSES
 
@@ -96,6 +105,35 @@ def test_workers_that_stay_show_each_epoch_s_kind(store, photos):
         sampler.set_epoch(epoch)
         for _, target in loader:
             compare(store, dense(target), target.image.tolist(), target.view.tolist(), epoch)
+
+
+def test_photos_of_other_pipelines_get_each_epoch_s_kind(store, work):
+    def encoded(key):
+        return (work.photos / key).read_bytes()
+
+    def web(join, key):
+        return join({"__key__": key.removesuffix(".jpg"), "jpg": encoded(key)})[1]
+
+    def streaming(join, key):
+        return join([{"key": key, "image": encoded(key)}])[1]
+
+    def hub(join, key):
+        return join({"image": [{"path": key, "bytes": encoded(key)}]})["labels"][0]
+
+    joins = {WebDatasetViews: web, StreamingViews: streaming, HuggingFaceViews: hub}
+    for kind, label in joins.items():
+        for labels in ("recovered", "stored"):
+            join = kind(store, 2, phases=PHASES, labels=labels, check_pixels=False)
+            for epoch in range(8):
+                join.set_epoch(epoch)
+                target = label(join, store.keys[3])
+                if labels == "stored":
+                    target = recover(target, join.data.recovery)
+                compare(store, dense(target), target.image.tolist(), target.view.tolist(), epoch)
+            # All later labels would be soft, whatever the phases were planned for.
+            with pytest.raises(UsageError, match="planned for 8 epochs"):
+                join.set_epoch(8)
+            assert join.epoch == 7
 
 
 @pytest.mark.parametrize("epoch", [1, 2])

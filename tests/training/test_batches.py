@@ -100,6 +100,34 @@ def test_several_teachers(store, tmp_path, work):
     np.testing.assert_allclose(batch.labels.dense(), mean, atol=1e-6)
 
 
+def test_teachers_of_other_label_types_need_a_type(tmp_path):
+    """A hard label is none whose residual mass is spread, nor the other way round."""
+    rng = np.random.default_rng(0)
+    probs = np.full((4, 2, 1), 0.6, dtype=np.float32)
+    stores = [
+        labelstore.write(
+            tmp_path / f"{kind}.zarr",
+            rng.integers(0, 5, (4, 2, 1)),
+            probs,
+            5,
+            boxes=np.full((4, 2, 4), 8),
+            flips=np.zeros((4, 2), dtype=bool),
+            label_type=kind,
+        )
+        for kind in ("top-k", "hard")
+    ]
+    for members in (stores, stores[::-1]):
+        both = labelstore.ensemble(members)
+        with pytest.raises(UsageError, match=r"types .* and .*, expected") as caught:
+            Batches(both, 4)
+        assert "\n" not in str(caught.value)
+        (batch,) = Batches(both, 4, label_type="hard").epoch(0)
+        ones = np.zeros((4, 5))
+        for store in stores:
+            ones[range(4), store.read(batch.images, batch.views).indices[:, 0]] += 0.5
+        np.testing.assert_allclose(batch.labels.dense(), ones, atol=1e-6)
+
+
 def _number(key):
     return int(key.split()[1].split(".")[0])
 

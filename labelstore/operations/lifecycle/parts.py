@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import MismatchError, UsageError
+from labelstore.format.arrays import IMAGES_COLUMN
 from labelstore.format.blocks import check_table
 from labelstore.format.manifest import LOGITS_PROBE
 from labelstore.storage.location import same_place
@@ -85,8 +86,9 @@ def join_parts(
 
     Raises:
         MismatchError: the parts differ in what their labels mean, in teacher, views or libraries;
-            two have the same image. IncompleteError: a part with an id of its own is not finished.
-        UsageError: fewer than two, or a path of another format. CorruptError: a part is damaged.
+            two have the same image, or the same block of other photos. IncompleteError: a part with
+            an id of its own is not finished. UsageError: fewer than two, or a path of another
+            format. CorruptError: a part is damaged.
     """
     parts = opened_all(stores)
     if len(parts) < 2:
@@ -226,6 +228,24 @@ def _manifest(parts: Sequence[Store], selection: Selection) -> Manifest:
     return dataclasses.replace(manifest, teacher=teacher)
 
 
+def _check_blocks(parts: Sequence[Store]) -> None:
+    """Refuse parts of one store that have a block of other photos.
+
+    Its labels may differ in their last bits, and then those of the first part are taken.
+    """
+    of_images = np.stack([part.reader.all_commits[:, IMAGES_COLUMN] for part in parts])
+    for part, own in zip(parts[1:], of_images[1:], strict=True):
+        other = (of_images != 0) & (own != 0) & (of_images != own)
+        if other.any():
+            number, block = (int(place) for place in np.argwhere(other)[0])
+            rows = part.manifest.block_slice(block)
+            raise MismatchError(
+                f"{part.path} and {parts[number].path} both have block {block} (the images from "
+                f"{part.keys[rows.start]!r} on), of other photos: their files, or which of them "
+                "have labels, differ; make one of them anew from the photos of the other."
+            )
+
+
 def _join_blocks(
     parts: Sequence[Store],
     path: str | os.PathLike[str],
@@ -236,6 +256,7 @@ def _join_blocks(
     first = parts[0]
     manifest = first.manifest
     held = [set(range(manifest.num_blocks)) - set(part.missing_blocks()) for part in parts]
+    _check_blocks(parts)
     with StoreWriter(path, manifest, first.keys, first.targets, overwrite=overwrite) as writer:
         missing, pending = 0, set(writer.pending_blocks())
         for block in range(manifest.num_blocks):

@@ -107,8 +107,11 @@ class ViewJoin:
         return int(self._epoch[0])
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, 0..2**32-1; UsageError for another, or one that a curriculum lacks."""
+        """Choose the epoch, 0..2**32-1; UsageError for another, or one that a curriculum, or labels
+        in phases, lack."""
         self.order.check(epoch)
+        if self.data.recovery.phases is not None:
+            self.data.recovery.phases.check(epoch)
         self._epoch[0] = epoch
 
     def image_of(self, *keys: str) -> int:

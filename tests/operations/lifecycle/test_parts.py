@@ -39,6 +39,23 @@ def test_blocks_of_one_store_that_were_made_apart(tmp_path, suffix):
     assert files_of(tmp_path / f"c.{suffix}") == files_of(whole.path)
 
 
+def test_a_block_of_other_photos_is_refused(tmp_path):
+    """Two machines that made one store, with other files under the same keys."""
+    first, _ = make_planned(tmp_path / "a.zarr", blocks=[0, 1])
+    manifest, keys, targets, data, _ = planned()
+    with StoreWriter(tmp_path / "b.zarr", manifest, keys, targets) as writer:
+        digests = data(1).digests.copy()
+        digests[3] += 100
+        writer.write_block(1, dataclasses.replace(data(1), digests=digests))
+        writer.write_block(2, data(2))
+    with pytest.raises(MismatchError, match=f"block 1 .*{keys[8]}.*of other photos") as caught:
+        join_parts([first, tmp_path / "b.zarr"], tmp_path / "c.zarr")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "c.zarr").exists()
+    third, _ = make_planned(tmp_path / "d.zarr", blocks=[1, 2])
+    assert join_parts([first, third], tmp_path / "c.zarr").blocks_missing == 0
+
+
 def test_the_command_says_what_is_missing(tmp_path):
     for name, block in (("a", 0), ("b", 1)):
         make_planned(tmp_path / f"{name}.zarr", blocks=[block])
