@@ -237,26 +237,25 @@ class Growth:
 
     def copy(self, manifest: Manifest, block: int) -> BlockCodes:
         """The codes of a block of the grown store of which nothing is to be labelled."""
-        images, priors, views = self.store.block_codes(block)
+        old = self.store.stored_block(block)
         further = manifest.num_views - self.plan.old_views
-        if further:
-            # All of it are images without labels: they have none of further views either.
-            fills = {spec.name: spec.fill for spec in view_arrays(manifest)}
-            views = {
-                name: np.concatenate(
-                    [
-                        values,
-                        np.full(
-                            (len(values), further, *values.shape[2:]),
-                            fills[name],
-                            dtype=values.dtype,
-                        ),
-                    ],
-                    axis=1,
-                )
-                for name, values in views.items()
-            }
-        return BlockCodes(images, priors, views)
+        if not further:
+            return old
+        # All of it are images without labels: they have none of further views either.
+        fills = {spec.name: spec.fill for spec in view_arrays(manifest)}
+        views = {
+            name: np.concatenate(
+                [
+                    values,
+                    np.full(
+                        (len(values), further, *values.shape[2:]), fills[name], dtype=values.dtype
+                    ),
+                ],
+                axis=1,
+            )
+            for name, values in old.views.items()
+        }
+        return dataclasses.replace(old, views=views)
 
     def codes(self, manifest: Manifest, block: int, data: BlockData) -> BlockCodes:
         """The codes of a block: the old store's where it has them, what was labelled elsewhere.
@@ -272,7 +271,7 @@ class Growth:
         if count <= 0:
             return block_codes(data, manifest, block)
         # Blocks are as large in both stores, so that they begin at the same images.
-        old = BlockCodes(*self.store.block_codes(block))
+        old = self.store.stored_block(block)
         first = self.plan.first_views[rows][:count]
         kept = first > 0
         self._check(rows, data, old, kept & (first < manifest.num_views))
@@ -284,7 +283,7 @@ class Growth:
                 values[:count][kept] = taken[name][kept]
         for name, values in codes.views.items():
             values[:count, : self.plan.old_views][kept] = old.views[name][kept]
-        return codes
+        return dataclasses.replace(codes, stored=old.stored)
 
     def _check(self, rows: slice, data: BlockData, old: BlockCodes, labelled: BoolArray) -> None:
         """Refuse to lose labels that the old store has, or to mix those of two photos.
