@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -338,6 +339,23 @@ def test_parts_grow_and_are_repaired(old, first_three, photos, teacher, tmp_path
     grow(path, FolderSource(photos), teacher, tmp_path / "new.zarr", num_views=4, options=OPTIONS)
     new = labelstore.open(tmp_path / "new.zarr")
     assert (new.num_images, new.num_views) == (5, 4)
+
+
+def test_a_plan_compares_a_sample_of_the_files_and_says_so(old, photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    changed = folder / old.keys[1]
+    Image.new("RGB", (50, 40)).save(changed)
+    source, path = FolderSource(folder), tmp_path / "new.zarr"
+    with pytest.raises(MismatchError, match=re.escape(repr(old.keys[1]))):
+        Growth.of(old, source, path, sampled=True)
+    with pytest.MonkeyPatch.context() as patch:
+        # Both ends are among them.
+        patch.setattr("labelstore.producer.growth.growth.SAMPLED", 2)
+        growth = Growth.of(old, source, path, sampled=True)
+        assert (growth.compared, growth.plan.added) == (2, 2)
+    with pytest.raises(MismatchError, match="other files"):
+        Growth.of(old, source, path)
 
 
 def test_a_plan_is_a_function_of_two_tables():
