@@ -32,7 +32,7 @@ def grow(request: GenerateOptions, launch: Launch | None) -> list[Report]:
     from labelstore.images.ground_truth import read_class_map
     from labelstore.images.sources.choose import check_outside
     from labelstore.launch import take_gpu
-    from labelstore.producer.growth.growth import Growth
+    from labelstore.producer.growth.growth import SAMPLED, Growth
 
     teachers = request.teachers.each()
     request.teachers.check_count("output", request.output)
@@ -54,20 +54,26 @@ def grow(request: GenerateOptions, launch: Launch | None) -> list[Report]:
     check_outside(source, path)
     first = launch is None or launch.rank == 0
     quiet = request.quiet or not first
-    with output.progress(
-        store.num_images, None, quiet=quiet or request.json, brief=True
-    ) as progress:
+    # What is labelled anew is counted: then all have to be compared.
+    sampled = request.dry_run and not request.relabel_changed
+    total = min(store.num_images, SAMPLED) if sampled else store.num_images
+    with output.progress(total, None, quiet=quiet or request.json, brief=True) as progress:
         growth = Growth.of(
             store,
             source,
             path,
             request.views,
             relabel_changed=request.relabel_changed,
+            sampled=sampled,
             workers=options.workers,
             progress=progress,
         )
     if not quiet and not (request.dry_run and request.json):
         announce_growth(growth.plan)
+        if sampled and growth.compared == SAMPLED:
+            output.note(
+                f"{SAMPLED} photos were compared with what was labelled; a run compares all"
+            )
     if launch is not None and request.teachers.device != "cpu":
         take_gpu(launch)
     network = teachers[0].load()

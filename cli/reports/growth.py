@@ -46,6 +46,7 @@ def growth_document(growth: Growth, estimate: Forecast) -> dict[str, Any]:
         "missing": len(plan.missing),
         "relabelled": len(plan.relabelled),
         "views": plan.views,
+        "compared": growth.compared,
         # As large a label as in the old store.
         "bytes": round(bytes_of(growth.store) * labels / (plan.old_images * plan.old_views)),
         "free_bytes": estimate.free_bytes,

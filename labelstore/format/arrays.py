@@ -33,7 +33,6 @@ __all__ = [
     "image_arrays",
     "images_digest",
     "prior_arrays",
-    "same_layout",
     "view_arrays",
     "view_columns",
 ]
@@ -113,18 +112,6 @@ def image_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
         ArraySpec("images/digest", np.dtype("<u8"), (images,), ("image",), 0),
         ArraySpec("images/status", np.dtype("|u1"), (images,), ("image",), 0),
     )
-
-
-def same_layout(first: Manifest, second: Manifest) -> bool:
-    """Whether blocks of two stores that have the same codes have the same objects: arrays of the
-    same types, with blocks and groups of views as large."""
-
-    def layout(manifest: Manifest) -> list[object]:
-        arrays = (*image_arrays(manifest), *prior_arrays(manifest), *view_arrays(manifest))
-        sizes = manifest.block_images, manifest.num_views, manifest.group_views
-        return [manifest.encoding, sizes, [(s.name, s.dtype, s.shape[1:]) for s in arrays]]
-
-    return layout(first) == layout(second)
 
 
 def array_digest(

@@ -43,6 +43,8 @@ __all__ = [
     "BlockCodes",
     "BlockData",
     "BlockPriors",
+    "StoredArray",
+    "StoredObject",
     "array_block_images",
     "block_codes",
     "check_table",
@@ -227,6 +229,29 @@ def _rounded(probs: npt.NDArray[Any], quantizer: Quantizer) -> npt.NDArray[np.fl
 
 
 @dataclasses.dataclass(frozen=True)
+class StoredObject:
+    """An object that holds an array of a block, as it lies in a store."""
+
+    data: bytes
+    chunk: tuple[int, ...]
+    """Shape of the pieces of the array that are compressed apart."""
+    count: int
+    """How many there are."""
+    fill: float
+    """What those hold that were left out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredArray:
+    """An array of a block as it lies in a store: what is the same in another store's need not be
+    compressed again."""
+
+    object: StoredObject
+    codes: npt.NDArray[Any]
+    """(n, ...) what was decoded from it: whole groups of views, all of them or the first."""
+
+
+@dataclasses.dataclass(frozen=True)
 class BlockCodes:
     """The codes of a block, by array name."""
 
@@ -234,9 +259,9 @@ class BlockCodes:
     priors: Codes
     """Empty for a store without."""
     views: Codes
-    stored: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
-    """The objects that codes were decoded from, by array name, where another store of the same
-    layout (``labelstore.format.arrays.same_layout``) may have them as they are; else empty."""
+    stored: Mapping[str, StoredArray] = dataclasses.field(default_factory=dict)
+    """A block that has some of these codes, or all, as it lies in another store, by array name;
+    empty where nothing is known of one."""
 
     @property
     def arrays(self) -> Codes:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.format.arrays import LABELLED, same_layout, view_arrays
+from labelstore.format.arrays import LABELLED, view_arrays
 from labelstore.format.blocks import BlockCodes
 from labelstore.format.manifest import EXPLICIT, fingerprint
 from labelstore.store.lineage import TEACHERS, origin
@@ -185,7 +185,7 @@ class Selection:
         """
         whole = self._whole_block(manifest, rows)
         if whole is not None:
-            return self.stores[whole[0]].stored_block(whole[1])
+            return self.stores[whole[0]].stored_block(whole[1], self.num_views)
         members, places = self.members[rows], self.rows[rows]
         sizes = np.array([store.manifest.block_images for store in self.stores])
         blocks = places // sizes[members]
@@ -207,13 +207,19 @@ class Selection:
         return BlockCodes(images, priors, views)
 
     def _whole_block(self, manifest: Manifest, rows: slice) -> tuple[int, int] | None:
-        """Store and block that a run of the new store's images are, as a whole and in the same
-        layout: such a block is not encoded anew. None where there is none."""
+        """Store and block that a run of the new store's images are, as a whole and with its first
+        views, cut into the same groups: of such a block groups are not encoded anew. None where
+        there is none."""
         member = int(self.members[rows.start])
         source = self.stores[member].manifest
         block = int(self.rows[rows.start]) // source.block_images
         run = source.block_slice(block)
-        alike = isinstance(self.views, range) and same_layout(source, manifest)
+        alike = (
+            isinstance(self.views, range)
+            and source.block_images == manifest.block_images
+            and source.group_views == manifest.group_views
+            and (source.law == EXPLICIT) == (manifest.law == EXPLICIT)
+        )
         if not alike or rows.stop - rows.start != run.stop - run.start:
             return None
         places = np.arange(run.start, run.stop)

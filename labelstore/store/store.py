@@ -293,11 +293,11 @@ class Store:
         """
         return self._reader.block_codes(block, num_views or self.num_views)
 
-    def stored_block(self, block: int) -> BlockCodes:
-        """As ``block_codes``, of all views, with the objects on disk that the codes were decoded
-        from, where a store of the same layout may have them as they are: to compress them again
-        takes a hundred times as long as to read them."""
-        return self._reader.stored_block(block)
+    def stored_block(self, block: int, num_views: int | None = None) -> BlockCodes:
+        """As ``block_codes``, with the objects on disk that the codes were decoded from, of which
+        another store may have parts as they are: to compress them again takes a hundred times as
+        long as to read them."""
+        return self._reader.stored_block(block, num_views or self.num_views)
 
     def labelled(self) -> npt.NDArray[np.bool_]:
         """(num_images,) bool: whether the image's labels are committed and it was readable."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -33,6 +34,7 @@ from labelstore.producer.settings import LabelSettings, Output, RunOptions
 from labelstore.store.lineage import lineage
 from labelstore.teachers.load import load_teacher
 from tests.support import commands
+from tests.support.shards import chunks_of, turned_round
 from tests.support.stores import few_photos, files_of
 
 OPTIONS = RunOptions(batch_size=8)
@@ -136,6 +138,28 @@ def test_more_photos_alone_copy_the_blocks_that_are_full(old, photos, teacher, t
         "grow",
         "grow",
     ]
+
+
+def test_what_stays_is_not_compressed_again(old, photos, teacher, tmp_path):
+    # Three images in two blocks, three views in two groups, as another writer would lay them down.
+    copy(old, tmp_path / "old.zarr")
+    turned_round(tmp_path / "old.zarr")
+    other, source = labelstore.open(tmp_path / "old.zarr"), FolderSource(photos)
+    before = chunks_of(other.path)
+    grow(other, source, teacher, tmp_path / "images.zarr", options=OPTIONS)
+    grow(other, source, teacher, tmp_path / "views.zarr", num_views=5, options=OPTIONS)
+    for name, chunks in chunks_of(tmp_path / "views.zarr").items():
+        block = int(name.split("/c/")[1].split("/")[0])
+        kept = [chunk in before.get(name, ()) for chunk in chunks]
+        assert kept == [block == 0, False, False]
+        if block == 0:
+            assert (tmp_path / "images.zarr" / name).read_bytes() == (
+                other.path / name
+            ).read_bytes()
+    for name in ("images.zarr", "views.zarr"):
+        assert verify(tmp_path / name).whole
+        for key in old.keys:
+            assert codes_of(labelstore.open(tmp_path / name), key, 3) == codes_of(old, key, 3)
 
 
 @pytest.mark.parametrize(
@@ -315,6 +339,23 @@ def test_parts_grow_and_are_repaired(old, first_three, photos, teacher, tmp_path
     grow(path, FolderSource(photos), teacher, tmp_path / "new.zarr", num_views=4, options=OPTIONS)
     new = labelstore.open(tmp_path / "new.zarr")
     assert (new.num_images, new.num_views) == (5, 4)
+
+
+def test_a_plan_compares_a_sample_of_the_files_and_says_so(old, photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    changed = folder / old.keys[1]
+    Image.new("RGB", (50, 40)).save(changed)
+    source, path = FolderSource(folder), tmp_path / "new.zarr"
+    with pytest.raises(MismatchError, match=re.escape(repr(old.keys[1]))):
+        Growth.of(old, source, path, sampled=True)
+    with pytest.MonkeyPatch.context() as patch:
+        # Both ends are among them.
+        patch.setattr("labelstore.producer.growth.growth.SAMPLED", 2)
+        growth = Growth.of(old, source, path, sampled=True)
+        assert (growth.compared, growth.plan.added) == (2, 2)
+    with pytest.raises(MismatchError, match="other files"):
+        Growth.of(old, source, path)
 
 
 def test_a_plan_is_a_function_of_two_tables():

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import struct
+import dataclasses
 
-import google_crc32c
 import numpy as np
 import pytest
+from numcodecs import blosc
 
 import labelstore
 from labelstore.errors import CorruptError
+from labelstore.format.blocks import StoredArray, StoredObject
 from labelstore.operations.lifecycle.copy import copy
 from labelstore.operations.lifecycle.parts import join_parts
 from labelstore.operations.lifecycle.subset import subset
 from labelstore.operations.recode import recode
 from labelstore.operations.verify import verify
+from labelstore.store.backends.zarr.metadata import ArrayLayout
+from labelstore.store.backends.zarr.shard_writing import BlockEncoder
+from tests.support.shards import SHARDS, chunks_of, turned_round
 from tests.support.stores import files_of, written
-
-SHARDS = ("labels/top_prob", "labels/classes", "labels/rest_probs")
-
-
-def turned_round(path):
-    """Lay the chunks of all shards the other way round: another writer's objects, as valid."""
-    for name in SHARDS:
-        for shard in sorted((path / name / "c").rglob("*")):
-            if not shard.is_file():
-                continue
-            data = shard.read_bytes()
-            groups = labelstore.open(path).manifest.num_groups
-            index = np.frombuffer(data[-16 * groups - 4 : -4], "<u8").reshape(-1, 2)
-            chunks = [data[start : start + size] for start, size in index.tolist()]
-            ends = np.cumsum([len(chunk) for chunk in chunks[::-1]])[::-1]
-            places = b"".join(
-                struct.pack("<QQ", int(end) - len(chunk), len(chunk))
-                for end, chunk in zip(ends, chunks, strict=True)
-            )
-            shard.write_bytes(
-                b"".join(chunks[::-1]) + places + struct.pack("<I", google_crc32c.value(places))
-            )
-    assert verify(path).whole
 
 
 def blocks_of(path):
@@ -82,6 +63,37 @@ def test_the_first_blocks_are_taken_whole_and_others_encoded(source, tmp_path):
     assert verify(moved).whole
     images, views = np.arange(9)[:, None], np.arange(source.num_views)
     assert np.array_equal(moved.read(images, views).probs, source.read(images + 1, views).probs)
+
+
+@pytest.mark.parametrize("views", [4, 3, 1])
+def test_the_first_views_keep_their_groups(source, tmp_path, views):
+    subset(source, tmp_path / "few.zarr", views=range(views))
+    assert verify(tmp_path / "few.zarr").whole
+    before, after = chunks_of(source.path), chunks_of(tmp_path / "few.zarr")
+    assert before.keys() == after.keys()
+    whole = views // source.manifest.group_views
+    for name, chunks in after.items():
+        assert chunks[:whole] == before[name][:whole]
+        # The group that is cut has no code of a view that is not there.
+        assert all(chunk != before[name][whole] for chunk in chunks[whole:])
+    images, few = np.arange(10)[:, None], np.arange(views)
+    new = labelstore.open(tmp_path / "few.zarr")
+    assert np.array_equal(new.read(images, few).probs, source.read(images, few).probs)
+
+
+def test_bits_are_compared_and_not_numbers(tmp_path):
+    # 0.0 and -0.0 are equal and have other digests; NaN is the same and not equal.
+    codes = np.array([[0.5, 0.0, np.nan, np.nan]], dtype="<f4")
+    layout = ArrayLayout(codes.dtype, (1, 4), (1, 2), (1, 4), float("nan"))
+    encoder = BlockEncoder(layout, blosc.Blosc(cname="zstd", typesize=4))
+    plain = BlockEncoder(layout, blosc.Blosc(cname="zstd", clevel=0, shuffle=2, typesize=4))
+    stored = StoredArray(StoredObject(plain.encode(codes), (1, 2), 2, float("nan")), codes)
+    assert encoder.encode(codes, stored) == plain.encode(codes) != encoder.encode(codes)
+    negative = np.array([[0.5, -0.0, np.nan, np.nan]], dtype="<f4")
+    assert encoder.encode(negative, stored) == encoder.encode(negative)
+    # Where what is left out means something else, nothing is taken.
+    other = dataclasses.replace(stored, object=dataclasses.replace(stored.object, fill=0.0))
+    assert encoder.encode(codes, other) == encoder.encode(codes)
 
 
 def test_parts_keep_their_objects_where_blocks_begin_at_the_same_images(tmp_path):

@@ -24,6 +24,7 @@ from labelstore.images.sources.ordered import OrderedSource
 from labelstore.producer.growth.lists import with_lists
 from labelstore.producer.growth.plan import places_of, plan_growth
 from labelstore.storage.location import same_place
+from labelstore.store.indexing import evenly_spaced
 from labelstore.store.lineage import lineage, origin
 from labelstore.store.rewrite import require_same_format
 from labelstore.views.law import ViewLaw
@@ -43,7 +44,10 @@ if TYPE_CHECKING:
     Int64Array = npt.NDArray[np.int64]
     BoolArray = npt.NDArray[np.bool_]
 
-__all__ = ["Growth", "foreign_steps"]
+__all__ = ["SAMPLED", "Growth", "foreign_steps"]
+
+SAMPLED = 256
+"""Photos whose files are compared for a plan."""
 
 SHOWN = 10
 """Photos that are named, of those that are missing or others than were labelled."""
@@ -66,6 +70,8 @@ class Growth:
     """The old one; it is only read."""
     photos: ImageSource
     plan: GrowthPlan
+    compared: int = 0
+    """Photos whose files were compared with what was labelled."""
 
     @classmethod
     def of(
@@ -76,6 +82,7 @@ class Growth:
         num_views: int | None = None,
         *,
         relabel_changed: bool = False,
+        sampled: bool = False,
         workers: int = 2,
         progress: Progress | None = None,
     ) -> Growth:
@@ -86,6 +93,8 @@ class Growth:
             num_views: of each image; the old store's when None.
             relabel_changed: label photos anew that are other files than were labelled, and those
                 that could not be decoded and are others now.
+            sampled: compare ``SAMPLED`` of the files alone, spread over all: enough for a plan, not
+                for a store.
             workers: threads that read. progress: told of each photo that was compared.
 
         Raises:
@@ -105,7 +114,11 @@ class Growth:
                 arguments=("num_views",),
             )
         labelled = store.labelled()
-        other = _other_files(store, photos, workers, progress)
+        places = places_of(store.keys, photos.keys)
+        known = _Known.of(store, places)
+        if sampled:
+            known = known.sample()
+        other = known.others(photos, workers, progress)
         changed = other[labelled[other]]
         # Of these first images views of others show parts.
         mixing = store.law.mixing if isinstance(store.law, ViewLaw) else None
@@ -126,7 +139,7 @@ class Growth:
             )
         relabelled = other if relabel_changed else other[:0]
         plan = plan_growth(
-            store.keys, labelled, store.num_views, photos.keys, num_views, relabelled
+            store.keys, labelled, store.num_views, photos.keys, num_views, relabelled, places
         )
         if (plan.missing < partners).any():
             raise MismatchError(
@@ -148,7 +161,7 @@ class Growth:
                 f"{store.path} has all images of {photos.path} and {num_views} views of each: ask "
                 "for more views, or give new photos."
             )
-        return cls(store, photos, plan)
+        return cls(store, photos, plan, len(known.images))
 
     @functools.cached_property
     def source(self) -> ImageSource:
@@ -237,26 +250,25 @@ class Growth:
 
     def copy(self, manifest: Manifest, block: int) -> BlockCodes:
         """The codes of a block of the grown store of which nothing is to be labelled."""
-        images, priors, views = self.store.block_codes(block)
+        old = self.store.stored_block(block)
         further = manifest.num_views - self.plan.old_views
-        if further:
-            # All of it are images without labels: they have none of further views either.
-            fills = {spec.name: spec.fill for spec in view_arrays(manifest)}
-            views = {
-                name: np.concatenate(
-                    [
-                        values,
-                        np.full(
-                            (len(values), further, *values.shape[2:]),
-                            fills[name],
-                            dtype=values.dtype,
-                        ),
-                    ],
-                    axis=1,
-                )
-                for name, values in views.items()
-            }
-        return BlockCodes(images, priors, views)
+        if not further:
+            return old
+        # All of it are images without labels: they have none of further views either.
+        fills = {spec.name: spec.fill for spec in view_arrays(manifest)}
+        views = {
+            name: np.concatenate(
+                [
+                    values,
+                    np.full(
+                        (len(values), further, *values.shape[2:]), fills[name], dtype=values.dtype
+                    ),
+                ],
+                axis=1,
+            )
+            for name, values in old.views.items()
+        }
+        return dataclasses.replace(old, views=views)
 
     def codes(self, manifest: Manifest, block: int, data: BlockData) -> BlockCodes:
         """The codes of a block: the old store's where it has them, what was labelled elsewhere.
@@ -272,7 +284,7 @@ class Growth:
         if count <= 0:
             return block_codes(data, manifest, block)
         # Blocks are as large in both stores, so that they begin at the same images.
-        old = BlockCodes(*self.store.block_codes(block))
+        old = self.store.stored_block(block)
         first = self.plan.first_views[rows][:count]
         kept = first > 0
         self._check(rows, data, old, kept & (first < manifest.num_views))
@@ -284,7 +296,7 @@ class Growth:
                 values[:count][kept] = taken[name][kept]
         for name, values in codes.views.items():
             values[:count, : self.plan.old_views][kept] = old.views[name][kept]
-        return codes
+        return dataclasses.replace(codes, stored=old.stored)
 
     def _check(self, rows: slice, data: BlockData, old: BlockCodes, labelled: BoolArray) -> None:
         """Refuse to lose labels that the old store has, or to mix those of two photos.
@@ -337,31 +349,47 @@ def _check_store(store: Store, path: str | os.PathLike[str]) -> None:
     require_same_format(store, path, "a grown store")
 
 
-def _other_files(
-    store: Store, photos: ImageSource, workers: int, progress: Progress | None
-) -> Int64Array:
-    """Positions of a store's images whose photos are other files now, rising.
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """Images of a store that a source has the photos of, and whose files the store knows."""
 
-    What the source lacks is passed over, and what the store knows no digest of.
-    """
-    places = places_of(store.keys, photos.keys)
-    digests = store.image_digests(np.arange(store.num_images))
+    images: Int64Array
+    """(n,) positions in the store, rising."""
+    places: Int64Array
+    """(n,) in the source."""
+    digests: npt.NDArray[np.uint64]
+    """(n,) of the files that were labelled."""
 
-    def is_other(image: int) -> bool:
-        stored = int(digests[image])
-        try:
-            return not is_same_file(photos.read(int(places[image])), stored)
-        except DecodeError:  # a table has no bytes for it
-            return stored != 0
+    @classmethod
+    def of(cls, store: Store, places: Int64Array) -> _Known:
+        """All of them; ``places``: (N,) where each of the store's images is in the source, or
+        -1."""
+        digests = store.image_digests(np.arange(store.num_images))
+        images = np.flatnonzero((places >= 0) & (digests != 0))
+        return cls(images, places[images], digests[images])
 
-    there = np.flatnonzero((places >= 0) & (digests != 0)).tolist()
-    other = []
-    for image, is_changed in every_photo(there, is_other, workers):
-        if is_changed:
-            other.append(image)
-        if progress is not None:
-            progress.update(1, 1)
-    return np.array(other, dtype=np.int64)
+    def sample(self) -> _Known:
+        """Some, spread over all."""
+        chosen = evenly_spaced(len(self.images), SAMPLED)
+        return _Known(self.images[chosen], self.places[chosen], self.digests[chosen])
+
+    def others(self, photos: ImageSource, workers: int, progress: Progress | None) -> Int64Array:
+        """Positions of those whose photos are other files now, rising."""
+
+        def is_other(number: int) -> bool:
+            try:
+                data = photos.read(int(self.places[number]))
+            except DecodeError:  # a table has no bytes for it
+                return True
+            return not is_same_file(data, int(self.digests[number]))
+
+        other = []
+        for number, is_changed in every_photo(range(len(self.images)), is_other, workers):
+            if is_changed:
+                other.append(number)
+            if progress is not None:
+                progress.update(1, 1)
+        return self.images[other]
 
 
 def _named(store: Store, images: Int64Array) -> str:

@@ -70,6 +70,7 @@ def plan_growth(
     source_keys: Sequence[str],
     num_views: int,
     relabelled: Int64Array,
+    places: Int64Array | None = None,
 ) -> GrowthPlan:
     """What is taken over and what is made.
 
@@ -80,14 +81,18 @@ def plan_growth(
         source_keys: of the photos that there are.
         num_views: of each image of the grown store, ``old_views`` or more.
         relabelled: positions of old images of which nothing is to be taken over.
+        places: ``places_of(old_keys, source_keys)``, where that is at hand.
     """
-    known = set(old_keys)
-    added = [place for place, key in enumerate(source_keys) if key not in known]
+    if places is None:
+        places = places_of(old_keys, source_keys)
+    is_new = np.ones(len(source_keys), dtype=bool)
+    is_new[places[places >= 0]] = False
+    added = np.flatnonzero(is_new)
     first = np.where(labelled, old_views, num_views)
     first[relabelled] = 0
     return GrowthPlan(
-        keys=(*old_keys, *(source_keys[place] for place in added)),
-        places=np.concatenate([places_of(old_keys, source_keys), np.array(added, dtype=np.int64)]),
+        keys=(*old_keys, *(source_keys[place] for place in added.tolist())),
+        places=np.concatenate([places, added]),
         first_views=np.concatenate([first, np.zeros(len(added))]).astype(np.int64),
         old_images=len(old_keys),
         old_views=old_views,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.format.blocks import StoredArray, StoredObject
     from labelstore.format.manifest import Encoding, Manifest
 
 __all__ = [
@@ -210,7 +211,7 @@ class MappedBackend:
     def fetch_block(self, block: int) -> None:
         """Nothing to do: the block is here."""
 
-    def hold_block(self, block: int) -> dict[str, bytes]:
+    def hold_block(self, block: int) -> dict[str, StoredObject]:
         """Nothing: arrays lie in whole files."""
         return {}
 
@@ -244,7 +245,7 @@ class MappedBackend:
         block: int,
         arrays: Mapping[str, npt.NDArray[Any]],
         ready: Callable[[], None] = lambda: None,
-        stored: Mapping[str, bytes] | None = None,
+        stored: Mapping[str, StoredArray] | None = None,
     ) -> None:
         self.refuse()
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from labelstore.format.blocks import StoredArray, StoredObject
     from labelstore.format.manifest import Encoding, Manifest
     from labelstore.storage.remote.leases import Lease
 
@@ -63,7 +64,7 @@ class Backend(Protocol):
         """Say that all of a block is read next: a remote store gets it in a few requests, and keeps
         it until ``release_block``."""
 
-    def hold_block(self, block: int) -> Mapping[str, bytes]:
+    def hold_block(self, block: int) -> Mapping[str, StoredObject]:
         """As ``fetch_block``: the objects of a block as they are on disk, by array name, of which
         it is read next. None that cannot be read, and none of a format whose objects say where in
         a store they belong."""
@@ -85,12 +86,11 @@ class Backend(Protocol):
         block: int,
         arrays: Mapping[str, npt.NDArray[Any]],
         ready: Callable[[], None] = lambda: None,
-        stored: Mapping[str, bytes] | None = None,
+        stored: Mapping[str, StoredArray] | None = None,
     ) -> None:
         """Write all arrays of an uncommitted block, replacing what a killed writer left.
 
-        Arrays of which ``stored`` has the object (``hold_block``, of a store of the same layout)
-        are not encoded again.
+        What ``stored`` has, bit for bit and cut into the same pieces, is not encoded again.
 
         ``ready`` is called when everything is encoded, and in a folder is on the disk under other
         names, before the first object of the store is touched (where objects are sent one by one,

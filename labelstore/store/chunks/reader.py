@@ -30,8 +30,9 @@ from labelstore.format.arrays import (
     view_arrays,
     view_columns,
 )
-from labelstore.format.blocks import BlockCodes
+from labelstore.format.blocks import BlockCodes, StoredArray
 from labelstore.format.validity import image_problem, label_problem, prior_problem, top_problem
+from labelstore.storage.location import is_remote
 from labelstore.store.backends.npy import MappedBackend
 from labelstore.store.chunks.disk_cache import ChunkFiles, KeptChunks
 from labelstore.store.chunks.memory_cache import ChunkCache, flat_take
@@ -244,14 +245,24 @@ class BlockReader:
         with self._fetched(block):
             return self._block_codes(block, num_views)
 
-    def stored_block(self, block: int) -> BlockCodes:
-        """All codes of a block, with the objects that they were decoded from; not kept."""
+    def stored_block(self, block: int, num_views: int) -> BlockCodes:
+        """All codes of a block's first views, with the objects that they were decoded from; not
+        kept."""
+        if num_views < self.manifest.num_views and is_remote(self.path):
+            # All views would be sent for the sake of a few.
+            return BlockCodes(*self.block_codes(block, num_views))
         self._require_committed(block)
+        groups = -(-num_views // self.manifest.group_views)
         try:
             objects = self._backend.hold_block(block)
-            return BlockCodes(*self._block_codes(block, self.manifest.num_views), objects)
+            whole = self._block_codes(block, self.manifest.group_slice(groups - 1).stop)
         finally:
             self._backend.release_block(block)
+        images, priors, views = whole
+        decoded = {**images, **priors, **views}
+        stored = {name: StoredArray(held, decoded[name]) for name, held in objects.items()}
+        first = {name: codes[:, :num_views] for name, codes in views.items()}
+        return BlockCodes(images, priors, first, stored)
 
     @contextmanager
     def _fetched(self, block: int) -> Iterator[None]:

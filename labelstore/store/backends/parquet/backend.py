@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.arrays import ArraySpec
+    from labelstore.format.blocks import StoredArray, StoredObject
     from labelstore.format.manifest import Encoding, Manifest
 
 __all__ = [
@@ -238,7 +239,7 @@ class ParquetBackend:
     def fetch_block(self, block: int) -> None:
         """Nothing to do: the block is here."""
 
-    def hold_block(self, block: int) -> dict[str, bytes]:
+    def hold_block(self, block: int) -> dict[str, StoredObject]:
         """Nothing: a file of labels has its images' numbers."""
         self.fetch_block(block)
         return {}
@@ -275,7 +276,7 @@ class ParquetBackend:
         block: int,
         arrays: Mapping[str, npt.NDArray[Any]],
         ready: Callable[[], None] = lambda: None,
-        stored: Mapping[str, bytes] | None = None,
+        stored: Mapping[str, StoredArray] | None = None,
     ) -> None:
         manifest = self._manifest
         rows = manifest.block_slice(block)

@@ -22,6 +22,7 @@ import zarr
 
 from labelstore.errors import CorruptError, FormatError, LabelStoreError, StoreError
 from labelstore.format.arrays import commit_columns
+from labelstore.format.blocks import StoredObject
 from labelstore.storage import local_files
 from labelstore.storage.untrusted import (
     DOCUMENT_BYTES,
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from zarr.abc.store import Store
 
+    from labelstore.format.blocks import StoredArray
     from labelstore.format.manifest import Encoding, Manifest
 
 __all__ = ["ZarrBackend"]
@@ -266,7 +268,7 @@ class ZarrBackend:
     def fetch_block(self, block: int) -> None:
         """Nothing to do: the block is here."""
 
-    def hold_block(self, block: int) -> dict[str, bytes]:
+    def hold_block(self, block: int) -> dict[str, StoredObject]:
         found: dict[str, bytes] = {}
         for name, limit in self._block_limits().items():
             # What cannot be read is told of where its codes are asked for.
@@ -274,8 +276,16 @@ class ZarrBackend:
                 data = self._object_bytes(self._object_name(name, block), limit)
                 if data is not None:
                     found[name] = data
+        return self._hold(block, found)
+
+    def _hold(self, block: int, found: Mapping[str, bytes]) -> dict[str, StoredObject]:
+        """Keep the objects of a block, by array name, until they have been read."""
         self._held.hold(block, {self._object_name(name, block): found[name] for name in found})
-        return found
+        arrays = self._layouts
+        return {
+            name: StoredObject(data, arrays[name].chunks, arrays[name].count, arrays[name].fill)
+            for name, data in found.items()
+        }
 
     def _block_limits(self) -> dict[str, int]:
         """Bytes that the object of a block has at most, by array name."""
@@ -366,11 +376,11 @@ class ZarrBackend:
         block: int,
         arrays: Mapping[str, npt.NDArray[Any]],
         ready: Callable[[], None] = lambda: None,
-        stored: Mapping[str, bytes] | None = None,
+        stored: Mapping[str, StoredArray] | None = None,
     ) -> None:
+        known = stored or {}
         objects = {
-            self._object_name(name, block): (stored or {}).get(name)
-            or self._encoders[name].encode(codes)
+            self._object_name(name, block): self._encoders[name].encode(codes, known.get(name))
             for name, codes in arrays.items()
         }
         self._write_objects(objects, ready)

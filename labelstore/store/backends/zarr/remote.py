@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
+    from labelstore.format.blocks import StoredObject
     from labelstore.storage.remote.objects import Objects
     from labelstore.store.backends.zarr.metadata import ArrayLayout
 
@@ -165,7 +166,7 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
     def fetch_block(self, block: int) -> None:
         self.hold_block(block)
 
-    def hold_block(self, block: int) -> dict[str, bytes]:
+    def hold_block(self, block: int) -> dict[str, StoredObject]:
         limits = self._block_limits()
         calls = (
             functools.partial(self._object_bytes, self._object_name(name, block), limit)
@@ -173,8 +174,7 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         )
         objects = zip(limits, self._objects.together(calls), strict=True)
         found = {name: data for name, data in objects if data is not None}
-        self._held.hold(block, {self._object_name(name, block): found[name] for name in found})
-        return found
+        return self._hold(block, found)
 
     def _read_chunks(self, name: str, block: int, groups: Sequence[int]) -> list[npt.NDArray[Any]]:
         array, shard = self._layouts[name], self._object_name(name, block)

@@ -16,12 +16,19 @@ import numpy as np
 from numcodecs.blosc import Blosc
 from zarr.codecs import BloscCodec, BloscShuffle, ShardingCodec
 
-from labelstore.store.backends.zarr.shards import ABSENT
+from labelstore.store.backends.zarr.shards import (
+    ABSENT,
+    chunk_bytes,
+    entry,
+    index_bytes,
+    parse_index,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import zarr
 
+    from labelstore.format.blocks import StoredArray, StoredObject
     from labelstore.store.backends.zarr.metadata import ArrayLayout
 
 __all__ = ["BlockEncoder"]
@@ -55,26 +62,46 @@ class BlockEncoder:
                 return cls(layout, compressor)
         return cls(layout, None)
 
-    def encode(self, codes: npt.NDArray[Any]) -> bytes | None:
+    def encode(self, codes: npt.NDArray[Any], stored: StoredArray | None = None) -> bytes | None:
         """The object of a block; None where all codes are fill values, for which there is none.
 
         Args:
             codes: (n, ...) of the block's n images, or of its commit row, in the array's type. In
                 the last block, and the last group of views, the rest is filled up.
+            stored: the same array of a block that was verified. Of it is taken what has the same
+                bits: the object as it is, or chunks.
         """
         array = self.layout
+        if stored is not None and not self._is_cut_alike(stored.object):
+            stored = None
+        if (
+            stored is not None
+            and stored.object.count == array.count
+            and _same_bits(codes, stored.codes)
+        ):
+            return stored.object.data
         if array.shards is None:
             return self._chunk(codes)
         index = np.full((array.count, 2), ABSENT, dtype="<u8")
         parts: list[bytes] = []
         start, views = 0, array.chunks[1]
+        laid = None if stored is None else _Chunks(stored)
         for group in range(-(-codes.shape[1] // views)):
-            data = self._chunk(codes[:, group * views : (group + 1) * views])
+            part = codes[:, group * views : (group + 1) * views]
+            data = laid.holding(part, group) if laid else None
+            data = data or self._chunk(part)
             if data is not None:
                 parts.append(data)
                 index[group] = start, len(data)
                 start += len(data)
         return b"".join([*parts, _checked(index.tobytes())]) if parts else None
+
+    def _is_cut_alike(self, other: StoredObject) -> bool:
+        """Whether an object's chunks are of this array's shape, and mean the same where they are
+        not there."""
+        fill = self.layout.fill
+        same = other.fill == fill or (other.fill != other.fill and fill != fill)
+        return bool(same) and other.chunk == self.layout.chunks
 
     def _chunk(self, codes: npt.NDArray[Any]) -> bytes | None:
         """The bytes of a chunk; None where all are fill values."""
@@ -90,6 +117,34 @@ class BlockEncoder:
         if self.compressor is None:
             return _checked(chunk.tobytes())
         return _checked(bytes(self.compressor.encode(chunk)))
+
+
+class _Chunks:
+    """The chunks of a shard that lies in another store."""
+
+    def __init__(self, stored: StoredArray) -> None:
+        data, count = stored.object.data, stored.object.count
+        self._data, self._codes = data, stored.codes
+        self._start = len(data) - index_bytes(count)
+        self._index = parse_index(data[self._start :])
+        self._views = stored.object.chunk[1]
+        self._most = chunk_bytes(stored.object.chunk, stored.codes.dtype)
+
+    def holding(self, codes: npt.NDArray[Any], group: int) -> bytes | None:
+        """The chunk of a group of views, if it has these codes; None where it has others, or is not
+        there."""
+        if not _same_bits(codes, self._codes[:, group * self._views : (group + 1) * self._views]):
+            return None
+        place = entry(self._index, group, self._start, self._most)
+        return None if place is None else self._data[place[0] : sum(place)]
+
+
+def _same_bits(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
+    """Whether two arrays have the same shape, type and bits: NaN is NaN, and -0.0 is not 0.0."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    bits = np.dtype(f"<u{one.dtype.itemsize}")
+    return bool(np.array_equal(one.view(bits), other.view(bits)))
 
 
 def _is_fill(codes: npt.NDArray[Any], fill: Any) -> bool:
