@@ -16,6 +16,7 @@ import numpy as np
 from numcodecs.blosc import Blosc
 from zarr.codecs import BloscCodec, BloscShuffle, ShardingCodec
 
+from labelstore.storage.threads import on_all_cores
 from labelstore.store.backends.zarr.shards import ABSENT
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ class BlockEncoder:
         index = np.full((array.count, 2), ABSENT, dtype="<u8")
         parts: list[bytes] = []
         start, views = 0, array.chunks[1]
-        for group in range(-(-codes.shape[1] // views)):
-            data = self._chunk(codes[:, group * views : (group + 1) * views])
+        groups = [codes[:, first : first + views] for first in range(0, codes.shape[1], views)]
+        for group, data in enumerate(on_all_cores(self._chunk, groups)):
             if data is not None:
                 parts.append(data)
                 index[group] = start, len(data)
