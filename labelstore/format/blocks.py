@@ -23,6 +23,7 @@ from labelstore.format.label_checks import are_labels, require_ids, require_labe
 from labelstore.format.manifest import EXPLICIT
 from labelstore.format.validity import is_utf8
 from labelstore.labels.lists.fit import TOGETHER, fit
+from labelstore.storage.threads import on_all_cores
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ __all__ = [
     "empty_block",
 ]
 
-_RUN_ENTRIES = 1 << 16
-"""Classes of labels that are encoded at a time, about."""
+_RUN_ENTRIES, _RUN_LABELS = 1 << 16, 1 << 10
+"""Classes of labels that are encoded at a time, about; and labels, at least: a run takes some calls
+of NumPy for each of a label's places."""
 
 MOST_BLOCK_IMAGES = 1024
 """Images of a block, at most, unless more are asked for."""
@@ -202,13 +204,16 @@ class BlockPriors:
             return
         require_ids(indices, self._num_classes)
         exact, of_block = np.asarray(means, dtype=np.float64), np.asarray(rows)
-        for start in range(0, len(of_block), TOGETHER):
-            part = slice(start, start + TOGETHER)
+
+        def fit_some(part: slice) -> None:
             held = probs[part] if cut else cut_at_mass(probs[part], self._top_p)
             at = of_block[part]
             self.classes[at], self.codes[at], self.powers[at], self.kept[at] = fit(
                 exact[part], indices[part], held, self._size, self._rounded, self._fewest
             )
+
+        starts = range(0, len(of_block), TOGETHER)
+        on_all_cores(fit_some, [slice(start, start + TOGETHER) for start in starts])
 
     def arrays(self) -> dict[str, Any]:
         """What ``BlockData`` calls them; nothing for a store without."""
@@ -327,10 +332,8 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
                 "and flips of every view."
             )
         chosen[spec.name] = array.astype(spec.dtype)
-    # In runs that stay in the processor's cache.
-    step = max(1, _RUN_ENTRIES // (manifest.num_views * manifest.k))
-    for start in range(0, count, step):
-        part = slice(start, start + step)
+
+    def encode(part: slice) -> None:
         codes = _label_codes(data, readable, manifest, part)
         if codes is None:
             require_labels(indices[readable], probs[readable], manifest.num_classes, block)
@@ -338,6 +341,10 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
         for name, array in codes.items():
             if name in chosen:
                 chosen[name][part] = array
+
+    # In runs that stay in the processor's cache.
+    step = max(1, max(_RUN_ENTRIES // manifest.k, _RUN_LABELS) // manifest.num_views)
+    on_all_cores(encode, [slice(start, start + step) for start in range(0, count, step)])
     if not readable.all():
         for spec in view_arrays(manifest):
             chosen[spec.name][~readable] = spec.fill

@@ -1,4 +1,4 @@
-"""Threads in which requests wait, which survive a fork."""
+"""Threads: in which requests wait, which survive a fork; and for what NumPy and compressors do."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = ["THREADS", "Threads"]
+__all__ = ["THREADS", "Threads", "on_all_cores"]
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 THREADS = 48
 """Requests that are under way at once: what hides the time that each takes to be answered."""
@@ -31,3 +32,20 @@ class Threads:
             self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="labelstore")
             self._process = os.getpid()
         return self._pool.submit(call)
+
+
+_MOST_CORES = 8
+"""What a block's labels are encoded on at a time."""
+
+
+def on_all_cores(call: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+    """What ``call`` gives for each item, in order, several at a time.
+
+    For calls that take milliseconds, most of them without the interpreter's lock. The threads end
+    here, so that none is there when a process forks. Of several errors the first item's is raised.
+    """
+    count = min(os.cpu_count() or 1, _MOST_CORES, len(items))
+    if count < 2:
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(count, thread_name_prefix="labelstore") as pool:
+        return list(pool.map(call, items))

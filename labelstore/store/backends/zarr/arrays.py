@@ -35,17 +35,28 @@ __all__ = [
     "all_arrays",
     "create_array",
     "layout",
+    "level_of",
 ]
 
 ATTRIBUTE = "labelstore"
 """The group attribute that holds the manifest."""
 
 COMMITS, KEYS, TARGETS = "commits", "images/key", "images/target"
-TABLE_LEVEL, LABELS_LEVEL, LISTED_LEVEL = 5, 3, 9
-"""Levels of compression of keys and targets, of labels without lists of likely classes, and with
-them. 9 takes some ten times as long as 5: it makes ranks in lists 5 % smaller, class ids, which say
-little of each other, 2 %. 3 takes less than half of 5; class ids are of about the same size (2 %
-smaller to 4 % larger, the more the views of a photo agree), and keys would be 30 % larger."""
+TABLE_LEVEL = 5
+"""Level of compression, 1 to 9, of keys and targets; at 3 keys would be 30 % larger."""
+
+_LABELS_LEVEL = 3
+"""That of all of a store without lists of likely classes. 5 takes twice as long; class ids, which
+say little of each other, are of about the same size (2 % larger to 4 % smaller, the more the views
+of a photo agree)."""
+
+_LISTED_LEVEL = 8
+"""That of ranks in lists, and of all else of a store that has lists but what is below. 9 takes two
+to three times as long and makes ranks 0.1 to 0.5 % smaller; 5 makes them 6 to 19 % larger."""
+
+_LISTED_LEVELS = {"labels/top_prob": 7, "labels/rest_probs": 7, "images/prior_probs": 9}
+"""Probabilities, of the same size at 8 and 9, to 0.3 %; and those of lists, which are few, and up
+to 1 % smaller at 9 than at 8."""
 
 TABLE_CHUNK = 65536
 """Images of a chunk of keys or of targets."""
@@ -85,6 +96,11 @@ class DurableStore(LocalStore):
         """Write one object durably unless it is there; a store has one writer at a time."""
         if not (self.root / key).exists():
             await self.set(key, value)
+
+
+def level_of(name: str, manifest: Manifest) -> int:
+    """The level of compression of one of ``all_arrays``; it is free, and any reader reads any."""
+    return _LISTED_LEVELS.get(name, _LISTED_LEVEL) if manifest.prior_size else _LABELS_LEVEL
 
 
 def all_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:

@@ -38,14 +38,13 @@ from labelstore.store.backends.zarr.arrays import (
     ATTRIBUTE,
     COMMITS,
     KEYS,
-    LABELS_LEVEL,
-    LISTED_LEVEL,
     TABLE_CHUNK,
     TARGETS,
     DurableStore,
     all_arrays,
     create_array,
     layout,
+    level_of,
 )
 from labelstore.store.backends.zarr.metadata import ArrayLayout, array_layouts, check_description
 from labelstore.store.backends.zarr.shard_writing import BlockEncoder
@@ -347,9 +346,8 @@ class ZarrBackend:
             ("block", "part"),
             0,
         )
-        level = LISTED_LEVEL if manifest.prior_size else LABELS_LEVEL
         for spec in all_arrays(manifest):
-            shape, shards, chunks = layout(spec, manifest)
+            (shape, shards, chunks), level = layout(spec, manifest), level_of(spec.name, manifest)
             create_array(
                 *(store, spec.name, spec.dtype, shape, chunks, shards, spec.axes, spec.fill, level)
             )

@@ -16,6 +16,7 @@ import numpy as np
 from numcodecs.blosc import Blosc
 from zarr.codecs import BloscCodec, BloscShuffle, ShardingCodec
 
+from labelstore.storage.threads import on_all_cores
 from labelstore.store.backends.zarr.shards import (
     ABSENT,
     chunk_bytes,
@@ -86,10 +87,12 @@ class BlockEncoder:
         parts: list[bytes] = []
         start, views = 0, array.chunks[1]
         laid = None if stored is None else _Chunks(stored)
-        for group in range(-(-codes.shape[1] // views)):
+
+        def chunk(group: int) -> bytes | None:
             part = codes[:, group * views : (group + 1) * views]
-            data = laid.holding(part, group) if laid else None
-            data = data or self._chunk(part)
+            return (laid and laid.holding(part, group)) or self._chunk(part)
+
+        for group, data in enumerate(on_all_cores(chunk, range(-(-codes.shape[1] // views)))):
             if data is not None:
                 parts.append(data)
                 index[group] = start, len(data)
