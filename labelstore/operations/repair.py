@@ -22,7 +22,7 @@ from labelstore.producer.generation import (
     generate_together,
     undecodable,
 )
-from labelstore.producer.growth.growth import foreign_steps
+from labelstore.producer.growth.growth import made_otherwise
 from labelstore.producer.growth.regrowth import Regrowth
 from labelstore.producer.probe import check_description, library_versions, prove
 from labelstore.producer.progress import Silent
@@ -84,9 +84,8 @@ def repair(
     """
     store = opened(store)
     manifest = store.manifest
-    others = foreign_steps(manifest)
-    if manifest.teacher is None or others:
-        how = f"by labelstore {others[-1]}" if others else "of given labels"
+    how = made_otherwise(manifest)
+    if how is not None:
         raise MismatchError(
             f"{store.path} was made {how}, not by a teacher's run: make it again from the stores "
             "or labels that it came from."
@@ -102,7 +101,8 @@ def repair(
         )
     there = set(source.keys)
     source = _in_its_order(source, store)
-    check_description(teacher.describe(), manifest.teacher, store.path, but=frozenset({"compiled"}))
+    made_by = manifest.teacher or {}
+    check_description(teacher.describe(), made_by, store.path, but=frozenset({"compiled"}))
     # Before anything is withdrawn.
     probe = tuple(entry for entry in manifest.probe if entry["key"] in there)
     prove(source, teacher, replace(manifest, probe=probe), store.path)

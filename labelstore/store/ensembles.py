@@ -28,11 +28,19 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.labels.top_k import LabelType
     from labelstore.store.label_reader import LabelReader
     from labelstore.store.store import Store
     from labelstore.views.law import Views
 
-__all__ = ["Ensemble", "Images", "ensemble", "opened_all", "opened_reader"]
+__all__ = [
+    "Ensemble",
+    "Images",
+    "ensemble",
+    "label_type_of",
+    "opened_all",
+    "opened_reader",
+]
 
 _READ_AGAIN = ("keys", "key_hashes", "_replayed")
 """Cached properties of an ensemble."""
@@ -248,6 +256,23 @@ def ensemble(
         UsageError: no members, weights that do not fit, or another value of ``images``.
     """
     return Ensemble(members, weights, images)
+
+
+def label_type_of(store: LabelReader) -> LabelType:
+    """What a store's labels are recovered to unless something else is said.
+
+    Raises:
+        UsageError: those of an ensemble's stores are of several types.
+    """
+    types = dict.fromkeys(member.manifest.label_type for member in store.members)
+    if len(types) > 1:
+        raise UsageError(
+            f"the labels of the ensemble's stores are of the types {' and '.join(types)}, expected "
+            "one: give stores of one type, or say in training what all are to be recovered to "
+            "(label_type).",
+            arguments=("label_type",),
+        )
+    return next(iter(types))
 
 
 def opened_reader(store: LabelReader | str | os.PathLike[str]) -> LabelReader:

@@ -12,6 +12,7 @@ from labelstore.errors import UsageError
 from labelstore.labels.calibration.truth import known_truth, with_smoothed_truth
 from labelstore.labels.soft_labels import mix
 from labelstore.labels.temperature import at_temperature
+from labelstore.store.ensembles import label_type_of
 from labelstore.store.mixed_views import require_unmixed
 from labelstore.training.options import require_known
 
@@ -94,7 +95,7 @@ class Recovery:
         """
         require_known("Recovery.of", options, RecoveryOptions)
         ferkd, temperature = options.get("ferkd"), options.get("temperature")
-        kind: LabelType = options.get("label_type") or _type_of(store)
+        kind: LabelType = options.get("label_type") or label_type_of(store)
         if ferkd is not None and kind != "top-k":
             raise UsageError(
                 f"FerKD calibrates recovered top-k labels and the label type is "
@@ -161,18 +162,6 @@ class Recovery:
         # then it counts.
         weight = calibrated.weight if self.ferkd.discard == "mask" else None
         return Recovered(calibrated.labels, weight, calibrated.action)
-
-
-def _type_of(store: LabelReader) -> LabelType:
-    """The type of a store's labels; UsageError where those of an ensemble are of several."""
-    types = dict.fromkeys(member.manifest.label_type for member in store.members)
-    if len(types) > 1:
-        raise UsageError(
-            f"the labels of the ensemble's stores are of the types {' and '.join(types)}, expected "
-            "one: say by label_type what all are to be recovered to, or make them anew alike.",
-            arguments=("label_type",),
-        )
-    return next(iter(types))
 
 
 def _factors(store: LabelReader, temperature: float) -> tuple[float, ...]:

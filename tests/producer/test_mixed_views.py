@@ -37,6 +37,7 @@ from labelstore.producer.progress import Silent
 from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.store.indexing import evenly_spaced
 from labelstore.store.reissue import reissued
+from labelstore.store.writer import Share
 from labelstore.teachers.load import load_teacher
 from labelstore.torch import (
     HuggingFaceViews,
@@ -415,8 +416,12 @@ def test_a_partner_that_another_run_labelled_is_the_same_file(many, teacher, tmp
         generate(source, *work, options=options)
     assert "\n" not in str(caught.value)
     assert labelstore.open(path).missing_blocks() == [1]
+    # So of several processes that share the work.
+    shared = RunOptions(batch_size=12, share=Share(0, 2))
+    with pytest.raises(MismatchError, match=f"{changed.name}' is another file here"):
+        generate(source, *work, options=shared)
     changed.write_bytes(before)
-    assert generate(source, *work, options=options).blocks_missing == 0
+    assert generate(source, *work, options=shared).blocks_missing == 0
     # So in repair, whatever block it is.
     files = files_of(path)
     shard = next(name for name in files if name.startswith("labels/top_prob/c/0"))

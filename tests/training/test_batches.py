@@ -12,6 +12,7 @@ import labelstore
 from labelstore import Batches, FerKD
 from labelstore.errors import UsageError
 from labelstore.images.pixels import cut
+from labelstore.operations.inspection.comparison.paired_labels import recovered
 from labelstore.torch import (
     HuggingFaceViews,
     Show,
@@ -121,6 +122,8 @@ def test_teachers_of_other_label_types_need_a_type(tmp_path):
         with pytest.raises(UsageError, match=r"types .* and .*, expected") as caught:
             Batches(both, 4)
         assert "\n" not in str(caught.value)
+        with pytest.raises(UsageError, match="give stores of one type"):
+            recovered(both, both.read([0], [1]))  # of compare
         (batch,) = Batches(both, 4, label_type="hard").epoch(0)
         ones = np.zeros((4, 5))
         for store in stores:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     Int64Array = npt.NDArray[np.int64]
     BoolArray = npt.NDArray[np.bool_]
 
-__all__ = ["SAMPLED", "Growth", "foreign_steps"]
+__all__ = ["SAMPLED", "Growth", "made_otherwise"]
 
 SAMPLED = 256
 """Photos whose files are compared for a plan."""
@@ -56,10 +56,14 @@ OWN_LABELS = frozenset({"grow", "parts", "prune", "publish", "pull", "recode", "
 """Operations that leave a teacher's labels as it said them."""
 
 
-def foreign_steps(manifest: Manifest) -> list[str]:
-    """Operations of a store's history after which labels are not as its teacher said them."""
+def made_otherwise(manifest: Manifest) -> str | None:
+    """How a store was made, in words that follow "was made", where its labels are not as one
+    teacher's run said them; None where they are."""
     steps = [step["operation"] for step in lineage(manifest)]
-    return [step for step in steps if step not in OWN_LABELS]
+    others = [step for step in steps if step not in OWN_LABELS]
+    if others:
+        return f"by labelstore {others[-1]}"
+    return "of given labels" if manifest.teacher is None else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,9 +333,8 @@ def _check_store(store: Store, path: str | os.PathLike[str]) -> None:
     """Refuse what cannot grow, and a path that the grown store cannot have."""
     store.require_complete()
     manifest = store.manifest
-    others = foreign_steps(manifest)
-    if manifest.teacher is None or others:
-        how = f"by labelstore {others[-1]}" if others else "of given labels"
+    how = made_otherwise(manifest)
+    if how is not None:
         raise MismatchError(
             f"{store.path} was made {how}, so that a teacher's labels cannot be added to it: grow "
             "the stores that it was made of, and make it again."

@@ -11,6 +11,7 @@ from labelstore.labels.distribution import largest, mean_distribution
 from labelstore.labels.top_k import TopK
 from labelstore.statistics.comparison import Agreement, Crops
 from labelstore.statistics.sampling import groups_of_views
+from labelstore.store.ensembles import label_type_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,8 +180,8 @@ def _by_images(pair: Pair) -> Iterator[Part]:
 
 
 def recovered(store: LabelReader, topk: TopK | EnsembleTopK) -> SoftLabels:
-    """Labels as training has them when nothing else is said."""
-    return topk.as_type(store.members[0].manifest.label_type)
+    """Labels as training has them when nothing else is said; UsageError as ``label_type_of``."""
+    return topk.as_type(label_type_of(store))
 
 
 def largest_stored(topk: TopK | EnsembleTopK, labels: SoftLabels, n: int) -> TopK:
