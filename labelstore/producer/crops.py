@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -78,6 +78,15 @@ class PhotoFacts:
     digest: int
     error: str | None
     """Why the image gets no labels: its bytes are no photo, or those of a partner are none."""
+
+
+class PartnerFile(NamedTuple):
+    """The file of a photo that views are to be mixed with."""
+
+    digest: int
+    decodable: bool
+    """Whether it is a photo; else no view is mixed with it, and those that were to be have no
+    labels."""
 
 
 class _NoPartnerError(DecodeError):
@@ -161,7 +170,7 @@ class Cutter:
         # Where views are mixed, digests of files as they were read first; 0 before.
         count = 0 if law.mixing is None else len(source)
         self._digests = np.zeros(count, dtype=np.uint64)
-        self._mixed: deque[tuple[int, int]] = deque()
+        self._mixed: deque[tuple[int, PartnerFile]] = deque()
         self._partners = PartnerPhotos(self._partner_photo, self._partner_views)
         self._shapes = shapes
         self._place = place
@@ -205,13 +214,13 @@ class Cutter:
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def mixed_files(self) -> dict[int, int]:
-        """Digests by position of the photos that views were mixed with and that were read since
-        this was asked last."""
+    def mixed_files(self) -> dict[int, PartnerFile]:
+        """By position, the photos that views were mixed with and that were read since this was
+        asked last."""
         files = {}
         while self._mixed:
-            image, digest = self._mixed.popleft()
-            files[image] = digest
+            image, file = self._mixed.popleft()
+            files[image] = file
         return files
 
     def _plan(self, blocks: Iterable[tuple[int, slice, tuple[int, ...]]]) -> Iterator[CropRun]:
@@ -411,7 +420,7 @@ class Cutter:
         """The photo of an image that views of others are mixed with."""
         file = read_photo(self._source, image)
         self._require_same(image, file.digest)
-        self._mixed.append((image, file.digest))
+        self._mixed.append((image, PartnerFile(file.digest, file.photo is not None)))
         if file.photo is None:
             raise _NoPartnerError(str(file.error))
         return pixels_of(file.photo) if self._as_array else file.photo

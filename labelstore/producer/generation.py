@@ -185,6 +185,8 @@ def generate_together(
                 None if growth is None else growth.plan.first_views,
             )
             run.through(engine.labeller(source, plan), options.share)
+        else:
+            run.close_records()
     return [_report(run, number, output, source) for number, output in enumerate(outputs)]
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.producer.crops import CropBatch, CropRun, PhotoFacts
+    from labelstore.producer.crops import CropBatch, CropRun, PartnerFile, PhotoFacts
     from labelstore.producer.progress import Progress
     from labelstore.producer.settings import RunOptions
     from labelstore.teachers.teacher import Teacher
@@ -52,9 +52,9 @@ class LabelledBlock:
     """Position of each image that could not be decoded, and why."""
     notes: tuple[str, ...] = ()
     """What the user is to be told of the teacher."""
-    mixed_files: Mapping[int, int] = field(default_factory=dict)
-    """Digests by position of photos that views were mixed with, of this block or one before or
-    behind it; each is told once."""
+    mixed_files: Mapping[int, PartnerFile] = field(default_factory=dict)
+    """By position, photos that views were mixed with, of this block or one before or behind it;
+    each is told once."""
 
 
 class _BlockArrays:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from labelstore.errors import LaunchWarning
 from labelstore.producer.stopping import StopRequest, Terminated, deferred
-from labelstore.store.mixed_views import PartnerFiles
+from labelstore.storage.partner_records import PartnerRecords
+from labelstore.store.mixed_views import PartnerFiles, RecordedFiles
 from labelstore.store.store import Store
 from labelstore.views.law import ViewLaw
 
@@ -60,6 +61,7 @@ class StoreRun:
         self._growth = growth
         self._writers = writers
         self._files: PartnerFiles | None = None
+        self._records: list[RecordedFiles] = []
         # Blocks of each store whose photos' digests were taken in.
         self._learned: list[set[int]] = [set() for _ in writers]
         self._manifest = writers[0].manifest
@@ -93,8 +95,7 @@ class StoreRun:
             MismatchError: photos that views are mixed with are other files here than they were for
                 another block, another process or the run before.
         """
-        self._files = self._open_files()
-        self._learn_files()
+        self._open_files()
         while True:
             # One block is written while the next one is made; no more wait in memory.
             with (
@@ -104,8 +105,8 @@ class StoreRun:
                 self._take_over()
                 for labelled in labeller.blocks(self._claims(share), self):
                     number = labelled.teacher
-                    self._require_same_files(labelled, share)
                     self._written(wait=True)
+                    self._require_same_files(labelled, share)
                     self._writing = disk.submit(self._write, labelled)
                     self.blocks[number] += 1
                     self.views[number] += labelled.views
@@ -116,23 +117,58 @@ class StoreRun:
             self.seconds = time.monotonic() - self._started
             if share is None or not self._pending_elsewhere():
                 break
-        if share is not None:
-            self._learn_files()
+        self._close_files()
 
-    def _open_files(self) -> PartnerFiles | None:
-        """What is known of the photos that views are mixed with; None where none are."""
+    def close_records(self) -> None:
+        """Of stores that are complete: compare the records that a run which died has left, or one
+        that saw different files, with all photos, and delete them.
+
+        Raises:
+            MismatchError: as ``through``. CorruptError: a record is damaged.
+        """
+        if any(records.are_there() for records in self._new_records(PartnerFiles([]))):
+            self._open_files()
+            self._close_files()
+
+    def _new_records(self, files: PartnerFiles) -> list[RecordedFiles]:
+        """Of each store; none where no views are mixed."""
         law = self._manifest.law
         if not isinstance(law, ViewLaw) or law.mixing is None:
-            return None
-        files = PartnerFiles(Store(self._writers[0].path).keys[: law.mixing.partners])
+            return []
+        return [
+            RecordedFiles(files, PartnerRecords(writer.path, writer.manifest.id))
+            for writer in self._writers
+        ]
+
+    def _open_files(self) -> None:
+        """Learn what is known of the photos that views are mixed with."""
+        law = self._manifest.law
+        if not isinstance(law, ViewLaw) or law.mixing is None:
+            return
+        self._files = PartnerFiles(Store(self._writers[0].path).keys[: law.mixing.partners])
+        self._records = self._new_records(self._files)
         if self._growth is not None:
-            files.learn(self._growth.store, range(self._growth.store.manifest.num_blocks))
-        return files
+            self._files.learn(self._growth.store, range(self._growth.store.manifest.num_blocks))
+        for writer in self._writers:
+            store = Store(writer.path)
+            remade = set(writer.pending_blocks()) - set(store.missing_blocks())
+            self._files.learn(store, sorted(remade), remade=True)
+        self._learn_files()
+
+    def _close_files(self) -> None:
+        """Compare all photos once more, and delete the records of stores that are complete."""
+        self._learn_files()
+        for writer, records in zip(self._writers, self._records, strict=False):
+            if not writer.pending_blocks():
+                records.clear()
 
     def _learn_files(self) -> None:
-        """Compare the photos of blocks that are committed, by whomever, with what is known."""
+        """Compare the photos of blocks that are committed, by whomever, and those that views of
+        such blocks were mixed with, with what is known."""
         if self._files is None:
             return
+        for records in self._records:
+            records.learn()
         for number, writer in enumerate(self._writers):
             committed = set(range(self._manifest.num_blocks)) - set(writer.pending_blocks())
             blocks = sorted(committed - self._learned[number])
@@ -142,7 +178,7 @@ class StoreRun:
 
     def _require_same_files(self, labelled: LabelledBlock, share: Share | None) -> None:
         """Refuse a block whose photos, or those that its views are mixed with, are other files
-        than they were elsewhere in the store."""
+        than they were elsewhere in the store; and write down which they are."""
         if self._files is None:
             return
         if share is not None:
@@ -151,8 +187,13 @@ class StoreRun:
             self._learn_files()
         rows, digests = self._manifest.block_slice(labelled.block), labelled.data.digests
         own = {} if digests is None else dict(enumerate(digests.tolist(), rows.start))
-        self._files.require(labelled.mixed_files)
-        self._files.require(own)
+        mixed = labelled.mixed_files
+        self._files.require(
+            {image: file.digest for image, file in mixed.items()},
+            [image for image, file in mixed.items() if not file.decodable],
+        )
+        self._files.require(own, labelled.undecodable.keys())
+        self._records[labelled.teacher].write(together=share is not None)
 
     def _write(self, labelled: LabelledBlock) -> None:
         writer = self._writers[labelled.teacher]

@@ -10,15 +10,23 @@ from labelstore.errors import CorruptError, MismatchError, UsageError
 from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     import numpy.typing as npt
 
+    from labelstore.storage.partner_records import PartnerRecords
     from labelstore.store.label_reader import LabelReader
     from labelstore.store.store import Store
     from labelstore.views.law import Views
 
-__all__ = ["PartnerFiles", "is_mixed", "partner_views", "require_unmixed", "view_truth"]
+__all__ = [
+    "PartnerFiles",
+    "RecordedFiles",
+    "is_mixed",
+    "partner_views",
+    "require_unmixed",
+    "view_truth",
+]
 
 
 def is_mixed(store: LabelReader) -> bool:
@@ -88,38 +96,50 @@ class PartnerFiles:
         """Of images by their keys, of none of which anything is known."""
         self._keys = keys
         self._known = np.zeros(len(keys), dtype=np.uint64)
+        # Of those that labels of this process show.
+        self._shown = np.zeros(len(keys), dtype=np.uint64)
 
-    def learn(self, store: Store, blocks: Iterable[int]) -> None:
+    def __len__(self) -> int:
+        """Of how many images they are."""
+        return len(self._keys)
+
+    def learn(self, store: Store, blocks: Iterable[int], *, remade: bool = False) -> None:
         """Take the digests of a store's blocks for those of the files, and compare with what is
         known; blocks that cannot be read are passed over.
 
         Args:
             store: whose first images these are, or these its. blocks: committed ones.
+            remade: they are made anew; a photo of theirs that could not be decoded, which no label
+                shows, may have been mended.
 
         Raises:
             MismatchError: as ``require``.
         """
         numbers = list(blocks)
         try:
-            self._learn(store, numbers)
+            self._learn(store, numbers, remade)
         except CorruptError:  # which reading and verify name
             for block in numbers:
                 try:
-                    self._learn(store, [block])
+                    self._learn(store, [block], remade)
                 except CorruptError:
                     continue
 
-    def _learn(self, store: Store, blocks: list[int]) -> None:
+    def _learn(self, store: Store, blocks: list[int], remade: bool) -> None:
         for block, codes in zip(blocks, store.reader.images_of(blocks), strict=True):
             start = store.manifest.block_slice(block).start
-            digests = codes["images/digest"][: max(len(self._keys) - start, 0)]
+            digests = codes["images/digest"]
+            if remade:
+                digests = np.where(codes["images/size"][:, 0] >= 0, digests, np.uint64(0))
+            digests = digests[: max(len(self._keys) - start, 0)]
             self._compare(np.arange(start, start + len(digests)), digests)
 
-    def require(self, digests: Mapping[int, int]) -> None:
+    def require(self, digests: Mapping[int, int], unshown: Collection[int] = ()) -> None:
         """Compare files that were labelled, or mixed with others, with those that are known.
 
         Args:
             digests: of files, by the image's position; 0 where unknown.
+            unshown: positions of those that could not be decoded, so that no label shows them.
 
         Raises:
             MismatchError: one is another file than before.
@@ -128,6 +148,25 @@ class PartnerFiles:
         values = np.fromiter(digests.values(), dtype=np.uint64, count=len(digests))
         partners = images < len(self._keys)
         self._compare(images[partners], values[partners])
+        shown = partners & ~np.isin(images, list(unshown))
+        self._shown[images[shown]] = values[shown]
+
+    def require_recorded(self, rows: npt.NDArray[np.uint64], *, shown: bool = False) -> None:
+        """As ``require``, of a record.
+
+        Args:
+            rows: (n, 2) positions and digests. shown: labels of this process show them, too.
+        """
+        images = rows[:, 0].astype(np.int64)
+        partners = images < len(self._keys)
+        self._compare(images[partners], rows[partners, 1])
+        if shown:
+            self._shown[images[partners]] = rows[partners, 1]
+
+    def shown_files(self) -> npt.NDArray[np.uint64]:
+        """(n, 2) positions and digests of the files that labels of this process show."""
+        images = np.flatnonzero(self._shown)
+        return np.stack([images.astype(np.uint64), self._shown[images]], axis=1)
 
     def _compare(self, images: npt.NDArray[np.int64], digests: npt.NDArray[np.uint64]) -> None:
         known = self._known[images]
@@ -140,3 +179,55 @@ class PartnerFiles:
                 "or make it anew."
             )
         self._known[images] = np.where(known != 0, known, digests)
+
+
+class RecordedFiles:
+    """The records of one store, and what this process has written to them.
+
+    Of two processes that were given different files of a photo each writes before it looks, so
+    that one of them sees the other's before it commits.
+    """
+
+    def __init__(self, files: PartnerFiles, records: PartnerRecords) -> None:
+        """Of files that are compared, and a store's records."""
+        self._files = files
+        self._records = records
+        self._written = np.zeros(len(files), dtype=np.bool_)
+
+    def are_there(self) -> bool:
+        """Whether there is any."""
+        return self._records.are_there()
+
+    def learn(self) -> None:
+        """Compare what others have written since the last look.
+
+        Raises:
+            MismatchError: as ``PartnerFiles.require``. CorruptError: a record is damaged.
+        """
+        for rows in self._records.news():
+            self._files.require_recorded(rows)
+
+    def write(self, *, together: bool) -> None:
+        """Write what labels of this process show; before their block is committed.
+
+        Args:
+            together: others write the store, too, and are looked at afterwards.
+
+        Raises:
+            As ``learn``; then nothing was written. StoreError: the system refuses.
+        """
+        rows = self._files.shown_files()
+        rows = rows[~self._written[rows[:, 0].astype(np.int64)]]
+        name = self._records.write(rows) if len(rows) else None
+        if together:
+            try:
+                self.learn()
+            except (MismatchError, CorruptError):
+                if name is not None:
+                    self._records.withdraw(name)
+                raise
+        self._written[rows[:, 0].astype(np.int64)] = True
+
+    def clear(self) -> None:
+        """Delete the records of a store that is complete, whose digests were all compared."""
+        self._records.clear()

@@ -14,12 +14,15 @@ from labelstore.format.arrays import IMAGES_COLUMN
 from labelstore.format.blocks import check_table
 from labelstore.format.manifest import LOGITS_PROBE
 from labelstore.storage.location import same_place
+from labelstore.storage.partner_records import PartnerRecords
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.ensembles import opened_all
+from labelstore.store.mixed_views import PartnerFiles, RecordedFiles
 from labelstore.store.rewrite import RewriteReport, bytes_of, require_source, write_selection
 from labelstore.store.selection import Selection
 from labelstore.store.store import Store
 from labelstore.store.writer import LABELS, StoreWriter
+from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     import os
@@ -86,9 +89,10 @@ def join_parts(
 
     Raises:
         MismatchError: the parts differ in what their labels mean, in teacher, views or libraries;
-            two have the same image, or the same block of other photos. IncompleteError: a part with
-            an id of its own is not finished. UsageError: fewer than two, or a path of another
-            format. CorruptError: a part is damaged.
+            two have the same image, or the same block of other photos, or views that are mixed
+            with different files of a photo. IncompleteError: a part with an id of its own is not
+            finished. UsageError: fewer than two, or a path of another format. CorruptError: a part
+            is damaged.
     """
     parts = opened_all(stores)
     if len(parts) < 2:
@@ -246,6 +250,21 @@ def _check_blocks(parts: Sequence[Store]) -> None:
             )
 
 
+def _partner_files(parts: Sequence[Store], held: Sequence[set[int]]) -> PartnerFiles | None:
+    """The files of the photos that views are mixed with, compared between parts of one store; None
+    where none are mixed."""
+    law = parts[0].manifest.law
+    mixing = law.mixing if isinstance(law, ViewLaw) else None
+    if mixing is None:
+        return None
+    files = PartnerFiles(parts[0].keys[: mixing.partners])
+    for part, blocks in zip(parts, held, strict=True):
+        files.learn(part, sorted(blocks))
+        for rows in PartnerRecords(part.path, part.manifest.id).news():
+            files.require_recorded(rows, shown=True)
+    return files
+
+
 def _join_blocks(
     parts: Sequence[Store],
     path: str | os.PathLike[str],
@@ -257,7 +276,13 @@ def _join_blocks(
     manifest = first.manifest
     held = [set(range(manifest.num_blocks)) - set(part.missing_blocks()) for part in parts]
     _check_blocks(parts)
+    files = _partner_files(parts, held)
     with StoreWriter(path, manifest, first.keys, first.targets, overwrite=overwrite) as writer:
+        records = None
+        if files is not None:
+            records = RecordedFiles(files, PartnerRecords(path, manifest.id))
+            records.learn()
+            records.write(together=False)
         missing, pending = 0, set(writer.pending_blocks())
         for block in range(manifest.num_blocks):
             rows = manifest.block_slice(block)
@@ -269,4 +294,6 @@ def _join_blocks(
             if tell is not None:
                 images = rows.stop - rows.start
                 tell(images, images * manifest.num_views)
+        if records is not None and not missing:
+            records.clear()
     return missing
