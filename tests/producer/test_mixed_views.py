@@ -32,10 +32,7 @@ from labelstore.operations.verify import replay
 from labelstore.peers.exports.npz import Npz
 from labelstore.producer.generation import generate
 from labelstore.producer.pixel_probe import make_probe, read_by_key, replay_probe
-from labelstore.producer.probe import CHECKED_PHOTOS
-from labelstore.producer.progress import Silent
 from labelstore.producer.settings import LabelSettings, RunOptions
-from labelstore.store.indexing import evenly_spaced
 from labelstore.store.reissue import reissued
 from labelstore.store.writer import Share
 from labelstore.teachers.load import load_teacher
@@ -51,7 +48,14 @@ from labelstore.torch.dataset import Show
 from labelstore.training.batches import Batches
 from labelstore.views.law import ViewLaw
 from tests.support import augmented, commands
-from tests.support.augmented import STORED, require_labels
+from tests.support.augmented import (
+    STORED,
+    StopAfter,
+    StopError,
+    require_labels,
+    small_photos,
+    unlooked_partner,
+)
 from tests.support.stores import few_photos, files_of
 
 VIEWS = 6
@@ -329,13 +333,7 @@ def test_a_photo_that_changes_in_the_middle_of_a_run_is_noticed(photos, teacher,
 @pytest.fixture(scope="module")
 def many(photos, tmp_path_factory):
     """Twenty-four small photos, parts of five."""
-    folder = tmp_path_factory.mktemp("many")
-    for number in range(24):
-        key = sorted(path.name for path in photos.iterdir())[number % PHOTOS]
-        left = 10 * number
-        part = Image.open(photos / key).convert("RGB").crop((left, left // 2, left + 64, left + 60))
-        part.save(folder / f"{number:02}.png")
-    return folder
+    return small_photos(photos, tmp_path_factory.mktemp("many"), 24)
 
 
 @pytest.mark.parametrize("change", [{"partners_digest": "0" * 32}, {"partners": PHOTOS - 1}])
@@ -367,34 +365,6 @@ def test_a_store_that_names_other_partners_shows_no_view(photos, store, tmp_path
             assert "\n" not in str(caught.value)
 
 
-class _StopError(Exception):
-    """Ends a run in the middle."""
-
-
-class _StopAfter(Silent):
-    """Ends a run once so many images are labelled."""
-
-    def __init__(self, images):
-        self.left = images
-
-    def update(self, images, views):
-        self.left -= images
-        if self.left < 0:
-            raise _StopError
-
-
-def unlooked_partner(store, committed, among, shown):
-    """An image ``among`` the committed ones that no sample looks at, and that views of ``shown``
-    are mixed with."""
-    law = store.law.among(store.key_hashes)
-    partners = law(store.key_hashes[:, None], np.arange(VIEWS), 64, 60).partners.image
-    probed = store.index_of([entry["key"] for entry in store.manifest.probe])
-    looked = {*probed.tolist(), *partners[probed].ravel().tolist()}
-    looked |= set(committed[evenly_spaced(len(committed), CHECKED_PHOTOS)].tolist())
-    free = set(among) - looked
-    return min(image for image in free if image in partners[shown])
-
-
 def test_a_partner_that_another_run_labelled_is_the_same_file(many, teacher, tmp_path):
     """Also where no sample looks at it."""
     own = tmp_path / "photos"
@@ -405,8 +375,8 @@ def test_a_partner_that_another_run_labelled_is_the_same_file(many, teacher, tmp
     source, path = FolderSource(own), tmp_path / "s.zarr"
     work = np.full(24, -1, np.int32), teacher, path, settings
     options = RunOptions(batch_size=12)
-    with pytest.raises(_StopError):
-        generate(source, *work, options=options, progress=_StopAfter(16))
+    with pytest.raises(StopError):
+        generate(source, *work, options=options, progress=StopAfter(16))
     store = labelstore.open(path)
     assert store.missing_blocks() == [1]
     changed = own / store.keys[unlooked_partner(store, np.arange(12), range(12), range(12, 24))]
