@@ -8,6 +8,7 @@ each writer has names of its own, so that several do not meet.
 
 from __future__ import annotations
 
+import re
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ PARTNERS_NAME = ".partners"
 """Name of the folder of records inside a store."""
 
 _MAGIC = b"labelstore-partners-1\n"
+_NAME = re.compile(r"[0-9a-f]{32}-[0-9]+")
 _WRITABLE = ("s3://", "gs://")
 """Where stores are written, and records with them; elsewhere objects cannot be listed."""
 
@@ -121,21 +123,25 @@ class PartnerRecords:
 
     def _names(self) -> list[str]:
         if self._folder is not None:
-            with local_files.readable(self._folder):
-                if not self._folder.is_dir():
-                    return []
-                names = [path.name for path in self._folder.iterdir()]
+            try:
+                with local_files.readable(self._folder):
+                    names = [path.name for path in self._folder.iterdir()]
+            except (FileNotFoundError, NotADirectoryError):
+                return []
         elif self._url is not None:
             below = f"{PARTNERS_NAME}/"
             names = [name.removeprefix(below) for name in self._remote(self._url).below(below)]
         else:
             return []
-        return sorted(name for name in names if not name.endswith(local_files.PARTIAL))
+        return sorted(filter(_NAME.fullmatch, names))
 
     def _get(self, name: str) -> bytes:
         if self._folder is not None:
-            with local_files.readable(self._folder / name):
-                return (self._folder / name).read_bytes()
+            try:
+                with local_files.readable(self._folder / name):
+                    return (self._folder / name).read_bytes()
+            except IsADirectoryError:
+                return b""
         return self._remote(str(self._url)).get(f"{PARTNERS_NAME}/{name}")
 
     def _decoded(self, name: str, data: bytes) -> npt.NDArray[np.uint64]:

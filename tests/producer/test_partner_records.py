@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import sys
@@ -16,18 +15,14 @@ from labelstore.format.manifest import StoreSettings
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.lifecycle.parts import join_parts
 from labelstore.operations.repair import repair
-from labelstore.producer.crops import PartnerFile
 from labelstore.producer.generation import generate
-from labelstore.producer.labeller import LabelledBlock
-from labelstore.producer.run import StoreRun
 from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.storage.partner_records import PARTNERS_NAME, PartnerRecords
 from labelstore.store.mixed_views import PartnerFiles, RecordedFiles
-from labelstore.store.writer import Share, StoreWriter
+from labelstore.store.writer import Share
 from labelstore.teachers.load import load_teacher
 from labelstore.testing.faults import trip
 from labelstore.views.law import ViewLaw
-from labelstore.views.philox import hash_keys
 from tests.support import commands
 from tests.support.augmented import (
     StopAfter,
@@ -36,7 +31,8 @@ from tests.support.augmented import (
     small_photos,
     unlooked_partner,
 )
-from tests.support.stores import few_photos, files_of, planned
+from tests.support.mixing_run import mixing_run
+from tests.support.stores import few_photos, files_of
 
 COUNT, BLOCK = 24, 12
 ALONE, SHARED = RunOptions(batch_size=12), RunOptions(batch_size=12, share=Share(0, 2))
@@ -262,40 +258,6 @@ def test_repair_compares_the_photos_of_the_block_that_it_makes_anew(own, make, t
     photo.write_bytes(before)
     repair(path, FolderSource(photos), teacher, options=ALONE)
     assert files_of(path) == whole
-
-
-class Nobody:
-    """Hears of the work."""
-
-    def resumed(self, images):
-        pass
-
-    update = waited = lambda self, *_: None
-
-
-class Mixing:
-    """A labeller whose blocks' views are mixed with photos of the other block."""
-
-    def __init__(self, data):
-        self.data = data
-
-    def blocks(self, todo, progress):
-        for block, _ in todo:
-            mixed = {image: PartnerFile(image + 1, True) for image in ([4, 3], [0])[block]}
-            yield LabelledBlock(block, 0, self.data(block), 1, mixed_files=mixed)
-
-
-def mixing_run(path, options=ALONE):
-    """Make a store of two blocks of made-up labels, or go on with it."""
-    manifest, keys, targets, data, _ = planned(6, 3, 2, 12, 4, block_images=3)
-    law = ViewLaw(seed=1, stages=("mixup-1",)).among(hash_keys(keys))
-    manifest = dataclasses.replace(manifest, law=law)
-    with StoreWriter(path, manifest, keys, targets, share=options.share) as writer:
-        run = StoreRun([writer], Nobody())
-        if writer.pending_blocks():
-            run.through(Mixing(data), options.share)
-        else:
-            run.close_records()
 
 
 def dies(call, step, fault):
