@@ -54,9 +54,9 @@ __all__ = [
     "empty_block",
 ]
 
-_RUN_ENTRIES, _RUN_LABELS = 1 << 16, 1 << 10
-"""Classes of labels that are encoded at a time, about; and labels, at least: a run takes some calls
-of NumPy for each of a label's places."""
+_RUN_ENTRIES, _LONG_RUN_ENTRIES, _RUN_LABELS = 1 << 16, 1 << 19, 1 << 10
+"""Classes of labels that are encoded at a time, about; more where that were fewer than so many
+labels, since a run takes some calls of NumPy for each of a label's places."""
 
 MOST_BLOCK_IMAGES = 1024
 """Images of a block, at most, unless more are asked for."""
@@ -343,7 +343,8 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
                 chosen[name][part] = array
 
     # In runs that stay in the processor's cache.
-    step = max(1, max(_RUN_ENTRIES // manifest.k, _RUN_LABELS) // manifest.num_views)
+    most = max(_RUN_ENTRIES // manifest.k, min(_LONG_RUN_ENTRIES // manifest.k, _RUN_LABELS))
+    step = max(1, most // manifest.num_views)
     on_all_cores(encode, [slice(start, start + step) for start in range(0, count, step)])
     if not readable.all():
         for spec in view_arrays(manifest):

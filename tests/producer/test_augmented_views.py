@@ -10,10 +10,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from torchvision.transforms import v2
 
 import labelstore
+from labelstore.cli.main import main
 from labelstore.errors import FormatError, MismatchError, ReplayWarning, UsageError
 from labelstore.format import manifest as manifests
 from labelstore.format.manifest import DRAFT_VERSION
@@ -269,9 +271,14 @@ def run(*arguments):
     return commands.run(command)
 
 
+def told_here(*arguments):
+    """The same in this process, of a command that writes no store."""
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
 def test_from_the_command_line(photos, tmp_path):
     teacher = ("--teacher", "timm:test_resnet", "--checkpoint", "none", "--device", "cpu")
-    common = ("generate", photos, *teacher, "--targets", "none", "--views", 3)
+    common = ("generate", photos, *teacher, "--size", 64, "--targets", "none", "--views", 3)
     common = (*common, "-o", tmp_path / "s.zarr")
     stages = ("--augment", "jitter-0.4", "--augment", "ra-n2-m9", "--augment", "erase-0.25")
     done = run(*common, *stages)
@@ -283,17 +290,17 @@ def test_from_the_command_line(photos, tmp_path):
     other = run(*common, *stages[:4], "--json")
     assert other.returncode == 1
     assert json.loads(other.stdout)["error"]["kind"] == "mismatch"
-    wrong = run(*common[:-1], tmp_path / "t.zarr", "--augment", "shuffle-0.2")
-    assert (wrong.returncode, "shuffle-0.2" in wrong.stderr) == (2, True)
-    device = run(*common[:-1], tmp_path / "t.zarr", *stages, "--resize", "device")
-    assert (device.returncode, "done by workers" in device.stderr) == (2, True)
+    wrong = told_here(*common[:-1], tmp_path / "t.zarr", "--augment", "shuffle-0.2")
+    assert (wrong.exit_code, "shuffle-0.2" in wrong.stderr) == (2, True)
+    device = told_here(*common[:-1], tmp_path / "t.zarr", *stages, "--resize", "device")
+    assert (device.exit_code, "done by workers" in " ".join(device.stderr.split())) == (2, True)
     assert not (tmp_path / "t.zarr").exists()
-    told = run("inspect", tmp_path / "s.zarr")
+    told = told_here("inspect", tmp_path / "s.zarr")
     assert "jitter-0.4, ra-n2-m9, erase-0.25" in " ".join(told.stdout.split())
     sheet = ("--save", tmp_path / "sheet.png")
     drawn = run("show", tmp_path / "s.zarr", 0, "--photos", photos, *sheet)
     assert drawn.returncode == 0, drawn.stderr
-    shown = json.loads(run("show", tmp_path / "s.zarr", 0, "--json").stdout)["views"][0]
+    shown = json.loads(told_here("show", tmp_path / "s.zarr", 0, "--json").stdout)["views"][0]
     asked = [stage[shown["view"]] for stage in store.views(0, range(3)).stages]
     pairs = [pair for stage in asked for pair in zip(stage.operation, stage.values, strict=True)]
     steps = [(asked[0].names[code], values.tolist()) for code, values in pairs if code]

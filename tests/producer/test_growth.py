@@ -431,9 +431,9 @@ def test_another_engine_is_refused(old, photos, teacher, tmp_path):
 
 def test_a_run_that_is_killed_goes_on_to_the_same_bytes(old, photos, teacher, tmp_path):
     source = FolderSource(photos)
-    grow(old, source, teacher, tmp_path / "whole.zarr", num_views=100, options=OPTIONS)
+    grow(old, source, teacher, tmp_path / "whole.zarr", num_views=40, options=OPTIONS)
     path = tmp_path / "new.zarr"
-    arguments = command(photos, old.path, path, "--views", "100", "--quiet")
+    arguments = command(photos, old.path, path, "--views", "40", "--quiet")
     run = commands.start(arguments)
     started = time.monotonic()
     while not list(path.glob("commits/c/*/0")):
