@@ -112,6 +112,37 @@ def test_parts_keep_their_objects_where_blocks_begin_at_the_same_images(tmp_path
             assert joined[f"{name}/c/{block + 2}/{tail}"] == second[f"{name}/c/{block}/{tail}"]
 
 
+def test_whole_blocks_of_parts_come_first_where_any_order_will_do(tmp_path):
+    parts = {}
+    for name, images in (("a", 6), ("b", 9), ("c", 3)):
+        keys = [f"{name}/{number}" for number in range(images)]
+        path = tmp_path / f"{name}.zarr"
+        written(path, images, keys=keys, block_images=4, group_views=2, seed=images)
+        turned_round(path)
+        parts[name] = labelstore.open(path)
+    join_parts(list(parts.values()), tmp_path / "all.zarr", any_order=True)
+    joined = labelstore.open(tmp_path / "all.zarr")
+    assert verify(joined).whole
+    whole = [*parts["a"].keys[:4], *parts["b"].keys[:8]]
+    rest = [*parts["a"].keys[4:], *parts["b"].keys[8:], *parts["c"].keys]
+    assert joined.keys == (*whole, *rest)
+    for part in parts.values():
+        images, views = np.arange(part.num_images)[:, None], np.arange(part.num_views)
+        here = joined.positions(list(part.keys))
+        assert np.array_equal(joined.targets[here], part.targets)
+        one, other = part.read(images, views), joined.read(here[:, None], views)
+        assert np.array_equal(one.indices, other.indices)
+        assert np.array_equal(one.probs, other.probs)
+    objects = {name: data for name, data in blocks_of(joined.path).items() if "/c/" in name}
+    for block, (part, own) in enumerate([("a", 0), ("b", 0), ("b", 1)]):
+        before = blocks_of(parts[part].path)
+        for name, data in objects.items():
+            array, place = name.split("/c/")
+            number, *tail = place.split("/")
+            if int(number) == block:
+                assert data == before["/".join([f"{array}/c", str(own), *tail])]
+
+
 def test_what_is_no_longer_what_was_committed_is_not_copied(source, tmp_path):
     shard = source.path / "labels/classes/c/1/0/0"
     data = bytearray(shard.read_bytes())
