@@ -13,7 +13,7 @@ from labelstore.errors import CorruptError
 from labelstore.format.blocks import StoredArray, StoredObject
 from labelstore.operations.lifecycle.copy import copy
 from labelstore.operations.lifecycle.parts import join_parts
-from labelstore.operations.lifecycle.subset import subset
+from labelstore.operations.lifecycle.subset import ViewChoice, subset
 from labelstore.operations.recode import recode
 from labelstore.operations.verify import verify
 from labelstore.store.backends.zarr.metadata import ArrayLayout
@@ -79,6 +79,33 @@ def test_the_first_views_keep_their_groups(source, tmp_path, views):
     images, few = np.arange(10)[:, None], np.arange(views)
     new = labelstore.open(tmp_path / "few.zarr")
     assert np.array_equal(new.read(images, few).probs, source.read(images, few).probs)
+
+
+def test_whole_blocks_of_a_part_come_first_where_any_order_will_do(source, tmp_path):
+    # All images but the second and the last: of three blocks the middle one is whole.
+    rows = [0, 2, 3, 4, 5, 6, 7, 8]
+    subset(source, tmp_path / "few.zarr", images=rows, views=range(4), any_order=True)
+    few = labelstore.open(tmp_path / "few.zarr")
+    order = [4, 5, 6, 7, 0, 2, 3, 8]
+    assert verify(few).whole
+    assert few.keys == tuple(source.keys[row] for row in order)
+    assert few.targets.tolist() == source.targets[order].tolist()
+    images, views = np.arange(8)[:, None], np.arange(4)
+    expected = source.read(np.array(order)[:, None], views)
+    assert np.array_equal(few.read(images, views).probs, expected.probs)
+    before, after = chunks_of(source.path), chunks_of(few.path)
+    for name in SHARDS:
+        tail = "0/0" if name != "labels/top_prob" else "0"
+        assert after[f"{name}/c/0/{tail}"] == before[f"{name}/c/1/{tail}"][:2]
+    # Views of their own go along.
+    own = tmp_path / "own.zarr"
+    subset(source, own, images=rows, views=ViewChoice(2), any_order=True)
+    subset(source, tmp_path / "as.zarr", images=rows, views=ViewChoice(2))
+    one, other = labelstore.open(own), labelstore.open(tmp_path / "as.zarr")
+    assert one.keys == few.keys
+    for key in one.keys:
+        assert np.array_equal(one.read(key, [0, 1]).probs, other.read(key, [0, 1]).probs)
+        assert np.array_equal(one.views(key, [0, 1]).box, other.views(key, [0, 1]).box)
 
 
 def test_bits_are_compared_and_not_numbers(tmp_path):
