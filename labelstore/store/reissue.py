@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labelstore.format.blocks import BlockCodes
 from labelstore.storage import local_files, locks, swaps, whole_outputs
+from labelstore.storage.workspaces import workspace
 from labelstore.store.backends.npy import MappedBackend
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.store import Store
@@ -46,8 +46,7 @@ def reissued(store: Store, manifest: Manifest) -> Iterator[Store]:
     with contextlib.ExitStack() as stack:
         new = swaps.beside(place, PURPOSE)
         if not os.access(place.parent, os.W_OK):
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="labelstore-"))
-            new = Path(folder) / place.name
+            new = stack.enter_context(workspace()) / place.name
         stack.enter_context(locks.exclusive_lock(new))
         stack.callback(local_files.delete_tree, new)
         whole_outputs.empty(new)  # of one that was interrupted
