@@ -17,6 +17,13 @@ import xxhash
 from labelstore.errors import CorruptError, FormatError, UsageError
 from labelstore.format import codecs
 from labelstore.format.schema import number_problem, schema_problem
+from labelstore.format.versions import (
+    DRAFT_VERSION,
+    VERSION_1,
+    VERSION_2,
+    check_version,
+    same_version,
+)
 from labelstore.storage.untrusted import parsed
 from labelstore.views.law import ViewLaw
 from labelstore.views.stages.names import STAGES, is_known
@@ -30,9 +37,7 @@ if TYPE_CHECKING:
     from labelstore.labels.top_k import LabelType
 
 __all__ = [
-    "DRAFT_VERSION",
     "EXPLICIT",
-    "FORMAT_VERSION",
     "LOGITS_PROBE",
     "Encoding",
     "Manifest",
@@ -45,14 +50,6 @@ __all__ = [
 Encoding = Literal["codes", "plain"]
 """What lies in a store's arrays: the quantizer's and the lists' compact codes, or class ids and
 the probabilities that those codes stand for."""
-
-FORMAT_VERSION = 1
-"""The version of every store that uses nothing of a later one."""
-
-DRAFT_VERSION: int | None = 20001
-"""The number of stores that use what version 2 adds (stages of views) while that is a draft: 2,
-draft 0001. It goes up with every change that makes what was written before unreadable. In a release
-it is None, and such stores are neither written nor read, until version 2 is frozen."""
 
 MAX_VIEWS = 1 << 16
 """Views of an image, at most: a commit row holds a few digests for each group of them."""
@@ -152,6 +149,9 @@ class Manifest:
     origin: Mapping[str, Any] | None = None
     """How the labels came from those of other stores: ``{"operation", "stores", "settings"}``; None
     for a producer's own."""
+    is_draft: bool = field(default=False, init=False)
+    """Whether it was read from a store that was begun before version 2 was frozen. What is derived
+    from it by ``dataclasses.replace`` is of version 2."""
 
     def __post_init__(self) -> None:
         for name in ("num_images", "num_views", "num_classes", "block_images", "group_views"):
@@ -207,20 +207,11 @@ class Manifest:
 
     @property
     def format_version(self) -> int:
-        """1, or the draft's number where views have stages.
-
-        Raises:
-            UsageError: they have, and this is a release, which writes no drafts.
-        """
-        if not (isinstance(self.law, ViewLaw) and self.law.stages):
-            return FORMAT_VERSION
-        if DRAFT_VERSION is None:
-            raise UsageError(
-                "stages of views (augmentations) need version 2 of the format, which is a draft "
-                "that a release does not write: leave them out.",
-                arguments=("augment",),
-            )
-        return DRAFT_VERSION
+        """1, or 2 where views have stages; the draft's number of a store that has it."""
+        if self.is_draft:
+            return DRAFT_VERSION
+        has_stages = isinstance(self.law, ViewLaw) and bool(self.law.stages)
+        return VERSION_2 if has_stages else VERSION_1
 
     @functools.cached_property
     def id(self) -> str:
@@ -305,7 +296,7 @@ class Manifest:
             FormatError: not a manifest, or of a version that this library does not read.
             CorruptError: the manifest is not what was written.
         """
-        _check_version(document, where)
+        check_version(document, where)
         with parsed(where):
             problem = schema_problem(document) or number_problem(document)
         if problem:
@@ -340,7 +331,7 @@ class Manifest:
         """A manifest from a document that fits the schema."""
         labels, law = body["labels"], body["views"]["law"]
         names = labels["class_names"]
-        return cls(
+        manifest = cls(
             num_images=body["images"]["count"],
             num_views=body["views"]["count"],
             num_classes=labels["num_classes"],
@@ -361,6 +352,8 @@ class Manifest:
             producer=body["producer"],
             origin=body["origin"],
         )
+        object.__setattr__(manifest, "is_draft", body["format_version"] == DRAFT_VERSION)
+        return manifest
 
 
 def fingerprint(keys: Sequence[str], targets: npt.NDArray[np.int32]) -> str:
@@ -376,9 +369,12 @@ def differences(stored: Manifest, asked: Manifest) -> list[str]:
     """What differs between two manifests, as ``name: stored VALUE, asked for VALUE`` each.
 
     But for what is ``IGNORED``: ``labelstore.producer.probe`` compares what the teacher said of the
-    probed views, which is never the same to the last bit.
+    probed views, which is never the same to the last bit. Version 2 and its draft do not differ.
     """
-    return _differences(stored.to_json(), asked.to_json(), "")
+    old, new = stored.to_json(), asked.to_json()
+    if same_version(stored.format_version, asked.format_version):
+        new["format_version"] = old["format_version"]
+    return _differences(old, new, "")
 
 
 def _differences(stored: Any, asked: Any, name: str) -> list[str]:
@@ -407,24 +403,6 @@ def _digest(body: Mapping[str, Any]) -> str:
         body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
-
-
-def _check_version(document: Any, where: str) -> None:
-    if not isinstance(document, dict) or document.get("format") != "labelstore":
-        raise FormatError(f"{where} is not a labelstore store: name a folder that generate made.")
-    if document.get("state") == "creating":
-        raise FormatError(
-            f"{where}: its creation was interrupted before anything was stored: run the command "
-            "that makes it again."
-        )
-    version = document.get("format_version")
-    known = [number for number in (FORMAT_VERSION, DRAFT_VERSION) if number is not None]
-    if type(version) is not int or version not in known:
-        raise FormatError(
-            f"{where} has format version {version!r}, this labelstore reads "
-            f"{' and '.join(map(str, known))}: install the labelstore release that made it, or a "
-            "newer one."
-        )
 
 
 def _check_law(law: Mapping[str, Any], where: str) -> None:

@@ -1,7 +1,7 @@
-"""Make golden stores that are not there. Version 1 is frozen: those that are there never change.
+"""Make golden stores that are not there. Versions are frozen: those that are there never change.
 
-Those of version 2 are made anew where the draft's number is another one than theirs: once it is 2,
-they never change either.
+Those of the draft of version 2 were made as those of version 2 of their names are, when that was
+the draft; they are read as long as there are any.
 
 python -m tests.format.make_golden
 """
@@ -9,19 +9,19 @@ python -m tests.format.make_golden
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 
 import labelstore
-from labelstore.format.manifest import DRAFT_VERSION, FORMAT_VERSION
+from labelstore.format.versions import VERSION_1, VERSION_2
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 from tests.support.stores import make_planned, written
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 GOLDEN_2 = Path(__file__).parent / "golden" / "v2"
+GOLDEN_DRAFT = Path(__file__).parent / "golden" / "draft-20001"
 SIZE = {"images": 5, "views": 3, "classes": 12, "block_images": 3}
 
 TEACHER = {
@@ -119,21 +119,15 @@ def _view(store, view):
 
 
 def main() -> None:
-    if FORMAT_VERSION != 1:
-        raise SystemExit("these are the golden stores of format version 1")
-    _make(GOLDEN, STORES, {})
-    version = {"format_version": DRAFT_VERSION}
-    file = GOLDEN_2 / "known.json"
-    if file.exists() and json.loads(file.read_text()).get("format_version") != DRAFT_VERSION:
-        shutil.rmtree(GOLDEN_2)
-    _make(GOLDEN_2, STORES_2, version)
+    _make(GOLDEN, STORES, VERSION_1)
+    _make(GOLDEN_2, STORES_2, VERSION_2)
 
 
-def _make(folder, stores, facts) -> None:
+def _make(folder, stores, version) -> None:
     """Make what is not there of a version's stores, and note what they say."""
     folder.mkdir(exist_ok=True)
     file = folder / "known.json"
-    known = json.loads(file.read_text()) if file.exists() else dict(facts)
+    known = json.loads(file.read_text()) if file.exists() else {}
     for name, (make, settings) in stores.items():
         path = folder / name
         if name in known:
@@ -141,9 +135,11 @@ def _make(folder, stores, facts) -> None:
         make(path, **SIZE, **settings)
         (path / ".lock").unlink()
         store = labelstore.open(path)
+        if store.manifest.format_version != version:
+            raise SystemExit(f"{name} is of version {store.manifest.format_version}: mend that")
         topk = store.read(np.arange(5)[:, None], np.arange(3))
         known[name] = {"classes": topk.indices.tolist(), "probs": topk.probs.tolist()}
-        if facts:
+        if version == VERSION_2:
             known[name]["views"] = views_of(store)
         print(f"made {name}")
     file.write_text(json.dumps(dict(sorted(known.items()))) + "\n")
