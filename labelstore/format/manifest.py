@@ -19,7 +19,7 @@ from labelstore.format import codecs
 from labelstore.format.schema import number_problem, schema_problem
 from labelstore.format.versions import (
     DRAFT_VERSION,
-    VERSION_1,
+    FORMAT_VERSION,
     VERSION_2,
     check_version,
     same_version,
@@ -211,7 +211,7 @@ class Manifest:
         if self.is_draft:
             return DRAFT_VERSION
         has_stages = isinstance(self.law, ViewLaw) and bool(self.law.stages)
-        return VERSION_2 if has_stages else VERSION_1
+        return VERSION_2 if has_stages else FORMAT_VERSION
 
     @functools.cached_property
     def id(self) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 from labelstore.errors import FormatError
 
-__all__ = ["DRAFT_VERSION", "VERSION_1", "VERSION_2", "check_version", "same_version"]
+__all__ = ["DRAFT_VERSION", "FORMAT_VERSION", "VERSION_2", "check_version", "same_version"]
 
-VERSION_1 = 1
+FORMAT_VERSION = 1
 """Of every store that uses nothing of a later one."""
 
 VERSION_2 = 2
@@ -19,7 +19,7 @@ DRAFT_VERSION = 20001
 and gone on with as they are, and none is begun. The number is part of a store's id, and the id of
 every digest, so that it cannot be edited: ``recode`` writes such a store as version 2."""
 
-_READ = {VERSION_1, VERSION_2, DRAFT_VERSION}
+_READ = {FORMAT_VERSION, VERSION_2, DRAFT_VERSION}
 
 
 def check_version(document: Any, where: str) -> None:
@@ -38,7 +38,7 @@ def check_version(document: Any, where: str) -> None:
     version = document.get("format_version")
     if type(version) is not int or version not in _READ:
         raise FormatError(
-            f"{where} has format version {version!r}, this labelstore reads {VERSION_1} and "
+            f"{where} has format version {version!r}, this labelstore reads {FORMAT_VERSION} and "
             f"{VERSION_2}: install the labelstore release that made it, or a newer one."
         )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import labelstore
-from labelstore.format.versions import VERSION_1, VERSION_2
+from labelstore.format.versions import FORMAT_VERSION, VERSION_2
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 from tests.support.stores import make_planned, written
@@ -119,7 +119,7 @@ def _view(store, view):
 
 
 def main() -> None:
-    _make(GOLDEN, STORES, VERSION_1)
+    _make(GOLDEN, STORES, FORMAT_VERSION)
     _make(GOLDEN_2, STORES_2, VERSION_2)
 
 

@@ -14,7 +14,7 @@ import pytest
 from labelstore import schemas
 from labelstore.errors import CorruptError, FormatError, UsageError
 from labelstore.format.manifest import Manifest, differences
-from labelstore.format.versions import DRAFT_VERSION, VERSION_1, VERSION_2
+from labelstore.format.versions import DRAFT_VERSION, FORMAT_VERSION, VERSION_2
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 from tests.format.independent_stages import partner_of, stages_of
@@ -113,19 +113,23 @@ def test_a_manifest_with_stages_is_of_version_2_and_reads_back():
     assert document["format_version"] == VERSION_2
     assert Manifest.from_json(json.loads(json.dumps(document)), "here") == planned()
     plain = planned(()).to_json()
-    assert plain["format_version"] == VERSION_1
+    assert plain["format_version"] == FORMAT_VERSION
     assert "stages" not in plain["views"]["law"]
 
 
 def test_the_schema_knows_the_versions():
     schema = json.loads((Path(schemas.__file__).parent / "manifest.schema.json").read_text())
-    assert schema["properties"]["format_version"]["enum"] == [VERSION_1, VERSION_2, DRAFT_VERSION]
+    assert schema["properties"]["format_version"]["enum"] == [
+        FORMAT_VERSION,
+        VERSION_2,
+        DRAFT_VERSION,
+    ]
 
 
 @pytest.mark.parametrize(
     ("version", "change"),
     [
-        (VERSION_1, lambda law: None),
+        (FORMAT_VERSION, lambda law: None),
         (VERSION_2, lambda law: law.pop("stages")),
         (DRAFT_VERSION, lambda law: law.pop("stages")),
         (VERSION_2, lambda law: law.update(stages=[])),
