@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
+    from labelstore.format.manifest import Layout
     from labelstore.labels.ferkd import Calibrate, Combine, Confidence
     from labelstore.labels.top_k import LabelType, Tail
     from labelstore.operations.lifecycle.subset import Choice
@@ -34,6 +35,7 @@ CALIBRATES: tuple[Calibrate, ...] = ("smooth", "loca")
 COMBINES: tuple[Combine, ...] = ("all", "any", "mean")
 TAILS: tuple[Tail, ...] = ("image", "uniform", "none")
 LABEL_TYPES: tuple[LabelType, ...] = ("top-k", "hard", "smoothing")
+LAYOUTS: tuple[Layout, ...] = ("chunks", "units")
 RESIZES: tuple[Resize, ...] = ("workers", "device")
 IMAGES: tuple[Images, ...] = ("strict", "intersection")
 VIEW_CHOICES: tuple[Choice, ...] = ("random", "surgical")

@@ -35,6 +35,7 @@ __all__ = [
     "FORMAT_VERSION",
     "LOGITS_PROBE",
     "Encoding",
+    "Layout",
     "Manifest",
     "StoreOptions",
     "StoreSettings",
@@ -46,12 +47,16 @@ Encoding = Literal["codes", "plain"]
 """What lies in a store's arrays: the quantizer's and the lists' compact codes, or class ids and
 the probabilities that those codes stand for."""
 
+Layout = Literal["chunks", "units"]
+"""How labels lie in a Zarr store: in chunks, groups of views of a block, that any Zarr library
+reads; or in units of a few images each, which are read alone at random."""
+
 FORMAT_VERSION = 1
 """The version of every store that uses nothing of a later one."""
 
 DRAFT_VERSION: int | None = 20001
-"""The number of stores that use what version 2 adds (stages of views) while that is a draft: 2,
-draft 0001. It goes up with every change that makes what was written before unreadable. In a release
+"""The number of stores that use what version 2 adds (stages of views, units) while that is a draft:
+2, draft 0001. It goes up with every change that makes what was written before unreadable. In a release
 it is None, and such stores are neither written nor read, until version 2 is frozen."""
 
 MAX_VIEWS = 1 << 16
@@ -130,7 +135,7 @@ class Manifest:
     block_images: int
     """Images of a block, the unit that is committed."""
     group_views: int
-    """Views of a group, the unit that is read."""
+    """Views of a group, what an epoch reads."""
     quantizer: str = codecs.DEFAULT
     encoding: Encoding = "codes"
     prior_size: int = 0
@@ -152,6 +157,9 @@ class Manifest:
     origin: Mapping[str, Any] | None = None
     """How the labels came from those of other stores: ``{"operation", "stores", "settings"}``; None
     for a producer's own."""
+    unit_images: int | None = None
+    """Images of a unit, what is read alone at random, where labels lie in units and not in chunks;
+    in Zarr only."""
 
     def __post_init__(self) -> None:
         for name in ("num_images", "num_views", "num_classes", "block_images", "group_views"):
@@ -193,6 +201,14 @@ class Manifest:
             raise UsageError(
                 f"encoding is {self.encoding!r}, expected one of {', '.join(get_args(Encoding))}."
             )
+        if self.unit_images is not None and self.unit_images < 1:
+            raise UsageError(f"unit_images is {self.unit_images}, expected at least 1.")
+        if self.unit_images is not None and self.encoding != "codes":
+            raise UsageError(
+                "labels lie in units in Zarr stores only: choose another name than one that ends "
+                "in .parquet, or the layout of chunks.",
+                arguments=("layout",),
+            )
         codecs.get(self.quantizer)
 
     @property
@@ -207,18 +223,20 @@ class Manifest:
 
     @property
     def format_version(self) -> int:
-        """1, or the draft's number where views have stages.
+        """1, or the draft's number where views have stages, or labels lie in units.
 
         Raises:
-            UsageError: they have, and this is a release, which writes no drafts.
+            UsageError: so it is, and this is a release, which writes no drafts.
         """
-        if not (isinstance(self.law, ViewLaw) and self.law.stages):
+        staged = isinstance(self.law, ViewLaw) and bool(self.law.stages)
+        if not staged and self.unit_images is None:
             return FORMAT_VERSION
         if DRAFT_VERSION is None:
+            what = "stages of views (augmentations) need" if staged else "units need"
             raise UsageError(
-                "stages of views (augmentations) need version 2 of the format, which is a draft "
-                "that a release does not write: leave them out.",
-                arguments=("augment",),
+                f"{what} version 2 of the format, which is a draft that a release does not write: "
+                "leave them out.",
+                arguments=("augment",) if staged else ("layout",),
             )
         return DRAFT_VERSION
 
@@ -226,6 +244,11 @@ class Manifest:
     def id(self) -> str:
         """32 hexadecimal digits: xxh3_128 of the canonical JSON of all the rest."""
         return _digest(self._body())
+
+    @property
+    def label_layout(self) -> Layout:
+        """How labels lie in the store."""
+        return "chunks" if self.unit_images is None else "units"
 
     @property
     def settings(self) -> StoreSettings:
@@ -291,11 +314,15 @@ class Manifest:
                 "top_p": self.top_p,
             },
             "teacher": None if self.teacher is None else dict(self.teacher),
-            "layout": {"block_images": self.block_images, "group_views": self.group_views},
+            "layout": self._layout(),
             "probe": [dict(entry) for entry in self.probe],
             "producer": dict(self.producer),
             "origin": None if self.origin is None else dict(self.origin),
         }
+
+    def _layout(self) -> dict[str, int]:
+        layout = {"block_images": self.block_images, "group_views": self.group_views}
+        return layout if self.unit_images is None else {**layout, "unit_images": self.unit_images}
 
     @classmethod
     def from_json(cls, document: Any, where: str) -> Manifest:
@@ -360,6 +387,7 @@ class Manifest:
             probe=tuple(body["probe"]),
             producer=body["producer"],
             origin=body["origin"],
+            unit_images=body["layout"].get("unit_images"),
         )
 
 
