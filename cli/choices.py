@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
-    from labelstore.format.manifest import Layout
     from labelstore.labels.ferkd import Calibrate, Combine, Confidence
     from labelstore.labels.top_k import LabelType, Tail
     from labelstore.operations.lifecycle.subset import Choice
@@ -23,6 +22,7 @@ Targets = Literal["folders", "none"]
 EngineName = Literal["local", "ray"]
 Peer = Literal["fkd", "tinyvit", "ml-dr", "sre2l", "relabel", "distillkit", "npz"]
 Thresholds = Literal["paper", "fit", "fit-by-class"]
+Layout = Literal["chunks", "units"]
 ExportName = Literal["fkd", "webdataset", "npz", "hf"]
 
 ON_ERROR: tuple[OnError, ...] = ("stop", "skip")
@@ -35,7 +35,7 @@ CALIBRATES: tuple[Calibrate, ...] = ("smooth", "loca")
 COMBINES: tuple[Combine, ...] = ("all", "any", "mean")
 TAILS: tuple[Tail, ...] = ("image", "uniform", "none")
 LABEL_TYPES: tuple[LabelType, ...] = ("top-k", "hard", "smoothing")
-LAYOUTS: tuple[Layout, ...] = ("chunks", "units")
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 RESIZES: tuple[Resize, ...] = ("workers", "device")
 IMAGES: tuple[Images, ...] = ("strict", "intersection")
 VIEW_CHOICES: tuple[Choice, ...] = ("random", "surgical")

@@ -56,8 +56,8 @@ FORMAT_VERSION = 1
 
 DRAFT_VERSION: int | None = 20001
 """The number of stores that use what version 2 adds (stages of views, units) while that is a draft:
-2, draft 0001. It goes up with every change that makes what was written before unreadable. In a release
-it is None, and such stores are neither written nor read, until version 2 is frozen."""
+2, draft 0001. It goes up with every change that makes what was written before unreadable. In a
+release it is None, and such stores are neither written nor read, until version 2 is frozen."""
 
 MAX_VIEWS = 1 << 16
 """Views of an image, at most: a commit row holds a few digests for each group of them."""

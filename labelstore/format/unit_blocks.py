@@ -97,7 +97,8 @@ class UnitBlocks:
     @property
     def units(self) -> int:
         """Units of a group of a whole block."""
-        return -(-min(self.manifest.block_images, self.manifest.num_images) // self.unit_images)
+        images = min(self.manifest.block_images, self.manifest.num_images)
+        return -(-images // self.unit_images)
 
     @property
     def row_bytes(self) -> int:

@@ -123,7 +123,10 @@ class RandomUnits:
         starts = np.flatnonzero(np.diff(chunks, prepend=-1))
         places = [divmod(chunk, self._manifest.num_groups) for chunk in chunks[starts].tolist()]
         parts = np.split(numbers, starts[1:])
-        wanted = [GroupUnits(*place, part) for place, part in zip(places, parts, strict=True)]
+        wanted = [
+            GroupUnits(block, group, part)
+            for (block, group), part in zip(places, parts, strict=True)
+        ]
         lists, unreadable = self._blocks.images_there(sorted({block for block, _ in places}))
         read = self._units.read(wanted)
         self._compare(wanted, read)
@@ -132,15 +135,13 @@ class RandomUnits:
         # The last group may have fewer views.
         last = groups == self._manifest.num_groups - 1
         for alike in (np.flatnonzero(~last), np.flatnonzero(last)):
-            if len(alike) and self._problem(units_read.some(alike), lists, unreadable) is not None:
-                for unit in alike:
-                    problem = self._problem(
-                        units_read.some(alike[alike == unit]), lists, unreadable
-                    )
-                    if problem is not None:
-                        self._blocks.require_labels_of(
-                            problem, int(blocks[unit]), int(groups[unit])
-                        )
+            some = units_read.some(alike)
+            if not len(alike) or self._problem(some, lists, unreadable) is None:
+                continue
+            for unit in alike.tolist():
+                problem = self._problem(units_read.some(np.array([unit])), lists, unreadable)
+                if problem is not None:
+                    self._blocks.require_labels_of(problem, int(blocks[unit]), int(groups[unit]))
         return read.records, read.labels
 
     def _compare(self, wanted: Sequence[GroupUnits], read: UnitRecords) -> None:
@@ -191,12 +192,17 @@ class _Units(NamedTuple):
         if len(which) == len(self.labels):
             return self
         starts = np.cumsum(self.labels) - self.labels
-        records = self.records[_ranges(starts[which], self.labels[which])]
-        parts = (part[which] for part in self[:-1])
-        return _Units(*parts, records)
+        return _Units(
+            self.blocks[which],
+            self.groups[which],
+            self.numbers[which],
+            self.labels[which],
+            self.records[_ranges(starts[which], self.labels[which])],
+        )
 
 
 def _ranges(starts: Int64Array, lengths: Int64Array) -> Int64Array:
     """Ranges of numbers, one after another."""
     ends = np.cumsum(lengths)
-    return np.arange(int(ends[-1])) + np.repeat(starts - (ends - lengths), lengths)
+    apart: Int64Array = np.repeat(starts - (ends - lengths), lengths)
+    return apart + np.arange(len(apart))

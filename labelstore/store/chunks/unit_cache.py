@@ -25,6 +25,10 @@ _TOGETHER = 4096
 """Units that are loaded at a time."""
 
 
+_MOST_SLOTS = 2**20
+"""Units that are kept, at most: beside its records each takes some hundred bytes."""
+
+
 class UnitCache:
     """Slots for units, the one used longest ago given up first. Safe to use from threads.
 
@@ -41,7 +45,8 @@ class UnitCache:
             cache_bytes: of all slots together.
         """
         self._labels, self._record_bytes = labels, record_bytes
-        self.capacity = int(min(cache_bytes // (labels * record_bytes), num_units))
+        most = cache_bytes // (labels * record_bytes)
+        self.capacity = int(min(most, num_units, _MOST_SLOTS))
         self.clear()
 
     def clear(self) -> None:
@@ -112,13 +117,8 @@ class UnitCache:
                 self._ages = SlotAges(self.capacity)
                 self._unit_in = [-1] * self.capacity
             ends = np.cumsum(labels)
-            parts = zip(
-                units.tolist(),
-                (ends - labels).tolist(),
-                ends.tolist(),
-                labels.tolist(),
-                strict=True,
-            )
+            columns = units, ends - labels, ends, labels
+            parts = zip(*(column.tolist() for column in columns), strict=True)
             new = [part for part in parts if part[0] not in self._slot_of][: self.capacity]
             for slot, (unit, start, end, count) in zip(self._ages.free(len(new)), new, strict=True):
                 self._slot_of.pop(self._unit_in[slot], None)
@@ -137,7 +137,8 @@ class UnitCache:
             if slot < 0 or self._records is None:
                 return None
             self._ages.use(slot)
-            return self._records[slot, place].copy()
+            record: UInt8Array = self._records[slot, place].copy()
+            return record
         finally:
             self._lock.release()
 
