@@ -43,7 +43,7 @@ from benchmarks.support.measuring import (
 from benchmarks.support.unit_files import UnitReader, write_unit_files
 from labelstore.format.arrays import array_digest, view_arrays
 from labelstore.format.units import unit_code
-from labelstore.store.backends.zarr.arrays import BEST_LEVEL, QUICK_LEVEL
+from labelstore.store.backends.zarr.arrays import LABELS_LEVEL, LISTED_LEVEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -198,7 +198,7 @@ def chunks_of(store: Any, images: Any, views: Any, shape: tuple[int, int]) -> Ch
         places = (part.ravel() for part in np.meshgrid(there, shown, indexing="ij"))
         crops += len(there) * len(shown)
         for codes in store._reader.gather(*places).values():
-            level = BEST_LEVEL if manifest.prior_size else QUICK_LEVEL
+            level = LISTED_LEVEL if manifest.prior_size else LABELS_LEVEL
             shuffle = blosc.SHUFFLE if codes.itemsize > 1 else blosc.NOSHUFFLE
             data.append(blosc.compress(np.ascontiguousarray(codes), b"zstd", level, shuffle))
             # A checksum, and a place in the index.
@@ -222,15 +222,13 @@ def of_units(
 
     def check(places: list[tuple[int, int]], units: bool, first: str | None = None) -> None:
         reader = UnitReader(folder, manifest, unit_images, commits)
-        for (block, group), (codes, records) in zip(
-            places, reader.chunks(places, first), strict=True
-        ):
+        for (block, group), codes in zip(places, reader.chunks(places, first), strict=True):
             for name, values in codes.items():
                 held = store._reader._digest(name, block, group)
                 if array_digest(manifest.id, name, block, group, values) != held:
                     raise SystemExit(f"{name} of block {block}, group {group} is another")
             if units:
-                reader.check_units(block, group, records)
+                reader.check_units(block, group, codes)
         reader.close()
 
     def slab() -> None:
@@ -284,11 +282,12 @@ def without_compiled(task: Callable[[], object]) -> Callable[[], object]:
     """A task, done by NumPy alone."""
 
     def run() -> None:
-        compiled, unit_code._compiled = unit_code._compiled, lambda: None  # type: ignore[assignment]
+        held = unit_code._compiled, unit_code._compiled_digests
+        unit_code._compiled = unit_code._compiled_digests = lambda: None  # type: ignore[assignment]
         try:
             task()
         finally:
-            unit_code._compiled = compiled
+            unit_code._compiled, unit_code._compiled_digests = held
 
     return run
 

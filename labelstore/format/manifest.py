@@ -40,6 +40,7 @@ __all__ = [
     "EXPLICIT",
     "LOGITS_PROBE",
     "Encoding",
+    "Layout",
     "Manifest",
     "StoreOptions",
     "StoreSettings",
@@ -50,6 +51,10 @@ __all__ = [
 Encoding = Literal["codes", "plain"]
 """What lies in a store's arrays: the quantizer's and the lists' compact codes, or class ids and
 the probabilities that those codes stand for."""
+
+Layout = Literal["chunks", "units"]
+"""How labels lie in a Zarr store: in chunks, groups of views of a block, that any Zarr library
+reads; or in units of a few images each, which are read alone at random."""
 
 MAX_VIEWS = 1 << 16
 """Views of an image, at most: a commit row holds a few digests for each group of them."""
@@ -127,7 +132,7 @@ class Manifest:
     block_images: int
     """Images of a block, the unit that is committed."""
     group_views: int
-    """Views of a group, the unit that is read."""
+    """Views of a group, what an epoch reads."""
     quantizer: str = codecs.DEFAULT
     encoding: Encoding = "codes"
     prior_size: int = 0
@@ -149,6 +154,9 @@ class Manifest:
     origin: Mapping[str, Any] | None = None
     """How the labels came from those of other stores: ``{"operation", "stores", "settings"}``; None
     for a producer's own."""
+    unit_images: int | None = None
+    """Images of a unit, what is read alone at random, where labels lie in units and not in chunks;
+    in Zarr only."""
     is_draft: bool = field(default=False, init=False)
     """Whether it was read from a store that was begun before version 2 was frozen. What is derived
     from it by ``dataclasses.replace`` is of version 2."""
@@ -193,6 +201,14 @@ class Manifest:
             raise UsageError(
                 f"encoding is {self.encoding!r}, expected one of {', '.join(get_args(Encoding))}."
             )
+        if self.unit_images is not None and self.unit_images < 1:
+            raise UsageError(f"unit_images is {self.unit_images}, expected at least 1.")
+        if self.unit_images is not None and self.encoding != "codes":
+            raise UsageError(
+                "labels lie in units in Zarr stores only: choose another name than one that ends "
+                "in .parquet, or the layout of chunks.",
+                arguments=("layout",),
+            )
         codecs.get(self.quantizer)
 
     @property
@@ -207,16 +223,22 @@ class Manifest:
 
     @property
     def format_version(self) -> int:
-        """1, or 2 where views have stages; the draft's number of a store that has it."""
+        """1, or 2 where views have stages or labels lie in units; of a store of the draft its
+        number."""
         if self.is_draft:
             return DRAFT_VERSION
-        has_stages = isinstance(self.law, ViewLaw) and bool(self.law.stages)
-        return VERSION_2 if has_stages else FORMAT_VERSION
+        staged = isinstance(self.law, ViewLaw) and bool(self.law.stages)
+        return VERSION_2 if staged or self.unit_images is not None else FORMAT_VERSION
 
     @functools.cached_property
     def id(self) -> str:
         """32 hexadecimal digits: xxh3_128 of the canonical JSON of all the rest."""
         return _digest(self._body())
+
+    @property
+    def label_layout(self) -> Layout:
+        """How labels lie in the store."""
+        return "chunks" if self.unit_images is None else "units"
 
     @property
     def settings(self) -> StoreSettings:
@@ -282,11 +304,15 @@ class Manifest:
                 "top_p": self.top_p,
             },
             "teacher": None if self.teacher is None else dict(self.teacher),
-            "layout": {"block_images": self.block_images, "group_views": self.group_views},
+            "layout": self._layout(),
             "probe": [dict(entry) for entry in self.probe],
             "producer": dict(self.producer),
             "origin": None if self.origin is None else dict(self.origin),
         }
+
+    def _layout(self) -> dict[str, int]:
+        layout = {"block_images": self.block_images, "group_views": self.group_views}
+        return layout if self.unit_images is None else {**layout, "unit_images": self.unit_images}
 
     @classmethod
     def from_json(cls, document: Any, where: str) -> Manifest:
@@ -351,6 +377,7 @@ class Manifest:
             probe=tuple(body["probe"]),
             producer=body["producer"],
             origin=body["origin"],
+            unit_images=body["layout"].get("unit_images"),
         )
         object.__setattr__(manifest, "is_draft", body["format_version"] == DRAFT_VERSION)
         return manifest

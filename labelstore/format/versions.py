@@ -12,7 +12,7 @@ FORMAT_VERSION = 1
 """Of every store that uses nothing of a later one."""
 
 VERSION_2 = 2
-"""Of stores that use what it adds: stages of views, mixed ones among them."""
+"""Of stores that use what it adds: stages of views, mixed ones among them, or labels in units."""
 
 DRAFT_VERSION = 20001
 """What version 2 was called before it was frozen; all else of such stores is as in 2. They are read
