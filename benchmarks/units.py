@@ -220,26 +220,34 @@ def of_units(
         topk = opened._decoder.labels(images, codes, images.shape)
         return topk.indices, topk.probs
 
-    def check(places: list[tuple[int, int]], units: bool, first: str | None = None) -> None:
-        reader = UnitReader(folder, manifest, unit_images, commits)
-        for (block, group), codes in zip(places, reader.chunks(places, first), strict=True):
+    def check(
+        reader: UnitReader, places: list[tuple[int, int]], units: bool, first: str | None = None
+    ) -> None:
+        codes, ends = reader.codes(places, first)
+        start = 0
+        for (block, group), end in zip(places, ends.tolist(), strict=True):
             for name, values in codes.items():
                 held = store._reader._digest(name, block, group)
-                if array_digest(manifest.id, name, block, group, values) != held:
+                if array_digest(manifest.id, name, block, group, values[start:end]) != held:
                     raise SystemExit(f"{name} of block {block}, group {group} is another")
-            if units:
-                reader.check_units(block, group, codes)
-        reader.close()
+            start = end
+        if units:
+            reader.check_units(places, codes)
 
     def slab() -> None:
+        reader = UnitReader(folder, manifest, unit_images, commits)
         # As many blocks at a time as a chunk cache takes.
         for start in range(0, manifest.num_blocks, 16):
             stop = min(start + 16, manifest.num_blocks)
-            check([(block, 0) for block in range(start, stop)], False)
+            check(reader, [(block, 0) for block in range(start, stop)], False)
+        reader.close()
 
     def whole(units: bool, first: str | None) -> None:
+        reader = UnitReader(folder, manifest, unit_images, commits)
         for block in blocks_of(store):
-            check([(block, group) for group in range(manifest.num_groups)], units, first)
+            places = [(block, group) for group in range(manifest.num_groups)]
+            check(reader, places, units, first)
+        reader.close()
 
     return {
         "cold": cold,

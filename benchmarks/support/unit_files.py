@@ -19,7 +19,6 @@ from labelstore.format.units.prefix_codes import pack
 from labelstore.format.units.unit_code import UnitCode, Units
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from labelstore.format.manifest import Manifest
@@ -57,10 +56,20 @@ class Layout:
     def labels(self, block: int, group: int) -> np.ndarray:
         """(units,) int64 how many labels each unit has."""
         rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
-        images = rows.stop - rows.start
-        first = np.arange(0, images, self.unit_images)
-        many = np.minimum(first + self.unit_images, images) - first
-        return many * (columns.stop - columns.start)
+        return self._counts(rows.stop - rows.start, columns.stop - columns.start)
+
+    def _counts(self, images: int, views: int) -> np.ndarray:
+        held = self._labels.get((images, views))
+        if held is None:
+            first = np.arange(0, images, self.unit_images)
+            held = (np.minimum(first + self.unit_images, images) - first) * views
+            self._labels[images, views] = held
+        return held
+
+    @functools.cached_property
+    def _labels(self) -> dict[tuple[int, int], np.ndarray]:
+        """Of groups of some images x views: all but the last of each kind are alike."""
+        return {}
 
     def seed(self, block: int, group: int) -> int:
         """To which a unit's number is added: the seed of its digest."""
@@ -189,11 +198,12 @@ class UnitReader:
         at = starts[place] + row % unit_images * columns[of][place] + column
         return {name: values.take(at, axis=0) for name, values in codes.items()}
 
-    def chunks(
+    def codes(
         self, places: list[tuple[int, int]], first: str | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """Codes (labels, ...) of some (block, group), by array name, or of one array alone, not
-        compared with anything: a commit holds the digests of arrays' groups as it does today."""
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """Codes (labels, ...) of some (block, group), by array name, or of one array alone, and
+        (places,) where each ends. They are not compared with anything: a commit holds the digests
+        of arrays' groups as it does today."""
         pieces, sizes, labels, blocks = [], [], [], []
         for block, group in places:
             file, index, _ = self._file(block)
@@ -212,16 +222,18 @@ class UnitReader:
         units = Units(data, np.concatenate(sizes), many, shards)
         tables = [self._file(block)[2] for block in of.tolist()]
         codes = self.code.decode_arrays(tables, units, None if first is None else [first])
-        end = 0
-        for many in labels:
-            start, end = end, end + int(many.sum())
-            yield {name: part[start:end] for name, part in codes.items()}
+        return codes, np.cumsum([part.sum() for part in labels])
 
-    def check_units(self, block: int, group: int, codes: Any) -> None:
-        """SystemExit unless a group's units are what its index says."""
-        labels = self.layout.labels(block, group)
-        found = self.layout.digests(codes, labels, self.layout.seed(block, group))
-        if (found != self._row(block, group)[1 : 1 + len(found)] & ~_SIZE).any():
+    def check_units(self, places: list[tuple[int, int]], codes: dict[str, Any]) -> None:
+        """SystemExit unless the units of some (block, group) are what their index says."""
+        labels = [self.layout.labels(*place) for place in places]
+        first = np.array([self.layout.seed(*place) for place in places], np.uint64)
+        many = [len(part) for part in labels]
+        number = np.concatenate([np.arange(count, dtype=np.uint64) for count in many])
+        seeds = np.repeat(first, many) + number
+        found = self.code.unit_digests(codes, np.concatenate(labels), seeds)
+        rows = [self._row(*place)[1 : 1 + count] for place, count in zip(places, many, strict=True)]
+        if ((found ^ np.concatenate(rows)) & ~_SIZE).any():
             raise SystemExit("a unit is not as committed")
 
 

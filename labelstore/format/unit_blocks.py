@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xxhash
 
 from labelstore.errors import UsageError
 from labelstore.format.arrays import UNITS, array_digest, view_arrays
@@ -28,10 +27,8 @@ if TYPE_CHECKING:
 
     from labelstore.format.manifest import Manifest
 
-    Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]
     UInt64Array = npt.NDArray[np.uint64]
-    UInt8Array = npt.NDArray[np.uint8]
 
 __all__ = ["COUNT_BYTES", "MOST_UNIT_BYTES", "UnitBlocks", "default_unit_images", "sizes_of"]
 
@@ -135,38 +132,36 @@ class UnitBlocks:
         rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
         first = np.arange(0, rows.stop - rows.start, self.unit_images)
         images = np.minimum(first + self.unit_images, rows.stop - rows.start) - first
-        return images * (columns.stop - columns.start)
+        labels: Int64Array = images * (columns.stop - columns.start)
+        return labels
 
-    def records(self, block: int, codes: Mapping[str, npt.NDArray[Any]]) -> list[UInt8Array]:
-        """(labels, record_bytes) uint8 of each group of a block's codes (n, V, ...), unit after
-        unit."""
-        groups = []
-        for group in range(self.manifest.num_groups):
-            columns = self.manifest.group_slice(group)
-            parts = {s.name: codes[s.name][:, columns] for s in view_arrays(self.manifest)}
-            flat = {name: part.reshape(-1, *part.shape[2:]) for name, part in parts.items()}
-            groups.append(self.code.records(flat))
-        return groups
+    def codes(
+        self, group: int, codes: Mapping[str, npt.NDArray[Any]]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Codes (labels, ...) of a group, unit after unit, of a block's codes (n, V, ...)."""
+        columns = self.manifest.group_slice(group)
+        parts = {spec.name: codes[spec.name][:, columns] for spec in view_arrays(self.manifest)}
+        return {
+            name: np.ascontiguousarray(part).reshape(-1, *part.shape[2:])
+            for name, part in parts.items()
+        }
 
     def digests(
-        self, records: UInt8Array, labels: Int64Array, numbers: Int64Array | None = None
+        self,
+        codes: Mapping[str, npt.NDArray[Any]],
+        labels: Int64Array,
+        numbers: Int64Array | None = None,
     ) -> UInt64Array:
         """(n,) uint64: digests of units: xxh3_64 of their records, the lowest 16 bits 0.
 
         The seed is a unit's number in its group. Where that is, the digest of the group's row says.
 
         Args:
-            records: (sum of labels, record_bytes), unit after unit. labels: (n,) of each unit.
+            codes: (sum of labels, ...) by array name, unit after unit. labels: (n,) of each unit.
             numbers: (n,) of the units in their groups; from 0 on when None.
         """
-        ends = np.cumsum(labels) * records.shape[1]
-        starts = ends - labels * records.shape[1]
         seeds = np.arange(len(labels)) if numbers is None else numbers
-        view = memoryview(np.ascontiguousarray(records)).cast("B") if records.size else b""
-        digest = xxhash.xxh3_64_intdigest
-        parts = zip(starts.tolist(), ends.tolist(), seeds.tolist(), strict=True)
-        found = [digest(view[start:end], seed) for start, end, seed in parts]
-        return np.array(found, dtype=np.uint64) & ~_SIZE
+        return self.code.unit_digests(codes, labels, seeds.astype(np.uint64)) & ~_SIZE
 
     def row_digest(self, block: int, group: int, entries: UInt64Array) -> int:
         """What a commit holds of a group's row: the digest of its units' digests.
@@ -178,10 +173,9 @@ class UnitBlocks:
 
     def row_digests(self, block: int, codes: Mapping[str, npt.NDArray[Any]]) -> list[int]:
         """The digests of all groups' rows of a block, by its codes (n, V, ...)."""
-        return [
-            self.row_digest(block, group, self.digests(records, self.labels(block, group)))
-            for group, records in enumerate(self.records(block, codes))
-        ]
+        groups = range(self.manifest.num_groups)
+        units = [self.digests(self.codes(g, codes), self.labels(block, g)) for g in groups]
+        return [self.row_digest(block, group, part) for group, part in enumerate(units)]
 
     def encode(self, block: int, codes: Mapping[str, npt.NDArray[Any]]) -> bytes:
         """The object of a block's codes (n, V, ...), by array name.
@@ -189,14 +183,16 @@ class UnitBlocks:
         Raises:
             UsageError: a unit has too many bytes.
         """
-        groups = self.records(block, codes)
-        lengths = self.code.fit(np.concatenate(groups))
+        groups = [self.codes(group, codes) for group in range(self.manifest.num_groups)]
+        lengths = self.code.fit(
+            {name: np.concatenate([part[name] for part in groups]) for name in groups[0]}
+        )
         index = np.zeros((len(groups), 1 + self.units), dtype="<u8")
         data = []
         place = 0
-        for group, records in enumerate(groups):
+        for group, part in enumerate(groups):
             labels = self.labels(block, group)
-            units, sizes = self.code.encode(records, labels, lengths)
+            units, sizes = self.code.encode_arrays(part, labels, lengths)
             if int(sizes.max(initial=0)) > MOST_UNIT_BYTES:
                 raise UsageError(
                     f"a unit of {self.unit_images} images x {self.manifest.group_views} views has "
@@ -205,9 +201,10 @@ class UnitBlocks:
                     arguments=("group_views", "layout"),
                 )
             index[group, 0] = place
-            entries = self.digests(records, labels) | sizes.astype(np.uint64)
+            entries = self.digests(part, labels) | sizes.astype(np.uint64)
             index[group, 1 : 1 + len(entries)] = entries
             data.append(units)
             place += len(units)
         tables = pack(lengths)
-        return b"".join((*data, tables, len(tables).to_bytes(COUNT_BYTES, "little"), index))
+        count = len(tables).to_bytes(COUNT_BYTES, "little")
+        return b"".join((*data, tables, count, index.tobytes()))

@@ -268,15 +268,15 @@ class UnitCode:
         """
         labels = np.ascontiguousarray(labels, dtype=np.int64)
         seeds = np.ascontiguousarray(seeds, dtype=np.uint64)
-        arrays = self._arrays(codes)
-        if len(seeds) != len(labels) or (labels < 0).any() or labels.sum() != len(arrays[0]):
-            raise ValueError("labels of units do not fit their codes")
         digests = np.empty(len(labels), dtype=np.uint64)
+        arrays = self._arrays(codes)
         compiled = _compiled_digests()
         if compiled is not None:
             compiled.digests(arrays, self._widths, labels, seeds, digests)
             return digests
-        view = memoryview(self.records(codes)).cast("B")
+        if len(seeds) != len(labels) or (labels < 0).any() or labels.sum() != len(arrays[0]):
+            raise ValueError("labels of units do not fit their codes")
+        view = self.records(codes).data.cast("B")
         ends = np.cumsum(labels) * self.record_bytes
         starts = ends - labels * self.record_bytes
         for unit, (start, end, seed) in enumerate(
@@ -306,11 +306,12 @@ class UnitCode:
         sizes = np.ascontiguousarray(units.sizes, dtype=np.int64)
         labels = np.ascontiguousarray(units.labels, dtype=np.int64)
         shards = np.ascontiguousarray(units.shards, dtype=np.int64)
-        _require_fitting(memoryview(units.data).nbytes, sizes, labels, shards, len(tables))
+        every = int(labels.sum())
+        if every < 0:
+            raise ValueError("labels of units do not fit their codes")
         last = max((field.part.stop for field in wanted.values()), default=0)
         read = {name: f for name, f in self._fields.items() if f.part.start < last}
         count = sum(plane.byte < last for plane in self.planes)
-        every = int(labels.sum())
         compiled = _compiled()
         if not read:
             return {}
@@ -356,6 +357,8 @@ class UnitCode:
     def _decode_in_step(self, tables: Sequence[bytes], units: Units, count: int) -> UInt8Array:
         """(sum of labels, record_bytes) records by NumPy, the first ``count`` planes filled: the
         same label of all units of as many labels at a time."""
+        held = len(np.frombuffer(units.data, np.uint8))
+        _require_fitting(held, units.sizes, units.labels, units.shards, len(tables))
         needed = max((plane.table + plane.tables for plane in self.planes[:count]), default=0)
         lookup = np.concatenate(
             [lookup_of(unpack(tables[shard], self.tables, needed)) for shard in _shards(units)]

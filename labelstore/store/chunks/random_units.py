@@ -9,7 +9,7 @@ import numpy as np
 from labelstore.format.arrays import UNITS, unit_columns, view_arrays
 from labelstore.format.validity import label_problem
 from labelstore.store.backends.zarr.units import GroupUnits
-from labelstore.store.chunks.unit_cache import UnitCache
+from labelstore.store.chunks.unit_cache import UnitCache, ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
     from labelstore.errors import CorruptError
     from labelstore.format.manifest import Manifest
-    from labelstore.store.backends.zarr.units import UnitReads, UnitRecords
+    from labelstore.store.backends.zarr.units import UnitCodes, UnitReads
 
     Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]
-    UInt8Array = npt.NDArray[np.uint8]
 
 __all__ = ["RandomUnits", "UnitBlocksRead"]
 
@@ -65,8 +64,7 @@ class RandomUnits:
         self._cache = self._new_cache()
 
     def _new_cache(self) -> UnitCache:
-        record = self._layout.code.record_bytes
-        return UnitCache(self._unit_labels, record, self._num_units, self._cache_bytes)
+        return UnitCache(self._specs, self._unit_labels, self._num_units, self._cache_bytes)
 
     @property
     def used_bytes(self) -> int:
@@ -90,7 +88,7 @@ class RandomUnits:
         numbers, rows = np.divmod(rows, layout.unit_images)
         units = (blocks * manifest.num_groups + groups) * layout.units + numbers
         width = np.minimum(manifest.group_views, manifest.num_views - groups * manifest.group_views)
-        return layout.code.codes(self._cache.take(units, rows * width + columns, self._load))
+        return self._cache.take(units, rows * width + columns, self._load)
 
     def entry(self, image: int, view: int) -> Codes | None:
         """Codes (...) of one view, by array name; None where its unit has to be read first."""
@@ -100,10 +98,7 @@ class RandomUnits:
         number, row = divmod(row, layout.unit_images)
         width = min(manifest.group_views, manifest.num_views - group * manifest.group_views)
         unit = (block * manifest.num_groups + group) * layout.units + number
-        record = self._cache.entry(unit, row * width + column)
-        if record is None:
-            return None
-        return {name: codes[0] for name, codes in layout.code.codes(record[None]).items()}
+        return self._cache.entry(unit, row * width + column)
 
     def whole_groups(self, block: int, groups: Sequence[int]) -> list[Codes]:
         """Codes (images, views, ...) of whole groups of a block, by array name, each unit compared
@@ -115,10 +110,10 @@ class RandomUnits:
         wanted = [GroupUnits(block, group, None) for group in groups]
         read = self._units.read(wanted)
         self._compare(wanted, read)
-        return self._units.codes_of(block, groups, read.records)
+        return self._units.by_group(block, groups, read.codes)
 
-    def _load(self, units: Int64Array) -> tuple[UInt8Array, Int64Array]:
-        """Records and numbers of labels of units, rising; compared, and checked to be labels."""
+    def _load(self, units: Int64Array) -> tuple[Codes, Int64Array]:
+        """Codes and numbers of labels of units, rising; compared, and checked to be labels."""
         chunks, numbers = np.divmod(units, self._layout.units)
         starts = np.flatnonzero(np.diff(chunks, prepend=-1))
         places = [divmod(chunk, self._manifest.num_groups) for chunk in chunks[starts].tolist()]
@@ -131,7 +126,7 @@ class RandomUnits:
         read = self._units.read(wanted)
         self._compare(wanted, read)
         blocks, groups = np.divmod(chunks, self._manifest.num_groups)
-        units_read = _Units(blocks, groups, numbers, read.labels, read.records)
+        units_read = _Units(blocks, groups, numbers, read.labels, read.codes)
         # The last group may have fewer views.
         last = groups == self._manifest.num_groups - 1
         for alike in (np.flatnonzero(~last), np.flatnonzero(last)):
@@ -142,9 +137,9 @@ class RandomUnits:
                 problem = self._problem(units_read.some(np.array([unit])), lists, unreadable)
                 if problem is not None:
                     self._blocks.require_labels_of(problem, int(blocks[unit]), int(groups[unit]))
-        return read.records, read.labels
+        return read.codes, read.labels
 
-    def _compare(self, wanted: Sequence[GroupUnits], read: UnitRecords) -> None:
+    def _compare(self, wanted: Sequence[GroupUnits], read: UnitCodes) -> None:
         """CorruptError unless rows of the index are as committed, and units as these say."""
         commits = self._blocks.all_commits
         numbers, entries = [], []
@@ -154,7 +149,7 @@ class RandomUnits:
                 raise self._blocks.corrupt(UNITS, block, group)
             numbers.append(np.arange(len(row)) if which is None else which)
             entries.append(row[numbers[-1]])
-        digests = self._layout.digests(read.records, read.labels, np.concatenate(numbers))
+        digests = self._layout.digests(read.codes, read.labels, np.concatenate(numbers))
         differing = np.flatnonzero((digests ^ np.concatenate(entries)) >> np.uint64(16))
         if len(differing):
             ends = np.cumsum([len(part) for part in numbers])
@@ -170,39 +165,33 @@ class RandomUnits:
         columns = manifest.group_slice(int(units.groups[0]))
         views = columns.stop - columns.start
         first = units.blocks * manifest.block_images + units.numbers * self._layout.unit_images
-        images = _ranges(first, units.labels // views)
+        images = ranges(first, units.labels // views)
         codes = {
-            name: np.ascontiguousarray(part).reshape(len(images), views, *part.shape[1:])
-            for name, part in self._layout.code.codes(units.records).items()
+            name: part.reshape(len(images), views, *part.shape[1:])
+            for name, part in units.codes.items()
         }
         return label_problem(codes, self._specs, lists[images], unreadable[images], manifest)
 
 
 class _Units(NamedTuple):
-    """Units that were read: (n,) of each, and the records of all."""
+    """Units that were read: (n,) of each, and the codes (sum of labels, ...) of all."""
 
     blocks: Int64Array
     groups: Int64Array
     numbers: Int64Array
     labels: Int64Array
-    records: UInt8Array
+    codes: Codes
 
     def some(self, which: Int64Array) -> _Units:
         """Those at places (m,), rising."""
         if len(which) == len(self.labels):
             return self
         starts = np.cumsum(self.labels) - self.labels
+        rows = ranges(starts[which], self.labels[which])
         return _Units(
             self.blocks[which],
             self.groups[which],
             self.numbers[which],
             self.labels[which],
-            self.records[_ranges(starts[which], self.labels[which])],
+            {name: part.take(rows, axis=0) for name, part in self.codes.items()},
         )
-
-
-def _ranges(starts: Int64Array, lengths: Int64Array) -> Int64Array:
-    """Ranges of numbers, one after another."""
-    ends = np.cumsum(lengths)
-    apart: Int64Array = np.repeat(starts - (ends - lengths), lengths)
-    return apart + np.arange(len(apart))

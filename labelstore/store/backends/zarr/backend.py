@@ -22,7 +22,7 @@ import numpy as np
 import zarr
 
 from labelstore.errors import CorruptError, FormatError, LabelStoreError, StoreError
-from labelstore.format.arrays import UNITS, commit_columns, view_arrays
+from labelstore.format.arrays import UNITS, commit_columns
 from labelstore.storage import local_files
 from labelstore.storage.untrusted import (
     DOCUMENT_BYTES,
@@ -290,13 +290,12 @@ class ZarrBackend:
         wanted = [(name, views) for name, _, views in runs if views is not None]
         spans = [range(views.start // columns, -(-views.stop // columns)) for _, views in wanted]
         groups = sorted({group for span in spans for group in span})
-        first = view_arrays(manifest)[0].name
-        alone = first if all(name == first for name, _ in wanted) else None
+        names = sorted({name for name, _ in wanted})
         parts: list[list[npt.NDArray[Any]]] = [[] for _ in wanted]
         for block in range(images.start // size, -(-images.stop // size)):
             start = max(images.start - block * size, 0)
             inner = slice(start, min(images.stop - block * size, size))
-            chunks = dict(zip(groups, units.codes(block, groups, alone), strict=True))
+            chunks = dict(zip(groups, units.codes(block, groups, names), strict=True))
             for part, (name, views), span in zip(parts, wanted, spans, strict=True):
                 found = [chunks[group][name] for group in span]
                 codes = found[0] if len(found) == 1 else np.concatenate(found, axis=1)

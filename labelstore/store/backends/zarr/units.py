@@ -14,7 +14,7 @@ import numpy as np
 
 from labelstore.format.arrays import UNITS
 from labelstore.format.unit_blocks import COUNT_BYTES, UnitBlocks, sizes_of
-from labelstore.format.units.unit_code import Units, room_behind
+from labelstore.format.units.unit_code import Units
 from labelstore.storage.untrusted import check_expansion, open_file
 
 if TYPE_CHECKING:
@@ -30,14 +30,13 @@ if TYPE_CHECKING:
     Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]
     UInt64Array = npt.NDArray[np.uint64]
-    UInt8Array = npt.NDArray[np.uint8]
 
 __all__ = [
     "BlockObject",
     "GroupUnits",
     "HeldObject",
+    "UnitCodes",
     "UnitReads",
-    "UnitRecords",
     "opened_file",
     "unit_object",
 ]
@@ -123,11 +122,11 @@ class GroupUnits(NamedTuple):
 
 
 @dataclass(frozen=True)
-class UnitRecords:
+class UnitCodes:
     """Units that were read, and what the index says of them; not compared with anything."""
 
-    records: UInt8Array
-    """(sum of labels, record_bytes) of all units, in order."""
+    codes: Codes
+    """(sum of labels, ...) of all units, in order, by array name."""
     labels: Int64Array
     """(n,) labels of each unit."""
     rows: list[UInt64Array]
@@ -171,11 +170,11 @@ class UnitReads:
         """Blocks may have been made again."""
         self._tables, self._kept_bytes = {}, 0
 
-    def read(self, wanted: Sequence[GroupUnits], first: str | None = None) -> UnitRecords:
+    def read(self, wanted: Sequence[GroupUnits], names: Sequence[str] | None = None) -> UnitCodes:
         """Units of some groups, blocks in rising order.
 
         Args:
-            wanted: groups and units. first: as ``UnitCode.decode`` says.
+            wanted: groups and units. names: of the arrays that are wanted; all when None.
 
         Raises:
             CorruptError: an object is not there, or not as it was written. StoreError: it cannot be
@@ -188,28 +187,27 @@ class UnitReads:
         # A single block may be asked for by a thread of those who read together.
         parts = list(self._together(calls)) if len(calls) > 1 else [calls[0]()]
         try:
-            return self._decoded(list(blocks.values()), parts, first)
+            return self._decoded(list(blocks.values()), parts, names)
         except ValueError:
             # One by one, to name the block that it is.
             for groups, part in zip(blocks.values(), parts, strict=True):
                 with self._guard(groups[0].block):
-                    self._decoded([groups], [part], first)
+                    self._decoded([groups], [part], names)
             raise
 
-    def codes(self, block: int, groups: Sequence[int], first: str | None = None) -> list[Codes]:
-        """Codes (images, views, ...) of whole groups of a block, by array name; only those of the
-        array ``first`` where that is said.
+    def codes(
+        self, block: int, groups: Sequence[int], names: Sequence[str] | None = None
+    ) -> list[Codes]:
+        """Codes (images, views, ...) of whole groups of a block, by array name; of all when None.
 
         Raises:
             As ``read``.
         """
-        read = self.read([GroupUnits(block, group, None) for group in groups], first)
-        return self.codes_of(block, groups, read.records, first)
+        read = self.read([GroupUnits(block, group, None) for group in groups], names)
+        return self.by_group(block, groups, read.codes)
 
-    def codes_of(
-        self, block: int, groups: Sequence[int], records: UInt8Array, first: str | None = None
-    ) -> list[Codes]:
-        """Codes (images, views, ...) by array name of the records of whole groups."""
+    def by_group(self, block: int, groups: Sequence[int], codes: Codes) -> list[Codes]:
+        """Codes (images, views, ...) by array name of each of some whole groups that were read."""
         rows = self._manifest.block_slice(block)
         images = rows.stop - rows.start
         found: list[Codes] = []
@@ -218,13 +216,9 @@ class UnitReads:
             columns = self._manifest.group_slice(group)
             views = columns.stop - columns.start
             start, end = end, end + images * views
-            parts = self.layout.code.codes(records[start:end])
+            parts = {name: part[start:end] for name, part in codes.items()}
             found.append(
-                {
-                    name: np.ascontiguousarray(part).reshape(images, views, *part.shape[1:])
-                    for name, part in parts.items()
-                    if first in (None, name)
-                }
+                {name: p.reshape(images, views, *p.shape[1:]) for name, p in parts.items()}
             )
         return found
 
@@ -303,9 +297,12 @@ class UnitReads:
         return tables
 
     def _decoded(
-        self, blocks: Sequence[Sequence[GroupUnits]], parts: Sequence[_Read], first: str | None
-    ) -> UnitRecords:
-        """The records of what was read; ValueError where it is damaged."""
+        self,
+        blocks: Sequence[Sequence[GroupUnits]],
+        parts: Sequence[_Read],
+        names: Sequence[str] | None,
+    ) -> UnitCodes:
+        """The codes of what was read; ValueError where it is damaged."""
         labels, shards = [], []
         for shard, groups in enumerate(blocks):
             for entry in groups:
@@ -314,11 +311,11 @@ class UnitReads:
                 shards.append(np.full(len(labels[-1]), shard))
         counts = np.concatenate(labels)
         pieces = [piece for part in parts for piece in part.parts]
-        data = b"".join([*pieces, bytes(room_behind(counts))])
         sizes = np.concatenate([size for part in parts for size in part.sizes])
+        data = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
         units = Units(data, sizes, counts, np.concatenate(shards))
-        records = self.layout.code.decode([part.tables for part in parts], units, first)
-        return UnitRecords(records, counts, [row for part in parts for row in part.rows])
+        codes = self.layout.code.decode_arrays([part.tables for part in parts], units, names)
+        return UnitCodes(codes, counts, [row for part in parts for row in part.rows])
 
 
 def _pieces(
