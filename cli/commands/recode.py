@@ -77,7 +77,7 @@ class RecodeOptions(options.ResultOptions):
     "--layout",
     type=click.Choice(choices.LAYOUTS),
     help="How labels lie in Zarr: in chunks, which any Zarr library reads, or in units of a few "
-    "images, which labelstore alone reads one by one (a draft of version 2). Default: as it is.",
+    "images, which labelstore alone reads, one by one (format version 2). Default: as it is.",
 )
 @click.option(
     "--class-map",

@@ -89,7 +89,7 @@ def recode(
         targets: (images,) ground truth to stand in place of the store's, -1 unknown: a teacher's
             labels depend on none of it.
         layout: how labels lie in a Zarr store: ``"chunks"``, or ``"units"``, which are read alone
-            at random (a draft of the format's version 2, that no other Zarr library reads).
+            at random (version 2 of the format; no other Zarr library reads them).
         overwrite: replace a store that is at ``path``.
         tell: called with the images and views done since it was called last.
         settings: keywords ``k`` (at most the store's), ``quantizer``, ``prior_size``, ``top_p``,

@@ -147,6 +147,18 @@ def test_stages_that_the_schema_does_not_allow(version, change):
         Manifest.from_json(document, "here")
 
 
+@pytest.mark.parametrize("stages", [(), STAGES])
+def test_labels_in_units_are_of_version_2_and_of_no_draft(stages):
+    manifest = dataclasses.replace(planned(stages), unit_images=3)
+    document = manifest.to_json()
+    assert document["format_version"] == VERSION_2
+    assert Manifest.from_json(json.loads(json.dumps(document)), "here") == manifest
+    for version in (FORMAT_VERSION, DRAFT_VERSION):
+        other = document | {"format_version": version}
+        with pytest.raises(CorruptError, match="malformed"):
+            Manifest.from_json(other | {"id": _id_of(other)}, "here")
+
+
 @pytest.mark.parametrize("version", [0, 3, 20000, 20002, 2.0, "2", True, None])
 def test_other_versions_are_refused_in_a_sentence(version):
     document = planned().to_json() | {"format_version": version}

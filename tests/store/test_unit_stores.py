@@ -13,8 +13,9 @@ from hypothesis import given, settings, strategies as st
 import labelstore
 from labelstore.errors import CorruptError, LabelStoreError, UsageError
 from labelstore.format.blocks import BlockCodes
-from labelstore.format.manifest import DRAFT_VERSION, Manifest
+from labelstore.format.manifest import Manifest
 from labelstore.format.units import unit_code
+from labelstore.format.versions import VERSION_2
 from labelstore.operations.lifecycle.copy import copy
 from labelstore.operations.lifecycle.gc import gc
 from labelstore.operations.lifecycle.subset import subset
@@ -83,7 +84,7 @@ def test_there_and_back_is_the_same_to_the_last_byte(chunks, tmp_path):
     assert report.changed == ()
     units = labelstore.open(tmp_path / "units.zarr")
     assert units.manifest.label_layout == "units"
-    assert units.manifest.format_version == DRAFT_VERSION
+    assert units.manifest.format_version == VERSION_2
     assert units.bytes_by_part()["labels/units"] > 0
     recode(units, tmp_path / "same.zarr")
     assert files_of(tmp_path / "same.zarr") == files_of(units.path)
@@ -245,8 +246,8 @@ def test_manifests_with_units():
     for change in ({"unit_images": 0}, {"encoding": "plain"}):
         with pytest.raises(UsageError, match="unit"):
             dataclasses.replace(store, **change)
-    # A manifest of version 1 has no units, and a draft's has something of a draft.
-    for version, layout in ((1, document["layout"]), (DRAFT_VERSION, chunks.to_json()["layout"])):
+    # A manifest of version 1 has no units, and one of version 2 has something of that.
+    for version, layout in ((1, document["layout"]), (VERSION_2, chunks.to_json()["layout"])):
         with pytest.raises(CorruptError, match="malformed"):
             Manifest.from_json({**document, "format_version": version, "layout": layout}, "here")
 
