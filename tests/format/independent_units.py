@@ -132,6 +132,14 @@ def unit_of(data, count, planes, codes, size):
     return records
 
 
+def index_bytes(manifest):
+    """The bytes of an object's index."""
+    layout = manifest["layout"]
+    block_images = min(layout["block_images"], manifest["images"]["count"])
+    units = -(-block_images // layout["unit_images"])
+    return 8 * (1 + units) * -(-manifest["views"]["count"] // layout["group_views"])
+
+
 def block_of(data, manifest, block):
     """The arrays of a block by name, each (images, views, ...), and the unit digests of each group.
 
@@ -143,10 +151,8 @@ def block_of(data, manifest, block):
     total = manifest["images"]["count"]
     images = min(size, total - block * size)
     groups = -(-views // step)
-    units = -(-min(size, total) // u)
-    width = 8 * (1 + units)
-    end = len(data) - groups * width
-    index = np.frombuffer(data[end:], dtype="<u8").reshape(groups, 1 + units).tolist()
+    end = len(data) - index_bytes(manifest)
+    index = np.frombuffer(data[end:], dtype="<u8").reshape(groups, -1).tolist()
     length = int.from_bytes(data[end - 4 : end], "little")
     tables = data[end - 4 - length : end - 4]
     planes, record_size = planes_of(manifest)
