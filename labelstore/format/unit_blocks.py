@@ -110,7 +110,8 @@ class UnitBlocks:
     @property
     def tables_bytes(self) -> int:
         """Bytes of a block's tables, at most."""
-        return self.code.tables * _TABLE_BYTES
+        count: int = self.code.tables
+        return count * _TABLE_BYTES
 
     @property
     def object_bytes(self) -> int:
@@ -120,7 +121,8 @@ class UnitBlocks:
         # A byte of a record takes 11 bits, two of a class id together 27.
         unit = min(2 * labels * self.code.record_bytes, MOST_UNIT_BYTES)
         units = self.units * self.manifest.num_groups * unit
-        return units + self.tables_bytes + COUNT_BYTES + self.index_bytes
+        behind = self.tables_bytes + COUNT_BYTES + self.index_bytes
+        return units + behind
 
     def units_of(self, block: int) -> int:
         """Units of each group of a block."""

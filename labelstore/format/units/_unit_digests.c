@@ -186,8 +186,12 @@ copy_records(const Array *arrays, const int count, const int exact, int64_t labe
         for (int number = 0; number < count; number++) {
             const int64_t width = arrays[number].width;
             const uint8_t *from = arrays[number].from + label * width;
-            if (exact || width > STEP) memcpy(to, from, (size_t)width);
-            else memcpy(to, from, STEP);
+            if (exact || width > 2 * STEP) {
+                memcpy(to, from, (size_t)width);
+            } else {
+                memcpy(to, from, STEP);
+                if (width > STEP) memcpy(to + width - STEP, from + width - STEP, STEP);
+            }
             to += width;
         }
     return to;
@@ -197,7 +201,8 @@ static void
 copy_unit(const Array *arrays, int count, int64_t label, int64_t stop, int64_t last, uint8_t *to) {
     const int64_t exact = last - STEP < label ? label : last - STEP < stop ? last - STEP : stop;
     /* A constant for the compiler, in most stores. */
-    if (count == 3) to = copy_records(arrays, 3, 0, label, exact, to);
+    if (count == 2) to = copy_records(arrays, 2, 0, label, exact, to);
+    else if (count == 3) to = copy_records(arrays, 3, 0, label, exact, to);
     else to = copy_records(arrays, count, 0, label, exact, to);
     copy_records(arrays, count, 1, exact, stop, to);
 }

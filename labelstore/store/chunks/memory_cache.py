@@ -175,6 +175,8 @@ class SlotAges:
         self._last_use = np.zeros(capacity, dtype=np.int64)
         self._oldest: list[tuple[int, int]] = []
         self._turn = 0
+        self._unused = 0
+        """The first slot that has never been used; all behind it have not, either."""
 
     def use(self, slots: npt.NDArray[Any] | int) -> None:
         """Slots are used now."""
@@ -184,8 +186,10 @@ class SlotAges:
     def free(self, count: int) -> list[int]:
         """The slots used longest ago (at most as many as there are), marked as used with those that
         were used last: no others are given up before."""
-        freed: list[int] = []
         capacity = len(self._last_use)
+        freed = list(range(self._unused, min(self._unused + count, capacity)))
+        self._unused += len(freed)
+        self._last_use[freed] = self._turn
         while len(freed) < count:
             if not self._oldest:
                 # Many at a time, by age: those used since are passed over below.

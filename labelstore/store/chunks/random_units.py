@@ -54,6 +54,8 @@ class RandomUnits:
         records are kept."""
         self._units, self._blocks = units, blocks
         self._layout = units.layout
+        # Asked for with every label.
+        self._per_group, self._unit_images = units.layout.units, units.layout.unit_images
         self._manifest = manifest = blocks.manifest
         self._specs = view_arrays(manifest)
         self._columns = unit_columns(manifest)
@@ -82,22 +84,22 @@ class RandomUnits:
             IncompleteError: a block is not committed. CorruptError: what is there is not as it was
             committed, or no label.
         """
-        manifest, layout = self._manifest, self._layout
+        manifest = self._manifest
         blocks, rows = np.divmod(images, manifest.block_images)
         groups, columns = np.divmod(views, manifest.group_views)
-        numbers, rows = np.divmod(rows, layout.unit_images)
-        units = (blocks * manifest.num_groups + groups) * layout.units + numbers
+        numbers, rows = np.divmod(rows, self._unit_images)
+        units = (blocks * manifest.num_groups + groups) * self._per_group + numbers
         width = np.minimum(manifest.group_views, manifest.num_views - groups * manifest.group_views)
         return self._cache.take(units, rows * width + columns, self._load)
 
     def entry(self, image: int, view: int) -> Codes | None:
         """Codes (...) of one view, by array name; None where its unit has to be read first."""
-        manifest, layout = self._manifest, self._layout
+        manifest = self._manifest
         block, row = divmod(image, manifest.block_images)
         group, column = divmod(view, manifest.group_views)
-        number, row = divmod(row, layout.unit_images)
+        number, row = divmod(row, self._unit_images)
         width = min(manifest.group_views, manifest.num_views - group * manifest.group_views)
-        unit = (block * manifest.num_groups + group) * layout.units + number
+        unit = (block * manifest.num_groups + group) * self._per_group + number
         return self._cache.entry(unit, row * width + column)
 
     def whole_groups(self, block: int, groups: Sequence[int]) -> list[Codes]:

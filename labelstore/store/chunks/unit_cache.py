@@ -77,6 +77,13 @@ class UnitCache:
                 here, and (m,) how many labels each has.
         """
         self._after_fork()
+        with self._lock:
+            at = list(map(self._slot_of.get, units.tolist()))
+            if at and None not in at:
+                known = np.array(at, dtype=np.int64)
+                self._ages.use(known)
+                flat = known * self._labels + places
+                return {name: flat_take(array, flat, 2) for name, array in self._arrays.items()}
         wanted, which = np.unique(units, return_inverse=True)
         out: Codes = {
             spec.name: np.empty((len(units), *spec.shape[2:]), spec.dtype) for spec in self._specs
@@ -119,11 +126,15 @@ class UnitCache:
             slots = self._ages.free(len(chosen))
             for slot in slots:
                 self._slot_of.pop(self._unit_in.pop(slot, -1), None)
-            starts = np.cumsum(labels) - labels
-            rows = ranges(starts[chosen], labels[chosen])
-            places = ranges(np.array(slots) * self._labels, labels[chosen])
-            for name, array in self._arrays.items():
-                array.reshape(-1, *array.shape[2:])[places] = codes[name].take(rows, axis=0)
+            if (labels == self._labels).all():
+                for name, array in self._arrays.items():
+                    array[slots] = codes[name].reshape(-1, *array.shape[1:])[chosen]
+            else:
+                starts = np.cumsum(labels) - labels
+                rows = ranges(starts[chosen], labels[chosen])
+                places = ranges(np.array(slots) * self._labels, labels[chosen])
+                for name, array in self._arrays.items():
+                    array.reshape(-1, *array.shape[2:])[places] = codes[name].take(rows, axis=0)
             numbers = units[chosen].tolist()
             self._unit_in.update(zip(slots, numbers, strict=True))
             self._slot_of.update(zip(numbers, slots, strict=True))
