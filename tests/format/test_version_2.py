@@ -155,8 +155,15 @@ def test_labels_in_units_are_of_version_2_and_of_no_draft(stages):
     assert Manifest.from_json(json.loads(json.dumps(document)), "here") == manifest
     for version in (FORMAT_VERSION, DRAFT_VERSION):
         other = document | {"format_version": version}
-        with pytest.raises(CorruptError, match="malformed"):
+        with pytest.raises(CorruptError, match=r"malformed at (format_version|layout|views/law) "):
             Manifest.from_json(other | {"id": _id_of(other)}, "here")
+
+
+def test_a_manifest_of_version_2_that_uses_nothing_of_it_is_told_in_a_few_words():
+    document = planned(()).to_json() | {"format_version": VERSION_2}
+    words = r"malformed at format_version \(2, which goes with another law or layout\)"
+    with pytest.raises(CorruptError, match=words):
+        Manifest.from_json(document, "here")
 
 
 @pytest.mark.parametrize("version", [0, 3, 20000, 20002, 2.0, "2", True, None])
