@@ -128,7 +128,8 @@ class UnitBlocks:
     def units_of(self, block: int) -> int:
         """Units of each group of a block."""
         rows = self.manifest.block_slice(block)
-        return -(-(rows.stop - rows.start) // self.unit_images)
+        images: int = rows.stop - rows.start
+        return -(-images // self.unit_images)
 
     def labels(self, block: int, group: int) -> Int64Array:
         """(units,) int64: labels of each unit of a group."""
