@@ -119,7 +119,8 @@ class UnitBlocks:
         images = min(self.unit_images, self.manifest.block_images, self.manifest.num_images)
         labels = images * min(self.manifest.group_views, self.manifest.num_views)
         # A byte of a record takes 11 bits, two of a class id together 27.
-        unit = min(2 * labels * self.code.record_bytes, MOST_UNIT_BYTES)
+        record: int = self.code.record_bytes
+        unit = min(2 * labels * record, MOST_UNIT_BYTES)
         units = self.units * self.manifest.num_groups * unit
         behind = self.tables_bytes + COUNT_BYTES + self.index_bytes
         return units + behind
@@ -127,7 +128,8 @@ class UnitBlocks:
     def units_of(self, block: int) -> int:
         """Units of each group of a block."""
         rows = self.manifest.block_slice(block)
-        return -(-(rows.stop - rows.start) // self.unit_images)
+        images: int = rows.stop - rows.start
+        return -(-images // self.unit_images)
 
     def labels(self, block: int, group: int) -> Int64Array:
         """(units,) int64: labels of each unit of a group."""

@@ -314,3 +314,69 @@ def test_codes_are_complete_and_near_the_entropy():
         }
         assert len(words) == (counts > 0).sum()
         assert not any(a != b and b.startswith(a) for a in words for b in words)
+
+
+def damaged(rng, code, parts, tables):
+    """Units of which some have other bits or lengths, and tables of which one may."""
+    parts = [bytearray(part) for part in parts]
+    for part in parts:
+        kind = rng.integers(6)
+        if kind == 0:
+            part[rng.integers(len(part))] ^= 1 << rng.integers(8)
+        elif kind == 1:
+            del part[rng.integers(len(part)) :]
+        elif kind == 2:
+            part += bytes(rng.integers(1, 9))
+        elif kind == 3:
+            part[:] = rng.integers(0, 256, rng.integers(2 * len(part)), np.uint8).tobytes()
+    if rng.random() < 0.2:
+        tables = bytearray(tables)
+        tables[rng.integers(len(tables))] ^= 1 << rng.integers(8)
+    return [bytes(part) for part in parts], bytes(tables)
+
+
+@pytest.mark.skipif(COMPILED is None, reason="not built")
+@pytest.mark.parametrize("kind", ["lists", "class ids", "floats"])
+def test_both_ways_refuse_the_same_damage(kind, use):
+    code, codes = of_store(kind, 5 * 20)
+    labels = np.full(5, 20)
+    tables, units = encoded(code, codes, labels)
+    ends = np.cumsum(units.sizes)
+    whole = [units.data[e - s : e] for e, s in zip(ends, units.sizes, strict=True)]
+    rng = np.random.default_rng(2)
+    outcomes = set()
+    for step in range(40):
+        parts, packed = damaged(rng, code, whole, tables)
+        names = None if step % 2 else ["labels/top_prob"]
+        results = []
+        for compiled in (True, False):
+            use(compiled)
+            units = Units.scattered(parts, labels, units.shards)
+            try:
+                arrays = code.decode_arrays([packed], units, names)
+            except ValueError:
+                arrays = None
+            results.append(arrays and {name: a.tobytes() for name, a in arrays.items()})
+        assert results[0] == results[1], step
+        outcomes.add(results[0] is None)
+    assert outcomes == {True, False}
+
+
+@ways
+def test_a_unit_that_is_not_filled_up_with_zeros_is_damaged(compiled, use):
+    use(compiled)
+    code, codes = of_store("lists", 20)
+    tables, units = encoded(code, codes, np.array([20]))
+    data = bytearray(units.data)
+    # The bits of the words end within the last byte.
+    words = unpack(tables, code.tables)
+    records, bits = code.records(codes), 0
+    for plane in code.planes:
+        values = unit_code._values(plane, records)
+        lengths = words[unit_code._tables(plane, records), np.minimum(values, 255)]
+        bits += int(lengths[lengths != ONLY].sum()) + 16 * int(plane.wide * (values >= 255).sum())
+    assert -(-bits // 8) == len(data)
+    assert bits % 8, "another seed has filling"
+    data[-1] |= 1
+    with pytest.raises(ValueError, match=r"damaged|filled"):
+        code.decode_arrays([tables], Units(bytes(data), *_rest(units)))

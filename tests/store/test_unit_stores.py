@@ -24,6 +24,7 @@ from labelstore.operations.merge import merge
 from labelstore.operations.recode import recode
 from labelstore.operations.verify import verify
 from labelstore.store.chunks.disk_cache import VARIABLE
+from labelstore.store.reissue import reissued
 from labelstore.store.writer import StoreWriter
 from labelstore.testing.network import FileServer
 from tests.support.stores import (
@@ -222,6 +223,17 @@ def test_what_is_made_of_such_a_store(tmp_path):
     layouts = {p.name: labelstore.open(p).manifest.label_layout for p in paths}
     assert layouts.pop("recode.parquet") == layouts.pop("copy") == "chunks"
     assert set(layouts.values()) == {"units"}
+
+
+def test_under_another_manifest(pair):
+    """As it is published: what its index holds is not taken over unseen."""
+    _, paths = pair
+    store = labelstore.open(paths[7])
+    manifest = dataclasses.replace(store.manifest, producer={"made by": "another"})
+    with reissued(store, manifest) as again:
+        assert again.id != store.id
+        assert said_of_labels(again) == said_of_labels(store)
+        assert verify(again).whole
 
 
 def test_chunks_of_units_behind_a_url_are_kept_in_a_folder(pair, tmp_path, monkeypatch):

@@ -207,7 +207,7 @@ class ZarrBackend:
 
     def read(self, name: str, images: slice, views: slice | None) -> npt.NDArray[Any]:
         if views is not None and self.units is not None:
-            return self._read_in_units(self.units, [(name, images, views)])[0]
+            return self.units.runs(images, [(name, views)])[0]
         rows = self._layouts[name].rows
         blocks = range(images.start // rows, -(-images.stop // rows))
         selection = images if views is None else (images, views)
@@ -268,7 +268,7 @@ class ZarrBackend:
         """One run of any kind, or chunks of one shard, or of the same images in units."""
         name, images, first = runs[0]
         if first is not None and self.units is not None:
-            return self._read_in_units(self.units, runs)
+            return self.units.runs(images, [(name, views) for name, _, views in runs if views])
         if first is None or not self._is_chunk(name, images, first):
             return [self.read(*runs[0])]
         array = self._layouts[name]
@@ -280,28 +280,6 @@ class ZarrBackend:
             part[: run.stop - run.start, : views.stop - views.start]
             for part, (_, run, _), views in zip(codes, runs, columns, strict=True)
         ]
-
-    def _read_in_units(
-        self, units: UnitReads, runs: Sequence[tuple[str, slice, slice | None]]
-    ) -> list[npt.NDArray[Any]]:
-        """Runs of labels of the same images."""
-        manifest, images = units.layout.manifest, runs[0][1]
-        size, columns = manifest.block_images, manifest.group_views
-        wanted = [(name, views) for name, _, views in runs if views is not None]
-        spans = [range(views.start // columns, -(-views.stop // columns)) for _, views in wanted]
-        groups = sorted({group for span in spans for group in span})
-        names = sorted({name for name, _ in wanted})
-        parts: list[list[npt.NDArray[Any]]] = [[] for _ in wanted]
-        for block in range(images.start // size, -(-images.stop // size)):
-            start = max(images.start - block * size, 0)
-            inner = slice(start, min(images.stop - block * size, size))
-            chunks = dict(zip(groups, units.codes(block, groups, names), strict=True))
-            for part, (name, views), span in zip(parts, wanted, spans, strict=True):
-                found = [chunks[group][name] for group in span]
-                codes = found[0] if len(found) == 1 else np.concatenate(found, axis=1)
-                begin = views.start - span.start * columns
-                part.append(codes[inner, begin : begin + views.stop - views.start])
-        return [part[0] if len(part) == 1 else np.concatenate(part) for part in parts]
 
     def _opened_units(self, block: int) -> AbstractContextManager[BlockObject]:
         """The object of a block's units; FileNotFoundError where there is none."""

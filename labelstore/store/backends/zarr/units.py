@@ -222,6 +222,31 @@ class UnitReads:
             )
         return found
 
+    def runs(self, images: slice, wanted: Sequence[tuple[str, slice]]) -> list[npt.NDArray[Any]]:
+        """Codes of arrays for runs of views of the same run of images.
+
+        Args:
+            images: the images. wanted: array names and runs of views.
+
+        Raises:
+            As ``read``.
+        """
+        size, columns = self._manifest.block_images, self._manifest.group_views
+        spans = [range(views.start // columns, -(-views.stop // columns)) for _, views in wanted]
+        groups = sorted({group for span in spans for group in span})
+        names = sorted({name for name, _ in wanted})
+        parts: list[list[npt.NDArray[Any]]] = [[] for _ in wanted]
+        for block in range(images.start // size, -(-images.stop // size)):
+            start = max(images.start - block * size, 0)
+            inner = slice(start, min(images.stop - block * size, size))
+            chunks = dict(zip(groups, self.codes(block, groups, names), strict=True))
+            for part, (name, views), span in zip(parts, wanted, spans, strict=True):
+                found = [chunks[group][name] for group in span]
+                codes = found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+                begin = views.start - span.start * columns
+                part.append(codes[inner, begin : begin + views.stop - views.start])
+        return [part[0] if len(part) == 1 else np.concatenate(part) for part in parts]
+
     def _reading(self, block: int, groups: Sequence[GroupUnits]) -> Callable[[], _Read]:
         def call() -> _Read:
             with self._guard(block):
