@@ -25,14 +25,15 @@ __all__ = [
     "LABELLED",
     "NO_LIST",
     "PRIOR_COLUMN",
+    "UNITS",
     "UNREADABLE",
     "ArraySpec",
     "array_digest",
     "commit_columns",
-    "commit_row",
     "image_arrays",
     "images_digest",
     "prior_arrays",
+    "unit_columns",
     "view_arrays",
     "view_columns",
 ]
@@ -148,10 +149,22 @@ PRIOR_COLUMN = -1
 """Of a commit row, where the store has a prior: the digest of the lists' arrays."""
 
 
+UNITS = "labels/units"
+"""Where the labels of a store with units lie, and what the digests of its groups' rows name."""
+
+
 def commit_columns(manifest: Manifest) -> int:
-    """Digests in a commit row: the images, each view array's groups, and the prior if any."""
+    """Digests in a commit row: the images, each view array's groups, the groups' units if any, and
+    the prior if any."""
     groups = len(view_arrays(manifest)) * manifest.num_groups
-    return 1 + groups + (1 if manifest.prior_size else 0)
+    units = len(unit_columns(manifest))
+    return 1 + groups + units + (1 if manifest.prior_size else 0)
+
+
+def unit_columns(manifest: Manifest) -> range:
+    """The columns of a commit row that hold the digests of the groups' units; none of chunks."""
+    start = 1 + len(view_arrays(manifest)) * manifest.num_groups
+    return range(start, start + (0 if manifest.unit_images is None else manifest.num_groups))
 
 
 def view_columns(manifest: Manifest) -> dict[str, range]:
@@ -162,32 +175,6 @@ def view_columns(manifest: Manifest) -> dict[str, range]:
         name: range(start, start + manifest.num_groups)
         for name, start in zip(names, starts, strict=True)
     }
-
-
-def commit_row(
-    manifest: Manifest, block: int, arrays: Mapping[str, npt.NDArray[Any]]
-) -> npt.NDArray[np.uint64]:
-    """The digests by which readers know that a block's arrays are what was committed.
-
-    Args:
-        manifest: of the store.
-        block: the block's number.
-        arrays: (n, ...) its codes, by name, of all arrays of images, of views and of prior lists.
-
-    Returns:
-        (columns,) uint64.
-    """
-    row = np.zeros(commit_columns(manifest), dtype="<u8")
-    measured = {spec.name: arrays[spec.name] for spec in image_arrays(manifest)}
-    row[IMAGES_COLUMN] = images_digest(manifest.id, block, measured)
-    for name, columns in view_columns(manifest).items():
-        for group, column in enumerate(columns):
-            codes = arrays[name][:, manifest.group_slice(group)]
-            row[column] = array_digest(manifest.id, name, block, group, codes)
-    lists = {spec.name: arrays[spec.name] for spec in prior_arrays(manifest)}
-    if lists:
-        row[PRIOR_COLUMN] = images_digest(manifest.id, block, lists, "prior")
-    return row
 
 
 LABELLED, UNREADABLE = 1, 2

@@ -13,11 +13,11 @@ from labelstore.format import codecs
 from labelstore.format.arrays import (
     LABELLED,
     UNREADABLE,
-    commit_row,
     prior_arrays,
     view_arrays,
 )
 from labelstore.format.codecs.base import FloatGrid
+from labelstore.format.commits import commit_row
 from labelstore.format.encoding import cut_at_mass, encode_labels, encode_prior_probs
 from labelstore.format.label_checks import are_labels, require_ids, require_labels
 from labelstore.format.manifest import EXPLICIT

@@ -16,7 +16,8 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import DecodeError, MismatchError, SourceError, UsageError
-from labelstore.format.manifest import DRAFT_VERSION, StoreSettings
+from labelstore.format.manifest import StoreSettings
+from labelstore.format.versions import VERSION_2
 from labelstore.images import PartnerPhotos, render
 from labelstore.images.pixels import decode
 from labelstore.images.sources.folder import FolderSource
@@ -598,7 +599,7 @@ def test_from_the_command_line(photos, tmp_path):
     assert done.returncode == 0, done.stderr
     store = labelstore.open(tmp_path / "s.zarr")
     assert [str(stage) for stage in store.law.stages] == list(stages[1::2])
-    assert store.manifest.to_json()["format_version"] == DRAFT_VERSION
+    assert store.manifest.to_json()["format_version"] == VERSION_2
     again = run(*common, "-o", tmp_path / "s.zarr", *stages, "--json")
     assert (again.returncode, json.loads(again.stdout)["blocks_made"]) == (0, 0)
     first = run(*common, "-o", tmp_path / "t.zarr", *stages[2:], *stages[:2])
