@@ -331,7 +331,8 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
                 f"expected {(count, *spec.shape[1:])}: a store of explicit views needs boxes "
                 "and flips of every view."
             )
-        chosen[spec.name] = array.astype(spec.dtype)
+        chosen[spec.name] = np.empty(array.shape, dtype=spec.dtype)
+        _take_over(chosen[spec.name], array)
 
     def encode(part: slice) -> None:
         codes = _label_codes(data, readable, manifest, part)
@@ -340,7 +341,7 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
             raise LabelError(f"block {block} has labels that are none: look at its producer.")
         for name, array in codes.items():
             if name in chosen:
-                chosen[name][part] = array
+                _take_over(chosen[name][part], array)
 
     # In runs that stay in the processor's cache.
     most = max(_RUN_ENTRIES // manifest.k, min(_LONG_RUN_ENTRIES // manifest.k, _RUN_LABELS))
@@ -350,6 +351,16 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
         for spec in view_arrays(manifest):
             chosen[spec.name][~readable] = spec.fill
     return chosen
+
+
+def _take_over(out: npt.NDArray[Any], array: npt.NDArray[Any]) -> None:
+    """Fill ``out`` with an array of another order in memory: a few places a label are slow to go
+    along, all labels of a place are not."""
+    if array.ndim < 3 or array.flags.c_contiguous:
+        out[...] = array
+        return
+    for place in range(array.shape[-1]):
+        out[..., place] = array[..., place]
 
 
 def _label_codes(

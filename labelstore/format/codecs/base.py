@@ -80,7 +80,7 @@ class TableGrid:
         if self._parts is None or values.dtype != np.float32:
             return np.searchsorted(self._middles, values).astype(self.dtype)
         # The same in a tenth of the time. Numbers below 0 have negative bits.
-        parts = values.view(np.int32) >> _LOW_BITS
+        parts = (values.view(np.int32) >> _LOW_BITS).astype(np.intp)
         codes = self._parts[0].take(parts, mode="clip")
         codes += values > self._parts[1].take(parts, mode="clip")
         return codes
@@ -217,7 +217,8 @@ class Quantizer:
             probs: (..., k) in [0, 1], falling along the last axis, sum about 1 or less.
 
         Returns:
-            codes of the largest (...), codes of the rest (..., k - 1). Each decodes to the nearest
+            codes of the largest (...), codes of the rest (..., k - 1), place by place in memory.
+            Each decodes to the nearest
             value of its grid that is not above the one before it, nor above what the ones before
             it leave of 1.
         """
@@ -239,7 +240,7 @@ class Quantizer:
                 values = self.rest.decode(codes)
             limit = values.astype(np.float64)
             left -= limit
-        return top_codes.astype(self.top.dtype), by_label(rest_codes)
+        return top_codes.astype(self.top.dtype), np.moveaxis(rest_codes, 0, -1)
 
     def decode(
         self, top_codes: npt.NDArray[Any], rest_codes: npt.NDArray[Any] | None
