@@ -6,7 +6,7 @@ time of recovering a label with a list of likely classes is that of writing down
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.prior import ImagePrior
-    from labelstore.labels.top_k import TopK
+    from labelstore.labels.soft_labels import SoftLabels
 
 __all__ = ["probability_of_unseen"]
 
@@ -27,7 +27,24 @@ _FEWEST_ROWS = 64
 """Labels of which a table has the lists, at least."""
 
 
-def probability_of_unseen(topk: TopK, classes: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+class _Stored(Protocol):
+    """What is looked at of a ``TopK`` (n, k)."""
+
+    @property
+    def indices(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def probs(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def prior(self) -> ImagePrior | None: ...
+    def recover(self) -> SoftLabels: ...
+    def __getitem__(self, rows: Any) -> _Stored: ...
+
+
+def probability_of_unseen(
+    topk: _Stored, classes: npt.NDArray[np.integer]
+) -> npt.NDArray[np.float32]:
     """What ``topk.recover()`` gives to classes.
 
     Args:
@@ -55,14 +72,14 @@ def _are_ids(classes: npt.NDArray[np.integer], count: int) -> bool:
     return not classes.size or bool(classes.min() >= 0 and classes.max() < count)
 
 
-def _recovered(topk: TopK, classes: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+def _recovered(topk: _Stored, classes: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
     """As ``probability_of_unseen``, of the labels as they are recovered."""
     labels = topk.recover().reshape(len(classes), 1)
     return labels.probability(classes).astype(np.float32)
 
 
 def _of_run(
-    topk: TopK, prior: ImagePrior, classes: npt.NDArray[np.integer]
+    topk: _Stored, prior: ImagePrior, classes: npt.NDArray[np.integer]
 ) -> npt.NDArray[np.float32]:
     """As ``probability_of_unseen``, by a table of where each list has each class."""
     lists, of_row = distinct_lists(prior)
