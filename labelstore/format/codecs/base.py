@@ -45,6 +45,10 @@ class Grid(Protocol):
     def fill(self) -> float:
         """The code that means "no value"; no probability has it."""
 
+    @property
+    def values(self) -> npt.NDArray[np.float32] | None:
+        """(c,) float32, rising: what the codes 0..c-1 stand for; None where a code is the value."""
+
     def nearest(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Codes of the values nearest to ``values`` in [0, 1], float32 or float64."""
 
@@ -75,6 +79,10 @@ class TableGrid:
         self._exact = exact
         self._middles = (exact[1:] + exact[:-1]) / 2
         self._parts = _parts_of_floats(self._middles, self.dtype)
+
+    @property
+    def values(self) -> npt.NDArray[np.float32]:
+        return self._table
 
     def nearest(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self._parts is None or values.dtype != np.float32:
@@ -166,6 +174,7 @@ class FloatGrid:
     """IEEE floating-point numbers; the code is the number itself."""
 
     fill = float("nan")
+    values = None
 
     def __init__(self, dtype: str) -> None:
         self.dtype = np.dtype(dtype)

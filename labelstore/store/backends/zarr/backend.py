@@ -22,7 +22,7 @@ import numpy as np
 import zarr
 
 from labelstore.errors import CorruptError, FormatError, LabelStoreError, StoreError
-from labelstore.format.arrays import UNITS, commit_columns
+from labelstore.format.arrays import UNITS, commit_columns, side_by_side
 from labelstore.format.blocks import StoredObject
 from labelstore.storage import local_files
 from labelstore.storage.untrusted import (
@@ -346,7 +346,7 @@ class ZarrBackend:
         columns = self._layouts[name].chunks[1]
         first, last = views.start // columns, -(-views.stop // columns)
         parts = self._read_chunks(name, block, range(first, last))
-        codes = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        codes = side_by_side(parts)
         start = views.start - first * columns
         return codes[rows, start : start + views.stop - views.start]
 
