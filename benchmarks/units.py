@@ -14,6 +14,7 @@ Seconds are the processor's, the tasks take turns, and ratios are those of one r
 
     python -m benchmarks.units
     python -m benchmarks.units --store STORE
+    python -m benchmarks.units --cost --units 16 --store STORE
 """
 
 from __future__ import annotations
@@ -66,6 +67,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, nargs="+", default=[8192, 32768], help="synthetic")
+    parser.add_argument(
+        "--cost", action="store_true", help="both layouts alone: no FKD, other chunks or NumPy"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -77,7 +81,7 @@ def main() -> None:
             results[path.stem] = measure(path, Path(folder, f"units-{images}"), options)
         for number, path in enumerate(options.store):
             results[path.stem] = measure(path, Path(folder, f"units-of-{number}"), options)
-    write_result("units", {"stores": results}, options.out)
+    write_result("units_cost" if options.cost else "units", {"stores": results}, options.out)
 
 
 def labels_of(images: int, views: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +102,7 @@ def measure(path: Path, folder: Path, options: argparse.Namespace) -> dict[str, 
     views = rng.integers(0, manifest.num_views, (BATCH, SHOWN))
     every, where = np.unique(images, return_inverse=True)
     topk = store.read(every[:, None], np.arange(manifest.num_views))
-    paths = write_files(folder / "files", topk.indices, topk.probs)
+    paths = [] if options.cost else write_files(folder / "files", topk.indices, topk.probs)
     expected = store.read(images[:, None], views)
     crops = manifest.num_images * manifest.num_views
     today = sum(size_of(path / spec.name) for spec in view_arrays(manifest))
@@ -130,13 +134,15 @@ def measure(path: Path, folder: Path, options: argparse.Namespace) -> dict[str, 
             f"{name}: verify": task["verify"],
             f"{name}: plane": task["plane"],
         }
-    for shape in CHUNKS:
+    if options.cost:
+        del tasks["fkd"]
+    for shape in () if options.cost else CHUNKS:
         name = "{} x {} alone".format(*shape)
         chunks = chunks_of(store, images, views, shape)
         bytes_per_crop[name] = chunks.bytes_per_crop
         tasks[name] = chunks.decompress
     numpy = f"units of {options.units[len(options.units) // 2]}"
-    for what in ("cold", "slab"):
+    for what in () if options.cost else ("cold", "slab"):
         tasks[f"{numpy}: {what}, numpy"] = without_compiled(tasks[f"{numpy}: {what}"])
     seconds = alternate(tasks, options.rounds, clock=time.process_time)
     labels = {
@@ -165,7 +171,12 @@ def measure(path: Path, folder: Path, options: argparse.Namespace) -> dict[str, 
         "times_faster_than_fkd": {
             name: round(ratio(seconds["fkd"], s), 1)
             for name, s in seconds.items()
-            if "cold" in name or "warm" in name or "alone" in name
+            if "fkd" in seconds and ("cold" in name or "warm" in name or "alone" in name)
+        },
+        "times_of_chunks": {
+            f"{name}: {kind}": round(ratio(seconds[f"{name}: {kind}"], seconds[kind]), 2)
+            for name in (f"units of {images}" for images in options.units)
+            for kind in ("cold", "warm", "slab", "verify", "plane")
         },
     }
 
