@@ -7,7 +7,10 @@ core and on two. With boxes it reads each photo's bytes and head, too, as the ot
 by Pillow. On a machine that is shared the ratios of CPU seconds hold; those of wall time alone say
 what a second core brings.
 
-    python -m benchmarks.convert
+    python -m benchmarks.convert                      # 10,000 files: some 5 minutes of CPU time
+    python -m benchmarks.convert --files 1000 --rounds 2
+
+Beside the result lies a table of it, ``convert.md``; ``benchmarks.redraw convert`` makes it anew.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ import torch
 from PIL import Image
 
 import labelstore
+from benchmarks.support import convert_report
 from benchmarks.support.measuring import (
+    RESULTS,
     alternate,
     ratio,
     size_of,
@@ -64,6 +69,7 @@ def main() -> None:
             make(Path(folder), options.files, kind)
             result[np.dtype(kind).name] = measure(Path(folder), options.files, options.rounds)
     write_result("convert", result, options.out)
+    convert_report.write(result, options.out or RESULTS / "convert.json")
 
 
 def make(folder: Path, count: int, kind: Any) -> None:

@@ -7,7 +7,8 @@ ids a view). A batch is 256 images x 4 views, as (1024, k) ids and probabilities
 epoch's images in random order with the views that the schedule shows; the time of first reading
 each chunk is part of it. ``slab``: likewise, the epoch's slab being made first. ``random``: any
 images, any views, with the reader's cache warm and cold. ``materialized``: the same from a decoded
-copy, every label of which has been read before; ``materialized_cold``: newly opened.
+copy, every label of which has been read before; ``materialized_cold``: newly opened. ``units_...``:
+the same labels in units (``labelstore recode --layout units``).
 
     python -m benchmarks.read_labels
 """
@@ -32,6 +33,7 @@ from benchmarks.support.measuring import (
     write_result,
 )
 from labelstore.operations.materialize import materialize
+from labelstore.operations.recode import recode
 from labelstore.training.cycle import random_views
 from labelstore.views.philox import hash_keys
 
@@ -63,9 +65,12 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     files = write_files(folder / "files", ids, probs)
     pickles = write_pickles(folder / "pickles", ids[:512], probs[:512])
     materialize(labelstore.open(path), folder / "copy")
+    units = folder / "units.zarr"
+    recode(path, units, layout="units")
     batches = epoch(options.images, options.views, seed=0)
     anywhere = scattered(options.images, options.views, len(batches))
     store, copy = labelstore.open(path), labelstore.open(folder / "copy")
+    in_units = labelstore.open(units)
 
     mine, theirs = read_store(store, *batches[0]), read_files(files, *batches[0])
     if not np.array_equal(mine[0], theirs[0]) or np.abs(mine[1] - theirs[1]).max() > 0.02:
@@ -82,6 +87,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     part = max(1, len(batches) // 8)
     for images, views in anywhere:
         store.read(images[:, None], views)
+        in_units.read(images[:, None], views)
     copy.read(np.arange(options.images)[:, None], np.arange(0, options.views, 4))
     few = [(images % 512, views) for images, views in batches[:part]]
 
@@ -94,6 +100,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "scheduled": run(read_store, lambda: labelstore.open(path), batches),
         "random_warm": run(read_store, lambda: store, anywhere[:part]),
         "random_cold": run(read_store, lambda: labelstore.open(path), anywhere[:1]),
+        "units_warm": run(read_store, lambda: in_units, anywhere[:part]),
+        "units_cold": run(read_store, lambda: labelstore.open(units), anywhere[:1]),
         "slab": run(read_store, slab, batches),
         "materialized": run(read_store, lambda: copy, anywhere),
         "materialized_cold": run(
@@ -108,6 +116,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "slab": len(batches),
         "materialized": len(anywhere),
         "random_warm": part,
+        "units_warm": part,
         "files": part,
     }
     per_batch = {name: [s / counts[name] for s in times] for name, times in seconds.items()}
@@ -134,6 +143,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         },
         "bytes_per_crop": {
             "store": size_of(path) / crops,
+            "units": size_of(units) / crops,
             "files": size_of(folder / "files") / crops,
             "materialized": size_of(folder / "copy") / crops,
         },

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.support import distill_report, epoch_report, rate_report
+from benchmarks.support import convert_report, distill_report, epoch_report, rate_report
 from benchmarks.support.measuring import RESULTS
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "rate_distortion": rate_report.write,
     "distill": distill_report.write,
     "distill_scenes": distill_report.write,
+    "convert": convert_report.write,
     "read_epoch": lambda result, out: epoch_report.plot(result, out.with_suffix(".png")),
 }
 

@@ -14,6 +14,7 @@ Seconds are the processor's, the tasks take turns, and ratios are those of one r
 
     python -m benchmarks.units
     python -m benchmarks.units --store STORE
+    python -m benchmarks.units --cost --units 16 --store STORE
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from benchmarks.support.measuring import (
 from benchmarks.support.unit_files import UnitReader, write_unit_files
 from labelstore.format.arrays import array_digest, view_arrays
 from labelstore.format.units import unit_code
-from labelstore.store.backends.zarr.arrays import BEST_LEVEL, QUICK_LEVEL
+from labelstore.store.backends.zarr.arrays import LABELS_LEVEL, LISTED_LEVEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +67,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, nargs="+", default=[8192, 32768], help="synthetic")
+    parser.add_argument(
+        "--cost", action="store_true", help="both layouts alone: no FKD, other chunks or NumPy"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -77,7 +81,7 @@ def main() -> None:
             results[path.stem] = measure(path, Path(folder, f"units-{images}"), options)
         for number, path in enumerate(options.store):
             results[path.stem] = measure(path, Path(folder, f"units-of-{number}"), options)
-    write_result("units", {"stores": results}, options.out)
+    write_result("units_cost" if options.cost else "units", {"stores": results}, options.out)
 
 
 def labels_of(images: int, views: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +102,7 @@ def measure(path: Path, folder: Path, options: argparse.Namespace) -> dict[str, 
     views = rng.integers(0, manifest.num_views, (BATCH, SHOWN))
     every, where = np.unique(images, return_inverse=True)
     topk = store.read(every[:, None], np.arange(manifest.num_views))
-    paths = write_files(folder / "files", topk.indices, topk.probs)
+    paths = [] if options.cost else write_files(folder / "files", topk.indices, topk.probs)
     expected = store.read(images[:, None], views)
     crops = manifest.num_images * manifest.num_views
     today = sum(size_of(path / spec.name) for spec in view_arrays(manifest))
@@ -130,13 +134,15 @@ def measure(path: Path, folder: Path, options: argparse.Namespace) -> dict[str, 
             f"{name}: verify": task["verify"],
             f"{name}: plane": task["plane"],
         }
-    for shape in CHUNKS:
+    if options.cost:
+        del tasks["fkd"]
+    for shape in () if options.cost else CHUNKS:
         name = "{} x {} alone".format(*shape)
         chunks = chunks_of(store, images, views, shape)
         bytes_per_crop[name] = chunks.bytes_per_crop
         tasks[name] = chunks.decompress
     numpy = f"units of {options.units[len(options.units) // 2]}"
-    for what in ("cold", "slab"):
+    for what in () if options.cost else ("cold", "slab"):
         tasks[f"{numpy}: {what}, numpy"] = without_compiled(tasks[f"{numpy}: {what}"])
     seconds = alternate(tasks, options.rounds, clock=time.process_time)
     labels = {
@@ -165,7 +171,12 @@ def measure(path: Path, folder: Path, options: argparse.Namespace) -> dict[str, 
         "times_faster_than_fkd": {
             name: round(ratio(seconds["fkd"], s), 1)
             for name, s in seconds.items()
-            if "cold" in name or "warm" in name or "alone" in name
+            if "fkd" in seconds and ("cold" in name or "warm" in name or "alone" in name)
+        },
+        "times_of_chunks": {
+            f"{name}: {kind}": round(ratio(seconds[f"{name}: {kind}"], seconds[kind]), 2)
+            for name in (f"units of {images}" for images in options.units)
+            for kind in ("cold", "warm", "slab", "verify", "plane")
         },
     }
 
@@ -198,7 +209,7 @@ def chunks_of(store: Any, images: Any, views: Any, shape: tuple[int, int]) -> Ch
         places = (part.ravel() for part in np.meshgrid(there, shown, indexing="ij"))
         crops += len(there) * len(shown)
         for codes in store._reader.gather(*places).values():
-            level = BEST_LEVEL if manifest.prior_size else QUICK_LEVEL
+            level = LISTED_LEVEL if manifest.prior_size else LABELS_LEVEL
             shuffle = blosc.SHUFFLE if codes.itemsize > 1 else blosc.NOSHUFFLE
             data.append(blosc.compress(np.ascontiguousarray(codes), b"zstd", level, shuffle))
             # A checksum, and a place in the index.
@@ -220,28 +231,34 @@ def of_units(
         topk = opened._decoder.labels(images, codes, images.shape)
         return topk.indices, topk.probs
 
-    def check(places: list[tuple[int, int]], units: bool, first: str | None = None) -> None:
-        reader = UnitReader(folder, manifest, unit_images, commits)
-        for (block, group), (codes, records) in zip(
-            places, reader.chunks(places, first), strict=True
-        ):
+    def check(
+        reader: UnitReader, places: list[tuple[int, int]], units: bool, first: str | None = None
+    ) -> None:
+        codes, ends = reader.codes(places, first)
+        start = 0
+        for (block, group), end in zip(places, ends.tolist(), strict=True):
             for name, values in codes.items():
                 held = store._reader._digest(name, block, group)
-                if array_digest(manifest.id, name, block, group, values) != held:
+                if array_digest(manifest.id, name, block, group, values[start:end]) != held:
                     raise SystemExit(f"{name} of block {block}, group {group} is another")
-            if units:
-                reader.check_units(block, group, records)
-        reader.close()
+            start = end
+        if units:
+            reader.check_units(places, codes)
 
     def slab() -> None:
+        reader = UnitReader(folder, manifest, unit_images, commits)
         # As many blocks at a time as a chunk cache takes.
         for start in range(0, manifest.num_blocks, 16):
             stop = min(start + 16, manifest.num_blocks)
-            check([(block, 0) for block in range(start, stop)], False)
+            check(reader, [(block, 0) for block in range(start, stop)], False)
+        reader.close()
 
     def whole(units: bool, first: str | None) -> None:
+        reader = UnitReader(folder, manifest, unit_images, commits)
         for block in blocks_of(store):
-            check([(block, group) for group in range(manifest.num_groups)], units, first)
+            places = [(block, group) for group in range(manifest.num_groups)]
+            check(reader, places, units, first)
+        reader.close()
 
     return {
         "cold": cold,
@@ -284,11 +301,12 @@ def without_compiled(task: Callable[[], object]) -> Callable[[], object]:
     """A task, done by NumPy alone."""
 
     def run() -> None:
-        compiled, unit_code._compiled = unit_code._compiled, lambda: None  # type: ignore[assignment]
+        held = unit_code._compiled, unit_code._compiled_digests
+        unit_code._compiled = unit_code._compiled_digests = lambda: None  # type: ignore[assignment]
         try:
             task()
         finally:
-            unit_code._compiled = compiled
+            unit_code._compiled, unit_code._compiled_digests = held
 
     return run
 

@@ -22,6 +22,7 @@ Targets = Literal["folders", "none"]
 EngineName = Literal["local", "ray"]
 Peer = Literal["fkd", "tinyvit", "ml-dr", "sre2l", "relabel", "distillkit", "npz"]
 Thresholds = Literal["paper", "fit", "fit-by-class"]
+Layout = Literal["chunks", "units"]
 ExportName = Literal["fkd", "webdataset", "npz", "hf"]
 
 ON_ERROR: tuple[OnError, ...] = ("stop", "skip")
@@ -34,6 +35,7 @@ CALIBRATES: tuple[Calibrate, ...] = ("smooth", "loca")
 COMBINES: tuple[Combine, ...] = ("all", "any", "mean")
 TAILS: tuple[Tail, ...] = ("image", "uniform", "none")
 LABEL_TYPES: tuple[LabelType, ...] = ("top-k", "hard", "smoothing")
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 RESIZES: tuple[Resize, ...] = ("workers", "device")
 IMAGES: tuple[Images, ...] = ("strict", "intersection")
 VIEW_CHOICES: tuple[Choice, ...] = ("random", "surgical")

@@ -226,11 +226,6 @@ def _job(request: GenerateOptions, launch: Launch | None) -> _Job:
     job = _Job(source, views, teachers, pending, class_map, options, launch)
     if not request.dry_run:
         _check_requests(request, job)
-        if views.law.stages and (launch is None or launch.rank == 0):
-            output.note(
-                "augmented views are of a draft of format version 2: a later labelstore may ask "
-                "for these labels to be made anew."
-            )
     return job
 
 

@@ -242,7 +242,7 @@ _LAW = (
         help="What is done to each crop then, such as jitter-0.4, gray-0.2, rotate-15, blur-0.5, "
         "solarize-0.2, ra-n2-m9, ta-wide, erase-0.25, and as the last mixup-0.8, cutmix-1 or "
         "mix-0.8-1, with other photos; several times, in this order. Students see the same pixels. "
-        "Such stores are of a draft of format version 2.",
+        "Such stores are of format version 2.",
     ),
 )
 

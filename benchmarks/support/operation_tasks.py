@@ -15,6 +15,7 @@ from benchmarks.support.ceiling_tasks import (
     schedule,
     verify,
 )
+from benchmarks.support.one_photo import OnePhoto, teacher
 from benchmarks.support.whole_store import make as make_store
 
 __all__ = [
@@ -23,8 +24,11 @@ __all__ = [
     "export",
     "ferkd",
     "first_half",
+    "first_views",
     "fit",
     "gc",
+    "grow",
+    "grow_plan",
     "inspect",
     "make",
     "merge_parts",
@@ -39,6 +43,12 @@ __all__ = [
 
 CLASSES = 10
 """That a part has."""
+
+FIRST_VIEWS = 100
+"""Views that a part has which has fewer."""
+
+NEW_PHOTOS = 4
+"""That a store gets which grows: labelling them is not what is measured."""
 
 
 def make(path: str, images: str) -> dict[str, Any]:
@@ -70,6 +80,46 @@ def merge_parts(first: str, second: str, other: str) -> dict[str, Any]:
 
     join_parts([first, second], other, overwrite=True)
     return {}
+
+
+def first_views(path: str, other: str) -> dict[str, Any]:
+    """``subset --views``: the first views of every image."""
+    from labelstore.operations.lifecycle.subset import subset
+
+    subset(path, other, views=range(FIRST_VIEWS), overwrite=True)
+    return {"of_views": FIRST_VIEWS}
+
+
+def grow_plan(path: str, other: str) -> dict[str, Any]:
+    """``generate --grow --dry-run``, but for listing the photos: a few photos are added."""
+    import labelstore
+    from labelstore.cli.reports.growth import growth_document
+    from labelstore.operations.plan import forecast
+    from labelstore.producer.growth.growth import Growth
+    from labelstore.producer.settings import LabelSettings
+
+    store = labelstore.open(path)
+    photos = _more(store)
+    growth = Growth.of(store, photos, other, sampled=True)
+    settings = LabelSettings.of_manifest(store.manifest, growth.plan.num_views)
+    estimate = forecast(photos, teacher(), other, settings, batch_size=64, workers=2)
+    return {"views_to_label": growth_document(growth, estimate)["views"]}
+
+
+def grow(path: str, other: str) -> dict[str, Any]:
+    """``generate --grow``: the last block is made anew, all others are copied."""
+    import labelstore
+    from labelstore.operations.lifecycle.grow import grow as grown
+    from labelstore.producer.settings import RunOptions
+
+    store = labelstore.open(path)
+    options = RunOptions(batch_size=64, overwrite=True)
+    report = grown(store, _more(store), teacher(), other, options=options)
+    return {"views_made": report.views_made, "blocks_made": report.blocks_made}
+
+
+def _more(store: Any) -> Any:
+    return OnePhoto([*store.keys, *(f"new/{number}.jpg" for number in range(NEW_PHOTOS))])
 
 
 def classes_of(path: str, other: str) -> dict[str, Any]:

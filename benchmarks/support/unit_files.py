@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xxhash
 
 from labelstore.format.arrays import array_digest, view_arrays
 from labelstore.format.units.prefix_codes import pack
-from labelstore.format.units.unit_code import UnitCode, Units, room_behind
+from labelstore.format.units.unit_code import UnitCode, Units
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from labelstore.format.manifest import Manifest
@@ -58,25 +56,29 @@ class Layout:
     def labels(self, block: int, group: int) -> np.ndarray:
         """(units,) int64 how many labels each unit has."""
         rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
-        images = rows.stop - rows.start
-        first = np.arange(0, images, self.unit_images)
-        many = np.minimum(first + self.unit_images, images) - first
-        return many * (columns.stop - columns.start)
+        return self._counts(rows.stop - rows.start, columns.stop - columns.start)
+
+    def _counts(self, images: int, views: int) -> np.ndarray:
+        held = self._labels.get((images, views))
+        if held is None:
+            first = np.arange(0, images, self.unit_images)
+            held = (np.minimum(first + self.unit_images, images) - first) * views
+            self._labels[images, views] = held
+        return held
+
+    @functools.cached_property
+    def _labels(self) -> dict[tuple[int, int], np.ndarray]:
+        """Of groups of some images x views: all but the last of each kind are alike."""
+        return {}
 
     def seed(self, block: int, group: int) -> int:
         """To which a unit's number is added: the seed of its digest."""
         return array_digest(self.manifest.id, NAME, block, group, np.empty(0, np.uint8))
 
-    def digests(self, records: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
-        """(units,) uint64 xxh3_64 of the records of units, the lowest 16 bits 0."""
-        ends = np.cumsum(labels) * records.shape[1]
-        starts = ends - labels * records.shape[1]
-        view = memoryview(records).cast("B")
-        found = [
-            xxhash.xxh3_64_intdigest(view[start:end], seed + number & 2**64 - 1)
-            for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True))
-        ]
-        return np.array(found, dtype=np.uint64) & ~_SIZE
+    def digests(self, codes: Any, labels: np.ndarray, seed: int) -> np.ndarray:
+        """(units,) uint64 digests of the units of a group, the lowest 16 bits 0."""
+        seeds = np.uint64(seed) + np.arange(len(labels), dtype=np.uint64)
+        return self.code.unit_digests(codes, labels, seeds) & ~_SIZE
 
 
 def write_unit_files(folder: Path, store: Store, unit_images: int) -> np.ndarray:
@@ -87,23 +89,18 @@ def write_unit_files(folder: Path, store: Store, unit_images: int) -> np.ndarray
     commits = np.zeros((manifest.num_blocks, manifest.num_groups), dtype=np.uint64)
     for block in range(manifest.num_blocks):
         _, _, codes = store._reader.block_codes(block, manifest.num_views)
-        groups = []
+        lengths = code.fit({name: p.reshape(-1, *p.shape[2:]) for name, p in codes.items()})
+        data, index, end = [], b"", 0
         for group in range(manifest.num_groups):
             columns = manifest.group_slice(group)
-            parts = {name: part[:, columns] for name, part in codes.items()}
-            groups.append(
-                code.records({name: p.reshape(-1, *p.shape[2:]) for name, p in parts.items()})
-            )
-        lengths = code.fit(np.concatenate(groups))
-        data, index, end = [], b"", 0
-        for group, records in enumerate(groups):
+            parts = {n: p[:, columns].reshape(-1, *p.shape[2:]) for n, p in codes.items()}
             labels = layout.labels(block, group)
-            units, sizes = code.encode(records, labels, lengths)
+            units, sizes = code.encode_arrays(parts, labels, lengths)
             if int(sizes.max()) > int(_SIZE):
                 raise SystemExit(
                     f"a unit has {sizes.max()} bytes, at most 65,535: take fewer images"
                 )
-            digests = layout.digests(records, labels, layout.seed(block, group))
+            digests = layout.digests(parts, labels, layout.seed(block, group))
             commits[block, group] = array_digest(manifest.id, NAME, block, group, digests)
             row = np.array([end, *(digests | sizes.astype(np.uint64)).tolist()], dtype=np.uint64)
             index += row.tobytes().ljust(layout.row_bytes, b"\0")
@@ -190,28 +187,23 @@ class UnitReader:
         files = [self._file(which)[0] for which in blocks.tolist()]
         begins = (ends.astype(np.int64) - sizes).tolist()
         pieces = [(files[at], begin) for at, begin in zip(of.tolist(), begins, strict=True)]
-        data = _read(pieces, sizes, room_behind(labels))
+        data = _read(pieces, sizes)
         shards, shard = np.unique(blocks[of], return_inverse=True)
         tables = [self._file(which)[2] for which in shards.tolist()]
-        records = self.code.decode(tables, Units(data, sizes, labels, shard))
-        starts = np.cumsum(labels) - labels
-        view, width = memoryview(records).cast("B"), records.shape[1]
-        checks = starts * width, (starts + labels) * width, seeds[of] + number.astype(np.uint64)
-        digest = xxhash.xxh3_64_intdigest
-        found = [
-            digest(view[start:end], seed)
-            for start, end, seed in zip(*(part.tolist() for part in checks), strict=True)
-        ]
-        if ((np.array(found, np.uint64) ^ entries) & ~_SIZE).any():
+        codes = self.code.decode_arrays(tables, Units(data, sizes, labels, shard))
+        digests = self.code.unit_digests(codes, labels, seeds[of] + number.astype(np.uint64))
+        if ((digests ^ entries) & ~_SIZE).any():
             raise SystemExit("a unit is not as committed")
+        starts = np.cumsum(labels) - labels
         at = starts[place] + row % unit_images * columns[of][place] + column
-        return self.code.codes(records.take(at, axis=0))
+        return {name: values.take(at, axis=0) for name, values in codes.items()}
 
-    def chunks(
+    def codes(
         self, places: list[tuple[int, int]], first: str | None = None
-    ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-        """Codes (images, views, ...) of some (block, group), by array name, and their records, not
-        compared with anything: a commit holds the digests of arrays' groups as it does today."""
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """Codes (labels, ...) of some (block, group), by array name, or of one array alone, and
+        (places,) where each ends. They are not compared with anything: a commit holds the digests
+        of arrays' groups as it does today."""
         pieces, sizes, labels, blocks = [], [], [], []
         for block, group in places:
             file, index, _ = self._file(block)
@@ -226,34 +218,29 @@ class UnitReader:
         of, shards = np.unique(np.concatenate(blocks), return_inverse=True)
         many = np.concatenate(labels)
         whole = np.array([size.sum() for size in sizes])
-        data = _read(pieces, whole, room_behind(many))
+        data = _read(pieces, whole)
         units = Units(data, np.concatenate(sizes), many, shards)
-        records = self.code.decode([self._file(b)[2] for b in of.tolist()], units, first)
-        end = 0
-        for (block, group), many in zip(places, labels, strict=True):
-            start, end = end, end + int(many.sum())
-            rows, columns = self._manifest.block_slice(block), self._manifest.group_slice(group)
-            shape = rows.stop - rows.start, columns.stop - columns.start
-            codes = self.code.codes(records[start:end])
-            wanted = {
-                name: np.ascontiguousarray(part).reshape(*shape, *part.shape[1:])
-                for name, part in codes.items()
-                if first in (None, name)
-            }
-            yield wanted, records[start:end]
+        tables = [self._file(block)[2] for block in of.tolist()]
+        codes = self.code.decode_arrays(tables, units, None if first is None else [first])
+        return codes, np.cumsum([part.sum() for part in labels])
 
-    def check_units(self, block: int, group: int, records: np.ndarray) -> None:
-        """SystemExit unless a group's units are what its index says."""
-        labels = self.layout.labels(block, group)
-        found = self.layout.digests(records, labels, self.layout.seed(block, group))
-        if (found != self._row(block, group)[1 : 1 + len(found)] & ~_SIZE).any():
+    def check_units(self, places: list[tuple[int, int]], codes: dict[str, Any]) -> None:
+        """SystemExit unless the units of some (block, group) are what their index says."""
+        labels = [self.layout.labels(*place) for place in places]
+        first = np.array([self.layout.seed(*place) for place in places], np.uint64)
+        many = [len(part) for part in labels]
+        number = np.concatenate([np.arange(count, dtype=np.uint64) for count in many])
+        seeds = np.repeat(first, many) + number
+        found = self.code.unit_digests(codes, np.concatenate(labels), seeds)
+        rows = [self._row(*place)[1 : 1 + count] for place, count in zip(places, many, strict=True)]
+        if ((found ^ np.concatenate(rows)) & ~_SIZE).any():
             raise SystemExit("a unit is not as committed")
 
 
-def _read(pieces: list[tuple[int, int]], sizes: np.ndarray, room: int) -> np.ndarray:
-    """What lies at places of open files, of some sizes, one after another, and room behind it."""
+def _read(pieces: list[tuple[int, int]], sizes: np.ndarray) -> np.ndarray:
+    """What lies at places of open files, of some sizes, one after another."""
     ends = np.cumsum(sizes)
-    data = np.empty(int(ends[-1]) + room, np.uint8)
+    data = np.empty(int(ends[-1]), np.uint8)
     view = memoryview(data)
     for (file, place), start, end in zip(
         pieces, (ends - sizes).tolist(), ends.tolist(), strict=True

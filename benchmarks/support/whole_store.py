@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.support.one_photo import photo, teacher
 from benchmarks.support.synthetic_stores import manifest_of, synthetic_blocks
 
 if TYPE_CHECKING:
+    from labelstore.format.blocks import BlockData
     from labelstore.format.manifest import Manifest
 
 __all__ = ["CLASSES", "IMAGES", "VIEWS", "make"]
@@ -38,11 +40,19 @@ def make(path: str, images: int, views: int = VIEWS) -> dict[str, Any]:
     """A finished store of so many images."""
     import labelstore
     from labelstore.format.blocks import BlockCodes
+    from labelstore.producer.probe import library_versions
     from labelstore.store.rewrite import write_blocks
     from labelstore.store.writer import StoreWriter
 
     keys, targets = table(images)
-    manifest = manifest_of(keys, targets, views, CLASSES, (IMAGES, VIEWS))
+    labels = teacher()
+    manifest = dataclasses.replace(
+        manifest_of(keys, targets, views, CLASSES, (IMAGES, VIEWS)),
+        # So that it can grow.
+        teacher=labels.describe(),
+        class_names=labels.class_names,
+        producer=library_versions(),
+    )
     with tempfile.TemporaryDirectory() as folder:
         source = str(Path(folder, "template.zarr"))
         _template(source, manifest)
@@ -67,6 +77,7 @@ def _parts(block: Any) -> tuple[dict[str, Any], ...]:
 
 def _template(path: str, like: Manifest) -> None:
     from labelstore.format.manifest import fingerprint
+    from labelstore.images.pixels import content_digest
     from labelstore.store.rewrite import write_blocks
     from labelstore.store.writer import StoreWriter
 
@@ -75,5 +86,11 @@ def _template(path: str, like: Manifest) -> None:
         like, num_images=len(keys), fingerprint=fingerprint(keys, targets)
     )
     block, _ = synthetic_blocks(manifest, min(DIFFERENT, like.block_images))
+    digest = content_digest(photo())
+
+    def of_photos(rows: slice) -> BlockData:
+        digests = np.full(rows.stop - rows.start, digest, dtype=np.uint64)
+        return dataclasses.replace(block(rows), digests=digests)
+
     with StoreWriter(path, manifest, keys, targets) as writer:
-        write_blocks(writer, block)
+        write_blocks(writer, of_photos)

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from labelstore.operations.convert import ConversionReport
     from labelstore.peers.peer_labels import PeerReader
 
-_ANY_CROP = ("relabel",)
-"""Formats that have a label for any crop."""
-
 HELP = """Make a store of another project's label files.
 
 \b
@@ -151,14 +148,8 @@ def command(request: ConvertOptions) -> None:
     from labelstore.format.manifest import StoreSettings
     from labelstore.operations.convert import ConversionSettings, convert
     from labelstore.peers.peer_labels import PeerOptions
-    from labelstore.views.law import ViewLaw
 
     law = request.views_law.law()
-    if request.peer not in _ANY_CROP and (request.views is not None or law != ViewLaw()):
-        raise click.UsageError(
-            "--views, --seed, --scale, --ratio and --flip say which crops a label is read for, and "
-            f"{request.peer} files have labels of their own crops: leave them out."
-        )
     photos = None if request.photos is None else request.images.open(request.photos)
     with contextlib.ExitStack() as stack:
 

@@ -67,6 +67,7 @@ class MergeOptions(options.ResultOptions):
     images: Images
     parts: bool
     allow_version_drift: bool
+    any_order: bool
     tail: Tail | None
     calibrate: bool
     ferkd: options.FerKDOptions
@@ -103,12 +104,19 @@ class MergeOptions(options.ResultOptions):
     "--parts",
     is_flag=True,
     help="Join stores of different images, or unfinished ones with different blocks, of one "
-    "teacher. Of the other options only --overwrite and --allow-version-drift go with it.",
+    "teacher. Of the other options only --overwrite, --allow-version-drift and --any-order go with "
+    "it.",
 )
 @click.option(
     "--allow-version-drift",
     is_flag=True,
     help="With --parts: join parts whose pixels were made by other library versions.",
+)
+@click.option(
+    "--any-order",
+    is_flag=True,
+    help="With --parts: images of whole blocks first, which is much faster where a part's last "
+    "block is not full.",
 )
 @click.option("--top-k", type=click.IntRange(min=1), help="Default: the most of the stores.")
 @click.option(
@@ -175,6 +183,8 @@ def command(request: MergeOptions) -> None:
         return
     if request.allow_version_drift:
         raise click.UsageError("--allow-version-drift goes with --parts: leave it out.")
+    if request.any_order:
+        raise click.UsageError("--any-order goes with --parts: leave it out.")
     import labelstore
     from labelstore.operations.merge import merge
 
@@ -217,7 +227,10 @@ def command(request: MergeOptions) -> None:
 
 def _join(request: MergeOptions) -> None:
     """Join parts."""
-    set_apart = ("stores", "output", "parts", "allow_version_drift", "overwrite", "json", "quiet")
+    set_apart = {
+        *("stores", "output", "parts", "allow_version_drift", "any_order"),
+        *("overwrite", "json", "quiet"),
+    }
     context = click.get_current_context()
     said = [
         f"--{name.replace('_', '-')}"
@@ -241,6 +254,7 @@ def _join(request: MergeOptions) -> None:
             stores,
             request.output,
             allow_version_drift=request.allow_version_drift,
+            any_order=request.any_order,
             overwrite=request.overwrite,
             tell=progress.update,
         )

@@ -27,6 +27,8 @@ HELP = """Write a finished store anew: as Parquet or Zarr, smaller, or with anot
   labelstore recode teacher.parquet -o again.zarr
   # fewer classes a view
   labelstore recode teacher.zarr --top-k 1 -o small.zarr
+  # for reading at random from a store that is larger than memory
+  labelstore recode teacher.zarr --layout units -o random.zarr
   # a list for a store without one
   labelstore recode converted.zarr --prior-size 64 -o new.zarr
 
@@ -52,6 +54,7 @@ class RecodeOptions(options.ResultOptions):
     top_p: float | None
     block_images: int | None
     group_views: int | None
+    layout: choices.Layout | None
     class_map: str | None
     targets: choices.Targets | None
     overwrite: bool
@@ -70,6 +73,12 @@ class RecodeOptions(options.ResultOptions):
 @options.top_p_option
 @options.block_images_option
 @options.group_views_option
+@click.option(
+    "--layout",
+    type=click.Choice(choices.LAYOUTS),
+    help="How labels lie in Zarr: in chunks, which any Zarr library reads, or in units of a few "
+    "images, which labelstore alone reads, one by one (format version 2). Default: as it is.",
+)
 @click.option(
     "--class-map",
     metavar="FILE",
@@ -104,6 +113,7 @@ def command(request: RecodeOptions) -> None:
             block_images=request.block_images,
             group_views=request.group_views,
             targets=targets,
+            layout=request.layout,
             overwrite=request.overwrite,
             tell=progress.update,
         )

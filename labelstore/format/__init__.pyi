@@ -3,8 +3,8 @@ from .arrays import ArraySpec as ArraySpec
 from .blocks import BlockCodes as BlockCodes, BlockData as BlockData
 from .codecs import QUANTIZERS as QUANTIZERS
 from .manifest import (
-    FORMAT_VERSION as FORMAT_VERSION,
     Manifest as Manifest,
     StoreOptions as StoreOptions,
     StoreSettings as StoreSettings,
 )
+from .versions import FORMAT_VERSION as FORMAT_VERSION

@@ -13,11 +13,11 @@ from labelstore.format import codecs
 from labelstore.format.arrays import (
     LABELLED,
     UNREADABLE,
-    commit_row,
     prior_arrays,
     view_arrays,
 )
 from labelstore.format.codecs.base import FloatGrid
+from labelstore.format.commits import commit_row
 from labelstore.format.encoding import cut_at_mass, encode_labels, encode_prior_probs
 from labelstore.format.label_checks import are_labels, require_ids, require_labels
 from labelstore.format.manifest import EXPLICIT
@@ -54,9 +54,9 @@ __all__ = [
     "empty_block",
 ]
 
-_RUN_ENTRIES, _RUN_LABELS = 1 << 16, 1 << 10
-"""Classes of labels that are encoded at a time, about; and labels, at least: a run takes some calls
-of NumPy for each of a label's places."""
+_RUN_ENTRIES, _LONG_RUN_ENTRIES, _RUN_LABELS = 1 << 16, 1 << 19, 1 << 10
+"""Classes of labels that are encoded at a time, about; more where that were fewer than so many
+labels, since a run takes some calls of NumPy for each of a label's places."""
 
 MOST_BLOCK_IMAGES = 1024
 """Images of a block, at most, unless more are asked for."""
@@ -331,7 +331,8 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
                 f"expected {(count, *spec.shape[1:])}: a store of explicit views needs boxes "
                 "and flips of every view."
             )
-        chosen[spec.name] = array.astype(spec.dtype)
+        chosen[spec.name] = np.empty(array.shape, dtype=spec.dtype)
+        _take_over(chosen[spec.name], array)
 
     def encode(part: slice) -> None:
         codes = _label_codes(data, readable, manifest, part)
@@ -340,15 +341,26 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
             raise LabelError(f"block {block} has labels that are none: look at its producer.")
         for name, array in codes.items():
             if name in chosen:
-                chosen[name][part] = array
+                _take_over(chosen[name][part], array)
 
     # In runs that stay in the processor's cache.
-    step = max(1, max(_RUN_ENTRIES // manifest.k, _RUN_LABELS) // manifest.num_views)
+    most = max(_RUN_ENTRIES // manifest.k, min(_LONG_RUN_ENTRIES // manifest.k, _RUN_LABELS))
+    step = max(1, most // manifest.num_views)
     on_all_cores(encode, [slice(start, start + step) for start in range(0, count, step)])
     if not readable.all():
         for spec in view_arrays(manifest):
             chosen[spec.name][~readable] = spec.fill
     return chosen
+
+
+def _take_over(out: npt.NDArray[Any], array: npt.NDArray[Any]) -> None:
+    """Fill ``out`` with an array of another order in memory: a few places a label are slow to go
+    along, all labels of a place are not."""
+    if array.ndim < 3 or array.flags.c_contiguous:
+        out[...] = array
+        return
+    for place in range(array.shape[-1]):
+        out[..., place] = array[..., place]
 
 
 def _label_codes(

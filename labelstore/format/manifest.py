@@ -17,6 +17,13 @@ import xxhash
 from labelstore.errors import CorruptError, FormatError, UsageError
 from labelstore.format import codecs
 from labelstore.format.schema import number_problem, schema_problem
+from labelstore.format.versions import (
+    DRAFT_VERSION,
+    FORMAT_VERSION,
+    VERSION_2,
+    check_version,
+    same_version,
+)
 from labelstore.storage.untrusted import parsed
 from labelstore.views.law import ViewLaw
 from labelstore.views.stages.names import STAGES, is_known
@@ -30,11 +37,10 @@ if TYPE_CHECKING:
     from labelstore.labels.top_k import LabelType
 
 __all__ = [
-    "DRAFT_VERSION",
     "EXPLICIT",
-    "FORMAT_VERSION",
     "LOGITS_PROBE",
     "Encoding",
+    "Layout",
     "Manifest",
     "StoreOptions",
     "StoreSettings",
@@ -46,13 +52,9 @@ Encoding = Literal["codes", "plain"]
 """What lies in a store's arrays: the quantizer's and the lists' compact codes, or class ids and
 the probabilities that those codes stand for."""
 
-FORMAT_VERSION = 1
-"""The version of every store that uses nothing of a later one."""
-
-DRAFT_VERSION: int | None = 20001
-"""The number of stores that use what version 2 adds (stages of views) while that is a draft: 2,
-draft 0001. It goes up with every change that makes what was written before unreadable. In a release
-it is None, and such stores are neither written nor read, until version 2 is frozen."""
+Layout = Literal["chunks", "units"]
+"""How labels lie in a Zarr store: in chunks, groups of views of a block, that any Zarr library
+reads; or in units of a few images each, which are read alone at random."""
 
 MAX_VIEWS = 1 << 16
 """Views of an image, at most: a commit row holds a few digests for each group of them."""
@@ -130,7 +132,7 @@ class Manifest:
     block_images: int
     """Images of a block, the unit that is committed."""
     group_views: int
-    """Views of a group, the unit that is read."""
+    """Views of a group, what an epoch reads."""
     quantizer: str = codecs.DEFAULT
     encoding: Encoding = "codes"
     prior_size: int = 0
@@ -152,6 +154,12 @@ class Manifest:
     origin: Mapping[str, Any] | None = None
     """How the labels came from those of other stores: ``{"operation", "stores", "settings"}``; None
     for a producer's own."""
+    unit_images: int | None = None
+    """Images of a unit, what is read alone at random, where labels lie in units and not in chunks;
+    in Zarr only."""
+    is_draft: bool = field(default=False, init=False)
+    """Whether it was read from a store that was begun before version 2 was frozen. What is derived
+    from it by ``dataclasses.replace`` is of version 2."""
 
     def __post_init__(self) -> None:
         for name in ("num_images", "num_views", "num_classes", "block_images", "group_views"):
@@ -193,6 +201,14 @@ class Manifest:
             raise UsageError(
                 f"encoding is {self.encoding!r}, expected one of {', '.join(get_args(Encoding))}."
             )
+        if self.unit_images is not None and self.unit_images < 1:
+            raise UsageError(f"unit_images is {self.unit_images}, expected at least 1.")
+        if self.unit_images is not None and self.encoding != "codes":
+            raise UsageError(
+                "labels lie in units in Zarr stores only: choose another name than one that ends "
+                "in .parquet, or the layout of chunks.",
+                arguments=("layout",),
+            )
         codecs.get(self.quantizer)
 
     @property
@@ -207,25 +223,22 @@ class Manifest:
 
     @property
     def format_version(self) -> int:
-        """1, or the draft's number where views have stages.
-
-        Raises:
-            UsageError: they have, and this is a release, which writes no drafts.
-        """
-        if not (isinstance(self.law, ViewLaw) and self.law.stages):
-            return FORMAT_VERSION
-        if DRAFT_VERSION is None:
-            raise UsageError(
-                "stages of views (augmentations) need version 2 of the format, which is a draft "
-                "that a release does not write: leave them out.",
-                arguments=("augment",),
-            )
-        return DRAFT_VERSION
+        """1, or 2 where views have stages or labels lie in units; of a store of the draft its
+        number."""
+        if self.is_draft:
+            return DRAFT_VERSION
+        staged = isinstance(self.law, ViewLaw) and bool(self.law.stages)
+        return VERSION_2 if staged or self.unit_images is not None else FORMAT_VERSION
 
     @functools.cached_property
     def id(self) -> str:
         """32 hexadecimal digits: xxh3_128 of the canonical JSON of all the rest."""
         return _digest(self._body())
+
+    @property
+    def label_layout(self) -> Layout:
+        """How labels lie in the store."""
+        return "chunks" if self.unit_images is None else "units"
 
     @property
     def settings(self) -> StoreSettings:
@@ -291,11 +304,15 @@ class Manifest:
                 "top_p": self.top_p,
             },
             "teacher": None if self.teacher is None else dict(self.teacher),
-            "layout": {"block_images": self.block_images, "group_views": self.group_views},
+            "layout": self._layout(),
             "probe": [dict(entry) for entry in self.probe],
             "producer": dict(self.producer),
             "origin": None if self.origin is None else dict(self.origin),
         }
+
+    def _layout(self) -> dict[str, int]:
+        layout = {"block_images": self.block_images, "group_views": self.group_views}
+        return layout if self.unit_images is None else {**layout, "unit_images": self.unit_images}
 
     @classmethod
     def from_json(cls, document: Any, where: str) -> Manifest:
@@ -305,7 +322,7 @@ class Manifest:
             FormatError: not a manifest, or of a version that this library does not read.
             CorruptError: the manifest is not what was written.
         """
-        _check_version(document, where)
+        check_version(document, where)
         with parsed(where):
             problem = schema_problem(document) or number_problem(document)
         if problem:
@@ -340,7 +357,7 @@ class Manifest:
         """A manifest from a document that fits the schema."""
         labels, law = body["labels"], body["views"]["law"]
         names = labels["class_names"]
-        return cls(
+        manifest = cls(
             num_images=body["images"]["count"],
             num_views=body["views"]["count"],
             num_classes=labels["num_classes"],
@@ -360,7 +377,10 @@ class Manifest:
             probe=tuple(body["probe"]),
             producer=body["producer"],
             origin=body["origin"],
+            unit_images=body["layout"].get("unit_images"),
         )
+        object.__setattr__(manifest, "is_draft", body["format_version"] == DRAFT_VERSION)
+        return manifest
 
 
 def fingerprint(keys: Sequence[str], targets: npt.NDArray[np.int32]) -> str:
@@ -376,9 +396,12 @@ def differences(stored: Manifest, asked: Manifest) -> list[str]:
     """What differs between two manifests, as ``name: stored VALUE, asked for VALUE`` each.
 
     But for what is ``IGNORED``: ``labelstore.producer.probe`` compares what the teacher said of the
-    probed views, which is never the same to the last bit.
+    probed views, which is never the same to the last bit. Version 2 and its draft do not differ.
     """
-    return _differences(stored.to_json(), asked.to_json(), "")
+    old, new = stored.to_json(), asked.to_json()
+    if same_version(stored.format_version, asked.format_version):
+        new["format_version"] = old["format_version"]
+    return _differences(old, new, "")
 
 
 def _differences(stored: Any, asked: Any, name: str) -> list[str]:
@@ -407,24 +430,6 @@ def _digest(body: Mapping[str, Any]) -> str:
         body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
-
-
-def _check_version(document: Any, where: str) -> None:
-    if not isinstance(document, dict) or document.get("format") != "labelstore":
-        raise FormatError(f"{where} is not a labelstore store: name a folder that generate made.")
-    if document.get("state") == "creating":
-        raise FormatError(
-            f"{where}: its creation was interrupted before anything was stored: run the command "
-            "that makes it again."
-        )
-    version = document.get("format_version")
-    known = [number for number in (FORMAT_VERSION, DRAFT_VERSION) if number is not None]
-    if type(version) is not int or version not in known:
-        raise FormatError(
-            f"{where} has format version {version!r}, this labelstore reads "
-            f"{' and '.join(map(str, known))}: install the labelstore release that made it, or a "
-            "newer one."
-        )
 
 
 def _check_law(law: Mapping[str, Any], where: str) -> None:

@@ -26,6 +26,9 @@ def schema_problem(document: Any) -> str | None:
     error = next(iter(_validator().iter_errors(document)), None)
     if error is None:
         return None
+    if not error.absolute_path and error.validator in ("anyOf", "not"):
+        version = document["format_version"]
+        return f"format_version ({version}, which goes with another law or layout)"
     place = "/".join(str(step) for step in error.absolute_path) or "its top level"
     return f"{place} ({error.message[:200]})"
 

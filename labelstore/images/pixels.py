@@ -45,6 +45,7 @@ __all__ = [
     "is_upright",
     "max_pixels",
     "pixel_digest",
+    "quiet_pillow",
     "render",
     "to_rgb",
     "upright_size",
@@ -124,7 +125,8 @@ class _QuietPillow:
                 self._saved = None
 
 
-_quiet_pillow = _QuietPillow()
+quiet_pillow = _QuietPillow()
+"""Entered around many photos it spares each the time of silencing, a fifth of opening a JPEG."""
 
 
 def decode(
@@ -163,7 +165,7 @@ def examine(data: bytes, name: str, see: Callable[[Image.Image], T]) -> T:
     """
     if not data:
         raise DecodeError(f"cannot decode the image {name}: the file is empty.")
-    with _quiet_pillow:
+    with quiet_pillow:
         try:
             return _examined(data, name, see)
         except DecodeError:

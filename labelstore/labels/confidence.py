@@ -8,6 +8,7 @@ import numpy as np
 
 from labelstore.labels.prior import MOST_UNSEEN, ImagePrior
 from labelstore.labels.top_k import TopK
+from labelstore.labels.unseen import probability_of_unseen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,14 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["largest_of_mean", "largest_probability", "weighted_mean"]
 
-_TABLE_BYTES = 2**20
-"""Bytes of a table of all classes for some labels."""
-
 _HEADS = 2
 """Classes of each teacher that are looked at first."""
 
-_FEWEST_ROWS = 64
-"""Labels in it, at least."""
+_TOGETHER = 1024
+"""Labels that are looked at at a time."""
 
 _ROUNDING = 1e-6
 """More than rounding changes a probability by."""
@@ -43,15 +41,12 @@ def largest_of_mean(topk: EnsembleTopK) -> npt.NDArray[np.float32]:
     shape = topk.members[0].probs.shape[:-1]
     members = [_in_rows(member) for member in topk.members]
     out, certain, of_stored = _of_heads(members, topk.weights)
-    # Every row of a batch has a place for each class: together they fit a processor's cache.
-    size = max(_TABLE_BYTES // (4 * (topk.num_classes + 1)), _FEWEST_ROWS)
-    table = np.full((min(size, len(out)), topk.num_classes + 1), -1, dtype=np.float32)
     for with_lists, chosen in ((False, ~certain & of_stored), (True, ~certain & ~of_stored)):
         left = np.flatnonzero(chosen)
-        for start in range(0, len(left), size):
-            rows = left[start : start + size]
+        for start in range(0, len(left), _TOGETHER):
+            rows = left[start : start + _TOGETHER]
             parts = [member[rows] for member in members]
-            out[rows] = _of_candidates(parts, topk.weights, table, with_lists)
+            out[rows] = _of_candidates(parts, topk.weights, with_lists)
     return out.reshape(shape)
 
 
@@ -118,43 +113,27 @@ def _most_unseen(topk: TopK) -> npt.NDArray[np.float64]:
 
 
 def _of_candidates(
-    members: list[TopK],
-    weights: npt.NDArray[np.float64],
-    table: npt.NDArray[np.float32],
-    with_lists: bool,
+    members: list[TopK], weights: npt.NDArray[np.float64], with_lists: bool
 ) -> npt.NDArray[np.float32]:
-    """(n,) the largest mean, by a table of what each teacher says of each class.
+    """(n,) the largest mean of the classes that any teacher stores.
 
     Args:
         members: labels (n, k) of each.
         weights: theirs.
-        table: (at least n, num_classes + 1) of -1, as it is left: the last column takes what is of
-            no class.
         with_lists: whether the classes of the lists are candidates, beside those that are stored.
     """
-    count, width = len(members[0]), table.shape[1]
-    starts, nowhere = np.arange(count)[:, None] * width, width - 1
     lists = [part.prior.classes for part in members if with_lists and part.prior is not None]
     # Class 0 stands for an empty place: one more candidate.
     named = [np.maximum(classes, 0) for classes in lists]
-    candidates = starts + np.concatenate([*(part.indices for part in members), *named], axis=-1)
-    flat, parts = table.reshape(-1), []
+    candidates = np.concatenate([*(part.indices for part in members), *named], axis=-1)
+    parts = []
     for member in members:
-        soft = member.recover()
-        base = soft.base[:, None]
-        values = np.maximum(base + soft.weights.astype(np.float64), 0.0).astype(np.float32)
-        values[:, : member.k] = member.probs
-        classes = soft.indices.astype(np.int64)
-        classes[:, : member.k][member.probs <= 0] = nowhere
-        if member.prior is not None:
-            classes[:, member.k :][member.prior.classes < 0] = nowhere
-        places = starts + classes
-        # What is stored comes last: of a class that the list names, too, it is what counts.
-        flat[places[:, member.k :]] = values[:, member.k :]
-        flat[places[:, : member.k]] = values[:, : member.k]
-        own = flat[candidates]
-        parts.append(np.where(own < 0, np.maximum(base, np.float32(0)), own))
-        flat[places] = -1
+        own = probability_of_unseen(member, candidates)
+        for place in range(member.k):
+            probs = member.probs[:, place : place + 1]
+            same = candidates == member.indices[:, place : place + 1]
+            np.copyto(own, probs, where=same & (probs > 0))
+        parts.append(own)
     return np.asarray(weighted_mean(parts, weights).max(axis=-1))
 
 

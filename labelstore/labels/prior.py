@@ -26,6 +26,7 @@ __all__ = [
     "MOST_UNSEEN",
     "ImagePrior",
     "decode_probs",
+    "distinct_lists",
     "encode_probs",
     "list_shares",
     "raised",
@@ -82,17 +83,22 @@ def tail_weights(
     if power is not None:
         return raised(*list_shares(prior, num_classes), power)
     shape, width = prior.power.shape, prior.classes.shape[-1]
-    classes, probs = prior.classes.reshape(-1, width), prior.probs.reshape(-1, width)
-    powers = prior.power.reshape(-1)
-    # The views of an image lie side by side and have one list: raising is what takes long.
-    first = np.ones(len(powers), dtype=bool)
-    first[1:] = powers[1:] != powers[:-1]
-    for values in (classes, probs):
-        first[1:] |= (values[1:] != values[:-1]).any(axis=-1)
-    lists = ImagePrior(classes[first], probs[first], powers[first])
+    flat = prior.classes.reshape(-1, width), prior.probs.reshape(-1, width)
+    lists, rows = distinct_lists(ImagePrior(*flat, prior.power.reshape(-1)))
     weights, outside = raised(*list_shares(lists, num_classes), lists.power)
-    rows = np.cumsum(first) - 1
     return weights[rows].reshape(*shape, width), outside[rows].reshape(shape)
+
+
+def distinct_lists(prior: ImagePrior) -> tuple[ImagePrior, npt.NDArray[np.int64]]:
+    """The lists of labels (n,), once where neighbours have the same, and (n,) which each has.
+
+    The views of an image lie side by side and have one list: raising it is what takes long.
+    """
+    first = np.ones(len(prior.power), dtype=bool)
+    first[1:] = prior.power[1:] != prior.power[:-1]
+    for values in (prior.classes, prior.probs):
+        first[1:] |= (values[1:] != values[:-1]).any(axis=-1)
+    return prior[first], np.cumsum(first) - 1
 
 
 def list_shares(

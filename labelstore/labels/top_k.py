@@ -17,6 +17,7 @@ import numpy as np
 from labelstore.errors import FallbackWarning, LabelError, UsageError
 from labelstore.labels.prior import MOST_UNSEEN, spread, tail_weights
 from labelstore.labels.soft_labels import SoftLabels, hard
+from labelstore.labels.unseen import probability_of_unseen
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -106,7 +107,7 @@ class TopK:
             spread = self.recover().probability(wanted).astype(np.float32)
             return np.where(stored, own, spread)
         wanted = np.broadcast_to(wanted, stored.shape)
-        own[~stored] = self[~stored].recover().probability(wanted[~stored])
+        own[~stored] = probability_of_unseen(self[~stored], wanted[~stored][:, None])[:, 0]
         return own
 
     def __len__(self) -> int:

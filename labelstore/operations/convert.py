@@ -323,8 +323,15 @@ def _at_most_one(probs: npt.NDArray[Any]) -> npt.NDArray[Any]:
         total += probs[..., place]
     if total.max(initial=0.0) <= 1:
         return probs
-    total = probs.sum(axis=-1, keepdims=True, dtype=np.float64)
-    scaled = np.where(total > 1, probs / np.maximum(total, 1e-30), probs).astype(np.float32)
-    over = scaled.sum(axis=-1, keepdims=True, dtype=np.float64) > 1
+    # Of float64 any label's may be more once it is rounded.
+    over = total > 1 if probs.dtype == np.float32 else np.ones(total.shape, dtype=bool)
+    # Few labels, mostly; they keep their order in memory, in which sums depend on it.
+    by_places = probs.strides[-1] > probs.strides[-2]
+    rows = np.moveaxis(np.moveaxis(probs, -1, 0)[:, over], 0, -1) if by_places else probs[over]
+    total = rows.sum(axis=-1, keepdims=True, dtype=np.float64)
+    scaled = np.where(total > 1, rows / np.maximum(total, 1e-30), rows).astype(np.float32)
     # What rounding to float32 leaves above 1.
-    return np.where(over, scaled * np.float32(1 - 2**-22), scaled)
+    rest = scaled.sum(axis=-1, keepdims=True, dtype=np.float64) > 1
+    result = probs.astype(np.float32)
+    result[over] = np.where(rest, scaled * np.float32(1 - 2**-22), scaled)
+    return result

@@ -28,11 +28,11 @@ from labelstore.format.arrays import (
     NO_LIST,
     UNREADABLE,
     commit_columns,
-    commit_row,
     image_arrays,
     prior_arrays,
     view_arrays,
 )
+from labelstore.format.commits import commit_row
 from labelstore.format.encoding import decode_labels, decode_prior
 from labelstore.storage import local_files, locks, whole_outputs
 from labelstore.storage.location import place_of
@@ -157,7 +157,10 @@ def materialize(
 def _copied(manifest: Manifest) -> Manifest:
     """The manifest of a copy: groups stay, so that schedules do."""
     return dataclasses.replace(
-        manifest, encoding="plain", block_images=min(manifest.block_images, BLOCK_IMAGES)
+        manifest,
+        encoding="plain",
+        block_images=min(manifest.block_images, BLOCK_IMAGES),
+        unit_images=None,
     )
 
 

@@ -14,6 +14,7 @@ from labelstore.format.manifest import StoreSettings
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import largest, mean_distribution
 from labelstore.labels.ferkd import Action, FerKD, action_shares
+from labelstore.labels.lists.fit import TOGETHER
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.ensembles import Ensemble, ensemble, opened_all
 from labelstore.store.lineage import (
@@ -239,13 +240,17 @@ def _block(means: _Means, new: Manifest, rows: slice) -> BlockData:
     """The data of a run of images."""
     data, labelled = unlabelled_block(means.both, new, rows)
     lists = BlockPriors(new, rows.stop - rows.start)
-    for row in labelled.tolist():
-        labels, _ = means(rows.start + row)
-        top = largest(labels, new.k)
-        data.indices[row], data.probs[row] = top.indices, top.probs
-        if new.prior_size:
-            mean = mean_distribution(labels)[None]
-            lists.fit([row], mean, top.indices[None], top.probs[None])
+    for start in range(0, len(labelled), TOGETHER):
+        # Lists of some images are fitted at once, which takes a fraction of one after another.
+        part, of_images = labelled[start : start + TOGETHER], []
+        for row in part.tolist():
+            labels, _ = means(rows.start + row)
+            top = largest(labels, new.k)
+            data.indices[row], data.probs[row] = top.indices, top.probs
+            if new.prior_size:
+                of_images.append((mean_distribution(labels), top.indices, top.probs))
+        if of_images:
+            lists.fit(part, *(np.stack(arrays) for arrays in zip(*of_images, strict=True)))
     return dataclasses.replace(data, **lists.arrays())
 
 

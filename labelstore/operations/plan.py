@@ -6,7 +6,6 @@ disk, read back, timed, and compared.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -25,6 +24,7 @@ from labelstore.producer.pixel_probe import over_images, photo_at
 from labelstore.producer.settings import FIDELITIES
 from labelstore.storage.local_files import free_bytes
 from labelstore.storage.location import place_of, suffix_of
+from labelstore.storage.workspaces import workspace
 from labelstore.store.indexing import evenly_spaced
 from labelstore.store.store import Store
 from labelstore.store.writer import StoreWriter
@@ -292,8 +292,8 @@ def measure(
     )
     priors = BlockPriors(manifest, images)
     priors.fit(np.arange(images), truth.mean(axis=1, dtype=np.float64), order, probs)
-    with tempfile.TemporaryDirectory(prefix="labelstore-plan-") as folder:
-        path = Path(folder) / f"sample{suffix}"
+    with workspace() as folder:
+        path = folder / f"sample{suffix}"
         with StoreWriter(path, manifest, keys, targets) as writer:
             writer.write_block(0, BlockData(order, probs, **priors.arrays()))
         store = Store(path)

@@ -11,6 +11,7 @@ import numpy as np
 from labelstore.errors import UsageError
 from labelstore.format.blocks import BlockPriors, check_table
 from labelstore.format.manifest import StoreSettings, fingerprint
+from labelstore.format.unit_blocks import default_unit_images
 from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import mean_distribution
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.blocks import BlockData
-    from labelstore.format.manifest import Manifest, StoreOptions
+    from labelstore.format.manifest import Layout, Manifest, StoreOptions
 
 __all__ = ["RecodeReport", "recode"]
 
@@ -68,6 +69,7 @@ def recode(
     path: str | os.PathLike[str],
     *,
     targets: npt.ArrayLike | None = None,
+    layout: Layout | None = None,
     overwrite: bool = False,
     tell: Callable[[int, int], None] | None = None,
     **settings: Unpack[StoreOptions],
@@ -86,6 +88,8 @@ def recode(
             call was interrupted in is gone on with.
         targets: (images,) ground truth to stand in place of the store's, -1 unknown: a teacher's
             labels depend on none of it.
+        layout: how labels lie in a Zarr store: ``"chunks"``, or ``"units"``, which are read alone
+            at random (version 2 of the format; no other Zarr library reads them).
         overwrite: replace a store that is at ``path``.
         tell: called with the images and views done since it was called last.
         settings: keywords ``k`` (at most the store's), ``quantizer``, ``prior_size``, ``top_p``,
@@ -104,7 +108,9 @@ def recode(
             f"k is {wished.k}, expected at most {old.k}, what {store.path} holds.", arguments=("k",)
         )
     group_views = _group_views(store, path, wished.group_views)
-    new = dataclasses.replace(old, **{**wished.chosen(), "group_views": group_views})
+    unit_images = _unit_images(old, path, layout, group_views)
+    own = {"group_views": group_views, "unit_images": unit_images}
+    new = dataclasses.replace(old, **{**wished.chosen(), **own})
     changed = tuple(
         f"{name}: {getattr(old, name)} -> {getattr(new, name)}"
         for name in ("k", "quantizer", "prior_size", "top_p")
@@ -162,6 +168,25 @@ def _group_views(store: Store, path: str | os.PathLike[str], asked: int | None) 
     if asked is None and backend.encoding == store.manifest.encoding:
         return store.manifest.group_views
     return min(asked or backend.group_views, store.num_views)
+
+
+def _unit_images(
+    old: Manifest, path: str | os.PathLike[str], layout: Layout | None, group_views: int
+) -> int | None:
+    """Images of a unit of the new store; None for one without."""
+    if backend_of(path).encoding != "codes":
+        if layout == "units":
+            raise UsageError(
+                f"{path} is to be in Parquet, where labels do not lie in units: choose a name that "
+                "does not end in .parquet, or leave the layout out.",
+                arguments=("layout",),
+            )
+        return None
+    if (layout or old.label_layout) == "chunks":
+        return None
+    if old.unit_images is not None and group_views == old.group_views:
+        return old.unit_images
+    return default_unit_images(group_views)
 
 
 def _block(store: Store, new: Manifest, rows: slice) -> BlockData:

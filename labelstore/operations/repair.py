@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from labelstore.errors import DecodeError, MismatchError, StoreError, UsageError
+from labelstore.errors import MismatchError, StoreError, UsageError
 from labelstore.format.arrays import LABELLED, UNREADABLE
 from labelstore.format.encoding import decode_confidence
 from labelstore.format.manifest import differences
-from labelstore.images.pixels import decode
 from labelstore.images.sources.ordered import OrderedSource
 from labelstore.operations.verify import STEP, TOLERANCE, VerifyReport, verify
 from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.generation import (
     Report,
+    SkippedPhotos,
     check_photos,
     generate_together,
     undecodable,
@@ -66,7 +66,8 @@ def repair(
             are then of the views that the store, or the one that grew, has.
         source, teacher: those it was made with, the teacher on the same kind of device.
         skipped: label the images, too, that could not be decoded when their block was made and can
-            be now. The labels of the block's other images stay as they are, to the bit.
+            be now, and with them the photos that their views are mixed with. The labels of the
+            block's other images stay as they are, to the bit.
         options: as for ``generate``, but that ``resize`` and ``compiled`` are the store's, and
             nothing is overwritten; when None those of ``generate``, with ``on_error="skip"`` where
             ``skipped`` is asked for.
@@ -191,18 +192,15 @@ def _regrown(
 
 
 def _mended(store: Store, source: ImageSource, damaged: set[int]) -> set[int]:
-    """Whole blocks with an image that was skipped and can be decoded now."""
+    """Whole blocks with an image that was skipped and can be labelled now."""
     blocks: set[int] = set()
+    photos = SkippedPhotos(store, source)
     for block in set(range(store.manifest.num_blocks)) - damaged - set(store.missing_blocks()):
         rows = store.manifest.block_slice(block)
         status = store.block_codes(block, 1)[0]["images/status"]
-        for image in (rows.start + np.flatnonzero(status == UNREADABLE)).tolist():
-            try:
-                decode(source.read(image), str(source.path_of(image)))
-            except DecodeError:
-                continue
+        skipped = (rows.start + np.flatnonzero(status == UNREADABLE)).tolist()
+        if any(photos.fault(image) is None for image in skipped):
             blocks.add(block)
-            break
     return blocks
 
 

@@ -67,6 +67,8 @@ class FKDReader:
         if not names:
             raise FormatError(f"{path} holds no {SUFFIX} files, expected FKD's, one an image.")
         self._path, self._names, self._files = path, names, TorchFiles()
+        self._unneeded: tuple[int, ...] = ()
+        self._first: tuple[Any, ...] | None = None
         self._photos, self._places = options.photos, None
         self.num_classes = options.num_classes
         self.explicit = options.boxes
@@ -85,8 +87,11 @@ class FKDReader:
             left = len(options.photos) - len(names)
             if left:
                 notes.append(f"{left} of {len(options.photos)} photos have no label file.")
-        coords, _, labels = self._parts(0)
+        coords, flips, labels = self._parts(0)
         self.num_views = len(coords)
+        self._first = _kind_of(coords, flips, labels)
+        # Where crops are left out nobody looks at them.
+        self._unneeded = () if self.explicit else (0, 1)
         self._half = coords.dtype == np.float16
         if self._half and self.explicit:
             notes.append(
@@ -140,22 +145,25 @@ class FKDReader:
         """(n, V, 4) coords, (n, V) flips and (..., n, V) labels of some files.
 
         Coords and labels lie by place in memory, where what is done to them takes a fraction.
+        Where crops are left out coords and flips are of no files.
         """
         count, views = len(numbers), self.num_views
         axes = {1: (), 2: (2,), 3: (2, self.k or 1)}[self._axes]
-        coords = np.empty((4, count, views), dtype=_fast(self._kinds[0]))
-        flips = np.empty((count, views), dtype=bool)
+        cropped = count if self.explicit else 0
+        coords = np.empty((4, cropped, views), dtype=_fast(self._kinds[0]))
+        flips = np.empty((cropped, views), dtype=bool)
         # NumPy has no fast halves.
         labels = np.empty(
             (*axes, count, views), dtype=np.float32 if self._half_ids else self._kinds[1]
         )
         order = (*range(1, self._axes), 0)
         for row, number in enumerate(numbers):
-            coords_at, flips[row], labels_at = self._parts(number)
-            coords[:, row] = coords_at.T
+            coords_at, flips_at, labels_at = self._parts(number)
+            if cropped:
+                coords[:, row], flips[row] = coords_at.T, flips_at
             labels[..., row, :] = labels_at.transpose(order)
         # Not so of NaN.
-        if not (coords.min() >= -_MOST_SHARE and coords.max() <= _MOST_SHARE):
+        if cropped and not (coords.min() >= -_MOST_SHARE and coords.max() <= _MOST_SHARE):
             for row, number in enumerate(numbers):
                 part = coords[:, row]
                 if not (np.abs(part) <= _MOST_SHARE).all():
@@ -166,18 +174,20 @@ class FKDReader:
         return np.moveaxis(coords, 0, -1), flips, labels
 
     def _where(self, number: int) -> str:
-        return os.path.join(self._path, self._names[number])
+        return f"{self._path}/{self._names[number]}"
 
     def _parts(self, number: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
         """(V, 4) coords, (V,) flips and labels of one file, of the shapes that they must have."""
         where = self._where(number)
-        state = self._files.load(where)
+        state = self._files.load(where, self._unneeded)
         if not (isinstance(state, list) and [type(part) for part in state] == [np.ndarray] * 3):
             raise FormatError(
                 f"{where} holds no list of three arrays (boxes, flips, labels), expected FKD's "
                 "label file: take it out of the folder, or name the format that it is of."
             )
         coords, flips, labels = state
+        if self._first == _kind_of(coords, flips, labels):
+            return coords, flips, labels
         views = len(coords) if coords.ndim else 0
         fits = (
             views > 0
@@ -245,6 +255,11 @@ class FKDReader:
         return indices, values
 
 
+def _kind_of(*arrays: npt.NDArray[Any]) -> tuple[Any, ...]:
+    """Shapes and types of arrays: those of the first file need no other look in the next one."""
+    return tuple([(array.shape, array.dtype) for array in arrays])
+
+
 def _fast(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The type in which numbers are worked on: NumPy has no fast halves."""
     return np.dtype(np.float32) if dtype == np.float16 else dtype
@@ -256,8 +271,10 @@ def _clipped(boxes: npt.NDArray[np.int32], facts: PhotoFacts) -> npt.NDArray[np.
     FKD's reader has Pillow fill what lies outside with black.
     """
     top, left, height, width = np.moveaxis(boxes, -1, 0)
+    over_both = (top + height - facts.heights[:, None], left + width - facts.widths[:, None])
+    if max(over.max() for over in over_both) <= 0:
+        return boxes
     clipped = [top, left]
-    for start, side, most in ((top, height, facts.heights), (left, width, facts.widths)):
-        over = start + side - most[:, None]
+    for over, side in zip(over_both, (height, width), strict=True):
         clipped.append(side - np.where((over > 0) & (over <= _OVERSHOOT), over, 0))
     return np.moveaxis(np.stack(clipped), 0, -1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from labelstore.errors import LabelError, UsageError
-from labelstore.images.pixels import content_digest, examine, is_upright, upright_size
+from labelstore.images.pixels import content_digest, examine, is_upright, quiet_pillow, upright_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +80,13 @@ def photo_facts(photos: ImageSource, indices: Sequence[int], *, cropped: bool = 
         np.zeros(len(indices), np.int32),
         np.zeros(len(indices), np.uint64),
     )
+    with quiet_pillow:
+        _look(photos, indices, cropped, facts)
+    return facts
+
+
+def _look(photos: ImageSource, indices: Sequence[int], cropped: bool, facts: PhotoFacts) -> None:
+    """As ``photo_facts``, into ``facts``."""
     for row, index in enumerate(indices):
         data, name = photos.read(index), str(photos.path_of(index))
         (width, height), upright = examine(data, name, _size)
@@ -91,7 +98,6 @@ def photo_facts(photos: ImageSource, indices: Sequence[int], *, cropped: bool = 
             )
         facts.widths[row], facts.heights[row] = width, height
         facts.digests[row] = content_digest(data)
-    return facts
 
 
 def _size(image: Any) -> tuple[tuple[int, int], bool]:

@@ -67,10 +67,12 @@ class RelabelReader:
                 f"of which size has follows from its views: give {missing}.",
                 arguments=("photos",) if options.photos is None else ("views",),
             )
-        if options.law.mixing is not None:
+        if options.law.stages:
+            stages = " ".join(map(str, options.law.stages))
             raise UsageError(
-                f"the maps in {path} have labels of crops of one photo, and views were to be mixed "
-                f"with others ({options.law.mixing}): leave that augmentation out.",
+                f"the maps in {path} have labels of crops of the photos as they are, and a store's "
+                f"augmentations ({stages}) are those that the teacher saw: leave them out; a "
+                "student may augment its crops by its own transform.",
                 arguments=("augment",),
             )
         self._path, self._names, self._photos = path, names, options.photos

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from labelstore.errors import MismatchError, SourceError, UsageError
+from labelstore.errors import DecodeError, MismatchError, SourceError, UsageError
 from labelstore.format.blocks import (
     check_table,
 )
@@ -31,6 +31,7 @@ from labelstore.producer.settings import (
 from labelstore.producer.stopping import StopRequest
 from labelstore.store.store import Store
 from labelstore.store.writer import StoreWriter
+from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     import os
@@ -44,7 +45,14 @@ if TYPE_CHECKING:
     from labelstore.teachers.info import TeacherInfo
     from labelstore.teachers.teacher import Teacher
 
-__all__ = ["Report", "check_photos", "generate", "generate_together", "undecodable"]
+__all__ = [
+    "Report",
+    "SkippedPhotos",
+    "check_photos",
+    "generate",
+    "generate_together",
+    "undecodable",
+]
 
 
 @dataclass(frozen=True)
@@ -224,21 +232,66 @@ def undecodable(
         known: reasons by position; the other images are looked at again, for stores keep none.
     """
     reasons = {}
-    photos = OrderedSource(source, store.keys)
+    look = SkippedPhotos(store, cast("ImageSource", OrderedSource(source, store.keys)))
     for image in np.flatnonzero(store.unreadable_rows()).tolist():
         reason = (known or {}).get(image)
         if reason is None:
             try:
-                decode(photos.read(image), str(photos.path_of(image)))
-                reason = (
-                    "it can be decoded now (or its teacher gave no finite logits, or its views are "
-                    "mixed with a photo that could not be decoded): labelstore repair --skipped "
-                    "tries again."
+                reason = look.fault(image) or (
+                    "it can be decoded now (or its teacher gave no finite logits): labelstore "
+                    "repair --skipped tries again."
                 )
             except SourceError as error:
                 reason = str(error)
         reasons[store.keys[image]] = reason
     return reasons
+
+
+class SkippedPhotos:
+    """Whether images that a store has no labels of can have them now.
+
+    Args:
+        store: it. photos: its images, in its order.
+    """
+
+    def __init__(self, store: Store, photos: ImageSource) -> None:
+        self._store, self._photos = store, photos
+        law = store.law
+        mixed = isinstance(law, ViewLaw) and law.mixing is not None
+        self._law = law.among(store.key_hashes) if isinstance(law, ViewLaw) and mixed else None
+        self._seen: dict[int, str | None] = {}
+
+    def fault(self, image: int) -> str | None:
+        """Why an image, by position, cannot be labelled: it cannot be decoded, or a photo that its
+        views are mixed with cannot. None where nothing speaks against it.
+
+        Raises:
+            SourceError: a file cannot be read, of which nothing is known then.
+        """
+        own = self._undecodable(image)
+        if own is not None or self._law is None:
+            return own
+        numbers = np.arange(self._store.num_views)
+        # Who is a partner does not depend on the photo's size.
+        views = self._law(self._store.key_hashes[image], numbers, 1, 1)
+        partners = np.array([]) if views.partners is None else np.unique(views.partners.image)
+        for partner in partners[partners >= 0].tolist():
+            reason = self._undecodable(partner)
+            if reason is not None:
+                return (
+                    f"{self._store.keys[image]!r} can be decoded, and views of it are mixed with a "
+                    f"photo that cannot: {reason}"
+                )
+        return None
+
+    def _undecodable(self, image: int) -> str | None:
+        if image not in self._seen:
+            self._seen[image] = None
+            try:
+                decode(self._photos.read(image), str(self._photos.path_of(image)))
+            except DecodeError as error:
+                self._seen[image] = str(error)
+        return self._seen[image]
 
 
 def _check(source: ImageSource, outputs: Sequence[Output], teachers: Sequence[TeacherInfo]) -> None:

@@ -128,7 +128,7 @@ def plan_of(
         source, output, teacher, resize: what is to be made, of what, by what, and how.
         block_images: of a block, where the settings say nothing of it.
         stored: what the store's manifest says where there is one. Where the settings say nothing
-            of groups, it has them as it was begun.
+            of groups, it has them as it was begun; its labels lie in units where they did.
 
     Raises:
         UsageError: settings that do not go with one another. MismatchError: a law whose views are
@@ -165,6 +165,7 @@ def plan_of(
         # Crops from the device are Pillow's, or refused; but that they came from there is said.
         teacher=teacher.describe() | ({"resize": resize} if resize == "device" else {}),
         producer=library_versions(),
+        unit_images=stored.unit_images if stored else None,
         **store.chosen(),
     )
 

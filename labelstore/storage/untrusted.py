@@ -39,6 +39,7 @@ __all__ = [
     "parsed",
     "read_file",
     "read_manifest",
+    "read_whole",
     "require_file",
 ]
 
@@ -111,6 +112,32 @@ def open_descriptor(path: Path | str) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def read_whole(path: Path | str, limit: int | None = None) -> tuple[bytes, int]:
+    """The bytes of a regular file, wherever it lies, and how many it said that it has.
+
+    Where the numbers differ it is being written, or the disk fails. Without a file object, which
+    takes as long as reading a small file does.
+
+    Raises:
+        OSError: as ``open_descriptor``. ValueError: there are more than ``limit`` bytes.
+    """
+    descriptor = open_descriptor(path)
+    try:
+        size = os.fstat(descriptor).st_size
+        if limit is not None and size > limit:
+            raise ValueError(f"it has {size:,} bytes, expected at most {limit:,}")
+        # One more, so that a file that grows meanwhile is noticed and not read to its end.
+        data = os.read(descriptor, size + 1)
+        while len(data) < size:
+            more = os.read(descriptor, size - len(data))
+            if not more:
+                break
+            data += more
+    finally:
+        os.close(descriptor)
+    return data, size
 
 
 def _kind_of(mode: int) -> str:

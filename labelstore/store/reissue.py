@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labelstore.format.blocks import BlockCodes
 from labelstore.storage import local_files, locks, swaps, whole_outputs
+from labelstore.storage.workspaces import workspace
 from labelstore.store.backends.npy import MappedBackend
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.store import Store
@@ -46,8 +46,7 @@ def reissued(store: Store, manifest: Manifest) -> Iterator[Store]:
     with contextlib.ExitStack() as stack:
         new = swaps.beside(place, PURPOSE)
         if not os.access(place.parent, os.W_OK):
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="labelstore-"))
-            new = Path(folder) / place.name
+            new = stack.enter_context(workspace()) / place.name
         stack.enter_context(locks.exclusive_lock(new))
         stack.callback(local_files.delete_tree, new)
         whole_outputs.empty(new)  # of one that was interrupted
@@ -59,10 +58,13 @@ def _filled(store: Store, place: Path, new: Path, manifest: Manifest) -> Store:
     backend.create(manifest, store.keys, store.targets)
     backend.open_for_writing(manifest)
     for block in range(manifest.num_blocks):
-        for name in backend.block_objects(block):
+        codes = BlockCodes(*store.block_codes(block))
+        if manifest.unit_images is not None:
+            # What an index of units holds is compared where units are read, not here.
+            backend.write_block(block, codes.arrays)
+        for name in backend.block_objects(block) if manifest.unit_images is None else ():
             # Some writers leave out what holds fill alone; the digests below know.
             if (place / name).is_file():
                 local_files.second_name(place / name, new / name)
-        codes = BlockCodes(*store.block_codes(block))
         backend.write_commit(block, codes.commit_row(manifest, block))
     return Store(new)

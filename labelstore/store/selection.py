@@ -102,6 +102,26 @@ class Selection:
             range(store.num_views) if views is None else views,
         )
 
+    def whole_blocks_first(self, block_images: int) -> Selection:
+        """The same in another order: images of whole source blocks, which are then blocks of the
+        new store and are not encoded anew, before all others; else the order stays.
+
+        Args:
+            block_images: of the new store.
+        """
+        sizes = np.array([store.manifest.block_images for store in self.stores])[self.members]
+        counts = [store.manifest.num_blocks for store in self.stores]
+        firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])[self.members]
+        _, block, images = np.unique(
+            firsts + self.rows // sizes, return_inverse=True, return_counts=True
+        )
+        whole = (images[block] == block_images) & (sizes == block_images)
+        order = np.argsort(~whole, kind="stable")
+        views = self.views if isinstance(self.views, range) else self.views[order]
+        return dataclasses.replace(
+            self, members=self.members[order], rows=self.rows[order], views=views
+        )
+
     @property
     def num_views(self) -> int:
         """Views of each image."""

@@ -100,7 +100,13 @@ class StoreWriter:
         self._backend = backend_of(self.path)
         if isinstance(self._backend, MappedBackend):
             self._backend.refuse()
-        self.manifest = dataclasses.replace(manifest, encoding=self._backend.encoding)
+        encoding = self._backend.encoding
+        # An exact copy's manifest stays what it is, a draft's too.
+        if manifest.encoding != encoding:
+            # There are no units in Parquet.
+            unit_images = manifest.unit_images if encoding == "codes" else None
+            manifest = dataclasses.replace(manifest, encoding=encoding, unit_images=unit_images)
+        self.manifest = manifest
         if isinstance(manifest.law, ViewLaw) and manifest.law.mixing is not None:
             manifest.law.among(hash_keys(keys))
         self._keys = keys

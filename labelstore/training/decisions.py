@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
@@ -17,19 +17,20 @@ import xxhash
 from labelstore.labels.ferkd import ActionCounts, FerKD
 from labelstore.store.mixed_views import require_unmixed
 from labelstore.training.cycle import most_confident
+from labelstore.training.planning.coded_rules import decided, decided_codes
 from labelstore.training.planning.kept_arrays import kept_or_made
 from labelstore.training.planning.progress import watched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import numpy.typing as npt
 
     from labelstore.labels.ferkd import EnsembleFerKD
     from labelstore.store.label_reader import LabelReader
+    from labelstore.training.planning.coded_rules import Decided
 
     BoolArray = npt.NDArray[np.bool_]
-    Bits = npt.NDArray[np.uint8]
     Planes = Iterator[tuple[slice, npt.NDArray[Any]]]
 
 __all__ = [
@@ -41,8 +42,6 @@ __all__ = [
     "pace_of",
     "view_mask",
 ]
-
-Result = TypeVar("Result")
 
 _RUN_IMAGES = 256
 """Images without a passing view whose confidences are read at a time."""
@@ -260,58 +259,44 @@ def _decide(
     calibrated = np.zeros_like(passes)
     counts = ActionCounts()
 
-    def decide(planes: Planes) -> list[tuple[slice, Bits, Bits, ActionCounts]]:
-        return [(rows, *_bits_of(rule, plane, targets[rows, None])) for rows, plane in planes]
-
-    for runs in _in_threads(decide, reader, rule, targets, wanted, num_views):
-        for rows, kept, changed, some in runs:
-            passes[rows], calibrated[rows] = kept, changed
-            counts += some
+    for rows, some in _decided(reader, rule, targets, wanted, num_views):
+        passes[rows], calibrated[rows] = some.passes, some.calibrated
+        counts += some.counts
     source = "mean label" if len(reader.members) > 1 else str(reader.path)
     return Decisions(passes, calibrated, (Counts(source, counts),))
 
 
-def _bits_of(
-    rule: FerKD, plane: npt.NDArray[Any], truths: npt.NDArray[np.int32]
-) -> tuple[Bits, Bits, ActionCounts]:
-    """Which views (n, V) pass and which are calibrated, a bit each, and how many fall where."""
-    values = np.asarray(plane, dtype=np.float32)
-    low, calibrated, high = rule.parts(values, truths)
-    # An unreadable image has no confidence (NaN), and no bit.
-    known = ~np.isnan(values)
-    passes = known & ~(low | high)
-    views, *some = (int(np.count_nonzero(part)) for part in (known, low, calibrated, high))
-    counts = ActionCounts(some[0], some[1], views - sum(some), some[2])
-    return np.packbits(passes, axis=1), np.packbits(passes & calibrated, axis=1), counts
-
-
-def _in_threads(
-    decide: Callable[[Planes], Result],
+def _decided(
     reader: LabelReader,
     rule: FerKD,
     targets: npt.NDArray[np.int32],
     wanted: BoolArray,
     num_views: int,
-) -> Iterator[Result]:
-    """Results of some planes each; where the planes are an array of their own, from threads."""
-    (first, *others), blocks = reader.members, reader.manifest.num_blocks
-    threads = first.reader.threads
-    if threads == 1 or others or rule.confidence != "max":
+) -> Iterator[tuple[slice, Decided]]:
+    """What a rule says of runs of images; in threads where confidences are an array of their
+    own."""
+    (first, *others), manifest = reader.members, reader.manifest
+    if others or rule.confidence != "max":
         for rows, plane in _planes(reader, rule, targets, wanted, num_views):
-            yield decide(iter([(rows, plane)]))
+            yield rows, decided(rule, plane, targets[rows, None])
         return
-
-    def of_block(block: int) -> Result:
-        return decide(_stored_planes(first.iter_confidence([block]), wanted, num_views))
-
+    held, threads = wanted & reader.labelled(), first.reader.threads
     committed = first.reader.committed_blocks()
+
+    def of_blocks(blocks: list[int]) -> Iterator[tuple[slice, Decided]]:
+        for block, codes in zip(blocks, first.reader.top_probs_of(blocks), strict=True):
+            rows = manifest.block_slice(block)
+            part = codes[:, :num_views], targets[rows, None], held[rows]
+            yield rows, decided_codes(rule, *part, manifest)
+
+    if threads == 1:
+        # What has threads of its own reads several blocks at a time.
+        yield from watched(of_blocks(committed), manifest.num_blocks, _DOING)
+        return
     with ThreadPoolExecutor(threads) as pool:
-        yield from watched(pool.map(of_block, committed), blocks, _DOING)
-
-
-def _stored_planes(planes: Planes, wanted: BoolArray, num_views: int) -> Planes:
-    for rows, plane in planes:
-        yield rows, np.where(wanted[rows, None], plane[:, :num_views], np.float32(np.nan))
+        parts = pool.map(lambda block: list(of_blocks([block])), committed)
+        for (part,) in watched(parts, manifest.num_blocks, _DOING):
+            yield part
 
 
 def _planes(
@@ -323,8 +308,9 @@ def _planes(
 ) -> Planes:
     """Confidence planes of the first views; NaN for images that are not wanted."""
     if rule.confidence == "max" and len(reader.members) == 1:
-        planes = watched(reader.members[0].iter_confidence(), reader.manifest.num_blocks, _DOING)
-        yield from _stored_planes(planes, wanted, num_views)
+        planes = reader.members[0].iter_confidence()
+        for rows, plane in watched(planes, reader.manifest.num_blocks, _DOING):
+            yield rows, np.where(wanted[rows, None], plane[:, :num_views], np.float32(np.nan))
         return
     blocks = reader.manifest.num_blocks
     for block in watched(range(blocks), blocks, _DOING):

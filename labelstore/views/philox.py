@@ -120,9 +120,13 @@ def hash_keys(keys: Sequence[str]) -> npt.NDArray[np.uint64]:
 
     A text with half a character (a lone surrogate), which no store holds, has a hash as well.
     """
-    digest = xxhash.xxh3_64_intdigest
-    hashes = (digest(key.encode("utf-8", "surrogatepass")) for key in keys)
-    return np.fromiter(hashes, dtype=np.uint64, count=len(keys))
+    digest, count = xxhash.xxh3_64_intdigest, len(keys)
+    try:
+        # Without a loop of the interpreter's: in two thirds of the time.
+        return np.fromiter(map(digest, map(str.encode, keys)), dtype=np.uint64, count=count)
+    except UnicodeEncodeError:
+        hashes = (digest(key.encode("utf-8", "surrogatepass")) for key in keys)
+        return np.fromiter(hashes, dtype=np.uint64, count=count)
 
 
 def mixed_seed(purpose: str, seed: int) -> int:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from labelstore.cli import choices, options
 from labelstore.cli.main import COMMANDS, main
-from labelstore.format import codecs
+from labelstore.format import codecs, manifest
 from labelstore.labels import ferkd, top_k
 from labelstore.operations import verify
 from labelstore.operations.lifecycle import subset
@@ -36,6 +36,7 @@ from labelstore.views.law import ViewLaw
         (choices.CALIBRATES, get_args(ferkd.Calibrate)),
         (choices.TAILS, get_args(top_k.Tail)),
         (choices.LABEL_TYPES, get_args(top_k.LabelType)),
+        (choices.LAYOUTS, get_args(manifest.Layout)),
         (choices.RESIZES, get_args(settings.Resize)),
         (choices.ON_ERROR, get_args(settings.OnError)),
         (choices.IMAGES, get_args(ensembles.Images)),

@@ -25,7 +25,8 @@ def test_a_folder_of_photos_with_its_teacher(tmp_path):
         photo = Image.linear_gradient("L").rotate(40 * number).convert("RGB").resize((60, 50))
         photo.save(tmp_path / "photos" / f"{number}.png")
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no photo")
-    common = (tmp_path / "photos", *TEACHER, "--sample-views", 8, "--setting", "12:fp32:0")
+    common = (tmp_path / "photos", *TEACHER, "--size", 64)
+    common = (*common, "--sample-views", 8, "--setting", "12:fp32:0")
     done = run(*common, "--views", 50, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -14,6 +14,7 @@ import labelstore
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, StoreError
 from labelstore.format.manifest import StoreSettings
 from labelstore.images.sources.folder import FolderSource
+from labelstore.operations.recode import recode
 from labelstore.operations.repair import repair
 from labelstore.producer import probe
 from labelstore.producer.generation import generate
@@ -96,6 +97,18 @@ def test_a_repair_that_cannot_be_done_takes_nothing_away(photos, tmp_path, teach
     assert readable(path) == before
     assert files_of(path) == damaged
     gone.rename(photos / "01.jpg")
+    repair(labelstore.open(path), FolderSource(photos), teacher)
+    assert files_of(path) == whole
+
+
+def test_a_store_with_units_is_repaired(photos, tmp_path, teacher):
+    run(photos, tmp_path / "c.zarr", teacher)
+    path = tmp_path / "u.zarr"
+    recode(tmp_path / "c.zarr", path, layout="units")
+    whole = files_of(path)
+    file = path / "labels/units/c/1"
+    file.write_bytes(file.read_bytes()[:-9] + b"other one")
+    assert len(readable(path)) < 24
     repair(labelstore.open(path), FolderSource(photos), teacher)
     assert files_of(path) == whole
 

@@ -1,4 +1,4 @@
-"""A reader of format version 1 from ``schemas/SPEC.md`` alone: no part of labelstore is used."""
+"""A reader of the format from ``schemas/SPEC.md`` alone: no part of labelstore is used."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import xxhash
 import zarr
+
+from tests.format.independent_units import unit_arrays
 
 
 @dataclass
@@ -131,6 +133,16 @@ def parquet_arrays(path, manifest):
     return arrays
 
 
+class Arrays:
+    """The arrays of a store some of which were made of units."""
+
+    def __init__(self, group, views):
+        self.group, self.views = group, views
+
+    def __getitem__(self, name):
+        return self.views[name] if name in self.views else self.group[name]
+
+
 def read(path):
     """The contents of a store, after checking all digests."""
     if path.suffix == ".parquet":
@@ -139,10 +151,15 @@ def read(path):
     else:
         group = zarr.open_group(path, mode="r")
         manifest = dict(group.attrs["labelstore"])
+    assert manifest["format_version"] in (1, 2, 20001)
     store_id = manifest.pop("id")
     canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert xxhash.xxh3_128_hexdigest(canonical.encode()) == store_id
     labels, layout = manifest["labels"], manifest["layout"]
+    unit_digests = None
+    if "unit_images" in layout:
+        views, unit_digests = unit_arrays(path, manifest)
+        group = Arrays(group, views)
     name, k, m = labels["quantizer"], labels["k"], labels["prior_size"]
     images, views = manifest["images"]["count"], manifest["views"]["count"]
     keys, targets = group["images/key"][:], group["images/target"][:].astype("<i4")
@@ -159,6 +176,11 @@ def read(path):
             expected += [
                 digest(store_id, array, block, number, codes[:, start : start + step])
                 for number, start in enumerate(range(0, views, step))
+            ]
+        if unit_digests is not None:
+            expected += [
+                digest(store_id, "labels/units", block, number, np.array(digests, dtype="<u8"))
+                for number, digests in enumerate(unit_digests[block])
             ]
         if m:
             expected.append(digest_of_parts(group, store_id, block, rows, "prior", PRIOR_ARRAYS))

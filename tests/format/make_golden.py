@@ -1,27 +1,30 @@
-"""Make golden stores that are not there. Version 1 is frozen: those that are there never change.
+"""Make golden stores that are not there. Versions are frozen: those that are there never change.
 
-Those of version 2 are made anew where the draft's number is another one than theirs: once it is 2,
-they never change either.
+Those of the draft of version 2 were made as those of version 2 of their names are, when that was
+the draft; they are read as long as there are any.
 
 python -m tests.format.make_golden
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 import labelstore
-from labelstore.format.manifest import DRAFT_VERSION, FORMAT_VERSION
+from labelstore.format.versions import FORMAT_VERSION, VERSION_2
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
-from tests.support.stores import make_planned, written
+from tests.support.stores import in_units, make_planned, written
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 GOLDEN_2 = Path(__file__).parent / "golden" / "v2"
+GOLDEN_UNITS = Path(__file__).parent / "golden" / "v2-units"
+GOLDEN_DRAFT = Path(__file__).parent / "golden" / "draft-20001"
 SIZE = {"images": 5, "views": 3, "classes": 12, "block_images": 3}
 
 TEACHER = {
@@ -95,6 +98,19 @@ LAWS = {
 }
 STORES_2 = {name: (written, {"k": 2, "law": law}) for name, law in LAWS.items()}
 
+LISTS = {"prior_size": 4, "group_views": 2}
+STORES_UNITS = {
+    # The last block has fewer units than the first, and the last group fewer views.
+    "small.zarr": (make_planned, {"k": 1, **LISTS}, 2),
+    "balanced.zarr": (make_planned, {"k": 4, "top_p": 0.95, **LISTS}, 2),
+    "balanced-700.zarr": (make_planned, {"k": 4, "top_p": 0.95, "classes": 700, **LISTS}, 5),
+    "fp16-lists.zarr": (make_planned, {"k": 3, "quantizer": "fp16", **LISTS}, 1),
+    "fp16-boxes.zarr": (written, {"k": 3, "quantizer": "fp16", **BOXES}, 2),
+    "fp16-700.zarr": (written, {"k": 3, "quantizer": "fp16", "classes": 700}, 2),
+    "u8-stages.zarr": (written, {"k": 2, "quantizer": "u8", "law": LAWS["stages.zarr"]}, 2),
+}
+"""With the images of a unit."""
+
 
 def views_of(store):
     """What is done to each view: for each image, for each view, for each stage, a list of names and
@@ -119,31 +135,40 @@ def _view(store, view):
 
 
 def main() -> None:
-    if FORMAT_VERSION != 1:
-        raise SystemExit("these are the golden stores of format version 1")
-    _make(GOLDEN, STORES, {})
-    version = {"format_version": DRAFT_VERSION}
-    file = GOLDEN_2 / "known.json"
-    if file.exists() and json.loads(file.read_text()).get("format_version") != DRAFT_VERSION:
-        shutil.rmtree(GOLDEN_2)
-    _make(GOLDEN_2, STORES_2, version)
+    _make(GOLDEN, STORES, FORMAT_VERSION)
+    _make(GOLDEN_2, STORES_2, VERSION_2)
+    units = {
+        name: (functools.partial(_made_in_units, make, unit_images), settings)
+        for name, (make, settings, unit_images) in STORES_UNITS.items()
+    }
+    _make(GOLDEN_UNITS, units, VERSION_2)
 
 
-def _make(folder, stores, facts) -> None:
+def _made_in_units(make, unit_images, path, **settings) -> None:
+    """A store's labels in units."""
+    with tempfile.TemporaryDirectory() as folder:
+        chunks = Path(folder) / "chunks.zarr"
+        make(chunks, **settings)
+        in_units(labelstore.open(chunks), path, unit_images)
+
+
+def _make(folder, stores, version) -> None:
     """Make what is not there of a version's stores, and note what they say."""
     folder.mkdir(exist_ok=True)
     file = folder / "known.json"
-    known = json.loads(file.read_text()) if file.exists() else dict(facts)
+    known = json.loads(file.read_text()) if file.exists() else {}
     for name, (make, settings) in stores.items():
         path = folder / name
         if name in known:
             continue
-        make(path, **SIZE, **settings)
+        make(path, **{**SIZE, **settings})
         (path / ".lock").unlink()
         store = labelstore.open(path)
+        if store.manifest.format_version != version:
+            raise SystemExit(f"{name} is of version {store.manifest.format_version}: mend that")
         topk = store.read(np.arange(5)[:, None], np.arange(3))
         known[name] = {"classes": topk.indices.tolist(), "probs": topk.probs.tolist()}
-        if facts:
+        if isinstance(store.law, ViewLaw) and store.law.stages:
             known[name]["views"] = views_of(store)
         print(f"made {name}")
     file.write_text(json.dumps(dict(sorted(known.items()))) + "\n")

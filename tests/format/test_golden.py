@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import labelstore
+from labelstore.format.blocks import BlockCodes
+from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 from tests.format.independent_reader import philox, read, recovered, view_of
@@ -28,6 +30,18 @@ def test_labels_never_change(name):
     topk = store.read(np.arange(5)[:, None], np.arange(3))
     assert topk.indices.tolist() == KNOWN[name]["classes"]
     assert topk.probs.tolist() == np.float32(KNOWN[name]["probs"]).tolist()
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_version_1_is_written_as_it_was(name, tmp_path):
+    """Encoded anew, with the digests over names, places and codes; the id is that of the text."""
+    golden = labelstore.open(GOLDEN / name)
+    with StoreWriter(tmp_path / name, golden.manifest, golden.keys, golden.targets) as writer:
+        for block in range(golden.manifest.num_blocks):
+            writer.write_codes(block, BlockCodes(*golden.block_codes(block)))
+    store = labelstore.open(tmp_path / name)
+    assert store.manifest.to_json() == golden.manifest.to_json()
+    np.testing.assert_array_equal(store.reader.all_commits, golden.reader.all_commits)
 
 
 @pytest.fixture(scope="module", params=KNOWN)

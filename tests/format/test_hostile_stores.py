@@ -115,6 +115,25 @@ def test_numbers_that_nothing_on_disk_accounts_for(tmp_path, suffix):
         assert line.split()[0] in ("corrupt", "incomplete"), (name, line)
 
 
+def test_numbers_of_units_that_nothing_on_disk_accounts_for(tmp_path):
+    whole = write(tmp_path / "whole.zarr", unit_images=2)
+    paths = [whole]
+    changes = {
+        **HUGE,
+        "unit": lambda body: body["layout"].update(unit_images=2**31 - 1),
+        "units": lambda body: body["layout"].update(unit_images=1, block_images=2**31 - 1),
+    }
+    for name, change in changes.items():
+        path = shutil.copytree(whole, tmp_path / f"{name}.zarr")
+        rewrite(path, change)
+        describe_all(path)
+        paths.append(path)
+    told = outcomes(paths)
+    assert told[0] == "read"
+    for name, line in zip(changes, told[1:], strict=True):
+        assert line.split()[0] in ("corrupt", "incomplete"), (name, line)
+
+
 def describe_all(path):
     """Let the arrays' descriptions say what the manifest implies."""
     for name, layout in array_layouts(Manifest.from_json(manifest_of(path)[1], "a")).items():

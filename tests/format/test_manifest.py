@@ -39,7 +39,7 @@ def test_round_trip(document):
     ("path", "value"),
     [
         (["format"], "other"),
-        (["format_version"], 2),
+        (["format_version"], 3),
         (["format_version"], "1"),
         (["format_version"], KeyError),
     ],

@@ -10,6 +10,7 @@ from labelstore.format.arrays import (
     commit_columns,
     image_arrays,
     prior_arrays,
+    unit_columns,
     view_arrays,
     view_columns,
 )
@@ -52,13 +53,17 @@ def test_the_arrays_are_those_of_the_table_in_its_order():
     assert [spec.name for spec in specs] == theirs
 
 
+@pytest.mark.parametrize("unit_images", [None, 3])
 @pytest.mark.parametrize("prior_size", [0, 3])
-def test_commit_columns_are_as_section_6_says(prior_size):
-    """Column 1 + aD + g is group g of array a; the images before, the prior behind."""
-    store = manifest(prior_size=prior_size)
+def test_commit_columns_are_as_sections_6_and_10_say(prior_size, unit_images):
+    """Column 1 + aD + g is group g of array a; the images before, units and the prior behind."""
+    store = manifest(prior_size=prior_size, unit_images=unit_images)
     names = [spec.name for spec in view_arrays(store)]
     groups = store.num_groups
     assert view_columns(store) == {
         name: range(1 + a * groups, 1 + (a + 1) * groups) for a, name in enumerate(names)
     }
-    assert commit_columns(store) == 1 + len(names) * groups + (prior_size > 0)
+    behind = 1 + len(names) * groups
+    units = range(behind, behind + (0 if unit_images is None else groups))
+    assert unit_columns(store) == units
+    assert commit_columns(store) == behind + len(units) + (prior_size > 0)

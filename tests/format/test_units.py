@@ -3,13 +3,14 @@ an error or other labels, never a crash."""
 
 import numpy as np
 import pytest
+import xxhash
 
 from labelstore.format.arrays import ArraySpec
 from labelstore.format.units import unit_code
 from labelstore.format.units.prefix_codes import ONLY, lengths_of, pack, unpack, words_of
 from labelstore.format.units.unit_code import UnitCode, Units
 
-COMPILED = unit_code._compiled()
+COMPILED, DIGESTS = unit_code._compiled(), unit_code._compiled_digests()
 
 ways = pytest.mark.parametrize(
     "compiled",
@@ -26,6 +27,7 @@ def use(monkeypatch):
 
     def choose(compiled):
         monkeypatch.setattr(unit_code, "_compiled", lambda: COMPILED if compiled else None)
+        monkeypatch.setattr(unit_code, "_compiled_digests", lambda: DIGESTS if compiled else None)
 
     return choose
 
@@ -84,10 +86,18 @@ LABELS = np.array([64, 64, 64, 64, 64, 48, 64, 64, 1, 3])
 """Of units: in step, and alone."""
 
 
-def encoded(code, records, labels=LABELS):
-    lengths = code.fit(records)
-    data, sizes = code.encode(records, labels, lengths)
+def encoded(code, codes, labels=LABELS):
+    lengths = code.fit(codes)
+    data, sizes = code.encode_arrays(codes, labels, lengths)
     return pack(lengths), Units(data, sizes, labels, np.zeros(len(labels), np.int64))
+
+
+def assert_same(arrays, expected):
+    assert list(arrays) == list(expected)
+    for name, values in expected.items():
+        assert arrays[name].dtype == values.dtype
+        assert arrays[name].flags.c_contiguous
+        np.testing.assert_array_equal(arrays[name], values)
 
 
 @ways
@@ -95,55 +105,117 @@ def encoded(code, records, labels=LABELS):
 def test_codes_come_back(kind, compiled, use):
     use(compiled)
     code, codes = of_store(kind, LABELS.sum())
-    records = code.records(codes)
-    tables, units = encoded(code, records)
-    decoded = code.codes(code.decode([tables], units))
-    for name, values in codes.items():
-        assert decoded[name].dtype == values.dtype
-        np.testing.assert_array_equal(decoded[name], values)
+    tables, units = encoded(code, codes)
+    assert_same(code.decode_arrays([tables], units), codes)
 
 
 @pytest.mark.skipif(COMPILED is None, reason="not built")
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_ways_write_the_same_bytes(kind, use):
     code, codes = of_store(kind, LABELS.sum())
-    records = code.records(codes)
     use(True)
-    tables, units = encoded(code, records)
+    tables, units = encoded(code, codes)
     use(False)
-    others, same = encoded(code, records)
+    others, same = encoded(code, codes)
     assert (tables, units.data, units.sizes.tolist()) == (others, same.data, same.sizes.tolist())
 
 
 @ways
-def test_units_of_several_shards_and_one_alone(compiled, use):
+def test_units_of_several_shards_and_scattered_ones(compiled, use):
     use(compiled)
-    shards = [of_store("lists", 3 * 64, seed) for seed in range(3)]
-    code = shards[0][0]
-    every = [code.records(codes) for _, codes in shards]
-    parts = [encoded(code, records, np.array([64, 64, 64])) for records in every]
+    code = of_store("lists", 1)[0]
+    many = np.array([64, 64, 64])
+    shards = [of_store("lists", many.sum(), seed)[1] for seed in range(3)]
+    parts = [encoded(code, codes, many) for codes in shards]
+    tables = [tables for tables, _ in parts]
     together = Units(
         b"".join(units.data for _, units in parts),
         np.concatenate([units.sizes for _, units in parts]),
         np.full(9, 64),
         np.repeat(np.arange(3), 3),
     )
-    records = code.decode([tables for tables, _ in parts], together)
-    np.testing.assert_array_equal(records, np.concatenate(every))
-    tables, units = parts[1]
-    start, stop = np.cumsum(units.sizes)[:2]
-    one = Units(units.data[start:stop], units.sizes[1:2], np.array([64]), np.array([0]))
-    np.testing.assert_array_equal(code.decode([tables], one), every[1][64:128])
+    every = {name: np.concatenate([c[name] for c in shards]) for name in shards[0]}
+    assert_same(code.decode_arrays(tables, together), every)
+    # The second unit of the first shard, and the last two of the third.
+    ends = np.cumsum(together.sizes)
+    pieces = [together.data[ends[i] - together.sizes[i] : ends[i]] for i in (1, 7, 8)]
+    apart = Units.scattered(pieces, np.full(3, 64), np.array([0, 2, 2]))
+    at = (np.array([1, 7, 8])[:, None] * 64 + np.arange(64)).ravel()
+    assert_same(
+        code.decode_arrays(tables, apart), {name: codes[at] for name, codes in every.items()}
+    )
+
+
+@ways
+def test_no_units_are_no_labels(compiled, use):
+    use(compiled)
+    code, codes = of_store("lists", 4)
+    tables, _ = encoded(code, codes, np.array([4]))
+    none = np.zeros(0, np.int64)
+    decoded = code.decode_arrays([tables], Units.scattered([], none, none))
+    assert_same(decoded, {name: values[:0] for name, values in codes.items()})
 
 
 @ways
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_first_array_alone(kind, compiled, use):
+def test_some_arrays_alone(kind, compiled, use):
     use(compiled)
     code, codes = of_store(kind, LABELS.sum())
-    tables, units = encoded(code, code.records(codes))
-    first = code.codes(code.decode([tables], units, "labels/top_prob"))["labels/top_prob"]
-    np.testing.assert_array_equal(first, codes["labels/top_prob"])
+    tables, units = encoded(code, codes)
+    for name, values in codes.items():
+        assert_same(code.decode_arrays([tables], units, [name]), {name: values})
+    with pytest.raises(KeyError):
+        code.decode_arrays([tables], units, ["labels/none"])
+
+
+@ways
+@pytest.mark.parametrize("kind", KINDS)
+def test_digests_are_those_of_the_records(kind, compiled, use):
+    use(compiled)
+    code, codes = of_store(kind, LABELS.sum())
+    seeds = np.random.default_rng(1).integers(0, 1 << 64, len(LABELS), np.uint64)
+    records, start, expected = code.records(codes), 0, []
+    for labels, seed in zip(LABELS.tolist(), seeds.tolist(), strict=True):
+        # Of one label: its codes, array after array.
+        one = b"".join(values[start].tobytes() for values in codes.values())
+        assert records[start].tobytes() == one
+        unit = records[start : start + labels].tobytes()
+        expected.append(xxhash.xxh3_64_intdigest(unit, seed))
+        start += labels
+    assert code.unit_digests(codes, LABELS, seeds).tolist() == expected
+
+
+@pytest.mark.skipif(DIGESTS is None, reason="not built")
+def test_the_compiled_digest_is_xxh3_at_every_length():
+    # One array of bytes; units of 0 to 2,100 of them, which has all its branches many times.
+    code = UnitCode([spec("labels/top_prob", "|u1")], False, 10)
+    rng = np.random.default_rng(0)
+    sizes = np.append(np.arange(2100), [4096, 5000, 65536])
+    data = rng.integers(0, 256, sizes.sum(), np.uint8)
+    seeds = rng.integers(0, 1 << 64, len(sizes), np.uint64)
+    seeds[::3], seeds[1::3] = 0, (1 << 64) - 1
+    digests = code.unit_digests({"labels/top_prob": data}, sizes, seeds)
+    ends = np.cumsum(sizes)
+    for size, end, seed, digest in zip(
+        sizes.tolist(), ends.tolist(), seeds.tolist(), digests.tolist(), strict=True
+    ):
+        assert xxhash.xxh3_64_intdigest(data[end - size : end].tobytes(), seed) == digest, size
+
+
+@ways
+def test_arrays_that_do_not_fit_are_refused(compiled, use):
+    use(compiled)
+    code, codes = of_store("lists", LABELS.sum())
+    lengths, seeds = code.fit(codes), np.zeros(len(LABELS), np.uint64)
+    for labels in (LABELS[:-1], LABELS + 1, np.where(LABELS == 1, -1, LABELS)):
+        with pytest.raises(ValueError, match="do not fit"):
+            code.encode_arrays(codes, labels, lengths)
+        with pytest.raises(ValueError, match="do not fit"):
+            code.unit_digests(codes, labels, seeds)
+    fewer = codes | {"labels/classes": codes["labels/classes"][:, :2]}
+    for call in (code.fit, lambda c: code.encode_arrays(c, LABELS, lengths)):
+        with pytest.raises(ValueError, match="shapes"):
+            call(fewer)
 
 
 @ways
@@ -156,7 +228,7 @@ def test_the_bytes_of_a_unit_are_those_of_the_specification(compiled, use):
         "labels/top_prob": np.array([0, 1, 0, 2, 0], "|u1"),
         "labels/classes": np.array([[0], [0], [600], [0], [0]], "<u2"),
     }
-    tables, units = encoded(code, code.records(codes), np.array([5]))
+    tables, units = encoded(code, codes, np.array([5]))
     bits = "0100110" + "001" + f"{600:016b}" + "00"
     assert units.data == int(bits.ljust(32, "0"), 2).to_bytes(4, "big")
     assert tables == bytes([2, 0x21, 0x02, 128, 0x01, *[0] * 126, 0x10])
@@ -166,8 +238,7 @@ def test_the_bytes_of_a_unit_are_those_of_the_specification(compiled, use):
 def test_damage_is_an_error_or_other_labels(compiled, use):
     use(compiled)
     code, codes = of_store("lists", LABELS.sum())
-    records = code.records(codes)
-    tables, units = encoded(code, records)
+    tables, units = encoded(code, codes)
     rng = np.random.default_rng(0)
     refused = 0
     for _ in range(150 if compiled else 20):
@@ -177,25 +248,25 @@ def test_damage_is_an_error_or_other_labels(compiled, use):
         if rng.random() < 0.3:
             packed[rng.integers(len(packed))] ^= 1 << rng.integers(8)
         try:
-            found = code.decode([bytes(packed)], Units(bytes(data), *_rest(units)))
+            decoded = code.decode_arrays([bytes(packed)], Units(bytes(data), *_rest(units)))
         except ValueError:
             refused += 1
             continue
-        assert found.shape == records.shape
-        assert (found != records).any()
+        assert {n: a.shape for n, a in decoded.items()} == {n: a.shape for n, a in codes.items()}
+        assert any((decoded[name] != codes[name]).any() for name in codes)
     assert refused > (20 if compiled else 2)
     for wrong in (tables[:-1], tables + b"\0", b"", bytes([200]) + tables[1:]):
         with pytest.raises(ValueError, match=r"."):
-            code.decode([wrong], units)
+            code.decode_arrays([wrong], units)
     short = Units(
         units.data[:-1], np.append(units.sizes[:-1], units.sizes[-1] - 1), *_rest(units)[1:]
     )
     with pytest.raises(ValueError, match=r"."):
-        code.decode([tables], short)
+        code.decode_arrays([tables], short)
     # As if all were zeros, or ones: as many bits as can be.
     for byte in (b"\0", b"\xff"):
         with pytest.raises(ValueError, match=r"."):
-            code.decode([tables], Units(byte * len(units.data), *_rest(units)))
+            code.decode_arrays([tables], Units(byte * len(units.data), *_rest(units)))
 
 
 def _rest(units):
@@ -206,21 +277,20 @@ def _rest(units):
 def test_sizes_that_do_not_fit_are_refused(compiled, use):
     use(compiled)
     code, codes = of_store("lists", LABELS.sum())
-    tables, units = encoded(code, code.records(codes))
+    tables, units = encoded(code, codes)
     for sizes in (units.sizes + 1, -units.sizes, units.sizes << 40, units.sizes << 62):
         with pytest.raises(ValueError, match="do not fit"):
-            code.decode([tables], Units(units.data, sizes, units.labels, units.shards))
+            code.decode_arrays([tables], Units(units.data, sizes, units.labels, units.shards))
 
 
 def test_values_without_a_word_are_refused(use):
     code, codes = of_store("alike", 4)
-    records = code.records(codes)
-    lengths = code.fit(records)
-    records[1, 0] = 8
+    lengths = code.fit(codes)
+    codes["labels/top_prob"][1] = 8
     for compiled in (True, False):
         use(compiled)
         with pytest.raises(ValueError, match="no word"):
-            code.encode(records, np.array([4]), lengths)
+            code.encode_arrays(codes, np.array([4]), lengths)
 
 
 def test_codes_are_complete_and_near_the_entropy():
@@ -244,3 +314,69 @@ def test_codes_are_complete_and_near_the_entropy():
         }
         assert len(words) == (counts > 0).sum()
         assert not any(a != b and b.startswith(a) for a in words for b in words)
+
+
+def damaged(rng, code, parts, tables):
+    """Units of which some have other bits or lengths, and tables of which one may."""
+    parts = [bytearray(part) for part in parts]
+    for part in parts:
+        kind = rng.integers(6)
+        if kind == 0:
+            part[rng.integers(len(part))] ^= 1 << rng.integers(8)
+        elif kind == 1:
+            del part[rng.integers(len(part)) :]
+        elif kind == 2:
+            part += bytes(rng.integers(1, 9))
+        elif kind == 3:
+            part[:] = rng.integers(0, 256, rng.integers(2 * len(part)), np.uint8).tobytes()
+    if rng.random() < 0.2:
+        tables = bytearray(tables)
+        tables[rng.integers(len(tables))] ^= 1 << rng.integers(8)
+    return [bytes(part) for part in parts], bytes(tables)
+
+
+@pytest.mark.skipif(COMPILED is None, reason="not built")
+@pytest.mark.parametrize("kind", ["lists", "class ids", "floats"])
+def test_both_ways_refuse_the_same_damage(kind, use):
+    code, codes = of_store(kind, 5 * 20)
+    labels = np.full(5, 20)
+    tables, units = encoded(code, codes, labels)
+    ends = np.cumsum(units.sizes)
+    whole = [units.data[e - s : e] for e, s in zip(ends, units.sizes, strict=True)]
+    rng = np.random.default_rng(2)
+    outcomes = set()
+    for step in range(40):
+        parts, packed = damaged(rng, code, whole, tables)
+        names = None if step % 2 else ["labels/top_prob"]
+        results = []
+        for compiled in (True, False):
+            use(compiled)
+            units = Units.scattered(parts, labels, units.shards)
+            try:
+                arrays = code.decode_arrays([packed], units, names)
+            except ValueError:
+                arrays = None
+            results.append(arrays and {name: a.tobytes() for name, a in arrays.items()})
+        assert results[0] == results[1], step
+        outcomes.add(results[0] is None)
+    assert outcomes == {True, False}
+
+
+@ways
+def test_a_unit_that_is_not_filled_up_with_zeros_is_damaged(compiled, use):
+    use(compiled)
+    code, codes = of_store("lists", 20)
+    tables, units = encoded(code, codes, np.array([20]))
+    data = bytearray(units.data)
+    # The bits of the words end within the last byte.
+    words = unpack(tables, code.tables)
+    records, bits = code.records(codes), 0
+    for plane in code.planes:
+        values = unit_code._values(plane, records)
+        lengths = words[unit_code._tables(plane, records), np.minimum(values, 255)]
+        bits += int(lengths[lengths != ONLY].sum()) + 16 * int(plane.wide * (values >= 255).sum())
+    assert -(-bits // 8) == len(data)
+    assert bits % 8, "another seed has filling"
+    data[-1] |= 1
+    with pytest.raises(ValueError, match=r"damaged|filled"):
+        code.decode_arrays([tables], Units(bytes(data), *_rest(units)))

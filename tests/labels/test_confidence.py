@@ -8,6 +8,7 @@ from labelstore.labels.confidence import largest_of_mean, weighted_mean
 from labelstore.labels.ensemble import EnsembleTopK
 from labelstore.labels.prior import ImagePrior
 from labelstore.labels.top_k import TopK
+from labelstore.labels.unseen import probability_of_unseen
 
 
 def plain_spread(weights, outside, mass, limit):
@@ -50,6 +51,11 @@ def plain_largest_of_mean(topk):
     return weighted_mean(parts, topk.weights).max(axis=-1)
 
 
+def plain_unseen(topk, classes):
+    """Labels are recovered whole."""
+    return topk.recover().reshape(len(classes), 1).probability(classes).astype(np.float32)
+
+
 @pytest.fixture
 def plain(monkeypatch):
     """Calls a function with the plain ways in place of the quick ones."""
@@ -58,6 +64,7 @@ def plain(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(top_k, "spread", plain_spread)
             patch.setattr(top_k, "tail_weights", plain_tail_weights)
+            patch.setattr(top_k, "probability_of_unseen", plain_unseen)
             return function(*args)
 
     return call
@@ -113,6 +120,23 @@ def test_the_quick_ways_give_the_bits_of_the_plain_ones(plain, num_classes, k, m
         assert np.array_equal(quick.weights, slow.weights)
         own = member.probability(np.broadcast_to(targets, shape))
         assert np.array_equal(own, plain(member.probability, targets))
+        flat = TopK(
+            member.indices.reshape(200, -1),
+            member.probs.reshape(200, -1),
+            num_classes,
+            member.prior
+            and ImagePrior(
+                member.prior.classes.reshape(200, -1),
+                member.prior.probs.reshape(200, -1),
+                member.prior.power.reshape(200),
+            ),
+        )
+        every = np.broadcast_to(np.arange(num_classes), (200, num_classes))
+        unstored = ~((every[..., None] == flat.indices[:, None]) & (flat.probs[:, None] > 0)).any(
+            -1
+        )
+        quickly, slowly = probability_of_unseen(flat, every), plain(plain_unseen, flat, every)
+        assert np.array_equal(quickly[unstored], slowly[unstored])
     for weights in (np.full(len(k), 1 / len(k)), np.arange(len(k)) / max(sum(range(len(k))), 1)):
         if len(k) > 1:
             both = EnsembleTopK(members, weights)
@@ -130,3 +154,15 @@ def test_the_largest_of_a_mean_may_be_of_a_class_that_no_teacher_stores():
     # Either stored class has 0.2 and some of what is left; class 2 has 0.3 of both teachers.
     assert largest_of_mean(both) == np.float32(0.3)
     assert both.recover().dense()[0].argmax() == 2
+
+
+def test_what_no_store_holds_is_recovered_whole():
+    """A list that names a class twice, and ids that are of no class."""
+    lists = np.int32([[2, 2, 1]]), np.float32([[0.3, 0.2, 0.1]]), np.float32([1.0])
+    twice = TopK([[0]], [[0.4]], 4, ImagePrior(*lists))
+    assert twice.probability([2]) == twice.recover().probability([2]).astype(np.float32)
+    assert twice.probability([-1]) == twice.recover().base
+    once = TopK(
+        [[0, 9]], [[0.4, 0.0]], 4, ImagePrior(*(part[..., 1:] for part in lists[:2]), lists[2])
+    )
+    assert once.probability([2]) == once.recover().probability([2]).astype(np.float32)

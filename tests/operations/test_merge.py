@@ -210,3 +210,11 @@ def test_the_largest_classes_of_mixed_labels():
         # Where fewer are held, what is left is the even tail.
         left = np.where(held, 0.0, expected)
         assert (left <= labels.base[..., None] + 1e-7).all()
+
+
+def test_lists_fitted_together_are_those_of_each_image_alone(tmp_path, monkeypatch):
+    stores = three(tmp_path)
+    merge(stores, tmp_path / "together.zarr", prior_size=8)
+    monkeypatch.setattr("labelstore.operations.merge.TOGETHER", 1)
+    merge(stores, tmp_path / "alone.zarr", prior_size=8)
+    assert files_of(tmp_path / "together.zarr") == files_of(tmp_path / "alone.zarr")

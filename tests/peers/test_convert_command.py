@@ -101,6 +101,9 @@ def test_what_is_done_is_told(tmp_path):
         (("--classes", "1000", "--without-boxes", "--top-k", "9"), 2, "--top-k"),
         (("--classes", "1000", "--without-boxes", "--from", "caffe"), 2, "caffe"),
         (("--classes", "7", "--without-boxes"), 1, ".tar has class ids"),
+        (("--classes", "1000", "--without-boxes", "--augment", "ra-n2-m9"), 2, "--augment"),
+        (("--classes", "1000", "--without-boxes", "--views", "9"), 2, "--views"),
+        (("--classes", "1000", "--without-boxes", "--seed", "1"), 2, "--seed"),
     ],
 )
 def test_what_is_missing_is_asked_for_by_its_option(tmp_path, more, code, words):

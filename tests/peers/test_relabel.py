@@ -133,3 +133,12 @@ def test_what_is_asked_for(tmp_path, photos, reader):
         reader(tmp_path / "maps", fewer)
     with pytest.raises(FormatError, match=r"holds no \.pt"):
         reader(photos)
+
+
+@pytest.mark.parametrize("stage", ["jitter-0.4", "erase-0.25", "ra-n2-m9", "mixup-0.8"])
+def test_maps_of_photos_as_they_are_have_no_augmentations(tmp_path, photos, reader, stage):
+    write(tmp_path / "maps", photos)
+    with pytest.raises(UsageError, match=r"photos as they are.*leave them out") as caught:
+        reader(tmp_path / "maps", law=ViewLaw(stages=(stage,)))
+    assert stage in str(caught.value)
+    assert caught.value.arguments == ("augment",)

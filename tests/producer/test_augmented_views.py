@@ -10,13 +10,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from torchvision.transforms import v2
 
 import labelstore
-from labelstore.errors import FormatError, MismatchError, ReplayWarning, UsageError
+from labelstore.cli.main import main
+from labelstore.errors import MismatchError, ReplayWarning, UsageError
 from labelstore.format import manifest as manifests
-from labelstore.format.manifest import DRAFT_VERSION
+from labelstore.format.versions import DRAFT_VERSION, VERSION_2
 from labelstore.images import render
 from labelstore.images.pixels import decode
 from labelstore.images.sources.folder import FolderSource
@@ -254,14 +256,23 @@ def test_stages_are_not_made_on_the_device(photos, teacher, tmp_path):
     assert not (tmp_path / "s.zarr").exists()
 
 
-def test_a_release_neither_writes_nor_reads_the_draft(photos, teacher, tmp_path, monkeypatch):
-    labelled(photos, teacher, tmp_path / "draft.zarr", ("gray-0.2",))
-    monkeypatch.setattr(manifests, "DRAFT_VERSION", None)
-    with pytest.raises(FormatError, match="reads 1: install"):
-        labelstore.open(tmp_path / "draft.zarr")
-    with pytest.raises(UsageError, match="a release does not write"):
-        labelled(photos, teacher, tmp_path / "new.zarr", ("gray-0.2",))
-    assert labelled(photos, teacher, tmp_path / "plain.zarr", ()).complete
+def test_a_store_that_was_begun_as_a_draft_is_gone_on_with(photos, teacher, tmp_path, monkeypatch):
+    path, stages = tmp_path / "s.zarr", ("gray-0.2", "erase-0.5")
+    with monkeypatch.context() as patch:
+        # As labelstore wrote before version 2 was frozen.
+        patch.setattr(manifests, "VERSION_2", DRAFT_VERSION)
+        labelled(photos, teacher, path, stages)
+    whole = files_of(path)
+    (path / "commits/c/1/0").unlink()
+    store = labelled(photos, teacher, path, stages)
+    assert store.complete
+    assert store.manifest.format_version == DRAFT_VERSION
+    assert files_of(path) == whole
+    (path / "labels/top_prob/c/0/0").write_bytes(b"")
+    repair(path, FolderSource(photos), teacher, options=RunOptions(batch_size=4))
+    assert files_of(path) == whole
+    few = subset(path, tmp_path / "few.zarr", images=[0])
+    assert labelstore.open(few.path).manifest.format_version == VERSION_2
 
 
 def run(*arguments):
@@ -269,31 +280,35 @@ def run(*arguments):
     return commands.run(command)
 
 
+def told_here(*arguments):
+    """The same in this process, of a command that writes no store."""
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
 def test_from_the_command_line(photos, tmp_path):
     teacher = ("--teacher", "timm:test_resnet", "--checkpoint", "none", "--device", "cpu")
-    common = ("generate", photos, *teacher, "--targets", "none", "--views", 3)
+    common = ("generate", photos, *teacher, "--size", 64, "--targets", "none", "--views", 3)
     common = (*common, "-o", tmp_path / "s.zarr")
     stages = ("--augment", "jitter-0.4", "--augment", "ra-n2-m9", "--augment", "erase-0.25")
     done = run(*common, *stages)
     assert done.returncode == 0, done.stderr
-    assert "draft of format version 2" in done.stderr
     store = labelstore.open(tmp_path / "s.zarr")
     assert [str(stage) for stage in store.law.stages] == list(stages[1::2])
-    assert store.manifest.to_json()["format_version"] == DRAFT_VERSION
+    assert store.manifest.to_json()["format_version"] == VERSION_2
     other = run(*common, *stages[:4], "--json")
     assert other.returncode == 1
     assert json.loads(other.stdout)["error"]["kind"] == "mismatch"
-    wrong = run(*common[:-1], tmp_path / "t.zarr", "--augment", "shuffle-0.2")
-    assert (wrong.returncode, "shuffle-0.2" in wrong.stderr) == (2, True)
-    device = run(*common[:-1], tmp_path / "t.zarr", *stages, "--resize", "device")
-    assert (device.returncode, "done by workers" in device.stderr) == (2, True)
+    wrong = told_here(*common[:-1], tmp_path / "t.zarr", "--augment", "shuffle-0.2")
+    assert (wrong.exit_code, "shuffle-0.2" in wrong.stderr) == (2, True)
+    device = told_here(*common[:-1], tmp_path / "t.zarr", *stages, "--resize", "device")
+    assert (device.exit_code, "done by workers" in " ".join(device.stderr.split())) == (2, True)
     assert not (tmp_path / "t.zarr").exists()
-    told = run("inspect", tmp_path / "s.zarr")
+    told = told_here("inspect", tmp_path / "s.zarr")
     assert "jitter-0.4, ra-n2-m9, erase-0.25" in " ".join(told.stdout.split())
     sheet = ("--save", tmp_path / "sheet.png")
     drawn = run("show", tmp_path / "s.zarr", 0, "--photos", photos, *sheet)
     assert drawn.returncode == 0, drawn.stderr
-    shown = json.loads(run("show", tmp_path / "s.zarr", 0, "--json").stdout)["views"][0]
+    shown = json.loads(told_here("show", tmp_path / "s.zarr", 0, "--json").stdout)["views"][0]
     asked = [stage[shown["view"]] for stage in store.views(0, range(3)).stages]
     pairs = [pair for stage in asked for pair in zip(stage.operation, stage.values, strict=True)]
     steps = [(asked[0].names[code], values.tolist()) for code, values in pairs if code]
@@ -315,7 +330,7 @@ def test_a_store_grows_by_photos_and_views_with_its_stages(photos, teacher, tmp_
     source, new = FolderSource(photos), tmp_path / "new.zarr"
     grow(tmp_path / "old.zarr", source, teacher, new, num_views=VIEWS)
     store = labelstore.open(new)
-    assert (store.num_views, store.manifest.format_version) == (VIEWS, DRAFT_VERSION)
+    assert (store.num_views, store.manifest.format_version) == (VIEWS, VERSION_2)
     data = SoftLabelDataset(source, store, normalize=None, check_pixels="raise")
     for image in range(3):
         pixels, _ = data[Show(image, tuple(range(VIEWS)))]

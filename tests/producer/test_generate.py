@@ -331,7 +331,7 @@ def command(folder, path, views):
         *(sys.executable, "-m", "labelstore", "generate", str(folder)),
         *("--teacher", "timm:test_resnet", "--checkpoint", "none", "--device", "cpu"),
         *("--targets", "none", "--views", str(views), "--top-k", "3", "--block-images", "1"),
-        *("--batch-size", "4", "--quiet", "-o", str(path)),
+        *("--batch-size", "4", "--size", "32", "--quiet", "-o", str(path)),
     ]
 
 
@@ -377,7 +377,7 @@ def kill_and_resume(folder, tmp_path, kills, views, seed):
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 def test_a_killed_run_resumes_to_the_same_bytes(small, tmp_path):
-    kill_and_resume(small, tmp_path, kills=2, views=100, seed=0)
+    kill_and_resume(small, tmp_path, kills=2, views=60, seed=0)
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ from labelstore.store.lineage import lineage
 from labelstore.teachers.load import load_teacher
 from tests.support import commands
 from tests.support.shards import chunks_of, turned_round
-from tests.support.stores import few_photos, files_of
+from tests.support.stores import few_photos, files_of, in_units, said_of_labels
 
 OPTIONS = RunOptions(batch_size=8)
 STORED = StoreSettings(k=3, quantizer="u16", prior_size=8, block_images=2, group_views=2)
@@ -123,6 +123,18 @@ def test_more_views_of_more_photos(old, photos, teacher, tmp_path):
     origin = new.manifest.origin
     assert (origin["operation"], origin["stores"]) == ("grow", [old.id])
     assert origin["settings"]["views"] == [3, 5]
+
+
+def test_a_store_with_units_grows_as_one_with_chunks_does(old, photos, teacher, tmp_path):
+    units = in_units(old, tmp_path / "old.zarr", 1)
+    paths = {}
+    for name, store in (("chunks", old), ("units", units)):
+        paths[name] = tmp_path / f"{name}.zarr"
+        grow(store, FolderSource(photos), teacher, paths[name], num_views=5, options=OPTIONS)
+    grown = {name: labelstore.open(path) for name, path in paths.items()}
+    assert grown["units"].manifest.unit_images == 1
+    assert said_of_labels(grown["units"]) == said_of_labels(grown["chunks"])
+    assert verify(grown["units"]).whole
 
 
 def test_more_photos_alone_copy_the_blocks_that_are_full(old, photos, teacher, tmp_path):
@@ -431,9 +443,9 @@ def test_another_engine_is_refused(old, photos, teacher, tmp_path):
 
 def test_a_run_that_is_killed_goes_on_to_the_same_bytes(old, photos, teacher, tmp_path):
     source = FolderSource(photos)
-    grow(old, source, teacher, tmp_path / "whole.zarr", num_views=100, options=OPTIONS)
+    grow(old, source, teacher, tmp_path / "whole.zarr", num_views=40, options=OPTIONS)
     path = tmp_path / "new.zarr"
-    arguments = command(photos, old.path, path, "--views", "100", "--quiet")
+    arguments = command(photos, old.path, path, "--views", "40", "--quiet")
     run = commands.start(arguments)
     started = time.monotonic()
     while not list(path.glob("commits/c/*/0")):

@@ -16,7 +16,8 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import DecodeError, MismatchError, SourceError, UsageError
-from labelstore.format.manifest import DRAFT_VERSION, StoreSettings
+from labelstore.format.manifest import StoreSettings
+from labelstore.format.versions import VERSION_2
 from labelstore.images import PartnerPhotos, render
 from labelstore.images.pixels import decode
 from labelstore.images.sources.folder import FolderSource
@@ -30,7 +31,7 @@ from labelstore.operations.plan import sample_of_teacher
 from labelstore.operations.repair import repair
 from labelstore.operations.verify import replay
 from labelstore.peers.exports.npz import Npz
-from labelstore.producer.generation import generate
+from labelstore.producer.generation import generate, undecodable
 from labelstore.producer.pixel_probe import make_probe, read_by_key, replay_probe
 from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.store.reissue import reissued
@@ -302,6 +303,22 @@ def test_a_partner_that_cannot_be_decoded_takes_its_images_along(photos, teacher
     for image in np.flatnonzero(~lost).tolist():
         pixels, _ = data[Show(image, (0, 1, 2, 3))]
         require_labels(store, teacher, image, np.arange(4), pixels)
+    # Whole, and mixed with the one that is not: they are not tried in vain, and it is said why.
+    commits = {name: data for name, data in files_of(path).items() if name.startswith("commits/")}
+    report, made = repair(store, FolderSource(broken), teacher, skipped=True)
+    assert report.whole
+    assert made is None
+    reasons = undecodable(store, FolderSource(broken))
+    assert set(reasons) == {store.keys[image] for image in np.flatnonzero(lost)}
+    for name, reason in reasons.items():
+        assert key in reason
+        assert ("mixed with a photo that cannot" in reason) == (name != key)
+    assert {n: d for n, d in files_of(path).items() if n.startswith("commits/")} == commits
+    shutil.copy(photos / key, broken / key)
+    _, made = repair(store, FolderSource(broken), teacher, skipped=True)
+    assert made is not None
+    assert not made.unreadable
+    assert labelstore.open(path).labelled().all()
 
 
 def test_a_photo_that_changes_in_the_middle_of_a_run_is_noticed(photos, teacher, tmp_path):
@@ -552,7 +569,7 @@ def test_from_the_command_line(photos, tmp_path):
     assert done.returncode == 0, done.stderr
     store = labelstore.open(tmp_path / "s.zarr")
     assert [str(stage) for stage in store.law.stages] == list(stages[1::2])
-    assert store.manifest.to_json()["format_version"] == DRAFT_VERSION
+    assert store.manifest.to_json()["format_version"] == VERSION_2
     again = run(*common, "-o", tmp_path / "s.zarr", *stages, "--json")
     assert (again.returncode, json.loads(again.stdout)["blocks_made"]) == (0, 0)
     first = run(*common, "-o", tmp_path / "t.zarr", *stages[2:], *stages[:2])

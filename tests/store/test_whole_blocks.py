@@ -13,7 +13,7 @@ from labelstore.errors import CorruptError
 from labelstore.format.blocks import StoredArray, StoredObject
 from labelstore.operations.lifecycle.copy import copy
 from labelstore.operations.lifecycle.parts import join_parts
-from labelstore.operations.lifecycle.subset import subset
+from labelstore.operations.lifecycle.subset import ViewChoice, subset
 from labelstore.operations.recode import recode
 from labelstore.operations.verify import verify
 from labelstore.store.backends.zarr.metadata import ArrayLayout
@@ -81,6 +81,33 @@ def test_the_first_views_keep_their_groups(source, tmp_path, views):
     assert np.array_equal(new.read(images, few).probs, source.read(images, few).probs)
 
 
+def test_whole_blocks_of_a_part_come_first_where_any_order_will_do(source, tmp_path):
+    # All images but the second and the last: of three blocks the middle one is whole.
+    rows = [0, 2, 3, 4, 5, 6, 7, 8]
+    subset(source, tmp_path / "few.zarr", images=rows, views=range(4), any_order=True)
+    few = labelstore.open(tmp_path / "few.zarr")
+    order = [4, 5, 6, 7, 0, 2, 3, 8]
+    assert verify(few).whole
+    assert few.keys == tuple(source.keys[row] for row in order)
+    assert few.targets.tolist() == source.targets[order].tolist()
+    images, views = np.arange(8)[:, None], np.arange(4)
+    expected = source.read(np.array(order)[:, None], views)
+    assert np.array_equal(few.read(images, views).probs, expected.probs)
+    before, after = chunks_of(source.path), chunks_of(few.path)
+    for name in SHARDS:
+        tail = "0/0" if name != "labels/top_prob" else "0"
+        assert after[f"{name}/c/0/{tail}"] == before[f"{name}/c/1/{tail}"][:2]
+    # Views of their own go along.
+    own = tmp_path / "own.zarr"
+    subset(source, own, images=rows, views=ViewChoice(2), any_order=True)
+    subset(source, tmp_path / "as.zarr", images=rows, views=ViewChoice(2))
+    one, other = labelstore.open(own), labelstore.open(tmp_path / "as.zarr")
+    assert one.keys == few.keys
+    for key in one.keys:
+        assert np.array_equal(one.read(key, [0, 1]).probs, other.read(key, [0, 1]).probs)
+        assert np.array_equal(one.views(key, [0, 1]).box, other.views(key, [0, 1]).box)
+
+
 def test_bits_are_compared_and_not_numbers(tmp_path):
     # 0.0 and -0.0 are equal and have other digests; NaN is the same and not equal.
     codes = np.array([[0.5, 0.0, np.nan, np.nan]], dtype="<f4")
@@ -110,6 +137,37 @@ def test_parts_keep_their_objects_where_blocks_begin_at_the_same_images(tmp_path
         tail = "0/0" if name != "labels/top_prob" else "0"
         for block in range(2):
             assert joined[f"{name}/c/{block + 2}/{tail}"] == second[f"{name}/c/{block}/{tail}"]
+
+
+def test_whole_blocks_of_parts_come_first_where_any_order_will_do(tmp_path):
+    parts = {}
+    for name, images in (("a", 6), ("b", 9), ("c", 3)):
+        keys = [f"{name}/{number}" for number in range(images)]
+        path = tmp_path / f"{name}.zarr"
+        written(path, images, keys=keys, block_images=4, group_views=2, seed=images)
+        turned_round(path)
+        parts[name] = labelstore.open(path)
+    join_parts(list(parts.values()), tmp_path / "all.zarr", any_order=True)
+    joined = labelstore.open(tmp_path / "all.zarr")
+    assert verify(joined).whole
+    whole = [*parts["a"].keys[:4], *parts["b"].keys[:8]]
+    rest = [*parts["a"].keys[4:], *parts["b"].keys[8:], *parts["c"].keys]
+    assert joined.keys == (*whole, *rest)
+    for part in parts.values():
+        images, views = np.arange(part.num_images)[:, None], np.arange(part.num_views)
+        here = joined.positions(list(part.keys))
+        assert np.array_equal(joined.targets[here], part.targets)
+        one, other = part.read(images, views), joined.read(here[:, None], views)
+        assert np.array_equal(one.indices, other.indices)
+        assert np.array_equal(one.probs, other.probs)
+    objects = {name: data for name, data in blocks_of(joined.path).items() if "/c/" in name}
+    for block, (part, own) in enumerate([("a", 0), ("b", 0), ("b", 1)]):
+        before = blocks_of(parts[part].path)
+        for name, data in objects.items():
+            array, place = name.split("/c/")
+            number, *tail = place.split("/")
+            if int(number) == block:
+                assert data == before["/".join([f"{array}/c", str(own), *tail])]
 
 
 def test_what_is_no_longer_what_was_committed_is_not_copied(source, tmp_path):

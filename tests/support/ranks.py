@@ -42,7 +42,10 @@ def end_workers(batches):
     """End the workers of a data loader's iterator.
 
     An error's traceback holds the iterator, in a circle: whoever comes upon it later waits 5 s for
-    workers whose queues are gone.
+    workers whose queues are gone. They are waited for: torch terminates those that take long, as on
+    a busy machine, and a slab that one of them has is in use until it has died.
     """
     if end := getattr(batches, "_shutdown_workers", None):
         end()
+        for worker in batches._workers:
+            worker.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import pickle
@@ -14,6 +15,8 @@ import labelstore
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.labels.lists.fit import fit
+from labelstore.store.rewrite import write_selection
+from labelstore.store.selection import Selection
 from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw
 
@@ -101,6 +104,14 @@ def make_planned(path, blocks=None, **options):
     return labelstore.open(path), p
 
 
+def in_units(store, path, unit_images):
+    """A finished store's labels in units of some images."""
+    manifest = dataclasses.replace(store.manifest, unit_images=unit_images)
+    with StoreWriter(path, manifest, store.keys, store.targets) as writer:
+        write_selection(writer, Selection.of_store(store))
+    return labelstore.open(path)
+
+
 def once(make):
     """A function like ``make(path, ...)`` that makes a store of the same arguments once.
 
@@ -138,6 +149,12 @@ MADE = []
 def read_everything(path):
     """All that a store says, as bytes; raises what reading it raises."""
     store = labelstore.open(path)
+    said = repr((store.keys, store.manifest.to_json(), store.missing_blocks())).encode()
+    return said_of_labels(store) + said
+
+
+def said_of_labels(store):
+    """What a store says of images and labels, as bytes; raises what reading it raises."""
     topk = store.read(np.arange(store.num_images)[:, None], np.arange(store.num_views))
     parts = [topk.indices, topk.probs, store.confidence(), store.targets]
     parts += [np.stack(store.sizes(np.arange(store.num_images))), store.labelled()]
@@ -147,10 +164,7 @@ def read_everything(path):
     if store.law is not None:
         views = store.views(np.arange(store.num_images)[:, None], np.arange(store.num_views))
         parts += [views.box, views.flip]
-    return (
-        b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
-        + repr((store.keys, store.manifest.to_json(), store.missing_blocks())).encode()
-    )
+    return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
 
 
 def files_of(path):

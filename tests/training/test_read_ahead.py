@@ -17,6 +17,7 @@ from labelstore.torch import ViewSampler
 from labelstore.training.epochs import EpochOrder
 from labelstore.training.read_ahead import EpochReadAhead
 from tests.support import commands
+from tests.support.ranks import end_workers
 from tests.support.stores import make_planned, once, written
 
 make_planned, written = once(make_planned), once(written)
@@ -86,7 +87,7 @@ def test_epochs_are_the_same_with_and_without(tmp_path, workers, method, persist
         assert epoch_of(loader) == epoch_of(plain)
         assert shared_file.used(folder, store.manifest.id, besides="nothing") <= 2 * size
     assert list(folder.glob("*.slab"))
-    del loader
+    end_workers(loader._iterator)
     store.slabs.close()
     assert list(folder.glob("*")) == []
 
@@ -213,7 +214,7 @@ def test_workers_see_the_same_surgical_epochs_in_little_room(tmp_path, folder):
         # Workers give an old slab up after some reads, of which so few images have hardly enough.
         assert store.slabs.held() or epoch
         assert shared_file.used(folder, store.manifest.id, besides="nothing") <= room
-    del loader
+    end_workers(loader._iterator)
     store.slabs.close()
     assert list(folder.glob("*")) == []
 

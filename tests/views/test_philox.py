@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xxhash
 
 from labelstore.views.philox import bounded, hash_keys, permutation, philox4x32, uniform
 
@@ -55,3 +56,10 @@ def test_key_hash_is_xxh3_of_utf8():
     # xxh3_64 of the empty input, from its specification.
     assert int(hash_keys([""])[0]) == 0x2D06800538D394C2
     assert len({*hash_keys(["a", "b", "ä", "a/b.jpg"]).tolist()}) == 4
+
+
+def test_half_a_character_leaves_the_other_hashes_as_they_are():
+    keys = ["a", "ä/日本.jpg", ""]
+    with_half = hash_keys([*keys, "a\udc80", *keys])
+    assert with_half[:3].tolist() == with_half[4:].tolist() == hash_keys(keys).tolist()
+    assert int(with_half[3]) == xxhash.xxh3_64_intdigest(b"a\xed\xb2\x80")

@@ -19,9 +19,10 @@ HELP = """Remove what interrupted runs left behind, and say what and how much.
 In a store and beside it: files that were being written, locks and claims of writers that are gone,
 objects of blocks that were never committed, stores that prune or publish was making, folders
 *.partial that export or materialize was making; on S3 dead writers' leases. In shared memory:
-labels that no process uses any more. What is committed is never touched, and a store that somebody
-writes is refused. Of a folder that holds stores each is looked at. Interrupted runs need none of
-this to go on: it frees disk where they will not.
+labels that no process uses any more; among the system's temporary files those of killed runs. What
+is committed is never touched, and a store that somebody writes is refused. Of a folder that holds
+stores each is looked at. Interrupted runs need none of this to go on: it frees disk where they will
+not.
 
 \b
 Exit codes:
@@ -39,6 +40,7 @@ KINDS = {
     "output": "exports and copies, half made",
     "lease": "leases of dead writers",
     "slab": "labels in memory, unused",
+    "work": "temporary files of no process",
 }
 """What the table calls each kind."""
 

@@ -139,6 +139,7 @@ class SubsetOptions(options.ResultOptions):
     output: str
     part: PartOptions
     ferkd: options.FerKDOptions
+    any_order: bool
     overwrite: bool
 
 
@@ -147,6 +148,11 @@ class SubsetOptions(options.ResultOptions):
 @options.output_option
 @part_options
 @options.ferkd_options
+@click.option(
+    "--any-order",
+    is_flag=True,
+    help="Images of whole blocks first: much faster where few images are left out.",
+)
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
@@ -167,6 +173,7 @@ def command(request: SubsetOptions) -> None:
             store,
             request.output,
             **arguments,
+            any_order=request.any_order,
             overwrite=request.overwrite,
             tell=progress.update,
         )

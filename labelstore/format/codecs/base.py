@@ -45,6 +45,10 @@ class Grid(Protocol):
     def fill(self) -> float:
         """The code that means "no value"; no probability has it."""
 
+    @property
+    def values(self) -> npt.NDArray[np.float32] | None:
+        """(c,) float32, rising: what the codes 0..c-1 stand for; None where a code is the value."""
+
     def nearest(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Codes of the values nearest to ``values`` in [0, 1], float32 or float64."""
 
@@ -76,11 +80,15 @@ class TableGrid:
         self._middles = (exact[1:] + exact[:-1]) / 2
         self._parts = _parts_of_floats(self._middles, self.dtype)
 
+    @property
+    def values(self) -> npt.NDArray[np.float32]:
+        return self._table
+
     def nearest(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self._parts is None or values.dtype != np.float32:
             return np.searchsorted(self._middles, values).astype(self.dtype)
         # The same in a tenth of the time. Numbers below 0 have negative bits.
-        parts = values.view(np.int32) >> _LOW_BITS
+        parts = (values.view(np.int32) >> _LOW_BITS).astype(np.intp)
         codes = self._parts[0].take(parts, mode="clip")
         codes += values > self._parts[1].take(parts, mode="clip")
         return codes
@@ -166,6 +174,7 @@ class FloatGrid:
     """IEEE floating-point numbers; the code is the number itself."""
 
     fill = float("nan")
+    values = None
 
     def __init__(self, dtype: str) -> None:
         self.dtype = np.dtype(dtype)
@@ -217,7 +226,8 @@ class Quantizer:
             probs: (..., k) in [0, 1], falling along the last axis, sum about 1 or less.
 
         Returns:
-            codes of the largest (...), codes of the rest (..., k - 1). Each decodes to the nearest
+            codes of the largest (...), codes of the rest (..., k - 1), place by place in memory.
+            Each decodes to the nearest
             value of its grid that is not above the one before it, nor above what the ones before
             it leave of 1.
         """
@@ -239,7 +249,7 @@ class Quantizer:
                 values = self.rest.decode(codes)
             limit = values.astype(np.float64)
             left -= limit
-        return top_codes.astype(self.top.dtype), by_label(rest_codes)
+        return top_codes.astype(self.top.dtype), np.moveaxis(rest_codes, 0, -1)
 
     def decode(
         self, top_codes: npt.NDArray[Any], rest_codes: npt.NDArray[Any] | None

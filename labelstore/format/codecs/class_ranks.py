@@ -33,13 +33,13 @@ def encode(classes: npt.ArrayLike, lists: npt.ArrayLike, num_classes: int) -> In
         num_classes: C.
 
     Returns:
-        (n, V, k) int32, 0..m + C - 1.
+        (n, V, k) int32, 0..m + C - 1; in memory as the ids lie there where there is no list.
     """
     ids = np.asarray(classes, dtype=np.int32)
     listed = np.asarray(lists, dtype=np.int32)
     size = listed.shape[1]
     if not size:
-        return ids.copy()
+        return ids.copy(order="K")
     codes = np.empty_like(ids)
     # The last place of the table takes the empty places of a list.
     rank_of = np.full(num_classes + 1, -1, dtype=np.int32)

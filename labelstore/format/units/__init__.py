@@ -1,1 +1,1 @@
-"""A draft, in no store yet: labels of a few images and views as one piece that is read alone."""
+"""The code of units: labels of a few images and views as one piece that is read alone."""

@@ -5,8 +5,9 @@ unit holds, byte of the record after byte of the record, that byte of all its la
 of a prefix code. A shard has one code for each such plane of bytes, so that every unit is decoded
 alone, and the first array of a unit without the others.
 
-The compiled part (``_unit_code.c``) decodes four units in step; without it NumPy decodes all units
-in step, ten times as slowly, with the same result.
+The compiled parts (``_unit_code.c``, ``_unit_digests.c``) decode four units in step and take the
+digests of many in one call; without them NumPy decodes all units in step, ten times as slowly, with
+the same result.
 
 What pays for it: ``python -m benchmarks.units``.
 """
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xxhash
 
 from labelstore.format.units.prefix_codes import (
     ENTRIES,
@@ -31,7 +33,7 @@ from labelstore.format.units.prefix_codes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     UInt8Array = npt.NDArray[np.uint8]
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["Plane", "UnitCode", "Units", "room_behind"]
+__all__ = ["Plane", "UnitCode", "Units"]
 
 WIDE = 255
 """In a wide plane, the value after which 16 bits follow."""
@@ -49,12 +51,19 @@ WIDE = 255
 _MOST_CONTEXTS = 16
 """Codes of the lower bytes of class ids, at most."""
 
+_MOST_LABELS = 1 << 24
+"""Labels of a unit, at most: no writer's limit, but one for numbers that are damaged."""
+
+_ABSENT = 255
+"""In place of the bits of a word: the value has none."""
+
 
 @dataclass(frozen=True)
 class Plane:
     """One byte of all labels' records, or two that are coded as one value.
 
     Attributes:
+        array: the number of the array that it is of.
         byte: its place in the record; of two bytes the first, the lower one.
         table: the number of its code, or of the first of several.
         tables: how many codes it has.
@@ -64,6 +73,7 @@ class Plane:
             255, and 16 bits behind it, the highest first.
     """
 
+    array: int
     byte: int
     table: int
     tables: int = 1
@@ -76,8 +86,7 @@ class Units:
     """Units of one or several shards.
 
     Attributes:
-        data: their bytes, one unit after another. With ``room_behind`` bytes of any value behind
-            them they are not copied.
+        data: their bytes, one unit after another, and nothing or anything behind them.
         sizes: (n,) int64 bytes of each.
         labels: (n,) int64 labels of each.
         shards: (n,) int64, the shard of each, from 0 and never falling.
@@ -88,9 +97,34 @@ class Units:
     labels: Int64Array
     shards: Int64Array
 
+    @classmethod
+    def scattered(
+        cls,
+        parts: Sequence[bytes | memoryview],
+        labels: Int64Array,
+        shards: Int64Array,
+    ) -> Units:
+        """Units that were read apart: the bytes of each alone."""
+        sizes = np.fromiter(map(len, parts), np.int64, len(parts))
+        return cls(b"".join(parts), sizes, labels, shards)
+
+
+@dataclass(frozen=True)
+class _Field:
+    """One array in a record: which bytes of it, and the type and the shape of its codes."""
+
+    part: slice
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
 
 class UnitCode:
-    """How the labels of one store are coded in units."""
+    """How the labels of one store are coded in units.
+
+    Codes are given and taken as arrays by name, (n, ...) with one row a label: unit after unit, and
+    in a unit image after image, each with the group's views in order. So they are arrays (images,
+    views, ...) of a group, reshaped.
+    """
 
     def __init__(self, specs: Sequence[ArraySpec], listed: bool, num_classes: int) -> None:
         """Of a store's arrays of views.
@@ -99,93 +133,107 @@ class UnitCode:
             specs: the arrays, in order. listed: whether images have lists of likely classes.
             num_classes: C.
         """
-        self._fields: dict[str, tuple[slice, np.dtype[Any], tuple[int, ...]]] = {}
+        self._fields: dict[str, _Field] = {}
         planes: list[Plane] = []
         tables = byte = 0
-        for spec in specs:
+        for number, spec in enumerate(specs):
             width, entries = spec.dtype.itemsize, int(np.prod(spec.shape[2:]))
-            field = slice(byte, byte + width * entries)
-            self._fields[spec.name] = field, spec.dtype, spec.shape[2:]
+            part = slice(byte, byte + width * entries)
+            self._fields[spec.name] = _Field(part, spec.dtype, spec.shape[2:])
             of_classes = spec.name == "labels/classes" and width == 2
-            for first in range(field.start, field.stop, width):
+            for first in range(part.start, part.stop, width):
                 if of_classes and (listed or num_classes <= WIDE):
-                    planes.append(Plane(first, tables, wide=True))
+                    planes.append(Plane(number, first, tables, wide=True))
                     tables += 1
                     continue
                 for place in range(first + width - 1, first - 1, -1):
                     many = min((num_classes - 1 >> 8) + 1, _MOST_CONTEXTS)
                     low = of_classes and place == first
                     planes.append(
-                        Plane(place, tables, many, first + 1) if low else Plane(place, tables)
+                        Plane(number, place, tables, many, first + 1)
+                        if low
+                        else Plane(number, place, tables)
                     )
                     tables += many if low else 1
-            byte = field.stop
+            byte = part.stop
         self.planes = tuple(planes)
         self.record_bytes = byte
         """Bytes of a label's record."""
         self.tables = tables
         """Codes of a shard."""
+        starts = [field.part.start for field in self._fields.values()]
         self._rows = np.array(
             [
-                (p.byte, p.table, p.tables, -1 if p.context is None else p.context, int(p.wide))
-                for p in planes
+                (
+                    plane.array,
+                    plane.byte - starts[plane.array],
+                    plane.table,
+                    plane.tables,
+                    -1 if plane.context is None else plane.context - starts[plane.array],
+                    int(plane.wide),
+                )
+                for plane in planes
             ],
             dtype=np.int32,
+        )
+        """As the compiled part takes them: places in an array's part of a record."""
+        self._widths = np.array(
+            [field.part.stop - field.part.start for field in self._fields.values()], np.int64
         )
 
     def records(self, codes: Codes) -> UInt8Array:
         """(n, record_bytes) uint8 of codes (n, ...) of labels by array name."""
-        count = len(next(iter(codes.values())))
-        records = np.empty((count, self.record_bytes), dtype=np.uint8)
-        for name, (field, dtype, _) in self._fields.items():
-            values = np.ascontiguousarray(codes[name], dtype=dtype).reshape(count, -1)
-            records[:, field] = values.view(np.uint8)
-        return records
+        arrays = self._arrays(codes)
+        return np.concatenate([a.view(np.uint8).reshape(len(a), -1) for a in arrays], axis=1)
 
-    def codes(self, records: UInt8Array) -> dict[str, npt.NDArray[Any]]:
-        """Codes (n, ...) by array name of records (n, record_bytes): views of these."""
-        return {
-            name: records[:, field].view(dtype).reshape(len(records), *shape)
-            for name, (field, dtype, shape) in self._fields.items()
-        }
-
-    def fit(self, records: UInt8Array) -> UInt8Array:
-        """(tables, 256) lengths of words that suit a shard's records (n, record_bytes)."""
+    def fit(self, codes: Codes) -> UInt8Array:
+        """(tables, 256) lengths of words that suit a shard's codes (n, ...) by array name."""
         counts = np.zeros((self.tables, 256), dtype=np.int64)
+        compiled = _compiled()
+        if compiled is not None:
+            arrays = self._arrays(codes)
+            compiled.count(self._rows, self._widths, arrays, len(arrays[0]), counts)
+            return lengths_of(counts)
+        records = self.records(codes)
         for plane in self.planes:
             values, tables = _values(plane, records), _tables(plane, records)
             places = (tables.astype(np.int64) << 8) + np.minimum(values, WIDE)
             counts += np.bincount(places, minlength=counts.size).reshape(counts.shape)
         return lengths_of(counts)
 
-    def encode(
-        self, records: UInt8Array, labels: Int64Array, lengths: UInt8Array
+    def encode_arrays(
+        self, codes: Codes, labels: Int64Array, lengths: UInt8Array
     ) -> tuple[bytes, Int64Array]:
-        """Units, one after another, and their (n,) sizes.
+        """Units, one after another, and their (units,) int64 sizes in bytes.
 
         Args:
-            records: (sum of labels, record_bytes), unit after unit. labels: (n,) of each unit.
-            lengths: as ``fit`` gives them for records that these are among.
+            codes: (sum of labels, ...) of all arrays by name, unit after unit.
+            labels: (units,) int64 labels of each.
+            lengths: as ``fit`` gives them for codes that these are among.
 
         Raises:
-            ValueError: these are not.
+            ValueError: these are not, or the arrays do not have so many labels.
         """
+        arrays = self._arrays(codes)
+        counts = np.ascontiguousarray(labels, dtype=np.int64)
+        if (counts < 0).any() or counts.sum() != len(arrays[0]):
+            raise ValueError("labels of units do not fit their codes")
         compiled = _compiled()
         if compiled is None:
-            return self._encode_at_once(records, labels, lengths)
+            return self._encode_at_once(self.records(codes), counts, lengths)
         bits = np.where(lengths == ONLY, 0, lengths).astype(np.uint8)
-        bits[lengths == 0] = 255
-        sizes = np.zeros(len(labels), dtype=np.int64)
-        out = np.empty(4 * (records.size + len(labels)), dtype=np.uint8)
-        counts = np.ascontiguousarray(labels, dtype=np.int64)
-        records = np.ascontiguousarray(records)
-        end = compiled.encode(self._rows, words_of(lengths), bits, records, counts, out, sizes)
+        bits[lengths == 0] = _ABSENT
+        sizes = np.zeros(len(counts), dtype=np.int64)
+        out = np.empty(4 * (len(arrays[0]) * self.record_bytes + len(counts)), dtype=np.uint8)
+        end = compiled.encode(
+            self._rows, self._widths, words_of(lengths), bits, arrays, counts, out, sizes
+        )
         return out[:end].tobytes(), sizes
 
     def _encode_at_once(
         self, records: UInt8Array, labels: Int64Array, lengths: UInt8Array
     ) -> tuple[bytes, Int64Array]:
-        """As ``encode``, by NumPy."""
+        """As ``encode_arrays``, by NumPy."""
         words, bits = words_of(lengths).astype(np.uint32), np.where(lengths == ONLY, 0, lengths)
         word = np.empty((len(self.planes), len(records)), dtype=np.uint32)
         size = np.empty(word.shape, dtype=np.int64)
@@ -206,71 +254,160 @@ class UnitCode:
         ]
         return b"".join(parts), np.array([len(part) for part in parts], dtype=np.int64)
 
-    def decode(self, tables: Sequence[bytes], units: Units, first: str | None = None) -> UInt8Array:
-        """(sum of labels, record_bytes) uint8: records, unit after unit.
+    def unit_digests(
+        self, codes: Codes, labels: Int64Array, seeds: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.uint64]:
+        """(units,) uint64: of each unit xxh3_64 of its labels' records with its seed.
 
-        They are not compared with anything: other bits give other labels.
+        Args:
+            codes: (sum of labels, ...) of all arrays by name, unit after unit.
+            labels: (units,) int64 labels of each. seeds: (units,) uint64 of each.
+
+        Raises:
+            ValueError: the arrays do not have so many labels.
+        """
+        labels = np.ascontiguousarray(labels, dtype=np.int64)
+        seeds = np.ascontiguousarray(seeds, dtype=np.uint64)
+        digests = np.empty(len(labels), dtype=np.uint64)
+        arrays = self._arrays(codes)
+        compiled = _compiled_digests()
+        if compiled is not None:
+            compiled.digests(arrays, self._widths, labels, seeds, digests)
+            return digests
+        if len(seeds) != len(labels) or (labels < 0).any() or labels.sum() != len(arrays[0]):
+            raise ValueError("labels of units do not fit their codes")
+        view = self.records(codes).data.cast("B")
+        ends = np.cumsum(labels) * self.record_bytes
+        starts = ends - labels * self.record_bytes
+        for unit, (start, end, seed) in enumerate(
+            zip(starts.tolist(), ends.tolist(), seeds.tolist(), strict=True)
+        ):
+            digests[unit] = xxhash.xxh3_64_intdigest(view[start:end], seed)
+        return digests
+
+    def decode_arrays(
+        self, tables: Sequence[bytes], units: Units, names: Collection[str] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Codes (sum of labels, ...) of units by array name, each array contiguous and writable.
+
+        They are not compared with anything: other bits give other labels. Planes are read in order,
+        so that names of the first arrays cost less than those of the last.
 
         Args:
             tables: of each shard, as ``pack`` of ``prefix_codes`` gives them.
-            units: what is to be decoded.
-            first: the name of the first array, where no other is wanted: all other bytes of records
-                have any value then.
+            units: what is to be decoded, of some groups or scattered.
+            names: the arrays that are wanted; None for all.
 
         Raises:
-            ValueError: tables are no codes, or a unit ends elsewhere than its bits do.
+            ValueError: the units or the tables are damaged, or do not fit each other.
+            KeyError: a name is none of the store's.
         """
-        count = len(self.planes)
-        if first is not None:
-            count = sum(plane.byte < self._fields[first][0].stop for plane in self.planes)
-        data, end = np.frombuffer(units.data, np.uint8), int(units.sizes.sum())
-        if (units.sizes < 0).any() or (units.sizes > len(data)).any() or end > len(data):
-            raise ValueError("units do not fit their bytes")
+        wanted = self._fields if names is None else {name: self._fields[name] for name in names}
+        sizes = np.ascontiguousarray(units.sizes, dtype=np.int64)
+        labels = np.ascontiguousarray(units.labels, dtype=np.int64)
+        shards = np.ascontiguousarray(units.shards, dtype=np.int64)
+        every = int(labels.sum())
+        if every < 0:
+            raise ValueError("labels of units do not fit their codes")
+        last = max((field.part.stop for field in wanted.values()), default=0)
+        read = {name: f for name, f in self._fields.items() if f.part.start < last}
+        count = sum(plane.byte < last for plane in self.planes)
         compiled = _compiled()
+        if not read:
+            return {}
         if compiled is None:
-            return self._decode_in_step(tables, units, count)
-        out = np.empty((int(units.labels.sum()), self.record_bytes), dtype=np.uint8)
-        needed = end + room_behind(units.labels)
-        if len(data) < needed:
-            held, data = data[:end], np.zeros(needed, dtype=np.uint8)
-            data[: len(held)] = held
-        done = compiled.decode(
-            self._rows,
+            records = self._decode_in_step(tables, Units(units.data, sizes, labels, shards), count)
+            return {
+                name: np.ascontiguousarray(records[:, f.part])
+                .view(f.dtype)
+                .reshape(every, *f.shape)
+                for name, f in wanted.items()
+            }
+        out = {name: np.empty((every, *f.shape), dtype=f.dtype) for name, f in read.items()}
+        if not compiled.decode(
+            self._rows[:count],
+            self._widths[: len(read)],
             b"".join(tables),
             np.array([len(part) for part in tables], dtype=np.int64),
-            np.bincount(units.shards, minlength=len(tables)).astype(np.int64),
-            data,
-            np.ascontiguousarray(units.sizes, dtype=np.int64),
-            np.ascontiguousarray(units.labels, dtype=np.int64),
-            out,
-            count,
+            units.data,
+            sizes,
+            labels,
+            shards,
+            tuple(out.values()),
+            count == len(self.planes),
             self.tables,
-            self.record_bytes,
-        )
-        if not done:
+        ):
             raise ValueError("units are damaged")
-        return out
+        return {name: out[name] for name in wanted}
+
+    def _arrays(self, codes: Codes) -> tuple[npt.NDArray[Any], ...]:
+        """Codes by array name as contiguous arrays, in the order of a record."""
+        arrays = tuple(
+            np.ascontiguousarray(codes[name], dtype=field.dtype)
+            for name, field in self._fields.items()
+        )
+        shapes = [field.shape for field in self._fields.values()]
+        if [a.shape for a in arrays] != [(len(arrays[0]), *shape) for shape in shapes]:
+            raise ValueError(
+                f"codes have the shapes {[a.shape for a in arrays]}, expected (labels, ...) with "
+                f"{shapes} a label"
+            )
+        return arrays
 
     def _decode_in_step(self, tables: Sequence[bytes], units: Units, count: int) -> UInt8Array:
-        """As ``decode``, by NumPy: the same label of all units of as many labels at a time."""
-        lookup = np.concatenate([lookup_of(unpack(part, self.tables)) for part in tables])
+        """(sum of labels, record_bytes) records by NumPy, the first ``count`` planes filled: the
+        same label of all units of as many labels at a time."""
+        held = len(np.frombuffer(units.data, np.uint8))
+        _require_fitting(held, units.sizes, units.labels, units.shards, len(tables))
+        needed = max((plane.table + plane.tables for plane in self.planes[:count]), default=0)
+        lookup = np.concatenate(
+            [lookup_of(unpack(tables[shard], self.tables, needed)) for shard in _shards(units)]
+            or [np.empty((0, ENTRIES), np.uint16)]
+        )
+        places = np.unique(units.shards, return_inverse=True)[1]
         ends = np.cumsum(units.sizes)
         rows = np.cumsum(units.labels) - units.labels
         out = np.empty((int(units.labels.sum()), self.record_bytes), dtype=np.uint8)
         for labels in np.unique(units.labels).tolist():
             alike = np.flatnonzero(units.labels == labels)
             window = _windows(units.data, 4 * labels + 8)
-            start = ends[alike] - units.sizes[alike]
-            lanes = _Lanes(lookup.ravel(), window, 8 * start, units.shards[alike] * self.tables)
+            end, start = 8 * ends[alike], 8 * (ends[alike] - units.sizes[alike])
+            lanes = _Lanes(lookup.ravel(), window, start, places[alike] * needed)
             part = np.empty((self.record_bytes, labels, len(alike)), dtype=np.uint8)
             for plane in self.planes[:count]:
                 lanes.read(plane, part)
-                if (lanes.bit > 8 * ends[alike] + 7).any():
+                if (lanes.bit > end).any():
                     raise ValueError("a unit ends before its labels do")
-            if count == len(self.planes) and ((lanes.bit + 7) // 8 != ends[alike]).any():
+            if count == len(self.planes) and (lanes.bit <= end - 8).any():
                 raise ValueError("a unit does not end where its labels do")
+            if count == len(self.planes) and lanes.rest(end).any():
+                raise ValueError("a unit is not filled up with zeros")
             out[rows[alike][:, None] + np.arange(labels)] = part.transpose(2, 1, 0)
         return out
+
+
+def _shards(units: Units) -> list[int]:
+    """The shards that units are of, in order."""
+    shards: list[int] = np.unique(units.shards).tolist()
+    return shards
+
+
+def _require_fitting(
+    held: int, sizes: Int64Array, labels: Int64Array, shards: Int64Array, tables: int
+) -> None:
+    """ValueError unless (n,) sizes, labels and shards are of units in ``held`` bytes."""
+    if not len(sizes):
+        return
+    if not sizes.shape == labels.shape == shards.shape:
+        raise ValueError("sizes, labels and shards of units do not fit each other")
+    # Bounded one by one, so that their sum is one.
+    if int(sizes.min()) < 0 or int(sizes.max()) > held or int(sizes.sum()) > held:
+        raise ValueError("units do not fit their bytes")
+    for count in (int(labels.min()), int(labels.max())):
+        if not 0 <= count <= _MOST_LABELS:
+            raise ValueError(f"a unit has {count} labels, expected 0 to {_MOST_LABELS:,}")
+    if int(shards[0]) < 0 or int(shards[-1]) >= tables or (shards[1:] < shards[:-1]).any():
+        raise ValueError("shards of units do not fit their tables")
 
 
 class _Lanes:
@@ -304,6 +441,10 @@ class _Lanes:
                 out[plane.byte + 1, label] = value >> 8
             out[plane.byte, label] = value & 255
 
+    def rest(self, end: Int64Array) -> npt.NDArray[np.uint32]:
+        """(n,) the bits of each unit from where it is up to (n,) ``end``, at most 7 behind it."""
+        return self._next(7) >> (7 - (end - self.bit)).astype(np.uint32)
+
     def _next(self, count: int) -> npt.NDArray[np.uint32]:
         """(n,) the next bits of each unit, at most 25 of them."""
         shift = (32 - count - (self.bit & 7)).astype(np.uint32)
@@ -320,11 +461,6 @@ def _windows(data: bytes | memoryview | UInt8Array, room: int) -> npt.NDArray[np
     eight, sixteen = np.uint32(8), np.uint32(16)
     two = every[:-1] << eight | every[1:]
     return two[:-2] << sixteen | two[2:]
-
-
-def room_behind(labels: Int64Array) -> int:
-    """Bytes behind units of (n,) labels each that may be read with them."""
-    return 4 * int(labels.max(initial=0)) + 32
 
 
 def _joined(words: npt.NDArray[np.uint32], bits: Int64Array) -> bytes:
@@ -355,8 +491,18 @@ def _tables(plane: Plane, records: UInt8Array) -> npt.NDArray[Any]:
 
 @functools.cache
 def _compiled() -> Any:
-    """The compiled module; None where it was not built."""
+    """The compiled code of units; None where it was not built."""
+    return _module("_unit_code")
+
+
+@functools.cache
+def _compiled_digests() -> Any:
+    """The compiled digests of units; None where they were not built."""
+    return _module("_unit_digests")
+
+
+def _module(name: str) -> Any:
     try:
-        return importlib.import_module("labelstore.format.units._unit_code")
+        return importlib.import_module(f"labelstore.format.units.{name}")
     except ImportError:
         return None

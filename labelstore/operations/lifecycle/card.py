@@ -303,8 +303,9 @@ def _layout(manifest: Manifest, statistics: dict[str, Any]) -> str:
     rows = "\n".join(
         f"| {_code(part)} | {size:,} |" for part, size in weights["parts"].items() if size
     )
+    units = "" if manifest.unit_images is None else f", in units of {manifest.unit_images:,} images"
     return (
-        f"\n* blocks of {manifest.block_images:,} images, "
+        f"\n* blocks of {manifest.block_images:,} images{units}, "
         f"groups of {manifest.group_views:,} views, each with a digest that readers check\n"
         f"* {weights['total']:,} bytes{each}\n\n"
         f"| part | bytes |\n|---|---|\n{rows}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from labelstore.errors import BusyError, FormatError, NotFoundError
 from labelstore.format.manifest import Manifest
-from labelstore.storage import local_files, locks, swaps, whole_outputs
+from labelstore.storage import local_files, locks, swaps, whole_outputs, workspaces
 from labelstore.storage.location import place_of
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.slabs import shared_file
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["GcReport", "Kind", "Leftover", "gc"]
 
-Kind = Literal["partial", "lock", "claim", "block", "sibling", "output", "lease", "slab"]
+Kind = Literal["partial", "lock", "claim", "block", "sibling", "output", "lease", "slab", "work"]
 """A file that was being written; a lock or a claim of a writer that is gone; an object of a block
 that was never committed; a store that was to come, or has gone, in another's place; a folder that
 an export or a materialized copy was being made in; a dead writer's lease; labels in shared memory
-that no process uses."""
+that no process uses; folders of temporary files of processes that are gone."""
 
 _WRITTEN_WITHIN = 3600.0
 """Seconds in which a single file is written for certain: one that is older was left."""
@@ -84,7 +84,8 @@ class GcReport:
 
 
 def gc(paths: Iterable[str | os.PathLike[str]], *, dry_run: bool = False) -> GcReport:
-    """Remove what interrupted runs left: in stores and beside them, and in shared memory.
+    """Remove what interrupted runs left: in stores and beside them, in shared memory, and in the
+    folder of temporary files.
 
     Each store's writer's lock, or lease, is held meanwhile. Blocks that are committed are not
     touched, nor files that no writer of labelstore makes. In stores, and in the folders that they
@@ -132,6 +133,7 @@ def gc(paths: Iterable[str | os.PathLike[str]], *, dry_run: bool = False) -> GcR
     for folder in around:
         leftovers += _outputs(folder, dry_run)
     leftovers += _slabs(dry_run)
+    leftovers += _workspaces(dry_run)
     return GcReport(tuple(leftovers), count, tuple(busy), dry_run)
 
 
@@ -292,6 +294,15 @@ def _outputs(folder: Path, dry_run: bool) -> list[Leftover]:
         for file in () if dry_run else files:
             local_files.delete_file(file)
     return leftovers
+
+
+def _workspaces(dry_run: bool) -> list[Leftover]:
+    """What killed processes left in the folder of temporary files."""
+    folders = workspaces.abandoned()
+    leftovers = [_leftover("work", folder, folder.rglob("*")) for folder in folders]
+    if not dry_run:
+        workspaces.sweep()
+    return [leftover for leftover in leftovers if leftover.files]
 
 
 def _slabs(dry_run: bool) -> list[Leftover]:

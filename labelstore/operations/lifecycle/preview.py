@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelstore.errors import NotFoundError
+from labelstore.operations.inspection.show.image import operations_of
 from labelstore.peers.exports.hugging_face import label_table
 from labelstore.peers.exports.part import LabelRun
 from labelstore.store.indexing import evenly_spaced
@@ -48,12 +49,16 @@ def preview_table(store: Store | str | os.PathLike[str]) -> pa.Table:
 
     Returns:
         a table as ``labelstore.peers.exports.hugging_face.label_table`` has it, of the likeliest
-        classes alone.
+        classes alone. Where views are augmented, ``operations`` tells what was done to each crop
+        after it was mirrored: a list of ``name`` (string), ``values`` (list of float64), and
+        ``partner`` (string) and ``partner_view`` (int32) of what it was mixed with, else null.
 
     Raises:
         IncompleteError: the store is not finished. NotFoundError: none of its images has labels.
         CorruptError: it is damaged.
     """
+    import pyarrow as pa
+
     store = opened(store)
     store.require_complete()
     labelled = np.flatnonzero(store.labelled())
@@ -67,4 +72,21 @@ def preview_table(store: Store | str | os.PathLike[str]) -> pa.Table:
     views = np.broadcast_to(shown, (len(rows), len(shown)))
     crops = None if store.law is None else store.views(rows[:, None], views)
     run = LabelRun(rows, views, store.read(rows[:, None], views), crops)
-    return label_table(store, run, human_names(store.manifest), CLASSES)
+    table = label_table(store, run, human_names(store.manifest), CLASSES)
+    if crops is None or not crops.stages:
+        return table
+    # A box alone would show other pixels than were labelled.
+    operations = [operations_of(crops, place, store.keys) for place in np.ndindex(views.shape)]
+    return table.append_column("operations", pa.array(operations, _operations_type()))
+
+
+def _operations_type() -> pa.DataType:
+    import pyarrow as pa
+
+    fields = [
+        ("name", pa.string()),
+        ("values", pa.list_(pa.float64())),
+        ("partner", pa.string()),
+        ("partner_view", pa.int32()),
+    ]
+    return pa.list_(pa.struct(fields))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import numpy.typing as npt
 
@@ -100,16 +100,24 @@ class Form:
             at = end + len(piece)
         return holes if at == len(data) else None
 
-    def filled(self, holes: Sequence[bytes], records: TorchZip) -> Any:
+    def filled(
+        self, holes: Sequence[bytes], records: TorchZip, without: Collection[int] = ()
+    ) -> Any:
         """The value of a pickle of this form.
 
         Args:
-            holes: what it has in the holes. records: of its file.
+            holes: what it has in the holes. records: of its file. without: places in a list, whose
+                arrays are not needed: of these zeros are returned, of their shape and type.
 
         Raises:
             ValueError: an array has fewer or more values than its shape says, or a record is
                 missing or damaged: the machine tells.
         """
+        if without and type(self._value) is list:
+            return [
+                _unfilled(member) if place in without else _filled(member, holes, records)
+                for place, member in enumerate(self._value)
+            ]
         return _filled(self._value, holes, records)
 
 
@@ -124,6 +132,13 @@ def _has_hole(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(_has_hole, value))
     return isinstance(value, Hole)
+
+
+def _unfilled(value: Any) -> Any:
+    """Zeros in the place of an array, which take no memory; anything else as it is in the form."""
+    if isinstance(value, (ArrayForm, RecordForm)):
+        return np.broadcast_to(np.zeros((), value.dtype), value.shape)
+    return value
 
 
 def _filled(value: Any, holes: Sequence[bytes], records: TorchZip) -> Any:

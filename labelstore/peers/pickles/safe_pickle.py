@@ -7,16 +7,16 @@ is a machine (``machine``) that cannot do more than make plain values.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import FormatError
 from labelstore.peers.pickles.forms import form_of
 from labelstore.peers.pickles.machine import traced, unpickled
 from labelstore.peers.pickles.torch_zip import TorchZip
-from labelstore.storage.untrusted import open_descriptor, parsed
+from labelstore.storage.untrusted import parsed, read_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from labelstore.peers.pickles.forms import Form
@@ -70,8 +70,13 @@ class TorchFiles:
         self._forms: list[Form] = []
         self._left = _MOST_FORMS
 
-    def load(self, path: Path | str) -> Any:
-        """As ``load_torch``."""
+    def load(self, path: Path | str, without: Collection[int] = ()) -> Any:
+        """As ``load_torch``.
+
+        Args:
+            path: the file. without: places in the list that it holds, whose arrays are not needed:
+                what is returned there may have other values, and is of their shape and type.
+        """
         with parsed(path, MEND):
             records = _records(path)
             data = records.read("data.pkl")
@@ -79,7 +84,7 @@ class TorchFiles:
                 holes = form.holes_in(data)
                 if holes is not None:
                     try:
-                        return form.filled(holes, records)
+                        return form.filled(holes, records, without)
                     except ValueError:
                         # Damaged: the machine says how.
                         break
@@ -116,20 +121,7 @@ def _records(path: Path | str) -> TorchZip:
 
 def read_bytes(path: Path | str) -> bytes:
     """The bytes of a regular file; OSError where there is none, ValueError where it is too long."""
-    descriptor = open_descriptor(path)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size > _MOST_BYTES:
-            raise ValueError(f"it has {size:,} bytes, expected at most {_MOST_BYTES:,}")
-        # Without a file object, which takes as long as reading does.
-        data = os.read(descriptor, size + 1)
-        while len(data) < size:
-            more = os.read(descriptor, size - len(data))
-            if not more:
-                break
-            data += more
-    finally:
-        os.close(descriptor)
+    data, size = read_whole(path, _MOST_BYTES)
     if len(data) != size:
         raise ValueError(f"it has {size:,} bytes, and {len(data):,} could be read")
     return data

@@ -6,8 +6,6 @@ that is labelled at once would have other lists than its neighbours.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -18,10 +16,13 @@ from labelstore.producer.generation import generate_together
 from labelstore.producer.growth.growth import Growth
 from labelstore.producer.progress import Silent
 from labelstore.producer.settings import LabelSettings, Output
+from labelstore.storage.workspaces import workspace
 from labelstore.store.lineage import lineage
 from labelstore.store.store import Store
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
     from labelstore.producer.engines.protocol import Engine
@@ -103,13 +104,13 @@ class Regrowth:
             Those of ``generate``.
         """
         rows = self._store.manifest.block_slice(block)
-        with tempfile.TemporaryDirectory(prefix="labelstore-") as folder:
+        with workspace() as folder:
             made: Store | None = None
             for number, (images, views) in enumerate(growth_stages(self._store.manifest)):
                 count = min(images, rows.stop) - rows.start
                 if count > 0 and (made is None or (count, views) != _shape(made)):
                     keys = self._store.keys[rows.start : rows.start + count]
-                    path = Path(folder) / f"{number}.{self._suffix}"
+                    path = folder / f"{number}.{self._suffix}"
                     made = self._stage(made, keys, views, path)
             parts = cast("Store", made).block_codes(0)
             # Arrays of one's own, as a labelled block has them.

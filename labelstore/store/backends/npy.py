@@ -95,6 +95,7 @@ class MappedBackend:
 
     encoding: Encoding = "plain"
     group_views = 4
+    units = None
 
     def __init__(self, path: Path | str) -> None:
         self.path: Path | str = path

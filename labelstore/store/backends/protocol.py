@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from labelstore.format.blocks import StoredArray, StoredObject
     from labelstore.format.manifest import Encoding, Manifest
     from labelstore.storage.remote.leases import Lease
+    from labelstore.store.backends.zarr.units import UnitReads
 
 __all__ = ["Backend", "RemoteBackend"]
 
@@ -33,6 +34,10 @@ class Backend(Protocol):
     @property
     def path(self) -> Path | str:
         """A local path, or a URL."""
+
+    @property
+    def units(self) -> UnitReads | None:
+        """Reads single units, where labels lie in units; else None."""
 
     def read_manifest(self) -> Any:
         """The manifest's JSON document, unchecked."""

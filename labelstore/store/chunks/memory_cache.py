@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["ChunkCache", "flat_take"]
+__all__ = ["ChunkCache", "SlotAges", "flat_take"]
 
 _FREED = 64
 """Chunks that are loaded at a time, and so slots that are given up at once."""
@@ -65,9 +65,7 @@ class ChunkCache:
         # Memory is taken when something is read, which shows how much of a store is there.
         self._slot_of = np.empty(0, dtype=np.int32)
         self._chunk_in = np.empty(0, dtype=np.int64)
-        self._last_use = np.empty(0, dtype=np.int64)
-        self._oldest: list[tuple[int, int]] = []
-        self._turn = 0
+        self._ages = SlotAges(0)
 
     @property
     def used_bytes(self) -> int:
@@ -96,7 +94,7 @@ class ChunkCache:
             if not len(self._slot_of):
                 self._slot_of = np.full(self._num_chunks, -1, dtype=np.int32)
                 self._chunk_in = np.full(self.capacity, -1, dtype=np.int64)
-                self._last_use = np.zeros(self.capacity, dtype=np.int64)
+                self._ages = SlotAges(self.capacity)
             if not len(chunks):
                 return {
                     spec.name: np.empty((0, *spec.shape[2:]), spec.dtype) for spec in self._specs
@@ -128,8 +126,7 @@ class ChunkCache:
             slot = self._slot_of.item(chunk) if len(self._slot_of) else -1
             if slot < 0:
                 return None
-            self._turn += 1
-            self._last_use[slot] = self._turn
+            self._ages.use(slot)
             place = slot, image, view
             # The slot may be given to another chunk as soon as the lock is.
             return {name: array[place].copy() for name, array in self._arrays.items()}
@@ -137,8 +134,7 @@ class ChunkCache:
             self._lock.release()
 
     def _taken(self, slots: npt.NDArray[Any], images: Int64Array, views: Int64Array) -> Codes:
-        self._turn += 1
-        self._last_use[slots] = self._turn
+        self._ages.use(slots)
         places = (slots.astype(np.int64) * self._shape[0] + images) * self._shape[1] + views
         return {name: flat_take(array, places, 3) for name, array in self._arrays.items()}
 
@@ -147,8 +143,7 @@ class ChunkCache:
     ) -> npt.NDArray[np.int32]:
         """The table of slots, once chunks (rising, at most ``capacity``) are all in some slot."""
         slots = self._slot_of[wanted]
-        self._turn += 1
-        self._last_use[slots[slots >= 0]] = self._turn
+        self._ages.use(slots[slots >= 0])
         missing = wanted[slots < 0]
         # In parts, so that what was read and not yet put into its slot stays small.
         for start in range(0, len(missing), _FREED):
@@ -159,7 +154,7 @@ class ChunkCache:
                     spec.name: np.empty((self.capacity, *self._shape, *spec.shape[2:]), spec.dtype)
                     for spec in self._specs
                 }
-            freed = self._free(len(part))
+            freed = self._ages.free(len(part))
             for chunk, slot, codes in zip(part.tolist(), freed, loaded, strict=True):
                 before = self._chunk_in[slot]
                 if before >= 0:
@@ -171,13 +166,34 @@ class ChunkCache:
                 self._slot_of[chunk] = slot
         return self._slot_of
 
-    def _free(self, count: int) -> list[int]:
-        """The slots used longest ago, marked as used now: no others are given up before."""
-        freed: list[int] = []
+
+class SlotAges:
+    """When each slot of a cache was used last."""
+
+    def __init__(self, capacity: int) -> None:
+        """None has been used."""
+        self._last_use = np.zeros(capacity, dtype=np.int64)
+        self._oldest: list[tuple[int, int]] = []
+        self._turn = 0
+        self._unused = 0
+        """The first slot that has never been used; all behind it have not, either."""
+
+    def use(self, slots: npt.NDArray[Any] | int) -> None:
+        """Slots are used now."""
+        self._turn += 1
+        self._last_use[slots] = self._turn
+
+    def free(self, count: int) -> list[int]:
+        """The slots used longest ago (at most as many as there are), marked as used with those that
+        were used last: no others are given up before."""
+        capacity = len(self._last_use)
+        freed = list(range(self._unused, min(self._unused + count, capacity)))
+        self._unused += len(freed)
+        self._last_use[freed] = self._turn
         while len(freed) < count:
             if not self._oldest:
                 # Many at a time, by age: those used since are passed over below.
-                many = min(max(self.capacity // 16, _FREED), self.capacity)
+                many = min(max(capacity // 16, _FREED), capacity)
                 slots = np.argpartition(self._last_use, many - 1)[:many]
                 slots = slots[np.lexsort((slots, self._last_use[slots]))[::-1]]
                 self._oldest = list(

@@ -1,6 +1,7 @@
 """Blocks and chunks as they were committed: all that is read here is compared with its digest.
 
-A chunk is one block's group of views: what lies together on disk. Where labels are read, which of
+A chunk is one block's group of views: what lies together on disk. Where labels lie in units, those
+that are read at random are read unit by unit (``random_units``). Where labels are read, which of
 their images could not be read is the one thing that is not compared unless it matters
 (``_unreadable_of``).
 """
@@ -8,6 +9,7 @@ their images could not be read is the one thing that is not compared unless it m
 from __future__ import annotations
 
 import functools
+import itertools
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +39,7 @@ from labelstore.store.backends.npy import MappedBackend
 from labelstore.store.chunks.disk_cache import ChunkFiles, KeptChunks
 from labelstore.store.chunks.memory_cache import ChunkCache, flat_take
 from labelstore.store.chunks.prior_lists import PriorLists
+from labelstore.store.chunks.random_units import RandomUnits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -91,6 +94,8 @@ class BlockReader:
         self._checked = np.zeros(num_chunks if self._mapped else 0, dtype=bool)
         files = ChunkFiles.of_environment() if isinstance(path, str) else None
         self._kept = KeptChunks(files, manifest, self._digest) if files else None
+        units = backend.units
+        self._units = None if units is None else RandomUnits(units, self, cache_bytes)
         self._unreadable: dict[int, npt.NDArray[np.bool_]] = {}
         self.prior_lists = PriorLists(self)
         """The lists of likely classes that have been read."""
@@ -112,8 +117,8 @@ class BlockReader:
 
     @property
     def cached_bytes(self) -> int:
-        """Bytes of the chunks that are kept."""
-        return self._pool.used_bytes
+        """Bytes of the chunks, and units, that are kept."""
+        return self._pool.used_bytes + (0 if self._units is None else self._units.used_bytes)
 
     @functools.cached_property
     def _commits(self) -> npt.NDArray[np.uint64]:
@@ -131,6 +136,8 @@ class BlockReader:
         """Look again at what is committed, and at all that is kept of it."""
         self.__dict__.pop("_commits", None)
         self._pool.clear()
+        if self._units is not None:
+            self._units.clear()
         self._checked[:] = False
         self._unreadable = {}
         self.prior_lists.use(None)
@@ -162,7 +169,7 @@ class BlockReader:
         """The measured image arrays of some blocks, in order."""
         for block, found in self._blocks_of(blocks, image_arrays(self.manifest)):
             if images_digest(self.manifest.id, block, found) != self._commits[block, IMAGES_COLUMN]:
-                raise self._corrupt("images", block, None)
+                raise self.corrupt("images", block, None)
             self._require_none(image_problem(found), _STATUS, block, None)
             self._unreadable[block] = found[_STATUS] == UNREADABLE
             yield found
@@ -216,7 +223,7 @@ class BlockReader:
                 images_digest(self.manifest.id, block, codes, "prior")
                 != self._commits[block, PRIOR_COLUMN]
             ):
-                raise self._corrupt("images/prior_classes", block, None)
+                raise self.corrupt("images/prior_classes", block, None)
             problem = prior_problem(codes, self.manifest.num_classes)
             self._require_none(problem, "images/prior_classes", block, None)
             yield codes
@@ -295,6 +302,8 @@ class BlockReader:
         manifest = self.manifest
         # Before anything is made of their size: these rows have to be there.
         _ = self._commits
+        if self._units is not None and self._kept is None:
+            return self._units.gather(images, views)
         blocks, rows = np.divmod(images, manifest.block_images)
         groups, columns = np.divmod(views, manifest.group_views)
         chunks = blocks * manifest.num_groups + groups
@@ -312,6 +321,8 @@ class BlockReader:
     def entry(self, image: int, view: int) -> Codes | None:
         """Codes (...) of one view, by array name; None where its chunk has to be read first."""
         manifest = self.manifest
+        if self._units is not None and self._kept is None:
+            return self._units.entry(image, view)
         block, row = divmod(image, manifest.block_images)
         group, column = divmod(view, manifest.group_views)
         chunk = block * manifest.num_groups + group
@@ -324,12 +335,17 @@ class BlockReader:
         return {name: array[image, view] for name, array in self._mapped.items()}
 
     def read_chunks(
-        self, places: Sequence[tuple[int, int]], priors: Codes | None = None
+        self,
+        places: Sequence[tuple[int, int]],
+        priors: Codes | None = None,
+        *,
+        units: bool = False,
     ) -> Iterator[Codes]:
         """All codes of some (block, group), in order; not kept in memory.
 
         ``priors``: codes of the lists of the images, where all are of one block, and these are at
-        hand; else those of the blocks are read, and kept.
+        hand; else those of the blocks are read, and kept. ``units``: where labels lie in units,
+        what says where each is, and what it has to be, is compared, too.
         """
         blocks = [block for block, _ in places]
         for block in blocks:
@@ -337,12 +353,17 @@ class BlockReader:
         self._unreadable_of(blocks)
         if self.manifest.prior_size and self.manifest.encoding == "codes" and priors is None:
             self.prior_lists.read(np.unique(blocks))
-        for place, codes in zip(places, self._verified_chunks(places), strict=True):
+        chunks = self._verified_chunks(places, units=units)
+        for place, codes in zip(places, chunks, strict=True):
             self._require_labels(codes, *place, priors)
             yield codes
 
-    def _verified_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
+    def _verified_chunks(
+        self, places: Sequence[tuple[int, int]], *, units: bool = False
+    ) -> Iterator[Codes]:
         """As ``read_chunks``, compared with digests alone."""
+        if units and self._units is not None:
+            return self._chunks_of_units(self._units, places)
         if self._kept is None:
             return self._fetch_chunks(places)
         return self._kept.read(places, self._fetch_chunks)
@@ -364,6 +385,17 @@ class BlockReader:
                 codes[spec.name] = next(arrays)
                 self._check(spec.name, block, group, codes[spec.name])
             yield codes
+
+    def _chunks_of_units(
+        self, units: RandomUnits, places: Sequence[tuple[int, int]]
+    ) -> Iterator[Codes]:
+        """As ``_fetch_chunks``, with all that is read of units compared."""
+        for block, of_block in itertools.groupby(places, lambda place: place[0]):
+            groups = [group for _, group in of_block]
+            for group, codes in zip(groups, units.whole_groups(block, groups), strict=True):
+                for spec in self._specs:
+                    self._check(spec.name, block, group, codes[spec.name])
+                yield codes
 
     def _load(self, chunks: list[int]) -> list[Codes]:
         places = [divmod(chunk, self.manifest.num_groups) for chunk in chunks]
@@ -410,7 +442,7 @@ class BlockReader:
     ) -> list[StoreError]:
         """What is wrong with each of some chunks: read together, or one by one where any is."""
         try:
-            for _ in self.read_chunks(places, priors):
+            for _ in self.read_chunks(places, priors, units=True):
                 pass
         except StoreError as error:
             if len(places) == 1:
@@ -423,7 +455,7 @@ class BlockReader:
         problems: list[StoreError] = []
         for group in range(self.manifest.num_groups):
             try:
-                for _ in self._verified_chunks([(block, group)]):
+                for _ in self._verified_chunks([(block, group)], units=True):
                     pass
             except StoreError as error:
                 problems.append(error)
@@ -464,10 +496,30 @@ class BlockReader:
                 images=self._images_of(block),
             )
 
+    def require_labels_of(self, problem: str, block: int, group: int) -> None:
+        """Raise the CorruptError of labels that were committed and are none."""
+        self._require_none(problem, "labels", block, group)
+
+    def images_there(self, blocks: Sequence[int]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """What labels of some committed blocks' images are compared with.
+
+        Returns:
+            of all images of the store, of which those of the blocks alone are right: (N, m) codes
+            of their lists, m may be 0, and (N,) bool which could not be read.
+        """
+        for block in blocks:
+            self._require_committed(block)
+        unreadable = np.zeros(self.manifest.num_images, dtype=bool)
+        for block, rows in zip(blocks, self._unreadable_of(blocks), strict=True):
+            unreadable[self.manifest.block_slice(block)] = rows
+        if not self.manifest.prior_size:
+            return np.empty((len(unreadable), 0), np.uint16), unreadable
+        return self.prior_lists.read(np.array(blocks))["images/prior_classes"], unreadable
+
     def _check(self, name: str, block: int, group: int, codes: npt.NDArray[Any]) -> None:
         digest = array_digest(self.manifest.id, name, block, group, codes)
         if digest != self._commits[block, self._columns[name][group]]:
-            raise self._corrupt(name, block, group)
+            raise self.corrupt(name, block, group)
 
     def _require_committed(self, block: int) -> None:
         if not self._commits[block, 0]:
@@ -481,7 +533,8 @@ class BlockReader:
                 images=self._images_of(block),
             )
 
-    def _corrupt(self, name: str, block: int, group: int | None) -> CorruptError:
+    def corrupt(self, name: str, block: int, group: int | None) -> CorruptError:
+        """The error of what is not as it was committed."""
         return CorruptError(
             f"{self.path}/{name}: {self._place(block, group)} is not what was committed: its "
             "files were changed, damaged or exchanged; make this block again (labelstore repair) "

@@ -295,7 +295,11 @@ class SlabCache:
             warnings.warn(problem, FallbackWarning, stacklevel=2)
 
     def close(self) -> None:
-        """Give up all slabs, also one that is being made."""
+        """Give up all slabs, also one that is being made.
+
+        Who made slabs deletes those, too, that nobody needs any longer: a worker that was killed,
+        as a data loader ends one that takes long, cannot delete what it was the last one to have.
+        """
         if not self._is_owner():
             # In a forked process the parent's thread may have held the lock, and is not there.
             self._state, self._thread = threading.Condition(), None
@@ -313,6 +317,9 @@ class SlabCache:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self._is_owner():
+            with contextlib.suppress(OSError, StoreError):
+                shared_file.sweep(self.folder)
 
     def _work(self, wanted: list[int]) -> None:
         """The background thread."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 import labelstore
 from labelstore.errors import IncompleteError
+from labelstore.operations.inspection.show.image import describe
 from labelstore.operations.lifecycle.card import card
-from labelstore.operations.lifecycle.preview import preview_table
+from labelstore.operations.lifecycle.preview import preview, preview_table
 from labelstore.operations.lifecycle.subset import subset
+from labelstore.views.law import ViewLaw
 from tests.support import commands
 from tests.support.stores import make_planned, once, written
 
@@ -62,6 +66,25 @@ def test_stores_of_every_kind_have_one(name):
     for teacher in store.manifest.teachers:
         assert f"* `{teacher['spec']}`" in text
     assert preview_table(store).num_rows == int(store.labelled().sum()) * min(4, store.num_views)
+
+
+def test_the_preview_tells_what_was_done_to_augmented_crops(tmp_path):
+    law = ViewLaw(1, stages=("ra-n2-m9", "mixup-0.8"))
+    store, _, _ = written(tmp_path / "a.zarr", law=law)
+    rows = pq.read_table(io.BytesIO(preview(store))).to_pylist()
+    assert len(rows) == 20 * 4
+    names, partners = set(), set()
+    for row in rows:
+        image = describe(store, row["key"], [row["view"]])
+        (view,) = image["views"]
+        assert row["box"] == view["box"]
+        nothing = {"partner": None, "partner_view": None}
+        assert row["operations"] == [nothing | done for done in view["operations"]]
+        names |= {done["name"] for done in row["operations"]}
+        partners |= {done["partner"] for done in row["operations"]}
+    assert names >= {"mixup", "rotate", "shear-x", "solarize"}
+    assert partners > {None}
+    assert "operations" not in preview_table(written(tmp_path / "plain.zarr")[0]).column_names
 
 
 def test_its_python_runs(tmp_path, monkeypatch, capsys):

@@ -435,6 +435,33 @@ def test_a_worker_gives_up_the_slab_of_the_epoch_before(tmp_path, folder):
     assert files_in(folder) == []
 
 
+USES = """
+import sys, time, labelstore
+store = labelstore.open(sys.argv[1], slab_bytes=2**26)
+store.read(3, 0)
+print(*store.slabs._slabs, flush=True)
+time.sleep(300)
+"""
+
+
+def test_closing_deletes_what_killed_workers_were_the_last_to_have(tmp_path, folder):
+    written(tmp_path / "s.zarr", views=6, group_views=2)
+    store = labelstore.open(tmp_path / "s.zarr", slab_bytes=ROOMY)
+    store.slabs.read_ahead([0])
+    store.slabs.wait([0])
+    command = [sys.executable, "-c", USES, store.path]
+    with commands.start(command, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout.readline() == "0\n"
+        # The next epoch's: the worker still has that of the one before.
+        store.slabs.read_ahead([1])
+        store.slabs.wait([1])
+        assert len(files_in(folder)) == 2
+        worker.kill()
+    assert len(files_in(folder)) == 2
+    store.slabs.close()
+    assert files_in(folder) == []
+
+
 def test_the_folder_of_another_user_is_not_entered(tmp_path, monkeypatch):
     store, _, _ = written(tmp_path / "s.zarr")
     real = os.getuid()

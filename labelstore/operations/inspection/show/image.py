@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["chosen_views", "describe", "overview", "position_of"]
+__all__ = ["chosen_views", "describe", "operations_of", "overview", "position_of"]
 
 BINS = 20
 """Of the histogram of an image's confidences."""
@@ -233,15 +233,29 @@ def _crop(geometry: Views | None, place: int, keys: Sequence[str]) -> dict[str, 
         "flip": bool(geometry.flip[place]),
     }
     if geometry.stages:
-        told["operations"] = [
-            {"name": stage.names[code], "values": values.tolist()}
-            for stage in geometry.stages
-            for code, values in zip(stage.operation[place], stage.values[place], strict=True)
-            if code
-        ]
+        told["operations"] = operations_of(geometry, place, keys)
+    return told
+
+
+def operations_of(geometry: Views, place: Any, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """What stages do to the pixels of a view, in order.
+
+    Args:
+        geometry: of views. place: of one of them there. keys: of the store's images.
+
+    Returns:
+        of each operation ``name`` and ``values`` (see ``StageParameters``), and of one that mixes
+        ``partner``, the key of the other image, and ``partner_view``.
+    """
+    told: list[dict[str, Any]] = [
+        {"name": stage.names[code], "values": values.tolist()}
+        for stage in geometry.stages
+        for code, values in zip(stage.operation[place], stage.values[place], strict=True)
+        if code
+    ]
     partners = geometry.partners
     if partners is not None and partners.image[place] >= 0:
-        told["operations"][-1] |= {
+        told[-1] |= {
             "partner": keys[int(partners.image[place])],
             "partner_view": int(partners.view[place]),
         }

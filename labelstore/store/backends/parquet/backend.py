@@ -114,6 +114,7 @@ class ParquetBackend:
     encoding: Encoding = "plain"
     # A row group is described in about 1,500 bytes.
     group_views = 16
+    units = None
 
     def __init__(self, path: Path | str) -> None:
         self.path: Path | str = path

@@ -104,8 +104,9 @@ def level_of(name: str, manifest: Manifest) -> int:
 
 
 def all_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
-    """The arrays of a store besides keys, targets and commits."""
-    return (*image_arrays(manifest), *prior_arrays(manifest), *view_arrays(manifest))
+    """The arrays of a store besides keys, targets and commits; labels in units are in none."""
+    labels = view_arrays(manifest) if manifest.unit_images is None else ()
+    return (*image_arrays(manifest), *prior_arrays(manifest), *labels)
 
 
 def layout(

@@ -2,7 +2,8 @@
 
 A shard is one block of images with all its views, written once by one writer; its inner chunks are
 groups of views, so that an epoch reads one chunk of each shard. Everything is read by any Zarr v3
-library: zstd inside blosc with byte shuffle, and crc32c. zarr makes the arrays; the objects of
+library: zstd inside blosc with byte shuffle, and crc32c. Labels that lie in units (``units`` beside
+this) are in an object of each block that none of them knows. zarr makes the arrays; the objects of
 blocks are put together and read here (``shard_writing`` and ``shards`` beside this say why).
 """
 
@@ -21,7 +22,7 @@ import numpy as np
 import zarr
 
 from labelstore.errors import CorruptError, FormatError, LabelStoreError, StoreError
-from labelstore.format.arrays import commit_columns
+from labelstore.format.arrays import UNITS, commit_columns, side_by_side
 from labelstore.format.blocks import StoredObject
 from labelstore.storage import local_files
 from labelstore.storage.untrusted import (
@@ -58,9 +59,17 @@ from labelstore.store.backends.zarr.shards import (
     read_chunks,
     shard_bytes,
 )
+from labelstore.store.backends.zarr.units import (
+    BlockObject,
+    HeldObject,
+    UnitReads,
+    opened_file,
+    unit_object,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import numpy.typing as npt
     from zarr.abc.store import Store
@@ -94,6 +103,8 @@ class ZarrBackend:
         self._encoders: dict[str, BlockEncoder] = {}
         """Of the arrays of blocks, where the store is open for writing."""
         self._held = HeldObjects()
+        self.units: UnitReads | None = None
+        """Where labels lie in units."""
 
     def read_manifest(self) -> Any:
         with local_files.readable(Path(self.path, _MANIFEST)):
@@ -120,6 +131,12 @@ class ZarrBackend:
         for _ in self._together(calls):
             pass
         self._layouts = layouts
+        self.units = None
+        if manifest.unit_images is not None:
+            units = UnitReads(manifest, self._opened_units, self._together, self._guard_units)
+            with parsed(f"{self.path}/{_MANIFEST}"):
+                _ = units.layout.code
+            self.units = units
 
     def _check_array(self, name: str, expected: ArrayLayout) -> None:
         """CorruptError unless an array's description says what its manifest implies."""
@@ -160,6 +177,8 @@ class ZarrBackend:
             yield data
 
     def read_commits(self) -> npt.NDArray[np.uint64]:
+        if self.units is not None:
+            self.units.forget()
         array = self._layouts[COMMITS]
         row_bytes = array.shape[1] * 8
         if array.shape[0] * row_bytes > _UNPROVED_BYTES:
@@ -188,6 +207,8 @@ class ZarrBackend:
         return None if data is None else decode_bare(data, chunks, dtype)[0]
 
     def read(self, name: str, images: slice, views: slice | None) -> npt.NDArray[Any]:
+        if views is not None and self.units is not None:
+            return self.units.runs(images, [(name, views)])[0]
         rows = self._layouts[name].rows
         blocks = range(images.start // rows, -(-images.stop // rows))
         selection = images if views is None else (images, views)
@@ -216,32 +237,39 @@ class ZarrBackend:
         self, runs: Iterable[tuple[str, slice, slice | None]]
     ) -> Iterator[npt.NDArray[Any]]:
         wanted = list(runs)
-        # Chunks of one shard are read together: its index is read and checked once.
-        units: dict[object, list[int]] = defaultdict(list)
+        # Chunks of one shard are read together: its index is read and checked once. So are all
+        # arrays of a block that lie in units.
+        alike: dict[object, list[int]] = defaultdict(list)
         for place, (name, images, views) in enumerate(wanted):
-            if views is not None and self._is_chunk(name, images, views):
-                units[name, images.start].append(place)
+            if views is not None and self.units is not None:
+                alike[UNITS, images.start, images.stop].append(place)
+            elif views is not None and self._is_chunk(name, images, views):
+                alike[name, images.start].append(place)
             else:
-                units[place].append(place)
+                alike[place].append(place)
         calls = [
-            functools.partial(self._read_unit, [wanted[place] for place in unit])
-            for unit in units.values()
+            functools.partial(self._read_alike, [wanted[place] for place in places])
+            for places in alike.values()
         ]
-        done = zip(units.values(), self._together(calls), strict=True)
+        done = zip(alike.values(), self._together(calls), strict=True)
         found: dict[int, npt.NDArray[Any]] = {}
         for place in range(len(wanted)):
             while place not in found:
-                unit, parts = next(done)
-                found.update(zip(unit, parts, strict=True))
+                places, parts = next(done)
+                found.update(zip(places, parts, strict=True))
             yield found.pop(place)
 
     def _together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
         """What calls return, in order."""
         return (call() for call in calls)
 
-    def _read_unit(self, runs: Sequence[tuple[str, slice, slice | None]]) -> list[npt.NDArray[Any]]:
-        """One run of any kind, or chunks of one shard."""
+    def _read_alike(
+        self, runs: Sequence[tuple[str, slice, slice | None]]
+    ) -> list[npt.NDArray[Any]]:
+        """One run of any kind, or chunks of one shard, or of the same images in units."""
         name, images, first = runs[0]
+        if first is not None and self.units is not None:
+            return self.units.runs(images, [(name, views) for name, _, views in runs if views])
         if first is None or not self._is_chunk(name, images, first):
             return [self.read(*runs[0])]
         array = self._layouts[name]
@@ -253,6 +281,18 @@ class ZarrBackend:
             part[: run.stop - run.start, : views.stop - views.start]
             for part, (_, run, _), views in zip(codes, runs, columns, strict=True)
         ]
+
+    def _opened_units(self, block: int) -> AbstractContextManager[BlockObject]:
+        """The object of a block's units; FileNotFoundError where there is none."""
+        name = unit_object(block)
+        held = self._held.get(name)
+        if held is not None:
+            return contextlib.nullcontext(HeldObject(held))
+        return opened_file(f"{self.path}/{name}", self.path)
+
+    def _guard_units(self, block: int) -> AbstractContextManager[None]:
+        manifest = self.units and self.units.layout.manifest
+        return self._guard(UNITS, manifest.block_slice(block) if manifest else ...)
 
     def _is_chunk(self, name: str, images: slice, views: slice) -> bool:
         """Whether runs of images and views are of one chunk, from its beginning."""
@@ -280,20 +320,23 @@ class ZarrBackend:
     def _hold(self, block: int, found: Mapping[str, bytes]) -> dict[str, StoredObject]:
         """Keep the objects of a block, by array name, until they have been read."""
         self._held.hold(block, {self._object_name(name, block): found[name] for name in found})
+        # An index of units is compared with its digests where units are read, not with the block.
         arrays = self._layouts
         return {
             name: StoredObject(data, arrays[name].chunks, arrays[name].count, arrays[name].fill)
             for name, data in found.items()
+            if name != UNITS
         }
 
     def _block_limits(self) -> dict[str, int]:
         """Bytes that the object of a block has at most, by array name."""
         tables = {KEYS, TARGETS, COMMITS}
-        return {
+        limits = {
             name: shard_bytes(array.count, array.chunks, array.dtype)
             for name, array in self._layouts.items()
             if name not in tables
         }
+        return limits if self.units is None else {**limits, UNITS: self.units.layout.object_bytes}
 
     def release_block(self, block: int) -> None:
         self._held.release(block)
@@ -303,7 +346,7 @@ class ZarrBackend:
         columns = self._layouts[name].chunks[1]
         first, last = views.start // columns, -(-views.stop // columns)
         parts = self._read_chunks(name, block, range(first, last))
-        codes = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        codes = side_by_side(parts)
         start = views.start - first * columns
         return codes[rows, start : start + views.stop - views.start]
 
@@ -380,7 +423,10 @@ class ZarrBackend:
         objects = {
             self._object_name(name, block): self._encoders[name].encode(codes, known.get(name))
             for name, codes in arrays.items()
+            if name in self._encoders
         }
+        if self.units is not None:
+            objects[unit_object(block)] = self.units.layout.encode(block, arrays)
         self._write_objects(objects, ready)
 
     def _write_objects(
@@ -410,11 +456,12 @@ class ZarrBackend:
 
     def block_objects(self, block: int) -> list[str]:
         tables = {KEYS, TARGETS, COMMITS}
-        return [self._object_name(name, block) for name in self._layouts if name not in tables]
+        names = [self._object_name(name, block) for name in self._layouts if name not in tables]
+        return names if self.units is None else [*names, unit_object(block)]
 
     def bytes_by_part(self) -> dict[str, int]:
         parts: dict[str, int] = defaultdict(int)
-        known = sorted(self._layouts, key=len, reverse=True)
+        known = sorted((*self._layouts, UNITS), key=len, reverse=True)
         for name, size in self._sizes().items():
             part = next((array for array in known if name.startswith(f"{array}/")), "manifest")
             parts[part] += size
@@ -434,6 +481,8 @@ class ZarrBackend:
 
     def _object_name(self, name: str, block: int) -> str:
         """What the object of a block is called in which an array lies."""
+        if name == UNITS:
+            return unit_object(block)
         axes = len(self._layouts[name].shape) - 1
         return "/".join((name, "c", str(block), *["0"] * axes))
 

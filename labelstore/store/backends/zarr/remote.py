@@ -8,12 +8,14 @@ under way together. Objects are written whole or not at all, which a PUT is by i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
+from labelstore.format.unit_blocks import COUNT_BYTES
 from labelstore.storage.remote.objects import RemoteObjects
 from labelstore.storage.threads import THREADS, Threads
 from labelstore.storage.untrusted import DOCUMENT_BYTES, check_expansion
@@ -29,9 +31,11 @@ from labelstore.store.backends.zarr.shards import (
     parse_index,
     shard_bytes,
 )
+from labelstore.store.backends.zarr.units import BlockObject, HeldObject, unit_object
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
     import numpy.typing as npt
@@ -41,12 +45,19 @@ if TYPE_CHECKING:
     from labelstore.format.blocks import StoredObject
     from labelstore.storage.remote.objects import Objects
     from labelstore.store.backends.zarr.metadata import ArrayLayout
+    from labelstore.store.backends.zarr.units import UnitReads
 
 __all__ = ["ObjectsStore", "RemoteZarrBackend"]
 
 T = TypeVar("T")
 
 _MANIFEST = "zarr.json"
+
+_TAIL = 2**18
+"""Bytes of the end of an object of units that are asked for at once: as a rule index and tables."""
+
+_MOST_TAILS = 2**26
+"""Bytes of such ends that are kept, about at most."""
 
 
 class ObjectsStore(Store):
@@ -131,6 +142,27 @@ class ObjectsStore(Store):
         yield prefix
 
 
+class _RangesObject:
+    """The object of a block's units, of which parts are asked for; its end is here."""
+
+    def __init__(self, objects: RemoteObjects, name: str, tail: bytes, size: int) -> None:
+        self._objects, self._name, self._tail = objects, name, tail
+        self.size = size
+        self.version: object = size
+
+    def read(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Parts of it, under way together."""
+        first = self.size - len(self._tail)
+        away = [place for place in places if place[0] < first]
+        found = dict(zip(away, self._objects.get_ranges(self._name, away), strict=True))
+        return [
+            found[start, length]
+            if start < first
+            else self._tail[start - first : start - first + length]
+            for start, length in places
+        ]
+
+
 class RemoteZarrBackend(RemoteWriting, ZarrBackend):
     """One store behind a URL; see ``Backend`` for the methods' contracts."""
 
@@ -138,6 +170,8 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         super().__init__(url)
         self._objects = RemoteObjects(url)
         self._indexes: dict[str, tuple[npt.NDArray[np.uint64], int]] = {}
+        self._tails: dict[str, tuple[bytes, int]] = {}
+        """The ends of objects of units, and the sizes of the whole."""
 
     def read_manifest(self) -> Any:
         return self._parse_manifest(self._objects.get_first(_MANIFEST, DOCUMENT_BYTES))
@@ -148,6 +182,7 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
     def read_commits(self) -> npt.NDArray[np.uint64]:
         # What is committed is looked at anew, and blocks may have been made again.
         self._indexes.clear()
+        self._tails = {}
         self._held.clear()
         return super().read_commits()
 
@@ -175,6 +210,21 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         objects = zip(limits, self._objects.together(calls), strict=True)
         found = {name: data for name, data in objects if data is not None}
         return self._hold(block, found)
+
+    def _opened_units(self, block: int) -> AbstractContextManager[BlockObject]:
+        name = unit_object(block)
+        held = self._held.get(name)
+        if held is not None:
+            return contextlib.nullcontext(HeldObject(held))
+        tail = self._tails.get(name)
+        if tail is None:
+            layout = cast("UnitReads", self.units).layout
+            wanted = layout.index_bytes + COUNT_BYTES + layout.tables_bytes
+            tail = self._objects.get_suffix(name, min(wanted, _TAIL))
+            if sum(len(data) for data, _ in self._tails.values()) > _MOST_TAILS:
+                self._tails = {}
+            self._tails[name] = tail
+        return contextlib.nullcontext(_RangesObject(self._objects, name, *tail))
 
     def _read_chunks(self, name: str, block: int, groups: Sequence[int]) -> list[npt.NDArray[Any]]:
         array, shard = self._layouts[name], self._object_name(name, block)
@@ -249,4 +299,7 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         for name, array in self._layouts.items():
             objects = range(-(-array.shape[0] // array.rows))
             names += [self._object_name(name, number) for number in objects]
+        if self.units is not None:
+            blocks = range(self.units.layout.manifest.num_blocks)
+            names += [unit_object(block) for block in blocks]
         return self._objects.sizes(names)

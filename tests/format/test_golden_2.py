@@ -1,4 +1,4 @@
-"""Golden stores of version 2: as long as it is a draft, of the present one, and then for ever."""
+"""Golden stores of version 2, and of the draft that it was: read for ever."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ import numpy as np
 import pytest
 
 import labelstore
-from labelstore.format.manifest import DRAFT_VERSION
+from labelstore.format.versions import DRAFT_VERSION, VERSION_2
+from labelstore.operations.lifecycle.copy import copy
+from labelstore.operations.recode import recode
+from labelstore.operations.verify import verify
 from labelstore.views.stages.names import STAGES
 from labelstore.views.stages.parameters import OPERATIONS
 from tests.format.independent_reader import read
 from tests.format.independent_stages import partner_of, stages_of
-from tests.format.make_golden import GOLDEN_2, views_of
+from tests.format.make_golden import GOLDEN_2, GOLDEN_DRAFT, views_of
 
 KNOWN = json.loads((GOLDEN_2 / "known.json").read_text())
-VERSION = KNOWN.pop("format_version")
+DRAFTS = sorted(path.name for path in GOLDEN_DRAFT.iterdir())
+STORES = [*(GOLDEN_2 / name for name in KNOWN), *(GOLDEN_DRAFT / name for name in DRAFTS)]
+each_store = pytest.mark.parametrize(
+    "path", STORES, ids=lambda path: f"{path.parent.name}-{path.name}"
+)
 
 
-def test_they_are_of_the_present_draft():
-    assert VERSION == DRAFT_VERSION, "make them anew: python -m tests.format.make_golden"
+def test_every_golden_store_is_known():
     assert sorted(path.name for path in GOLDEN_2.iterdir() if path.is_dir()) == sorted(KNOWN)
 
 
@@ -42,19 +48,20 @@ RARE = {"shear-x", "shear-y", "translate-x", "translate-y", "posterize", "autoco
 """Operations that policies choose: a few views need not have them all."""
 
 
-@pytest.mark.parametrize("name", KNOWN)
-def test_labels_and_views_never_change(name):
-    store, known = labelstore.open(GOLDEN_2 / name), KNOWN[name]
-    assert store.manifest.to_json()["format_version"] == VERSION
+@each_store
+def test_labels_and_views_never_change(path):
+    store, known = labelstore.open(path), KNOWN[path.name]
+    version = DRAFT_VERSION if path.parent == GOLDEN_DRAFT else VERSION_2
+    assert store.manifest.to_json()["format_version"] == version
     topk = store.read(np.arange(5)[:, None], np.arange(3))
     assert topk.indices.tolist() == known["classes"]
     assert topk.probs.tolist() == np.float32(known["probs"]).tolist()
     assert views_of(store) == known["views"]
 
 
-@pytest.mark.parametrize("name", KNOWN)
-def test_the_specification_is_enough_to_read_them(name):
-    store, contents, known = labelstore.open(GOLDEN_2 / name), read(GOLDEN_2 / name), KNOWN[name]
+@each_store
+def test_the_specification_is_enough_to_read_them(path):
+    store, contents, known = labelstore.open(path), read(path), KNOWN[path.name]
     np.testing.assert_array_equal(contents.probs, np.float32(known["probs"]))
     np.testing.assert_array_equal(contents.boxes, store.views(np.arange(5)[:, None], range(3)).box)
     law, hashes = store.law.to_json(), store.key_hashes.tolist()
@@ -69,3 +76,20 @@ def test_the_specification_is_enough_to_read_them(name):
             partner = partner_of(law, hashes, image, view) if mixes else None
             held = partner and [store.keys[partner[0]], partner[1]]
             assert held == told["partner"]
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+def test_recode_makes_version_2_of_a_draft(name, tmp_path):
+    recode(GOLDEN_DRAFT / name, tmp_path / name)
+    store, golden = labelstore.open(tmp_path / name), labelstore.open(GOLDEN_2 / name)
+    assert store.manifest == golden.manifest
+    np.testing.assert_array_equal(store.reader.all_commits, golden.reader.all_commits)
+    assert verify(store).whole
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+def test_a_copy_of_a_draft_is_the_same_store(name, tmp_path):
+    copy(GOLDEN_DRAFT / name, tmp_path / name)
+    store, golden = labelstore.open(tmp_path / name), labelstore.open(GOLDEN_DRAFT / name)
+    assert store.manifest == golden.manifest
+    assert verify(store).whole

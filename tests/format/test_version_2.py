@@ -1,9 +1,11 @@
-"""The draft of version 2: stages of views, by the specification alone, and what a manifest says."""
+"""Version 2: stages of views, by the specification alone, and what a manifest says."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 
 from labelstore import schemas
 from labelstore.errors import CorruptError, FormatError, UsageError
-from labelstore.format.manifest import DRAFT_VERSION, Manifest
+from labelstore.format.manifest import Manifest, differences
+from labelstore.format.versions import DRAFT_VERSION, FORMAT_VERSION, VERSION_2
 from labelstore.views.law import ViewLaw
 from labelstore.views.philox import hash_keys
 from tests.format.independent_stages import partner_of, stages_of
@@ -67,7 +70,7 @@ MIXED = Manifest(
 
 def test_a_manifest_of_mixed_views_reads_back():
     document = MIXED.to_json()
-    assert document["format_version"] == DRAFT_VERSION
+    assert document["format_version"] == VERSION_2
     assert Manifest.from_json(json.loads(json.dumps(document)), "here") == MIXED
 
 
@@ -105,31 +108,36 @@ def test_a_manifest_that_does_not_say_among_which_images():
         planned(("mixup-0.8",))
 
 
-def test_a_manifest_with_stages_is_of_the_draft_and_reads_back():
+def test_a_manifest_with_stages_is_of_version_2_and_reads_back():
     document = planned().to_json()
-    assert document["format_version"] == DRAFT_VERSION
+    assert document["format_version"] == VERSION_2
     assert Manifest.from_json(json.loads(json.dumps(document)), "here") == planned()
     plain = planned(()).to_json()
-    assert plain["format_version"] == 1
+    assert plain["format_version"] == FORMAT_VERSION
     assert "stages" not in plain["views"]["law"]
 
 
-def test_the_schema_knows_the_number_of_the_draft():
+def test_the_schema_knows_the_versions():
     schema = json.loads((Path(schemas.__file__).parent / "manifest.schema.json").read_text())
-    assert schema["properties"]["format_version"]["enum"] == [1, DRAFT_VERSION]
+    assert schema["properties"]["format_version"]["enum"] == [
+        FORMAT_VERSION,
+        VERSION_2,
+        DRAFT_VERSION,
+    ]
 
 
 @pytest.mark.parametrize(
     ("version", "change"),
     [
-        (1, lambda law: None),
+        (FORMAT_VERSION, lambda law: None),
+        (VERSION_2, lambda law: law.pop("stages")),
         (DRAFT_VERSION, lambda law: law.pop("stages")),
-        (DRAFT_VERSION, lambda law: law.update(stages=[])),
-        (DRAFT_VERSION, lambda law: law.update(stages=law["stages"] * 2)),
-        (DRAFT_VERSION, lambda law: law["stages"].append({"name": "gray"})),
-        (DRAFT_VERSION, lambda law: law["stages"].append("gray-0.1")),
-        (DRAFT_VERSION, lambda law: law["stages"][2].update(probability="0.5")),
-        (DRAFT_VERSION, lambda law: law["stages"][2].update(version="1")),
+        (VERSION_2, lambda law: law.update(stages=[])),
+        (VERSION_2, lambda law: law.update(stages=law["stages"] * 2)),
+        (VERSION_2, lambda law: law["stages"].append({"name": "gray"})),
+        (VERSION_2, lambda law: law["stages"].append("gray-0.1")),
+        (VERSION_2, lambda law: law["stages"][2].update(probability="0.5")),
+        (VERSION_2, lambda law: law["stages"][2].update(version="1")),
     ],
 )
 def test_stages_that_the_schema_does_not_allow(version, change):
@@ -137,6 +145,44 @@ def test_stages_that_the_schema_does_not_allow(version, change):
     change(document["views"]["law"])
     with pytest.raises(CorruptError, match="malformed"):
         Manifest.from_json(document, "here")
+
+
+@pytest.mark.parametrize("stages", [(), STAGES])
+def test_labels_in_units_are_of_version_2_and_of_no_draft(stages):
+    manifest = dataclasses.replace(planned(stages), unit_images=3)
+    document = manifest.to_json()
+    assert document["format_version"] == VERSION_2
+    assert Manifest.from_json(json.loads(json.dumps(document)), "here") == manifest
+    for version in (FORMAT_VERSION, DRAFT_VERSION):
+        other = document | {"format_version": version}
+        with pytest.raises(CorruptError, match=r"malformed at (format_version|layout|views/law) "):
+            Manifest.from_json(other | {"id": _id_of(other)}, "here")
+
+
+def test_a_manifest_of_version_2_that_uses_nothing_of_it_is_told_in_a_few_words():
+    document = planned(()).to_json() | {"format_version": VERSION_2}
+    words = r"malformed at format_version \(2, which goes with another law or layout\)"
+    with pytest.raises(CorruptError, match=words):
+        Manifest.from_json(document, "here")
+
+
+@pytest.mark.parametrize("version", [0, 3, 20000, 20002, 2.0, "2", True, None])
+def test_other_versions_are_refused_in_a_sentence(version):
+    document = planned().to_json() | {"format_version": version}
+    with pytest.raises(FormatError, match="this labelstore reads 1 and 2: install the labelstore"):
+        Manifest.from_json(document, "here")
+
+
+def test_a_manifest_of_the_draft_stays_one_until_something_is_derived_from_it():
+    document = planned().to_json() | {"format_version": DRAFT_VERSION}
+    document["id"] = _id_of(document)
+    read = Manifest.from_json(json.loads(json.dumps(document)), "here")
+    assert (read.format_version, read.id) == (DRAFT_VERSION, document["id"])
+    assert read.to_json() == document
+    assert pickle.loads(pickle.dumps(read)) == read
+    assert read != planned()
+    assert differences(read, planned()) == differences(planned(), read) == []
+    assert dataclasses.replace(read) == planned()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,214 @@
+"""The labels of a block as one object of units, each of which is read and compared alone.
+
+The units of a group of views lie side by side, group after group; behind them the tables of the
+block's prefix codes, how many bytes these have, and an index. A group's row of the index says where
+its first unit begins, and of each unit how many bytes it has and the digest of its records. The
+commit holds the digest of each row.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore.errors import UsageError
+from labelstore.format.arrays import UNITS, array_digest, view_arrays
+from labelstore.format.units.prefix_codes import pack
+from labelstore.format.units.unit_code import UnitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+    from labelstore.format.manifest import Manifest
+
+    Int64Array = npt.NDArray[np.int64]
+    UInt64Array = npt.NDArray[np.uint64]
+
+__all__ = ["COUNT_BYTES", "MOST_UNIT_BYTES", "UnitBlocks", "default_unit_images", "sizes_of"]
+
+MOST_UNIT_BYTES = 0xFFFF
+"""Bytes of a unit, at most: an entry of the index has 16 bits for them."""
+
+COUNT_BYTES = 4
+"""Bytes of the number that says how many bytes a block's tables have."""
+
+UNIT_LABELS = 64
+"""Labels of a unit where nothing else is said: fewer make larger stores, more are read in vain."""
+
+_MOST_RECORD, _MOST_TABLES = 1 << 14, 1 << 14
+"""Bytes of a label's record, and prefix codes of a store, at most. A reader makes a table of 4 kB
+for each code, whatever a manifest claims."""
+
+_TABLE_BYTES = 129
+"""Bytes of a stored prefix code, at most."""
+
+_SIZE = np.uint64(MOST_UNIT_BYTES)
+
+
+def default_unit_images(group_views: int) -> int:
+    """Images of a unit of about ``UNIT_LABELS`` labels."""
+    return max(1, UNIT_LABELS // group_views)
+
+
+def sizes_of(entries: UInt64Array) -> Int64Array:
+    """Bytes of units by their entries in the index."""
+    return (entries & _SIZE).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class UnitBlocks:
+    """How the blocks of one store lie in objects of units; its manifest has ``unit_images``.
+
+    Raises, where its code is used:
+        UsageError: labels are too large for units.
+    """
+
+    manifest: Manifest
+
+    @functools.cached_property
+    def code(self) -> UnitCode:
+        """The code of the store's records."""
+        specs = view_arrays(self.manifest)
+        record = sum(math.prod(spec.shape[2:]) * spec.dtype.itemsize for spec in specs)
+        listed, classes = bool(self.manifest.prior_size), self.manifest.num_classes
+        code = UnitCode(specs, listed, classes) if record <= _MOST_RECORD else None
+        if code is None or code.tables > _MOST_TABLES:
+            raise UsageError(
+                f"a label of {self.manifest.k} classes is too large for units (its codes have "
+                f"{record:,} bytes): store fewer classes, or choose the layout of chunks.",
+                arguments=("layout",),
+            )
+        return code
+
+    @property
+    def unit_images(self) -> int:
+        """Images of a unit."""
+        return self.manifest.unit_images or 1
+
+    @property
+    def units(self) -> int:
+        """Units of a group of a whole block."""
+        images = min(self.manifest.block_images, self.manifest.num_images)
+        return -(-images // self.unit_images)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a group in the index."""
+        return 8 * (1 + self.units)
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index, the last of an object."""
+        return self.row_bytes * self.manifest.num_groups
+
+    @property
+    def tables_bytes(self) -> int:
+        """Bytes of a block's tables, at most."""
+        count: int = self.code.tables
+        return count * _TABLE_BYTES
+
+    @property
+    def object_bytes(self) -> int:
+        """Bytes of an object, at most."""
+        images = min(self.unit_images, self.manifest.block_images, self.manifest.num_images)
+        labels = images * min(self.manifest.group_views, self.manifest.num_views)
+        # A byte of a record takes 11 bits, two of a class id together 27.
+        record: int = self.code.record_bytes
+        unit = min(2 * labels * record, MOST_UNIT_BYTES)
+        units = self.units * self.manifest.num_groups * unit
+        behind = self.tables_bytes + COUNT_BYTES + self.index_bytes
+        return units + behind
+
+    def units_of(self, block: int) -> int:
+        """Units of each group of a block."""
+        rows = self.manifest.block_slice(block)
+        images: int = rows.stop - rows.start
+        return -(-images // self.unit_images)
+
+    def labels(self, block: int, group: int) -> Int64Array:
+        """(units,) int64: labels of each unit of a group."""
+        rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
+        first = np.arange(0, rows.stop - rows.start, self.unit_images)
+        images = np.minimum(first + self.unit_images, rows.stop - rows.start) - first
+        labels: Int64Array = images * (columns.stop - columns.start)
+        return labels
+
+    def codes(
+        self, group: int, codes: Mapping[str, npt.NDArray[Any]]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Codes (labels, ...) of a group, unit after unit, of a block's codes (n, V, ...)."""
+        columns = self.manifest.group_slice(group)
+        parts = {spec.name: codes[spec.name][:, columns] for spec in view_arrays(self.manifest)}
+        return {
+            name: np.ascontiguousarray(part).reshape(-1, *part.shape[2:])
+            for name, part in parts.items()
+        }
+
+    def digests(
+        self,
+        codes: Mapping[str, npt.NDArray[Any]],
+        labels: Int64Array,
+        numbers: Int64Array | None = None,
+    ) -> UInt64Array:
+        """(n,) uint64: digests of units: xxh3_64 of their records, the lowest 16 bits 0.
+
+        The seed is a unit's number in its group. Where that is, the digest of the group's row says.
+
+        Args:
+            codes: (sum of labels, ...) by array name, unit after unit. labels: (n,) of each unit.
+            numbers: (n,) of the units in their groups; from 0 on when None.
+        """
+        seeds = np.arange(len(labels)) if numbers is None else numbers
+        return self.code.unit_digests(codes, labels, seeds.astype(np.uint64)) & ~_SIZE
+
+    def row_digest(self, block: int, group: int, entries: UInt64Array) -> int:
+        """What a commit holds of a group's row: the digest of its units' digests.
+
+        Args:
+            entries: (units,) of the row, with or without the units' bytes.
+        """
+        return array_digest(self.manifest.id, UNITS, block, group, entries & ~_SIZE)
+
+    def row_digests(self, block: int, codes: Mapping[str, npt.NDArray[Any]]) -> list[int]:
+        """The digests of all groups' rows of a block, by its codes (n, V, ...)."""
+        groups = range(self.manifest.num_groups)
+        units = [self.digests(self.codes(g, codes), self.labels(block, g)) for g in groups]
+        return [self.row_digest(block, group, part) for group, part in enumerate(units)]
+
+    def encode(self, block: int, codes: Mapping[str, npt.NDArray[Any]]) -> bytes:
+        """The object of a block's codes (n, V, ...), by array name.
+
+        Raises:
+            UsageError: a unit has too many bytes.
+        """
+        groups = [self.codes(group, codes) for group in range(self.manifest.num_groups)]
+        lengths = self.code.fit(
+            {name: np.concatenate([part[name] for part in groups]) for name in groups[0]}
+        )
+        index = np.zeros((len(groups), 1 + self.units), dtype="<u8")
+        data = []
+        place = 0
+        for group, part in enumerate(groups):
+            labels = self.labels(block, group)
+            units, sizes = self.code.encode_arrays(part, labels, lengths)
+            if int(sizes.max(initial=0)) > MOST_UNIT_BYTES:
+                raise UsageError(
+                    f"a unit of {self.unit_images} images x {self.manifest.group_views} views has "
+                    f"{int(sizes.max()):,} bytes, expected at most {MOST_UNIT_BYTES:,}: ask for "
+                    "groups of fewer views, or for the layout of chunks.",
+                    arguments=("group_views", "layout"),
+                )
+            index[group, 0] = place
+            entries = self.digests(part, labels) | sizes.astype(np.uint64)
+            index[group, 1 : 1 + len(entries)] = entries
+            data.append(units)
+            place += len(units)
+        tables = pack(lengths)
+        count = len(tables).to_bytes(COUNT_BYTES, "little")
+        return b"".join((*data, tables, count, index.tobytes()))
