@@ -16,6 +16,7 @@ from labelstore.cli.main import main
 from labelstore.operations.inspection.inspect import report
 from labelstore.views.law import ViewLaw
 from tests.support import commands, terminal
+from tests.support.stores import in_units
 
 # Of ten views of each image: what the largest probability is.
 CONFIDENCE = (0.1, 0.2, 0.2, 0.5, 0.6, 0.7, 0.75, 0.92, 0.96, 0.99)
@@ -251,3 +252,10 @@ def test_a_narrow_terminal_cuts_nothing_off(store):
     assert "█" * 30 in wide
     assert "█" * 18 in narrow
     assert "█" * 19 not in narrow
+
+
+def test_how_labels_lie(store, tmp_path):
+    units = in_units(labelstore.open(store), tmp_path / "units.zarr", 7).path
+    assert json.loads(inspect(units, "--json").stdout)["store"]["unit_images"] == 7
+    assert "in units of 7 images" in " ".join(inspect(units).stdout.split())
+    assert "in units" not in inspect(store).stdout

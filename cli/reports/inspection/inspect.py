@@ -144,7 +144,7 @@ def _summary(store: dict[str, Any]) -> RenderableType:
             "labels",
             f"top {store['k']} of {counted(store['classes'], 'class')}, "
             f"type {store['label_type']}, temperature {_or_unknown(store['temperature'])}, "
-            f"quantizer {store['quantizer']}",
+            f"quantizer {store['quantizer']}{_units(store)}",
         ),
         *_teachers(store),
         ("views", _law(store["law"])),
@@ -163,6 +163,12 @@ def _summary(store: dict[str, Any]) -> RenderableType:
             )
         )
     return output.pairs(rows)
+
+
+def _units(store: dict[str, Any]) -> str:
+    """How labels lie, where it is not the usual way."""
+    images = store["unit_images"]
+    return "" if images is None else f", in units of {counted(images, 'image')}"
 
 
 def _teachers(store: dict[str, Any]) -> list[tuple[str, str]]:

@@ -39,6 +39,7 @@ def describe(store: Store) -> dict[str, Any]:
         "label_type": manifest.label_type,
         "temperature": manifest.temperature,
         "quantizer": manifest.quantizer,
+        "unit_images": manifest.unit_images,
         "law": manifest.law.to_json() if isinstance(manifest.law, ViewLaw) else manifest.law,
         "teacher_names": list(teacher_names(manifest)),
         "teachers": [{name: teacher[name] for name in names} for teacher in manifest.teachers],
