@@ -27,16 +27,18 @@ def test_labels_are_the_stores(store, tmp_path):
     for name, values in store._reader.gather(images, views).items():
         np.testing.assert_array_equal(codes[name], values)
     places = [(block, group) for block in range(3) for group in range(4)]
-    every = zip(places, reader.chunks(places), store._reader.read_chunks(places), strict=True)
-    for place, (codes, records), expected in every:
-        for name, values in expected.items():
-            np.testing.assert_array_equal(codes[name], values)
-        reader.check_units(*place, records)
-    for (codes, _), expected in zip(
-        reader.chunks(places, "labels/top_prob"), store._reader.read_chunks(places), strict=True
+    every, ends = reader.codes(places)
+    for start, end, expected in zip(
+        [0, *ends[:-1]], ends, store._reader.read_chunks(places), strict=True
     ):
-        assert list(codes) == ["labels/top_prob"]
-        np.testing.assert_array_equal(codes["labels/top_prob"], expected["labels/top_prob"])
+        for name, values in expected.items():
+            np.testing.assert_array_equal(
+                every[name][start:end], values.reshape(end - start, *values.shape[2:])
+            )
+    reader.check_units(places, every)
+    first, _ = reader.codes(places, "labels/top_prob")
+    assert list(first) == ["labels/top_prob"]
+    np.testing.assert_array_equal(first["labels/top_prob"], every["labels/top_prob"])
     reader.close()
 
 
