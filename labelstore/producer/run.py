@@ -264,6 +264,9 @@ class StoreRun:
                 time.sleep(self._pause)
                 return True
             if not self._is_coming(len(pending), time.monotonic() - started):
+                # Who is gone may have committed the last block since that was looked for.
+                for writer in self._writers:
+                    writer.refresh()
                 return False
             time.sleep(self._pause)
 

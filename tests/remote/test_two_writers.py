@@ -221,6 +221,23 @@ def test_each_process_waits_for_the_others(s3, tmp_path, monkeypatch):
     check_whole(url, tmp_path)
 
 
+def test_who_has_left_may_have_made_the_last_block(s3, tmp_path, monkeypatch):
+    """Between the look for blocks and the look for processes another one commits and ends."""
+    url, others = f"s3://{s3.bucket}/h.zarr", []
+    is_coming = StoreRun._is_coming
+
+    def late(run, missing, waited):
+        if not others:
+            run._seen.add(1)
+            others.append(run_share(url, Share(1, 2)))
+        return is_coming(run, missing, waited)
+
+    monkeypatch.setattr(StoreRun, "_is_coming", late)
+    made, missing = run_share(url, Share(0, 2))
+    assert (made + others[0][0], missing) == (3, 0)
+    check_whole(url, tmp_path)
+
+
 def test_a_share_of_nobody_is_not_finished(s3, monkeypatch):
     monkeypatch.setattr("labelstore.producer.run.PATIENCE_SECONDS", 1.5)
     monkeypatch.setattr("labelstore.producer.run.NOTICE_SECONDS", 0.5)
