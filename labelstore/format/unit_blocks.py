@@ -56,6 +56,16 @@ def default_unit_images(group_views: int) -> int:
     return max(1, UNIT_LABELS // group_views)
 
 
+@functools.lru_cache(maxsize=64)
+def _labels(images: int, unit_images: int, views: int) -> Int64Array:
+    """(units,) int64: labels of each unit of so many images and views. All but the last block and
+    the last group of a store have the same."""
+    first = np.arange(0, images, unit_images)
+    labels: Int64Array = (np.minimum(first + unit_images, images) - first) * views
+    labels.flags.writeable = False
+    return labels
+
+
 def sizes_of(entries: UInt64Array) -> Int64Array:
     """Bytes of units by their entries in the index."""
     return (entries & _SIZE).astype(np.int64)
@@ -132,12 +142,9 @@ class UnitBlocks:
         return -(-images // self.unit_images)
 
     def labels(self, block: int, group: int) -> Int64Array:
-        """(units,) int64: labels of each unit of a group."""
+        """(units,) int64: labels of each unit of a group; not to be written to."""
         rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
-        first = np.arange(0, rows.stop - rows.start, self.unit_images)
-        images = np.minimum(first + self.unit_images, rows.stop - rows.start) - first
-        labels: Int64Array = images * (columns.stop - columns.start)
-        return labels
+        return _labels(rows.stop - rows.start, self.unit_images, columns.stop - columns.start)
 
     def codes(
         self, group: int, codes: Mapping[str, npt.NDArray[Any]]

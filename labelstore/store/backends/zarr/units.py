@@ -266,21 +266,19 @@ class UnitReads:
         tables = self._tables_of(opened, block, index - COUNT_BYTES)
         end = index - COUNT_BYTES - len(tables)
         places = [(index + entry.group * layout.row_bytes, layout.row_bytes) for entry in groups]
-        held = [np.frombuffer(data, "<u8") for data in opened.read(places)]
-        count = layout.units_of(block)
-        rows, sizes, pieces = [], [], []
-        for entry, row in zip(groups, held, strict=True):
-            every = sizes_of(row[1 : 1 + count])
-            ends = np.cumsum(every)
-            if int(row[0]) + int(ends[-1]) > end:
-                raise ValueError(
-                    f"units of {int(ends[-1])} bytes at {int(row[0])}, before byte {end}"
-                )
-            ends += int(row[0])
+        held = np.frombuffer(b"".join(opened.read(places)), "<u8").reshape(len(groups), -1)
+        rows = held[:, 1 : 1 + layout.units_of(block)]
+        every = sizes_of(rows)
+        ends = np.cumsum(every, axis=1)
+        first, most = held[:, 0], ends[:, -1]
+        for bad in np.flatnonzero((first > end) | (first + most.astype(np.uint64) > end)).tolist():
+            raise ValueError(f"units of {most[bad]} bytes at {first[bad]}, before byte {end}")
+        ends += first.astype(np.int64)[:, np.newaxis]
+        sizes, pieces = [], []
+        for number, entry in enumerate(groups):
             which = slice(None) if entry.numbers is None else entry.numbers
-            rows.append(row[1 : 1 + count])
-            sizes.append(every[which])
-            pieces += _pieces(ends[which], every[which], entry.numbers is None)
+            sizes.append(every[number, which])
+            pieces += _pieces(ends[number, which], sizes[-1], entry.numbers is None)
         self._check_room(block, groups, sum(int(part.sum()) for part in sizes))
         data = opened.read([(start, stop - start) for start, stop, _ in pieces])
         parts: list[bytes | memoryview] = []
@@ -289,7 +287,7 @@ class UnitReads:
                 parts.append(whole)
             else:
                 parts += [whole[begin - start : stop - start] for begin, stop in inner]
-        return _Read(tables, parts, sizes, rows)
+        return _Read(tables, parts, sizes, list(rows))
 
     def _check_room(self, block: int, groups: Sequence[GroupUnits], stored: int) -> None:
         """Words of no bits make records of nothing."""
