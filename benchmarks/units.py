@@ -1,11 +1,12 @@
 """A layout for random access: labels in units that are read alone, against today's chunks.
 
-The same labels lie in a store, in unit files (decision 24) and, of the images that are read, in one
-file an image as FKD keeps them. A batch is 256 images x 4 views at random. ``cold``: newly opened,
-one thread, the files in the page cache; opening the store is part of it. ``warm``: the same batch
-again. ``slab``: a group of views of all images. ``verify``: whole blocks. ``plane``: the largest
-probabilities of whole blocks. The last three are read and compared with digests, labels are not
-checked in either; opening is no part of them. ``numpy``: without the compiled part.
+The same labels lie in a store in chunks, in stores in units (decision 24) and, of the images that
+are read, in one file an image as FKD keeps them. A batch is 256 images x 4 views at random.
+``cold``: newly opened, one thread, the files in the page cache; opening the store is part of it.
+``warm``: the same batch again. ``slab``: a group of views of all images. ``verify``: whole blocks.
+``plane``: the largest probabilities of whole blocks. The last three are read and compared with
+digests, labels are not checked in either; opening is no part of them. ``numpy``: without the
+compiled part.
 
 ``alone``: what chunks of some images x views take at the least for the batch: decompressing them,
 checksums and digests, with opening, reading and Python free.
@@ -20,6 +21,7 @@ Seconds are the processor's, the tasks take turns, and ratios are those of one r
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 import time
 from dataclasses import dataclass
@@ -41,10 +43,12 @@ from benchmarks.support.measuring import (
     synthetic_labels,
     write_result,
 )
-from benchmarks.support.unit_files import UnitReader, write_unit_files
-from labelstore.format.arrays import array_digest, view_arrays
+from labelstore.format.arrays import view_arrays
 from labelstore.format.units import unit_code
-from labelstore.store.backends.zarr.arrays import LABELS_LEVEL, LISTED_LEVEL
+from labelstore.store.backends.zarr.arrays import level_of
+from labelstore.store.rewrite import write_selection
+from labelstore.store.selection import Selection
+from labelstore.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,32 +112,20 @@ def measure(path: Path, folder: Path, options: argparse.Namespace) -> dict[str, 
     today = sum(size_of(path / spec.name) for spec in view_arrays(manifest))
     tasks: dict[str, Callable[[], object]] = {
         "fkd": lambda: read_files(paths, where, views),
-        "open": lambda: opened(path),
-        "cold": lambda: labelstore.open(path).read(images[:, None], views),
-        "warm": lambda: store.read(images[:, None], views),
-        "slab": lambda: read_groups(store),
-        "verify": lambda: verify(store),
-        "plane": lambda: [0 for _ in store._reader.top_probs_of(blocks_of(store))],
+        "open": lambda: labelstore.open(path),
+        **of_store(store, images, views),
     }
     bytes_per_crop = {"store": today / crops}
     for unit_images in options.units:
-        held = folder / f"of-{unit_images}"
-        start = time.process_time()
-        commits = write_unit_files(held, store, unit_images)
-        print(f"{path.name}: units of {unit_images} in {time.process_time() - start:.1f} s")
-        bytes_per_crop[f"units of {unit_images}"] = (size_of(held) + commits.nbytes) / crops
-        task = of_units(store, held, unit_images, commits, (images, views))
-        topk = task["cold"](opened(path))
-        if not np.array_equal(topk[0].reshape(expected.indices.shape), expected.indices):
-            raise SystemExit("the two readers disagree: the benchmark would be worth nothing")
         name = f"units of {unit_images}"
-        tasks |= {
-            f"{name}: cold": lambda task=task: task["cold"](opened(path)),
-            f"{name}: warm": lambda task=task: task["cold"](store),
-            f"{name}: slab": task["slab"],
-            f"{name}: verify": task["verify"],
-            f"{name}: plane": task["plane"],
-        }
+        start = time.process_time()
+        units = in_units(store, folder / f"of-{unit_images}.zarr", unit_images)
+        print(f"{path.name}: {name} in {time.process_time() - start:.1f} s")
+        bytes_per_crop[name] = units.bytes_by_part()["labels/units"] / crops
+        topk = units.read(images[:, None], views)
+        if not np.array_equal(topk.indices, expected.indices):
+            raise SystemExit("the two layouts disagree: the benchmark would be worth nothing")
+        tasks |= {f"{name}: {k}": task for k, task in of_store(units, images, views).items()}
     if options.cost:
         del tasks["fkd"]
     for shape in () if options.cost else CHUNKS:
@@ -208,8 +200,8 @@ def chunks_of(store: Any, images: Any, views: Any, shape: tuple[int, int]) -> Ch
         shown = np.arange(column * columns, min((column + 1) * columns, manifest.num_views))
         places = (part.ravel() for part in np.meshgrid(there, shown, indexing="ij"))
         crops += len(there) * len(shown)
-        for codes in store._reader.gather(*places).values():
-            level = LISTED_LEVEL if manifest.prior_size else LABELS_LEVEL
+        for name, codes in store._reader.gather(*places).items():
+            level = level_of(name, manifest)
             shuffle = blosc.SHUFFLE if codes.itemsize > 1 else blosc.NOSHUFFLE
             data.append(blosc.compress(np.ascontiguousarray(codes), b"zstd", level, shuffle))
             # A checksum, and a place in the index.
@@ -217,84 +209,35 @@ def chunks_of(store: Any, images: Any, views: Any, shape: tuple[int, int]) -> Ch
     return Chunks(data, stored / crops)
 
 
-def of_units(
-    store: Any, folder: Path, unit_images: int, commits: Any, batch: tuple[Any, Any]
-) -> dict[str, Any]:
-    """Tasks that read unit files: a batch with a store's lists, a slab, and whole blocks."""
-    manifest = store.manifest
-    images, views = np.repeat(batch[0], SHOWN), batch[1].ravel()
+def in_units(store: Any, path: Path, unit_images: int) -> Any:
+    """A finished store's labels in units of some images."""
+    manifest = dataclasses.replace(store.manifest, unit_images=unit_images)
+    with StoreWriter(path, manifest, store.keys, store.targets) as writer:
+        write_selection(writer, Selection.of_store(store))
+    return labelstore.open(path)
 
-    def cold(opened: Any) -> Any:
-        reader = UnitReader(folder, manifest, unit_images, commits)
-        codes = reader.gather(images, views)
-        reader.close()
-        topk = opened._decoder.labels(images, codes, images.shape)
-        return topk.indices, topk.probs
 
-    def check(
-        reader: UnitReader, places: list[tuple[int, int]], units: bool, first: str | None = None
-    ) -> None:
-        codes, ends = reader.codes(places, first)
-        start = 0
-        for (block, group), end in zip(places, ends.tolist(), strict=True):
-            for name, values in codes.items():
-                held = store._reader._digest(name, block, group)
-                if array_digest(manifest.id, name, block, group, values[start:end]) != held:
-                    raise SystemExit(f"{name} of block {block}, group {group} is another")
-            start = end
-        if units:
-            reader.check_units(places, codes)
+def of_store(store: Any, images: Any, views: Any) -> dict[str, Callable[[], object]]:
+    """The tasks of either layout: a batch, a slab, and whole blocks."""
+    manifest, reader = store.manifest, store._reader
+    blocks, groups = blocks_of(store), range(manifest.num_groups)
 
-    def slab() -> None:
-        reader = UnitReader(folder, manifest, unit_images, commits)
-        # As many blocks at a time as a chunk cache takes.
-        for start in range(0, manifest.num_blocks, 16):
-            stop = min(start + 16, manifest.num_blocks)
-            check(reader, [(block, 0) for block in range(start, stop)], False)
-        reader.close()
-
-    def whole(units: bool, first: str | None) -> None:
-        reader = UnitReader(folder, manifest, unit_images, commits)
-        for block in blocks_of(store):
-            places = [(block, group) for group in range(manifest.num_groups)]
-            check(reader, places, units, first)
-        reader.close()
+    def compare(places: list[tuple[int, int]]) -> None:
+        for _ in reader._verified_chunks(places, units=True):
+            pass
 
     return {
-        "cold": cold,
-        "slab": slab,
-        "verify": lambda: whole(True, None),
-        "plane": lambda: whole(False, "labels/top_prob"),
+        "cold": lambda: labelstore.open(store.path).read(images[:, None], views),
+        "warm": lambda: store.read(images[:, None], views),
+        "slab": lambda: compare([(block, 0) for block in range(manifest.num_blocks)]),
+        "verify": lambda: [compare([(block, group) for group in groups]) for block in blocks],
+        "plane": lambda: [0 for _ in reader.top_probs_of(blocks)],
     }
 
 
 def blocks_of(store: Any) -> range:
     """Blocks that are read whole, some of the store's."""
     return range(0, store.manifest.num_blocks, max(store.manifest.num_blocks // BLOCKS, 1))
-
-
-def opened(path: Path) -> Any:
-    """A store, and what random reading needs of it besides labels: commits, status, lists."""
-    store = labelstore.open(path)
-    blocks = np.arange(store.manifest.num_blocks)
-    store._reader.require_blocks(blocks.tolist())
-    if store.manifest.prior_size:
-        store._reader.prior_lists.read(blocks)
-    return store
-
-
-def read_groups(store: Any) -> None:
-    """The first group of views of all blocks, compared with digests."""
-    for _ in store._reader._verified_chunks([(b, 0) for b in range(store.manifest.num_blocks)]):
-        pass
-
-
-def verify(store: Any) -> None:
-    """Some whole blocks, compared with digests."""
-    groups = range(store.manifest.num_groups)
-    for block in blocks_of(store):
-        for _ in store._reader._verified_chunks([(block, group) for group in groups]):
-            pass
 
 
 def without_compiled(task: Callable[[], object]) -> Callable[[], object]:
