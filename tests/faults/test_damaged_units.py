@@ -12,6 +12,7 @@ import pytest
 import labelstore
 from labelstore.errors import CorruptError, LabelStoreError
 from labelstore.testing.faults import trip
+from tests.support.killed import check_resumes, die_at
 from tests.support.stores import files_of, in_units, make_planned, once, said_of_labels, written
 
 SETTINGS = {"images": 6, "views": 5, "classes": 12, "k": 2, "prior_size": 4}
@@ -160,24 +161,8 @@ def test_killed_while_writing(tmp_path, fault):
     deaths = 0
     for step in range(steps.taken - 2, 1, -19):
         path = tmp_path / f"{step}.zarr"
-        child = os.fork()
-        if not child:
-            try:
-                with trip(step, fault):
-                    make_planned(path, **options)
-            finally:
-                os._exit(0)
-        deaths += os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        if path.exists():
-            try:
-                store = labelstore.open(path)
-            except LabelStoreError:
-                pass
-            else:
-                for block in set(range(2)) - set(store.missing_blocks()):
-                    store.read(range(3 * block, 3 * block + 3), 1)
-        make_planned(path, **options)
-        assert files_of(path) == expected
+        deaths += die_at(step, fault, make_planned, path, **options)
+        check_resumes(path, expected, **options)
     assert deaths > 1
 
 

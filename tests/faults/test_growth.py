@@ -24,6 +24,7 @@ from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.store.writer import Share
 from labelstore.testing.faults import trip
+from tests.support.killed import die_at, in_child
 from tests.support.stores import files_of
 from tests.support.worlds import photo, teacher
 
@@ -94,27 +95,6 @@ def undisturbed(old, photos, tmp_path_factory):
     with trip() as steps:
         grown(old, photos, path)
     return files_of(path), steps.taken
-
-
-def in_child(action):
-    """The number of a child that does it and ends."""
-    child = os.fork()
-    if not child:
-        try:
-            action()
-        finally:
-            os._exit(0)
-    return child
-
-
-def die_at(step, fault, action):
-    """Do it in a child that dies at a step; False when it finished."""
-
-    def tripping():
-        with trip(step, fault):
-            action()
-
-    return os.WIFSIGNALED(os.waitpid(in_child(tripping), 0)[1])
 
 
 def refused_at(step, action):

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-import labelstore
-from labelstore.errors import LabelStoreError, StoreError
+from labelstore.errors import StoreError
 from labelstore.testing.faults import trip
+from tests.support.killed import check_resumes, die_at
 from tests.support.stores import files_of, make_planned
 
 SETTINGS = {"images": 6, "views": 3, "classes": 12, "k": 2, "prior_size": 4, "block_images": 3}
@@ -32,40 +32,14 @@ def undisturbed(tmp_path_factory, suffix):
     return files_of(path), steps.taken
 
 
-def die_at(path, step, fault):
-    """Make the store in a child that dies at a step; False when it finished."""
-    child = os.fork()
-    if not child:
-        try:
-            with trip(step, fault):
-                make_planned(path, **SETTINGS)
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
-def check_resumes(path, expected):
-    """What a dead writer left is readable block by block or refused; then it is finished."""
-    if path.exists():
-        try:
-            store = labelstore.open(path)
-        except LabelStoreError:
-            pass
-        else:
-            for block in set(range(2)) - set(store.missing_blocks()):
-                store.read(range(3 * block, 3 * block + 3), 1)
-    make_planned(path, **SETTINGS)
-    assert files_of(path) == expected
-
-
 def killed_at(steps, tmp_path, suffix, undisturbed, fault):
     """Die at each of some steps, and resume; how many deaths there were."""
     deaths = 0
     for step in steps:
         path = tmp_path / f"{step}.{suffix}"
         # Threads share the making of folders, so that the last steps may not be reached.
-        deaths += die_at(path, step, fault)
-        check_resumes(path, undisturbed[0])
+        deaths += die_at(step, fault, make_planned, path, **SETTINGS)
+        check_resumes(path, undisturbed[0], **SETTINGS)
         shutil.rmtree(path)
     return deaths
 
@@ -92,13 +66,13 @@ def test_killed_again_and_again(undisturbed, tmp_path, suffix):
     expected, _ = undisturbed
     path = tmp_path / f"s.{suffix}"
     deaths = 0
-    while die_at(path, 31, "die-before"):
+    while die_at(31, "die-before", make_planned, path, **SETTINGS):
         deaths += 1
         assert deaths < 50
         if deaths == 4:
             break
     assert deaths
-    check_resumes(path, expected)
+    check_resumes(path, expected, **SETTINGS)
 
 
 # zarr leaves coroutines behind when one of several writes fails.
@@ -116,7 +90,7 @@ def test_a_full_disk_at_steps(undisturbed, tmp_path, suffix, every):
                 make_planned(path, **SETTINGS)
             except StoreError as error:
                 refusals.append(str(error))
-        check_resumes(path, expected)
+        check_resumes(path, expected, **SETTINGS)
         shutil.rmtree(path)
     assert len(refusals) > len(tried) / 2
     assert all("No space left" in words for words in refusals)

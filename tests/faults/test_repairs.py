@@ -22,6 +22,7 @@ from labelstore.producer.settings import LabelSettings, RunOptions
 from labelstore.store.writer import Remake, StoreWriter
 from labelstore.teachers.load import load_teacher
 from labelstore.testing.faults import trip
+from tests.support.killed import die_at
 from tests.support.stores import files_of, make_planned, planned
 
 SETTINGS = {"images": 9, "views": 4, "classes": 12, "k": 2, "prior_size": 4, "block_images": 3}
@@ -165,14 +166,7 @@ def test_killed_at_steps_of_a_repair(spoiled, tmp_path, every, fault):
     for step in range(1, steps + 1, every):
         copy = tmp_path / f"{step}{path.suffix}"
         shutil.copytree(path, copy)
-        child = os.fork()
-        if not child:
-            try:
-                with trip(step, fault):
-                    remake(copy)
-            finally:
-                os._exit(0)
-        died += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        died += die_at(step, fault, remake, copy)
         missing += check_after(copy, before, whole)
         shutil.rmtree(copy)
     assert died == len(range(1, steps + 1, every))

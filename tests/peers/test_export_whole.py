@@ -23,6 +23,7 @@ from labelstore.peers.exports.webdataset import WebDataset
 from labelstore.storage import locks
 from labelstore.testing.faults import trip
 from tests.support import commands
+from tests.support.killed import die_at
 from tests.support.stores import files_of, make_planned, written
 
 FORMATS = [
@@ -78,14 +79,7 @@ def test_killed_at_steps_the_old_one_or_the_new_one_is_there(stores, tmp_path, t
     # what to die before the next one leaves.
     steps = [*range(1, taken - 10, max(taken // 4, 1)), *range(max(taken - 10, 1), taken + 1)]
     for step in steps if fault == "die-before" else steps[::4]:
-        child = os.fork()
-        if not child:
-            try:
-                with trip(step, fault):
-                    export(stores[1], place, to, overwrite=True)
-            finally:
-                os._exit(0)
-        deaths += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        deaths += die_at(step, fault, export, stores[1], place, to, overwrite=True)
         there = state_of(place)
         if isinstance(there, dict):
             there.pop(locks.LOCK_NAME, None)

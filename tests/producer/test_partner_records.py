@@ -32,6 +32,7 @@ from tests.support.augmented import (
     small_photos,
     unlooked_partner,
 )
+from tests.support.killed import die_at
 from tests.support.mixing_run import mixing_run
 from tests.support.stores import few_photos, files_of
 
@@ -262,18 +263,6 @@ def test_repair_compares_the_photos_of_the_block_that_it_makes_anew(own, make, t
     assert files_of(path) == whole
 
 
-def dies(call, step, fault):
-    """Whether a child that makes a call dies at a step of its on the file system."""
-    child = os.fork()
-    if not child:
-        try:
-            with trip(step, fault):
-                call()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
 forking = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
@@ -297,7 +286,7 @@ def test_a_record_is_there_before_its_block(tmp_path, suffix, fault):
     deaths = seen = 0
     for step in range(7, steps.taken + 1, 29 if suffix == "zarr" else 7):
         path = tmp_path / f"{step}.{suffix}"
-        deaths += dies(lambda at=path: mixing_run(at), step, fault)
+        deaths += die_at(step, fault, lambda at=path: mixing_run(at))
         if (path / PARTNERS_NAME).exists():
             store = labelstore.open(path)
             files = PartnerFiles(store.keys)
@@ -330,7 +319,7 @@ def test_a_kill_at_any_step_of_a_record_loses_and_damages_none(tmp_path, fault):
     for step in range(1, steps.taken + 1):
         path = tmp_path / str(step)
         path.mkdir()
-        assert dies(lambda at=path: record(at), step, fault)
+        assert die_at(step, fault, lambda at=path: record(at))
         files = PartnerFiles(("a", "b"))
         RecordedFiles(files, PartnerRecords(path, "id")).learn()
         record(path)

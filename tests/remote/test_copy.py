@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 
@@ -19,6 +18,7 @@ from labelstore.testing.faults import trip
 from labelstore.testing.network import FileServer
 from tests.support import commands
 from tests.support.buckets import bucket_of, objects_of, send
+from tests.support.killed import die_at
 from tests.support.stores import make_planned, read_everything
 
 SETTINGS = {"images": 24, "views": 4, "block_images": 2, "prior_size": 4}
@@ -109,14 +109,7 @@ def test_a_full_disk_or_a_kill_and_on(source, tmp_path, suffix, fault):
         with trip(step, fault), pytest.raises(StoreError, match="No space left"):
             copy(source, path, workers=4)
     else:
-        child = os.fork()
-        if not child:
-            try:
-                with trip(step, fault):
-                    copy(source, path, workers=4)
-            finally:
-                os._exit(0)
-        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        assert die_at(step, fault, copy, source, path, workers=4)
     missing = len(labelstore.open(path).missing_blocks())
     assert 0 < missing < 12
     assert copy(source, path, workers=4).blocks_copied == missing

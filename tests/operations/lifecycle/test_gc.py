@@ -23,6 +23,7 @@ from labelstore.storage import swaps
 from labelstore.storage.locks import exclusive_lock, shared_lock
 from labelstore.testing.faults import trip
 from tests.support import commands
+from tests.support.killed import die_at
 from tests.support.stores import files_of, make_planned, once
 
 make_planned = once(make_planned)
@@ -43,17 +44,6 @@ def own_slabs(tmp_path, monkeypatch):
 
 def kinds_of(report):
     return {leftover.kind: leftover.files for leftover in report.leftovers}
-
-
-def die_at(step, fault, action, *arguments, **options):
-    child = os.fork()
-    if not child:
-        try:
-            with trip(step, fault):
-                action(*arguments, **options)
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.parametrize("fault", ["die-before", "die-after"])

@@ -31,6 +31,7 @@ from labelstore.storage import swaps
 from labelstore.storage.locks import exclusive_lock
 from labelstore.testing.faults import trip
 from tests.support import commands
+from tests.support.killed import die_at
 from tests.support.stores import files_of, make_planned, once, read_everything
 
 make_planned = once(make_planned)
@@ -111,16 +112,6 @@ def kinds_of_kills():
 class TestKills:
     pytestmark = kills
 
-    def die_at(self, path, step, fault):
-        child = os.fork()
-        if not child:
-            try:
-                with trip(step, fault):
-                    prune(path, views=range(1, 3))
-            finally:
-                os._exit(0)
-        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
     @pytest.mark.parametrize(("suffix", "exchanging", "fault", "every"), [*kinds_of_kills()])
     def test_killed_at_steps(self, tmp_path, suffix, fault, every, exchanging, monkeypatch):
         if not exchanging:
@@ -138,7 +129,7 @@ class TestKills:
         for step in tried:
             shutil.rmtree(path)
             shutil.copytree(whole, path)
-            deaths += self.die_at(path, step, fault)
+            deaths += die_at(step, fault, prune, path, views=range(1, 3))
             if path.exists():
                 held = read_everything(path)
                 assert held in (old, new)
@@ -159,7 +150,7 @@ class TestKills:
             monkeypatch.setattr(swaps, "exchange", lambda *_: False)
         path = tmp_path / f"a.{suffix}"
         make_planned(path, **SETTINGS)
-        assert self.die_at(path, 60 if suffix == "zarr" else 12, fault)
+        assert die_at(60 if suffix == "zarr" else 12, fault, prune, path, views=range(1, 3))
         assert swaps.beside(path, "prune").is_dir()
         prune(path, images=[0, 5])
         assert labelstore.open(path).num_views == 3
