@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from labelstore.errors import LaunchWarning
 from labelstore.producer.stopping import StopRequest, Terminated, deferred
 from labelstore.storage.partner_records import PartnerRecords
-from labelstore.store.mixed_views import PartnerFiles, RecordedFiles
+from labelstore.store.mixed_views import PartnerFiles, RecordedFiles, mixing_of
 from labelstore.store.store import Store
-from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,8 +131,7 @@ class StoreRun:
 
     def _new_records(self, files: PartnerFiles) -> list[RecordedFiles]:
         """Of each store; none where no views are mixed."""
-        law = self._manifest.law
-        if not isinstance(law, ViewLaw) or law.mixing is None:
+        if mixing_of(self._manifest.law) is None:
             return []
         return [
             RecordedFiles(files, PartnerRecords(writer.path, writer.manifest.id))
@@ -142,10 +140,10 @@ class StoreRun:
 
     def _open_files(self) -> None:
         """Learn what is known of the photos that views are mixed with."""
-        law = self._manifest.law
-        if not isinstance(law, ViewLaw) or law.mixing is None:
+        mixing = mixing_of(self._manifest.law)
+        if mixing is None:
             return
-        self._files = PartnerFiles(Store(self._writers[0].path).keys[: law.mixing.partners])
+        self._files = PartnerFiles(Store(self._writers[0].path).keys[: mixing.partners])
         self._records = self._new_records(self._files)
         if self._growth is not None:
             self._files.learn(self._growth.store, range(self._growth.store.manifest.num_blocks))

@@ -18,20 +18,28 @@ if TYPE_CHECKING:
     from labelstore.store.label_reader import LabelReader
     from labelstore.store.store import Store
     from labelstore.views.law import Views
+    from labelstore.views.stages.mixing import Mixing
 
 __all__ = [
     "PartnerFiles",
     "RecordedFiles",
     "is_mixed",
+    "mixing_of",
     "partner_views",
     "require_unmixed",
     "view_truth",
 ]
 
 
+def mixing_of(law: object) -> Mixing | None:
+    """The stage of a store's law that mixes views with those of other images; None where none
+    does, or there is no law."""
+    return law.mixing if isinstance(law, ViewLaw) else None
+
+
 def is_mixed(store: LabelReader) -> bool:
     """Whether a store's views are mixed with those of other images."""
-    return isinstance(store.law, ViewLaw) and store.law.mixing is not None
+    return mixing_of(store.law) is not None
 
 
 def partner_views(
@@ -74,9 +82,8 @@ def require_unmixed(store: LabelReader, wish: str) -> None:
     Raises:
         UsageError: the store's views are mixed.
     """
-    if is_mixed(store):
-        law = store.law
-        stage = law.mixing if isinstance(law, ViewLaw) else None
+    stage = mixing_of(store.law)
+    if stage is not None:
         raise UsageError(
             f"{wish} was asked for and the views of {store.path} are mixed ({stage}), so that each "
             "has the ground truth of two photos and an unsure label is no sign of a bad crop: "

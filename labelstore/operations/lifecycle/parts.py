@@ -17,12 +17,11 @@ from labelstore.storage.location import same_place
 from labelstore.storage.partner_records import PartnerRecords
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.ensembles import opened_all
-from labelstore.store.mixed_views import PartnerFiles, RecordedFiles
+from labelstore.store.mixed_views import PartnerFiles, RecordedFiles, mixing_of
 from labelstore.store.rewrite import RewriteReport, bytes_of, require_source, write_selection
 from labelstore.store.selection import Selection
 from labelstore.store.store import Store
 from labelstore.store.writer import LABELS, StoreWriter
-from labelstore.views.law import ViewLaw
 
 if TYPE_CHECKING:
     import os
@@ -269,8 +268,7 @@ def _check_blocks(parts: Sequence[Store]) -> None:
 def _partner_files(parts: Sequence[Store], held: Sequence[set[int]]) -> PartnerFiles | None:
     """The files of the photos that views are mixed with, compared between parts of one store; None
     where none are mixed."""
-    law = parts[0].manifest.law
-    mixing = law.mixing if isinstance(law, ViewLaw) else None
+    mixing = mixing_of(parts[0].manifest.law)
     if mixing is None:
         return None
     files = PartnerFiles(parts[0].keys[: mixing.partners])

@@ -26,6 +26,7 @@ from labelstore.producer.growth.plan import places_of, plan_growth
 from labelstore.storage.location import same_place
 from labelstore.store.indexing import evenly_spaced
 from labelstore.store.lineage import lineage, origin
+from labelstore.store.mixed_views import mixing_of
 from labelstore.store.rewrite import require_same_format
 from labelstore.views.law import ViewLaw
 
@@ -125,7 +126,7 @@ class Growth:
         other = known.others(photos, workers, progress)
         changed = other[labelled[other]]
         # Of these first images views of others show parts.
-        mixing = store.law.mixing if isinstance(store.law, ViewLaw) else None
+        mixing = mixing_of(store.law)
         partners = 0 if mixing is None else mixing.partners
         if (other < partners).any():
             raise MismatchError(
