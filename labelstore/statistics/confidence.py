@@ -32,19 +32,22 @@ class ConfidenceCounts:
     Values and edges are compared as float32, as probabilities are stored and thresholds compared.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, single_values: bool = True) -> None:
+        """None yet; ``single_values`` tells whether ``values`` is filled."""
         self.crops = 0
         """How many there were."""
         self._below = np.zeros(len(HISTOGRAM_EDGES), dtype=np.int64)
         self._at_most = np.zeros(len(THRESHOLDS), dtype=np.int64)
         self.values = DistinctValues()
         """How often each value occurred, where few different ones did."""
+        self._single_values = single_values
 
     def add(self, values: npt.NDArray[np.float32]) -> None:
         """More of them, of any shape, none of them NaN."""
         ranked = np.sort(values, axis=None)
         self.crops += ranked.size
-        self.values.add(ranked)
+        if self._single_values:
+            self.values.add(ranked)
         edges = np.asarray(HISTOGRAM_EDGES, dtype=np.float32)
         self._below += np.searchsorted(ranked, edges, side="left")
         thresholds = np.asarray(THRESHOLDS, dtype=np.float32)

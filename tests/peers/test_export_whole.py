@@ -200,13 +200,13 @@ def test_memory_does_not_grow_with_the_store(tmp_path, to, name):
     peaks = []
     for images in (64, 256):
         store, _, _ = written(
-            tmp_path / f"{images}.zarr", images, 48, 5, block_images=32, group_views=48
+            tmp_path / f"{images}.zarr", images, 48, 5, block_images=8, group_views=48
         )
         # Not kept either: what reading has in memory is bounded already.
         store = labelstore.open(store.path, cache_bytes=0)
         export(store, tmp_path / f"warm{to.suffix}", to, overwrite=True)
         peaks.append([])
-        # Two blocks may be under way together, or not: of a few runs some are alike.
+        # A few blocks may be under way together, or not: of a few runs some are alike.
         for _ in range(3):
             tracemalloc.start()
             export(store, tmp_path / str(images) / name, to, overwrite=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from labelstore.labels.fitting import DistinctValues
     from labelstore.store.store import Store
 
-__all__ = ["report"]
+__all__ = ["report", "summary"]
 
 
 def report(
@@ -119,20 +119,51 @@ def report(
     """
     if extremes < 0:
         raise UsageError(f"extremes is {extremes}, expected 0 or more: correct it.")
-    if sample is not None and sample < 1:
-        raise UsageError(f"sample is {sample}, expected 1 view of each image or more: correct it.")
+    _require_sample(sample)
     store = opened(store)
     with Tally(store, ferkd or FerKD(), extremes, sample) as tally:
-        for block in tally.add(store.reader.committed_blocks()):
-            if tell is not None:
-                run = store.manifest.block_slice(block)
-                tell(run.stop - run.start, (run.stop - run.start) * store.num_views)
+        _add_all(tally, store, tell)
         whole = tally.result()
         looked_at_all = whole["sample"]["views"] == store.num_views
         whole["fitted"] = (
             _fitted(store, tally.values) if looked_at_all and store.labelled().any() else None
         )
     return whole | {"alerts": alerts(whole), "bytes": bytes_on_disk(store)}
+
+
+def summary(
+    store: Store,
+    *,
+    sample: int | None = None,
+    tell: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """What of ``report`` is told of the store as a whole, in memory that no store's size changes.
+
+    Args:
+        store, sample, tell: as ``report`` has them.
+
+    Returns:
+        all but ``confusion``, ``wrong_targets``, ``fitted`` and ``alerts``; ``extremes`` are empty.
+
+    Raises:
+        UsageError, CorruptError: as ``report``.
+    """
+    _require_sample(sample)
+    with Tally(store, FerKD(), 0, sample, details=False) as tally:
+        _add_all(tally, store, tell)
+        return tally.result() | {"bytes": bytes_on_disk(store)}
+
+
+def _require_sample(sample: int | None) -> None:
+    if sample is not None and sample < 1:
+        raise UsageError(f"sample is {sample}, expected 1 view of each image or more: correct it.")
+
+
+def _add_all(tally: Tally, store: Store, tell: Callable[[int, int], None] | None) -> None:
+    for block in tally.add(store.reader.committed_blocks()):
+        if tell is not None:
+            run = store.manifest.block_slice(block)
+            tell(run.stop - run.start, (run.stop - run.start) * store.num_views)
 
 
 def _fitted(store: Store, values: DistinctValues) -> dict[str, Any]:

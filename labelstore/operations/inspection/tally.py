@@ -91,7 +91,25 @@ class _Block:
 class Tally:
     """Sums over the blocks of a store; to be closed, since threads work for it."""
 
-    def __init__(self, store: Store, rule: FerKD, extremes: int, sample: int | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        rule: FerKD,
+        extremes: int,
+        sample: int | None,
+        *,
+        details: bool = True,
+    ) -> None:
+        """Nothing is added yet.
+
+        Args:
+            store: whose blocks. rule: whose decisions are counted.
+            extremes: how many of the hardest and easiest are named.
+            sample: how many views of each image are looked at; see ``inspect.report``.
+            details: keep what confused classes, doubtful ground truth and fitted thresholds are
+                told from: about 100 bytes an image, and each value of the largest probability.
+                Without them ``result`` has neither ``confusion`` nor ``wrong_targets``.
+        """
         manifest = store.manifest
         self._store = store
         self._rule = rule
@@ -102,7 +120,7 @@ class Tally:
         slices = [manifest.group_slice(int(group)) for group in self._groups]
         self._label_views = np.concatenate([np.arange(s.start, s.stop) for s in slices])
         self._views = np.arange(store.num_views) if self._whole_plane else self._label_views
-        self._counts = ConfidenceCounts()
+        self._counts = ConfidenceCounts(single_values=details)
         # What the rule looks at, which its thresholds are compared with.
         by_target = self._rule.confidence == "target"
         self._ferkd_counts = ConfidenceCounts() if by_target else self._counts
@@ -118,7 +136,7 @@ class Tally:
         self._n = min(AGREEMENT_CLASSES, store.k)
         self._known_images = 0
         self._hits = np.zeros(2, dtype=np.int64)
-        self._image_labels: list[ImageLabels] = []
+        self._image_labels: list[ImageLabels] | None = [] if details else None
         self._crops = [Extremes(extremes, largest) for largest in (False, True)]
         self._images = [Extremes(extremes, largest) for largest in (False, True)]
         self._drifts = [Extremes(extremes, largest) for largest in (False, True)]
@@ -226,7 +244,8 @@ class Tally:
         self._entropy.add(facts.entropy)
         self._drift.add(facts.drift)
         self._classes.add_labels(targets, facts.top_classes, facts.entropy, facts.drift)
-        self._image_labels.append(facts.labels)
+        if self._image_labels is not None:
+            self._image_labels.append(facts.labels)
         for drifts in self._drifts:
             drifts.add(facts.drift[:, None], facts.labels.images)
         known = targets >= 0
@@ -240,15 +259,14 @@ class Tally:
 
     @property
     def values(self) -> DistinctValues:
-        """The largest probabilities that were added, counted one by one."""
+        """The largest probabilities that were added, counted one by one; empty without details."""
         return self._counts.values
 
     def result(self) -> dict[str, Any]:
         """All but alerts and bytes."""
         store = self._store
         crops = int(store.labelled().sum()) * store.num_views
-        labels = joined(self._image_labels, store.num_classes)
-        return {
+        told = {
             "report_version": REPORT_VERSION,
             "store": describe(store),
             "class_names": _listed(human_names(store.manifest)),
@@ -276,11 +294,14 @@ class Tally:
                 for rank, mass in enumerate(self._residual)
             ],
             "classes": self._classes.rows(store.num_views),
-            "confusion": self._confusion(labels),
-            "wrong_targets": self._wrong_targets(labels),
             "drift": self._drift_told(),
             "extremes": self._extremes(),
         }
+        if self._image_labels is not None:
+            labels = joined(self._image_labels, store.num_classes)
+            told["confusion"] = self._confusion(labels)
+            told["wrong_targets"] = self._wrong_targets(labels)
+        return told
 
     def _ferkd(self, crops: int) -> dict[str, Any]:
         rule = self._rule

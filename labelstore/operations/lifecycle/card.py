@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import printable
-from labelstore.operations.inspection.inspect import report
+from labelstore.operations.inspection.inspect import summary
 from labelstore.operations.lifecycle.history import history
 from labelstore.store.lineage import CONVERTED_FROM, teacher_names
 from labelstore.store.store import opened
@@ -104,7 +104,7 @@ def card(
     """
     store = opened(store)
     store.require_complete()
-    statistics = report(store, sample=sample, tell=tell)
+    statistics = summary(store, sample=sample, tell=tell)
     name = _name(store)
     sections = [
         _head(name, ("preview", preview) if rows is None else ("default", rows.files), license_id),
