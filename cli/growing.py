@@ -180,7 +180,7 @@ def _forecast(
     request: GenerateOptions, growth: Growth, network: Teacher, options: RunOptions
 ) -> None:
     """Tell what growing would take; a sample of the photos is labelled for it."""
-    from labelstore.operations.plan import forecast
+    from labelstore.operations.forecast import forecast
     from labelstore.teachers.device_memory import BATCH_SIZES
 
     estimate = forecast(

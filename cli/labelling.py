@@ -354,7 +354,7 @@ def _outputs(request: GenerateOptions, job: _Job, teachers: Sequence[TeacherInfo
 
 
 def _forecast(request: GenerateOptions, job: _Job, teacher: Teacher, planned: Output) -> None:
-    from labelstore.operations.plan import forecast
+    from labelstore.operations.forecast import forecast
     from labelstore.teachers.device_memory import BATCH_SIZES
 
     estimate = forecast(

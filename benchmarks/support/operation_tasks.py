@@ -94,7 +94,7 @@ def grow_plan(path: str, other: str) -> dict[str, Any]:
     """``generate --grow --dry-run``, but for listing the photos: a few photos are added."""
     import labelstore
     from labelstore.cli.reports.growth import growth_document
-    from labelstore.operations.plan import forecast
+    from labelstore.operations.forecast import forecast
     from labelstore.producer.growth.growth import Growth
     from labelstore.producer.settings import LabelSettings
 

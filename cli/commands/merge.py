@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from .. import choices, options, output
+from ..ferkd_options import FerKDOptions, ferkd_options
 from ..text import counted, difference, extent, share
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class MergeOptions(options.ResultOptions):
     any_order: bool
     tail: Tail | None
     calibrate: bool
-    ferkd: options.FerKDOptions
+    ferkd: FerKDOptions
     smoothing: float
     calibrate_by: Calibrate
     alpha: float
@@ -140,7 +141,7 @@ class MergeOptions(options.ResultOptions):
     help="Apply FerKD's rule: views in (--low, --middle] get the smoothed ground truth. Discarded "
     "views keep the plain mean, for the reader to discard.",
 )
-@options.ferkd_options
+@ferkd_options
 @click.option(
     "--smoothing",
     type=click.FloatRange(0, 1),
@@ -174,7 +175,7 @@ class MergeOptions(options.ResultOptions):
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
-@options.collected(MergeOptions, ferkd=options.FerKDOptions)
+@options.collected(MergeOptions, ferkd=FerKDOptions)
 def command(request: MergeOptions) -> None:
     """Merge stores."""
     request.ferkd.check()

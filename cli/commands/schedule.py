@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import choices, options, output
+from ..ferkd_options import FerKDOptions, ferkd_options
 from ..reports.schedule import print_schedule
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class ScheduleRequest:
     """The options of ``labelstore schedule``."""
 
     stores: tuple[str, ...]
-    ferkd: options.FerKDOptions
+    ferkd: FerKDOptions
     ensemble: Combine
     images: Images
     views_per_image: int
@@ -69,7 +70,7 @@ class ScheduleRequest:
 
 @click.command(help=HELP, short_help="Try out a schedule without training.")
 @click.argument("stores", metavar="STORE...", nargs=-1, required=True, type=click.Path())
-@options.ferkd_options
+@ferkd_options
 @click.option(
     "--ensemble",
     type=click.Choice(choices.COMBINES),
@@ -110,7 +111,7 @@ class ScheduleRequest:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the schedule.")
 @options.json_option
-@options.collected(ScheduleRequest, ferkd=options.FerKDOptions)
+@options.collected(ScheduleRequest, ferkd=FerKDOptions)
 def command(request: ScheduleRequest) -> None:
     """Try a schedule out."""
     import labelstore

@@ -10,7 +10,7 @@ from ..text import counted, duration, share, size
 if TYPE_CHECKING:
     import os
 
-    from labelstore.operations.plan import Forecast
+    from labelstore.operations.forecast import Forecast
     from labelstore.teachers.teacher import Teacher
 
 __all__ = ["check_room", "print_forecast"]

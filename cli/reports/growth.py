@@ -8,7 +8,7 @@ from .. import output
 from ..text import counted, duration, size
 
 if TYPE_CHECKING:
-    from labelstore.operations.plan import Forecast
+    from labelstore.operations.forecast import Forecast
     from labelstore.producer.growth.growth import Growth
     from labelstore.producer.growth.plan import GrowthPlan
 

@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from labelstore.cli import choices, options
+from labelstore.cli import choices, ferkd_options, options
 from labelstore.cli.main import COMMANDS, main
 from labelstore.format import codecs, manifest
 from labelstore.labels import ferkd, top_k
@@ -68,7 +68,7 @@ def test_numbers_are_the_librarys():
 @pytest.mark.parametrize(
     ("add", "group", "make", "default"),
     [
-        (options.ferkd_options, options.FerKDOptions, "rule", ferkd.FerKD()),
+        (ferkd_options.ferkd_options, ferkd_options.FerKDOptions, "rule", ferkd.FerKD()),
         (options.law_options, options.LawOptions, "law", ViewLaw()),
     ],
 )

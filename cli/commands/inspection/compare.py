@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import options, output
-from ...damage import leads_to_repair
+from ...ferkd_options import FerKDOptions, ferkd_options
+from ...reports.damage import leads_to_repair
 from ...reports.inspection.compare import print_comparison
 from ...reports.inspection.page import PageOptions, page_options, photos_of, write_page_of
 
@@ -45,7 +46,7 @@ class CompareOptions:
     mean_b: tuple[str, ...]
     sample: int | None
     extremes: int
-    ferkd: options.FerKDOptions
+    ferkd: FerKDOptions
     page: PageOptions
     photo_options: options.SourceOptions
     json: bool
@@ -78,13 +79,13 @@ class CompareOptions:
     show_default=True,
     help="How many of the views and images that differ most are named.",
 )
-@options.ferkd_options
+@ferkd_options
 @page_options
 @options.source_options
 @options.json_option
 @options.collected(
     CompareOptions,
-    ferkd=options.FerKDOptions,
+    ferkd=FerKDOptions,
     page=PageOptions,
     photo_options=options.SourceOptions,
 )

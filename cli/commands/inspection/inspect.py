@@ -11,7 +11,8 @@ import click
 from labelstore.errors import require_packages
 
 from ... import options, output
-from ...damage import leads_to_repair
+from ...ferkd_options import FerKDOptions, ferkd_options
+from ...reports.damage import leads_to_repair
 from ...reports.inspection.by_class import SORTS
 from ...reports.inspection.history import print_history
 from ...reports.inspection.inspect import draw_histogram, print_classes, print_report
@@ -71,7 +72,7 @@ class InspectOptions:
     sort: str
     rows: int
     history: bool
-    ferkd: options.FerKDOptions
+    ferkd: FerKDOptions
     page: PageOptions
     photo_options: options.SourceOptions
     json: bool
@@ -126,13 +127,13 @@ class InspectOptions:
     help="Tell instead how the store came to be: its teachers, and each operation on which stores "
     "since. Only the manifest is read.",
 )
-@options.ferkd_options
+@ferkd_options
 @page_options
 @options.source_options
 @options.json_option
 @options.collected(
     InspectOptions,
-    ferkd=options.FerKDOptions,
+    ferkd=FerKDOptions,
     page=PageOptions,
     photo_options=options.SourceOptions,
 )

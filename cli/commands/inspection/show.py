@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import options, output
-from ...damage import leads_to_repair
+from ...ferkd_options import FerKDOptions, ferkd_options
+from ...reports.damage import leads_to_repair
 from ...text import counted
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class ShowOptions:
     save: Path | None
     overwrite: bool
     photo_options: options.SourceOptions
-    ferkd: options.FerKDOptions
+    ferkd: FerKDOptions
     json: bool
 
 
@@ -81,9 +82,9 @@ class ShowOptions:
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file that --save names.")
 @options.source_options
-@options.ferkd_options
+@ferkd_options
 @options.json_option
-@options.collected(ShowOptions, photo_options=options.SourceOptions, ferkd=options.FerKDOptions)
+@options.collected(ShowOptions, photo_options=options.SourceOptions, ferkd=FerKDOptions)
 def command(request: ShowOptions) -> None:
     """Show an image."""
     import labelstore

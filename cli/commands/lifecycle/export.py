@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import choices, options, output
+from ...ferkd_options import FerKDOptions, ferkd_options
 from ...text import counted, extent, size
 from .subset import PartOptions, part_options
 
@@ -150,7 +151,7 @@ class ExportOptions(options.ResultOptions):
     format: FormatOptions
     source: options.SourceOptions
     part: PartOptions
-    ferkd: options.FerKDOptions
+    ferkd: FerKDOptions
     overwrite: bool
 
 
@@ -167,7 +168,7 @@ class ExportOptions(options.ResultOptions):
 @options.added(_FORMAT)
 @options.source_options
 @part_options
-@options.ferkd_options
+@ferkd_options
 @click.option("--overwrite", is_flag=True, help="Replace an export of the format that is there.")
 @options.json_option
 @options.quiet_option
@@ -176,7 +177,7 @@ class ExportOptions(options.ResultOptions):
     format=FormatOptions,
     source=options.SourceOptions,
     part=PartOptions,
-    ferkd=options.FerKDOptions,
+    ferkd=FerKDOptions,
 )
 def command(request: ExportOptions) -> None:
     """Export a store."""

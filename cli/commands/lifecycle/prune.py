@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ... import options, output
+from ...ferkd_options import FerKDOptions, ferkd_options
 from ...text import counted, extent, size
 from .subset import PartOptions, part_options
 
@@ -37,18 +38,18 @@ class PruneOptions(options.ResultOptions):
 
     store: str
     part: PartOptions
-    ferkd: options.FerKDOptions
+    ferkd: FerKDOptions
     yes: bool
 
 
 @click.command(help=HELP, short_help="Take images, or views of each, out of a store for good.")
 @options.store_argument
 @part_options
-@options.ferkd_options
+@ferkd_options
 @click.option("-y", "--yes", is_flag=True, help="Do not ask whether labels may be deleted.")
 @options.json_option
 @options.quiet_option
-@options.collected(PruneOptions, part=PartOptions, ferkd=options.FerKDOptions)
+@options.collected(PruneOptions, part=PartOptions, ferkd=FerKDOptions)
 def command(request: PruneOptions) -> None:
     """Make a store smaller in its place."""
     request.part.check()

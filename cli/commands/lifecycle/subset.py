@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import choices, options, output
+from ...ferkd_options import FerKDOptions, ferkd_options
 from ...selecting import chosen_keys, images_option, range_of_views
 from ...text import extent, size
 
@@ -50,9 +51,7 @@ class PartOptions:
                 "--views and --per-image were given: a range of views, or so many of each image."
             )
 
-    def arguments(
-        self, store: Store, ferkd: options.FerKDOptions, *, quiet: bool
-    ) -> dict[str, Any]:
+    def arguments(self, store: Store, ferkd: FerKDOptions, *, quiet: bool) -> dict[str, Any]:
         """Keywords of the operation."""
         return {
             "images": chosen_keys(store.keys, self.images) if self.images else None,
@@ -60,9 +59,7 @@ class PartOptions:
             "views": self._views(store, ferkd, quiet),
         }
 
-    def _views(
-        self, store: Store, ferkd: options.FerKDOptions, quiet: bool
-    ) -> range | ViewChoice | None:
+    def _views(self, store: Store, ferkd: FerKDOptions, quiet: bool) -> range | ViewChoice | None:
         from labelstore.operations.lifecycle.subset import ViewChoice
 
         if self.per_image is None:
@@ -138,7 +135,7 @@ class SubsetOptions(options.ResultOptions):
     store: str
     output: str
     part: PartOptions
-    ferkd: options.FerKDOptions
+    ferkd: FerKDOptions
     any_order: bool
     overwrite: bool
 
@@ -147,7 +144,7 @@ class SubsetOptions(options.ResultOptions):
 @options.store_argument
 @options.output_option
 @part_options
-@options.ferkd_options
+@ferkd_options
 @click.option(
     "--any-order",
     is_flag=True,
@@ -156,7 +153,7 @@ class SubsetOptions(options.ResultOptions):
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
-@options.collected(SubsetOptions, part=PartOptions, ferkd=options.FerKDOptions)
+@options.collected(SubsetOptions, part=PartOptions, ferkd=FerKDOptions)
 def command(request: SubsetOptions) -> None:
     """Write a part of a store."""
     request.part.check()

@@ -1,0 +1,130 @@
+"""What a run of ``generate`` would take, by a sample, before GPU time is spent."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labelstore.labels.ferkd import Action, FerKD
+from labelstore.operations.plan import Setting, measure, sample_of_teacher
+from labelstore.storage.local_files import free_bytes
+from labelstore.storage.location import place_of, suffix_of
+
+if TYPE_CHECKING:
+    import os
+
+    from labelstore.images.sources.choose import ImageSource
+    from labelstore.producer.settings import LabelSettings
+    from labelstore.teachers.teacher import Teacher
+
+__all__ = ["FIXED_BYTES_AN_IMAGE", "Forecast", "forecast"]
+
+FIXED_BYTES_AN_IMAGE = 60
+"""The image table's share: key, size, digest, ground truth and status, compressed; a generous guess
+for paths of usual length."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is expected of a run. Figures of time and bytes are estimates from the sample."""
+
+    images: int
+    views: int
+    crops: int
+    sample_images: int
+    sample_views: int
+    bytes: int
+    """Of the store."""
+    bytes_per_crop: float
+    free_bytes: int | None
+    """On the file system where the store goes; None behind a URL, which does not tell."""
+    seconds: float
+    """Of the whole run on this machine, the sample's pace held."""
+    seconds_forward: float
+    """Of them for the teacher alone."""
+    seconds_pixels: float
+    """For decoding and cutting on all workers; beside the teacher's on a GPU, on a CPU on top of
+    it."""
+    bottleneck: str
+    """``teacher`` or ``pixels``, whichever takes longer."""
+    kl_nats: float
+    """Mean KL divergence of the recovered labels from the teacher's full output."""
+    ferkd: dict[str, float]
+    """Shares of the sample's views that the paper's thresholds discard, calibrate and keep."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the disk has room, as far as is known."""
+        return self.free_bytes is None or self.bytes <= self.free_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {**asdict(self), "fits": self.fits}
+
+
+def forecast(
+    source: ImageSource,
+    teacher: Teacher,
+    path: str | os.PathLike[str],
+    settings: LabelSettings,
+    *,
+    batch_size: int,
+    workers: int,
+    images: int = 24,
+    views: int = 32,
+) -> Forecast:
+    """Label a sample as ``generate`` would, and reckon up.
+
+    Args:
+        source, teacher, path, settings, batch_size, workers: as for ``generate``; nothing is
+            written to ``path``.
+        images: of the sample, spread over the source; views: the first ones of each.
+
+    Raises:
+        SourceError: none of the sampled images can be decoded. TeacherError: the network fails.
+    """
+    views = min(views, settings.num_views)
+    sample = sample_of_teacher(
+        source,
+        teacher,
+        settings.law,
+        temperature=settings.temperature,
+        images=images,
+        views=views,
+        batch_size=batch_size,
+    )
+    setting = Setting("", settings.store_of(teacher.num_classes))
+    place = place_of(path)
+    row = measure(
+        sample.labels,
+        setting,
+        settings.num_views,
+        suffix_of(place),
+        class_names=teacher.class_names,
+    )
+    crops = len(source) * settings.num_views
+    seconds_forward = sample.forward_seconds * crops
+    seconds_pixels = (sample.decode_seconds * len(source) + sample.cut_seconds * crops) / workers
+    seconds = max(seconds_forward, seconds_pixels)
+    if teacher.device == "cpu":
+        seconds = seconds_forward + seconds_pixels
+    action = FerKD().decide(sample.labels.max(axis=-1))
+    return Forecast(
+        images=len(source),
+        views=settings.num_views,
+        crops=crops,
+        sample_images=len(sample.labels),
+        sample_views=views,
+        bytes=(
+            round(row.bytes_per_crop * crops) + FIXED_BYTES_AN_IMAGE * len(source) + row.fixed_bytes
+        ),
+        bytes_per_crop=round(row.bytes_per_crop, 3),
+        free_bytes=free_bytes(place) if isinstance(place, Path) else None,
+        seconds=seconds,
+        seconds_forward=seconds_forward,
+        seconds_pixels=seconds_pixels,
+        bottleneck="teacher" if seconds_forward >= seconds_pixels else "pixels",
+        kl_nats=round(row.distances.kl_nats, 5),
+        ferkd={item.name.lower(): float((action == item).mean()) for item in Action},
+    )
