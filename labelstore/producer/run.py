@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections import deque
@@ -12,6 +13,7 @@ from labelstore.errors import LaunchWarning
 from labelstore.producer.stopping import StopRequest, Terminated, deferred
 from labelstore.storage.partner_records import PartnerRecords
 from labelstore.store.mixed_views import PartnerFiles, RecordedFiles, mixing_of
+from labelstore.store.rewrite import Copying
 from labelstore.store.store import Store
 
 if TYPE_CHECKING:
@@ -205,16 +207,21 @@ class StoreRun:
         """Copy the blocks of a store that grows of which nothing is to be labelled."""
         if self._growth is None:
             return
-        (writer,) = self._writers
-        for block in writer.pending_blocks():
-            if self._views_of(block) or not writer.claim(block):
-                continue
-            writer.write_codes(block, self._growth.copy(self._manifest, block))
-            self.blocks[0] += 1
-            self._told.add(block)
-            self._progress.resumed(self._images_of(block))
-            if self._stop.asked:
-                raise Terminated
+        (writer,), growth = self._writers, self._growth
+        wanted = (
+            block
+            for block in writer.pending_blocks()
+            if not self._views_of(block) and writer.claim(block)
+        )
+        copying = Copying.of(writer, [growth.store])
+        copied = copying.copied(wanted, lambda block: growth.copy(self._manifest, block))
+        with contextlib.closing(copied):
+            for block in copied:
+                self.blocks[0] += 1
+                self._told.add(block)
+                self._progress.resumed(self._images_of(block))
+                if self._stop.asked:
+                    raise Terminated
 
     def _ended(self, block: int) -> None:
         """A block was labelled: a run that is to end does so now.

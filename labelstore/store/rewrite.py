@@ -26,7 +26,7 @@ from labelstore.store.backends.registry import backend_of
 from labelstore.store.indexing import evenly_spaced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Sequence
     from concurrent.futures import Future
 
     import numpy.typing as npt
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from labelstore.store.writer import StoreWriter
 
 __all__ = [
+    "Copying",
     "RewriteReport",
     "bytes_of",
     "require_same_format",
@@ -138,8 +139,7 @@ def write_blocks(
             else:
                 writer.write_block(block, content)
 
-    blocks = range(manifest.num_blocks)
-    for block in _done(write, blocks, workers) if workers > 1 else _done_in_order(write, blocks):
+    for block in _done(write, range(manifest.num_blocks), workers):
         if tell is not None:
             rows = manifest.block_slice(block)
             tell(rows.stop - rows.start, (rows.stop - rows.start) * manifest.num_views)
@@ -159,25 +159,67 @@ def write_selection(
         workers: blocks at a time; when None as many as hide the time that a server takes to answer,
             or as there are cores, and fewer where blocks take much memory.
     """
-    count = workers or _workers(writer, selection)
-    chosen = dataclasses.replace(selection, kept=count + 1)
-    # Open files of Parquet are for one thread at a time; of objects each thread has its own.
-    alone = any(
-        store.manifest.encoding != "codes" and not is_remote(store.path)
-        for store in selection.stores
-    )
-    reading = threading.Lock() if alone else contextlib.nullcontext()
+    copying = Copying.of(writer, selection.stores, workers)
+    chosen = dataclasses.replace(selection, kept=copying.workers + 1)
 
     def codes(rows: slice) -> BlockCodes:
-        with reading:
+        with copying.reading:
             return chosen.codes(writer.manifest, rows)
 
-    return write_blocks(writer, codes, tell, count)
+    return write_blocks(writer, codes, tell, copying.workers)
 
 
-def _workers(writer: StoreWriter, selection: Selection) -> int:
-    manifests = [writer.manifest, *(store.manifest for store in selection.stores)]
-    remote = any(is_remote(path) for path in (writer.path, *(s.path for s in selection.stores)))
+@dataclasses.dataclass(frozen=True)
+class Copying:
+    """How blocks of stores are copied into a new one: several at a time."""
+
+    writer: StoreWriter
+    workers: int
+    """Blocks at a time."""
+    reading: contextlib.AbstractContextManager[Any]
+    """Held while a block is read."""
+
+    @classmethod
+    def of(
+        cls, writer: StoreWriter, stores: Sequence[Store], workers: int | None = None
+    ) -> Copying:
+        """As many at a time as hide the time that a server takes to answer, or as there are cores,
+        and fewer where blocks take much memory.
+
+        Args:
+            writer: of the new store, entered. stores: those that are read.
+            workers: so many where that is not None.
+        """
+        # Open files of Parquet are for one thread at a time; of objects each thread has its own.
+        alone = any(s.manifest.encoding != "codes" and not is_remote(s.path) for s in stores)
+        reading = threading.Lock() if alone else contextlib.nullcontext()
+        return cls(writer, workers or _workers(writer, stores), reading)
+
+    def copied(
+        self, blocks: Iterable[int], codes: Callable[[int], BlockCodes | None]
+    ) -> Generator[int, None, None]:
+        """Write and commit blocks; each is given when that is done, in any order.
+
+        Errors are as in ``write_blocks``. Who stops asking waits for blocks that were begun.
+
+        Args:
+            blocks: of the new store; the next one is asked for when there is room for it.
+            codes: reads a block; None for one that is left as it is. Several threads call it, each
+                with ``reading`` held.
+        """
+
+        def write(block: int) -> None:
+            with self.reading:
+                found = codes(block)
+            if found is not None:
+                self.writer.write_codes(block, found)
+
+        return _done(write, blocks, self.workers)
+
+
+def _workers(writer: StoreWriter, stores: Sequence[Store]) -> int:
+    manifests = [writer.manifest, *(store.manifest for store in stores)]
+    remote = any(is_remote(path) for path in (writer.path, *(store.path for store in stores)))
     most = WORKERS if remote else min(os.cpu_count() or 1, WORKERS)
     # As it came, decoded, and encoded again.
     block_bytes = 3 * max(
@@ -188,15 +230,15 @@ def _workers(writer: StoreWriter, selection: Selection) -> int:
     return max(1, min(most, MEMORY_BYTES // max(block_bytes, 1)))
 
 
-def _done_in_order(write: Callable[[int], None], blocks: Iterable[int]) -> Iterator[int]:
-    """Blocks as they are written."""
-    for block in blocks:
-        write(block)
-        yield block
-
-
-def _done(write: Callable[[int], None], blocks: Iterable[int], workers: int) -> Iterator[int]:
-    """Blocks as they are written, several at a time and so in any order."""
+def _done(
+    write: Callable[[int], None], blocks: Iterable[int], workers: int
+) -> Generator[int, None, None]:
+    """Blocks as they are written; with several workers several at a time, and so in any order."""
+    if workers == 1:
+        for block in blocks:
+            write(block)
+            yield block
+        return
     # Leaving waits for those that were begun.
     with ThreadPoolExecutor(workers, thread_name_prefix="labelstore-blocks") as pool:
         begun: dict[Future[None], int] = {}

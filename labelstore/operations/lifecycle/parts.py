@@ -18,7 +18,13 @@ from labelstore.storage.partner_records import PartnerRecords
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.ensembles import opened_all
 from labelstore.store.mixed_views import PartnerFiles, RecordedFiles, mixing_of
-from labelstore.store.rewrite import RewriteReport, bytes_of, require_source, write_selection
+from labelstore.store.rewrite import (
+    Copying,
+    RewriteReport,
+    bytes_of,
+    require_source,
+    write_selection,
+)
 from labelstore.store.selection import Selection
 from labelstore.store.store import Store
 from labelstore.store.writer import LABELS, StoreWriter
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
+    from labelstore.format.blocks import BlockCodes
     from labelstore.format.manifest import Manifest
 
 __all__ = ["PartsReport", "join_parts"]
@@ -297,17 +304,23 @@ def _join_blocks(
             records = RecordedFiles(files, PartnerRecords(path, manifest.id))
             records.learn()
             records.write(together=False)
-        missing, pending = 0, set(writer.pending_blocks())
-        for block in range(manifest.num_blocks):
-            rows = manifest.block_slice(block)
-            owner = next((number for number, blocks in enumerate(held) if block in blocks), None)
-            if owner is None:
-                missing += block in pending
-            elif block in pending:
-                writer.write_codes(block, parts[owner].stored_block(block))
+        pending = set(writer.pending_blocks())
+        # The first part that has a block: it comes last.
+        owners = {
+            block: part
+            for part, own in zip(reversed(parts), reversed(held), strict=True)
+            for block in own & pending
+        }
+
+        def codes(block: int) -> BlockCodes | None:
+            return owners[block].stored_block(block) if block in owners else None
+
+        for block in Copying.of(writer, parts).copied(range(manifest.num_blocks), codes):
             if tell is not None:
+                rows = manifest.block_slice(block)
                 images = rows.stop - rows.start
                 tell(images, images * manifest.num_views)
+        missing = len(pending) - len(owners)
         if records is not None and not missing:
             records.clear()
     return missing
