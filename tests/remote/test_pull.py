@@ -11,10 +11,12 @@ import pytest
 
 import labelstore
 from labelstore.errors import CorruptError, IncompleteError, NotFoundError, UsageError
+from labelstore.operations.lifecycle.subset import subset
 from labelstore.operations.pull import pull
 from labelstore.operations.verify import verify
 from tests.support import commands
 from tests.support.buckets import bucket_of, send
+from tests.support.shards import chunks_of, turned_round
 from tests.support.stores import files_of, make_planned, read_everything, written
 
 
@@ -123,6 +125,32 @@ def test_only_what_covers_the_views_is_read(source, proxy, tmp_path):
     )
     assert len(labels) == 2 * 3 * 3
     assert sum(r.body_bytes for r in labels) < 0.6 * whole
+
+
+@pytest.mark.parametrize("count", [8, 6])
+def test_the_first_views_keep_their_groups(s3, tmp_path, count):
+    store, _ = make_planned(tmp_path / "source.zarr", images=20, views=10, prior_size=8)
+    # As no encoding here would lay them down.
+    turned_round(store.path)
+    bucket = bucket_of(s3, s3.bucket)
+    send(store.path, bucket, "a.zarr")
+    remote = labelstore.open(f"s3://{s3.bucket}/a.zarr")
+    subset(store, tmp_path / "of_local.zarr", views=range(count))
+    subset(remote, tmp_path / "of_remote.zarr", views=range(count))
+    before, after = chunks_of(store.path), chunks_of(tmp_path / "of_remote.zarr")
+    assert after == chunks_of(tmp_path / "of_local.zarr")
+    whole = count // store.manifest.group_views
+    assert whole
+    assert all(chunks[:whole] == before[name][:whole] for name, chunks in after.items())
+    assert verify(tmp_path / "of_remote.zarr").whole
+    # What is kept of the first groups is gone then: others of the same block can be read.
+    remote.read(np.arange(20)[:, None], np.arange(10))
+
+    shard = "labels/classes/c/1/0/0"
+    obstore.put(bucket, f"a.zarr/{shard}", (store.path / shard).read_bytes()[:-3])
+    damaged = labelstore.open(f"s3://{s3.bucket}/a.zarr")
+    with pytest.raises(CorruptError, match=r"labels/classes.* at images 8 to 15"):
+        subset(damaged, tmp_path / "damaged.zarr", views=range(count))
 
 
 def test_explicit_boxes_and_unreadable_images(tmp_path):

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["HeldObjects"]
 
+Held = TypeVar("Held")
 
-class HeldObjects:
-    """Bytes of objects by name; threads hold and release blocks of their own."""
+
+class HeldObjects(Generic[Held]):
+    """Objects by name, or what is kept of them; threads hold and release blocks of their own."""
 
     def __init__(self) -> None:
-        self._blocks: Mapping[int, Mapping[str, bytes]] = {}
+        self._blocks: Mapping[int, Mapping[str, Held]] = {}
         self._lock = threading.Lock()
 
-    def hold(self, block: int, objects: Mapping[str, bytes]) -> None:
+    def hold(self, block: int, objects: Mapping[str, Held]) -> None:
         """Keep a block's objects."""
         with self._lock:
             self._blocks = {**self._blocks, block: objects}
@@ -35,7 +37,7 @@ class HeldObjects:
         with self._lock:
             self._blocks = {}
 
-    def get(self, name: str) -> bytes | None:
+    def get(self, name: str) -> Held | None:
         """An object that is kept; None for any other."""
         # What is kept is replaced as a whole, so that others may look meanwhile.
         return next((held[name] for held in self._blocks.values() if name in held), None)

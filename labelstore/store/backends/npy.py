@@ -212,7 +212,7 @@ class MappedBackend:
     def fetch_block(self, block: int) -> None:
         """Nothing to do: the block is here."""
 
-    def hold_block(self, block: int) -> dict[str, StoredObject]:
+    def hold_block(self, block: int, groups: int | None = None) -> dict[str, StoredObject]:
         """Nothing: arrays lie in whole files."""
         return {}
 

@@ -69,10 +69,14 @@ class Backend(Protocol):
         """Say that all of a block is read next: a remote store gets it in a few requests, and keeps
         it until ``release_block``."""
 
-    def hold_block(self, block: int) -> Mapping[str, StoredObject]:
+    def hold_block(self, block: int, groups: int | None = None) -> Mapping[str, StoredObject]:
         """As ``fetch_block``: the objects of a block as they are on disk, by array name, of which
         it is read next. None that cannot be read, and none of a format whose objects say where in
-        a store they belong."""
+        a store they belong.
+
+        ``groups``: only the first so many groups of views are read, and a remote store gets no
+        others: its objects have these alone then. All when None.
+        """
 
     def release_block(self, block: int) -> None:
         """Say that a block that was fetched, or held, has been read."""

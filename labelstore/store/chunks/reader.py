@@ -34,7 +34,6 @@ from labelstore.format.arrays import (
 )
 from labelstore.format.blocks import BlockCodes, StoredArray
 from labelstore.format.validity import image_problem, label_problem, prior_problem, top_problem
-from labelstore.storage.location import is_remote
 from labelstore.store.backends.npy import MappedBackend
 from labelstore.store.chunks.disk_cache import ChunkFiles, KeptChunks
 from labelstore.store.chunks.memory_cache import ChunkCache, flat_take
@@ -255,13 +254,11 @@ class BlockReader:
     def stored_block(self, block: int, num_views: int) -> BlockCodes:
         """All codes of a block's first views, with the objects that they were decoded from; not
         kept."""
-        if num_views < self.manifest.num_views and is_remote(self.path):
-            # All views would be sent for the sake of a few.
-            return BlockCodes(*self.block_codes(block, num_views))
         self._require_committed(block)
         groups = -(-num_views // self.manifest.group_views)
         try:
-            objects = self._backend.hold_block(block)
+            whole_block = groups == self.manifest.num_groups
+            objects = self._backend.hold_block(block, None if whole_block else groups)
             whole = self._block_codes(block, self.manifest.group_slice(groups - 1).stop)
         finally:
             self._backend.release_block(block)

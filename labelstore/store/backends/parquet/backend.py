@@ -240,9 +240,10 @@ class ParquetBackend:
     def fetch_block(self, block: int) -> None:
         """Nothing to do: the block is here."""
 
-    def hold_block(self, block: int) -> dict[str, StoredObject]:
+    def hold_block(self, block: int, groups: int | None = None) -> dict[str, StoredObject]:
         """Nothing: a file of labels has its images' numbers."""
-        self.fetch_block(block)
+        if groups is None:
+            self.fetch_block(block)
         return {}
 
     def release_block(self, block: int) -> None:

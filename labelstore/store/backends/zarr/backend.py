@@ -102,7 +102,7 @@ class ZarrBackend:
         self._layouts: dict[str, ArrayLayout] = {}
         self._encoders: dict[str, BlockEncoder] = {}
         """Of the arrays of blocks, where the store is open for writing."""
-        self._held = HeldObjects()
+        self._held = HeldObjects[bytes]()
         self.units: UnitReads | None = None
         """Where labels lie in units."""
 
@@ -307,7 +307,7 @@ class ZarrBackend:
     def fetch_block(self, block: int) -> None:
         """Nothing to do: the block is here."""
 
-    def hold_block(self, block: int) -> dict[str, StoredObject]:
+    def hold_block(self, block: int, groups: int | None = None) -> dict[str, StoredObject]:
         found: dict[str, bytes] = {}
         for name, limit in self._block_limits().items():
             # What cannot be read is told of where its codes are asked for.
@@ -321,12 +321,13 @@ class ZarrBackend:
         """Keep the objects of a block, by array name, until they have been read."""
         self._held.hold(block, {self._object_name(name, block): found[name] for name in found})
         # An index of units is compared with its digests where units are read, not with the block.
-        arrays = self._layouts
         return {
-            name: StoredObject(data, arrays[name].chunks, arrays[name].count, arrays[name].fill)
-            for name, data in found.items()
-            if name != UNITS
+            name: self._stored_object(name, data) for name, data in found.items() if name != UNITS
         }
+
+    def _stored_object(self, name: str, data: bytes) -> StoredObject:
+        array = self._layouts[name]
+        return StoredObject(data, array.chunks, array.count, array.fill)
 
     def _block_limits(self) -> dict[str, int]:
         """Bytes that the object of a block has at most, by array name."""

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
+from labelstore.format.arrays import UNITS
 from labelstore.format.unit_blocks import COUNT_BYTES
 from labelstore.storage.remote.objects import RemoteObjects
 from labelstore.storage.threads import THREADS, Threads
 from labelstore.storage.untrusted import DOCUMENT_BYTES, check_expansion
+from labelstore.store.backends.held_objects import HeldObjects
 from labelstore.store.backends.remote_writing import RemoteWriting
 from labelstore.store.backends.zarr.arrays import ATTRIBUTE, COMMITS
 from labelstore.store.backends.zarr.backend import ZarrBackend
+from labelstore.store.backends.zarr.shard_writing import shard_of
 from labelstore.store.backends.zarr.shards import (
     chunk_bytes,
     decode,
@@ -169,6 +172,8 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._objects = RemoteObjects(url)
+        self._chunks = HeldObjects[list[bytes | None]]()
+        """The first chunks of shards of blocks that are held, where others are not wanted."""
         self._indexes: dict[str, tuple[npt.NDArray[np.uint64], int]] = {}
         self._tails: dict[str, tuple[bytes, int]] = {}
         """The ends of objects of units, and the sizes of the whole."""
@@ -184,6 +189,7 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         self._indexes.clear()
         self._tails = {}
         self._held.clear()
+        self._chunks.clear()
         return super().read_commits()
 
     def _together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
@@ -201,7 +207,9 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
     def fetch_block(self, block: int) -> None:
         self.hold_block(block)
 
-    def hold_block(self, block: int) -> dict[str, StoredObject]:
+    def hold_block(self, block: int, groups: int | None = None) -> dict[str, StoredObject]:
+        if groups is not None:
+            return self._hold_groups(block, groups)
         limits = self._block_limits()
         calls = (
             functools.partial(self._object_bytes, self._object_name(name, block), limit)
@@ -210,6 +218,43 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         objects = zip(limits, self._objects.together(calls), strict=True)
         found = {name: data for name, data in objects if data is not None}
         return self._hold(block, found)
+
+    def _hold_groups(self, block: int, groups: int) -> dict[str, StoredObject]:
+        """As ``hold_block``: ranges of shards, and whole what has no views."""
+        # Units are read by ranges where they are asked for, and encoded anew.
+        limits = {name: most for name, most in self._block_limits().items() if name != UNITS}
+
+        def read(name: str) -> bytes | list[bytes | None] | None:
+            if self._layouts[name].count > 1:
+                return self._first_chunks(name, block, groups)
+            return self._object_bytes(self._object_name(name, block), limits[name])
+
+        objects: dict[str, bytes] = {}
+        chunks: dict[str, list[bytes | None]] = {}
+        calls = (functools.partial(read, name) for name in limits)
+        for name, found in zip(limits, self._objects.together(calls), strict=True):
+            if isinstance(found, list):
+                chunks[name] = found
+            elif found is not None:
+                objects[name] = found
+        self._chunks.hold(block, {self._object_name(name, block): chunks[name] for name in chunks})
+        shards = {
+            name: shard_of(parts, self._layouts[name].count) for name, parts in chunks.items()
+        }
+        return self._hold(block, objects) | {
+            name: self._stored_object(name, data) for name, data in shards.items() if data
+        }
+
+    def _first_chunks(self, name: str, block: int, groups: int) -> list[bytes | None]:
+        """The bytes of a shard's chunks of the first groups of views; None for missing ones."""
+        array = self._layouts[name]
+        images = slice(block * array.rows, min((block + 1) * array.rows, array.shape[0]))
+        with self._guard(name, (images, slice(0, groups * array.chunks[1]))):
+            return self._chunks_of(self._object_name(name, block), range(groups), array)
+
+    def release_block(self, block: int) -> None:
+        super().release_block(block)
+        self._chunks.release(block)
 
     def _opened_units(self, block: int) -> AbstractContextManager[BlockObject]:
         name = unit_object(block)
@@ -227,11 +272,8 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         return contextlib.nullcontext(_RangesObject(self._objects, name, *tail))
 
     def _read_chunks(self, name: str, block: int, groups: Sequence[int]) -> list[npt.NDArray[Any]]:
-        array, shard = self._layouts[name], self._object_name(name, block)
-        try:
-            parts = self._ranges(shard, groups, array)
-        except FileNotFoundError:
-            parts = [None] * len(groups)
+        array = self._layouts[name]
+        parts = self._chunks_of(self._object_name(name, block), groups, array)
         return [
             filled(array.chunks, array.dtype, array.fill, 0)
             if data is None
@@ -239,8 +281,20 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
             for data in parts
         ]
 
+    def _chunks_of(
+        self, shard: str, groups: Sequence[int], array: ArrayLayout
+    ) -> list[bytes | None]:
+        """As ``_ranges``, of a shard that may not be there."""
+        try:
+            return self._ranges(shard, groups, array)
+        except FileNotFoundError:
+            return [None] * len(groups)
+
     def _ranges(self, shard: str, groups: Sequence[int], array: ArrayLayout) -> list[bytes | None]:
         """The bytes of some chunks of a shard; None for one that is not there."""
+        held = self._chunks.get(shard)
+        if held is not None and max(groups) < len(held):
+            return [held[group] for group in groups]
         whole = self._held.get(shard)
         if whole is None and len(set(groups)) == array.count > 1:
             most = shard_bytes(array.count, array.chunks, array.dtype)

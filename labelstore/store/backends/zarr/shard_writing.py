@@ -26,13 +26,15 @@ from labelstore.store.backends.zarr.shards import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy.typing as npt
     import zarr
 
     from labelstore.format.blocks import StoredArray, StoredObject
     from labelstore.store.backends.zarr.metadata import ArrayLayout
 
-__all__ = ["BlockEncoder"]
+__all__ = ["BlockEncoder", "shard_of"]
 
 _SHUFFLES = {BloscShuffle.noshuffle: 0, BloscShuffle.shuffle: 1, BloscShuffle.bitshuffle: 2}
 
@@ -83,21 +85,14 @@ class BlockEncoder:
             return stored.object.data
         if array.shards is None:
             return self._chunk(codes)
-        index = np.full((array.count, 2), ABSENT, dtype="<u8")
-        parts: list[bytes] = []
-        start, views = 0, array.chunks[1]
+        views = array.chunks[1]
         laid = None if stored is None else _Chunks(stored)
 
         def chunk(group: int) -> bytes | None:
             part = codes[:, group * views : (group + 1) * views]
             return (laid and laid.holding(part, group)) or self._chunk(part)
 
-        for group, data in enumerate(on_all_cores(chunk, range(-(-codes.shape[1] // views)))):
-            if data is not None:
-                parts.append(data)
-                index[group] = start, len(data)
-                start += len(data)
-        return b"".join([*parts, _checked(index.tobytes())]) if parts else None
+        return shard_of(on_all_cores(chunk, range(-(-codes.shape[1] // views))), array.count)
 
     def _is_cut_alike(self, other: StoredObject) -> bool:
         """Whether an object's chunks are of this array's shape, and mean the same where they are
@@ -120,6 +115,19 @@ class BlockEncoder:
         if self.compressor is None:
             return _checked(chunk.tobytes())
         return _checked(bytes(self.compressor.encode(chunk)))
+
+
+def shard_of(chunks: Iterable[bytes | None], count: int) -> bytes | None:
+    """The object of the first chunks of ``count``; None where none of them is there."""
+    index = np.full((count, 2), ABSENT, dtype="<u8")
+    parts: list[bytes] = []
+    start = 0
+    for place, data in enumerate(chunks):
+        if data is not None:
+            parts.append(data)
+            index[place] = start, len(data)
+            start += len(data)
+    return b"".join([*parts, _checked(index.tobytes())]) if parts else None
 
 
 class _Chunks:
