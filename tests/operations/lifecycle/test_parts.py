@@ -95,6 +95,26 @@ def test_stores_that_are_no_parts_are_refused(tmp_path, options, words):
     assert not (tmp_path / "c.zarr").exists()
 
 
+def test_the_command_puts_whole_blocks_first(tmp_path):
+    parts = {}
+    for name, images in (("a", 6), ("b", 9)):
+        keys = [f"{name}/{number}" for number in range(images)]
+        path = tmp_path / f"{name}.zarr"
+        parts[name] = written(path, images, 3, 2, 9, keys=keys, block_images=4, seed=images)[0]
+    paths = [part.path for part in parts.values()]
+    done = run("merge", *paths, "-o", tmp_path / "c.zarr", "--parts", "--any-order")
+    assert done.returncode == 0, done.stderr
+    joined, (a, b) = labelstore.open(tmp_path / "c.zarr"), parts.values()
+    assert joined.keys == (*a.keys[:4], *b.keys[:8], *a.keys[4:], *b.keys[8:])
+    for part in (a, b):
+        images = np.arange(part.num_images)[:, None]
+        here = joined.positions(list(part.keys))
+        found, truth = joined.read(here[:, None], np.arange(3)), part.read(images, np.arange(3))
+        np.testing.assert_array_equal(joined.targets[here], part.targets)
+        np.testing.assert_array_equal(found.indices, truth.indices)
+        np.testing.assert_array_equal(found.probs, truth.probs)
+
+
 def test_a_teacher_is_known_by_its_weights_not_by_where_it_ran(tmp_path):
     first = half(tmp_path / "a.zarr", 0, teacher=TEACHER)
     elsewhere = half(tmp_path / "b.zarr", 1, teacher=TEACHER | {"device": "cuda", "spec": "b"})

@@ -47,6 +47,25 @@ def test_random_views_are_all_equally_likely_and_a_function_of_key_and_seed(tmp_
     assert not np.array_equal(choose_views(store, np.arange(400), ViewChoice(5, seed=2)), views)
 
 
+def test_the_command_puts_whole_blocks_first(tmp_path):
+    store, _, _ = written(tmp_path / "a.zarr", 10, 4, 2, 9, block_images=4)
+    # All but the second and the last: of three blocks the middle one is whole.
+    rows = [0, 2, 3, 4, 5, 6, 7, 8]
+    wanted = tmp_path / "keys.txt"
+    wanted.write_text("".join(f"{store.keys[row]}\n" for row in rows))
+    done = run(
+        "subset", store.path, "-o", tmp_path / "b.zarr", "--images", f"@{wanted}", "--any-order"
+    )
+    assert done.returncode == 0, done.stderr
+    order, views = np.array([4, 5, 6, 7, 0, 2, 3, 8]), np.arange(4)
+    part = labelstore.open(tmp_path / "b.zarr")
+    assert part.keys == tuple(store.keys[row] for row in order)
+    assert part.targets.tolist() == store.targets[order].tolist()
+    found, truth = part.read(np.arange(8)[:, None], views), store.read(order[:, None], views)
+    np.testing.assert_array_equal(found.indices, truth.indices)
+    np.testing.assert_array_equal(found.probs, truth.probs)
+
+
 def test_other_views_keep_their_crops(tmp_path, suffix):
     store, _ = make_planned(tmp_path / f"a.{suffix}")
     report = subset(store, tmp_path / f"b.{suffix}", views=range(2, 5))
