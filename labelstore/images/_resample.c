@@ -19,6 +19,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What labelstore/compiled.py asks for. */
+#define INTERFACE 1
+
 #define AVX2 __attribute__((target("avx2")))
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
@@ -451,8 +454,15 @@ static PyMethodDef methods[] = {
     {"take_pixels", take_pixels, METH_VARARGS, take_pixels_doc}, {NULL, NULL, 0, NULL}
 };
 
+static int
+add_interface(PyObject *module) {
+    return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE);
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, add_interface}, {0, NULL}};
+
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_resample", "Pillow's resizing, of many boxes at once.", 0, methods,
+    PyModuleDef_HEAD_INIT, "_resample", "Pillow's resizing, of many boxes at once.", 0, methods, slots,
 };
 
 PyMODINIT_FUNC

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
 
+from labelstore.compiled import compiled_part
 from labelstore.images.pass_order import pass_order
 
 if TYPE_CHECKING:
@@ -162,11 +162,8 @@ def _call(
 @functools.cache
 def _compiled() -> tuple[Any, int] | None:
     """The compiled module and the order of this Pillow's passes; None where Pillow has to cut."""
-    try:
-        module = importlib.import_module("labelstore.images._resample")
-    except ImportError:
-        return None
-    if not module.usable():
+    module = compiled_part("labelstore.images._resample")
+    if module is None or not module.usable():
         return None
     order = pass_order()
     return (module, order) if _is_pillow(module, order) else None

@@ -10,6 +10,9 @@
 #include <math.h>
 #include <stdint.h>
 
+/* What labelstore/compiled.py asks for. */
+#define INTERFACE 1
+
 #if FLT_EVAL_METHOD != 0
 #error "intermediate results would be more precise than float64"
 #endif
@@ -151,8 +154,15 @@ end:
 
 static PyMethodDef methods[] = {{"draw", draw, METH_VARARGS, draw_doc}, {NULL, NULL, 0, NULL}};
 
+static int
+add_interface(PyObject *module) {
+    return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE);
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, add_interface}, {0, NULL}};
+
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_boxes", "Boxes and flips of many views at once.", 0, methods,
+    PyModuleDef_HEAD_INIT, "_boxes", "Boxes and flips of many views at once.", 0, methods, slots,
 };
 
 PyMODINIT_FUNC

@@ -9,11 +9,11 @@ before it is used; where it was not built, NumPy draws.
 from __future__ import annotations
 
 import functools
-import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from labelstore.compiled import compiled_part
 from labelstore.views.exact import between, exp, ln
 from labelstore.views.philox import bounded, philox4x32, uniform
 
@@ -85,11 +85,8 @@ def _by_module(
 @functools.cache
 def _compiled() -> Any:
     """The compiled module; None where NumPy has to draw."""
-    try:
-        module = importlib.import_module("labelstore.views._boxes")
-    except ImportError:
-        return None
-    return module if _is_numpys(module) else None
+    module = compiled_part("labelstore.views._boxes")
+    return module if module is not None and _is_numpys(module) else None
 
 
 def _is_numpys(module: Any) -> bool:

@@ -11,6 +11,7 @@ from tests.support.modules import MODULES, imports_in, imports_of, package_of
 MAY_IMPORT = {
     "errors": set(),
     "launch": {"errors"},
+    "compiled": set(),
     "storage": {"errors"},
     "views": {"errors"},
     "labels": {"errors"},
@@ -59,7 +60,7 @@ def imports():
 def forbidden(name, imports):
     """Imports of a module that the table does not allow."""
     package = package_of(name)
-    allowed = {package, "launch", *MAY_IMPORT.get(package, MAY_IMPORT["cli"])}
+    allowed = {package, "launch", "compiled", *MAY_IMPORT.get(package, MAY_IMPORT["cli"])}
     return [other for other in imports if package_of(other) not in allowed | {""}]
 
 

@@ -12,6 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What labelstore/compiled.py asks for. */
+#define INTERFACE 1
+
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
 #define SECRET 192                /* bytes */
@@ -277,8 +280,15 @@ end:
 
 static PyMethodDef methods[] = {{"digests", digests, METH_VARARGS, digests_doc}, {NULL, NULL, 0, NULL}};
 
+static int
+add_interface(PyObject *module) {
+    return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE);
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, add_interface}, {0, NULL}};
+
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_unit_digests", "The digests of units.", 0, methods,
+    PyModuleDef_HEAD_INIT, "_unit_digests", "The digests of units.", 0, methods, slots,
 };
 
 PyMODINIT_FUNC

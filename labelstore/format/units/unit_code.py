@@ -15,13 +15,13 @@ What pays for it: ``python -m benchmarks.units``.
 from __future__ import annotations
 
 import functools
-import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 
+from labelstore.compiled import compiled_part
 from labelstore.format.units.prefix_codes import (
     ENTRIES,
     LONGEST,
@@ -492,17 +492,10 @@ def _tables(plane: Plane, records: UInt8Array) -> npt.NDArray[Any]:
 @functools.cache
 def _compiled() -> Any:
     """The compiled code of units; None where it was not built."""
-    return _module("_unit_code")
+    return compiled_part("labelstore.format.units._unit_code")
 
 
 @functools.cache
 def _compiled_digests() -> Any:
     """The compiled digests of units; None where they were not built."""
-    return _module("_unit_digests")
-
-
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(f"labelstore.format.units.{name}")
-    except ImportError:
-        return None
+    return compiled_part("labelstore.format.units._unit_digests")
