@@ -30,7 +30,6 @@ for _ in range(int(times)):
         rows.append({**took, "main_thread_cpu_seconds": time.thread_time() - here, **row})
 status = Path("/proc/self/status").read_text().splitlines()
 peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
-peak += resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 least = min(rows, key=lambda row: row["cpu_seconds"])
 print(json.dumps({**least, "most_memory_bytes": peak}))
 """
@@ -46,7 +45,9 @@ def measured(module: str, task: str, *arguments: str, times: int = 1, limit: int
 
     Returns:
         ``seconds``, ``cpu_seconds`` (children included), ``main_thread_cpu_seconds``,
-        ``most_memory_bytes``, and what the task returns.
+        ``most_memory_bytes`` of the process alone, and what the task returns. (A child's maximum
+        is what its parent had when it was forked: torch's import, which asks ldconfig, would count
+        twice.)
     """
     command = [sys.executable, "-c", _MEASURED, module, task, str(times), *arguments]
     root = Path(__file__).parents[2]

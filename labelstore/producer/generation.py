@@ -231,9 +231,13 @@ def undecodable(
         source: the images of the store, in any order.
         known: reasons by position; the other images are looked at again, for stores keep none.
     """
-    reasons = {}
+    reasons: dict[str, str] = {}
+    images = np.flatnonzero(store.unreadable_rows()).tolist()
+    if not images:
+        # The names of a million photos are not put in order for none of them.
+        return reasons
     look = SkippedPhotos(store, cast("ImageSource", OrderedSource(source, store.keys)))
-    for image in np.flatnonzero(store.unreadable_rows()).tolist():
+    for image in images:
         reason = (known or {}).get(image)
         if reason is None:
             try:

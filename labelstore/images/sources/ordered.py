@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from labelstore.errors import SourceError
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ class OrderedSource:
     def __init__(self, photos: ImageSource, keys: Sequence[str]) -> None:
         self._photos = photos
         places = {key: place for place, key in enumerate(photos.keys)}
-        self._places = [places.get(key, -1) for key in keys]
+        found = (places.get(key, -1) for key in keys)
+        self._places = np.fromiter(found, dtype=np.int64, count=len(keys))
         self.path, self.passed_over = photos.path, photos.passed_over
         self.keys = tuple(keys)
 
@@ -44,13 +47,13 @@ class OrderedSource:
 
     def path_of(self, index: int) -> Path | str:
         """Where photo number ``index`` lies; its key where the source lacks it."""
-        place = self._places[index]
+        place = int(self._places[index])
         return self.keys[index] if place < 0 else self._photos.path_of(place)
 
     def read(self, index: int) -> bytes:
         """The encoded file of photo number ``index``; SourceError where the source lacks it, or as
         there."""
-        place = self._places[index]
+        place = int(self._places[index])
         if place < 0:
             raise SourceError(
                 f"the photo {self.keys[index]!r} is not in {self.path}: restore it there."
