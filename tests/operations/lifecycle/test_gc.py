@@ -22,11 +22,11 @@ from labelstore.peers.exports.webdataset import WebDataset
 from labelstore.storage import swaps
 from labelstore.storage.locks import exclusive_lock, shared_lock
 from labelstore.testing.faults import trip
-from tests.support import commands
+from tests.support import commands, stores
 from tests.support.killed import die_at
-from tests.support.stores import files_of, make_planned, once
+from tests.support.stores import files_of, once
 
-make_planned = once(make_planned)
+make_planned = once(stores.make_planned)
 
 SETTINGS = {"images": 6, "views": 3, "classes": 12, "k": 2, "prior_size": 4, "block_images": 3}
 
@@ -49,16 +49,17 @@ def kinds_of(report):
 @pytest.mark.parametrize("fault", ["die-before", "die-after"])
 @pytest.mark.slow
 def test_a_killed_run_is_cleared_and_goes_on_to_the_same_bytes(tmp_path, suffix, fault):
+    write = stores.make_planned  # each time anew
     whole = tmp_path / f"whole.{suffix}"
     # What is read from installed packages the first time is no step of the writer.
-    make_planned(tmp_path / f"first.{suffix}", **SETTINGS)
+    write(tmp_path / f"first.{suffix}", **SETTINGS)
     with trip() as steps:
-        make_planned(whole, **SETTINGS)
+        write(whole, **SETTINGS)
     expected = files_of(whole)
     kinds, committed, deaths = set(), set(), 0
     path = tmp_path / f"a.{suffix}"
     for step in np.unique(np.linspace(1, steps.taken - 2, 10).astype(int)).tolist():
-        deaths += die_at(step, fault, make_planned, path, **SETTINGS)
+        deaths += die_at(step, fault, write, path, **SETTINGS)
         if not path.exists():
             continue
         before = files_of(path)
@@ -77,7 +78,7 @@ def test_a_killed_run_is_cleared_and_goes_on_to_the_same_bytes(tmp_path, suffix,
             assert {problem.kind for problem in problems} <= {"incomplete"}
             committed.add(2 - len(problems))
             assert left.items() <= expected.items()
-        make_planned(path, **SETTINGS)
+        write(path, **SETTINGS)
         assert files_of(path) == expected
         shutil.rmtree(path)
     assert deaths > 7
