@@ -32,7 +32,8 @@ def grow(request: GenerateOptions, launch: Launch | None) -> list[Report]:
     from labelstore.images.ground_truth import read_class_map
     from labelstore.images.sources.choose import check_outside
     from labelstore.launch import take_gpu
-    from labelstore.producer.growth.growth import SAMPLED, Growth
+    from labelstore.producer.growth.growth import Growth
+    from labelstore.producer.growth.known_photos import SAMPLED
 
     teachers = request.teachers.each()
     request.teachers.check_count("output", request.output)

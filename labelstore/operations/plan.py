@@ -18,7 +18,8 @@ from labelstore.format.blocks import BlockData, BlockPriors
 from labelstore.format.manifest import Manifest, StoreSettings, fingerprint
 from labelstore.images.pixels import render
 from labelstore.labels.distance import Distances, distances
-from labelstore.producer.pixel_probe import over_images, photo_at
+from labelstore.producer.crops.partners import over_images
+from labelstore.producer.pixel_probe import photo_at
 from labelstore.producer.settings import FIDELITIES
 from labelstore.storage.workspaces import workspace
 from labelstore.store.indexing import evenly_spaced

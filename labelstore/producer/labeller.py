@@ -18,7 +18,7 @@ from labelstore.errors import TeacherError, UsageError
 from labelstore.format.blocks import BlockData, BlockPriors
 from labelstore.labels.lists.fit import TOGETHER
 from labelstore.producer.background import PACES, ahead
-from labelstore.producer.crops import Cutter, shape_of
+from labelstore.producer.crops.cutter import Cutter, shape_of
 from labelstore.teachers.device_memory import default_batch_size, take
 from labelstore.teachers.forward import Forward
 from labelstore.views.law import ViewLaw
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
     from labelstore.format.manifest import Manifest
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.producer.crops import CropBatch, CropRun, PartnerFile, PhotoFacts
+    from labelstore.producer.crops.cutter import CropBatch
+    from labelstore.producer.crops.photos import PartnerFile, PhotoFacts
+    from labelstore.producer.crops.runs import CropRun
     from labelstore.producer.progress import Progress
     from labelstore.producer.settings import RunOptions
     from labelstore.teachers.teacher import Teacher

@@ -13,7 +13,7 @@ from labelstore.format.blocks import (
     default_group_views,
 )
 from labelstore.format.manifest import LOGITS_PROBE, Manifest, differences, fingerprint
-from labelstore.producer.crops import shape_of
+from labelstore.producer.crops.cutter import shape_of
 from labelstore.producer.pixel_probe import make_probe
 from labelstore.producer.probe import library_versions
 from labelstore.store.backends.registry import backend_of

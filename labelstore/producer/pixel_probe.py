@@ -12,8 +12,8 @@ import numpy as np
 
 import labelstore
 from labelstore.errors import DecodeError
-from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.pixels import decode, pixel_digest, render
+from labelstore.producer.crops.partners import over_images
 from labelstore.store.indexing import evenly_spaced
 from labelstore.views.philox import hash_keys
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL.Image import Image
 
+    from labelstore.images.mixing.partners import PartnerPhotos
     from labelstore.images.sources.choose import ImageSource
     from labelstore.views.law import ViewLaw, Views
 
@@ -33,7 +34,6 @@ __all__ = [
     "DECIDING_LIBRARIES",
     "installed_versions",
     "make_probe",
-    "over_images",
     "photo_and_views",
     "photo_at",
     "read_by_key",
@@ -207,21 +207,6 @@ def photo_at(source: ImageSource, image: int) -> Image:
 
 def _views_of(photo: Image, key: str, views: Iterable[int], law: ViewLaw) -> Views:
     return law(hash_keys([key]), np.array(list(views)), *photo.size)
-
-
-def over_images(
-    law: ViewLaw, keys: Sequence[str], photo_of: Callable[[int], Image]
-) -> tuple[ViewLaw, PartnerPhotos | None]:
-    """A law over a store's images, and what cuts the views that its views are mixed with.
-
-    Args:
-        keys: of all images, in order. photo_of: the photo of an image by position.
-    """
-    if law.mixing is None:
-        return law, None
-    hashes, unmixed = hash_keys(keys), law.unmixed
-    partners = PartnerPhotos(photo_of, lambda image, *rest: unmixed(hashes[image], *rest))
-    return law.among(hashes), partners
 
 
 def _crops(

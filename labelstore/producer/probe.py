@@ -16,7 +16,7 @@ from labelstore.images.photo_file import is_same_file
 from labelstore.images.pixels import render
 from labelstore.images.resampling import pixels_of
 from labelstore.images.resize_on_device import resize_boxes
-from labelstore.producer.crops import shape_of
+from labelstore.producer.crops.cutter import shape_of
 from labelstore.producer.pixel_probe import (
     installed_versions,
     photo_and_views,

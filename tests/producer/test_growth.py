@@ -363,7 +363,7 @@ def test_a_plan_compares_a_sample_of_the_files_and_says_so(old, photos, tmp_path
         Growth.of(old, source, path, sampled=True)
     with pytest.MonkeyPatch.context() as patch:
         # Both ends are among them.
-        patch.setattr("labelstore.producer.growth.growth.SAMPLED", 2)
+        patch.setattr("labelstore.producer.growth.known_photos.SAMPLED", 2)
         growth = Growth.of(old, source, path, sampled=True)
         assert (growth.compared, growth.plan.added) == (2, 2)
     with pytest.raises(MismatchError, match="other files"):

@@ -19,7 +19,7 @@ from labelstore.images.preprocessing import Preprocessing
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.repair import repair
 from labelstore.operations.verify import replay, verify
-from labelstore.producer.crops import shape_of
+from labelstore.producer.crops.cutter import shape_of
 from labelstore.producer.generation import generate
 from labelstore.producer.pixel_probe import make_probe
 from labelstore.producer.probe import prove

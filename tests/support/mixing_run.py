@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from labelstore.producer.crops import PartnerFile
+from labelstore.producer.crops.photos import PartnerFile
 from labelstore.producer.labeller import LabelledBlock
 from labelstore.producer.run import StoreRun
 from labelstore.store.writer import StoreWriter

@@ -1,8 +1,6 @@
-"""From files to batches of pixels: photos are decoded and cut by threads, ahead of the teacher.
+"""Batches of pixels: photos are decoded and cut by threads, ahead of the teacher.
 
-The order is fixed, so that batches are the same in a resumed run as in an undisturbed one. A photo
-is decoded once for all its views and all teachers, and is let go when its last view is cut: memory
-does not grow with the number of views.
+A photo is let go when its last view is cut: memory does not grow with the number of views.
 """
 
 from __future__ import annotations
@@ -10,16 +8,16 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import DecodeError, SourceError
-from labelstore.images.mixing.partners import PartnerPhotos
-from labelstore.images.photo_file import read_photo
 from labelstore.images.pixels import render
-from labelstore.images.resampling import can_resize, pixels_of
+from labelstore.images.resampling import can_resize
 from labelstore.images.resize_on_device import resize_boxes
+from labelstore.producer.crops.photos import LoadedPhoto, NoPartnerError, PhotoLoader
+from labelstore.producer.crops.runs import crop_runs
 from labelstore.teachers.device_memory import (
     batch_memory,
     own_stream,
@@ -27,87 +25,25 @@ from labelstore.teachers.device_memory import (
     place_photo,
     ready_event,
 )
-from labelstore.views.law import Views
-from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
     import numpy.typing as npt
     import torch
-    from PIL.Image import Image
 
     from labelstore.images.preprocessing import Preprocessing
     from labelstore.images.sources.choose import ImageSource
     from labelstore.producer.background import Pace
+    from labelstore.producer.crops.photos import PartnerFile, PhotoFacts
+    from labelstore.producer.crops.runs import CropRun
     from labelstore.producer.settings import RunOptions
     from labelstore.views.law import ViewLaw
 
-__all__ = ["CropBatch", "CropRun", "Cutter", "PhotoFacts", "Shape", "shape_of"]
+__all__ = ["CropBatch", "Cutter", "Shape", "shape_of"]
 
 Shape = tuple[tuple[int, int], str]
 """(height, width) and interpolation of a teacher's input."""
-
-
-@dataclass(frozen=True)
-class CropRun:
-    """Consecutive views of one image."""
-
-    block: int
-    row: int
-    """The image's place in its block."""
-    image: int
-    views: range
-    start: int
-    """The place of its first view in the batch, as long as every photo can be decoded."""
-    teachers: tuple[int, ...]
-    """Numbers of the teachers that are to label them."""
-    whole_image: bool
-    """Whether all of the image's views are labelled, and not only those from a later one on."""
-    last_of_image: bool
-    last_of_batch: bool
-    last_of_block: bool
-
-
-@dataclass(frozen=True)
-class PhotoFacts:
-    """What is kept of a photo, or why its bytes are none."""
-
-    width: int
-    height: int
-    digest: int
-    error: str | None
-    """Why the image gets no labels: its bytes are no photo, or those of a partner are none."""
-
-
-class PartnerFile(NamedTuple):
-    """The file of a photo that views are to be mixed with."""
-
-    digest: int
-    decodable: bool
-    """Whether it is a photo; else no view is mixed with it, and those that were to be have no
-    labels."""
-
-
-class _NoPartnerError(DecodeError):
-    """A photo that views are mixed with cannot be decoded."""
-
-
-_NO_VIEWS = Views(np.empty((0, 4), dtype=np.int32), np.empty(0, dtype=np.bool_))
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """A photo in memory, and all of its views."""
-
-    facts: PhotoFacts
-    photo: Image | npt.NDArray[np.uint8] | None = None
-    """Upright RGB, or its pixels (H, W, 3); None where its bytes are none."""
-    views: Views = _NO_VIEWS
-
-    def crops(self, run: CropRun) -> Views:
-        """The views of a run; the law is asked once a photo."""
-        return self.views[run.views.start : run.views.stop]
 
 
 class _BatchMemory:
@@ -164,14 +100,6 @@ class Cutter:
     ) -> None:
         self._source = source
         self._first_views = first_views
-        self._hashes = hash_keys(source.keys)
-        self._law = law if law.mixing is None else law.among(self._hashes)
-        self._unmixed = law.unmixed
-        # Where views are mixed, digests of files as they were read first; 0 before.
-        count = 0 if law.mixing is None else len(source)
-        self._digests = np.zeros(count, dtype=np.uint64)
-        self._mixed: deque[tuple[int, PartnerFile]] = deque()
-        self._partners = PartnerPhotos(self._partner_photo, self._partner_views)
         self._shapes = shapes
         self._place = place
         self._pace = pace
@@ -180,7 +108,8 @@ class Cutter:
         self._workers = options.workers
         self._on_error = options.on_error
         # Where Pillow cuts nothing, a photo is taken out of it once.
-        self._as_array = options.resize == "device" or all(can_resize(*shape) for shape in shapes)
+        as_array = options.resize == "device" or all(can_resize(*shape) for shape in shapes)
+        self._photos = PhotoLoader(source, law, as_array=as_array)
         self._num_views = 0
 
     def batches(
@@ -197,7 +126,8 @@ class Cutter:
             SourceError: one could not be read, whatever ``on_error`` says.
         """
         self._num_views = num_views
-        runs = self._plan(blocks)
+        longest = self._pace.run_views[self._resize]
+        runs = crop_runs(blocks, num_views, self._batch_size, longest, self._first_views)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="labelstore") as pool:
             try:
                 with own_stream(self._place):
@@ -215,48 +145,8 @@ class Cutter:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def mixed_files(self) -> dict[int, PartnerFile]:
-        """By position, the photos that views were mixed with and that were read since this was
-        asked last."""
-        files = {}
-        while self._mixed:
-            image, file = self._mixed.popleft()
-            files[image] = file
-        return files
-
-    def _plan(self, blocks: Iterable[tuple[int, slice, tuple[int, ...]]]) -> Iterator[CropRun]:
-        """Runs in order: batches never cross a block, so resuming changes none."""
-        num_views = self._num_views
-        longest = self._pace.run_views[self._resize]
-        for block, rows, teachers in blocks:
-            firsts = self._firsts(rows)
-            total = sum(num_views - first for first in firsts)
-            position = 0
-            for row, first in enumerate(firsts):
-                view = first
-                while view < num_views:
-                    start = position % self._batch_size
-                    room = self._batch_size - start
-                    length = min(num_views - view, room, longest)
-                    position += length
-                    yield CropRun(
-                        block=block,
-                        row=row,
-                        image=rows.start + row,
-                        views=range(view, view + length),
-                        start=start,
-                        teachers=teachers,
-                        whole_image=first == 0,
-                        last_of_image=view + length == num_views,
-                        last_of_batch=length == room or position == total,
-                        last_of_block=position == total,
-                    )
-                    view += length
-
-    def _firsts(self, rows: slice) -> list[int]:
-        """The first view to cut of each of a block's images."""
-        if self._first_views is None:
-            return [0] * (rows.stop - rows.start)
-        return [int(first) for first in self._first_views[rows]]
+        """As ``PhotoLoader`` has it."""
+        return self._photos.mixed_files()
 
     def _cut_by_workers(
         self, runs: Iterator[CropRun], pool: ThreadPoolExecutor
@@ -265,7 +155,7 @@ class Cutter:
         takes_turns = self._pace.staged == 0
         waiting: deque[tuple[CropRun, Future[tuple[PhotoFacts, dict[Shape, Any] | None]]]] = deque()
         views = 0
-        loading: tuple[int, Future[_Loaded]] | None = None
+        loading: tuple[int, Future[LoadedPhoto]] | None = None
         memory: dict[Shape, _BatchMemory] = {}
         for run in runs:
             if run.start == 0:
@@ -292,13 +182,13 @@ class Cutter:
     ) -> Iterator[tuple[CropRun, PhotoFacts, dict[Shape, Any] | None]]:
         # A decoded photo takes what hundreds of its crops do: few wait at a time.
         window = self._workers + 2
-        waiting: deque[tuple[CropRun, Future[_Loaded]]] = deque()
-        loading: tuple[int, Future[_Loaded]] | None = None
+        waiting: deque[tuple[CropRun, Future[LoadedPhoto]]] = deque()
+        loading: tuple[int, Future[LoadedPhoto]] | None = None
         placed: tuple[int, Any] | None = None
         photos = 0
 
         def resized(
-            run: CropRun, future: Future[_Loaded]
+            run: CropRun, future: Future[LoadedPhoto]
         ) -> tuple[CropRun, PhotoFacts, dict[Shape, Any] | None]:
             nonlocal placed
             loaded = future.result()
@@ -375,27 +265,11 @@ class Cutter:
         """The distinct shapes that a run's teachers take, in order."""
         return list(dict.fromkeys(self._shapes[number] for number in run.teachers))
 
-    def _load(self, image: int) -> _Loaded:
-        try:
-            file = read_photo(self._source, image)
-        except SourceError as error:
-            raise SourceError(
-                f"{error} It is not left out, for its bytes may be right; what was committed is "
-                "kept, and the same command goes on."
-            ) from error
-        self._require_same(image, file.digest)
-        photo = file.photo
-        if photo is None:
-            return _Loaded(PhotoFacts(-1, -1, file.digest, str(file.error)))
-        numbers = np.arange(self._num_views)
-        return _Loaded(
-            PhotoFacts(photo.width, photo.height, file.digest, None),
-            pixels_of(photo) if self._as_array else photo,
-            self._law(self._hashes[image], numbers, photo.width, photo.height),
-        )
+    def _load(self, image: int) -> LoadedPhoto:
+        return self._photos.load(image, self._num_views)
 
     def _cut(
-        self, run: CropRun, loading: Future[_Loaded], memory: dict[Shape, _BatchMemory]
+        self, run: CropRun, loading: Future[LoadedPhoto], memory: dict[Shape, _BatchMemory]
     ) -> tuple[PhotoFacts, dict[Shape, Any] | None]:
         """Fill a run's part of the memory of its batch."""
         # The photo was submitted before this run, so a worker has it or had it: no deadlock.
@@ -403,42 +277,15 @@ class Cutter:
         if loaded.photo is None:
             return loaded.facts, None
         part = slice(run.start, run.start + len(run.views))
-        crops, partners = loaded.crops(run), self._partners
+        crops, partners = loaded.crops(run), self._photos.partners
         try:
             for (size, interpolation), batch in memory.items():
                 out = batch.pixels[part]
                 render(loaded.photo, crops, size, interpolation, out, partners)
-        except _NoPartnerError as error:
+        except NoPartnerError as error:
             reason = (
                 f"the image {self._source.keys[run.image]!r} has views mixed with those of a photo "
                 f"that cannot be decoded: {error}"
             )
             return replace(loaded.facts, error=reason), None
         return loaded.facts, {shape: batch.tensor for shape, batch in memory.items()}
-
-    def _partner_photo(self, image: int) -> Image | npt.NDArray[np.uint8]:
-        """The photo of an image that views of others are mixed with."""
-        file = read_photo(self._source, image)
-        self._require_same(image, file.digest)
-        self._mixed.append((image, PartnerFile(file.digest, file.photo is not None)))
-        if file.photo is None:
-            raise _NoPartnerError(str(file.error))
-        return pixels_of(file.photo) if self._as_array else file.photo
-
-    def _partner_views(
-        self, image: int, views: npt.NDArray[np.int64], width: int, height: int
-    ) -> Views:
-        return self._unmixed(self._hashes[image], views, width, height)
-
-    def _require_same(self, image: int, digest: int) -> None:
-        """Refuse a photo whose file has changed since a view was mixed with it, or it was cut."""
-        if self._law.mixing is None:
-            return
-        first = int(self._digests[image])
-        self._digests[image] = first or digest
-        if first not in (0, digest):
-            raise SourceError(
-                f"the photo {self._source.keys[image]!r} has become another file while views of "
-                "others were mixed with it: let nothing write to the photos, and make the store "
-                "anew."
-            )

@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from labelstore.errors import DecodeError, MismatchError, UsageError
+from labelstore.errors import MismatchError, UsageError
 from labelstore.format.arrays import view_arrays
 from labelstore.format.blocks import BlockCodes, block_codes
 from labelstore.format.manifest import LOGITS_PROBE, fingerprint
-from labelstore.images.every_photo import every_photo
-from labelstore.images.photo_file import is_same_file
 from labelstore.images.sources.ordered import OrderedSource
+from labelstore.producer.growth.known_photos import KnownPhotos
 from labelstore.producer.growth.lists import with_lists
 from labelstore.producer.growth.plan import places_of, plan_growth
 from labelstore.storage.location import same_place
-from labelstore.store.indexing import evenly_spaced
 from labelstore.store.lineage import lineage, origin
 from labelstore.store.mixed_views import mixing_of
 from labelstore.store.rewrite import require_same_format
@@ -45,10 +43,7 @@ if TYPE_CHECKING:
     Int64Array = npt.NDArray[np.int64]
     BoolArray = npt.NDArray[np.bool_]
 
-__all__ = ["SAMPLED", "Growth", "made_otherwise"]
-
-SAMPLED = 256
-"""Photos whose files are compared for a plan."""
+__all__ = ["Growth", "made_otherwise"]
 
 SHOWN = 10
 """Photos that are named, of those that are missing or others than were labelled."""
@@ -120,7 +115,7 @@ class Growth:
             )
         labelled = store.labelled()
         places = places_of(store.keys, photos.keys)
-        known = _Known.of(store, places)
+        known = KnownPhotos.of(store, places)
         if sampled:
             known = known.sample()
         other = known.others(photos, workers, progress)
@@ -351,49 +346,6 @@ def _check_store(store: Store, path: str | os.PathLike[str]) -> None:
             "the grown store another name."
         )
     require_same_format(store, path, "a grown store")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Known:
-    """Images of a store that a source has the photos of, and whose files the store knows."""
-
-    images: Int64Array
-    """(n,) positions in the store, rising."""
-    places: Int64Array
-    """(n,) in the source."""
-    digests: npt.NDArray[np.uint64]
-    """(n,) of the files that were labelled."""
-
-    @classmethod
-    def of(cls, store: Store, places: Int64Array) -> _Known:
-        """All of them; ``places``: (N,) where each of the store's images is in the source, or
-        -1."""
-        digests = store.image_digests(np.arange(store.num_images))
-        images = np.flatnonzero((places >= 0) & (digests != 0))
-        return cls(images, places[images], digests[images])
-
-    def sample(self) -> _Known:
-        """Some, spread over all."""
-        chosen = evenly_spaced(len(self.images), SAMPLED)
-        return _Known(self.images[chosen], self.places[chosen], self.digests[chosen])
-
-    def others(self, photos: ImageSource, workers: int, progress: Progress | None) -> Int64Array:
-        """Positions of those whose photos are other files now, rising."""
-
-        def is_other(number: int) -> bool:
-            try:
-                data = photos.read(int(self.places[number]))
-            except DecodeError:  # a table has no bytes for it
-                return True
-            return not is_same_file(data, int(self.digests[number]))
-
-        other = []
-        for number, is_changed in every_photo(range(len(self.images)), is_other, workers):
-            if is_changed:
-                other.append(number)
-            if progress is not None:
-                progress.update(1, 1)
-        return self.images[other]
 
 
 def _named(store: Store, images: Int64Array) -> str:

@@ -120,7 +120,7 @@ class RemoteParquetBackend(RemoteWriting, ParquetBackend):
         super().__init__(url)
         self._objects = RemoteObjects(url)
         self._footers: dict[str, _Footer] = {}
-        self._held = HeldObjects()
+        self._held = HeldObjects[bytes]()
 
     def read_manifest(self) -> Any:
         return json_document(
