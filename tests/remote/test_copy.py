@@ -11,15 +11,21 @@ import pytest
 
 import labelstore
 from labelstore.errors import CorruptError, StoreError, UsageError
+from labelstore.format.manifest import StoreSettings
+from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.lifecycle.copy import copy
+from labelstore.operations.lifecycle.grow import grow
 from labelstore.operations.pull import pull
 from labelstore.operations.verify import verify
+from labelstore.producer.generation import generate
+from labelstore.producer.settings import LabelSettings
 from labelstore.testing.faults import trip
 from labelstore.testing.network import FileServer
 from tests.support import commands
 from tests.support.buckets import bucket_of, objects_of, send
 from tests.support.killed import die_at
-from tests.support.stores import make_planned, read_everything
+from tests.support.stores import files_of, make_planned, read_everything
+from tests.support.worlds import photo, teacher
 
 SETTINGS = {"images": 24, "views": 4, "block_images": 2, "prior_size": 4}
 FEWER = {**SETTINGS, "block_images": 4}
@@ -65,6 +71,35 @@ def test_blocks_wait_for_the_server_together(proxy, tmp_path):
     # Each object is asked for once, whatever the threads.
     labels = [request.path for request in proxy.requests if "/c/" in request.path]
     assert len(labels) == len(set(labels))
+
+
+def test_blocks_of_a_store_that_grows_wait_for_the_server_together(proxy, s3, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(7):
+        (photos / f"{number}.png").write_bytes(photo(number, 1))
+    source, path = FolderSource(photos), tmp_path / "old.zarr"
+    settings = LabelSettings(2, StoreSettings(k=3, block_images=1, prior_size=4))
+    generate(source, np.full(7, -1, np.int32), teacher(0), path, settings)
+    send(path, bucket_of(s3, s3.bucket), "old.zarr")
+    (photos / "7.png").write_bytes(photo(7, 1))
+    proxy.seconds = 0.02
+    old = labelstore.open(f"s3://{proxy.bucket}/old.zarr")
+    # What a look at the store asks for, of all blocks together, is known then.
+    assert old.complete
+    assert old.image_digests(range(7)).all()
+    # The objects of a block go together in any case.
+    alone, proxy.most_together = len([name for name in files_of(path) if "/c/0" in name]), 0
+    grow(old, FolderSource(photos), teacher(0), tmp_path / "new.zarr")
+    assert proxy.most_together > alone
+    new = labelstore.open(tmp_path / "new.zarr")
+    assert new.complete
+    assert new.keys == (*source.keys, "7.png")
+    assert not {
+        name: data
+        for name, data in files_of(path).items()
+        if name.startswith("labels/") and "/c/" in name and files_of(new.path)[name] != data
+    }
 
 
 def test_some_images_are_read_once_each(proxy, s3, tmp_path):
