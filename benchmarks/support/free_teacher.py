@@ -21,8 +21,9 @@ from labelstore.format.blocks import ACCELERATOR_BLOCK_VIEWS
 from labelstore.images.ground_truth import resolve_targets
 from labelstore.images.preprocessing import Preprocessing
 from labelstore.images.sources.folder import FolderSource
-from labelstore.producer import crops, manifests
+from labelstore.producer import manifests
 from labelstore.producer.background import PACES
+from labelstore.producer.crops import cutter
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import FIDELITIES, LabelSettings, RunOptions
 from labelstore.teachers.device_memory import batch_memory
@@ -91,7 +92,7 @@ def as_on_a_gpu() -> Iterator[None]:
     with (
         # Pinned memory is kept by torch; here the system would get back, and give, some 77 MB a
         # batch under the lock.
-        mock.patch.object(crops, "batch_memory", lambda *of: memory(next(numbers), *of)),
+        mock.patch.object(cutter, "batch_memory", lambda *of: memory(next(numbers), *of)),
         mock.patch.dict(PACES, {"cpu": PACES["cuda"]}),
         mock.patch.object(manifests, "CPU_BLOCK_VIEWS", ACCELERATOR_BLOCK_VIEWS),
     ):

@@ -277,16 +277,16 @@ def test_unreadable_images_stop_the_run_or_are_skipped_and_listed(small, tmp_pat
 
 
 def test_each_photo_is_decoded_once(small, tmp_path, monkeypatch):
-    from labelstore.producer import crops
+    from labelstore.producer.crops import photos as reading
 
     decoded = []
-    read_photo = crops.read_photo
+    read_photo = reading.read_photo
 
     def counting(source, index):
         decoded.append(index)
         return read_photo(source, index)
 
-    monkeypatch.setattr(crops, "read_photo", counting)
+    monkeypatch.setattr(reading, "read_photo", counting)
     make(
         small,
         tmp_path / "s.zarr",

@@ -66,19 +66,19 @@ def alone(source, teacher, path, **options):
 def test_two_teachers_in_one_pass_make_the_stores_of_each_alone(
     photos, teachers, tmp_path, monkeypatch
 ):
-    from labelstore.producer import crops
+    from labelstore.producer.crops import photos as reading
 
     source = FolderSource(photos)
     for number, teacher in enumerate(teachers):
         alone(source, teacher, tmp_path / f"alone{number}.zarr")
     decoded = []
-    read_photo = crops.read_photo
+    read_photo = reading.read_photo
 
     def counting(source, index):
         decoded.append(index)
         return read_photo(source, index)
 
-    monkeypatch.setattr(crops, "read_photo", counting)
+    monkeypatch.setattr(reading, "read_photo", counting)
     outputs = [output(source, tmp_path / f"both{number}.zarr") for number in range(2)]
     reports = together(source, outputs, teachers)
     assert [report.views_made for report in reports] == [35, 35]
