@@ -36,6 +36,10 @@ class EnsembleTopK:
         """Rows by any NumPy index into the leading axes."""
         return EnsembleTopK(tuple(member[rows] for member in self.members), self.weights)
 
+    def reshape(self, *shape: int) -> EnsembleTopK:
+        """The same labels with other leading axes."""
+        return EnsembleTopK(tuple(member.reshape(*shape) for member in self.members), self.weights)
+
     @property
     def num_classes(self) -> int:
         """The number of classes, the same for all members."""

@@ -59,6 +59,12 @@ class ImagePrior:
         """Rows by any NumPy index into the leading axes."""
         return ImagePrior(self.classes[rows], self.probs[rows], self.power[rows])
 
+    def reshape(self, *shape: int) -> ImagePrior:
+        """The same lists with other leading axes."""
+        power = self.power.reshape(shape)
+        whole = *power.shape, self.classes.shape[-1]
+        return ImagePrior(self.classes.reshape(whole), self.probs.reshape(whole), power)
+
 
 def encode_probs(probs: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     """Mean probabilities (...) in [0, 1] as codes 0..255 of fourth-power steps, 0 for 0 alone."""

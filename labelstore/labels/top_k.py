@@ -118,6 +118,12 @@ class TopK:
         prior = None if self.prior is None else self.prior[rows]
         return TopK(self.indices[rows], self.probs[rows], self.num_classes, prior)
 
+    def reshape(self, *shape: int) -> TopK:
+        """The same labels with other leading axes."""
+        probs = self.probs.reshape(*shape, self.k)
+        prior = None if self.prior is None else self.prior.reshape(*probs.shape[:-1])
+        return TopK(self.indices.reshape(probs.shape), probs, self.num_classes, prior)
+
     def truncate(self, k: int) -> TopK:
         """The k largest classes alone; UsageError when fewer are stored."""
         if not 1 <= k <= self.k:

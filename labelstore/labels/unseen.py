@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from labelstore.labels.prior import ImagePrior
     from labelstore.labels.soft_labels import SoftLabels
 
-__all__ = ["probability_of_unseen"]
+__all__ = ["most_of_unseen", "probability_of_unseen"]
 
 _TABLE_BYTES = 2**21
 """Bytes of a table of all classes for the lists of some labels."""
@@ -66,6 +66,30 @@ def probability_of_unseen(
         part = topk[run]
         out[run] = _of_run(part, part.prior, classes[run])  # type: ignore[arg-type]
     return out
+
+
+def most_of_unseen(topk: _Stored) -> npt.NDArray[np.float64]:
+    """(n,) what a class that a label (n, k) does not store is recovered to at the most, but for
+    rounding; looks at what is stored alone."""
+    places = [topk.probs[:, place] for place in range(topk.probs.shape[1])]
+    # Place by place: NumPy takes long over short rows.
+    total = places[0].astype(np.float64)
+    for probs in places[1:]:
+        total += probs
+    residual = np.maximum(1.0 - total, 0.0)
+    listed = 0 if topk.prior is None else topk.prior.classes.shape[-1]
+    outside = topk.num_classes - len(places) - listed
+    if outside < 1:
+        return residual
+    evenly = residual / outside
+    if topk.prior is None:
+        return evenly
+    # Where there are classes outside the list, none of it has more than a share of the least one.
+    least = places[0]
+    for probs in places[1:]:
+        least = np.where(probs > 0, np.minimum(least, probs), least)
+    limit = MOST_UNSEEN * np.where(least > 0, least, 2.0)
+    return np.asarray(np.maximum(np.minimum(limit, residual), evenly))
 
 
 def _are_ids(classes: npt.NDArray[np.integer], count: int) -> bool:

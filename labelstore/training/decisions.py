@@ -17,6 +17,7 @@ import xxhash
 from labelstore.labels.ferkd import ActionCounts, FerKD
 from labelstore.store.mixed_views import require_unmixed
 from labelstore.training.cycle import most_confident
+from labelstore.training.planning.bounded_rules import deciding_confidence
 from labelstore.training.planning.coded_rules import decided, decided_codes
 from labelstore.training.planning.kept_arrays import kept_or_made
 from labelstore.training.planning.progress import watched
@@ -277,7 +278,8 @@ def _decided(
     own."""
     (first, *others), manifest = reader.members, reader.manifest
     if others or rule.confidence != "max":
-        for rows, plane in _planes(reader, rule, targets, wanted, num_views):
+        planes = _planes(reader, rule, targets, wanted, num_views, deciding=True)
+        for rows, plane in planes:
             yield rows, decided(rule, plane, targets[rows, None])
         return
     held, threads = wanted & reader.labelled(), first.reader.threads
@@ -305,8 +307,13 @@ def _planes(
     targets: npt.NDArray[np.int32],
     wanted: BoolArray,
     num_views: int,
+    *,
+    deciding: bool = False,
 ) -> Planes:
-    """Confidence planes of the first views; NaN for images that are not wanted."""
+    """Confidence planes of the first views; NaN for images that are not wanted.
+
+    ``deciding``: numbers do which fall under the same parts of the rule, a FerKD.
+    """
     if rule.confidence == "max" and len(reader.members) == 1:
         planes = reader.members[0].iter_confidence()
         for rows, plane in watched(planes, reader.manifest.num_blocks, _DOING):
@@ -318,7 +325,7 @@ def _planes(
         images = rows.start + np.flatnonzero(wanted[rows])
         if not images.size:
             continue
-        confidence = _confidence(reader, images, rule, targets, num_views)
+        confidence = _confidence(reader, images, rule, targets, num_views, deciding=deciding)
         plane = np.full((rows.stop - rows.start, num_views), np.nan, dtype=confidence.dtype)
         plane[images - rows.start] = confidence
         yield rows, plane
@@ -330,8 +337,13 @@ def _confidence(
     rule: FerKD | EnsembleFerKD,
     targets: npt.NDArray[np.int32],
     num_views: int,
+    *,
+    deciding: bool = False,
 ) -> npt.NDArray[Any]:
-    """(n, num_views) float32 from labels as stored; of an ensemble the mean over its members."""
+    """(n, num_views) float32 from labels as stored; of an ensemble the mean over its members.
+
+    ``deciding`` as for ``_planes``.
+    """
     known = targets[images][:, None]
     parts = []
     for group in range(-(-num_views // reader.manifest.group_views)):
@@ -339,6 +351,9 @@ def _confidence(
         topk = reader.read(images[:, None], columns)
         size = -(-_RUN_LABELS // len(columns))
         runs = [slice(start, start + size) for start in range(0, len(images), size)]
-        of_runs = [rule.confidence_of(None, topk[run], known[run]) for run in runs]
+        if deciding and isinstance(rule, FerKD):
+            of_runs = [deciding_confidence(rule, topk[run], known[run]) for run in runs]
+        else:
+            of_runs = [rule.confidence_of(None, topk[run], known[run]) for run in runs]
         parts.append(np.concatenate(of_runs))
     return np.concatenate(parts, axis=1)
