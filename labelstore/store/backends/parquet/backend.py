@@ -381,12 +381,7 @@ class ParquetBackend:
 
     def _sizes(self) -> dict[str, int]:
         """Bytes of each of the store's files."""
-        root = Path(self.path)
-        return {
-            file.relative_to(root).as_posix(): file.stat().st_size
-            for file in root.rglob("*")
-            if file.is_file() and file.suffix != local_files.PARTIAL
-        }
+        return local_files.file_sizes(Path(self.path))
 
     def _bytes_by_column(self, name: str) -> dict[str, int]:
         with parsed(self._where(name), _MEND):

@@ -470,12 +470,7 @@ class ZarrBackend:
 
     def _sizes(self) -> dict[str, int]:
         """Bytes of each of the store's objects."""
-        root = Path(self.path)
-        return {
-            file.relative_to(root).as_posix(): file.stat().st_size
-            for file in root.rglob("*")
-            if file.is_file() and file.suffix != local_files.PARTIAL
-        }
+        return local_files.file_sizes(Path(self.path))
 
     def _object(self, name: str, block: int) -> Path:
         return Path(self.path, self._object_name(name, block))
