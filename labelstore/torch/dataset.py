@@ -152,10 +152,11 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         self.label_type: LabelType = self.recovery.label_type
         if labels not in ("recovered", "stored"):
             raise UsageError(f'labels is {labels!r}, expected "recovered" or "stored": choose one.')
-        if labels == "stored" and temperature is not None:
+        if labels == "stored" and self.recovery.factors is not None:
             raise UsageError(
-                f'labels is "stored" and temperature is {temperature}, expected None: labels at '
-                'another temperature are recovered here (labels="recovered").'
+                f'labels is "stored" and temperature is {temperature}, expected None or the '
+                "store's: labels at another temperature are recovered here "
+                '(labels="recovered").'
             )
         self._stored = labels == "stored"
         if store.law is None:

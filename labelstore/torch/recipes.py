@@ -21,10 +21,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from labelstore.errors import UsageError, require_packages
+from labelstore.errors import FallbackWarning, UsageError, require_packages
 from labelstore.labels.calibration.phases import LabelPhases
 from labelstore.labels.ferkd import EnsembleFerKD, FerKD
 from labelstore.training.mixing import CutMix, MixUp, OneOf, SelfMix
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 
     import torch
 
-    from labelstore.labels.fitting import MemberConfidences
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import LabelType, Tail, TopK
+    from labelstore.store.label_reader import LabelReader
     from labelstore.torch.labels.soft_labels import TorchSoftLabels
     from labelstore.torch.mixing import MixingOfTensors
     from labelstore.training.mixing import Mixing
@@ -111,7 +112,9 @@ class Recipe:
     hard_weight: float | None = None
     """Alpha of equation 1, the hard labels' share; of ``loss="vanilla-kd"`` alone."""
     temperature: float = 1.0
-    """What the student's logits are divided by; the store's labels must be of the same."""
+    """What the student's logits are divided by. Labels of another are brought to it,
+    approximately (``labelstore.at_temperature``). At 1 they are taken as the store has them, be it
+    one that was made at the temperature that fits its teacher."""
     temperature_squared: bool = False
     """Whether the soft-label loss is multiplied by temperature ** 2."""
     phases: LabelPhases | None = None
@@ -167,11 +170,14 @@ class Recipe:
         return "\n".join(lines)
 
     def dataset_arguments(self) -> dict[str, Any]:
-        """Keyword arguments for ``SoftLabelDataset``: label_type, tail, ferkd and phases."""
+        """Keyword arguments for ``SoftLabelDataset``: label_type, tail, ferkd, phases and
+        temperature."""
         chosen = LABEL_TYPES[self.label_type]
         tail: dict[str, Any] = {} if chosen.tail is None else {"tail": chosen.tail}
         if self.phases is not None:
             tail["phases"] = self.phases
+        if self.temperature != 1 and chosen.label_type != "hard":
+            tail["temperature"] = self.temperature
         return {"label_type": chosen.label_type, "ferkd": self.ferkd, **tail}
 
     def sampler_arguments(self) -> dict[str, Any]:
@@ -239,7 +245,7 @@ class Recipe:
         return functools.partial(chosen[self.loss], **softened)
 
 
-def recipe(name: str, store: MemberConfidences | None = None, **changes: Any) -> Recipe:
+def recipe(name: str, store: LabelReader | None = None, **changes: Any) -> Recipe:
     """A recipe by name, with some of its values changed.
 
     Args:
@@ -250,7 +256,8 @@ def recipe(name: str, store: MemberConfidences | None = None, **changes: Any) ->
         changes: fields of ``Recipe``.
 
     Raises:
-        UsageError: no such recipe or field, or a value out of range.
+        UsageError: no such recipe or field, or a value out of range. Warns (FallbackWarning) where
+        the store's labels are of another temperature than the recipe's, which is not 1.
     """
     if name not in RECIPES:
         raise UsageError(
@@ -270,7 +277,24 @@ def recipe(name: str, store: MemberConfidences | None = None, **changes: Any) ->
     if store is not None and chosen.ferkd is not None and "ferkd" not in changes:
         changes["ferkd"] = FerKD.fit(store)
         sources["ferkd"] = "FerKD.fit: the paper's shares of this store's views, from its table 1"
-    return dataclasses.replace(chosen, sources=sources, **changes)
+    made = dataclasses.replace(chosen, sources=sources, **changes)
+    if store is not None and made.temperature != 1:
+        _warn_of_other_temperature(made, store)
+    return made
+
+
+def _warn_of_other_temperature(chosen: Recipe, store: LabelReader) -> None:
+    for member in store.members:
+        found = member.manifest.temperature
+        if found not in (None, chosen.temperature):
+            warnings.warn(
+                f"the labels of {member.path} are of temperature {found:g} and recipe "
+                f"{chosen.name!r} trains at {chosen.temperature:g}: they are brought to it "
+                "approximately; for exact ones make a store with generate --temperature "
+                f"{chosen.temperature:g}.",
+                FallbackWarning,
+                stacklevel=3,
+            )
 
 
 def _label_type(name: str) -> NamedLabelType:

@@ -63,8 +63,9 @@ class RecoveryOptions(TypedDict, total=False):
     then says of which epoch they are. Not together with ferkd. None."""
     temperature: float | None
     """Gives labels as if the teacher's logits had been divided by it, whatever the store's
-    temperature: approximate, see ``labelstore.at_temperature``. The store's own when None. Not
-    together with ferkd, whose thresholds are about labels as they are stored."""
+    temperature: approximate, see ``labelstore.at_temperature``, and as they are stored where that
+    is the store's. The store's own when None. Another than the store's does not go together with
+    ferkd, whose thresholds are about labels as they are stored."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ class Recovery:
             raise UsageError(
                 f"labels at temperature {temperature} were asked for with "
                 f"{'ferkd' if ferkd is not None else 'label_type ' + repr(kind)}, "
-                "expected top-k labels without calibration: leave one of the two out."
+                "expected the store's temperature, or top-k labels without calibration: make a "
+                "store at it (generate --temperature), or leave one of the two out."
             )
         phases = options.get("phases")
         if ferkd is not None:
@@ -164,8 +166,9 @@ class Recovery:
         return Recovered(calibrated.labels, weight, calibrated.action)
 
 
-def _factors(store: LabelReader, temperature: float) -> tuple[float, ...]:
-    """What each teacher's temperature is to be multiplied by; UsageError where it is unknown."""
+def _factors(store: LabelReader, temperature: float) -> tuple[float, ...] | None:
+    """What each teacher's temperature is to be multiplied by, None where all have it; UsageError
+    where one is unknown."""
     if not (temperature > 0 and math.isfinite(temperature)):
         raise UsageError(f"temperature is {temperature}, expected a positive number.")
     factors = []
@@ -173,7 +176,7 @@ def _factors(store: LabelReader, temperature: float) -> tuple[float, ...]:
         if member.manifest.temperature is None:
             raise UsageError(
                 f"{member.path} does not tell the temperature of its labels, so they cannot be "
-                f"brought to {temperature}: leave temperature out."
+                f"brought to {temperature}: give None as temperature, if they are of it."
             )
         factors.append(temperature / member.manifest.temperature)
-    return tuple(factors)
+    return None if all(factor == 1 for factor in factors) else tuple(factors)

@@ -120,6 +120,10 @@ def test_arguments_for_data_set_and_sampler():
     hard = labelstore.recipe("kd", label_type="hard")
     assert hard.dataset_arguments() == {"label_type": "hard", "ferkd": None}
     assert hard.sampler_arguments() == {"ferkd": None}
+    warm = {name: labelstore.recipe("kd", label_type=name, temperature=4.0) for name in LABEL_TYPES}
+    temperatures = {k: r.dataset_arguments().get("temperature") for k, r in warm.items()}
+    # The teacher's largest class is the same at any temperature.
+    assert temperatures == dict.fromkeys(LABEL_TYPES, 4.0) | {"hard": None}
 
 
 def test_losses_are_those_of_the_equations():
