@@ -55,6 +55,9 @@ _FEWEST_KEPT = 2**22
 _RUN_LABELS = 1024
 """Labels that are recovered at a time: what is made of them stays in a processor's cache."""
 
+_RUN_BOUNDS = 4096
+"""Labels of which bounds are found at a time: the few that need more are recovered together."""
+
 _RUN_BITS = 4096
 """Images whose bits are counted at a time."""
 
@@ -349,7 +352,7 @@ def _confidence(
     for group in range(-(-num_views // reader.manifest.group_views)):
         columns = np.arange(num_views)[reader.manifest.group_slice(group)]
         topk = reader.read(images[:, None], columns)
-        size = -(-_RUN_LABELS // len(columns))
+        size = -(-(_RUN_BOUNDS if deciding else _RUN_LABELS) // len(columns))
         runs = [slice(start, start + size) for start in range(0, len(images), size)]
         if deciding and isinstance(rule, FerKD):
             of_runs = [deciding_confidence(rule, topk[run], known[run]) for run in runs]
