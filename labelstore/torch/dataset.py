@@ -118,7 +118,8 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 ImageNet.
             labels: ``"recovered"``: ``TorchSoftLabels``, calibrated and averaged over the teachers;
                 ``"stored"``: ``StoredLabels``, of which ``labelstore.torch.recover(stored,
-                data.recovery)`` makes the same on the device. Not together with temperature.
+                data.recovery)`` makes the same on the device. Not of another
+                temperature than the store's.
             check_pixels: whether to compare a few views with what the store's producer saw: True
                 warns (``ReplayWarning``), ``"raise"`` raises, False skips it.
             check_photos: what is compared of each photo, when it is read, with the one that was
