@@ -23,6 +23,7 @@ setup(
             ("format.units", "_unit_code"),
             ("format.units", "_unit_digests"),
             ("images", "_resample"),
+            ("peers.pickles", "_latin1"),
             ("views", "_boxes"),
         )
     ]

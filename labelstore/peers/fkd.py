@@ -9,6 +9,7 @@ none; their paths are the photo's last three folders and its name up to the firs
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -92,14 +93,14 @@ class FKDReader:
         self._first = _kind_of(coords, flips, labels)
         # Where crops are left out nobody looks at them.
         self._unneeded = () if self.explicit else (0, 1)
-        self._half = coords.dtype == np.float16
+        self._half = _is_half(coords.dtype)
         if self._half and self.explicit:
             notes.append(
                 "Boxes are of half precision: they are those that FKD's own reader takes, which "
                 "on photos of more than some 2,000 pixels are not those that were labelled."
             )
         self._axes, self._kinds = labels.ndim, (coords.dtype, labels.dtype)
-        self._half_ids = labels.dtype == np.float16
+        self._half_ids = _is_half(labels.dtype)
         self.label_type = _LABEL_TYPES[self._axes]
         self.k: int | None = labels.shape[2] if self._axes == 3 else 1
         if self.label_type == "hard":
@@ -150,18 +151,17 @@ class FKDReader:
         count, views = len(numbers), self.num_views
         axes = {1: (), 2: (2,), 3: (2, self.k or 1)}[self._axes]
         cropped = count if self.explicit else 0
-        coords = np.empty((4, cropped, views), dtype=_fast(self._kinds[0]))
+        of_coords, of_labels = (kind.newbyteorder("=") for kind in self._kinds)
+        coords = np.empty((4, cropped, views), dtype=of_coords)
         flips = np.empty((cropped, views), dtype=bool)
-        # NumPy has no fast halves.
-        labels = np.empty(
-            (*axes, count, views), dtype=np.float32 if self._half_ids else self._kinds[1]
-        )
+        labels = np.empty((*axes, count, views), dtype=of_labels)
         order = (*range(1, self._axes), 0)
         for row, number in enumerate(numbers):
             coords_at, flips_at, labels_at = self._parts(number)
             if cropped:
                 coords[:, row], flips[row] = coords_at.T, flips_at
             labels[..., row, :] = labels_at.transpose(order)
+        coords, labels = _single(coords), _single(labels)
         # Not so of NaN.
         if cropped and not (coords.min() >= -_MOST_SHARE and coords.max() <= _MOST_SHARE):
             for row, number in enumerate(numbers):
@@ -260,9 +260,20 @@ def _kind_of(*arrays: npt.NDArray[Any]) -> tuple[Any, ...]:
     return tuple([(array.shape, array.dtype) for array in arrays])
 
 
-def _fast(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type in which numbers are worked on: NumPy has no fast halves."""
-    return np.dtype(np.float32) if dtype == np.float16 else dtype
+def _is_half(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" and dtype.itemsize == 2
+
+
+def _single(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Numbers as they are worked on: halves in single precision, for NumPy has no fast ones."""
+    # Looking them up takes a fraction of converting them.
+    return _of_halves().take(values.view(np.uint16)) if _is_half(values.dtype) else values
+
+
+@functools.cache
+def _of_halves() -> npt.NDArray[np.float32]:
+    """(65536,) the number that each half is, by its bits."""
+    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 def _clipped(boxes: npt.NDArray[np.int32], facts: PhotoFacts) -> npt.NDArray[np.int32]:

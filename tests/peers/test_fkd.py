@@ -166,6 +166,7 @@ def state(ids=(1, 2, 3), probs=(0.5, 0.3, 0.1), views=4, kind=np.float32, coords
 
 WRONG = {
     "class ids of half precision": (state((2050, 1, 2), kind=np.float16), LabelError, "2050.*half"),
+    "class ids of other halves": (state((2050, 1, 2), kind=">f2"), LabelError, "2050.*half"),
     "a class too many": (state((1000, 1, 2)), LabelError, "expected 0 to 999"),
     "half a class": (state((1.5, 1, 2)), LabelError, "1.5, expected integers"),
     "a class of NaN": (state((float("nan"), 1, 2)), LabelError, "nan"),

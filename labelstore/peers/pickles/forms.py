@@ -9,10 +9,13 @@ where every byte outside of the holes is the same; whatever else is there is lef
 from __future__ import annotations
 
 import dataclasses
+import functools
 import struct
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from labelstore.peers.pickles.latin1 import latin1_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -137,14 +140,20 @@ def _has_hole(value: Any) -> bool:
 def _unfilled(value: Any) -> Any:
     """Zeros in the place of an array, which take no memory; anything else as it is in the form."""
     if isinstance(value, (ArrayForm, RecordForm)):
-        return np.broadcast_to(np.zeros((), value.dtype), value.shape)
+        return _zeros(value.dtype, value.shape)
     return value
+
+
+@functools.lru_cache(maxsize=64)
+def _zeros(dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """An array that is not written to; making it takes as long as opening a file."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def _filled(value: Any, holes: Sequence[bytes], records: TorchZip) -> Any:
     kind = type(value)
     if kind is ArrayForm:
-        raw = holes[value.number].decode("utf-8", "surrogatepass").encode("latin-1")
+        raw = latin1_bytes(holes[value.number])
         flat: npt.NDArray[Any] = np.frombuffer(raw, dtype=value.dtype)
         return flat.reshape(value.shape, order=value.order)
     if kind is RecordForm:
