@@ -6,17 +6,17 @@ file, are at hand. Of decoded photos (tensors, images without a file) nothing bu
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
-from labelstore.errors import MismatchError, UsageError
+from labelstore.errors import MismatchError, SourceError, UsageError
 from labelstore.images.photo_file import is_same_file, is_same_size
 from labelstore.images.pixels import content_digest
+from labelstore.images.sources.folder import read_image
 
 if TYPE_CHECKING:
-    import os
-
     from labelstore.images.reduced_jpeg import Photo
     from labelstore.store.label_reader import LabelReader
 
@@ -87,10 +87,11 @@ class PhotoIdentity:
 
     def _check_file(self, path: str | os.PathLike[str], image: int) -> None:
         try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except OSError:
-            return
+            data = read_image(os.fspath(path))
+        except SourceError as error:
+            if isinstance(error.__cause__, OSError):
+                return
+            raise
         self._check_bytes(data, image)
         self._compared[image] = True
 

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
-from labelstore.errors import MismatchError, PartialDataWarning, UsageError
+from labelstore.errors import (
+    MismatchError,
+    NotFoundError,
+    PartialDataWarning,
+    SourceError,
+    UsageError,
+)
 from labelstore.images import pixels
 from labelstore.images.preprocessing import normalize
 from labelstore.images.reduced_jpeg import Photo, decode_reduced, reduction_for
 from labelstore.images.sources.choose import ImageSource
 from labelstore.images.sources.classes import other_form
+from labelstore.images.sources.folder import read_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,8 +92,8 @@ class Photos:
 
         Raises:
             MismatchError: there is none, or it is another file than the one that was labelled.
-            SourceError: it cannot be decoded. UsageError: the data set gives something else, or
-                there is no data set.
+            SourceError: it cannot be read or decoded. UsageError: the data set gives something
+                else, or there is no data set.
         """
         key = self._keys[image]
         if self._rows is None:
@@ -108,7 +115,14 @@ class Photos:
             photo = decode_reduced(data, str(self._dataset.path_of(row)), reduction)
             self._identity.check(photo, image, data=data)
             return photo
-        item = self._dataset[row]
+        try:
+            item = self._dataset[row]
+        except OSError as error:
+            # Of files that are gone, cut off, or no images, by Pillow in torchvision's loaders.
+            raise SourceError(
+                f"the data set cannot read its image {key!r} ({_line_of(error)}): restore the file "
+                "or its permissions, or make the data set anew of what is there."
+            ) from error
         data = _first(item)
         if isinstance(data, bytes):
             photo = decode_reduced(data, key, reduction)
@@ -266,7 +280,14 @@ def as_photo(item: Any, key: str) -> Image.Image:
     if isinstance(photo, bytes):
         return pixels.decode(photo, key)
     if isinstance(photo, Image.Image):
-        return pixels.to_rgb(photo)
+        try:
+            return pixels.to_rgb(photo)
+        except pixels.PARSER_ERRORS as error:
+            raise SourceError(
+                f"the image of {key!r} cannot be decoded ({_line_of(error)}): it was closed, or "
+                "its file is cut off or damaged; leave it open until it is used, or give the "
+                "file's bytes."
+            ) from error
     if isinstance(photo, torch.Tensor) and photo.dtype == torch.uint8:
         if photo.ndim == 3 and photo.shape[0] == 3:
             return Image.fromarray(photo.permute(1, 2, 0).contiguous().numpy())
@@ -286,6 +307,10 @@ def as_photo(item: Any, key: str) -> Image.Image:
     )
 
 
+def _line_of(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
 def _first(item: Any) -> Any:
     """The photo of an item that is one or starts with one."""
     return item[0] if isinstance(item, (tuple, list)) and len(item) else item
@@ -297,12 +322,21 @@ def validation_folder(folder: str | os.PathLike[str], store: LabelReader) -> Any
 
     Raises:
         UsageError: a class folder that none of the store's photos with ground truth lies in.
+        NotFoundError: there is no such folder. SourceError: it has no class folders, or one of them
+            no photo; and of a photo that cannot be read, when it is asked for.
     """
     from torchvision.datasets import ImageFolder
 
     pairs = zip(store.keys, store.targets.tolist(), strict=True)
     classes = {key.partition("/")[0]: target for key, target in pairs if target >= 0}
-    data = ImageFolder(os.fspath(folder), loader=_upright)
+    try:
+        data = ImageFolder(os.fspath(folder), loader=_upright)
+    except OSError as error:
+        kind = SourceError if os.path.exists(folder) else NotFoundError
+        raise kind(
+            f"{folder} holds no photos in class folders ({_line_of(error)}): give one that has a "
+            "folder with photos for each class, named as those of the labelled photos."
+        ) from error
     unknown = [name for name in data.classes if name not in classes]
     if unknown:
         raise UsageError(
@@ -314,4 +348,4 @@ def validation_folder(folder: str | os.PathLike[str], store: LabelReader) -> Any
 
 
 def _upright(path: str) -> Image.Image:
-    return pixels.decode(Path(path).read_bytes(), path)
+    return pixels.decode(read_image(path), path)

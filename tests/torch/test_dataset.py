@@ -38,6 +38,7 @@ from labelstore.torch import (
     ViewSampler,
     collate_views,
     normalize,
+    validation_folder,
 )
 from tests.support.ranks import end_workers
 from tests.support.stores import distributions, top_of
@@ -425,6 +426,41 @@ def test_a_photo_missing_later_is_an_error_of_its_own(work, store, tmp_path):
     for image in (0, 1):
         with pytest.raises(SourceError, match=store.keys[image]):
             data[Show(image, (0,))]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_of_an_image_folder_missing_later_is_named(store, tmp_path, workers):
+    make_photos(tmp_path)
+    data = SoftLabelDataset(ImageFolder(tmp_path), store)
+    for key in store.keys:
+        (tmp_path / key).unlink()
+    how = {"num_workers": 1, "multiprocessing_context": "fork"} if workers else {}
+    with pytest.raises(SourceError, match=r"cannot read its image .* restore the file"):
+        batches(data, ViewSampler(data), **how)
+
+
+def test_images_that_cannot_be_decoded_any_more_are_named(work, store):
+    file = work.photos / store.keys[0]
+    closed, cut = Image.open(file), Image.open(io.BytesIO(file.read_bytes()[:-300]))
+    closed.close()
+    for image in (closed, cut):
+        images = [image] * len(store.keys)
+        data = SoftLabelDataset(images, store, keys=store.keys, check_pixels=False)
+        with pytest.raises(SourceError, match=f"the image of '{store.keys[0]}' cannot be decoded"):
+            data[Show(0, (0,))]
+
+
+def test_a_folder_to_validate_on_that_holds_nothing_is_told(work, store, tmp_path):
+    with pytest.raises(NotFoundError, match="no photos in class folders"):
+        validation_folder(tmp_path / "none", store)
+    with pytest.raises(SourceError, match="no photos in class folders"):
+        validation_folder(tmp_path, store)
+    make_photos(tmp_path / "photos")
+    data = validation_folder(tmp_path / "photos", store)
+    for key in store.keys:
+        (tmp_path / "photos" / key).unlink()
+    with pytest.raises(SourceError, match="cannot read the image"):
+        data[0]
 
 
 @pytest.mark.parametrize("kind", ["resized", "float", "numpy", "four channels", "text"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import datasets
 import pytest
 import torch
 
-from labelstore.errors import MismatchError, NotFoundError, UsageError
+from labelstore.errors import MismatchError, NotFoundError, SourceError, UsageError
 from labelstore.torch import HuggingFaceViews, SoftLabelDataset, ViewSampler, collate_views
 
 
@@ -100,6 +103,19 @@ def test_other_files_under_the_same_keys_are_refused(work, store, tmp_path, held
     with pytest.raises(MismatchError, match="is another file than the one that was labelled"):
         table.with_transform(strict)[3]
     assert table.with_transform(lenient)[3]["pixels"].shape == (1, 3, 24, 20)
+
+
+def test_a_file_that_cannot_be_read_is_told_with_the_mend(store, tmp_path):
+    views = HuggingFaceViews(store, key_column="key")
+    os.mkfifo(tmp_path / "pipe")
+    rows = [tmp_path / "gone.jpg", tmp_path, tmp_path / "pipe", Path("/dev/zero"), "a\0b"]
+    for path in rows:
+        row = {"image": [{"path": str(path), "bytes": None}], "key": [store.keys[0]]}
+        with pytest.raises(SourceError, match=r"cannot read the image .* restore the file"):
+            views(row)
+    for path in (None, 5):
+        with pytest.raises(UsageError, match=f"whose path is {path}"):
+            views({"image": [{"path": path}], "key": [store.keys[0]]})
 
 
 def test_rows_that_cannot_be_joined_are_refused(table, store):

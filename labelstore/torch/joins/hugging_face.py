@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Unpack
 
 from labelstore.errors import UsageError
+from labelstore.images.sources.folder import read_image
 from labelstore.torch.joins.view_join import JoinOptions, ViewJoin
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
     from labelstore.store.label_reader import LabelReader
@@ -61,7 +62,8 @@ class HuggingFaceViews(ViewJoin):
 
         Raises:
             NotFoundError: the store has no such image. UsageError: a column is missing, or the keys
-            are unknown. Others as ``join``.
+            are unknown. SourceError: the file of an image that is not decoded cannot be read.
+            Others as ``join``.
         """
         for column in (self.image_column, self.key_column):
             if column is not None and column not in rows:
@@ -107,11 +109,10 @@ def _encoded(item: Any) -> Any:
         return item
     if item.get("bytes") is not None:
         return item["bytes"]
-    return _file(item.get("path"))
-
-
-def _file(path: Any) -> bytes:
-    if path is None:
-        raise UsageError("a row has an image without bytes and without a path: leave it out.")
-    with open(path, "rb") as file:
-        return file.read()
+    path = item.get("path")
+    if not isinstance(path, (str, os.PathLike)):
+        raise UsageError(
+            f"a row has an image without bytes whose path is {path!r}, expected one of the two: "
+            "leave it out."
+        )
+    return read_image(os.fspath(path))
