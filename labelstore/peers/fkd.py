@@ -91,7 +91,7 @@ class FKDReader:
         coords, flips, labels = self._parts(0)
         self.num_views = len(coords)
         self._first = _kind_of(coords, flips, labels)
-        # Where crops are left out nobody looks at them.
+        # Where crops are left out nobody looks at their numbers: checksums find what was damaged.
         self._unneeded = () if self.explicit else (0, 1)
         self._half = _is_half(coords.dtype)
         if self._half and self.explicit:

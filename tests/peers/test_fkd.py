@@ -142,6 +142,21 @@ def test_without_boxes_no_photos_are_needed_and_no_view_is_replayed(tmp_path):
     assert store.keys[0] == "imagenet/train/n0000/im_0"
 
 
+@pytest.mark.parametrize("tensors", [False, True])
+def test_damage_to_crops_that_are_left_out_is_found_by_its_checksum(tmp_path, tensors):
+    for number in range(3):
+        only(tmp_path, state(views=40), f"{number}.tar")
+        coords = np.full((40, 4), 0.37, dtype=np.float32)
+        whole = [torch.from_numpy(coords) if tensors else coords, *state(views=40)[1:]]
+        torch.save(whole, tmp_path / "fkd" / "a" / f"{number}.tar")
+    file = tmp_path / "fkd" / "a" / "2.tar"
+    data = bytearray(file.read_bytes())
+    data[data.index(coords.tobytes()[2:4]) + 1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CorruptError, match=r"2\.tar"):
+        converted(tmp_path, boxes=False)
+
+
 def test_files_of_two_precisions_are_not_of_one_run(tmp_path):
     shapes = photos(tmp_path / "photos", 3)
     save_fkd(tmp_path / "fkd", shapes, VIEWS)

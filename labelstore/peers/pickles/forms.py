@@ -110,7 +110,8 @@ class Form:
 
         Args:
             holes: what it has in the holes. records: of its file. without: places in a list, whose
-                arrays are not needed: of these zeros are returned, of their shape and type.
+                arrays are not needed: of those in holes zeros are returned, of their shape and
+                type. Of records the checksum is looked at all the same.
 
         Raises:
             ValueError: an array has fewer or more values than its shape says, or a record is
@@ -118,7 +119,9 @@ class Form:
         """
         if without and type(self._value) is list:
             return [
-                _unfilled(member) if place in without else _filled(member, holes, records)
+                _zeros(member.dtype, member.shape)
+                if place in without and type(member) is ArrayForm
+                else _filled(member, holes, records)
                 for place, member in enumerate(self._value)
             ]
         return _filled(self._value, holes, records)
@@ -137,16 +140,10 @@ def _has_hole(value: Any) -> bool:
     return isinstance(value, Hole)
 
 
-def _unfilled(value: Any) -> Any:
-    """Zeros in the place of an array, which take no memory; anything else as it is in the form."""
-    if isinstance(value, (ArrayForm, RecordForm)):
-        return _zeros(value.dtype, value.shape)
-    return value
-
-
 @functools.lru_cache(maxsize=64)
 def _zeros(dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """An array that is not written to; making it takes as long as opening a file."""
+    """Zeros that take no memory and are not written to; making them takes as long as opening a
+    file."""
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
