@@ -9,37 +9,27 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.peers.pickles.forms import LEAST_HOLE, ArrayForm, Hole, RecordForm
+from labelstore.peers.pickles.constructors import (
+    CONSTRUCTORS,
+    NAMES_BY_LINE,
+    Name,
+    Unfilled,
+    finished,
+    known_name,
+    storage,
+)
+from labelstore.peers.pickles.forms import LEAST_HOLE, Hole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy.typing as npt
-
     from labelstore.peers.pickles.torch_zip import TorchZip
 
 __all__ = ["traced", "unpickled"]
-
-_ELEMENT_TYPES = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])\Z")
-"""NumPy types that labels have: booleans, integers, floats."""
-
-_STORAGES = {
-    "DoubleStorage": "<f8",
-    "FloatStorage": "<f4",
-    "HalfStorage": "<f2",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "|i1",
-    "ByteStorage": "|u1",
-    "BoolStorage": "|b1",
-}
-"""torch's names of what a tensor's memory holds -> NumPy's."""
 
 
 def unpickled(data: bytes, records: TorchZip | None = None) -> Any:
@@ -68,29 +58,6 @@ def traced(data: bytes) -> tuple[Any, list[tuple[int, int]]]:
     """
     holes: list[tuple[int, int]] = []
     return _Machine(data, None, holes).run(), holes
-
-
-class _Name(NamedTuple):
-    """The name of something in a module, which is not imported."""
-
-    module: str
-    name: str
-
-
-class _Storage(NamedTuple):
-    """The memory of a tensor: one axis."""
-
-    elements: npt.NDArray[Any] | RecordForm
-
-
-class _Unfilled:
-    """An array or an element type that was begun, and what the file says later that it holds."""
-
-    __slots__ = ("kind", "value")
-
-    def __init__(self, kind: str = "", value: Any = None) -> None:
-        self.kind = kind
-        self.value = value
 
 
 class _Mark:
@@ -223,14 +190,14 @@ class _Machine:
         data, start = self._data, self._at
         end = data.index(b"\n", data.index(b"\n", start) + 1)
         self._at = end + 1
-        name = _LINES.get(data[start:end])
+        name = NAMES_BY_LINE.get(data[start:end])
         if name is None:
-            name = _known(*data[start:end].decode("ascii").split("\n"))
+            name = known_name(*data[start:end].decode("ascii").split("\n"))
         self._stack.append(name)
 
     def stack_global(self) -> None:
         name, module = self._pop(), self._pop()
-        self._stack.append(_known(module, name))
+        self._stack.append(known_name(module, name))
 
     def list_(self) -> None:
         self._stack.append([])
@@ -285,19 +252,16 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments, name = self._pop(), self._pop()
-        maker = _MAKERS.get(name) if isinstance(name, _Name) else None
+        maker = CONSTRUCTORS.get(name) if isinstance(name, Name) else None
         if maker is None or type(arguments) is not tuple:
             raise ValueError("it calls what is no constructor of arrays")
         self._stack.append(maker(*arguments))
 
     def build(self) -> None:
         state, value = self._pop(), self._stack[-1]
-        if not isinstance(value, _Unfilled) or type(state) is not tuple:
+        if not isinstance(value, Unfilled) or type(state) is not tuple:
             raise ValueError("it gives a state to what has none")
-        if value.kind == "array":
-            value.value = _array(*state)
-        else:
-            value.value = _with_order(value.value, *state)
+        value.fill(*state)
 
     def persistent(self) -> None:
         if self._records is None and self._holes is None:
@@ -305,175 +269,20 @@ class _Machine:
         state = self._pop()
         if type(state) is not tuple or len(state) != 5 or state[0] != "storage":
             raise ValueError("it points at something else than a tensor's memory")
-        _, kind, key, _, count = state
-        if not isinstance(kind, _Name) or type(key) is not str or type(count) is not int:
-            raise ValueError("it points at something else than a tensor's memory")
-        if self._records is None:
-            # Of bfloat16 NumPy has no array: a TypeError.
-            form = RecordForm(f"data/{key}", np.dtype(_STORAGES[kind.name]), count)
-            self._stack.append(_Storage(form))
-            return
-        elements = _elements(self._records.read(f"data/{key}"), _STORAGES[kind.name])
-        if not 0 <= count <= len(elements):
-            raise ValueError(f"a tensor has {len(elements):,} elements, expected {count:,}")
-        self._stack.append(_Storage(elements[:count]))
+        self._stack.append(storage(*state[1:], self._records))
 
 
-_UNFINISHED = frozenset({_Unfilled, _Mark})
+_UNFINISHED = frozenset({Unfilled, _Mark})
 
 
 def _plain(value: Any) -> Any:
     """A value as it is handed out: an array that was begun is that array."""
     if type(value) not in _UNFINISHED:
         return value
-    if value is _MARK or value.value is None:
-        raise ValueError("an array is never filled, or a value missing")
-    return value.value
+    if value is _MARK:
+        raise ValueError("a value is missing")
+    return finished(value)
 
-
-def _known(module: str, name: str) -> _Name:
-    """A name, where it is one of those that arrays and tensors are made with."""
-    known = _Name(module, name)
-    if known in _MAKERS or known == _ARRAY or (module == "torch" and name in _STORAGES):
-        return known
-    raise ValueError(
-        f"it names {f'{module}.{name}'[:80]!r}, which is no part of an array and is not run"
-    )
-
-
-# The constructors. Each takes what a file has for it, and no more than that.
-
-_ARRAY = _Name("numpy", "ndarray")
-
-
-def _encoded(text: Any, codec: Any) -> bytes | Hole:
-    """Bytes, as protocol 2 writes them."""
-    if type(text) is Hole and codec == "latin1" and not text.encoded:
-        return Hole(text.number, encoded=True)
-    if type(text) is not str or codec != "latin1":
-        raise ValueError("it has bytes that are no Latin-1")
-    return text.encode("latin-1")
-
-
-def _new_array(kind: Any, _shape: Any, _code: Any) -> _Unfilled:
-    if kind != _ARRAY:
-        raise ValueError("it has an array of a kind of its own")
-    return _Unfilled("array")
-
-
-def _array(
-    _version: Any, shape: Any, kind: Any, fortran: Any, data: Any
-) -> npt.NDArray[Any] | ArrayForm:
-    """What NumPy's arrays tell of themselves."""
-    order: Literal["C", "F"] = "F" if fortran is True else "C"
-    if type(data) is Hole and data.encoded:
-        return ArrayForm(data.number, _element_type(kind), _sizes(shape), order)
-    flat = np.frombuffer(_raw(data), dtype=_element_type(kind))
-    return flat.reshape(_sizes(shape), order=order)
-
-
-def _scalar(kind: Any, data: Any) -> Any:
-    """A number of NumPy's, as Python's."""
-    (value,) = np.frombuffer(_raw(data), dtype=_element_type(kind)).tolist()
-    return value
-
-
-def _from_buffer(
-    data: Any, kind: Any, shape: Any, order: Any, axes: Any = None
-) -> npt.NDArray[Any] | ArrayForm:
-    """An array as protocol 5 writes it."""
-    if axes is not None:
-        raise ValueError("it has an array whose axes lie in an order of their own")
-    return _array(1, shape, kind, order == "F", data)
-
-
-def _new_element_type(code: Any, _align: Any = False, _copy: Any = True) -> _Unfilled:
-    if type(code) is not str or not _ELEMENT_TYPES.match(code):
-        raise ValueError(f"it has an array of {str(code)[:20]!r}, expected numbers")
-    return _Unfilled("dtype", np.dtype(code))
-
-
-def _with_order(kind: np.dtype[Any], _version: Any, order: Any, *_: Any) -> np.dtype[Any]:
-    if order not in ("<", ">", "|", "="):
-        raise ValueError("it has an array without an order of bytes")
-    return kind.newbyteorder(order)
-
-
-def _tensor(
-    storage: Any, offset: Any, size: Any, stride: Any, *_: Any
-) -> npt.NDArray[Any] | RecordForm:
-    """A dense tensor, a copy: strides are in elements."""
-    if not isinstance(storage, _Storage) or type(offset) is not int:
-        raise ValueError("a tensor has no memory")
-    sizes, strides = _sizes(size), _sizes(stride)
-    elements = storage.elements
-    if isinstance(elements, RecordForm):
-        return elements.of(offset, sizes, strides)
-    last = offset + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
-    count = int(np.prod(sizes, dtype=object))
-    if not count:
-        return np.empty(sizes, dtype=elements.dtype)
-    if offset < 0 or last >= len(elements) or count > len(elements):
-        raise ValueError("a tensor is larger than its memory")
-    steps = tuple(step * elements.itemsize for step in strides)
-    view = np.lib.stride_tricks.as_strided(elements[offset:], sizes, steps, writeable=False)
-    return np.ascontiguousarray(view)
-
-
-def _ordered_dict() -> dict[Any, Any]:
-    """Of hooks, which every tensor has: an empty one."""
-    return {}
-
-
-def _no_bytes() -> bytes:
-    """As protocol 2 writes them where there are none."""
-    return b""
-
-
-def _raw(data: Any) -> bytes:
-    if type(data) is not bytes:
-        raise ValueError("an array's values are no bytes")
-    return data
-
-
-def _element_type(kind: Any) -> np.dtype[Any]:
-    kind = _plain(kind)
-    if not isinstance(kind, np.dtype):
-        raise TypeError("an array has no type of elements")
-    return kind
-
-
-def _sizes(shape: Any) -> tuple[int, ...]:
-    if type(shape) is not tuple or len(shape) > 8:
-        raise ValueError("an array has no shape")
-    if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
-        raise ValueError("an array has a shape that is none")
-    return shape
-
-
-def _elements(raw: bytes, kind: str) -> npt.NDArray[Any]:
-    if kind != "bfloat16":
-        return np.frombuffer(raw, dtype=kind)
-    halves = np.frombuffer(raw, dtype="<u2").astype("<u4")
-    return (halves << 16).view("<f4")
-
-
-_MAKERS: dict[_Name, Callable[..., Any]] = {
-    _Name("_codecs", "encode"): _encoded,
-    _Name("numpy", "dtype"): _new_element_type,
-    _Name("collections", "OrderedDict"): _ordered_dict,
-    _Name("__builtin__", "bytes"): _no_bytes,
-    _Name("torch._utils", "_rebuild_tensor_v2"): _tensor,
-}
-# NumPy 2 renamed the module.
-for _core in ("numpy.core", "numpy._core"):
-    _MAKERS[_Name(f"{_core}.multiarray", "_reconstruct")] = _new_array
-    _MAKERS[_Name(f"{_core}.multiarray", "scalar")] = _scalar
-    _MAKERS[_Name(f"{_core}.numeric", "_frombuffer")] = _from_buffer
-
-_LINES = {f"{name.module}\n{name.name}".encode(): name for name in (*_MAKERS, _ARRAY)}
-_LINES |= {f"torch\n{name}".encode(): _Name("torch", name) for name in _STORAGES}
-"""Names as protocol 2 writes them."""
 
 _BYTE, _SHORT = struct.Struct("<B"), struct.Struct("<H")
 _INT, _UINT, _LENGTH = struct.Struct("<i"), struct.Struct("<I"), struct.Struct("<Q")
