@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.errors import FormatError, LabelError, NotFoundError, UsageError
+from labelstore.errors import FormatError, LabelError, UsageError
 from labelstore.format.label_checks import are_labels
-from labelstore.images.sources.listing import walk
 from labelstore.peers.image_folder import (
     PhotoFacts,
     boxes_of_shares,
     check_inside,
     photo_facts,
 )
+from labelstore.peers.label_files import named_files
 from labelstore.peers.labelled_photos import matched_photos
 from labelstore.peers.peer_labels import PeerLabels, files_digest, require_integers
 from labelstore.peers.pickles.safe_pickle import MEND, TorchFiles
@@ -61,12 +61,7 @@ class FKDReader:
     targets: npt.NDArray[np.int32] | None = None
 
     def __init__(self, path: Path, options: PeerOptions) -> None:
-        if not path.is_dir():
-            kind = NotFoundError if not path.exists() else FormatError
-            raise kind(f"there is no folder {path}: give the folder of FKD's .tar label files.")
-        names = sorted(name for name in walk(path) if name.endswith(SUFFIX))
-        if not names:
-            raise FormatError(f"{path} holds no {SUFFIX} files, expected FKD's, one an image.")
+        names = named_files(path, SUFFIX, "FKD")
         self._path, self._names, self._files = path, names, TorchFiles()
         self._unneeded: tuple[int, ...] = ()
         self._first: tuple[Any, ...] | None = None

@@ -9,20 +9,18 @@ the image's own parameters first and then those of the image that it may be mixe
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import (
-    CorruptError,
     FormatError,
     LabelError,
     MismatchError,
-    NotFoundError,
     UsageError,
 )
 from labelstore.peers import image_folder
+from labelstore.peers.label_files import numbered_entries, require_all, require_folder
 from labelstore.peers.peer_labels import PeerLabels, files_digest
 from labelstore.peers.pickles.safe_pickle import MEND, load_torch
 from labelstore.storage.untrusted import parsed
@@ -252,31 +250,24 @@ def _pair(sample: dict[str, Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[
     return values.astype(np.float64), ids.astype(np.int64)
 
 
+_NAME = "{}.pth.tar"
+"""What a photo's label file is called."""
+
+
 def _numbered_files(path: Path) -> dict[int, Path]:
     """Label files by number, 0 to N - 1.
 
     Raises:
         NotFoundError, FormatError, CorruptError: there are none, or one is missing.
     """
-    if not path.exists():
-        raise NotFoundError(f"there is no folder {path}: check the path.")
-    files: dict[int, Path] = {}
-    with parsed(path, MEND):
-        for entry in path.iterdir() if path.is_dir() else ():
-            match = re.fullmatch(r"(0|[1-9]\d{0,9})\.pth\.tar", entry.name)
-            if match:
-                files[int(match[1])] = entry
+    require_folder(path, "reinforced_data of ml-dr's archive")
+    files = numbered_entries(path, _NAME)
     if not files:
         raise FormatError(
             f"{path} has no NUMBER.pth.tar, expected ml-dr's folder reinforced_data: unpack its "
             "archive, and give that folder."
         )
-    missing = next((number for number in range(len(files)) if number not in files), None)
-    if missing is not None:
-        raise CorruptError(
-            f"{path} has no {missing}.pth.tar, and {len(files)} others up to number {max(files)}: "
-            "a label names its photo by its number, so that none may be missing; get it anew."
-        )
+    require_all(path, _NAME, files)
     return files
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.errors import FormatError, LabelError, NotFoundError, UsageError
-from labelstore.images.sources.listing import walk
+from labelstore.errors import FormatError, LabelError, UsageError
 from labelstore.peers.image_folder import photo_facts
+from labelstore.peers.label_files import named_files
 from labelstore.peers.labelled_photos import matched_photos
 from labelstore.peers.peer_labels import PeerLabels, files_digest, require_integers
 from labelstore.peers.pickles.safe_pickle import MEND, load_torch
@@ -54,12 +54,7 @@ class RelabelReader:
     explicit = False
 
     def __init__(self, path: Path, options: PeerOptions) -> None:
-        if not path.is_dir():
-            kind = NotFoundError if not path.exists() else FormatError
-            raise kind(f"there is no folder {path}: give the folder of ReLabel's .pt label maps.")
-        names = sorted(name for name in walk(path) if name.endswith(SUFFIX))
-        if not names:
-            raise FormatError(f"{path} holds no {SUFFIX} files, expected ReLabel's, one an image.")
+        names = named_files(path, SUFFIX, "ReLabel")
         if options.photos is None or options.views is None:
             missing = "photos" if options.photos is None else "the number of views"
             raise UsageError(

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.errors import CorruptError, FormatError, LabelError, MismatchError, NotFoundError
+from labelstore.errors import CorruptError, FormatError, LabelError, MismatchError
 from labelstore.peers.image_folder import in_folder_order, photo_facts
+from labelstore.peers.label_files import require_folder
 from labelstore.peers.labelled_photos import matched_photos
 from labelstore.peers.peer_labels import PeerLabels, files_digest
 from labelstore.peers.pickles.safe_pickle import MEND, read_bytes
@@ -217,9 +218,7 @@ def _stem(key: str) -> str:
 
 def _epochs(path: Path) -> tuple[list[Path], int]:
     """The folders of epochs, by number, and their k."""
-    if not path.is_dir():
-        kind = FormatError if path.exists() else NotFoundError
-        raise kind(f"there is no folder {path}: give the folder of logits_topK_epochE folders.")
+    require_folder(path, "of logits_topK_epochE folders")
     with parsed(path, MEND):
         folders = [entry for entry in path.iterdir() if _EPOCH.match(entry.name)]
     if not folders:

@@ -169,7 +169,7 @@ def test_what_does_not_belong(tmp_path):
     with pytest.raises(UsageError, match="says 100 classes"):
         read(tmp_path / "kit", num_classes=1000)
     (tmp_path / "kit" / "data_1.parquet").unlink()
-    with pytest.raises(FormatError, match=r"no data_1\.parquet"):
+    with pytest.raises(CorruptError, match=r"no data_1\.parquet"):
         read(tmp_path / "kit")
     with pytest.raises(FormatError, match=r"no data_0\.parquet"):
         read(tmp_path)

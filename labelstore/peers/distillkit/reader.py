@@ -8,13 +8,13 @@ view.
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.errors import FormatError, LabelError, NotFoundError, UsageError, require_packages
+from labelstore.errors import FormatError, LabelError, UsageError, require_packages
 from labelstore.peers.distillkit.compression import Compression
+from labelstore.peers.label_files import numbered_entries, require_all, require_folder
 from labelstore.peers.peer_labels import PeerLabels, files_digest
 from labelstore.peers.pickles.safe_pickle import MEND, read_bytes
 from labelstore.storage.parquet.footer import footer_of, row_groups
@@ -178,23 +178,17 @@ def _data_files(path: Path) -> list[Path]:
     """``data_0.parquet``, ``data_1.parquet``, ...
 
     Raises:
-        NotFoundError, FormatError: there are none, or one is missing.
+        NotFoundError, FormatError: there are none. CorruptError: one is missing.
     """
-    if not path.exists():
-        raise NotFoundError(f"there is no folder {path}: check the path.")
-    files: dict[int, Path] = {}
-    with parsed(path, MEND):
-        for entry in path.iterdir() if path.is_dir() else ():
-            match = re.fullmatch(r"data_(0|[1-9]\d{0,8})\.parquet", entry.name)
-            if match:
-                files[int(match[1])] = entry
-    missing = next((number for number in range(len(files)) if number not in files), None)
-    if not files or missing is not None:
+    require_folder(path, "of DistillKit's captured labels")
+    files = numbered_entries(path, "data_{}.parquet")
+    if not files:
         raise FormatError(
-            f"{path} has no data_{missing or 0}.parquet, expected DistillKit's folder of captured "
-            "labels: give that one, whole."
+            f"{path} has no data_0.parquet, expected DistillKit's folder of captured labels: give "
+            "that one, whole."
         )
-    return [files[number] for number in range(len(files))]
+    require_all(path, "data_{}.parquet", files)
+    return list(files.values())
 
 
 def _read_config(file: Path) -> Compression:

@@ -5,19 +5,17 @@ An epoch, ``epoch_E/batch_0.tar``, ``batch_1.tar``, ..., is a view.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from labelstore.errors import (
-    CorruptError,
     FormatError,
     MismatchError,
-    NotFoundError,
     UsageError,
 )
 from labelstore.peers import image_folder
+from labelstore.peers.label_files import numbered_entries, require_all, require_folder
 from labelstore.peers.peer_labels import PeerLabels, files_digest
 from labelstore.peers.pickles.safe_pickle import MEND
 from labelstore.peers.sre2l.batches import read_batch, rows_of
@@ -302,35 +300,15 @@ def _batch_files(path: Path) -> list[list[Path]]:
         NotFoundError: there is no such folder. FormatError: it has no epochs. CorruptError: one
             of them, or a batch, is missing.
     """
-    if not path.exists():
-        raise NotFoundError(f"there is no folder {path}: check the path.")
-    with parsed(path, MEND):
-        epochs = _numbered(path, r"epoch_(\d+)") if path.is_dir() else {}
-        files = [_numbered(folder, r"batch_(\d+)\.tar") for folder in epochs.values()]
+    require_folder(path, "with epoch_0, epoch_1, ... in it")
+    epochs = numbered_entries(path, "epoch_{}")
+    files = [numbered_entries(folder, "batch_{}.tar") for folder in epochs.values()]
     if not epochs or not files[0]:
         raise FormatError(
             f"{path} has no epoch_0/batch_0.tar, expected the folder that SRe2L's or LPLD's "
             "relabelling was given as its FKD path: give that one."
         )
-    _check_complete(path, "epoch_{}", epochs)
+    require_all(path, "epoch_{}", epochs)
     for folder, batches in zip(epochs.values(), files, strict=True):
-        _check_complete(folder, "batch_{}.tar", batches)
+        require_all(folder, "batch_{}.tar", batches)
     return [list(batches.values()) for batches in files]
-
-
-def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
-    """The entries of a folder whose names fit, by their number, rising."""
-    matches = {entry: re.fullmatch(pattern, entry.name) for entry in folder.iterdir()}
-    numbered = {int(match[1]): entry for entry, match in matches.items() if match}
-    return dict(sorted(numbered.items()))
-
-
-def _check_complete(folder: Path, name: str, entries: dict[int, Path]) -> None:
-    missing = next((number for number in range(len(entries)) if number not in entries), None)
-    if missing is None and not entries:
-        missing = 0
-    if missing is not None:
-        raise CorruptError(
-            f"{folder} has no {name.format(missing)}, and later ones follow or its epoch is "
-            f"empty: a label's place counts, so that none may be missing; {MEND}."
-        )
