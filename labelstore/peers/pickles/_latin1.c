@@ -13,6 +13,9 @@
 #include <string.h>
 #include <tmmintrin.h>
 
+/* What labelstore/compiled.py asks for. */
+#define INTERFACE 1
+
 #define WIDE __attribute__((target("ssse3")))
 
 /* For each set of eight bytes, bit by bit, the places of those that are not in it, then none. */
@@ -100,13 +103,13 @@ latin1(PyObject *Py_UNUSED(module), PyObject *text) {
 }
 
 static int
-start(PyObject *Py_UNUSED(module)) {
+start(PyObject *module) {
     if (!__builtin_cpu_supports("ssse3")) {
         PyErr_SetString(PyExc_ImportError, "the processor has no SSSE3");
         return -1;
     }
     fill_left_by();
-    return 0;
+    return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE);
 }
 
 static PyMethodDef methods[] = {{"latin1", latin1, METH_O, latin1_doc}, {NULL, NULL, 0, NULL}};

@@ -8,8 +8,9 @@ Python does it.
 from __future__ import annotations
 
 import functools
-import importlib
 from typing import Any
+
+from labelstore.compiled import compiled_part
 
 __all__ = ["latin1_bytes"]
 
@@ -32,7 +33,4 @@ def latin1_bytes(text: bytes) -> bytes:
 @functools.cache
 def _compiled() -> Any:
     """The compiled part; None where it was not built."""
-    try:
-        return importlib.import_module("labelstore.peers.pickles._latin1")
-    except ImportError:
-        return None
+    return compiled_part("labelstore.peers.pickles._latin1")
