@@ -66,8 +66,8 @@ def align(members: tuple[Store, ...], images: Images) -> Alignment:
             f"images is {images!r}, expected one of {', '.join(get_args(Images))}: choose one."
         )
     first = members[0]
-    for member in members[1:]:
-        _check_classes(first, member)
+    for number, member in enumerate(members[1:], 1):
+        _check_classes(members[:number], member)
         if member is not first:
             _check_laws(first, member)
     shared = _shared(members, images)
@@ -79,16 +79,18 @@ def align(members: tuple[Store, ...], images: Images) -> Alignment:
     return Alignment(rows, targets)
 
 
-def _check_classes(first: Store, member: Store) -> None:
-    names = f"{first.path} and {member.path}"
-    if member.num_classes != first.num_classes:
-        raise MismatchError(
-            f"{names} have {first.num_classes} and {member.num_classes} classes, expected the same "
-            "classes: these teachers cannot be averaged."
-        )
-    theirs, ours = member.manifest.class_names, first.manifest.class_names
-    if ours is not None and theirs is not None and ours != theirs:
-        raise MismatchError(f"{names} name their classes differently: they cannot be averaged.")
+def _check_classes(before: tuple[Store, ...], member: Store) -> None:
+    """The same classes as those of every member before, by their names where both have names."""
+    for other in before:
+        names = f"{other.path} and {member.path}"
+        if member.num_classes != other.num_classes:
+            raise MismatchError(
+                f"{names} have {other.num_classes} and {member.num_classes} classes, expected the "
+                "same classes: these teachers cannot be averaged."
+            )
+        theirs, ours = member.manifest.class_names, other.manifest.class_names
+        if ours is not None and theirs is not None and ours != theirs:
+            raise MismatchError(f"{names} name their classes differently: they cannot be averaged.")
 
 
 def _shared(members: tuple[Store, ...], images: Images) -> npt.NDArray[np.int64]:
@@ -200,11 +202,22 @@ def _check_laws(first: Store, member: Store) -> None:
         raise MismatchError(f"{problem}.")
 
 
-def _check_files(members: tuple[Store, ...], rows: Rows, number: int) -> None:
-    """The same files as those of every member before, where both know their digests."""
+def _check_photos(members: tuple[Store, ...], rows: Rows, number: int) -> None:
+    """Photos of the same sizes, and the same files, as those of every member before, where both
+    know them."""
     member = members[number]
     for other, their_rows in zip(members[:number], rows[:number], strict=True):
-        differing = np.flatnonzero(other_files(other, member, (their_rows, rows[number])))
+        if other is member:
+            continue
+        both = their_rows, rows[number]
+        differing = np.flatnonzero(other_sizes(other, member, both))
+        if differing.size:
+            raise MismatchError(
+                f"{other.path} and {member.path} were made from photos of other sizes, "
+                f"{differing.size} in all, first {_key(members, rows, differing[0])!r}: generate "
+                "both from the same files."
+            )
+        differing = np.flatnonzero(other_files(other, member, both))
         if differing.size:
             raise MismatchError(
                 f"{other.path} and {member.path} were made from other files under the same keys, "
@@ -226,14 +239,7 @@ def _told(law: ViewLaw | str | None) -> str:
 def _check_crops(members: tuple[Store, ...], rows: Rows, number: int) -> None:
     """The same files at the same size, and the same boxes where they are stored."""
     first, member = members[0], members[number]
-    names = f"{first.path} and {member.path}"
-    differing = np.flatnonzero(other_sizes(first, member, (rows[0], rows[number])))
-    if differing.size:
-        raise MismatchError(
-            f"{names} were made from photos of other sizes, {differing.size} in all, first "
-            f"{_key(members, rows, differing[0])!r}: generate both from the same files."
-        )
-    _check_files(members, rows, number)
+    _check_photos(members, rows, number)
     if first.manifest.law != EXPLICIT:
         return
     numbers = np.arange(min(first.num_views, member.num_views))
@@ -242,8 +248,8 @@ def _check_crops(members: tuple[Store, ...], rows: Rows, number: int) -> None:
         a, b = first.views(row, numbers), member.views(place, numbers)
         if not (np.array_equal(a.box, b.box) and np.array_equal(a.flip, b.flip)):
             raise MismatchError(
-                f"{names} hold different crops of {_key(members, rows, image)!r}: their labels "
-                "cannot be averaged."
+                f"{first.path} and {member.path} hold different crops of "
+                f"{_key(members, rows, image)!r}: their labels cannot be averaged."
             )
 
 

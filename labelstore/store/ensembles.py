@@ -83,10 +83,12 @@ class Ensemble:
             num_images=self.num_images,
             num_views=self.num_views,
             fingerprint=fingerprint(self.keys, self._targets),
+            class_names=_class_names(members),
             probe=_probe(first, self._rows[0], self.num_views),
         )
-        """What the first member's says, of the images and views of the ensemble: blocks are runs of
-        its images and groups runs of its views, as large as the first member's."""
+        """What the first member's says, of the images and views of the ensemble, with the names of
+        the classes where any member has them: blocks are runs of its images and groups runs of its
+        views, as large as the first member's."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what can be read again, so that DataLoader's workers start lightly."""
@@ -293,6 +295,12 @@ def opened_all(stores: Sequence[Store | str | os.PathLike[str]]) -> tuple[Store,
     if isinstance(stores, (str, os.PathLike)):
         raise UsageError(f"{stores} was given where several stores are read: give a list of them.")
     return tuple(opened(store) for store in stores)
+
+
+def _class_names(members: Sequence[Store]) -> tuple[str, ...] | None:
+    """What the classes are called, by the first member that says it."""
+    names = (member.manifest.class_names for member in members)
+    return next((known for known in names if known is not None), None)
 
 
 def _probe(

@@ -10,6 +10,7 @@ import pytest
 
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, UsageError
+from labelstore.operations.merge import merge
 from labelstore.store.writer import StoreWriter
 from labelstore.training.decisions import decisions, view_mask
 from labelstore.training.recovery import Recovery
@@ -17,6 +18,8 @@ from labelstore.views.law import ViewLaw
 from tests.support.stores import make_planned, once, planned, written
 
 make_planned, written = once(make_planned), once(written)
+
+NAMES = [f"n{number}" for number in range(30)]
 
 
 def test_the_mean_of_members_in_another_order(tmp_path):
@@ -61,8 +64,7 @@ def test_the_mean_of_members_in_another_order(tmp_path):
     ],
 )
 def test_stores_that_do_not_fit_are_refused(tmp_path, other, words):
-    names = [f"n{number}" for number in range(30)]
-    first, _, _ = written(tmp_path / "a.zarr", class_names=names)
+    first, _, _ = written(tmp_path / "a.zarr", class_names=NAMES)
     second, _, _ = written(tmp_path / "b.zarr", seed=1, **other)
     with pytest.raises(MismatchError, match=words):
         labelstore.ensemble([first, second])
@@ -193,6 +195,41 @@ def test_no_shared_image_is_an_error(tmp_path):
     one, two = part(tmp_path / "a.zarr", range(9), 0), part(tmp_path / "b.zarr", range(9, 20), 1)
     with pytest.raises(MismatchError, match=r"share no image .*'c/000\.jpg', 'c/009\.jpg'"):
         labelstore.ensemble([one, two], images="intersection")
+
+
+UNSIZED = {"widths": np.full(20, -1), "heights": np.full(20, -1)}
+
+
+@pytest.mark.parametrize(
+    ("silent", "second", "third", "words"),
+    [
+        ({}, {"class_names": NAMES}, {"class_names": NAMES[::-1]}, "name their classes"),
+        (UNSIZED, {}, {"widths": np.arange(20) + 41}, "other sizes, 20 in all"),
+    ],
+)
+def test_stores_behind_one_that_says_nothing_have_to_fit_each_other(
+    tmp_path, silent, second, third, words
+):
+    stores = [
+        written(tmp_path / f"{seed}.zarr", seed=seed, **options)[0]
+        for seed, options in enumerate((silent, second, third))
+    ]
+    for pair in ([0, 1], [0, 2]):
+        labelstore.ensemble([stores[number] for number in pair])
+    with pytest.raises(MismatchError, match=rf"1\.zarr and .*2\.zarr .*{words}"):
+        labelstore.ensemble(stores)
+
+
+def test_class_names_that_any_member_has_are_kept(tmp_path):
+    silent, _, _ = written(tmp_path / "a.zarr")
+    named, _, _ = written(tmp_path / "b.zarr", seed=1, class_names=NAMES)
+    merge([silent, named], tmp_path / "c.zarr")
+    merged = labelstore.open(tmp_path / "c.zarr")
+    assert merged.manifest.class_names == tuple(NAMES)
+    # So that a mean of them is still compared with others.
+    other, _, _ = written(tmp_path / "d.zarr", seed=2, class_names=NAMES[::-1])
+    with pytest.raises(MismatchError, match="name their classes"):
+        labelstore.ensemble([merged, other])
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from labelstore.storage.location import same_place
 from labelstore.storage.partner_records import PartnerRecords
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.ensembles import opened_all
+from labelstore.store.lineage import TEACHER, lineage, teacher_names
 from labelstore.store.mixed_views import PartnerFiles, RecordedFiles, mixing_of
 from labelstore.store.rewrite import (
     Copying,
@@ -31,7 +33,7 @@ from labelstore.store.writer import LABELS, StoreWriter
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from labelstore.format.blocks import BlockCodes
     from labelstore.format.manifest import Manifest
@@ -55,6 +57,9 @@ ALIKE = (
 
 MAY_DIFFER = frozenset({"spec", "checkpoint", "device", LOGITS_PROBE})
 """What is told of a teacher and says where it ran and lay, not which one it is."""
+
+MEANS = ("weights", "ferkd", "tail")
+"""What a merge tells of how it averaged, beside the teachers."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +158,16 @@ def _check_alike(parts: Sequence[Store], allow_version_drift: bool) -> None:
                     f"{_short(values[0])}, and parts of one store are alike: make them with the "
                     "same settings, or recode one of them."
                 )
-        teacher = _other_teacher(first.manifest.teacher, part.manifest.teacher)
+        teacher = _other_teachers(first.manifest, part.manifest)
         if teacher is not None:
             raise MismatchError(
                 f"{part.path} and {first.path} are of different teachers ({teacher} differs), and "
                 "parts are of one: merge averages the labels of several."
+            )
+        if _means(first.manifest) != _means(part.manifest):
+            raise MismatchError(
+                f"{part.path} and {first.path} were merged with other weights, tails or rules of "
+                "FerKD, and parts are of one mean: merge the stores of one of them anew."
             )
         drift = _versions(first.manifest, part.manifest)
         if drift and not allow_version_drift:
@@ -168,18 +178,35 @@ def _check_alike(parts: Sequence[Store], allow_version_drift: bool) -> None:
             )
 
 
-def _other_teacher(first: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> str | None:
-    """What says that these are two teachers; None where nothing does."""
-    if first is None or other is None:
-        return None if first is other else "whether one is known"
-    names = sorted((first.keys() | other.keys()) - MAY_DIFFER)
-    return next((name for name in names if first.get(name) != other.get(name)), None)
+def _other_teachers(first: Manifest, other: Manifest) -> str | None:
+    """What says that labels are of different teachers, or of means over different ones; None where
+    nothing does."""
+    if (first.teacher is None) != (other.teacher is None):
+        return "whether one is known"
+    if len(first.teachers) != len(other.teachers):
+        return "the number of them"
+    for one, two in zip(first.teachers, other.teachers, strict=True):
+        for name in sorted((one.keys() | two.keys()) - MAY_DIFFER):
+            if one.get(name) != two.get(name):
+                return name
+    # Of labels that came from elsewhere no more than this may be known.
+    named = first.teacher is None and teacher_names(first) != teacher_names(other)
+    return "the name" if named else None
+
+
+def _means(manifest: Manifest) -> set[str]:
+    """How the labels of several teachers were averaged; nothing where they were not."""
+    steps = [step["settings"] for step in lineage(manifest) if step["operation"] == "merge"]
+    return {
+        json.dumps({name: settings.get(name) for name in MEANS}, sort_keys=True)
+        for settings in steps
+    }
 
 
 def _versions(first: Manifest, other: Manifest) -> str:
     """Which libraries' versions differ, and what they are; "" where they are the same."""
     one, two = first.producer, other.producer
-    names = sorted((one.keys() | two.keys()) - {LABELS})
+    names = sorted((one.keys() | two.keys()) - {LABELS, TEACHER})
     differing = [name for name in names if one.get(name) != two.get(name)]
     return ", ".join(f"{name} {two.get(name)} and {one.get(name)}" for name in differing)
 

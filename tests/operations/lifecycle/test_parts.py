@@ -11,6 +11,7 @@ import pytest
 import labelstore
 from labelstore.errors import IncompleteError, MismatchError, UsageError
 from labelstore.operations.lifecycle.parts import join_parts
+from labelstore.operations.merge import merge
 from labelstore.store.writer import StoreWriter
 from tests.support import commands
 from tests.support.stores import files_of, make_planned, once, planned, written
@@ -125,26 +126,72 @@ def test_a_teacher_is_known_by_its_weights_not_by_where_it_ran(tmp_path):
         join_parts([first, other], tmp_path / "e.zarr")
 
 
+@pytest.mark.parametrize(
+    ("teacher", "how", "words"),
+    [
+        (TEACHER | {"weights_digest": "1" * 32}, {}, "different teachers .weights_digest"),
+        (TEACHER, {"weights": [3.0, 1.0]}, "other weights"),
+        (TEACHER, {"tail": "uniform"}, "other weights, tails"),
+        (TEACHER, {"ferkd": labelstore.FerKD(low=0.0, middle=0.5)}, "rules of FerKD"),
+        (TEACHER, {}, None),
+    ],
+)
+def test_means_are_parts_where_they_are_of_the_same_teachers(tmp_path, teacher, how, words):
+    means = []
+    for number, (other, options) in enumerate(((TEACHER, {}), (teacher, how))):
+        members = [
+            half(tmp_path / f"{number}{name}.zarr", number, teacher=of)
+            for name, of in (("a", TEACHER | {"mean": [0.1] * 3}), ("b", other))
+        ]
+        merge(members, tmp_path / f"{number}.zarr", **options)
+        means.append(tmp_path / f"{number}.zarr")
+    if words is None:
+        joined = labelstore.open(join_parts(means, tmp_path / "c.zarr").path)
+        rest = half(tmp_path / "2a.zarr", 2, teacher=TEACHER | {"mean": [0.1] * 3})
+        merge([rest, half(tmp_path / "2b.zarr", 2, teacher=TEACHER)], tmp_path / "2.zarr")
+        whole = labelstore.open(join_parts([joined, tmp_path / "2.zarr"], tmp_path / "d.zarr").path)
+        assert whole.num_images == 3 * rest.num_images
+        return
+    with pytest.raises(MismatchError, match=words):
+        join_parts(means, tmp_path / "c.zarr")
+
+
 def test_an_image_that_two_have_is_refused_by_name(tmp_path):
     first, second = half(tmp_path / "a.zarr", 0), half(tmp_path / "b.zarr", 0, block_images=4)
     with pytest.raises(MismatchError, match=r"'0/0\.jpg'"):
         join_parts([first, second], tmp_path / "c.zarr")
 
 
+def produced(path, number, producer):
+    manifest, keys, targets, data, _ = planned()
+    keys = [f"{number}-{key}" for key in keys]
+    manifest = dataclasses.replace(
+        manifest,
+        fingerprint=labelstore.format.manifest.fingerprint(keys, targets),
+        producer=producer,
+    )
+    with StoreWriter(path, manifest, keys, targets) as writer:
+        for block in writer.pending_blocks():
+            writer.write_block(block, data(block))
+    return labelstore.open(path)
+
+
+def test_labels_that_were_given_are_parts_where_their_teachers_have_one_name(tmp_path):
+    first, other = (
+        produced(tmp_path / f"{name}.zarr", number, {"teacher": name})
+        for number, name in enumerate(("resnet", "vit"))
+    )
+    same = produced(tmp_path / "same.zarr", 2, {"teacher": "resnet"})
+    assert join_parts([first, same], tmp_path / "c.zarr").num_images == 40
+    with pytest.raises(MismatchError, match="different teachers"):
+        join_parts([first, other], tmp_path / "e.zarr", allow_version_drift=True)
+
+
 def test_other_libraries_are_let_in_when_asked(tmp_path):
-    stores = []
-    for number, version in enumerate(("10.0", "11.0")):
-        manifest, keys, targets, data, _ = planned()
-        keys = [f"{number}-{key}" for key in keys]
-        manifest = dataclasses.replace(
-            manifest,
-            fingerprint=labelstore.format.manifest.fingerprint(keys, targets),
-            producer={"pillow": version},
-        )
-        with StoreWriter(tmp_path / f"{number}.zarr", manifest, keys, targets) as writer:
-            for block in writer.pending_blocks():
-                writer.write_block(block, data(block))
-        stores.append(labelstore.open(tmp_path / f"{number}.zarr"))
+    stores = [
+        produced(tmp_path / f"{number}.zarr", number, {"pillow": version})
+        for number, version in enumerate(("10.0", "11.0"))
+    ]
     with pytest.raises(MismatchError, match=r"pillow 11\.0 and 10\.0"):
         join_parts(stores, tmp_path / "c.zarr")
     joined = labelstore.open(join_parts(stores, tmp_path / "c.zarr", allow_version_drift=True).path)
