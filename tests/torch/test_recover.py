@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 import labelstore
 from labelstore import FerKD, TopK
 from labelstore.errors import FallbackWarning, LabelError, UsageError
+from labelstore.labels.calibration.phases import LabelPhases
 from labelstore.labels.calibration.thresholds import ClassThresholds
 from labelstore.labels.ensemble import EnsembleTopK
 from labelstore.labels.ferkd import EnsembleFerKD
@@ -78,6 +79,18 @@ def agree(stored, recovery, target):
         assert one is None or np.array_equal(one.numpy(), other)
     assert found.target.tolist() == list(target)
     return found
+
+
+@pytest.mark.parametrize(
+    "rule", [FerKD(0.0, 0.99, 1.0), FerKD(0.0, 0.99, 1.0, calibrate="loca"), None]
+)
+def test_labels_of_a_single_class_have_all_of_it(rule):
+    topk = TopK(np.zeros((ROWS, 1), np.int32), np.full((ROWS, 1), 0.9, np.float32), 1)
+    recovery = Recovery(None, "top-k", rule, None, None if rule else LabelPhases(4))
+    target, epochs = np.zeros(ROWS, np.int64), np.arange(ROWS) % 4
+    found = recover(replace(rows_of(topk, target), epoch=torch.from_numpy(epochs)), recovery)
+    for labels in (dense(found), recovery(topk, target, epochs).labels.dense()):
+        np.testing.assert_array_equal(labels, 1.0)
 
 
 labels = st.tuples(

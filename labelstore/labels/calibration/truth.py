@@ -23,13 +23,15 @@ def with_smoothed_truth(
 ) -> SoftLabels:
     """FerKD's equation 4: the ground truth with 1 - epsilon, epsilon over the C - 1 others.
 
+    A single class has all of it.
+
     Args:
         labels: labels (...), of at least one slot each.
         chosen: (...) bool, which of them are replaced.
         targets: (n,) ground-truth class ids of the chosen ones, 0..num_classes-1.
         smoothing: epsilon, 0..1.
     """
-    truth = smooth(targets, labels.num_classes, smoothing)
+    truth = smooth(targets, labels.num_classes, smoothing if labels.num_classes > 1 else 0.0)
     base, weights = labels.base.copy(), labels.weights.copy()
     indices = labels.indices.copy()
     base[chosen] = truth.base

@@ -146,7 +146,9 @@ def _with_smoothed_truth(
     """As ``labelstore.labels.calibration.truth.with_smoothed_truth``, targets (B,) being given for
     all labels."""
     # The first slot takes the ground truth; the others stay as slots without weight.
-    base = smoothing / (labels.num_classes - 1) if smoothing else 0.0
+    others = labels.num_classes - 1
+    smoothing = smoothing if others else 0.0
+    base = smoothing / others if others else 0.0
     first = torch.arange(labels.indices.shape[1], device=target.device) == 0
     hard = chosen[:, None]
     truth = torch.where(first, (1.0 - smoothing) - base, 0.0)
