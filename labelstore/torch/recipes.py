@@ -290,8 +290,7 @@ def _warn_of_other_temperature(chosen: Recipe, store: LabelReader) -> None:
             warnings.warn(
                 f"the labels of {member.path} are of temperature {found:g} and recipe "
                 f"{chosen.name!r} trains at {chosen.temperature:g}: they are brought to it "
-                "approximately; for exact ones make a store with generate --temperature "
-                f"{chosen.temperature:g}.",
+                "approximately; for exact ones make a store at that temperature.",
                 FallbackWarning,
                 stacklevel=3,
             )

@@ -110,7 +110,7 @@ class Recovery:
                 f"labels at temperature {temperature} were asked for with "
                 f"{'ferkd' if ferkd is not None else 'label_type ' + repr(kind)}, "
                 "expected the store's temperature, or top-k labels without calibration: make a "
-                "store at it (generate --temperature), or leave one of the two out."
+                "store at it, or leave one of the two out."
             )
         phases = options.get("phases")
         if ferkd is not None:
