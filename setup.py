@@ -20,6 +20,7 @@ setup(
             optional=True,
         )
         for package, name in (
+            ("format", "_doubtful"),
             ("format.units", "_unit_code"),
             ("format.units", "_unit_digests"),
             ("images", "_resample"),

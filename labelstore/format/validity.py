@@ -14,6 +14,7 @@ import numpy as np
 from labelstore.format import codecs
 from labelstore.format.arrays import LABELLED, UNREADABLE
 from labelstore.format.codecs.base import NEAR
+from labelstore.format.doubtful import ROUNDING, doubtful_labels
 from labelstore.format.encoding import decode_labels
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ __all__ = [
     "top_problem",
 ]
 
-
-_ROUNDING = 1e-6
-"""By how much a sum of float32 probabilities may exceed 1."""
 
 _PAIRS = 16
 """Up to so many classes a label are compared pair by pair, which is faster than sorting."""
@@ -149,13 +147,28 @@ def label_problem(
         lists = lists[readable]
     if "views/flip" in codes and int(codes["views/flip"].max(initial=0)) > 1:
         return "a view is neither mirrored nor not"
+    lists = lists if manifest.encoding == "codes" else lists[:, :0]
+    labels = {name: part for name, part in codes.items() if name.startswith("labels/")}
+    places = doubtful_labels(labels, lists, manifest)
+    if places is None:
+        return _problem(labels, lists, manifest)
+    if not len(places):
+        return None
+    # Each as an image of one view.
+    views = labels["labels/top_prob"].shape[1]
+    doubtful = {name: part.reshape(-1, 1, *part.shape[2:])[places] for name, part in labels.items()}
+    return _problem(doubtful, lists[places // views], manifest)
+
+
+def _problem(codes: Codes, lists: npt.NDArray[Any], manifest: Manifest) -> str | None:
+    """As ``label_problem``, of images that have labels: their codes alone, and lists that these
+    are ranks in, or none."""
     top, classes = codes["labels/top_prob"], codes["labels/classes"]
     rest = codes["labels/rest_probs"] if manifest.k > 1 else None
     if not _top_fits(top, manifest):
         return "a largest probability is none"
     if rest is not None and not _rest_fits(top.reshape(-1), rest, manifest):
         return "probabilities are none, rise, or exceed 1 in sum"
-    lists = lists if manifest.encoding == "codes" else lists[:, :0]
     if int(classes.max(initial=0)) >= manifest.num_classes + lists.shape[1]:
         return f"a class is above {manifest.num_classes - 1}"
     if lists.shape[1]:
@@ -215,7 +228,7 @@ def _rest_fits(top: npt.NDArray[Any], rest: npt.NDArray[Any], manifest: Manifest
         return True
     largest, others = quantizer.top.decode(top[places]), quantizer.rest.decode(rest[:, places])
     exact = largest + others.sum(axis=0, dtype=np.float64)
-    return bool((others[0] <= largest).all() and (exact <= 1 + _ROUNDING).all())
+    return bool((others[0] <= largest).all() and (exact <= 1 + ROUNDING).all())
 
 
 def _repeated(classes: npt.NDArray[Any], rest: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

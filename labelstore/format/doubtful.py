@@ -1,0 +1,158 @@
+"""Which labels a quick look at their codes leaves in doubt: what is looked at in earnest.
+
+``validity`` says what labels are. The compiled part (``_doubtful.c``) passes over a chunk's codes
+once and leaves out the labels that are surely some, nearly always all: a look that NumPy takes as
+long for as for reading, decompressing and hashing the chunk. It is tried on labels of which it is
+known what is wrong before it is used; where it was not built, all labels are in doubt.
+
+What pays for it: ``python -m benchmarks.read_epoch``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from labelstore.format import codecs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+    from labelstore.format.manifest import Manifest
+
+    Codes = Mapping[str, npt.NDArray[Any]]
+    UInt32Array = npt.NDArray[np.uint32]
+
+__all__ = ["ROUNDING", "doubtful_labels"]
+
+ROUNDING = 1e-6
+"""By how much a sum of float32 probabilities may exceed 1."""
+
+_ONE = 1 << 30
+"""The size of probability 1 where sizes are summed as integers."""
+
+_MOST = int((1 + ROUNDING) * _ONE) - 1
+"""The most that the sizes of a label may sum to: less than what floats may, by more than theirs are
+rounded."""
+
+_NO_VALUE = 2**32 - 1
+"""In place of a size: the code is that of no probability."""
+
+_BYTES, _WORDS, _FLOATS, _SHARES = range(4)
+"""How probabilities are stored, as the compiled part counts."""
+
+
+class _Stored(NamedTuple):
+    """How the probabilities of a store are looked at."""
+
+    kind: int
+    dtype: np.dtype[Any]
+    """Of a code of the others than the largest."""
+    sizes: UInt32Array
+    """(codes,) of the others: each one's value, rounded up; 0 of shares, and none of floats."""
+    most: int
+    """The largest code of the largest probability; none of floats."""
+
+
+def doubtful_labels(
+    codes: Codes, lists: npt.NDArray[Any], manifest: Manifest
+) -> npt.NDArray[np.int64] | None:
+    """(d,) numbers, rising, of the labels that are perhaps none; None where all may be.
+
+    Args:
+        codes: of n images' labels by array name, each (n, views, ...); all have labels.
+        lists: (n, m) codes of the images' lists; m is 0 where class ids are no ranks in them.
+        manifest: says how they are stored.
+    """
+    module, classes = _compiled(), codes["labels/classes"]
+    if module is None or classes.dtype.itemsize != 2 or lists.dtype.itemsize != 2:
+        return None
+    stored = _stored("fp32" if manifest.encoding == "plain" else manifest.quantizer)
+    top = codes["labels/top_prob"]
+    rest = codes["labels/rest_probs"] if manifest.k > 1 else np.empty((*top.shape, 0), stored.dtype)
+    return _found(module, stored, (top, rest), classes, lists, manifest.num_classes)
+
+
+def _found(
+    module: Any,
+    stored: _Stored,
+    probs: tuple[npt.NDArray[Any], npt.NDArray[Any]],
+    classes: npt.NDArray[Any],
+    lists: npt.NDArray[Any],
+    num_classes: int,
+) -> npt.NDArray[np.int64]:
+    """As ``doubtful_labels``: ``probs`` are codes (n, views) and (n, views, k - 1)."""
+    out = np.empty(classes.shape[0] * classes.shape[1], dtype=np.int64)
+    count = module.doubtful(
+        stored.kind,
+        *(np.require(part, requirements=["C", "A"]) for part in (*probs, classes, lists)),
+        stored.sizes,
+        stored.most,
+        num_classes,
+        _MOST,
+        _MOST / _ONE,
+        out,
+    )
+    return out[:count]
+
+
+@functools.cache
+def _stored(quantizer: str) -> _Stored:
+    """Of the codes of a quantizer."""
+    found = codecs.get(quantizer)
+    top, rest = found.top.values, found.rest
+    values: npt.NDArray[Any] | None
+    if top is None:
+        return _Stored(_FLOATS, rest.dtype, np.empty(0, dtype=np.uint32), 0)
+    if isinstance(found, codecs.ratio.RatioQuantizer):
+        kind, values = _SHARES, np.zeros(found.rest.steps + 1)
+    else:
+        kind, values = _BYTES if rest.dtype.itemsize == 1 else _WORDS, rest.values
+    if values is None:
+        # The bits of halves from 0 to 1 are ordered as they are.
+        values = np.arange(np.float16(1).view(np.uint16) + 1, dtype="<u2").view("<f2")
+    sizes = np.full(256**rest.dtype.itemsize, _NO_VALUE, dtype=np.uint32)
+    sizes[: len(values)] = np.ceil(values.astype(np.float64) * _ONE)
+    return _Stored(kind, rest.dtype, sizes, len(top) - 1)
+
+
+@functools.cache
+def _compiled() -> Any:
+    """The compiled module; None where NumPy has to look at all labels."""
+    try:
+        module = importlib.import_module("labelstore.format._doubtful")
+    except ImportError:
+        return None
+    return module if _finds(module) else None
+
+
+def _finds(module: Any) -> bool:
+    """Whether it finds the labels that are none among some, stored in each way."""
+    probs, classes = np.tile([0.5, 0.3, 0.1], (8, 1)), np.tile([0, 0, 4 + 5], (8, 1))
+    probs[1:3] = [0.5, 0.1, 0.3], [0.9, 0.4, 0.3]
+    # An empty place, a listed class beside the list, a class twice, one that there is not.
+    classes[3:7] = [0, 2, 9], [0, 4 + 2, 9], [0, 9, 9], [0, 0, 4 + 12]
+    lists = np.tile(np.array([1, 2, 3, 65535], dtype=np.uint16), (4, 1))
+    for name, wrong in (
+        ("u8", range(1, 7)),
+        ("u16", range(1, 7)),
+        ("fp32", range(1, 7)),
+        ("ratio16", range(3, 7)),
+    ):
+        stored, quantizer = _stored(name), codecs.get(name)
+        top = quantizer.top.nearest(probs[:, 0])
+        rest = (
+            np.ones((8, 2), np.uint8)
+            if quantizer.by_shares
+            else quantizer.rest.nearest(probs[:, 1:])
+        )
+        coded = top.reshape(4, 2), rest.reshape(4, 2, 2)
+        ids = classes.astype(np.uint16).reshape(4, 2, 3)
+        if _found(module, stored, coded, ids, lists, 12).tolist() != list(wrong):
+            return False
+    return True
