@@ -1,0 +1,114 @@
+"""What a store has committed: which blocks, as which digests, and what else is there instead."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from labelstore.errors import CorruptError, IncompleteError
+from labelstore.format.arrays import PRIOR_COLUMN, array_digest, view_arrays, view_columns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from labelstore.format.manifest import Manifest
+    from labelstore.store.backends.protocol import Backend
+
+__all__ = ["CommittedBlocks"]
+
+
+class CommittedBlocks:
+    """The commit rows of a store's blocks, and the errors that say what does not match them."""
+
+    def __init__(self, backend: Backend, manifest: Manifest, path: Path | str) -> None:
+        """``path`` is for messages."""
+        self.manifest = manifest
+        self.path = path
+        self._backend = backend
+        self._specs = view_arrays(manifest)
+        self._columns = view_columns(manifest)
+
+    def refresh(self) -> None:
+        """Look again at what is committed."""
+        self.__dict__.pop("_commits", None)
+
+    @functools.cached_property
+    def _commits(self) -> npt.NDArray[np.uint64]:
+        return self._backend.read_commits()
+
+    @property
+    def all_commits(self) -> npt.NDArray[np.uint64]:
+        """(blocks, parts) commit rows; zeros where a block is not committed."""
+        return self._commits
+
+    def missing_blocks(self) -> list[int]:
+        """Blocks that are not committed."""
+        return [int(block) for block in np.flatnonzero(self._commits[:, 0] == 0)]
+
+    def committed_blocks(self) -> list[int]:
+        """Blocks that are."""
+        return [int(block) for block in np.flatnonzero(self._commits[:, 0])]
+
+    def commits_digest(self) -> str:
+        """32 hexadecimal digits of all commit rows: other ones where any label is another."""
+        return str(xxhash.xxh3_128_hexdigest(np.ascontiguousarray(self._commits).tobytes()))
+
+    def commits(self, block_stop: int, group: int | None) -> npt.NDArray[np.uint64]:
+        """(block_stop, parts) commit digests of the first blocks' chunks of one group of views.
+
+        Of the prior lists for None; 0 where a block is not committed.
+        """
+        columns = [PRIOR_COLUMN]
+        if group is not None:
+            columns = [self._columns[spec.name][group] for spec in self._specs]
+        return self._commits[:block_stop, columns]
+
+    def _require_committed(self, block: int) -> None:
+        if not self._commits[block, 0]:
+            rows = self.manifest.block_slice(block)
+            missing = len(self.missing_blocks())
+            raise IncompleteError(
+                f"{self.path}: block {block} (images {rows.start} to {rows.stop - 1}) has no "
+                f"labels yet, {missing} of {self.manifest.num_blocks} blocks are missing: run the "
+                "command that made the store again, it goes on where it stopped.",
+                block=block,
+                images=self._images_of(block),
+            )
+
+    def _digest(self, name: str, block: int, group: int) -> int:
+        """The commit digest of an array's chunk."""
+        return int(self._commits[block, self._columns[name][group]])
+
+    def _check(self, name: str, block: int, group: int, codes: npt.NDArray[Any]) -> None:
+        digest = array_digest(self.manifest.id, name, block, group, codes)
+        if digest != self._commits[block, self._columns[name][group]]:
+            raise self.corrupt(name, block, group)
+
+    def corrupt(self, name: str, block: int, group: int | None) -> CorruptError:
+        """The error of what is not as it was committed."""
+        return CorruptError(
+            f"{self.path}/{name}: {self._place(block, group)} is not what was committed: its "
+            "files were changed, damaged or exchanged; make this block again (labelstore repair) "
+            "or restore it from a copy.",
+            array=name,
+            block=block,
+            images=self._images_of(block),
+        )
+
+    def _images_of(self, block: int) -> tuple[int, int]:
+        """Indices of a block's first and last image."""
+        rows = self.manifest.block_slice(block)
+        return rows.start, rows.stop - 1
+
+    def _place(self, block: int, group: int | None) -> str:
+        rows = self.manifest.block_slice(block)
+        views = ""
+        if group is not None:
+            columns = self.manifest.group_slice(group)
+            views = f", views {columns.start} to {columns.stop - 1}"
+        return f"block {block} (images {rows.start} to {rows.stop - 1}{views})"

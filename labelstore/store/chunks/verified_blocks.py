@@ -1,0 +1,267 @@
+"""Whole blocks, read, compared with their digests, and checked for what cannot be meant.
+
+Where labels are read, which of their images could not be read is the one thing that is not compared
+unless it matters (``_unreadable_of``). Nothing is kept but that, and lists of likely classes.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labelstore.errors import CorruptError
+from labelstore.format.arrays import (
+    IMAGES_COLUMN,
+    LABELLED,
+    PRIOR_COLUMN,
+    UNREADABLE,
+    image_arrays,
+    images_digest,
+    prior_arrays,
+)
+from labelstore.format.blocks import BlockCodes, StoredArray
+from labelstore.format.validity import image_problem, label_problem, prior_problem, top_problem
+from labelstore.store.chunks.committed_blocks import CommittedBlocks
+from labelstore.store.chunks.prior_lists import PriorLists
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from labelstore.format.arrays import ArraySpec
+    from labelstore.format.manifest import Manifest
+    from labelstore.store.backends.protocol import Backend
+
+    Codes = dict[str, npt.NDArray[Any]]
+
+__all__ = ["VerifiedBlocks"]
+
+_STATUS = "images/status"
+
+
+class VerifiedBlocks(CommittedBlocks):
+    """Reads a store's blocks.
+
+    Every method that reads raises IncompleteError for a block that is not committed and
+    CorruptError for what is not as it was committed, or is no label.
+    """
+
+    def __init__(self, backend: Backend, manifest: Manifest, path: Path | str) -> None:
+        """As ``CommittedBlocks``; nothing is read yet."""
+        super().__init__(backend, manifest, path)
+        self._unreadable: dict[int, npt.NDArray[np.bool_]] = {}
+        self.prior_lists = PriorLists(self)
+        """The lists of likely classes that have been read."""
+
+    def refresh(self) -> None:
+        """Look again at what is committed, and at what is kept of it."""
+        super().refresh()
+        self._unreadable = {}
+        self.prior_lists.use(None)
+
+    def images(self, block: int) -> Codes:
+        """The measured image arrays of a block."""
+        return next(self.images_of([block]))
+
+    def images_of(self, blocks: Sequence[int]) -> Iterator[Codes]:
+        """The measured image arrays of some blocks, in order."""
+        for block, found in self._blocks_of(blocks, image_arrays(self.manifest)):
+            if images_digest(self.manifest.id, block, found) != self._commits[block, IMAGES_COLUMN]:
+                raise self.corrupt("images", block, None)
+            self._require_none(image_problem(found), _STATUS, block, None)
+            self._unreadable[block] = found[_STATUS] == UNREADABLE
+            yield found
+
+    def _unreadable_of(self, blocks: Sequence[int]) -> list[npt.NDArray[np.bool_]]:
+        """(n,) bool for each block: which of its images could not be read.
+
+        A status that says that all images have labels is believed, since its digest is one with
+        that of sizes and digests: labels that match theirs and are labels are there, whatever it
+        should say. It is compared where it says otherwise, and before labels are said to be none
+        (``_require_none``).
+        """
+        missing = [block for block in dict.fromkeys(blocks) if block not in self._unreadable]
+        if missing:
+            status = [spec for spec in image_arrays(self.manifest) if spec.name == _STATUS]
+            others = []
+            for block, codes in self._blocks_of(missing, status):
+                if (codes[_STATUS] == LABELLED).all():
+                    self._unreadable[block] = np.zeros(len(codes[_STATUS]), dtype=bool)
+                else:
+                    others.append(block)
+            for _ in self.images_of(others):
+                pass
+        return [self._unreadable[block] for block in blocks]
+
+    def require_blocks(self, blocks: Sequence[int]) -> None:
+        """IncompleteError, CorruptError: a block is not there as it was committed."""
+        self._unreadable_of(blocks)
+
+    def images_there(self, blocks: Sequence[int]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """What labels of some committed blocks' images are compared with.
+
+        Returns:
+            of all images of the store, of which those of the blocks alone are right: (N, m) codes
+            of their lists, m may be 0, and (N,) bool which could not be read.
+        """
+        for block in blocks:
+            self._require_committed(block)
+        unreadable = np.zeros(self.manifest.num_images, dtype=bool)
+        for block, rows in zip(blocks, self._unreadable_of(blocks), strict=True):
+            unreadable[self.manifest.block_slice(block)] = rows
+        if not self.manifest.prior_size:
+            return np.empty((len(unreadable), 0), np.uint16), unreadable
+        return self.prior_lists.read(np.array(blocks))["images/prior_classes"], unreadable
+
+    def _blocks_of(
+        self, blocks: Sequence[int], specs: Sequence[ArraySpec]
+    ) -> Iterator[tuple[int, Codes]]:
+        """Blocks and their codes of arrays without views, not compared with anything."""
+        runs: list[tuple[str, slice, slice | None]] = []
+        for block in blocks:
+            self._require_committed(block)
+            rows = self.manifest.block_slice(block)
+            runs += [(spec.name, rows, None) for spec in specs]
+        arrays = self._backend.read_many(runs)
+        for block in blocks:
+            yield block, {spec.name: next(arrays) for spec in specs}
+
+    def prior_codes(self, block: int) -> Codes:
+        """Codes of the prior lists of a block's images; not kept."""
+        return next(self.prior_codes_of([block]))
+
+    def prior_codes_of(self, blocks: Sequence[int]) -> Iterator[Codes]:
+        """Codes of the prior lists of some blocks' images, in order; not kept."""
+        for block, codes in self._blocks_of(blocks, prior_arrays(self.manifest)):
+            if (
+                images_digest(self.manifest.id, block, codes, "prior")
+                != self._commits[block, PRIOR_COLUMN]
+            ):
+                raise self.corrupt("images/prior_classes", block, None)
+            problem = prior_problem(codes, self.manifest.num_classes)
+            self._require_none(problem, "images/prior_classes", block, None)
+            yield codes
+
+    def top_probs_of(self, blocks: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
+        """(n, V) codes of the largest probabilities of some blocks, all views; not kept."""
+        name, runs, columns = "labels/top_prob", [], slice(0, self.manifest.num_views)
+        for block in blocks:
+            self._require_committed(block)
+            runs.append((name, self.manifest.block_slice(block), columns))
+        fill = next(spec.fill for spec in self._specs if spec.name == name)
+        unreadable = self._unreadable_of(blocks)
+        planes = self._backend.read_many(runs)
+        for block, codes, rows in zip(blocks, planes, unreadable, strict=True):
+            for group in range(self.manifest.num_groups):
+                self._check(name, block, group, codes[:, self.manifest.group_slice(group)])
+            problem = top_problem(codes, rows, self.manifest, fill)
+            self._require_none(problem, name, block, None)
+            yield codes
+
+    def block_codes(self, block: int, num_views: int) -> tuple[Codes, Codes, Codes]:
+        """All codes of a block's first views: measured, prior lists', views'; not kept."""
+        self._require_committed(block)
+        if num_views < self.manifest.num_views:
+            return self._block_codes(block, num_views)
+        with self._fetched(block):
+            return self._block_codes(block, num_views)
+
+    def stored_block(self, block: int, num_views: int) -> BlockCodes:
+        """All codes of a block's first views, with the objects that they were decoded from; not
+        kept."""
+        self._require_committed(block)
+        groups = -(-num_views // self.manifest.group_views)
+        try:
+            whole_block = groups == self.manifest.num_groups
+            objects = self._backend.hold_block(block, None if whole_block else groups)
+            whole = self._block_codes(block, self.manifest.group_slice(groups - 1).stop)
+        finally:
+            self._backend.release_block(block)
+        images, priors, views = whole
+        decoded = {**images, **priors, **views}
+        stored = {name: StoredArray(held, decoded[name]) for name, held in objects.items()}
+        first = {name: codes[:, :num_views] for name, codes in views.items()}
+        return BlockCodes(images, priors, first, stored)
+
+    @contextmanager
+    def _fetched(self, block: int) -> Iterator[None]:
+        """All of a block is read meanwhile."""
+        self._backend.fetch_block(block)
+        try:
+            yield
+        finally:
+            self._backend.release_block(block)
+
+    def _block_codes(self, block: int, num_views: int) -> tuple[Codes, Codes, Codes]:
+        images = self.images(block)
+        priors = self.prior_codes(block) if self.manifest.prior_size else {}
+        # Groups are verified whole.
+        groups = range(-(-num_views // self.manifest.group_views))
+        columns = slice(0, self.manifest.group_slice(groups[-1]).stop)
+        rows = self.manifest.block_slice(block)
+        arrays = self._backend.read_many([(spec.name, rows, columns) for spec in self._specs])
+        views: Codes = {}
+        for spec, codes in zip(self._specs, arrays, strict=True):
+            for group in groups:
+                part = codes[:, self.manifest.group_slice(group)]
+                self._check(spec.name, block, group, part)
+            views[spec.name] = codes
+        self._require_labels(views, block, None, priors)
+        return images, priors, {name: codes[:, :num_views] for name, codes in views.items()}
+
+    def _fetch_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
+        """As ``_verified_chunks``, from the backend."""
+        runs = []
+        for block, group in places:
+            rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
+            runs += [(spec.name, rows, columns) for spec in self._specs]
+        arrays = self._backend.read_many(runs)
+        for block, group in places:
+            codes: Codes = {}
+            for spec in self._specs:
+                codes[spec.name] = next(arrays)
+                self._check(spec.name, block, group, codes[spec.name])
+            yield codes
+
+    def _require_labels(
+        self, codes: Codes, block: int, group: int | None, priors: Codes | None = None
+    ) -> None:
+        """CorruptError unless codes of a block's images, which match their digests, are labels.
+
+        ``priors`` are the codes of their lists, where these are at hand."""
+        rows = self.manifest.block_slice(block)
+        (unreadable,) = self._unreadable_of([block])
+        if self.manifest.prior_size and self.manifest.encoding == "codes":
+            if priors is None:
+                every, read = self.prior_lists.arrays()
+                if not read[block]:
+                    every = self.prior_lists.read(np.array([block]))
+                priors = {name: values[rows] for name, values in every.items()}
+            lists = priors["images/prior_classes"]
+        else:
+            lists = np.empty((rows.stop - rows.start, 0), np.uint16)
+        problem = label_problem(codes, self._specs, lists, unreadable, self.manifest)
+        self._require_none(problem, "labels", block, group)
+
+    def _require_none(self, problem: str | None, name: str, block: int, group: int | None) -> None:
+        """CorruptError of what was committed and cannot be meant, where there is a problem."""
+        if problem is not None:
+            if name != _STATUS:
+                # CorruptError, if what says which images have labels was changed.
+                self.images(block)
+            raise CorruptError(
+                f"{self.path}/{name}: {self._place(block, group)} holds what is no label "
+                f"({problem}): what wrote it was at fault; make this block again (labelstore "
+                "repair), or the store.",
+                array=name,
+                block=block,
+                images=self._images_of(block),
+            )
+
+    def require_labels_of(self, problem: str, block: int, group: int) -> None:
+        """Raise the CorruptError of labels that were committed and are none."""
+        self._require_none(problem, "labels", block, group)
