@@ -8,7 +8,6 @@ a general compressor does the rest. With an empty list (m = 0) a code is the cla
 
 from __future__ import annotations
 
-import bisect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,21 +101,8 @@ def decode_label(codes: list[int], listed: npt.NDArray[Any]) -> list[int]:
         listed: (m,) class ids of its image, of any integer type.
     """
     size = len(listed)
-    used: list[int] = []
-    ids = []
-    for code in codes:
-        rank = code
-        if rank >= size:
-            ids.append(rank - size)
-            continue
-        # Earlier ranks, rising: each that is not above moves this one.
-        for earlier in used:
-            if earlier > rank:
-                break
-            rank += 1
-        bisect.insort(used, rank)
-        ids.append(listed.item(rank))
-    return ids
+    left = listed.tolist()
+    return [left.pop(code) if code < size else code - size for code in codes]
 
 
 def _unused(first: npt.NDArray[Any], earlier: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
