@@ -29,11 +29,13 @@ import torch
 
 import labelstore
 from benchmarks.support import epoch_report
-from benchmarks.support.measuring import RESULTS, synthetic_labels, write_result
+from benchmarks.support.measuring import RESULTS, alternate, synthetic_labels, write_result
 from benchmarks.support.peer_epochs import PEERS, floor
+from labelstore.format import doubtful
 from labelstore.format.arrays import array_digest, view_arrays
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
+from labelstore.format.validity import label_problem
 from labelstore.store.backends.zarr.shards import entry, index_bytes, parse_index
 from labelstore.store.writer import StoreWriter
 from labelstore.training.cycle import random_views
@@ -151,7 +153,7 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
             "warm_against_raw": round(median["ready_warm"] / median["raw_warm"], 2),
         },
         "epochs": epochs,
-        "digests_share_of_reading": digests(path, group),
+        "shares_of_reading": shares(path, group),
         "memory_per_worker": [memory(path, workers) for workers in options.workers],
         "peers": peers(options, order, shown, group),
     }  # fmt: skip
@@ -211,28 +213,48 @@ def labels(path: Path, group: int, order: np.ndarray, shown: np.ndarray) -> floa
     return seconds
 
 
-def digests(path: Path, group: int) -> dict[str, float]:
-    """Share of the time of reading a group, on one core, that its digests and checksums take."""
+def shares(path: Path, group: int) -> dict[str, float]:
+    """Share of the processor's time of reading a group that its digests, checksums and checks take,
+    and how much the checks would if NumPy looked at every label."""
     import google_crc32c
 
     store = labelstore.open(path)
-    blocks = [(block, group) for block in range(min(store.manifest.num_blocks, 256))]
-    shares = {"digests": [], "checksums": []}  # type: ignore[var-annotated]
-    for _ in range(3):
-        start = time.perf_counter()
-        found = list(store.reader.read_chunks(blocks))
-        whole = time.perf_counter() - start
-        start = time.perf_counter()
+    manifest, specs = store.manifest, view_arrays(store.manifest)
+    blocks = [(block, group) for block in range(min(manifest.num_blocks, 256))]
+    found = list(store.reader.read_chunks(blocks))
+
+    def digests() -> None:
         for (block, _), codes in zip(blocks, found, strict=True):
-            for spec in view_arrays(store.manifest):
-                array_digest(store.manifest.id, spec.name, block, group, codes[spec.name])
-        shares["digests"].append((time.perf_counter() - start) / whole)
+            for spec in specs:
+                array_digest(manifest.id, spec.name, block, group, codes[spec.name])
+
+    def checksums() -> None:
         data = b"0" * 30000
-        start = time.perf_counter()
-        for _ in range(len(blocks) * 3):
+        for _ in range(len(blocks) * len(specs)):
             google_crc32c.value(data)
-        shares["checksums"].append((time.perf_counter() - start) / whole)
-    return {name: statistics.median(values) for name, values in shares.items()}
+
+    def checks() -> None:
+        for codes in found:
+            images = len(codes["labels/top_prob"])
+            lists, unreadable = np.empty((images, 0), np.uint16), np.zeros(images, dtype=bool)
+            label_problem(codes, specs, lists, unreadable, manifest)
+
+    def checks_by_numpy() -> None:
+        compiled, doubtful._compiled = doubtful._compiled, lambda: None
+        try:
+            checks()
+        finally:
+            doubtful._compiled = compiled
+
+    def reading() -> None:
+        for _ in store.reader.read_chunks(blocks):
+            pass
+
+    tasks = [reading, digests, checksums, checks, checks_by_numpy]
+    timed = alternate({task.__name__: task for task in tasks}, 5, clock=time.process_time)
+    medians = {name: statistics.median(values) for name, values in timed.items()}
+    whole = medians.pop("reading")
+    return {name: seconds / whole for name, seconds in medians.items()}
 
 
 class Reading(torch.utils.data.Dataset):
