@@ -8,6 +8,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+/* What labelstore/compiled.py asks for. */
+#define INTERFACE 1
+
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
 /* How probabilities are stored. */
@@ -296,8 +299,15 @@ end:
 
 static PyMethodDef methods[] = {{"doubtful", doubtful, METH_VARARGS, doubtful_doc}, {NULL, NULL, 0, NULL}};
 
+static int
+add_interface(PyObject *module) {
+    return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE);
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, add_interface}, {0, NULL}};
+
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_doubtful", "Which labels are in doubt.", 0, methods,
+    PyModuleDef_HEAD_INIT, "_doubtful", "Which labels are in doubt.", 0, methods, slots,
 };
 
 PyMODINIT_FUNC

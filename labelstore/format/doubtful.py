@@ -11,11 +11,11 @@ What pays for it: ``python -m benchmarks.read_epoch``.
 from __future__ import annotations
 
 import functools
-import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from labelstore.compiled import compiled_part
 from labelstore.format import codecs
 
 if TYPE_CHECKING:
@@ -124,11 +124,8 @@ def _stored(quantizer: str) -> _Stored:
 @functools.cache
 def _compiled() -> Any:
     """The compiled module; None where NumPy has to look at all labels."""
-    try:
-        module = importlib.import_module("labelstore.format._doubtful")
-    except ImportError:
-        return None
-    return module if _finds(module) else None
+    module = compiled_part("labelstore.format._doubtful")
+    return module if module is not None and _finds(module) else None
 
 
 def _finds(module: Any) -> bool:

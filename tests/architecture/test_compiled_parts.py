@@ -13,6 +13,7 @@ import pytest
 
 import labelstore
 from labelstore import compiled
+from labelstore.format import doubtful
 from labelstore.format.units import unit_code
 from labelstore.images import resampling
 from labelstore.operations.inspection.doctor import diagnose
@@ -23,6 +24,7 @@ from tests.support.stores import few_photos, in_units, said_of_labels, written
 
 ROOT = Path(labelstore.__file__).parent
 ASKING = {
+    "labelstore.format._doubtful": (doubtful, "_compiled"),
     "labelstore.format.units._unit_code": (unit_code, "_compiled"),
     "labelstore.format.units._unit_digests": (unit_code, "_compiled_digests"),
     "labelstore.images._resample": (resampling, "_compiled"),
