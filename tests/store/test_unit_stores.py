@@ -14,7 +14,7 @@ import labelstore
 from labelstore.errors import CorruptError, LabelStoreError, UsageError
 from labelstore.format.blocks import BlockCodes
 from labelstore.format.manifest import Manifest
-from labelstore.format.units import unit_code
+from labelstore.format.units import unit_code, unit_digests
 from labelstore.format.versions import VERSION_2
 from labelstore.operations.lifecycle.copy import copy
 from labelstore.operations.lifecycle.gc import gc
@@ -96,7 +96,7 @@ def test_there_and_back_is_the_same_to_the_last_byte(chunks, tmp_path):
 def test_without_the_compiled_parts(chunks, tmp_path, monkeypatch):
     units = in_units(chunks, tmp_path / "units.zarr", 3)
     monkeypatch.setattr(unit_code, "_compiled", lambda: None)
-    monkeypatch.setattr(unit_code, "_compiled_digests", lambda: None)
+    monkeypatch.setattr(unit_digests, "_compiled", lambda: None)
     assert said_of_labels(units) == said_of_labels(chunks)
     same = in_units(chunks, tmp_path / "same.zarr", 3)
     assert files_of(same.path) == files_of(units.path)

@@ -14,7 +14,7 @@ import numpy as np
 
 from labelstore.format.arrays import UNITS
 from labelstore.format.unit_blocks import COUNT_BYTES, UnitBlocks, sizes_of
-from labelstore.format.units.unit_code import Units
+from labelstore.format.units.planes import Units
 from labelstore.storage.untrusted import check_expansion, open_file
 
 if TYPE_CHECKING:
