@@ -38,14 +38,15 @@ typedef struct {
     uint16_t entry[ENTRIES];      /* value << 8 | bits */
 } Table;
 
-/* Lengths of 256 values as a lookup by the next LONGEST bits; 0 where they are no complete code. */
+/* Lengths of the first `values` of 256 values, and how many there are of each, as a lookup by the next
+   LONGEST bits; 0 where they are no complete code. */
 static int
-fill_table(const uint8_t *length, Table *table) {
-    uint32_t count[16] = {0}, next[LONGEST + 1], at = 0;
+fill_table(const uint8_t *length, int values, const uint32_t *count, Table *table) {
+    uint32_t next[LONGEST + 1], at = 0;
     uint16_t *entry = table->entry;
-    for (int value = 0; value < 256; value++) count[length[value]]++;
     if (count[ONLY]) {
-        if (count[ONLY] != 1 || count[0] != 255) return 0;
+        for (int bits = 1; bits <= LONGEST; bits++) at += count[bits];
+        if (count[ONLY] != 1 || at) return 0;
         int only = 0;
         while (!length[only]) only++;
         for (int place = 0; place < ENTRIES; place++) entry[place] = (uint16_t)(only << 8);
@@ -55,12 +56,12 @@ fill_table(const uint8_t *length, Table *table) {
         next[bits] = at;
         at += count[bits] << (LONGEST - bits);
     }
-    if (count[0] == 256) {
+    if (!at) {
         memset(table, 0, sizeof(Table));
         return 1;
     }
     if (at != ENTRIES) return 0;
-    for (int value = 0; value < 256; value++) {
+    for (int value = 0; value < values; value++) {
         int bits = length[value];
         if (!bits) continue;
         uint32_t many = 1u << (LONGEST - bits), start = next[bits];
@@ -81,7 +82,8 @@ static int
 unpack_tables(const uint8_t *packed, int64_t size, int tables, int wanted, Table *table, uint8_t *raw) {
     const uint8_t *end = packed + size;
     for (int number = 0; number < tables; number++) {
-        uint8_t length[256] = {0};
+        uint8_t length[256];
+        uint32_t counts[16] = {0};
         if (packed >= end || *packed > 128 || *packed >= end - packed) return 0;
         int count = *packed++;
         const uint8_t *pairs = packed;
@@ -89,14 +91,14 @@ unpack_tables(const uint8_t *packed, int64_t size, int tables, int wanted, Table
         if (number >= wanted) continue;
         int even = count == 128;
         for (int pair = 0; pair < count; pair++) {
-            length[2 * pair] = pairs[pair] & 15;
-            length[2 * pair + 1] = pairs[pair] >> 4;
+            counts[length[2 * pair] = pairs[pair] & 15]++;
+            counts[length[2 * pair + 1] = pairs[pair] >> 4]++;
             even &= pairs[pair] == 0x88;
         }
-        for (int value = 0; value < 2 * count; value++)
-            if (length[value] > LONGEST && length[value] != ONLY) return 0;
+        for (int bits = LONGEST + 1; bits < ONLY; bits++)
+            if (counts[bits]) return 0;
         raw[number] = (uint8_t)even;
-        if (!fill_table(length, table + number)) return 0;
+        if (!fill_table(length, 2 * count, counts, table + number)) return 0;
     }
     return packed == end;
 }

@@ -91,6 +91,7 @@ class BlockReader:
         # A materialized copy lies in memory as it is: its chunks are compared with their digests
         # when they are met first, and then read where they are.
         self._mapped: Codes = backend.mapped if isinstance(backend, MappedBackend) else {}
+        self._known: dict[int, npt.NDArray[np.uint64]] = {}
         self._checked = np.zeros(num_chunks if self._mapped else 0, dtype=bool)
         files = ChunkFiles.of_environment() if isinstance(path, str) else None
         self._kept = KeptChunks(files, manifest, self._digest) if files else None
@@ -124,6 +125,28 @@ class BlockReader:
     def _commits(self) -> npt.NDArray[np.uint64]:
         return self._backend.read_commits()
 
+    def _commit(self, block: int) -> npt.NDArray[np.uint64]:
+        """(columns,) commit row of a block: of all that are read, or of the few that are known."""
+        known = None if "_commits" in self.__dict__ else self._known.get(block)
+        row: npt.NDArray[np.uint64] = self._commits[block] if known is None else known
+        return row
+
+    def _know(self, blocks: Sequence[int]) -> None:
+        """Have the commit rows of blocks: of a store of many blocks, these alone are looked at."""
+        if "_commits" in self.__dict__ or 2 * len(blocks) >= self.manifest.num_blocks:
+            _ = self._commits
+            return
+        missing = [block for block in blocks if block not in self._known]
+        if missing:
+            rows = self._backend.read_commits(missing)
+            self._known.update(zip(missing, rows, strict=True))
+
+    def committed(self, blocks: Sequence[int], columns: Sequence[int]) -> npt.NDArray[np.uint64]:
+        """(n,) digests of commit rows: of each block that in its column; 0 where none is."""
+        places = zip(blocks, columns, strict=True)
+        digests = (self._commit(block)[column] for block, column in places)
+        return np.fromiter(digests, np.uint64, len(blocks))
+
     def missing_blocks(self) -> list[int]:
         """Blocks that are not committed."""
         return [int(block) for block in np.flatnonzero(self._commits[:, 0] == 0)]
@@ -135,6 +158,7 @@ class BlockReader:
     def refresh(self) -> None:
         """Look again at what is committed, and at all that is kept of it."""
         self.__dict__.pop("_commits", None)
+        self._known = {}
         self._pool.clear()
         if self._units is not None:
             self._units.clear()
@@ -168,7 +192,7 @@ class BlockReader:
     def images_of(self, blocks: Sequence[int]) -> Iterator[Codes]:
         """The measured image arrays of some blocks, in order."""
         for block, found in self._blocks_of(blocks, image_arrays(self.manifest)):
-            if images_digest(self.manifest.id, block, found) != self._commits[block, IMAGES_COLUMN]:
+            if images_digest(self.manifest.id, block, found) != self._commit(block)[IMAGES_COLUMN]:
                 raise self.corrupt("images", block, None)
             self._require_none(image_problem(found), _STATUS, block, None)
             self._unreadable[block] = found[_STATUS] == UNREADABLE
@@ -185,13 +209,14 @@ class BlockReader:
         missing = [block for block in dict.fromkeys(blocks) if block not in self._unreadable]
         if missing:
             status = [spec for spec in image_arrays(self.manifest) if spec.name == _STATUS]
-            others = []
-            for block, codes in self._blocks_of(missing, status):
-                if (codes[_STATUS] == LABELLED).all():
-                    self._unreadable[block] = np.zeros(len(codes[_STATUS]), dtype=bool)
-                else:
-                    others.append(block)
-            for _ in self.images_of(others):
+            found = [codes[_STATUS] for _, codes in self._blocks_of(missing, status)]
+            starts = np.cumsum([0, *map(len, found[:-1])])
+            labelled = np.logical_and.reduceat(np.concatenate(found) == LABELLED, starts)
+            none = np.zeros(max(map(len, found)), dtype=bool)
+            for block, codes, whole in zip(missing, found, labelled.tolist(), strict=True):
+                if whole:
+                    self._unreadable[block] = none[: len(codes)]
+            for _ in self.images_of([block for block in missing if block not in self._unreadable]):
                 pass
         return [self._unreadable[block] for block in blocks]
 
@@ -221,7 +246,7 @@ class BlockReader:
         for block, codes in self._blocks_of(blocks, prior_arrays(self.manifest)):
             if (
                 images_digest(self.manifest.id, block, codes, "prior")
-                != self._commits[block, PRIOR_COLUMN]
+                != self._commit(block)[PRIOR_COLUMN]
             ):
                 raise self.corrupt("images/prior_classes", block, None)
             problem = prior_problem(codes, self.manifest.num_classes)
@@ -300,10 +325,11 @@ class BlockReader:
     def gather(self, images: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Codes:
         """Codes (n, ...) of views, by array name; both arguments are (n,)."""
         manifest = self.manifest
+        if self._units is not None and self._kept is None:
+            self._know(np.unique(images // manifest.block_images).tolist())
+            return self._units.gather(images, views)
         # Before anything is made of their size: these rows have to be there.
         _ = self._commits
-        if self._units is not None and self._kept is None:
-            return self._units.gather(images, views)
         blocks, rows = np.divmod(images, manifest.block_images)
         groups, columns = np.divmod(views, manifest.group_views)
         chunks = blocks * manifest.num_groups + groups
@@ -370,7 +396,7 @@ class BlockReader:
 
     def _digest(self, name: str, block: int, group: int) -> int:
         """The commit digest of an array's chunk."""
-        return int(self._commits[block, self._columns[name][group]])
+        return int(self._commit(block)[self._columns[name][group]])
 
     def _fetch_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
         """As ``_verified_chunks``, from the backend."""
@@ -518,11 +544,11 @@ class BlockReader:
 
     def _check(self, name: str, block: int, group: int, codes: npt.NDArray[Any]) -> None:
         digest = array_digest(self.manifest.id, name, block, group, codes)
-        if digest != self._commits[block, self._columns[name][group]]:
+        if digest != self._commit(block)[self._columns[name][group]]:
             raise self.corrupt(name, block, group)
 
     def _require_committed(self, block: int) -> None:
-        if not self._commits[block, 0]:
+        if not self._commit(block)[0]:
             rows = self.manifest.block_slice(block)
             missing = len(self.missing_blocks())
             raise IncompleteError(

@@ -8,14 +8,13 @@ under way together. Objects are written whole or not at all, which a PUT is by i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import json
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
-from labelstore.format.unit_blocks import COUNT_BYTES
 from labelstore.storage.remote.objects import RemoteObjects
 from labelstore.storage.threads import THREADS, Threads
 from labelstore.storage.untrusted import DOCUMENT_BYTES, check_expansion
@@ -31,11 +30,10 @@ from labelstore.store.backends.zarr.shards import (
     parse_index,
     shard_bytes,
 )
-from labelstore.store.backends.zarr.units import BlockObject, HeldObject, unit_object
+from labelstore.store.backends.zarr.unit_objects import HeldObject, unit_object
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     import numpy as np
     import numpy.typing as npt
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
     from labelstore.format.blocks import StoredObject
     from labelstore.storage.remote.objects import Objects
     from labelstore.store.backends.zarr.metadata import ArrayLayout
-    from labelstore.store.backends.zarr.units import UnitReads
+    from labelstore.store.backends.zarr.unit_objects import BlockObject
 
 __all__ = ["ObjectsStore", "RemoteZarrBackend"]
 
@@ -148,7 +146,7 @@ class _RangesObject:
     def __init__(self, objects: RemoteObjects, name: str, tail: bytes, size: int) -> None:
         self._objects, self._name, self._tail = objects, name, tail
         self.size = size
-        self.version: object = size
+        self.version: object | None = size
 
     def read(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
         """Parts of it, under way together."""
@@ -161,6 +159,9 @@ class _RangesObject:
             else self._tail[start - first : start - first + length]
             for start, length in places
         ]
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class RemoteZarrBackend(RemoteWriting, ZarrBackend):
@@ -179,12 +180,15 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
     def _storage(self) -> Store:
         return ObjectsStore(self._objects, read_only=False)
 
-    def read_commits(self) -> npt.NDArray[np.uint64]:
+    def read_commits(self, blocks: Sequence[int] | None = None) -> npt.NDArray[np.uint64]:
         # What is committed is looked at anew, and blocks may have been made again.
         self._indexes.clear()
-        self._tails = {}
         self._held.clear()
-        return super().read_commits()
+        if blocks is None:
+            self._tails = {}
+        for block in blocks or ():
+            self._tails.pop(unit_object(block), None)
+        return super().read_commits(blocks)
 
     def _together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
         return self._objects.together(calls)
@@ -211,20 +215,25 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         found = {name: data for name, data in objects if data is not None}
         return self._hold(block, found)
 
-    def _opened_units(self, block: int) -> AbstractContextManager[BlockObject]:
+    def _rows_of(self, name: str, rows: Sequence[slice]) -> Iterator[npt.NDArray[Any]]:
+        return self._together(functools.partial(self.read, name, images, None) for images in rows)
+
+    @contextmanager
+    def _unit_objects(self) -> Iterator[Callable[[int, int], BlockObject]]:
+        yield self._open_units
+
+    def _open_units(self, block: int, tail: int) -> BlockObject:
         name = unit_object(block)
         held = self._held.get(name)
         if held is not None:
-            return contextlib.nullcontext(HeldObject(held))
-        tail = self._tails.get(name)
-        if tail is None:
-            layout = cast("UnitReads", self.units).layout
-            wanted = layout.index_bytes + COUNT_BYTES + layout.tables_bytes
-            tail = self._objects.get_suffix(name, min(wanted, _TAIL))
+            return HeldObject(held)
+        end = self._tails.get(name)
+        if end is None:
+            end = self._objects.get_suffix(name, min(tail, _TAIL))
             if sum(len(data) for data, _ in self._tails.values()) > _MOST_TAILS:
                 self._tails = {}
-            self._tails[name] = tail
-        return contextlib.nullcontext(_RangesObject(self._objects, name, *tail))
+            self._tails[name] = end
+        return _RangesObject(self._objects, name, *end)
 
     def _read_chunks(self, name: str, block: int, groups: Sequence[int]) -> list[npt.NDArray[Any]]:
         array, shard = self._layouts[name], self._object_name(name, block)
