@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import labelstore
-from labelstore.errors import CorruptError, LabelStoreError, UsageError
+from labelstore.errors import CorruptError, LabelStoreError, MismatchError, UsageError
 from labelstore.format.blocks import BlockCodes
 from labelstore.format.manifest import Manifest
 from labelstore.format.units import unit_code, unit_digests
@@ -91,6 +91,23 @@ def test_there_and_back_is_the_same_to_the_last_byte(chunks, tmp_path):
     assert files_of(tmp_path / "same.zarr") == files_of(units.path)
     recode(units, tmp_path / "back.zarr", layout="chunks")
     assert files_of(tmp_path / "back.zarr") == files_of(chunks.path)
+
+
+def test_written_so_from_arrays(tmp_path):
+    arrays = np.arange(90).reshape(10, 3, 3), np.full((10, 3, 3), 0.3), 90
+    options = {"block_images": 4, "group_views": 2}
+    units = labelstore.write(tmp_path / "u.zarr", *arrays, **options, layout="units")
+    chunks = labelstore.write(tmp_path / "c.zarr", *arrays, **options)
+    recode(chunks, tmp_path / "same.zarr", layout="units")
+    assert files_of(tmp_path / "same.zarr") == files_of(units.path)
+    labelstore.write(tmp_path / "u.zarr", *arrays, **options, layout="units")
+    with pytest.raises(MismatchError, match=r"layout\.unit_images"):
+        labelstore.write(tmp_path / "u.zarr", *arrays, **options)
+    with pytest.raises(UsageError, match=r"\.parquet"):
+        labelstore.write(tmp_path / "p.parquet", *arrays, layout="units")
+    recode(chunks, tmp_path / "c.parquet")
+    recode(tmp_path / "c.parquet", tmp_path / "again.zarr", layout="units", group_views=2)
+    assert files_of(tmp_path / "again.zarr") == files_of(units.path)
 
 
 def test_without_the_compiled_parts(chunks, tmp_path, monkeypatch):
