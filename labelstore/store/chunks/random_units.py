@@ -32,8 +32,9 @@ class UnitBlocksRead(Protocol):
 
     manifest: Manifest
 
-    def committed(self, blocks: Sequence[int], columns: Sequence[int]) -> npt.NDArray[np.uint64]:
-        """(n,) digests of commit rows: of each block that in its column; 0 where none is."""
+    def committed(self, blocks: Int64Array, columns: Int64Array) -> npt.NDArray[np.uint64]:
+        """(n,) digests of commit rows: of each block (n,) that in its column (n,); 0 where none
+        is."""
 
     def corrupt(self, name: str, block: int, group: int | None) -> CorruptError:
         """The error of what is not as it was committed."""
@@ -138,7 +139,7 @@ class RandomUnits:
     def _compare(self, units: UnitNumbers, read: UnitCodes) -> None:
         """CorruptError unless rows of the index are as committed, and units as these say."""
         blocks, groups, entries = read.rows
-        committed = self._blocks.committed(blocks.tolist(), self._columns[groups].tolist())
+        committed = self._blocks.committed(blocks, self._columns[groups])
         held = self._layout.row_digests(blocks, groups, entries)
         for row in np.flatnonzero(held != committed).tolist():
             raise self._blocks.corrupt(UNITS, int(blocks[row]), int(groups[row]))

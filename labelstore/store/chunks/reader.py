@@ -141,11 +141,15 @@ class BlockReader:
             rows = self._backend.read_commits(missing)
             self._known.update(zip(missing, rows, strict=True))
 
-    def committed(self, blocks: Sequence[int], columns: Sequence[int]) -> npt.NDArray[np.uint64]:
-        """(n,) digests of commit rows: of each block that in its column; 0 where none is."""
-        places = zip(blocks, columns, strict=True)
-        digests = (self._commit(block)[column] for block, column in places)
-        return np.fromiter(digests, np.uint64, len(blocks))
+    def committed(
+        self, blocks: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.uint64]:
+        """(n,) digests of commit rows: of each block (n,) that in its column (n,); 0 where none
+        is."""
+        every, which = np.unique(blocks, return_inverse=True)
+        rows = np.stack([self._commit(block) for block in every.tolist()])
+        digests: npt.NDArray[np.uint64] = rows[which, columns]
+        return digests
 
     def missing_blocks(self) -> list[int]:
         """Blocks that are not committed."""
