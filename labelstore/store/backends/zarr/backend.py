@@ -189,9 +189,8 @@ class ZarrBackend:
             self.read_targets()
         with self._guard(COMMITS, ...):
             every = range(shape[0]) if blocks is None else blocks
-            calls = (functools.partial(self._commit, block) for block in every)
-            numbered = enumerate(self._together(calls))
-            found = {place: row for place, row in numbered if row is not None}
+            objects = enumerate(self._commit_objects(every))
+            found = {place: self._row(data) for place, data in objects if data is not None}
             if shape[0] * row_bytes > _SPARSE_BYTES:
                 check_expansion(shape[0] * row_bytes, len(found) * row_bytes)
             rows = np.zeros(shape, dtype=np.uint64)
@@ -201,14 +200,28 @@ class ZarrBackend:
 
     def read_commit(self, block: int) -> npt.NDArray[np.uint64]:
         with self._guard(COMMITS, slice(block, block + 1)):
-            row = self._commit(block)
-        return np.zeros(self._layouts[COMMITS].shape[1], np.uint64) if row is None else row
+            data = self._object_bytes(self._object_name(COMMITS, block), self._row_bytes)
+            if data is None:
+                return np.zeros(self._layouts[COMMITS].shape[1], np.uint64)
+            return self._row(data)
 
-    def _commit(self, block: int) -> npt.NDArray[np.uint64] | None:
-        """A block's commit row; None where there is none."""
-        chunks, dtype = self._layouts[COMMITS].chunks, np.dtype("<u8")
-        data = self._object_bytes(self._object_name(COMMITS, block), chunk_bytes(chunks, dtype))
-        return None if data is None else decode_bare(data, chunks, dtype)[0]
+    def _commit_objects(self, blocks: Sequence[int]) -> Iterator[bytes | None]:
+        """The bytes of blocks' commit rows; None where there is none."""
+        folder, most = f"{COMMITS}/c", self._row_bytes
+        with self._files_of(folder) as opened:
+            for block in blocks:
+                yield self._bytes_in(opened, folder, f"{block}/0", most)
+
+    @property
+    def _row_bytes(self) -> int:
+        """Bytes of the object of a commit row, at most."""
+        return chunk_bytes(self._layouts[COMMITS].chunks, np.dtype("<u8"))
+
+    def _row(self, data: bytes) -> npt.NDArray[np.uint64]:
+        """(columns,) a commit row from the bytes of its object."""
+        chunks = self._layouts[COMMITS].chunks
+        row: npt.NDArray[np.uint64] = decode_bare(data, chunks, np.dtype("<u8"))[0]
+        return row
 
     def read(self, name: str, images: slice, views: slice | None) -> npt.NDArray[Any]:
         if views is not None and self.units is not None:
@@ -286,7 +299,7 @@ class ZarrBackend:
             for images in rows:
                 block = images.start // array.rows
                 try:
-                    data = self._bytes_in(opened, f"{name}/c/{block}", most)
+                    data = self._bytes_in(opened, f"{name}/c", str(block), most)
                     if data is None:
                         last, codes = b"", filled(array.chunks, array.dtype, array.fill, 0)
                     elif data != last:
@@ -298,17 +311,17 @@ class ZarrBackend:
                 yield codes[: images.stop - images.start]
 
     def _bytes_in(
-        self, opened: Callable[[str], tuple[int, int]], name: str, limit: int
+        self, opened: Callable[[str], tuple[int, int]], folder: str, name: str, limit: int
     ) -> bytes | None:
         """As ``_object_bytes``, of an object in a folder of which files are opened."""
-        held = self._held.get(name)
+        held = self._held.get(f"{folder}/{name}")
         if held is not None:
             return held
         try:
-            found = opened(name.rpartition("/")[2])
+            found = opened(name)
         except FileNotFoundError:
             return None
-        return read_opened(*found, f"{self.path}/{name}", limit)
+        return read_opened(*found, f"{self.path}/{folder}/{name}", limit)
 
     def _together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
         """What calls return, in order."""

@@ -215,6 +215,11 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         found = {name: data for name, data in objects if data is not None}
         return self._hold(block, found)
 
+    def _commit_objects(self, blocks: Sequence[int]) -> Iterator[bytes | None]:
+        names = (self._object_name(COMMITS, block) for block in blocks)
+        most = self._row_bytes
+        return self._together(functools.partial(self._object_bytes, n, most) for n in names)
+
     def _rows_of(self, name: str, rows: Sequence[slice]) -> Iterator[npt.NDArray[Any]]:
         return self._together(functools.partial(self.read, name, images, None) for images in rows)
 
