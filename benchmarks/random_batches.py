@@ -86,6 +86,9 @@ def repeated(source: Any, path: Path, blocks: int) -> Path:
         else:
             names = zip(backend.block_objects(part), backend.block_objects(block), strict=True)
             for first, name in names:
+                # What holds fill alone is left out.
+                if not (path / first).is_file():
+                    continue
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 os.link(path / first, path / name)
         backend.write_commit(block, codes[part].commit_row(manifest, block, digests[part]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -163,6 +164,53 @@ def test_what_is_kept_is_not_read_again(pair):
     units.refresh()
     units.read(3, 0)
     assert len(asked) == 3
+
+
+@pytest.fixture(scope="module")
+def many_blocks(tmp_path_factory):
+    """The same labels in chunks and in units, in more blocks than are open at a time."""
+    folder = tmp_path_factory.mktemp("many")
+    labels = np.arange(300 * 8).reshape(300, 4, 2), np.full((300, 4, 2), 0.4), 2400
+    options = {"block_images": 1, "group_views": 2}
+    chunks = labelstore.write(folder / "c.zarr", *labels, **options)
+    return chunks, labelstore.write(folder / "u.zarr", *labels, **options, layout="units").path
+
+
+@pytest.mark.parametrize("images", [range(300), range(3, 300, 7), [299, 0, 150]])
+def test_a_batch_of_many_blocks(many_blocks, images):
+    chunks, path = many_blocks
+    rows, views = np.array(images)[:, None], np.array([1, 2])
+    units = labelstore.open(path)
+    assert np.array_equal(units.read(rows, views).indices, chunks.read(rows, views).indices)
+    assert units.complete
+
+
+def test_a_link_that_leaves_the_store_is_refused(many_blocks, tmp_path):
+    _, path = many_blocks
+    store = tmp_path / "u.zarr"
+    for name in ("labels/units/c/7", "images/status/c/7", "commits/c/7/0", "commits/c/7"):
+        shutil.copytree(path, store)
+        moved = (store / name).rename(tmp_path / "moved")
+        (store / name).symlink_to(moved)
+        rows = np.arange(0, 100, 7)
+        with pytest.raises(CorruptError, match="outside the store"):
+            labelstore.open(store).read(rows, 0)
+        # A link to what is in the store is followed.
+        (store / name).unlink()
+        (store / name).symlink_to(moved.rename(store / "moved"))
+        assert labelstore.open(store).read(rows, 0).indices.shape == (15, 2)
+        shutil.rmtree(store)
+
+
+def test_damage_among_many_blocks_is_named(many_blocks, tmp_path):
+    _, path = many_blocks
+    store = tmp_path / "u.zarr"
+    shutil.copytree(path, store)
+    whole = (store / "labels/units/c/200").read_bytes()
+    for damaged in (whole[:-1], bytes([whole[0] ^ 1]) + whole[1:], whole[:-9] + whole[-8:]):
+        (store / "labels/units/c/200").write_bytes(damaged)
+        with pytest.raises(CorruptError, match=r"images 200 to 200"):
+            labelstore.open(store).read(np.arange(300), 0)
 
 
 def test_a_slab_is_that_of_chunks(pair):

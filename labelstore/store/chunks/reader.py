@@ -62,6 +62,9 @@ _MOST_THREADS = 8
 _GROUPS_CHECKED = 32
 """Groups of views of a block that are read together where a block is checked."""
 
+_UNPROVED_IMAGES = 2**24
+"""Images that a manifest may claim before commit rows of all blocks are looked for."""
+
 _STATUS = "images/status"
 
 
@@ -133,7 +136,10 @@ class BlockReader:
 
     def _know(self, blocks: Sequence[int]) -> None:
         """Have the commit rows of blocks: of a store of many blocks, these alone are looked at."""
-        if "_commits" in self.__dict__ or 2 * len(blocks) >= self.manifest.num_blocks:
+        manifest = self.manifest
+        most = 2 * len(blocks) >= manifest.num_blocks
+        if "_commits" in self.__dict__ or most or manifest.num_images > _UNPROVED_IMAGES:
+            # So many images must be there before anything is made of their number.
             _ = self._commits
             return
         missing = [block for block in blocks if block not in self._known]
