@@ -13,7 +13,7 @@ from labelstore.store.backends.zarr.units import UnitNumbers
 from labelstore.store.chunks.unit_cache import UnitCache, ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     Int64Array = npt.NDArray[np.int64]
 
 __all__ = ["RandomUnits", "UnitBlocksRead"]
+
+
+_GROUPS_READ = 32
+"""Whole groups that are read at a time."""
 
 
 class UnitBlocksRead(Protocol):
@@ -103,17 +107,24 @@ class RandomUnits:
         unit = (block * manifest.num_groups + group) * self._per_group + number
         return self._cache.entry(unit, row * width + column)
 
-    def whole_groups(self, block: int, groups: Sequence[int]) -> list[Codes]:
-        """Codes (images, views, ...) of whole groups of a block, by array name, each unit compared
-        with its digest; the arrays are not.
+    def whole_groups(
+        self, places: Sequence[tuple[int, int]], *, compared: bool = True
+    ) -> Iterator[Codes]:
+        """Codes (images, views, ...) of whole (block, group), by array name, in order.
+
+        Args:
+            compared: whether each unit is compared with its digest; the arrays are not.
 
         Raises:
             CorruptError: they are not as they were committed.
         """
-        wanted = self._units.whole(block, groups)
-        read = self._units.read(wanted)
-        self._compare(wanted, read)
-        return self._units.by_group(block, groups, read.codes)
+        for start in range(0, len(places), _GROUPS_READ):
+            part = places[start : start + _GROUPS_READ]
+            wanted = self._units.whole(part)
+            read = self._units.read(wanted)
+            if compared:
+                self._compare(wanted, read)
+            yield from self._units.by_place(part, read.codes)
 
     def _load(self, units: Int64Array) -> tuple[Codes, Int64Array]:
         """Codes and numbers of labels of units, rising; compared, and checked to be labels."""

@@ -9,7 +9,6 @@ their images could not be read is the one thing that is not compared unless it m
 from __future__ import annotations
 
 import functools
-import itertools
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -399,7 +398,7 @@ class BlockReader:
     ) -> Iterator[Codes]:
         """As ``read_chunks``, compared with digests alone."""
         if units and self._units is not None:
-            return self._chunks_of_units(self._units, places)
+            return self._checked_chunks(places, self._units.whole_groups(places))
         if self._kept is None:
             return self._fetch_chunks(places)
         return self._kept.read(places, self._fetch_chunks)
@@ -410,28 +409,27 @@ class BlockReader:
 
     def _fetch_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
         """As ``_verified_chunks``, from the backend."""
+        if self._units is not None:
+            yield from self._checked_chunks(
+                places, self._units.whole_groups(places, compared=False)
+            )
+            return
         runs = []
         for block, group in places:
             rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
             runs += [(spec.name, rows, columns) for spec in self._specs]
         arrays = self._backend.read_many(runs)
-        for block, group in places:
-            codes: Codes = {}
+        chunks = ({spec.name: next(arrays) for spec in self._specs} for _ in places)
+        yield from self._checked_chunks(places, chunks)
+
+    def _checked_chunks(
+        self, places: Sequence[tuple[int, int]], chunks: Iterator[Codes]
+    ) -> Iterator[Codes]:
+        """Chunks, compared with their digests."""
+        for (block, group), codes in zip(places, chunks, strict=True):
             for spec in self._specs:
-                codes[spec.name] = next(arrays)
                 self._check(spec.name, block, group, codes[spec.name])
             yield codes
-
-    def _chunks_of_units(
-        self, units: RandomUnits, places: Sequence[tuple[int, int]]
-    ) -> Iterator[Codes]:
-        """As ``_fetch_chunks``, with all that is read of units compared."""
-        for block, of_block in itertools.groupby(places, lambda place: place[0]):
-            groups = [group for _, group in of_block]
-            for group, codes in zip(groups, units.whole_groups(block, groups), strict=True):
-                for spec in self._specs:
-                    self._check(spec.name, block, group, codes[spec.name])
-                yield codes
 
     def _load(self, chunks: list[int]) -> list[Codes]:
         places = [divmod(chunk, self.manifest.num_groups) for chunk in chunks]

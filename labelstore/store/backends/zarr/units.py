@@ -51,7 +51,8 @@ _MOST_KEPT = 2**25
 
 
 class UnitNumbers(NamedTuple):
-    """Some units: (n,) int64 of each, rising from the first to the last."""
+    """Some units: (n,) int64 of each. Those of a block, and in it of a group, stand side by side; in
+    a group they rise."""
 
     blocks: Int64Array
     groups: Int64Array
@@ -166,20 +167,22 @@ class UnitReads:
         for block in blocks or ():
             self._tables.pop(block, None)
 
-    def whole(self, block: int, groups: Sequence[int]) -> UnitNumbers:
-        """All units of some groups of a block.
+    def whole(self, places: Sequence[tuple[int, int]]) -> UnitNumbers:
+        """All units of some (block, group), those of a block side by side.
 
         Raises:
             As ``read``.
         """
+        blocks, groups = np.array(places, dtype=np.int64).T
         if self.layout.index_bytes > _UNPROVED:
             # So large an index must be there before anything is made of its size.
             with self._objects() as objects, _Opened(objects) as opened:
-                self._head(block, (), opened)
-        units = int(self.layout.units_of(np.array([block]))[0])
-        of_groups = np.repeat(np.array(groups, dtype=np.int64), units)
-        numbers = np.tile(np.arange(units), len(groups))
-        return UnitNumbers(np.full(len(numbers), block), of_groups, numbers)
+                for block in dict.fromkeys(blocks.tolist()):
+                    self._head(block, (), opened)
+        units = self.layout.units_of(blocks)
+        starts = np.repeat(np.cumsum(units) - units, units)
+        numbers = np.arange(len(starts)) - starts
+        return UnitNumbers(np.repeat(blocks, units), np.repeat(groups, units), numbers)
 
     def read(self, units: UnitNumbers, names: Sequence[str] | None = None) -> UnitCodes:
         """Some units, one at least.
@@ -236,18 +239,17 @@ class UnitReads:
         Raises:
             As ``read``.
         """
-        read = self.read(self.whole(block, groups), names)
-        return self.by_group(block, groups, read.codes)
+        places = [(block, group) for group in groups]
+        return self.by_place(places, self.read(self.whole(places), names).codes)
 
-    def by_group(self, block: int, groups: Sequence[int], codes: Codes) -> list[Codes]:
-        """Codes (images, views, ...) by array name of each of some whole groups that were read."""
-        rows = self._manifest.block_slice(block)
-        images = rows.stop - rows.start
+    def by_place(self, places: Sequence[tuple[int, int]], codes: Codes) -> list[Codes]:
+        """Codes (images, views, ...) by array name of each of some whole (block, group) that were
+        read."""
         found: list[Codes] = []
         end = 0
-        for group in groups:
-            columns = self._manifest.group_slice(group)
-            views = columns.stop - columns.start
+        for block, group in places:
+            rows, columns = self._manifest.block_slice(block), self._manifest.group_slice(group)
+            images, views = rows.stop - rows.start, columns.stop - columns.start
             start, end = end, end + images * views
             parts = {name: part[start:end] for name, part in codes.items()}
             found.append(
@@ -300,7 +302,9 @@ class UnitReads:
                 np.array([len(groups) for groups in of_block]),
             )
             ends = self._ends_of(row_blocks, held[:, 0], entries, limits)
-            row = np.repeat(np.arange(len(firsts)), np.diff(firsts, append=len(units.blocks)))
+            row = np.repeat(
+                np.arange(len(firsts)), np.append(firsts[1:], len(units.blocks)) - firsts
+            )
             mine = entries[row, units.numbers]
             sizes = sizes_of(mine)
             places = _Places(ends[row, units.numbers] - sizes, sizes)
@@ -358,7 +362,7 @@ class UnitReads:
     def _entries_of(self, blocks: Int64Array, held: UInt64Array) -> UInt64Array:
         """(n, U) entries of rows (n, 1 + U), 0 behind those that a smaller last block has."""
         entries, units = held[:, 1:], self.layout.units_of(blocks)
-        if units[-1] < entries.shape[1]:
+        if units.min() < entries.shape[1]:
             entries = np.where(np.arange(entries.shape[1]) < units[:, np.newaxis], entries, 0)
         return entries
 
@@ -429,7 +433,7 @@ class UnitReads:
 
 def _begins(values: Int64Array) -> Int64Array:
     """(m,) where runs of the same value begin in values (n,)."""
-    return np.flatnonzero(np.diff(values, prepend=-1))
+    return np.append(0, np.flatnonzero(values[1:] != values[:-1]) + 1)
 
 
 def _split(values: Sequence[T], begins: Int64Array) -> list[Sequence[T]]:
