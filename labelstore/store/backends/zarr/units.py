@@ -51,8 +51,10 @@ _MOST_KEPT = 2**25
 
 
 class UnitNumbers(NamedTuple):
-    """Some units: (n,) int64 of each. Those of a block, and in it of a group, stand side by side; in
-    a group they rise."""
+    """Some units: (n,) int64 of each.
+
+    Those of a block, and in it of a group, stand side by side; in a group they rise.
+    """
 
     blocks: Int64Array
     groups: Int64Array
