@@ -44,7 +44,7 @@ from benchmarks.support.measuring import (
     write_result,
 )
 from labelstore.format.arrays import view_arrays
-from labelstore.format.units import unit_code
+from labelstore.format.units import unit_code, unit_digests
 from labelstore.store.backends.zarr.arrays import level_of
 from labelstore.store.rewrite import write_selection
 from labelstore.store.selection import Selection
@@ -244,12 +244,12 @@ def without_compiled(task: Callable[[], object]) -> Callable[[], object]:
     """A task, done by NumPy alone."""
 
     def run() -> None:
-        held = unit_code._compiled, unit_code._compiled_digests
-        unit_code._compiled = unit_code._compiled_digests = lambda: None  # type: ignore[assignment]
+        held = unit_code._compiled, unit_digests._compiled
+        unit_code._compiled = unit_digests._compiled = lambda: None  # type: ignore[assignment]
         try:
             task()
         finally:
-            unit_code._compiled, unit_code._compiled_digests = held
+            unit_code._compiled, unit_digests._compiled = held
 
     return run
 

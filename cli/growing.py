@@ -148,6 +148,7 @@ def _check_said(
         "label_type": manifest.label_type,
         "block_images": manifest.block_images,
         "group_views": manifest.group_views,
+        "layout": manifest.label_layout,
         "temperature": (manifest.temperature,),
         "resize": options.resize,
         "compiled": options.compiled,

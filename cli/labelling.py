@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from labelstore.teachers.teacher import Teacher
     from labelstore.views.law import ViewLaw
 
-    from .choices import EngineName, Targets
+    from .choices import EngineName, Layout, Targets
     from .options import LawOptions, SourceOptions
     from .teacher_options import TeacherOptions, TeachersOptions
 
@@ -53,6 +53,7 @@ class LabelOptions:
     label_type: LabelType
     block_images: int | None
     group_views: int | None
+    layout: Layout | None
 
     def settings(
         self, views: int, law: ViewLaw, temperature: float, num_classes: int
@@ -61,7 +62,11 @@ class LabelOptions:
         from labelstore.producer.settings import LabelSettings
 
         settings = LabelSettings(
-            num_views=views, law=law, temperature=temperature, label_type=self.label_type
+            num_views=views,
+            law=law,
+            temperature=temperature,
+            label_type=self.label_type,
+            layout=self.layout,
         )
         store = self._store(num_classes)
         if self.quantizer is None:

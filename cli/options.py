@@ -43,6 +43,7 @@ __all__ = [
     "group_views_option",
     "json_option",
     "law_options",
+    "layout_option",
     "limit_option",
     "look_workers_option",
     "output_option",
@@ -138,6 +139,15 @@ group_views_option = click.option(
     "--group-views", type=click.IntRange(min=1), help="Views of a group."
 )
 """``group_views``: int or None."""
+
+layout_option = click.option(
+    "--layout",
+    type=click.Choice(choices.LAYOUTS),
+    help="How labels lie in Zarr: in chunks, which any Zarr library reads, or in units of a few "
+    "images, which labelstore alone reads, one by one (format version 2). Default: as they lie in "
+    "a store that is there, else in chunks.",
+)
+"""``layout``: one of ``choices.LAYOUTS`` or None."""
 
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace a store that is there: its labels are deleted."

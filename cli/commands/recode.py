@@ -73,12 +73,7 @@ class RecodeOptions(options.ResultOptions):
 @options.top_p_option
 @options.block_images_option
 @options.group_views_option
-@click.option(
-    "--layout",
-    type=click.Choice(choices.LAYOUTS),
-    help="How labels lie in Zarr: in chunks, which any Zarr library reads, or in units of a few "
-    "images, which labelstore alone reads, one by one (format version 2). Default: as it is.",
-)
+@options.layout_option
 @click.option(
     "--class-map",
     metavar="FILE",

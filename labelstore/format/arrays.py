@@ -30,6 +30,7 @@ __all__ = [
     "ArraySpec",
     "array_digest",
     "commit_columns",
+    "digest_place",
     "image_arrays",
     "images_digest",
     "in_words",
@@ -117,6 +118,11 @@ def image_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
     )
 
 
+def digest_place(store_id: str, name: str, block: int, group: int | None) -> bytes:
+    """What ``array_digest`` takes before an array's codes."""
+    return f"{store_id}/{name}/{block}/{'-' if group is None else group}\0".encode()
+
+
 def array_digest(
     store_id: str, name: str, block: int, group: int | None, codes: npt.NDArray[Any]
 ) -> int:
@@ -126,8 +132,7 @@ def array_digest(
     views), a NUL byte, and the codes, little-endian in C order. The text makes a valid block in
     the wrong place, or from another store, as wrong as a flipped bit.
     """
-    place = f"{store_id}/{name}/{block}/{'-' if group is None else group}\0"
-    digest = xxhash.xxh3_64(place.encode())
+    digest = xxhash.xxh3_64(digest_place(store_id, name, block, group))
     if codes.size:
         digest.update(np.ascontiguousarray(in_words(codes)).data.cast("B"))
     return digest.intdigest() or 1

@@ -273,9 +273,15 @@ class BlockCodes:
         """All of them."""
         return {**self.images, **self.priors, **self.views}
 
-    def commit_row(self, manifest: Manifest, block: int) -> npt.NDArray[np.uint64]:
-        """(columns,) uint64: the digests by which readers know that this is what was committed."""
-        return commit_row(manifest, block, self.arrays)
+    def commit_row(
+        self,
+        manifest: Manifest,
+        block: int,
+        unit_digests: npt.NDArray[np.uint64] | None = None,
+    ) -> npt.NDArray[np.uint64]:
+        """(columns,) uint64: the digests by which readers know that this is what was committed;
+        ``unit_digests`` are those of its units, where they are at hand."""
+        return commit_row(manifest, block, self.arrays, unit_digests)
 
 
 def block_codes(data: BlockData, manifest: Manifest, block: int) -> BlockCodes:

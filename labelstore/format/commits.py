@@ -30,7 +30,10 @@ __all__ = ["commit_row"]
 
 
 def commit_row(
-    manifest: Manifest, block: int, arrays: Mapping[str, npt.NDArray[Any]]
+    manifest: Manifest,
+    block: int,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    unit_digests: npt.NDArray[np.uint64] | None = None,
 ) -> npt.NDArray[np.uint64]:
     """The digests by which readers know that a block's arrays are what was committed.
 
@@ -38,6 +41,7 @@ def commit_row(
         manifest: of the store.
         block: the block's number.
         arrays: (n, ...) its codes, by name, of all arrays of images, of views and of prior lists.
+        unit_digests: those that ``UnitBlocks.block_digests`` takes of them, where they are at hand.
 
     Returns:
         (columns,) uint64.
@@ -50,7 +54,11 @@ def commit_row(
             codes = arrays[name][:, manifest.group_slice(group)]
             row[column] = array_digest(manifest.id, name, block, group, codes)
     if manifest.unit_images is not None:
-        row[unit_columns(manifest)] = UnitBlocks(manifest).row_digests(block, arrays)
+        layout, groups = UnitBlocks(manifest), np.arange(manifest.num_groups)
+        if unit_digests is None:
+            unit_digests = layout.block_digests(block, arrays)
+        blocks = np.full(len(groups), block)
+        row[unit_columns(manifest)] = layout.row_digests(blocks, groups, unit_digests)
     lists = {spec.name: arrays[spec.name] for spec in prior_arrays(manifest)}
     if lists:
         row[PRIOR_COLUMN] = images_digest(manifest.id, block, lists, "prior")

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import UsageError
-from labelstore.format.arrays import UNITS, array_digest, view_arrays
+from labelstore.format.arrays import UNITS, digest_place, view_arrays
 from labelstore.format.units.prefix_codes import pack
 from labelstore.format.units.unit_code import UnitCode
+from labelstore.format.units.unit_digests import piece_digests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,16 +57,6 @@ def default_unit_images(group_views: int) -> int:
     return max(1, UNIT_LABELS // group_views)
 
 
-@functools.lru_cache(maxsize=64)
-def _labels(images: int, unit_images: int, views: int) -> Int64Array:
-    """(units,) int64: labels of each unit of so many images and views. All but the last block and
-    the last group of a store have the same."""
-    first = np.arange(0, images, unit_images)
-    labels: Int64Array = (np.minimum(first + unit_images, images) - first) * views
-    labels.flags.writeable = False
-    return labels
-
-
 def sizes_of(entries: UInt64Array) -> Int64Array:
     """Bytes of units by their entries in the index."""
     return (entries & _SIZE).astype(np.int64)
@@ -96,28 +87,28 @@ class UnitBlocks:
             )
         return code
 
-    @property
+    @functools.cached_property
     def unit_images(self) -> int:
         """Images of a unit."""
         return self.manifest.unit_images or 1
 
-    @property
+    @functools.cached_property
     def units(self) -> int:
         """Units of a group of a whole block."""
         images = min(self.manifest.block_images, self.manifest.num_images)
         return -(-images // self.unit_images)
 
-    @property
+    @functools.cached_property
     def row_bytes(self) -> int:
         """Bytes of a group in the index."""
         return 8 * (1 + self.units)
 
-    @property
+    @functools.cached_property
     def index_bytes(self) -> int:
         """Bytes of the index, the last of an object."""
         return self.row_bytes * self.manifest.num_groups
 
-    @property
+    @functools.cached_property
     def tables_bytes(self) -> int:
         """Bytes of a block's tables, at most."""
         count: int = self.code.tables
@@ -135,16 +126,29 @@ class UnitBlocks:
         behind = self.tables_bytes + COUNT_BYTES + self.index_bytes
         return units + behind
 
-    def units_of(self, block: int) -> int:
-        """Units of each group of a block."""
-        rows = self.manifest.block_slice(block)
-        images: int = rows.stop - rows.start
-        return -(-images // self.unit_images)
+    def units_of(self, blocks: Int64Array) -> Int64Array:
+        """(n,) int64: units of each group of blocks (n,)."""
+        return -(-self._images_of(blocks) // self.unit_images)
 
-    def labels(self, block: int, group: int) -> Int64Array:
-        """(units,) int64: labels of each unit of a group; not to be written to."""
-        rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
-        return _labels(rows.stop - rows.start, self.unit_images, columns.stop - columns.start)
+    def labels(self, blocks: Int64Array, groups: Int64Array, numbers: Int64Array) -> Int64Array:
+        """(n,) int64: labels of units by block, group and number in it, which broadcast."""
+        manifest = self.manifest
+        images = self._images_of(blocks) - numbers * self.unit_images
+        first = groups * manifest.group_views
+        views = np.minimum(manifest.group_views, manifest.num_views - first)
+        labels: Int64Array = np.minimum(images, self.unit_images) * views
+        return labels
+
+    def _images_of(self, blocks: Int64Array) -> Int64Array:
+        """(n,) int64: images of blocks (n,)."""
+        size = self.manifest.block_images
+        images: Int64Array = np.minimum(size, self.manifest.num_images - blocks * size)
+        return images
+
+    def _labels_of_group(self, block: int, group: int) -> Int64Array:
+        """(units,) int64: labels of each unit of a group."""
+        blocks = np.array([block])
+        return self.labels(blocks, np.array([group]), np.arange(int(self.units_of(blocks)[0])))
 
     def codes(
         self, group: int, codes: Mapping[str, npt.NDArray[Any]]
@@ -174,22 +178,44 @@ class UnitBlocks:
         seeds = np.arange(len(labels)) if numbers is None else numbers
         return self.code.unit_digests(codes, labels, seeds.astype(np.uint64)) & ~_SIZE
 
-    def row_digest(self, block: int, group: int, entries: UInt64Array) -> int:
-        """What a commit holds of a group's row: the digest of its units' digests.
+    def row_digests(
+        self, blocks: Int64Array, groups: Int64Array, entries: UInt64Array
+    ) -> UInt64Array:
+        """(n,) uint64: what commits hold of groups' rows: the digests of their units' digests.
 
         Args:
-            entries: (units,) of the row, with or without the units' bytes.
+            blocks, groups: (n,) of the rows.
+            entries: (n, U) of the rows, with or without the units' bytes; of those that a smaller
+                last block does not have, anything.
         """
-        return array_digest(self.manifest.id, UNITS, block, group, entries & ~_SIZE)
+        held = np.ascontiguousarray(entries & ~_SIZE, dtype="<u8")
+        rows, width = memoryview(held.tobytes()), held.shape[1] * 8
+        starts = range(0, len(rows), width) if width else [0] * len(blocks)
+        ends = (np.array(starts) + 8 * self.units_of(blocks)).tolist()
+        places = zip(blocks.tolist(), groups.tolist(), starts, ends, strict=True)
+        digests = piece_digests(
+            [
+                digest_place(self.manifest.id, UNITS, block, group) + rows[start:end]
+                for block, group, start, end in places
+            ]
+        )
+        # As ``array_digest``, which this is of many.
+        digests[digests == 0] = 1
+        return digests
 
-    def row_digests(self, block: int, codes: Mapping[str, npt.NDArray[Any]]) -> list[int]:
-        """The digests of all groups' rows of a block, by its codes (n, V, ...)."""
-        groups = range(self.manifest.num_groups)
-        units = [self.digests(self.codes(g, codes), self.labels(block, g)) for g in groups]
-        return [self.row_digest(block, group, part) for group, part in enumerate(units)]
+    def block_digests(self, block: int, codes: Mapping[str, npt.NDArray[Any]]) -> UInt64Array:
+        """(groups, U) uint64: the digests of all units of a block's codes (n, V, ...), by array
+        name; 0 for those that a smaller last block does not have."""
+        digests = np.zeros((self.manifest.num_groups, self.units), dtype=np.uint64)
+        for group, row in enumerate(digests):
+            units = self.digests(self.codes(group, codes), self._labels_of_group(block, group))
+            row[: len(units)] = units
+        return digests
 
-    def encode(self, block: int, codes: Mapping[str, npt.NDArray[Any]]) -> bytes:
-        """The object of a block's codes (n, V, ...), by array name.
+    def encode(
+        self, block: int, codes: Mapping[str, npt.NDArray[Any]]
+    ) -> tuple[bytes, UInt64Array]:
+        """The object of a block's codes (n, V, ...), by array name, and their ``block_digests``.
 
         Raises:
             UsageError: a unit has too many bytes.
@@ -198,11 +224,12 @@ class UnitBlocks:
         lengths = self.code.fit(
             {name: np.concatenate([part[name] for part in groups]) for name in groups[0]}
         )
+        digests = np.zeros((len(groups), self.units), dtype=np.uint64)
         index = np.zeros((len(groups), 1 + self.units), dtype="<u8")
         data = []
         place = 0
         for group, part in enumerate(groups):
-            labels = self.labels(block, group)
+            labels = self._labels_of_group(block, group)
             units, sizes = self.code.encode_arrays(part, labels, lengths)
             if int(sizes.max(initial=0)) > MOST_UNIT_BYTES:
                 raise UsageError(
@@ -212,10 +239,11 @@ class UnitBlocks:
                     arguments=("group_views", "layout"),
                 )
             index[group, 0] = place
-            entries = self.digests(part, labels) | sizes.astype(np.uint64)
-            index[group, 1 : 1 + len(entries)] = entries
+            digests[group, : len(sizes)] = self.digests(part, labels)
+            index[group, 1 : 1 + len(sizes)] = sizes
             data.append(units)
             place += len(units)
+        index[:, 1:] |= digests
         tables = pack(lengths)
         count = len(tables).to_bytes(COUNT_BYTES, "little")
-        return b"".join((*data, tables, count, index.tobytes()))
+        return b"".join((*data, tables, count, index.tobytes())), digests

@@ -11,11 +11,10 @@ import numpy as np
 from labelstore.errors import UsageError
 from labelstore.format.blocks import BlockPriors, check_table
 from labelstore.format.manifest import StoreSettings, fingerprint
-from labelstore.format.unit_blocks import default_unit_images
 from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import mean_distribution
-from labelstore.store.backends.registry import backend_of
+from labelstore.store.backends.registry import backend_of, unit_images_of
 from labelstore.store.lineage import lineage, origin
 from labelstore.store.rewrite import (
     RewriteReport,
@@ -108,8 +107,11 @@ def recode(
             f"k is {wished.k}, expected at most {old.k}, what {store.path} holds.", arguments=("k",)
         )
     group_views = _group_views(store, path, wished.group_views)
-    unit_images = _unit_images(old, path, layout, group_views)
-    own = {"group_views": group_views, "unit_images": unit_images}
+    own: dict[str, Any] = {"group_views": group_views}
+    own["unit_images"] = unit_images_of(path, layout, group_views, old)
+    if own["unit_images"] is not None:
+        # Also of a store that has other arrays, as in Parquet.
+        own["encoding"] = "codes"
     new = dataclasses.replace(old, **{**wished.chosen(), **own})
     changed = tuple(
         f"{name}: {getattr(old, name)} -> {getattr(new, name)}"
@@ -168,25 +170,6 @@ def _group_views(store: Store, path: str | os.PathLike[str], asked: int | None) 
     if asked is None and backend.encoding == store.manifest.encoding:
         return store.manifest.group_views
     return min(asked or backend.group_views, store.num_views)
-
-
-def _unit_images(
-    old: Manifest, path: str | os.PathLike[str], layout: Layout | None, group_views: int
-) -> int | None:
-    """Images of a unit of the new store; None for one without."""
-    if backend_of(path).encoding != "codes":
-        if layout == "units":
-            raise UsageError(
-                f"{path} is to be in Parquet, where labels do not lie in units: choose a name that "
-                "does not end in .parquet, or leave the layout out.",
-                arguments=("layout",),
-            )
-        return None
-    if (layout or old.label_layout) == "chunks":
-        return None
-    if old.unit_images is not None and group_views == old.group_views:
-        return old.unit_images
-    return default_unit_images(group_views)
 
 
 def _block(store: Store, new: Manifest, rows: slice) -> BlockData:

@@ -16,7 +16,7 @@ from labelstore.format.manifest import LOGITS_PROBE, Manifest, differences, fing
 from labelstore.producer.crops.cutter import shape_of
 from labelstore.producer.pixel_probe import make_probe
 from labelstore.producer.probe import library_versions
-from labelstore.store.backends.registry import backend_of
+from labelstore.store.backends.registry import backend_of, unit_images_of
 from labelstore.store.store import Store
 from labelstore.views.philox import hash_keys
 
@@ -128,7 +128,7 @@ def plan_of(
         source, output, teacher, resize: what is to be made, of what, by what, and how.
         block_images: of a block, where the settings say nothing of it.
         stored: what the store's manifest says where there is one. Where the settings say nothing
-            of groups, it has them as it was begun; its labels lie in units where they did.
+            of groups, or of the layout, it has them as it was begun.
 
     Raises:
         UsageError: settings that do not go with one another. MismatchError: a law whose views are
@@ -165,7 +165,7 @@ def plan_of(
         # Crops from the device are Pillow's, or refused; but that they came from there is said.
         teacher=teacher.describe() | ({"resize": resize} if resize == "device" else {}),
         producer=library_versions(),
-        unit_images=stored.unit_images if stored else None,
+        unit_images=unit_images_of(output.path, settings.layout, group_views, stored),
         **store.chosen(),
     )
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from labelstore.format.manifest import Manifest
+    from labelstore.format.manifest import Layout, Manifest
     from labelstore.labels.top_k import LabelType
     from labelstore.producer.growth.growth import Growth
     from labelstore.store.writer import Remake, Share
@@ -72,6 +72,9 @@ class LabelSettings:
     temperature: float = 1.0
     """The logits are divided by it before softmax."""
     label_type: LabelType = "top-k"
+    layout: Layout | None = None
+    """How labels lie in a Zarr store; when None as they do in a store that is gone on with, or
+    grows, else in chunks."""
 
     @classmethod
     def of_manifest(cls, manifest: Manifest, num_views: int | None = None) -> LabelSettings:

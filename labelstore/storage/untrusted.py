@@ -26,7 +26,7 @@ from labelstore.errors import (
 from labelstore.storage import local_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 __all__ = [
@@ -36,9 +36,12 @@ __all__ = [
     "line_of",
     "open_descriptor",
     "open_file",
+    "open_inside",
+    "opener_in",
     "parsed",
     "read_file",
     "read_manifest",
+    "read_opened",
     "read_whole",
     "require_file",
 ]
@@ -56,6 +59,10 @@ _OPEN = os.O_RDONLY
 """How files are opened; without waiting for a pipe."""
 for _flag in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
     _OPEN |= getattr(os, _flag, 0)
+
+_FOLDER = _OPEN | getattr(os, "O_DIRECTORY", 0)
+_BY_FOLDER = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
+"""How folders are opened, and whether files can be opened by their names in one."""
 
 _INTEGERS = 2**64
 """JSON integers are smaller than this: none that means anything here is larger."""
@@ -103,15 +110,25 @@ def open_descriptor(path: Path | str) -> int:
         OSError: the system refuses, or what is there is no file: opening a pipe would wait for
             ever, and a device may never end.
     """
-    descriptor = os.open(path, _OPEN)
+    return _opened(path)[0]
+
+
+def _opened(path: Path | str, folder: int | None = None) -> tuple[int, int]:
+    """As ``open_descriptor``, and how many bytes the file has; of a name in an open folder, an
+    OSError where it is a link."""
+    if folder is None:
+        descriptor = os.open(path, _OPEN)
+    else:
+        descriptor = os.open(path, _OPEN | os.O_NOFOLLOW, dir_fd=folder)
     try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, f"it is no file, but {_kind_of(mode)}", os.fspath(path))
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            kind = _kind_of(state.st_mode)
+            raise OSError(errno.EINVAL, f"it is no file, but {kind}", os.fspath(path))
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
+    return descriptor, state.st_size
 
 
 def read_whole(path: Path | str, limit: int | None = None) -> tuple[bytes, int]:
@@ -123,21 +140,25 @@ def read_whole(path: Path | str, limit: int | None = None) -> tuple[bytes, int]:
     Raises:
         OSError: as ``open_descriptor``. ValueError: there are more than ``limit`` bytes.
     """
-    descriptor = open_descriptor(path)
+    descriptor, size = _opened(path)
     try:
-        size = os.fstat(descriptor).st_size
         if limit is not None and size > limit:
             raise ValueError(f"it has {size:,} bytes, expected at most {limit:,}")
-        # One more, so that a file that grows meanwhile is noticed and not read to its end.
-        data = os.read(descriptor, size + 1)
-        while len(data) < size:
-            more = os.read(descriptor, size - len(data))
-            if not more:
-                break
-            data += more
+        return _read(descriptor, size), size
     finally:
         os.close(descriptor)
-    return data, size
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    """What a file holds that said to have so many bytes; less where it was cut."""
+    # One more, so that a file that grows meanwhile is noticed and not read to its end.
+    data = os.read(descriptor, size + 1)
+    while len(data) < size:
+        more = os.read(descriptor, size - len(data))
+        if not more:
+            break
+        data += more
+    return data
 
 
 def _kind_of(mode: int) -> str:
@@ -145,15 +166,15 @@ def _kind_of(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
-def open_file(path: Path | str, root: Path | str) -> io.FileIO:
-    """Open a file of the store at ``root`` for reading, unbuffered.
+def open_inside(path: Path | str, root: Path | str) -> tuple[int, int]:
+    """Open a file of the store at ``root`` for reading: its descriptor, and its size in bytes.
 
     Raises:
         FileNotFoundError: it is not there. CorruptError: it is no file (opening a pipe would wait
             for ever), or a link that leaves the store. OSError: the system refuses.
     """
     try:
-        descriptor = open_descriptor(path)
+        descriptor, size = _opened(path)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -164,37 +185,85 @@ def open_file(path: Path | str, root: Path | str) -> io.FileIO:
         ) from error
     try:
         _require_inside(_real_path(descriptor, path), path, root)
-        return io.FileIO(descriptor)
     except BaseException:
         os.close(descriptor)
         raise
+    return descriptor, size
+
+
+@contextmanager
+def opener_in(folder: str, root: str) -> Iterator[Callable[[str], tuple[int, int]]]:
+    """What opens files of a folder of the store at ``root`` by their names in it, or in a folder
+    there, as ``open_inside`` does. Where the folder lies is looked at once, which is half of what
+    opening a small file takes.
+
+    Raises:
+        CorruptError: the folder is a link that leaves the store.
+    """
+    try:
+        descriptor = os.open(folder, _FOLDER) if _BY_FOLDER else None
+    except OSError:
+        descriptor = None
+    if descriptor is None:
+        yield lambda name: open_inside(f"{folder}/{name}", root)
+        return
+
+    def opened(name: str) -> tuple[int, int]:
+        try:
+            inner, _, last = name.rpartition("/")
+            if not inner:
+                return _opened(name, descriptor)
+            held = os.open(inner, _FOLDER | os.O_NOFOLLOW, dir_fd=descriptor)
+            try:
+                return _opened(last, held)
+            finally:
+                os.close(held)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            # A link, which has to be followed, or what is to be explained.
+            return open_inside(f"{folder}/{name}", root)
+
+    try:
+        _require_inside(_real_path(descriptor, folder), folder, root)
+        yield opened
+    finally:
+        os.close(descriptor)
+
+
+def open_file(path: Path | str, root: Path | str) -> io.FileIO:
+    """As ``open_inside``, a file object, unbuffered."""
+    return io.FileIO(open_inside(path, root)[0])
 
 
 def require_file(path: Path | str, root: Path | str) -> None:
-    """As ``open_file``, for a library that opens files itself."""
-    open_file(path, root).close()
+    """As ``open_inside``, for a library that opens files itself."""
+    os.close(open_inside(path, root)[0])
 
 
 def read_file(path: Path | str, root: Path | str, limit: int) -> bytes:
     """The bytes of a file of the store at ``root``.
 
     Raises:
-        As ``open_file``; CorruptError also where there are more than ``limit`` bytes.
+        As ``open_inside``; CorruptError also where there are more than ``limit`` bytes.
     """
-    with open_file(path, root) as file:
-        size = os.fstat(file.fileno()).st_size
+    return read_opened(*open_inside(path, root), path, limit)
+
+
+def read_opened(descriptor: int, size: int, path: Path | str, limit: int) -> bytes:
+    """The bytes of a file that ``open_inside`` has opened, which is closed.
+
+    Raises:
+        CorruptError: there are more than ``limit`` bytes. OSError: the system refuses.
+    """
+    try:
         if size > limit:
             raise CorruptError(
                 f"{path} has {size:,} bytes, expected at most {limit:,}: it was exchanged; {_MEND}."
             )
-        # One more, so that a file that grows meanwhile is noticed and not read to its end.
-        data = file.read(size + 1) or b""
-        while len(data) < size:
-            part = file.read(size - len(data))
-            if not part:
-                break
-            data += part
-        return data
+        return _read(descriptor, size)
+    finally:
+        os.close(descriptor)
 
 
 def read_manifest(root: Path, name: str) -> bytes:

@@ -59,12 +59,13 @@ def _filled(store: Store, place: Path, new: Path, manifest: Manifest) -> Store:
     backend.open_for_writing(manifest)
     for block in range(manifest.num_blocks):
         codes = BlockCodes(*store.block_codes(block))
+        digests = None
         if manifest.unit_images is not None:
             # What an index of units holds is compared where units are read, not here.
-            backend.write_block(block, codes.arrays)
+            digests = backend.write_block(block, codes.arrays)
         for name in backend.block_objects(block) if manifest.unit_images is None else ():
             # Some writers leave out what holds fill alone; the digests below know.
             if (place / name).is_file():
                 local_files.second_name(place / name, new / name)
-        backend.write_commit(block, codes.commit_row(manifest, block))
+        backend.write_commit(block, codes.commit_row(manifest, block, digests))
     return Store(new)

@@ -15,7 +15,7 @@ from labelstore.errors import (
 from labelstore.format import codecs
 from labelstore.format.blocks import BlockData, BlockPriors, array_block_images, check_table
 from labelstore.format.manifest import EXPLICIT, Manifest, StoreSettings, fingerprint
-from labelstore.store.backends.registry import backend_of
+from labelstore.store.backends.registry import backend_of, unit_images_of
 from labelstore.store.rewrite import write_blocks
 from labelstore.store.store import Store
 from labelstore.store.writer import LABELS, StoreWriter
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.format.manifest import Layout
     from labelstore.labels.top_k import LabelType
     from labelstore.views.law import ViewLaw
 
@@ -54,6 +55,7 @@ class WriteOptions(TypedDict, total=False):
     teacher: Mapping[str, Any] | None
     block_images: int | None
     group_views: int | None
+    layout: Layout | None
 
 
 def write(
@@ -91,7 +93,10 @@ def write(
             - ``quantizer``: a name from ``labelstore.format.codecs``;
             - ``label_type`` ("top-k"), ``temperature``, ``class_names``, ``teacher``: for the
               manifest;
-            - ``block_images``, ``group_views``: layout; the defaults suit.
+            - ``block_images``, ``group_views``: sizes of blocks and groups; the defaults suit;
+            - ``layout``: how labels lie in a Zarr store: ``"chunks"`` (the default), or
+              ``"units"``, which are read alone at random (version 2 of the format; no other Zarr
+              library reads them).
 
     Returns:
         the finished store, open. A call that was interrupted goes on where it stopped when it is
@@ -115,12 +120,13 @@ def write(
     truth = np.full(num_images, -1) if targets is None else np.asarray(targets)
     check_table(names, truth, num_images, num_classes)
     class_names = options.get("class_names")
+    group_views = min(options.get("group_views") or backend_of(path).group_views, num_views)
     settings = StoreSettings(
         k=k,
         quantizer=options.get("quantizer", codecs.DEFAULT),
         prior_size=_prior_size(options, num_classes),
         block_images=options.get("block_images") or array_block_images(num_images, num_views, k),
-        group_views=min(options.get("group_views") or backend_of(path).group_views, num_views),
+        group_views=group_views,
     )
     manifest = Manifest(
         num_images=num_images,
@@ -132,6 +138,7 @@ def write(
         temperature=options.get("temperature"),
         class_names=None if class_names is None else tuple(class_names),
         teacher=options.get("teacher"),
+        unit_images=unit_images_of(path, options.get("layout"), group_views),
         **settings.chosen(),
     )
     optional = {

@@ -325,8 +325,11 @@ class StoreWriter:
             codes = self._adopt(block, codes)
         elif self._committed[block]:
             raise self._never_again(block)
-        self._backend.write_block(block, codes.arrays, lambda: self._ready(block), codes.stored)
-        if not self._backend.write_commit(block, codes.commit_row(self.manifest, block)):
+        digests = self._backend.write_block(
+            block, codes.arrays, lambda: self._ready(block), codes.stored
+        )
+        row = codes.commit_row(self.manifest, block, digests)
+        if not self._backend.write_commit(block, row):
             raise self._never_again(block)
         self._committed[block] = True
         if block in self._claims:

@@ -14,7 +14,7 @@ import pytest
 import labelstore
 from labelstore import compiled
 from labelstore.format import doubtful
-from labelstore.format.units import unit_code
+from labelstore.format.units import unit_code, unit_digests
 from labelstore.images import resampling
 from labelstore.operations.inspection.doctor import diagnose
 from labelstore.peers.pickles import latin1
@@ -26,7 +26,7 @@ ROOT = Path(labelstore.__file__).parent
 ASKING = {
     "labelstore.format._doubtful": (doubtful, "_compiled"),
     "labelstore.format.units._unit_code": (unit_code, "_compiled"),
-    "labelstore.format.units._unit_digests": (unit_code, "_compiled_digests"),
+    "labelstore.format.units._unit_digests": (unit_digests, "_compiled"),
     "labelstore.images._resample": (resampling, "_compiled"),
     "labelstore.peers.pickles._latin1": (latin1, "_compiled"),
     "labelstore.views._boxes": (boxes, "_compiled"),

@@ -11,7 +11,9 @@ from PIL import Image
 
 import labelstore
 from labelstore.cli.main import main
+from labelstore.operations.recode import recode
 from tests.support import commands
+from tests.support.stores import files_of, said_of_labels
 
 TEACHER = ("--teacher", "timm:test_resnet", "--checkpoint", "none", "--device", "cpu")
 
@@ -54,6 +56,33 @@ def test_from_folders_to_a_store(photos, tmp_path):
     store = labelstore.open(tmp_path / "s.zarr")
     assert (store.k, store.manifest.quantizer, store.manifest.prior_size) == (3, "u8", 0)
     assert (store.targets == -1).all()
+
+
+def test_labels_in_units(photos, tmp_path):
+    """As ``recode`` lays them out, to the last byte; gone on with, and grown, as they are."""
+    common = (photos, *TEACHER, "--targets", "none", "--block-images", 3, "--group-views", 2)
+    chunks, units = tmp_path / "chunks.zarr", tmp_path / "units.zarr"
+    assert run(*common, "--views", 5, "-o", chunks).returncode == 0
+    asked = (*common, "--views", 5, "-o", units)
+    assert run(*asked, "--layout", "units").returncode == 0
+    recode(chunks, tmp_path / "recoded.zarr", layout="units")
+    assert files_of(units) == files_of(tmp_path / "recoded.zarr")
+    (units / "commits/c/1/0").unlink()
+    again = run(*asked, "--json")
+    assert json.loads(again.stdout)["blocks_found"] == 1
+    assert files_of(units) == files_of(tmp_path / "recoded.zarr")
+    other = run(*asked, "--layout", "chunks")
+    assert (other.returncode, "layout.unit_images" in other.stderr) == (1, True)
+    for store in (units, chunks):
+        longer = (*common, "--views", 7, "--grow", store, "-o", tmp_path / f"grown-{store.name}")
+        other = run(*longer, "--layout", {units: "chunks", chunks: "units"}[store])
+        assert (other.returncode, f"was made with {store.stem}" in other.stderr) == (2, True)
+        assert run(*longer).returncode == 0
+    grown = [labelstore.open(tmp_path / f"grown-{store.name}") for store in (units, chunks)]
+    refused = run(*common, "--views", 5, "--layout", "units", "-o", tmp_path / "p.parquet")
+    assert (refused.returncode, "--layout" in refused.stderr) == (2, True)
+    assert [store.manifest.label_layout for store in grown] == ["units", "chunks"]
+    assert said_of_labels(grown[0]) == said_of_labels(grown[1])
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ import pytest
 import xxhash
 
 from labelstore.format.arrays import ArraySpec
-from labelstore.format.units import unit_code
+from labelstore.format.units import unit_code, unit_digests
+from labelstore.format.units.planes import Units, tables_of, values_of
 from labelstore.format.units.prefix_codes import ONLY, lengths_of, pack, unpack, words_of
-from labelstore.format.units.unit_code import UnitCode, Units
+from labelstore.format.units.unit_code import UnitCode
 
-COMPILED, DIGESTS = unit_code._compiled(), unit_code._compiled_digests()
+COMPILED, DIGESTS = unit_code._compiled(), unit_digests._compiled()
 
 ways = pytest.mark.parametrize(
     "compiled",
@@ -27,7 +28,7 @@ def use(monkeypatch):
 
     def choose(compiled):
         monkeypatch.setattr(unit_code, "_compiled", lambda: COMPILED if compiled else None)
-        monkeypatch.setattr(unit_code, "_compiled_digests", lambda: DIGESTS if compiled else None)
+        monkeypatch.setattr(unit_digests, "_compiled", lambda: DIGESTS if compiled else None)
 
     return choose
 
@@ -372,8 +373,8 @@ def test_a_unit_that_is_not_filled_up_with_zeros_is_damaged(compiled, use):
     words = unpack(tables, code.tables)
     records, bits = code.records(codes), 0
     for plane in code.planes:
-        values = unit_code._values(plane, records)
-        lengths = words[unit_code._tables(plane, records), np.minimum(values, 255)]
+        values = values_of(plane, records)
+        lengths = words[tables_of(plane, records), np.minimum(values, 255)]
         bits += int(lengths[lengths != ONLY].sum()) + 16 * int(plane.wide * (values >= 255).sum())
     assert -(-bits // 8) == len(data)
     assert bits % 8, "another seed has filling"

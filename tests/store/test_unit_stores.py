@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
 import labelstore
-from labelstore.errors import CorruptError, LabelStoreError, UsageError
+from labelstore.errors import CorruptError, LabelStoreError, MismatchError, UsageError
 from labelstore.format.blocks import BlockCodes
 from labelstore.format.manifest import Manifest
-from labelstore.format.units import unit_code
+from labelstore.format.units import unit_code, unit_digests
 from labelstore.format.versions import VERSION_2
 from labelstore.operations.lifecycle.copy import copy
 from labelstore.operations.lifecycle.gc import gc
@@ -93,10 +94,27 @@ def test_there_and_back_is_the_same_to_the_last_byte(chunks, tmp_path):
     assert files_of(tmp_path / "back.zarr") == files_of(chunks.path)
 
 
+def test_written_so_from_arrays(tmp_path):
+    arrays = np.arange(90).reshape(10, 3, 3), np.full((10, 3, 3), 0.3), 90
+    options = {"block_images": 4, "group_views": 2}
+    units = labelstore.write(tmp_path / "u.zarr", *arrays, **options, layout="units")
+    chunks = labelstore.write(tmp_path / "c.zarr", *arrays, **options)
+    recode(chunks, tmp_path / "same.zarr", layout="units")
+    assert files_of(tmp_path / "same.zarr") == files_of(units.path)
+    labelstore.write(tmp_path / "u.zarr", *arrays, **options, layout="units")
+    with pytest.raises(MismatchError, match=r"layout\.unit_images"):
+        labelstore.write(tmp_path / "u.zarr", *arrays, **options)
+    with pytest.raises(UsageError, match=r"\.parquet"):
+        labelstore.write(tmp_path / "p.parquet", *arrays, layout="units")
+    recode(chunks, tmp_path / "c.parquet")
+    recode(tmp_path / "c.parquet", tmp_path / "again.zarr", layout="units", group_views=2)
+    assert files_of(tmp_path / "again.zarr") == files_of(units.path)
+
+
 def test_without_the_compiled_parts(chunks, tmp_path, monkeypatch):
     units = in_units(chunks, tmp_path / "units.zarr", 3)
     monkeypatch.setattr(unit_code, "_compiled", lambda: None)
-    monkeypatch.setattr(unit_code, "_compiled_digests", lambda: None)
+    monkeypatch.setattr(unit_digests, "_compiled", lambda: None)
     assert said_of_labels(units) == said_of_labels(chunks)
     same = in_units(chunks, tmp_path / "same.zarr", 3)
     assert files_of(same.path) == files_of(units.path)
@@ -135,7 +153,7 @@ def test_what_is_kept_is_not_read_again(pair):
     read = units._backend.units.read
 
     def counted(wanted, *rest):
-        asked.extend(number for entry in wanted for number in entry.numbers)
+        asked.extend(wanted.numbers.tolist())
         return read(wanted, *rest)
 
     units._backend.units.read = counted
@@ -146,6 +164,53 @@ def test_what_is_kept_is_not_read_again(pair):
     units.refresh()
     units.read(3, 0)
     assert len(asked) == 3
+
+
+@pytest.fixture(scope="module")
+def many_blocks(tmp_path_factory):
+    """The same labels in chunks and in units, in more blocks than are open at a time."""
+    folder = tmp_path_factory.mktemp("many")
+    labels = np.arange(300 * 8).reshape(300, 4, 2), np.full((300, 4, 2), 0.4), 2400
+    options = {"block_images": 1, "group_views": 2}
+    chunks = labelstore.write(folder / "c.zarr", *labels, **options)
+    return chunks, labelstore.write(folder / "u.zarr", *labels, **options, layout="units").path
+
+
+@pytest.mark.parametrize("images", [range(300), range(3, 300, 7), [299, 0, 150]])
+def test_a_batch_of_many_blocks(many_blocks, images):
+    chunks, path = many_blocks
+    rows, views = np.array(images)[:, None], np.array([1, 2])
+    units = labelstore.open(path)
+    assert np.array_equal(units.read(rows, views).indices, chunks.read(rows, views).indices)
+    assert units.complete
+
+
+def test_a_link_that_leaves_the_store_is_refused(many_blocks, tmp_path):
+    _, path = many_blocks
+    store = tmp_path / "u.zarr"
+    for name in ("labels/units/c/7", "images/status/c/7", "commits/c/7/0", "commits/c/7"):
+        shutil.copytree(path, store)
+        moved = (store / name).rename(tmp_path / "moved")
+        (store / name).symlink_to(moved)
+        rows = np.arange(0, 100, 7)
+        with pytest.raises(CorruptError, match="outside the store"):
+            labelstore.open(store).read(rows, 0)
+        # A link to what is in the store is followed.
+        (store / name).unlink()
+        (store / name).symlink_to(moved.rename(store / "moved"))
+        assert labelstore.open(store).read(rows, 0).indices.shape == (15, 2)
+        shutil.rmtree(store)
+
+
+def test_damage_among_many_blocks_is_named(many_blocks, tmp_path):
+    _, path = many_blocks
+    store = tmp_path / "u.zarr"
+    shutil.copytree(path, store)
+    whole = (store / "labels/units/c/200").read_bytes()
+    for damaged in (whole[:-1], bytes([whole[0] ^ 1]) + whole[1:], whole[:-9] + whole[-8:]):
+        (store / "labels/units/c/200").write_bytes(damaged)
+        with pytest.raises(CorruptError, match=r"images 200 to 200"):
+            labelstore.open(store).read(np.arange(300), 0)
 
 
 def test_a_slab_is_that_of_chunks(pair):

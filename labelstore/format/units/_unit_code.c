@@ -38,42 +38,63 @@ typedef struct {
 } Array;
 
 typedef struct {
-    uint16_t entry[ENTRIES];      /* value << 8 | bits */
+    uint16_t entry[ENTRIES];      /* value << 8 | bits, by the next bits of the longest word */
+    int shift;                    /* of 64 bits, the next ones the highest, to be that place */
 } Table;
 
-/* Lengths of 256 values as a lookup by the next LONGEST bits; 0 where they are no complete code. */
+#define PARTS 4                   /* of 256 values, counted side by side: a counter waits for itself */
+#define PART (256 / PARTS)
+
+/* Lengths of 256 values as a lookup; 0 where they are no complete code. raw: all words are their values.
+   A batch at random decodes few labels with each lookup: it is no larger than the longest word, and
+   words are taken in their order, where a processor foresees how many places each fills. */
 static int
-fill_table(const uint8_t *length, Table *table) {
-    uint32_t count[16] = {0}, next[LONGEST + 1], at = 0;
+fill_table(const uint8_t *length, Table *table, uint8_t *raw) {
+    uint8_t sorted[256];
+    uint8_t next[PARTS][16];
+    uint32_t count[PARTS][16] = {{0}}, all[16], at = 0;
     uint16_t *entry = table->entry;
-    for (int value = 0; value < 256; value++) count[length[value]]++;
-    if (count[ONLY]) {
-        if (count[ONLY] != 1 || count[0] != 255) return 0;
+    int longest = 1;
+    for (int value = 0; value < PART; value++)
+        for (int part = 0; part < PARTS; part++) count[part][length[PART * part + value]]++;
+    for (int bits = 0; bits < 16; bits++) {
+        all[bits] = 0;
+        for (int part = 0; part < PARTS; part++) all[bits] += count[part][bits];
+        if (bits > LONGEST && bits != ONLY && all[bits]) return 0;
+        if (!bits || bits > LONGEST || !all[bits]) continue;
+        at += all[bits] << (LONGEST - bits);
+        longest = bits;
+    }
+    *raw = all[8] == 256;
+    table->shift = 64 - longest;
+    if (all[ONLY] || !at) {
+        if (all[ONLY] > 1 || (all[ONLY] && at)) return 0;
         int only = 0;
-        while (!length[only]) only++;
-        for (int place = 0; place < ENTRIES; place++) entry[place] = (uint16_t)(only << 8);
-        return 1;
-    }
-    for (int bits = 1; bits <= LONGEST; bits++) {
-        next[bits] = at;
-        at += count[bits] << (LONGEST - bits);
-    }
-    if (count[0] == 256) {
-        memset(table, 0, sizeof(Table));
+        while (all[ONLY] && !length[only]) only++;
+        entry[0] = entry[1] = (uint16_t)(only << 8);
         return 1;
     }
     if (at != ENTRIES) return 0;
-    for (int value = 0; value < 256; value++) {
-        int bits = length[value];
-        if (!bits) continue;
-        uint32_t many = 1u << (LONGEST - bits), start = next[bits];
-        uint16_t word = (uint16_t)(value << 8 | bits);
-        uint64_t four = word * UINT64_C(0x0001000100010001);
-        next[bits] = start + many;
-        if (many < 4)
-            for (uint32_t place = 0; place < many; place++) entry[start + place] = word;
-        else
-            for (uint32_t place = 0; place < many; place += 4) memcpy(entry + start + place, &four, 8);
+    at = 0;
+    for (int bits = 0; bits <= longest; bits++)
+        for (int part = 0; part < PARTS; part++) {
+            next[part][bits] = (uint8_t)at;
+            at += count[part][bits];
+        }
+    for (int value = 0; value < PART; value++)
+        for (int part = 0; part < PARTS; part++)
+            sorted[next[part][length[PART * part + value]]++] = (uint8_t)(PART * part + value);
+    const uint8_t *value = sorted + all[0];
+    for (int bits = 1; bits <= longest; bits++) {
+        const uint32_t many = 1u << (longest - bits);
+        for (const uint8_t *end = value + all[bits]; value < end; value++, entry += many) {
+            const uint16_t word = (uint16_t)(*value << 8 | bits);
+            const uint64_t four = word * UINT64_C(0x0001000100010001);
+            if (many < 4)
+                for (uint32_t place = 0; place < many; place++) entry[place] = word;
+            else
+                for (uint32_t place = 0; place < many; place += 4) memcpy(entry + place, &four, 8);
+        }
     }
     return 1;
 }
@@ -84,22 +105,18 @@ static int
 unpack_tables(const uint8_t *packed, int64_t size, int tables, int wanted, Table *table, uint8_t *raw) {
     const uint8_t *end = packed + size;
     for (int number = 0; number < tables; number++) {
-        uint8_t length[256] = {0};
+        uint8_t pairs[128] = {0}, length[256];
         if (packed >= end || *packed > 128 || *packed >= end - packed) return 0;
-        int count = *packed++;
-        const uint8_t *pairs = packed;
-        packed += count;
-        if (number >= wanted) continue;
-        int even = count == 128;
-        for (int pair = 0; pair < count; pair++) {
-            length[2 * pair] = pairs[pair] & 15;
-            length[2 * pair + 1] = pairs[pair] >> 4;
-            even &= pairs[pair] == 0x88;
+        const int count = *packed++;
+        if (number < wanted) {
+            memcpy(pairs, packed, (size_t)count);
+            for (int pair = 0; pair < 128; pair++) {
+                length[2 * pair] = pairs[pair] & 15;
+                length[2 * pair + 1] = pairs[pair] >> 4;
+            }
+            if (!fill_table(length, table + number, raw + number)) return 0;
         }
-        for (int value = 0; value < 2 * count; value++)
-            if (length[value] > LONGEST && length[value] != ONLY) return 0;
-        raw[number] = (uint8_t)even;
-        if (!fill_table(length, table + number)) return 0;
+        packed += count;
     }
     return packed == end;
 }
@@ -113,8 +130,8 @@ unpack_tables(const uint8_t *packed, int64_t size, int tables, int wanted, Table
         held[lane] |= 56;                                                 \
     } while (0)
 #define DROP(lane, count) (bits[lane] <<= (count), held[lane] -= (count))
-#define NEXT(lane, of)                                                    \
-    uint16_t entry = (of)->entry[bits[lane] >> (64 - LONGEST)];           \
+#define NEXT(lane, of, shift)                                             \
+    uint16_t entry = (of)->entry[bits[lane] >> (shift)];                  \
     DROP(lane, entry & 255)
 #define EACH_LABEL(words, body)                                           \
     for (int64_t label = 0, place = 0; label < labels;) {                 \
@@ -144,6 +161,7 @@ decode_units(const int lanes, const Unit *units, const Plane *planes, int count,
     }
     for (const Plane *plane = planes; plane < planes + count; plane++) {
         const Table *table = tables + plane->table;
+        const int shift = table->shift;
         const int64_t width = arrays[plane->array].width;
         uint8_t *out[LANES];
         for (int lane = 0; lane < lanes; lane++)
@@ -153,7 +171,7 @@ decode_units(const int lanes, const Unit *units, const Plane *planes, int count,
         } else if (plane->kind == PLAIN_WIDE) {
             EACH_LABEL(
                 WORDS_A_REFILL,
-                NEXT(lane, table);
+                NEXT(lane, table, shift);
                 uint16_t value = entry >> 8;
                 if (__builtin_expect(value == WIDE, 0)) {
                     REFILL(lane);
@@ -164,13 +182,14 @@ decode_units(const int lanes, const Unit *units, const Plane *planes, int count,
                 memcpy(out[lane] + place, &value, 2);
             )
         } else if (plane->context < 0) {
-            EACH_LABEL(WORDS_A_REFILL, NEXT(lane, table); out[lane][place] = (uint8_t)(entry >> 8);)
+            EACH_LABEL(WORDS_A_REFILL, NEXT(lane, table, shift); out[lane][place] = (uint8_t)(entry >> 8);)
         } else {
             const int away = plane->context - plane->byte, last = plane->tables - 1;
             EACH_LABEL(
                 WORDS_A_REFILL,
                 int which = out[lane][place + away];
-                NEXT(lane, table + (which < last ? which : last));
+                const Table *of = table + (which < last ? which : last);
+                NEXT(lane, of, of->shift);
                 out[lane][place] = (uint8_t)(entry >> 8);
             )
         }

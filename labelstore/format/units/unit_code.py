@@ -5,9 +5,8 @@ unit holds, byte of the record after byte of the record, that byte of all its la
 of a prefix code. A shard has one code for each such plane of bytes, so that every unit is decoded
 alone, and the first array of a unit without the others.
 
-The compiled parts (``_unit_code.c``, ``_unit_digests.c``) decode four units in step and take the
-digests of many in one call; without them NumPy decodes all units in step, ten times as slowly, with
-the same result.
+The compiled part (``_unit_code.c``) decodes four units in step; without it NumPy does it
+(``in_numpy``), ten times as slowly, with the same result.
 
 What pays for it: ``python -m benchmarks.units``.
 """
@@ -19,18 +18,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xxhash
 
 from labelstore.compiled import compiled_part
-from labelstore.format.units.prefix_codes import (
-    ENTRIES,
-    LONGEST,
-    ONLY,
-    lengths_of,
-    lookup_of,
-    unpack,
-    words_of,
-)
+from labelstore.format.units import in_numpy
+from labelstore.format.units.planes import WIDE, Plane, Units, tables_of, values_of
+from labelstore.format.units.prefix_codes import ONLY, lengths_of, words_of
+from labelstore.format.units.unit_digests import record_digests
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -43,70 +36,13 @@ if TYPE_CHECKING:
     UInt8Array = npt.NDArray[np.uint8]
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["Plane", "UnitCode", "Units"]
-
-WIDE = 255
-"""In a wide plane, the value after which 16 bits follow."""
+__all__ = ["UnitCode"]
 
 _MOST_CONTEXTS = 16
 """Codes of the lower bytes of class ids, at most."""
 
-_MOST_LABELS = 1 << 24
-"""Labels of a unit, at most: no writer's limit, but one for numbers that are damaged."""
-
 _ABSENT = 255
 """In place of the bits of a word: the value has none."""
-
-
-@dataclass(frozen=True)
-class Plane:
-    """One byte of all labels' records, or two that are coded as one value.
-
-    Attributes:
-        array: the number of the array that it is of.
-        byte: its place in the record; of two bytes the first, the lower one.
-        table: the number of its code, or of the first of several.
-        tables: how many codes it has.
-        context: the place in the record of the byte that says which of several codes a value has
-            (the last for all values beyond); None for one code.
-        wide: whether it is a little-endian uint16. Values below 255 are coded as bytes; others as
-            255, and 16 bits behind it, the highest first.
-    """
-
-    array: int
-    byte: int
-    table: int
-    tables: int = 1
-    context: int | None = None
-    wide: bool = False
-
-
-@dataclass(frozen=True)
-class Units:
-    """Units of one or several shards.
-
-    Attributes:
-        data: their bytes, one unit after another, and nothing or anything behind them.
-        sizes: (n,) int64 bytes of each.
-        labels: (n,) int64 labels of each.
-        shards: (n,) int64, the shard of each, from 0 and never falling.
-    """
-
-    data: bytes | memoryview | UInt8Array
-    sizes: Int64Array
-    labels: Int64Array
-    shards: Int64Array
-
-    @classmethod
-    def scattered(
-        cls,
-        parts: Sequence[bytes | memoryview],
-        labels: Int64Array,
-        shards: Int64Array,
-    ) -> Units:
-        """Units that were read apart: the bytes of each alone."""
-        sizes = np.fromiter(map(len, parts), np.int64, len(parts))
-        return cls(b"".join(parts), sizes, labels, shards)
 
 
 @dataclass(frozen=True)
@@ -196,7 +132,7 @@ class UnitCode:
             return lengths_of(counts)
         records = self.records(codes)
         for plane in self.planes:
-            values, tables = _values(plane, records), _tables(plane, records)
+            values, tables = values_of(plane, records), tables_of(plane, records)
             places = (tables.astype(np.int64) << 8) + np.minimum(values, WIDE)
             counts += np.bincount(places, minlength=counts.size).reshape(counts.shape)
         return lengths_of(counts)
@@ -220,7 +156,7 @@ class UnitCode:
             raise ValueError("labels of units do not fit their codes")
         compiled = _compiled()
         if compiled is None:
-            return self._encode_at_once(self.records(codes), counts, lengths)
+            return in_numpy.encode(self.planes, self.records(codes), counts, lengths)
         bits = np.where(lengths == ONLY, 0, lengths).astype(np.uint8)
         bits[lengths == 0] = _ABSENT
         sizes = np.zeros(len(counts), dtype=np.int64)
@@ -229,30 +165,6 @@ class UnitCode:
             self._rows, self._widths, words_of(lengths), bits, arrays, counts, out, sizes
         )
         return out[:end].tobytes(), sizes
-
-    def _encode_at_once(
-        self, records: UInt8Array, labels: Int64Array, lengths: UInt8Array
-    ) -> tuple[bytes, Int64Array]:
-        """As ``encode_arrays``, by NumPy."""
-        words, bits = words_of(lengths).astype(np.uint32), np.where(lengths == ONLY, 0, lengths)
-        word = np.empty((len(self.planes), len(records)), dtype=np.uint32)
-        size = np.empty(word.shape, dtype=np.int64)
-        for row, plane in enumerate(self.planes):
-            values, tables = _values(plane, records), _tables(plane, records)
-            low = np.minimum(values, WIDE)
-            if not lengths[tables, low].all():
-                raise ValueError("a value has no word in its table")
-            word[row], size[row] = words[tables, low], bits[tables, low]
-            if plane.wide:
-                escaped = np.flatnonzero(values >= WIDE)
-                word[row, escaped] = word[row, escaped] << np.uint32(16) | values[escaped]
-                size[row, escaped] += 16
-        ends = np.cumsum(labels)
-        parts = [
-            _joined(word[:, start:stop].ravel(), size[:, start:stop].ravel())
-            for start, stop in zip((ends - labels).tolist(), ends.tolist(), strict=True)
-        ]
-        return b"".join(parts), np.array([len(part) for part in parts], dtype=np.int64)
 
     def unit_digests(
         self, codes: Codes, labels: Int64Array, seeds: npt.NDArray[np.uint64]
@@ -266,24 +178,7 @@ class UnitCode:
         Raises:
             ValueError: the arrays do not have so many labels.
         """
-        labels = np.ascontiguousarray(labels, dtype=np.int64)
-        seeds = np.ascontiguousarray(seeds, dtype=np.uint64)
-        digests = np.empty(len(labels), dtype=np.uint64)
-        arrays = self._arrays(codes)
-        compiled = _compiled_digests()
-        if compiled is not None:
-            compiled.digests(arrays, self._widths, labels, seeds, digests)
-            return digests
-        if len(seeds) != len(labels) or (labels < 0).any() or labels.sum() != len(arrays[0]):
-            raise ValueError("labels of units do not fit their codes")
-        view = self.records(codes).data.cast("B")
-        ends = np.cumsum(labels) * self.record_bytes
-        starts = ends - labels * self.record_bytes
-        for unit, (start, end, seed) in enumerate(
-            zip(starts.tolist(), ends.tolist(), seeds.tolist(), strict=True)
-        ):
-            digests[unit] = xxhash.xxh3_64_intdigest(view[start:end], seed)
-        return digests
+        return record_digests(self._arrays(codes), self._widths, labels, seeds)
 
     def decode_arrays(
         self, tables: Sequence[bytes], units: Units, names: Collection[str] | None = None
@@ -316,7 +211,10 @@ class UnitCode:
         if not read:
             return {}
         if compiled is None:
-            records = self._decode_in_step(tables, Units(units.data, sizes, labels, shards), count)
+            held = Units(units.data, sizes, labels, shards)
+            records = in_numpy.decode(
+                self.planes, tables, held, count, self.record_bytes, self.tables
+            )
             return {
                 name: np.ascontiguousarray(records[:, f.part])
                 .view(f.dtype)
@@ -354,148 +252,8 @@ class UnitCode:
             )
         return arrays
 
-    def _decode_in_step(self, tables: Sequence[bytes], units: Units, count: int) -> UInt8Array:
-        """(sum of labels, record_bytes) records by NumPy, the first ``count`` planes filled: the
-        same label of all units of as many labels at a time."""
-        held = len(np.frombuffer(units.data, np.uint8))
-        _require_fitting(held, units.sizes, units.labels, units.shards, len(tables))
-        needed = max((plane.table + plane.tables for plane in self.planes[:count]), default=0)
-        lookup = np.concatenate(
-            [lookup_of(unpack(tables[shard], self.tables, needed)) for shard in _shards(units)]
-            or [np.empty((0, ENTRIES), np.uint16)]
-        )
-        places = np.unique(units.shards, return_inverse=True)[1]
-        ends = np.cumsum(units.sizes)
-        rows = np.cumsum(units.labels) - units.labels
-        out = np.empty((int(units.labels.sum()), self.record_bytes), dtype=np.uint8)
-        for labels in np.unique(units.labels).tolist():
-            alike = np.flatnonzero(units.labels == labels)
-            window = _windows(units.data, 4 * labels + 8)
-            end, start = 8 * ends[alike], 8 * (ends[alike] - units.sizes[alike])
-            lanes = _Lanes(lookup.ravel(), window, start, places[alike] * needed)
-            part = np.empty((self.record_bytes, labels, len(alike)), dtype=np.uint8)
-            for plane in self.planes[:count]:
-                lanes.read(plane, part)
-                if (lanes.bit > end).any():
-                    raise ValueError("a unit ends before its labels do")
-            if count == len(self.planes) and (lanes.bit <= end - 8).any():
-                raise ValueError("a unit does not end where its labels do")
-            if count == len(self.planes) and lanes.rest(end).any():
-                raise ValueError("a unit is not filled up with zeros")
-            out[rows[alike][:, None] + np.arange(labels)] = part.transpose(2, 1, 0)
-        return out
-
-
-def _shards(units: Units) -> list[int]:
-    """The shards that units are of, in order."""
-    shards: list[int] = np.unique(units.shards).tolist()
-    return shards
-
-
-def _require_fitting(
-    held: int, sizes: Int64Array, labels: Int64Array, shards: Int64Array, tables: int
-) -> None:
-    """ValueError unless (n,) sizes, labels and shards are of units in ``held`` bytes."""
-    if not len(sizes):
-        return
-    if not sizes.shape == labels.shape == shards.shape:
-        raise ValueError("sizes, labels and shards of units do not fit each other")
-    # Bounded one by one, so that their sum is one.
-    if int(sizes.min()) < 0 or int(sizes.max()) > held or int(sizes.sum()) > held:
-        raise ValueError("units do not fit their bytes")
-    for count in (int(labels.min()), int(labels.max())):
-        if not 0 <= count <= _MOST_LABELS:
-            raise ValueError(f"a unit has {count} labels, expected 0 to {_MOST_LABELS:,}")
-    if int(shards[0]) < 0 or int(shards[-1]) >= tables or (shards[1:] < shards[:-1]).any():
-        raise ValueError("shards of units do not fit their tables")
-
-
-class _Lanes:
-    """Units that are decoded in step: where each is."""
-
-    def __init__(
-        self,
-        lookup: npt.NDArray[np.uint16],
-        window: npt.NDArray[np.uint32],
-        bit: Int64Array,
-        tables: Int64Array,
-    ) -> None:
-        """``lookup`` of all shards' tables; ``bit``, ``tables``: (n,) where each unit begins."""
-        self._lookup, self._window, self._tables, self.bit = lookup, window, tables, bit
-
-    def read(self, plane: Plane, out: UInt8Array) -> None:
-        """Fill a plane's bytes of (record_bytes, labels, n)."""
-        first = (self._tables + plane.table) * ENTRIES
-        for label in range(out.shape[1]):
-            table = first
-            if plane.context is not None:
-                which = np.minimum(out[plane.context, label], plane.tables - 1)
-                table = first + which.astype(np.int64) * ENTRIES
-            entry = self._lookup[table + self._next(LONGEST)]
-            self.bit = self.bit + (entry & 15)
-            value = entry >> 4
-            if plane.wide:
-                escaped = np.flatnonzero(value == WIDE)
-                value[escaped] = self._next(16)[escaped]
-                self.bit[escaped] += 16
-                out[plane.byte + 1, label] = value >> 8
-            out[plane.byte, label] = value & 255
-
-    def rest(self, end: Int64Array) -> npt.NDArray[np.uint32]:
-        """(n,) the bits of each unit from where it is up to (n,) ``end``, at most 7 behind it."""
-        return self._next(7) >> (7 - (end - self.bit)).astype(np.uint32)
-
-    def _next(self, count: int) -> npt.NDArray[np.uint32]:
-        """(n,) the next bits of each unit, at most 25 of them."""
-        shift = (32 - count - (self.bit & 7)).astype(np.uint32)
-        # A damaged unit may lead to far behind the last one.
-        words = self._window.take(self.bit >> 3, mode="clip")
-        return words >> shift & np.uint32((1 << count) - 1)
-
-
-def _windows(data: bytes | memoryview | UInt8Array, room: int) -> npt.NDArray[np.uint32]:
-    """For each byte, it and the three that follow, the first the highest; 0 behind the last."""
-    held = np.frombuffer(data, np.uint8)
-    every = np.zeros(len(held) + room + 4, dtype=np.uint32)
-    every[: len(held)] = held
-    eight, sixteen = np.uint32(8), np.uint32(16)
-    two = every[:-1] << eight | every[1:]
-    return two[:-2] << sixteen | two[2:]
-
-
-def _joined(words: npt.NDArray[np.uint32], bits: Int64Array) -> bytes:
-    """Words (n,) of (n,) bits, joined, and filled up to a whole byte with zeros."""
-    starts = np.cumsum(bits) - bits
-    stream = np.zeros(int(bits.sum()), dtype=np.uint8)
-    for step in range(int(bits.max(initial=0))):
-        longer = np.flatnonzero(bits > step)
-        shift = (bits[longer] - 1 - step).astype(np.uint32)
-        stream[starts[longer] + step] = words[longer] >> shift & np.uint32(1)
-    return np.packbits(stream).tobytes()
-
-
-def _values(plane: Plane, records: UInt8Array) -> npt.NDArray[Any]:
-    """(n,) the values of a plane."""
-    low = records[:, plane.byte]
-    if not plane.wide:
-        return low
-    return low | records[:, plane.byte + 1].astype(np.uint16) << 8
-
-
-def _tables(plane: Plane, records: UInt8Array) -> npt.NDArray[Any]:
-    """(n,) the code that each value of a plane has."""
-    if plane.context is None:
-        return np.full(len(records), plane.table)
-    return plane.table + np.minimum(records[:, plane.context], plane.tables - 1).astype(np.int64)
-
 
 @functools.cache
 def _compiled() -> Any:
     """The compiled code of units; None where it was not built."""
     return compiled_part("labelstore.format.units._unit_code")
-
-
-@functools.cache
-def _compiled_digests() -> Any:
-    """The compiled digests of units; None where they were not built."""
-    return compiled_part("labelstore.format.units._unit_digests")

@@ -40,4 +40,7 @@ class HeldObjects(Generic[Held]):
     def get(self, name: str) -> Held | None:
         """An object that is kept; None for any other."""
         # What is kept is replaced as a whole, so that others may look meanwhile.
-        return next((held[name] for held in self._blocks.values() if name in held), None)
+        for held in self._blocks.values():
+            if name in held:
+                return held[name]
+        return None

@@ -194,8 +194,9 @@ class MappedBackend:
     def read_targets(self) -> npt.NDArray[np.int32]:
         return np.array(self._arrays[TARGETS], dtype=np.int32)
 
-    def read_commits(self) -> npt.NDArray[np.uint64]:
-        return np.array(self._arrays[COMMITS], dtype=np.uint64)
+    def read_commits(self, blocks: Sequence[int] | None = None) -> npt.NDArray[np.uint64]:
+        rows = self._arrays[COMMITS]
+        return np.array(rows if blocks is None else rows[list(blocks)], dtype=np.uint64)
 
     def read_commit(self, block: int) -> npt.NDArray[np.uint64]:
         return np.array(self._arrays[COMMITS][block], dtype=np.uint64)

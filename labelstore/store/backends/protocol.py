@@ -51,8 +51,9 @@ class Backend(Protocol):
     def read_targets(self) -> npt.NDArray[np.int32]:
         """All images' ground truth, (num_images,) int32, -1 unknown."""
 
-    def read_commits(self) -> npt.NDArray[np.uint64]:
-        """(num_blocks, columns) commit rows; a row of zeros is a block that is not committed."""
+    def read_commits(self, blocks: Sequence[int] | None = None) -> npt.NDArray[np.uint64]:
+        """(n, columns) commit rows of some blocks, of all when None; a row of zeros is a block that
+        is not committed."""
 
     def read_commit(self, block: int) -> npt.NDArray[np.uint64]:
         """(columns,) commit row of one block, as it is now."""
@@ -96,7 +97,7 @@ class Backend(Protocol):
         arrays: Mapping[str, npt.NDArray[Any]],
         ready: Callable[[], None] = lambda: None,
         stored: Mapping[str, StoredArray] | None = None,
-    ) -> None:
+    ) -> npt.NDArray[np.uint64] | None:
         """Write all arrays of an uncommitted block, replacing what a killed writer left.
 
         What ``stored`` has, bit for bit and cut into the same pieces, is not encoded again.
@@ -104,6 +105,10 @@ class Backend(Protocol):
         ``ready`` is called when everything is encoded, and in a folder is on the disk under other
         names, before the first object of the store is touched (where objects are sent one by one,
         before each): what it raises leaves the store as it is.
+
+        Returns:
+            (groups, units) the digests of its units, where labels lie in units: its commit row is
+            made of them. Else None.
         """
 
     def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> bool:

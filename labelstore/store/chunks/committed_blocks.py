@@ -12,6 +12,7 @@ from labelstore.errors import CorruptError, IncompleteError
 from labelstore.format.arrays import PRIOR_COLUMN, array_digest, view_arrays, view_columns
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from labelstore.store.backends.protocol import Backend
 
 __all__ = ["CommittedBlocks"]
+
+_UNPROVED_IMAGES = 2**24
+"""Images that a manifest may claim before commit rows of all blocks are looked for."""
 
 
 class CommittedBlocks:
@@ -32,14 +36,45 @@ class CommittedBlocks:
         self._backend = backend
         self._specs = view_arrays(manifest)
         self._columns = view_columns(manifest)
+        self._known: dict[int, npt.NDArray[np.uint64]] = {}
 
     def refresh(self) -> None:
         """Look again at what is committed."""
         self.__dict__.pop("_commits", None)
+        self._known = {}
 
     @functools.cached_property
     def _commits(self) -> npt.NDArray[np.uint64]:
         return self._backend.read_commits()
+
+    def _commit(self, block: int) -> npt.NDArray[np.uint64]:
+        """(columns,) commit row of a block: of all that are read, or of the few that are known."""
+        known = None if "_commits" in self.__dict__ else self._known.get(block)
+        row: npt.NDArray[np.uint64] = self._commits[block] if known is None else known
+        return row
+
+    def _know(self, blocks: Sequence[int]) -> None:
+        """Have the commit rows of blocks: of a store of many blocks, these alone are looked at."""
+        manifest = self.manifest
+        most = 2 * len(blocks) >= manifest.num_blocks
+        if "_commits" in self.__dict__ or most or manifest.num_images > _UNPROVED_IMAGES:
+            # So many images must be there before anything is made of their number.
+            _ = self._commits
+            return
+        missing = [block for block in blocks if block not in self._known]
+        if missing:
+            rows = self._backend.read_commits(missing)
+            self._known.update(zip(missing, rows, strict=True))
+
+    def committed(
+        self, blocks: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.uint64]:
+        """(n,) digests of commit rows: of each block (n,) that in its column (n,); 0 where none
+        is."""
+        every, which = np.unique(blocks, return_inverse=True)
+        rows = np.stack([self._commit(block) for block in every.tolist()])
+        digests: npt.NDArray[np.uint64] = rows[which, columns]
+        return digests
 
     @property
     def all_commits(self) -> npt.NDArray[np.uint64]:
@@ -69,7 +104,7 @@ class CommittedBlocks:
         return self._commits[:block_stop, columns]
 
     def _require_committed(self, block: int) -> None:
-        if not self._commits[block, 0]:
+        if not self._commit(block)[0]:
             rows = self.manifest.block_slice(block)
             missing = len(self.missing_blocks())
             raise IncompleteError(
@@ -82,11 +117,11 @@ class CommittedBlocks:
 
     def _digest(self, name: str, block: int, group: int) -> int:
         """The commit digest of an array's chunk."""
-        return int(self._commits[block, self._columns[name][group]])
+        return int(self._commit(block)[self._columns[name][group]])
 
     def _check(self, name: str, block: int, group: int, codes: npt.NDArray[Any]) -> None:
         digest = array_digest(self.manifest.id, name, block, group, codes)
-        if digest != self._commits[block, self._columns[name][group]]:
+        if digest != self._commit(block)[self._columns[name][group]]:
             raise self.corrupt(name, block, group)
 
     def corrupt(self, name: str, block: int, group: int | None) -> CorruptError:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from labelstore.format.arrays import UNITS, unit_columns, view_arrays
+from labelstore.format.unit_blocks import MOST_UNIT_BYTES
 from labelstore.format.validity import label_problem
-from labelstore.store.backends.zarr.units import GroupUnits
+from labelstore.store.backends.zarr.units import UnitNumbers
 from labelstore.store.chunks.unit_cache import UnitCache, ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -26,14 +27,18 @@ if TYPE_CHECKING:
 __all__ = ["RandomUnits", "UnitBlocksRead"]
 
 
+_GROUPS_READ = 32
+"""Whole groups that are read at a time."""
+
+
 class UnitBlocksRead(Protocol):
     """What knows of a store's blocks beside their labels."""
 
     manifest: Manifest
 
-    @property
-    def all_commits(self) -> npt.NDArray[np.uint64]:
-        """(blocks, columns) commit rows."""
+    def committed(self, blocks: Int64Array, columns: Int64Array) -> npt.NDArray[np.uint64]:
+        """(n,) digests of commit rows: of each block (n,) that in its column (n,); 0 where none
+        is."""
 
     def corrupt(self, name: str, block: int, group: int | None) -> CorruptError:
         """The error of what is not as it was committed."""
@@ -58,7 +63,7 @@ class RandomUnits:
         self._per_group, self._unit_images = units.layout.units, units.layout.unit_images
         self._manifest = manifest = blocks.manifest
         self._specs = view_arrays(manifest)
-        self._columns = unit_columns(manifest)
+        self._columns = np.array(unit_columns(manifest))
         images = min(self._layout.unit_images, manifest.block_images, manifest.num_images)
         self._unit_labels = images * min(manifest.group_views, manifest.num_views)
         self._num_units = manifest.num_blocks * manifest.num_groups * self._layout.units
@@ -102,32 +107,33 @@ class RandomUnits:
         unit = (block * manifest.num_groups + group) * self._per_group + number
         return self._cache.entry(unit, row * width + column)
 
-    def whole_groups(self, block: int, groups: Sequence[int]) -> list[Codes]:
-        """Codes (images, views, ...) of whole groups of a block, by array name, each unit compared
-        with its digest; the arrays are not.
+    def whole_groups(
+        self, places: Sequence[tuple[int, int]], *, compared: bool = True
+    ) -> Iterator[Codes]:
+        """Codes (images, views, ...) of whole (block, group), by array name, in order.
+
+        Args:
+            compared: whether each unit is compared with its digest; the arrays are not.
 
         Raises:
             CorruptError: they are not as they were committed.
         """
-        wanted = [GroupUnits(block, group, None) for group in groups]
-        read = self._units.read(wanted)
-        self._compare(wanted, read)
-        return self._units.by_group(block, groups, read.codes)
+        for start in range(0, len(places), _GROUPS_READ):
+            part = places[start : start + _GROUPS_READ]
+            wanted = self._units.whole(part)
+            read = self._units.read(wanted)
+            if compared:
+                self._compare(wanted, read)
+            yield from self._units.by_place(part, read.codes)
 
     def _load(self, units: Int64Array) -> tuple[Codes, Int64Array]:
         """Codes and numbers of labels of units, rising; compared, and checked to be labels."""
-        chunks, numbers = np.divmod(units, self._layout.units)
-        starts = np.flatnonzero(np.diff(chunks, prepend=-1))
-        places = [divmod(chunk, self._manifest.num_groups) for chunk in chunks[starts].tolist()]
-        parts = np.split(numbers, starts[1:])
-        wanted = [
-            GroupUnits(block, group, part)
-            for (block, group), part in zip(places, parts, strict=True)
-        ]
-        lists, unreadable = self._blocks.images_there(sorted({block for block, _ in places}))
+        chunks, numbers = np.divmod(units, self._per_group)
+        blocks, groups = np.divmod(chunks, self._manifest.num_groups)
+        lists, unreadable = self._blocks.images_there(np.unique(blocks).tolist())
+        wanted = UnitNumbers(blocks, groups, numbers)
         read = self._units.read(wanted)
         self._compare(wanted, read)
-        blocks, groups = np.divmod(chunks, self._manifest.num_groups)
         units_read = _Units(blocks, groups, numbers, read.labels, read.codes)
         # The last group may have fewer views.
         last = groups == self._manifest.num_groups - 1
@@ -141,22 +147,17 @@ class RandomUnits:
                     self._blocks.require_labels_of(problem, int(blocks[unit]), int(groups[unit]))
         return read.codes, read.labels
 
-    def _compare(self, wanted: Sequence[GroupUnits], read: UnitCodes) -> None:
+    def _compare(self, units: UnitNumbers, read: UnitCodes) -> None:
         """CorruptError unless rows of the index are as committed, and units as these say."""
-        commits = self._blocks.all_commits
-        numbers, entries = [], []
-        for (block, group, which), row in zip(wanted, read.rows, strict=True):
-            held = self._layout.row_digest(block, group, row)
-            if held != commits[block, self._columns[group]]:
-                raise self._blocks.corrupt(UNITS, block, group)
-            numbers.append(np.arange(len(row)) if which is None else which)
-            entries.append(row[numbers[-1]])
-        digests = self._layout.digests(read.codes, read.labels, np.concatenate(numbers))
-        differing = np.flatnonzero((digests ^ np.concatenate(entries)) >> np.uint64(16))
-        if len(differing):
-            ends = np.cumsum([len(part) for part in numbers])
-            block, group, _ = wanted[int(np.searchsorted(ends, differing[0], side="right"))]
-            raise self._blocks.corrupt(UNITS, block, group)
+        blocks, groups, entries = read.rows
+        committed = self._blocks.committed(blocks, self._columns[groups])
+        held = self._layout.row_digests(blocks, groups, entries)
+        for row in np.flatnonzero(held != committed).tolist():
+            raise self._blocks.corrupt(UNITS, int(blocks[row]), int(groups[row]))
+        digests = self._layout.digests(read.codes, read.labels, units.numbers)
+        differing = (digests ^ read.entries) > np.uint64(MOST_UNIT_BYTES)
+        for unit in np.flatnonzero(differing).tolist():
+            raise self._blocks.corrupt(UNITS, int(units.blocks[unit]), int(units.groups[unit]))
 
     def _problem(
         self, units: _Units, lists: npt.NDArray[Any], unreadable: npt.NDArray[np.bool_]

@@ -6,7 +6,6 @@ that are read at random are read unit by unit (``random_units``).
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -96,10 +95,11 @@ class BlockReader(VerifiedBlocks):
     def gather(self, images: npt.NDArray[np.int64], views: npt.NDArray[np.int64]) -> Codes:
         """Codes (n, ...) of views, by array name; both arguments are (n,)."""
         manifest = self.manifest
+        if self._units is not None and self._kept is None:
+            self._know(np.unique(images // manifest.block_images).tolist())
+            return self._units.gather(images, views)
         # Before anything is made of their size: these rows have to be there.
         _ = self._commits
-        if self._units is not None and self._kept is None:
-            return self._units.gather(images, views)
         blocks, rows = np.divmod(images, manifest.block_images)
         groups, columns = np.divmod(views, manifest.group_views)
         chunks = blocks * manifest.num_groups + groups
@@ -173,21 +173,16 @@ class BlockReader(VerifiedBlocks):
     ) -> Iterator[Codes]:
         """As ``read_chunks``, compared with digests alone."""
         if units and self._units is not None:
-            return self._chunks_of_units(self._units, places)
+            return self._checked_chunks(places, self._units.whole_groups(places))
         if self._kept is None:
             return self._fetch_chunks(places)
         return self._kept.read(places, self._fetch_chunks)
 
-    def _chunks_of_units(
-        self, units: RandomUnits, places: Sequence[tuple[int, int]]
-    ) -> Iterator[Codes]:
-        """As ``_fetch_chunks``, with all that is read of units compared."""
-        for block, of_block in itertools.groupby(places, lambda place: place[0]):
-            groups = [group for _, group in of_block]
-            for group, codes in zip(groups, units.whole_groups(block, groups), strict=True):
-                for spec in self._specs:
-                    self._check(spec.name, block, group, codes[spec.name])
-                yield codes
+    def _fetch_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
+        """As ``VerifiedBlocks`` says; where labels lie in units, many blocks' at a time."""
+        if self._units is None:
+            return super()._fetch_chunks(places)
+        return self._checked_chunks(places, self._units.whole_groups(places, compared=False))
 
     def check_block(self, block: int) -> list[StoreError]:
         """What ``Store.check_block`` tells; nothing is taken from the caches."""

@@ -70,7 +70,7 @@ class VerifiedBlocks(CommittedBlocks):
     def images_of(self, blocks: Sequence[int]) -> Iterator[Codes]:
         """The measured image arrays of some blocks, in order."""
         for block, found in self._blocks_of(blocks, image_arrays(self.manifest)):
-            if images_digest(self.manifest.id, block, found) != self._commits[block, IMAGES_COLUMN]:
+            if images_digest(self.manifest.id, block, found) != self._commit(block)[IMAGES_COLUMN]:
                 raise self.corrupt("images", block, None)
             self._require_none(image_problem(found), _STATUS, block, None)
             self._unreadable[block] = found[_STATUS] == UNREADABLE
@@ -87,13 +87,14 @@ class VerifiedBlocks(CommittedBlocks):
         missing = [block for block in dict.fromkeys(blocks) if block not in self._unreadable]
         if missing:
             status = [spec for spec in image_arrays(self.manifest) if spec.name == _STATUS]
-            others = []
-            for block, codes in self._blocks_of(missing, status):
-                if (codes[_STATUS] == LABELLED).all():
-                    self._unreadable[block] = np.zeros(len(codes[_STATUS]), dtype=bool)
-                else:
-                    others.append(block)
-            for _ in self.images_of(others):
+            found = [codes[_STATUS] for _, codes in self._blocks_of(missing, status)]
+            starts = np.cumsum([0, *map(len, found[:-1])])
+            labelled = np.logical_and.reduceat(np.concatenate(found) == LABELLED, starts)
+            none = np.zeros(max(map(len, found)), dtype=bool)
+            for block, codes, whole in zip(missing, found, labelled.tolist(), strict=True):
+                if whole:
+                    self._unreadable[block] = none[: len(codes)]
+            for _ in self.images_of([block for block in missing if block not in self._unreadable]):
                 pass
         return [self._unreadable[block] for block in blocks]
 
@@ -139,7 +140,7 @@ class VerifiedBlocks(CommittedBlocks):
         for block, codes in self._blocks_of(blocks, prior_arrays(self.manifest)):
             if (
                 images_digest(self.manifest.id, block, codes, "prior")
-                != self._commits[block, PRIOR_COLUMN]
+                != self._commit(block)[PRIOR_COLUMN]
             ):
                 raise self.corrupt("images/prior_classes", block, None)
             problem = prior_problem(codes, self.manifest.num_classes)
@@ -214,16 +215,21 @@ class VerifiedBlocks(CommittedBlocks):
         return images, priors, {name: codes[:, :num_views] for name, codes in views.items()}
 
     def _fetch_chunks(self, places: Sequence[tuple[int, int]]) -> Iterator[Codes]:
-        """As ``_verified_chunks``, from the backend."""
+        """Chunks of (block, group), in order, from the backend, compared with their digests."""
         runs = []
         for block, group in places:
             rows, columns = self.manifest.block_slice(block), self.manifest.group_slice(group)
             runs += [(spec.name, rows, columns) for spec in self._specs]
         arrays = self._backend.read_many(runs)
-        for block, group in places:
-            codes: Codes = {}
+        chunks = ({spec.name: next(arrays) for spec in self._specs} for _ in places)
+        yield from self._checked_chunks(places, chunks)
+
+    def _checked_chunks(
+        self, places: Sequence[tuple[int, int]], chunks: Iterator[Codes]
+    ) -> Iterator[Codes]:
+        """Chunks, compared with their digests."""
+        for (block, group), codes in zip(places, chunks, strict=True):
             for spec in self._specs:
-                codes[spec.name] = next(arrays)
                 self._check(spec.name, block, group, codes[spec.name])
             yield codes
 

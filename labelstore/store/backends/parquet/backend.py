@@ -179,13 +179,14 @@ class ParquetBackend:
             raise ValueError(f"{table[column].null_count} nulls in {column}")
         return table[column]
 
-    def read_commits(self) -> npt.NDArray[np.uint64]:
+    def read_commits(self, blocks: Sequence[int] | None = None) -> npt.NDArray[np.uint64]:
         manifest = self._manifest
         if manifest.num_blocks * commit_columns(manifest) * 8 > UNPROVED_BYTES:
             # So many images must be there before so many blocks are looked for.
             self.read_targets()
         self._refuse_strays()
-        return np.stack([self.read_commit(block) for block in range(manifest.num_blocks)])
+        every = range(manifest.num_blocks) if blocks is None else blocks
+        return np.stack([self.read_commit(block) for block in every])
 
     def _refuse_strays(self) -> None:
         """CorruptError where there are files that others would read as labels of this store."""

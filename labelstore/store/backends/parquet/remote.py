@@ -127,15 +127,15 @@ class RemoteParquetBackend(RemoteWriting, ParquetBackend):
             self._objects.get_first(MANIFEST, DOCUMENT_BYTES), self._where(MANIFEST)
         )
 
-    def read_commits(self) -> npt.NDArray[np.uint64]:
+    def read_commits(self, blocks: Sequence[int] | None = None) -> npt.NDArray[np.uint64]:
         # What is committed is looked at anew, and blocks may have been made again.
         self._footers.clear()
         self._held.clear()
         self._numbered.clear()
         if self._manifest.num_blocks * commit_columns(self._manifest) * 8 > UNPROVED_BYTES:
             self.read_targets()
-        blocks = range(self._manifest.num_blocks)
-        calls = (functools.partial(self.read_commit, block) for block in blocks)
+        every = range(self._manifest.num_blocks) if blocks is None else blocks
+        calls = (functools.partial(self.read_commit, block) for block in every)
         return np.stack(list(self._objects.together(calls)))
 
     def read_many(

@@ -30,9 +30,11 @@ from labelstore.storage.untrusted import (
     check_expansion,
     json_document,
     line_of,
+    opener_in,
     parsed,
     read_file,
     read_manifest,
+    read_opened,
 )
 from labelstore.store.backends.held_objects import HeldObjects
 from labelstore.store.backends.zarr.arrays import (
@@ -59,13 +61,13 @@ from labelstore.store.backends.zarr.shards import (
     read_chunks,
     shard_bytes,
 )
-from labelstore.store.backends.zarr.units import (
+from labelstore.store.backends.zarr.unit_objects import (
     BlockObject,
+    FileObject,
     HeldObject,
-    UnitReads,
-    opened_file,
     unit_object,
 )
+from labelstore.store.backends.zarr.units import UnitReads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -133,7 +135,7 @@ class ZarrBackend:
         self._layouts = layouts
         self.units = None
         if manifest.unit_images is not None:
-            units = UnitReads(manifest, self._opened_units, self._together, self._guard_units)
+            units = UnitReads(manifest, self._unit_objects, self._together, self._guard_units)
             with parsed(f"{self.path}/{_MANIFEST}"):
                 _ = units.layout.code
             self.units = units
@@ -176,35 +178,50 @@ class ZarrBackend:
                 raise ValueError(f"part {chunk} of {len(chunks)} is not there")
             yield data
 
-    def read_commits(self) -> npt.NDArray[np.uint64]:
+    def read_commits(self, blocks: Sequence[int] | None = None) -> npt.NDArray[np.uint64]:
         if self.units is not None:
-            self.units.forget()
+            self.units.forget(blocks)
         array = self._layouts[COMMITS]
-        row_bytes = array.shape[1] * 8
-        if array.shape[0] * row_bytes > _UNPROVED_BYTES:
+        shape = (array.shape[0] if blocks is None else len(blocks), array.shape[1])
+        row_bytes = shape[1] * 8
+        if shape[0] * row_bytes > _UNPROVED_BYTES:
             # So many images must be there before so many blocks are looked for.
             self.read_targets()
         with self._guard(COMMITS, ...):
-            calls = (functools.partial(self._commit, block) for block in range(array.shape[0]))
-            numbered = enumerate(self._together(calls))
-            found = {block: row for block, row in numbered if row is not None}
-            if array.shape[0] * row_bytes > _SPARSE_BYTES:
-                check_expansion(array.shape[0] * row_bytes, len(found) * row_bytes)
-            rows = np.zeros(array.shape, dtype=np.uint64)
-        for block, row in found.items():
-            rows[block] = row
+            every = range(shape[0]) if blocks is None else blocks
+            objects = enumerate(self._commit_objects(every))
+            found = {place: self._row(data) for place, data in objects if data is not None}
+            if shape[0] * row_bytes > _SPARSE_BYTES:
+                check_expansion(shape[0] * row_bytes, len(found) * row_bytes)
+            rows = np.zeros(shape, dtype=np.uint64)
+        for place, row in found.items():
+            rows[place] = row
         return rows
 
     def read_commit(self, block: int) -> npt.NDArray[np.uint64]:
         with self._guard(COMMITS, slice(block, block + 1)):
-            row = self._commit(block)
-        return np.zeros(self._layouts[COMMITS].shape[1], np.uint64) if row is None else row
+            data = self._object_bytes(self._object_name(COMMITS, block), self._row_bytes)
+            if data is None:
+                return np.zeros(self._layouts[COMMITS].shape[1], np.uint64)
+            return self._row(data)
 
-    def _commit(self, block: int) -> npt.NDArray[np.uint64] | None:
-        """A block's commit row; None where there is none."""
-        chunks, dtype = self._layouts[COMMITS].chunks, np.dtype("<u8")
-        data = self._object_bytes(self._object_name(COMMITS, block), chunk_bytes(chunks, dtype))
-        return None if data is None else decode_bare(data, chunks, dtype)[0]
+    def _commit_objects(self, blocks: Sequence[int]) -> Iterator[bytes | None]:
+        """The bytes of blocks' commit rows; None where there is none."""
+        folder, most = f"{COMMITS}/c", self._row_bytes
+        with self._files_of(folder) as opened:
+            for block in blocks:
+                yield self._bytes_in(opened, folder, f"{block}/0", most)
+
+    @property
+    def _row_bytes(self) -> int:
+        """Bytes of the object of a commit row, at most."""
+        return chunk_bytes(self._layouts[COMMITS].chunks, np.dtype("<u8"))
+
+    def _row(self, data: bytes) -> npt.NDArray[np.uint64]:
+        """(columns,) a commit row from the bytes of its object."""
+        chunks = self._layouts[COMMITS].chunks
+        row: npt.NDArray[np.uint64] = decode_bare(data, chunks, np.dtype("<u8"))[0]
+        return row
 
     def read(self, name: str, images: slice, views: slice | None) -> npt.NDArray[Any]:
         if views is not None and self.units is not None:
@@ -237,6 +254,9 @@ class ZarrBackend:
         self, runs: Iterable[tuple[str, slice, slice | None]]
     ) -> Iterator[npt.NDArray[Any]]:
         wanted = list(runs)
+        if self._are_rows_of_one(wanted):
+            yield from self._rows_of(wanted[0][0], [images for _, images, _ in wanted])
+            return
         # Chunks of one shard are read together: its index is read and checked once. So are all
         # arrays of a block that lie in units.
         alike: dict[object, list[int]] = defaultdict(list)
@@ -258,6 +278,50 @@ class ZarrBackend:
                 places, parts = next(done)
                 found.update(zip(places, parts, strict=True))
             yield found.pop(place)
+
+    def _are_rows_of_one(self, runs: Sequence[tuple[str, slice, slice | None]]) -> bool:
+        """Whether several runs are each of one block of the same array with an entry an image."""
+        if len(runs) < 2 or len({name for name, _, _ in runs}) > 1 or runs[0][2] is not None:
+            return False
+        array = self._layouts[runs[0][0]]
+        return len(array.shape) == 1 and all(
+            images.start % array.rows == 0 and images.stop - images.start <= array.rows
+            for _, images, _ in runs
+        )
+
+    def _rows_of(self, name: str, rows: Sequence[slice]) -> Iterator[npt.NDArray[Any]]:
+        """Blocks of an array with an entry an image; those of which the bytes are alike, as where
+        all images have labels, are decoded once."""
+        array = self._layouts[name]
+        most = chunk_bytes(array.chunks, array.dtype)
+        last, codes = b"", np.empty(0, array.dtype)
+        with self._files_of(f"{name}/c") as opened:
+            for images in rows:
+                block = images.start // array.rows
+                try:
+                    data = self._bytes_in(opened, f"{name}/c", str(block), most)
+                    if data is None:
+                        last, codes = b"", filled(array.chunks, array.dtype, array.fill, 0)
+                    elif data != last:
+                        last, codes = data, decode(data, array.chunks, array.dtype)
+                except Exception:
+                    # As a rule there is none; to be guarded takes as long as to be read.
+                    with self._guard(name, images):
+                        raise
+                yield codes[: images.stop - images.start]
+
+    def _bytes_in(
+        self, opened: Callable[[str], tuple[int, int]], folder: str, name: str, limit: int
+    ) -> bytes | None:
+        """As ``_object_bytes``, of an object in a folder of which files are opened."""
+        held = self._held.get(f"{folder}/{name}")
+        if held is not None:
+            return held
+        try:
+            found = opened(name)
+        except FileNotFoundError:
+            return None
+        return read_opened(*found, f"{self.path}/{folder}/{name}", limit)
 
     def _together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
         """What calls return, in order."""
@@ -282,13 +346,21 @@ class ZarrBackend:
             for part, (_, run, _), views in zip(codes, runs, columns, strict=True)
         ]
 
-    def _opened_units(self, block: int) -> AbstractContextManager[BlockObject]:
-        """The object of a block's units; FileNotFoundError where there is none."""
-        name = unit_object(block)
-        held = self._held.get(name)
-        if held is not None:
-            return contextlib.nullcontext(HeldObject(held))
-        return opened_file(f"{self.path}/{name}", self.path)
+    @contextmanager
+    def _unit_objects(self) -> Iterator[Callable[[int, int], BlockObject]]:
+        """What opens the objects of blocks' units, of whose ends so many bytes are wanted;
+        FileNotFoundError where there is none."""
+        with self._files_of(f"{UNITS}/c") as opened:
+
+            def by_block(block: int, tail: int) -> BlockObject:
+                held = self._held.get(unit_object(block))
+                return FileObject(*opened(str(block)), tail) if held is None else HeldObject(held)
+
+            yield by_block
+
+    def _files_of(self, folder: str) -> AbstractContextManager[Callable[[str], tuple[int, int]]]:
+        """What opens files of a folder of the store by their names in it."""
+        return opener_in(f"{self.path}/{folder}", str(self.path))
 
     def _guard_units(self, block: int) -> AbstractContextManager[None]:
         manifest = self.units and self.units.layout.manifest
@@ -419,16 +491,18 @@ class ZarrBackend:
         arrays: Mapping[str, npt.NDArray[Any]],
         ready: Callable[[], None] = lambda: None,
         stored: Mapping[str, StoredArray] | None = None,
-    ) -> None:
+    ) -> npt.NDArray[np.uint64] | None:
         known = stored or {}
         objects = {
             self._object_name(name, block): self._encoders[name].encode(codes, known.get(name))
             for name, codes in arrays.items()
             if name in self._encoders
         }
+        digests = None
         if self.units is not None:
-            objects[unit_object(block)] = self.units.layout.encode(block, arrays)
+            objects[unit_object(block)], digests = self.units.layout.encode(block, arrays)
         self._write_objects(objects, ready)
+        return digests
 
     def _write_objects(
         self, objects: Mapping[str, bytes | None], ready: Callable[[], None]

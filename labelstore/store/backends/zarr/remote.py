@@ -8,15 +8,14 @@ under way together. Objects are written whole or not at all, which a PUT is by i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import json
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
 from labelstore.format.arrays import UNITS
-from labelstore.format.unit_blocks import COUNT_BYTES
 from labelstore.storage.remote.objects import RemoteObjects
 from labelstore.storage.threads import THREADS, Threads
 from labelstore.storage.untrusted import DOCUMENT_BYTES, check_expansion
@@ -34,11 +33,10 @@ from labelstore.store.backends.zarr.shards import (
     parse_index,
     shard_bytes,
 )
-from labelstore.store.backends.zarr.units import BlockObject, HeldObject, unit_object
+from labelstore.store.backends.zarr.unit_objects import HeldObject, unit_object
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     import numpy as np
     import numpy.typing as npt
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
     from labelstore.format.blocks import StoredObject
     from labelstore.storage.remote.objects import Objects
     from labelstore.store.backends.zarr.metadata import ArrayLayout
-    from labelstore.store.backends.zarr.units import UnitReads
+    from labelstore.store.backends.zarr.unit_objects import BlockObject
 
 __all__ = ["ObjectsStore", "RemoteZarrBackend"]
 
@@ -151,7 +149,7 @@ class _RangesObject:
     def __init__(self, objects: RemoteObjects, name: str, tail: bytes, size: int) -> None:
         self._objects, self._name, self._tail = objects, name, tail
         self.size = size
-        self.version: object = size
+        self.version: object | None = size
 
     def read(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
         """Parts of it, under way together."""
@@ -164,6 +162,9 @@ class _RangesObject:
             else self._tail[start - first : start - first + length]
             for start, length in places
         ]
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class RemoteZarrBackend(RemoteWriting, ZarrBackend):
@@ -184,13 +185,16 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
     def _storage(self) -> Store:
         return ObjectsStore(self._objects, read_only=False)
 
-    def read_commits(self) -> npt.NDArray[np.uint64]:
+    def read_commits(self, blocks: Sequence[int] | None = None) -> npt.NDArray[np.uint64]:
         # What is committed is looked at anew, and blocks may have been made again.
         self._indexes.clear()
-        self._tails = {}
         self._held.clear()
         self._chunks.clear()
-        return super().read_commits()
+        if blocks is None:
+            self._tails = {}
+        for block in blocks or ():
+            self._tails.pop(unit_object(block), None)
+        return super().read_commits(blocks)
 
     def _together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
         return self._objects.together(calls)
@@ -256,20 +260,30 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         super().release_block(block)
         self._chunks.release(block)
 
-    def _opened_units(self, block: int) -> AbstractContextManager[BlockObject]:
+    def _commit_objects(self, blocks: Sequence[int]) -> Iterator[bytes | None]:
+        names = (self._object_name(COMMITS, block) for block in blocks)
+        most = self._row_bytes
+        return self._together(functools.partial(self._object_bytes, n, most) for n in names)
+
+    def _rows_of(self, name: str, rows: Sequence[slice]) -> Iterator[npt.NDArray[Any]]:
+        return self._together(functools.partial(self.read, name, images, None) for images in rows)
+
+    @contextmanager
+    def _unit_objects(self) -> Iterator[Callable[[int, int], BlockObject]]:
+        yield self._open_units
+
+    def _open_units(self, block: int, tail: int) -> BlockObject:
         name = unit_object(block)
         held = self._held.get(name)
         if held is not None:
-            return contextlib.nullcontext(HeldObject(held))
-        tail = self._tails.get(name)
-        if tail is None:
-            layout = cast("UnitReads", self.units).layout
-            wanted = layout.index_bytes + COUNT_BYTES + layout.tables_bytes
-            tail = self._objects.get_suffix(name, min(wanted, _TAIL))
+            return HeldObject(held)
+        end = self._tails.get(name)
+        if end is None:
+            end = self._objects.get_suffix(name, min(tail, _TAIL))
             if sum(len(data) for data, _ in self._tails.values()) > _MOST_TAILS:
                 self._tails = {}
-            self._tails[name] = tail
-        return contextlib.nullcontext(_RangesObject(self._objects, name, *tail))
+            self._tails[name] = end
+        return _RangesObject(self._objects, name, *end)
 
     def _read_chunks(self, name: str, block: int, groups: Sequence[int]) -> list[npt.NDArray[Any]]:
         array = self._layouts[name]

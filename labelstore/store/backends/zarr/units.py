@@ -1,145 +1,140 @@
 """Reading labels that lie in units (``labelstore.format.unit_blocks``), wherever their objects are.
 
+A batch at random needs a few units of each of hundreds of groups. So each block's object is opened
+once, all its rows of the index and all its units are read together, and what is found is looked at
+for all groups of the batch at once.
+
 Nothing that is read here has been compared with digests: who asks holds the commits.
 """
 
 from __future__ import annotations
 
-import os
-from contextlib import contextmanager
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from labelstore.format.arrays import UNITS
 from labelstore.format.unit_blocks import COUNT_BYTES, UnitBlocks, sizes_of
-from labelstore.format.units.unit_code import Units
-from labelstore.storage.untrusted import check_expansion, open_file
+from labelstore.format.units.planes import MOST_LABELS, Units
+from labelstore.storage.untrusted import check_expansion
 
 if TYPE_CHECKING:
-    import io
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     import numpy.typing as npt
 
     from labelstore.format.manifest import Manifest
+    from labelstore.store.backends.zarr.unit_objects import BlockObject
 
+    Opener = Callable[[int, int], BlockObject]
     Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]
     UInt64Array = npt.NDArray[np.uint64]
 
-__all__ = [
-    "BlockObject",
-    "GroupUnits",
-    "HeldObject",
-    "UnitCodes",
-    "UnitReads",
-    "opened_file",
-    "unit_object",
-]
+__all__ = ["UnitCodes", "UnitNumbers", "UnitReads"]
+
+T = TypeVar("T")
 
 _APART = 4096
 """Units that lie so few bytes apart are read as one piece."""
 
-_MOST_LABELS = 1 << 24
-"""Labels of a unit are fewer."""
+_OPEN = 128
+"""Objects that are open at a time: a process may have some hundred."""
+
+_UNPROVED = 2**22
+"""Bytes of an index that is believed to be there."""
 
 _MOST_KEPT = 2**25
 """Bytes of tables that are kept, about at most."""
 
 
-def unit_object(block: int) -> str:
-    """What a block's object is called."""
-    return f"{UNITS}/c/{block}"
+class UnitNumbers(NamedTuple):
+    """Some units: (n,) int64 of each.
+
+    Those of a block, and in it of a group, stand side by side; in a group they rise.
+    """
+
+    blocks: Int64Array
+    groups: Int64Array
+    numbers: Int64Array
+    """In their groups."""
+
+    def part(self, start: int, stop: int) -> UnitNumbers:
+        """A run of them."""
+        return UnitNumbers(*(each[start:stop] for each in self))
 
 
-class BlockObject(Protocol):
-    """The object of a block, open for reading."""
+class Rows(NamedTuple):
+    """Rows of indices, of the groups that some units are of."""
 
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-
-    @property
-    def version(self) -> object:
-        """Another one where it may be another object now."""
-
-    def read(self, places: Sequence[tuple[int, int]]) -> Sequence[bytes | memoryview]:
-        """Several (start, length) of it; all lie inside."""
-
-
-class HeldObject:
-    """One that is in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = memoryview(data)
-        self.size = len(data)
-        self.version = object()
-
-    def read(self, places: Sequence[tuple[int, int]]) -> list[memoryview]:
-        """Parts of it."""
-        return [self._data[start : start + length] for start, length in places]
-
-
-class _FileObject:
-    """One in a file."""
-
-    def __init__(self, file: io.FileIO) -> None:
-        self._file = file
-        state = os.fstat(file.fileno())
-        self.size = state.st_size
-        self.version: object = (state.st_ino, state.st_size, state.st_mtime_ns)
-
-    def read(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Parts of it; ValueError where it was cut meanwhile."""
-        parts = []
-        for start, length in places:
-            self._file.seek(start)
-            data = self._file.read(length) or b""
-            if len(data) != length:
-                raise ValueError(f"{len(data)} bytes from byte {start} on, expected {length}")
-            parts.append(data)
-        return parts
-
-
-@contextmanager
-def opened_file(path: Path | str, root: Path | str) -> Iterator[_FileObject]:
-    """A block's object in a file of the store at ``root``; FileNotFoundError where none is."""
-    with open_file(path, root) as file:
-        yield _FileObject(file)
-
-
-class GroupUnits(NamedTuple):
-    """Which units of a group of views are to be read."""
-
-    block: int
-    group: int
-    numbers: Int64Array | None
-    """(n,) of units, rising; None for all."""
+    blocks: Int64Array
+    groups: Int64Array
+    entries: UInt64Array
+    """(n, U); those of units that a smaller last block does not have are 0."""
 
 
 @dataclass(frozen=True)
 class UnitCodes:
-    """Units that were read, and what the index says of them; not compared with anything."""
+    """Units that were read, and what their indices say of them; not compared with anything."""
 
     codes: Codes
     """(sum of labels, ...) of all units, in order, by array name."""
     labels: Int64Array
     """(n,) labels of each unit."""
-    rows: list[UInt64Array]
-    """Of each group that was asked for the (units,) entries of all its units in the index."""
+    entries: UInt64Array
+    """(n,) of each unit in the index."""
+    rows: Rows
+    """Those of all groups that the units are of."""
 
 
-class _Read(NamedTuple):
-    """The bytes of some groups' units of one block."""
+class _Opened:
+    """Opens objects, and closes them in the end; threads may do so together."""
 
+    def __init__(self, objects: Opener) -> None:
+        self._objects = objects
+        self._opened: list[BlockObject] = []
+
+    def __call__(self, block: int, tail: int) -> BlockObject:
+        one = self._objects(block, tail)
+        self._opened.append(one)
+        return one
+
+    def __enter__(self) -> _Opened:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for one in self._opened:
+            one.close()
+
+
+class _Head(NamedTuple):
+    """What is asked of a block's object first."""
+
+    opened: BlockObject
+    end: int
+    """Where its units end."""
     tables: bytes
-    parts: list[bytes | memoryview]
-    sizes: list[Int64Array]
-    rows: list[UInt64Array]
+    rows: list[bytes | memoryview]
+
+
+class _Places(NamedTuple):
+    """Where units lie in their objects: (n,) of each, in bytes."""
+
+    starts: Int64Array
+    sizes: Int64Array
+
+
+class _Fetched(NamedTuple):
+    """The bytes of units of some blocks."""
+
+    tables: list[bytes]
+    """Of each block."""
+    data: bytes
+    sizes: Int64Array
+    entries: UInt64Array
+    rows: Rows
 
 
 class UnitReads:
@@ -148,52 +143,95 @@ class UnitReads:
     def __init__(
         self,
         manifest: Manifest,
-        opened: Callable[[int], AbstractContextManager[BlockObject]],
-        together: Callable[[Iterable[Callable[[], _Read]]], Iterator[_Read]],
+        objects: Callable[[], AbstractContextManager[Opener]],
+        together: Callable[[Iterable[Callable[[], Any]]], Iterator[Any]],
         guard: Callable[[int], AbstractContextManager[None]],
     ) -> None:
         """Of a store.
 
         Args:
             manifest: of a store with units.
-            opened: opens a block's object; FileNotFoundError where there is none.
+            objects: meanwhile objects are opened by block and number of bytes that are wanted of
+                their end; FileNotFoundError where there is none.
             together: what calls return, in order, some of them perhaps at once.
             guard: makes of what decoding raises the error of a damaged block.
         """
         self.layout = UnitBlocks(manifest)
         self._manifest = manifest
-        self._opened, self._together, self._guard = opened, together, guard
+        self._objects, self._together, self._guard = objects, together, guard
         self._tables: dict[int, tuple[object, bytes]] = {}
         self._kept_bytes = 0
 
-    def forget(self) -> None:
-        """Blocks may have been made again."""
-        self._tables, self._kept_bytes = {}, 0
+    def forget(self, blocks: Sequence[int] | None = None) -> None:
+        """Some blocks may have been made again; all when None."""
+        if blocks is None:
+            self._tables, self._kept_bytes = {}, 0
+        for block in blocks or ():
+            self._tables.pop(block, None)
 
-    def read(self, wanted: Sequence[GroupUnits], names: Sequence[str] | None = None) -> UnitCodes:
-        """Units of some groups, blocks in rising order.
+    def whole(self, places: Sequence[tuple[int, int]]) -> UnitNumbers:
+        """All units of some (block, group), those of a block side by side.
+
+        Raises:
+            As ``read``.
+        """
+        blocks, groups = np.array(places, dtype=np.int64).T
+        if self.layout.index_bytes > _UNPROVED:
+            # So large an index must be there before anything is made of its size.
+            with self._objects() as objects, _Opened(objects) as opened:
+                for block in dict.fromkeys(blocks.tolist()):
+                    self._head(block, (), opened)
+        units = self.layout.units_of(blocks)
+        starts = np.repeat(np.cumsum(units) - units, units)
+        numbers = np.arange(len(starts)) - starts
+        return UnitNumbers(np.repeat(blocks, units), np.repeat(groups, units), numbers)
+
+    def read(self, units: UnitNumbers, names: Sequence[str] | None = None) -> UnitCodes:
+        """Some units, one at least.
 
         Args:
-            wanted: groups and units. names: of the arrays that are wanted; all when None.
+            units: which. names: of the arrays that are wanted; all when None.
 
         Raises:
             CorruptError: an object is not there, or not as it was written. StoreError: it cannot be
             read.
         """
-        blocks: dict[int, list[GroupUnits]] = {}
-        for entry in wanted:
-            blocks.setdefault(entry.block, []).append(entry)
-        calls = [self._reading(block, groups) for block, groups in blocks.items()]
-        # A single block may be asked for by a thread of those who read together.
-        parts = list(self._together(calls)) if len(calls) > 1 else [calls[0]()]
+        begins = _begins(units.blocks)
+        ends = np.append(begins[1:], len(units.blocks))
+        steps = range(0, len(begins), _OPEN)
+        parts = [
+            self._fetch(units.part(begins[step], ends[min(step + _OPEN, len(ends)) - 1]))
+            for step in steps
+        ]
+        tables = [one for part in parts for one in part.tables]
+        data = parts[0].data if len(parts) == 1 else b"".join(part.data for part in parts)
+        sizes, entries = _joined([(part.sizes, part.entries) for part in parts])
+        labels = self.layout.labels(*units)
+        if int(labels.max()) >= MOST_LABELS:
+            with self._guard(int(units.blocks[0])):
+                raise ValueError(f"a unit of {labels.max():,} labels")
+        shards = np.repeat(np.arange(len(begins)), ends - begins)
+        coded = Units(data, sizes, labels, shards)
         try:
-            return self._decoded(list(blocks.values()), parts, names)
+            codes = self.layout.code.decode_arrays(tables, coded, names)
         except ValueError:
-            # One by one, to name the block that it is.
-            for groups, part in zip(blocks.values(), parts, strict=True):
-                with self._guard(groups[0].block):
-                    self._decoded([groups], [part], names)
+            self._decode_each(units.blocks[begins].tolist(), tables, coded, names)
             raise
+        return UnitCodes(codes, labels, entries, Rows(*_joined([part.rows for part in parts])))
+
+    def _decode_each(
+        self, blocks: Sequence[int], tables: list[bytes], units: Units, names: Sequence[str] | None
+    ) -> None:
+        """Decode blocks one by one, to name the one that is damaged."""
+        place = 0
+        for shard, block in enumerate(blocks):
+            here = units.shards == shard
+            sizes = units.sizes[here]
+            start, place = place, place + int(sizes.sum())
+            none = np.zeros(len(sizes), dtype=np.int64)
+            part = Units(units.data[start:place], sizes, units.labels[here], none)
+            with self._guard(block):
+                self.layout.code.decode_arrays([tables[shard]], part, names)
 
     def codes(
         self, block: int, groups: Sequence[int], names: Sequence[str] | None = None
@@ -203,18 +241,17 @@ class UnitReads:
         Raises:
             As ``read``.
         """
-        read = self.read([GroupUnits(block, group, None) for group in groups], names)
-        return self.by_group(block, groups, read.codes)
+        places = [(block, group) for group in groups]
+        return self.by_place(places, self.read(self.whole(places), names).codes)
 
-    def by_group(self, block: int, groups: Sequence[int], codes: Codes) -> list[Codes]:
-        """Codes (images, views, ...) by array name of each of some whole groups that were read."""
-        rows = self._manifest.block_slice(block)
-        images = rows.stop - rows.start
+    def by_place(self, places: Sequence[tuple[int, int]], codes: Codes) -> list[Codes]:
+        """Codes (images, views, ...) by array name of each of some whole (block, group) that were
+        read."""
         found: list[Codes] = []
         end = 0
-        for group in groups:
-            columns = self._manifest.group_slice(group)
-            views = columns.stop - columns.start
+        for block, group in places:
+            rows, columns = self._manifest.block_slice(block), self._manifest.group_slice(group)
+            images, views = rows.stop - rows.start, columns.stop - columns.start
             start, end = end, end + images * views
             parts = {name: part[start:end] for name, part in codes.items()}
             found.append(
@@ -247,113 +284,168 @@ class UnitReads:
                 part.append(codes[inner, begin : begin + views.stop - views.start])
         return [part[0] if len(part) == 1 else np.concatenate(part) for part in parts]
 
-    def _reading(self, block: int, groups: Sequence[GroupUnits]) -> Callable[[], _Read]:
-        def call() -> _Read:
+    def _fetch(self, units: UnitNumbers) -> _Fetched:
+        """The bytes of units of at most ``_OPEN`` blocks."""
+        begins = _begins(units.blocks)
+        blocks = units.blocks[begins].tolist()
+        firsts = _begins(units.blocks * self._manifest.num_groups + units.groups)
+        row_blocks, row_groups = units.blocks[firsts], units.groups[firsts]
+        of_block = _split(row_groups.tolist(), np.searchsorted(firsts, begins))
+        with self._objects() as objects, _Opened(objects) as opened:
+            heads: list[_Head] = self._all(
+                functools.partial(self._head, block, groups, opened)
+                for block, groups in zip(blocks, of_block, strict=True)
+            )
+            raw = b"".join(row for head in heads for row in head.rows)
+            held = np.frombuffer(raw, "<u8").reshape(len(firsts), -1)
+            entries = self._entries_of(row_blocks, held)
+            limits = np.repeat(
+                np.array([head.end for head in heads], dtype=np.uint64),
+                np.array([len(groups) for groups in of_block]),
+            )
+            ends = self._ends_of(row_blocks, held[:, 0], entries, limits)
+            row = np.repeat(
+                np.arange(len(firsts)), np.append(firsts[1:], len(units.blocks)) - firsts
+            )
+            mine = entries[row, units.numbers]
+            sizes = sizes_of(mine)
+            places = _Places(ends[row, units.numbers] - sizes, sizes)
+            self._check_room(units, begins, sizes)
+            data = self._data_of(blocks, begins, places, heads)
+        rows = Rows(row_blocks, row_groups, entries)
+        return _Fetched([head.tables for head in heads], data, sizes, mine, rows)
+
+    def _all(self, calls: Iterable[Callable[[], T]]) -> list[T]:
+        """What calls return, in order."""
+        every = list(calls)
+        # A single block may be asked for by a thread of those who read together.
+        return list(self._together(every)) if len(every) > 1 else [every[0]()]
+
+    def _head(self, block: int, groups: Sequence[int], opened: _Opened) -> _Head:
+        """Open a block's object; its tables and rows of groups."""
+        try:
+            return self._read_head(block, groups, opened)
+        except Exception:
+            # As a rule there is none; to be guarded takes as long as to be read.
             with self._guard(block):
-                try:
-                    with self._opened(block) as opened:
-                        return self._read_block(opened, block, groups)
-                except FileNotFoundError as error:
-                    raise ValueError("it is not there") from error
+                raise
 
-        return call
-
-    def _read_block(self, opened: BlockObject, block: int, groups: Sequence[GroupUnits]) -> _Read:
+    def _read_head(self, block: int, groups: Sequence[int], opened: _Opened) -> _Head:
         layout = self.layout
-        index = opened.size - layout.index_bytes
+        index_bytes, row_bytes = layout.index_bytes, layout.row_bytes
+        try:
+            one = opened(block, layout.tables_bytes + COUNT_BYTES + index_bytes)
+        except FileNotFoundError as error:
+            raise ValueError("it is not there") from error
+        index = one.size - index_bytes
         if index < COUNT_BYTES:
-            raise ValueError(f"no index of {layout.index_bytes} bytes at its end")
-        tables = self._tables_of(opened, block, index - COUNT_BYTES)
-        end = index - COUNT_BYTES - len(tables)
-        places = [(index + entry.group * layout.row_bytes, layout.row_bytes) for entry in groups]
-        held = np.frombuffer(b"".join(opened.read(places)), "<u8").reshape(len(groups), -1)
-        rows = held[:, 1 : 1 + layout.units_of(block)]
-        every = sizes_of(rows)
-        ends = np.cumsum(every, axis=1)
-        first, most = held[:, 0], ends[:, -1]
-        for bad in np.flatnonzero((first > end) | (first + most.astype(np.uint64) > end)).tolist():
-            raise ValueError(f"units of {most[bad]} bytes at {first[bad]}, before byte {end}")
-        ends += first.astype(np.int64)[:, np.newaxis]
-        sizes, pieces = [], []
-        for number, entry in enumerate(groups):
-            which = slice(None) if entry.numbers is None else entry.numbers
-            sizes.append(every[number, which])
-            pieces += _pieces(ends[number, which], sizes[-1], entry.numbers is None)
-        self._check_room(block, groups, sum(int(part.sum()) for part in sizes))
-        data = opened.read([(start, stop - start) for start, stop, _ in pieces])
-        parts: list[bytes | memoryview] = []
-        for (start, _, inner), whole in zip(pieces, data, strict=True):
-            if len(inner) == 1:
-                parts.append(whole)
-            else:
-                parts += [whole[begin - start : stop - start] for begin, stop in inner]
-        return _Read(tables, parts, sizes, list(rows))
-
-    def _check_room(self, block: int, groups: Sequence[GroupUnits], stored: int) -> None:
-        """Words of no bits make records of nothing."""
-        rows = self._manifest.block_slice(block)
-        count, views = rows.stop - rows.start, self._manifest.group_views
-        most = min(self.layout.unit_images, count)
-        images = sum(
-            count if entry.numbers is None else most * len(entry.numbers) for entry in groups
-        )
-        views = min(views, self._manifest.num_views)
-        if most * views >= _MOST_LABELS:
-            raise ValueError(f"a unit of {most * views:,} labels")
-        check_expansion(images * views * self.layout.code.record_bytes, stored)
-
-    def _tables_of(self, opened: BlockObject, block: int, stop: int) -> bytes:
-        """A block's tables, behind which their length is at byte ``stop``."""
-        version, tables = self._tables.get(block, (None, None))
-        if tables is not None and version == opened.version:
-            return tables
-        (data,) = opened.read([(stop, COUNT_BYTES)])
-        length = int.from_bytes(data, "little")
-        if length > min(stop, self.layout.tables_bytes):
+            raise ValueError(f"no index of {index_bytes} bytes at its end")
+        rows = [(index + group * row_bytes, row_bytes) for group in groups]
+        stop = index - COUNT_BYTES
+        version, tables = self._tables.get(block, (None, b""))
+        if version is not None and version == one.version:
+            return _Head(one, stop - len(tables), tables, list(one.read(rows)))
+        room = min(stop, layout.tables_bytes)
+        behind, *found = one.read([(stop - room, room + COUNT_BYTES), *rows])
+        length = int.from_bytes(behind[room:], "little")
+        if length > room:
             raise ValueError(f"tables of {length} bytes before byte {stop}")
-        (data,) = opened.read([(stop - length, length)])
-        tables = bytes(data)
+        tables = bytes(behind[room - length : room])
+        if one.version is not None:
+            self._keep_tables(block, one.version, tables)
+        return _Head(one, stop - length, tables, found)
+
+    def _keep_tables(self, block: int, version: object, tables: bytes) -> None:
         if self._kept_bytes > _MOST_KEPT:
             self.forget()
         self._kept_bytes += len(tables)
-        self._tables[block] = opened.version, tables
-        return tables
+        self._tables[block] = version, tables
 
-    def _decoded(
-        self,
-        blocks: Sequence[Sequence[GroupUnits]],
-        parts: Sequence[_Read],
-        names: Sequence[str] | None,
-    ) -> UnitCodes:
-        """The codes of what was read; ValueError where it is damaged."""
-        labels, shards = [], []
-        for shard, groups in enumerate(blocks):
-            for entry in groups:
-                every = self.layout.labels(entry.block, entry.group)
-                labels.append(every if entry.numbers is None else every[entry.numbers])
-                shards.append(np.full(len(labels[-1]), shard))
-        counts = np.concatenate(labels)
-        pieces = [piece for part in parts for piece in part.parts]
-        sizes = np.concatenate([size for part in parts for size in part.sizes])
-        data = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
-        units = Units(data, sizes, counts, np.concatenate(shards))
-        codes = self.layout.code.decode_arrays([part.tables for part in parts], units, names)
-        return UnitCodes(codes, counts, [row for part in parts for row in part.rows])
+    def _entries_of(self, blocks: Int64Array, held: UInt64Array) -> UInt64Array:
+        """(n, U) entries of rows (n, 1 + U), 0 behind those that a smaller last block has."""
+        entries, units = held[:, 1:], self.layout.units_of(blocks)
+        if units.min() < entries.shape[1]:
+            entries = np.where(np.arange(entries.shape[1]) < units[:, np.newaxis], entries, 0)
+        return entries
+
+    def _ends_of(
+        self, blocks: Int64Array, first: UInt64Array, entries: UInt64Array, limits: UInt64Array
+    ) -> Int64Array:
+        """(n, U) where units of rows end in their objects; of a block where they would not lie
+        before (n,) ``limits``, its error."""
+        ends = np.cumsum(sizes_of(entries), axis=1)
+        most = ends[:, -1].astype(np.uint64)
+        wrong = np.flatnonzero((first > limits) | (first + most > limits))
+        if len(wrong):
+            bad = wrong[0]
+            with self._guard(int(blocks[bad])):
+                raise ValueError(
+                    f"units of {most[bad]} bytes at {first[bad]}, before byte {limits[bad]}"
+                )
+        ends += first.astype(np.int64)[:, np.newaxis]
+        return ends
+
+    def _check_room(self, units: UnitNumbers, begins: Int64Array, sizes: Int64Array) -> None:
+        """Words of no bits make records of nothing."""
+        labels, record = self.layout.labels(*units), self.layout.code.record_bytes
+        stored, decoded = np.add.reduceat(sizes, begins), np.add.reduceat(labels, begins) * record
+        blocks = units.blocks[begins].tolist()
+        for block, held, made in zip(blocks, stored.tolist(), decoded.tolist(), strict=True):
+            try:
+                check_expansion(made, held)
+            except ValueError:
+                with self._guard(block):
+                    raise
+
+    def _data_of(
+        self, blocks: Sequence[int], begins: Int64Array, places: _Places, heads: Sequence[_Head]
+    ) -> bytes:
+        """The bytes of units, one after another; at ``begins`` those of each block begin."""
+        starts, ends = places.starts, places.starts + places.sizes
+        apart = starts[1:] - ends[:-1]
+        first_of_block = np.zeros(len(starts), dtype=bool)
+        first_of_block[begins] = True
+        runs, pieces = first_of_block.copy(), first_of_block
+        runs[1:] |= apart != 0
+        pieces[1:] |= (apart < 0) | (apart > _APART)
+        run, piece = np.flatnonzero(runs), np.flatnonzero(pieces)
+        piece_starts = starts[piece]
+        lengths = ends[np.append(piece[1:], len(starts)) - 1] - piece_starts
+        asked = list(zip(piece_starts.tolist(), lengths.tolist(), strict=True))
+        calls = zip(blocks, heads, _split(asked, np.searchsorted(piece, begins)), strict=True)
+        read = self._all(functools.partial(self._parts, *call) for call in calls)
+        found = [part for parts in read for part in parts]
+        if len(run) > len(piece):
+            number = np.searchsorted(piece, run, side="right") - 1
+            low = starts[run] - piece_starts[number]
+            high = ends[np.append(run[1:], len(starts)) - 1] - piece_starts[number]
+            wanted = zip(number.tolist(), low.tolist(), high.tolist(), strict=True)
+            found = [found[number][start:stop] for number, start, stop in wanted]
+        return bytes(found[0]) if len(found) == 1 else b"".join(found)
+
+    def _parts(
+        self, block: int, head: _Head, asked: Sequence[tuple[int, int]]
+    ) -> Sequence[bytes | memoryview]:
+        try:
+            return head.opened.read(asked)
+        except Exception:
+            with self._guard(block):
+                raise
 
 
-def _pieces(
-    ends: Int64Array, sizes: Int64Array, whole: bool
-) -> list[tuple[int, int, list[tuple[int, int]]]]:
-    """What is read at once: start, end, and the (start, end) of what is wanted in it: of units, or
-    of all of them as one."""
-    if whole:
-        start, stop = int(ends[0] - sizes[0]), int(ends[-1])
-        return [(start, stop, [(start, stop)])]
-    pieces: list[tuple[int, int, list[tuple[int, int]]]] = []
-    for start, stop in zip((ends - sizes).tolist(), ends.tolist(), strict=True):
-        if pieces and start - pieces[-1][1] <= _APART:
-            first, _, inner = pieces[-1]
-            pieces[-1] = (first, stop, [*inner, (start, stop)])
-        else:
-            pieces.append((start, stop, [(start, stop)]))
-    return pieces
+def _begins(values: Int64Array) -> Int64Array:
+    """(m,) where runs of the same value begin in values (n,)."""
+    return np.append(0, np.flatnonzero(values[1:] != values[:-1]) + 1)
+
+
+def _split(values: Sequence[T], begins: Int64Array) -> list[Sequence[T]]:
+    """Runs of values that begin at places (m,)."""
+    ends = [*begins.tolist()[1:], len(values)]
+    return [values[start:stop] for start, stop in zip(begins.tolist(), ends, strict=True)]
+
+
+def _joined(parts: Sequence[Sequence[npt.NDArray[Any]]]) -> list[npt.NDArray[Any]]:
+    """Tuples of arrays, array by array joined."""
+    if len(parts) == 1:
+        return list(parts[0])
+    return [np.concatenate(each) for each in zip(*parts, strict=True)]
