@@ -96,6 +96,16 @@ def test_a_changed_manifest(document, path, value):
         Manifest.from_json(changed(document, path, value), "here")
 
 
+@pytest.mark.parametrize(("path", "value"), [(["images", "count"], 20.0), (["probe"], ())])
+def test_what_equals_a_document_that_fitted_is_looked_at_again(document, path, value):
+    Manifest.from_json(document, "here")
+    like = changed(document, path, value)
+    assert like == document or value == ()
+    with pytest.raises(CorruptError, match=f"malformed at {'/'.join(path)}"):
+        Manifest.from_json(like, "here")
+    assert Manifest.from_json(document, "here").id == document["id"]
+
+
 def test_differences_name_every_setting():
     one, two = planned()[0], planned(k=2, quantizer="u8")[0]
     assert differences(one, one) == []
