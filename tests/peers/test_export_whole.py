@@ -24,7 +24,7 @@ from labelstore.storage import locks
 from labelstore.testing.faults import trip
 from tests.support import commands
 from tests.support.killed import die_at
-from tests.support.stores import files_of, make_planned, written
+from tests.support.stores import files_of, make_planned, once, written
 
 FORMATS = [
     pytest.param(Fkd(), "out", id="fkd"),
@@ -239,7 +239,7 @@ def test_what_a_killed_replacement_left_is_gone_or_back(stores, tmp_path):
 @contextlib.contextmanager
 def running(folder):
     """A command that exports to FKD's files, some of which are there."""
-    written(folder / "s.zarr", 4000, 20, 5, block_images=256)
+    once(written)(folder / "s.zarr", 4000, 20, 5, block_images=256)
     with (folder.parent / "log").open("w") as log:
         run = commands.start(EXPORT, cwd=folder, stderr=log.fileno())
         deadline = time.monotonic() + 60
