@@ -39,8 +39,10 @@ def pytest_configure(config):
     ):
         os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
     # A machine that has other things to do is no fault of an example's.
-    hypothesis.settings.register_profile("labelstore", deadline=None)
-    hypothesis.settings.load_profile("labelstore")
+    hypothesis.settings.register_profile("labelstore", deadline=None, max_examples=60)
+    hypothesis.settings.register_profile("many", deadline=None, max_examples=2000)
+    if not config.getoption("--hypothesis-profile", None):
+        hypothesis.settings.load_profile("labelstore")
     if hasattr(config.option, "loadscopereorder"):
         # pytest-xdist keeps the order of pytest_collection_modifyitems.
         config.option.loadscopereorder = False
@@ -49,6 +51,7 @@ def pytest_configure(config):
 LONG = (
     *("test_ray_engine.py", "test_page_in_browser.py", "test_pages.py", "test_distributed.py"),
     *("test_prune.py", "test_two_writers.py", "test_kills.py", "test_together.py"),
+    "test_resize_kernels.py",
 )
 """Files of few tests that take longest: a process that got one last would be waited for."""
 

@@ -10,7 +10,7 @@ import shlex
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 from rich.cells import cell_len
 from rich.console import Console
@@ -123,7 +123,6 @@ def tables(draw):
     return columns, draw(st.lists(row, min_size=1, max_size=5)), draw(numbers), draw(numbers)
 
 
-@settings(max_examples=150, deadline=None)
 @given(tables(), st.integers(28, 160))
 def test_any_table_fits_and_has_every_word(table, columns):
     headings, rows, numeric, names = table

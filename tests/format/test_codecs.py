@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from labelstore.errors import UsageError
 from labelstore.format import codecs
@@ -53,7 +53,6 @@ distributions = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=
 
 
 @pytest.mark.parametrize("name", codecs.QUANTIZERS)
-@settings(max_examples=150, deadline=None)
 @given(probs=distributions)
 def test_what_every_label_keeps(name, probs):
     values, top, rest = round_trip(name, probs[None])
@@ -92,7 +91,6 @@ def test_unknown_quantizer():
         codecs.get("u7")
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     k=st.integers(1, 8),

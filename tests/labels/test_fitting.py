@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import labelstore
 from labelstore.errors import LabelError, NotFoundError, PartialDataWarning, UsageError
@@ -119,7 +119,6 @@ CODES = st.integers(0x3EFFFFFE, 0x3F000003).map(lambda code: float(np.uint32(cod
 FEW = st.sampled_from([0.0, -0.0, 1e-45, 0.1, 0.3, 0.5, 0.97, 1.0, float("nan")])
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.lists(FLOATS | CODES | FEW, min_size=1, max_size=60),
     st.lists(st.floats(0, 1) | st.sampled_from([0.1, 0.25, 0.5]), min_size=3, max_size=3),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import assume, given, strategies as st
 
 import labelstore
 from labelstore.errors import UsageError
@@ -42,7 +42,6 @@ def stored(z, k):
     return TopK(order, np.take_along_axis(p, order, -1), z.shape[1])
 
 
-@settings(max_examples=300, deadline=None)
 @given(soft_labels(), st.sampled_from([0.05, 0.5, 1.0, 2.0, 20.0]))
 def test_any_label_at_another_temperature(label, factor):
     p = dense(label)
@@ -53,7 +52,6 @@ def test_any_label_at_another_temperature(label, factor):
     np.testing.assert_allclose(result.total(), 1, atol=3e-6)
 
 
-@settings(max_examples=200, deadline=None)
 @given(soft_labels(3, 12), soft_labels(3, 12))
 def test_entropy_of_mixed_labels(first, second):
     label = mix([first, second, first], [0.3, 0.5, 0.2])

@@ -4,7 +4,7 @@ pass is the dense loss."""
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from labelstore.labels.ferkd import Action, FerKD
 from labelstore.labels.soft_labels import mix
@@ -30,13 +30,11 @@ def check_distribution(label):
     np.testing.assert_allclose(label.dense(), probabilities, atol=1e-6)
 
 
-@settings(max_examples=300, deadline=None)
 @given(soft_labels())
 def test_recovered_labels_are_distributions(label):
     check_distribution(label)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_mixing_is_closed(data):
     labels = [data.draw(soft_labels(3, 12)) for _ in range(data.draw(st.integers(1, 4)))]
@@ -48,7 +46,6 @@ def test_mixing_is_closed(data):
     np.testing.assert_allclose(dense(mixed), expected, atol=2e-6)
 
 
-@settings(max_examples=200, deadline=None)
 @given(soft_labels(), st.integers(0, 2**32 - 1), st.sampled_from([0.1, 3.0, 100.0]))
 def test_the_loss_in_one_pass_is_the_dense_loss(label, seed, scale):
     z = np.random.default_rng(seed).normal(size=(len(label), label.num_classes)) * scale
@@ -58,7 +55,6 @@ def test_the_loss_in_one_pass_is_the_dense_loss(label, seed, scale):
     np.testing.assert_allclose(label.cross_entropy(z), expected, rtol=1e-5, atol=1e-5 * scale)
 
 
-@settings(max_examples=200, deadline=None)
 @given(top_k())
 def test_stored_probabilities_are_recovered_as_they_are(topk):
     label = topk.recover()
@@ -72,7 +68,6 @@ def test_stored_probabilities_are_recovered_as_they_are(topk):
                 assert abs(found - expected) < 1e-6
 
 
-@settings(max_examples=200, deadline=None)
 @given(top_k(), st.sampled_from(["max", "target"]), st.integers(0, 2**32 - 1))
 def test_calibrated_labels_are_distributions(topk, confidence, seed):
     targets = np.random.default_rng(seed).integers(0, topk.num_classes, len(topk))

@@ -127,7 +127,6 @@ def test_a_batch_of_one_view_of_each_image_is_left_as_it_is():
     np.testing.assert_array_equal(one.images, images[:1])
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(-3, 3), max_size=40), st.integers(0, 2**64 - 1))
 def test_partners_are_one_cycle_in_each_group(groups, step):
     partner = cyclic_partners(groups, 5, step)
@@ -174,7 +173,6 @@ def test_weights_of_steps_are_distributed_as_beta_too():
     assert np.abs(drawn - np.arange(1000) / 1000).max() < 1.95 / np.sqrt(1000)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 2**40))
 def test_boxes_lie_in_the_view(height, width, step):
     weight = np.array([0.0, 0.3, 0.99, 1.0])

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import labelstore
 from labelstore.errors import LabelError, UsageError
@@ -31,7 +31,6 @@ def slow_places(n, epoch, epochs, m, direction):
     return places if direction == "easy-to-hard" else [n - 1 - place for place in places]
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     num_views=st.integers(1, 40),
     epochs=st.integers(1, 25),

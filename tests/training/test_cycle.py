@@ -248,7 +248,6 @@ def test_arrays_that_do_not_fit_are_refused():
         )
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     count=st.integers(1, 60),
     share=st.integers(1, 12).flatmap(lambda q: st.tuples(st.integers(1, q), st.just(q))),
