@@ -47,6 +47,13 @@ _BYTES, _WORDS, _FLOATS, _SHARES = range(4)
 """How probabilities are stored, as the compiled part counts."""
 
 
+_PART = "labelstore.format._doubtful"
+
+# Now, and not by a thread that reads ahead: a data loader that forks while one imports would leave
+# its workers waiting for the import to end.
+compiled_part(_PART)
+
+
 class _Stored(NamedTuple):
     """How the probabilities of a store are looked at."""
 
@@ -124,7 +131,7 @@ def _stored(quantizer: str) -> _Stored:
 @functools.cache
 def _compiled() -> Any:
     """The compiled module; None where NumPy has to look at all labels."""
-    module = compiled_part("labelstore.format._doubtful")
+    module = compiled_part(_PART)
     return module if module is not None and _finds(module) else None
 
 
