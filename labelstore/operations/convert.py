@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,6 @@ from labelstore.format.manifest import EXPLICIT, Manifest, StoreSettings, finger
 from labelstore.images.sources.listing import walk
 from labelstore.labels.distribution import mean_distribution
 from labelstore.labels.top_k import TopK
-from labelstore.launch import own_cores
 from labelstore.peers.choose import open_peer
 from labelstore.producer.settings import FIDELITIES
 from labelstore.storage.location import place_of, same_place
@@ -50,9 +49,6 @@ _RUN_ENTRIES = 1 << 22
 
 _RUN_IMAGES = 64
 """Images that are read at a time, at most."""
-
-_BLOCKS = 2
-"""Blocks in work at a time, at most."""
 
 
 @dataclass(frozen=True)
@@ -133,15 +129,10 @@ def convert(
     truth = None if targets is None or reader.num_classes is None else targets(reader)
     manifest, truth = _manifest(reader, format, output, settings, options.boxes, truth)
     tell = None if begin is None else begin(reader)
-    turn = threading.Lock()
-
-    def block(rows: slice) -> BlockData:
-        # Files are read by one at a time: a block is encoded while the next one is read.
-        with turn:
-            return _block(reader, manifest, rows)
-
     with StoreWriter(output, manifest, reader.keys, truth, overwrite=overwrite) as writer:
-        blocks = write_blocks(writer, block, tell, workers=min(own_cores(None), _BLOCKS))
+        # Blocks one by one: to read the next one meanwhile takes as long as it saves. Reading is
+        # Python's work, and waits for the interpreter's lock as encoding does, on all cores.
+        blocks = write_blocks(writer, functools.partial(_block, reader, manifest), tell)
     store = Store(output)
     return ConversionReport(
         path=str(place_of(output)),

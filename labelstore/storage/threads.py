@@ -6,6 +6,8 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+from labelstore.launch import own_cores
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -37,15 +39,23 @@ class Threads:
 _MOST_CORES = 8
 """What a block's labels are encoded on at a time."""
 
+_TURNS = 4
+"""Runs of items that each core is given, so that none waits long for the last."""
+
 
 def on_all_cores(call: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
     """What ``call`` gives for each item, in order, several at a time.
 
-    For calls that take milliseconds, most of them without the interpreter's lock. The threads end
-    here, so that none is there when a process forks. Of several errors the first item's is raised.
+    For calls most of whose time is without the interpreter's lock. The threads end here, so that
+    none is there when a process forks. Of several errors the first item's is raised.
     """
-    count = min(os.cpu_count() or 1, _MOST_CORES, len(items))
+    count = min(own_cores(None), _MOST_CORES, len(items))
     if count < 2:
         return [call(item) for item in items]
+    # A thread is given several in a row: to be handed one takes as long as a small chunk's
+    # compression.
+    size = -(-len(items) // (count * _TURNS))
+    runs = [items[start : start + size] for start in range(0, len(items), size)]
     with ThreadPoolExecutor(count, thread_name_prefix="labelstore") as pool:
-        return list(pool.map(call, items))
+        done = pool.map(lambda run: [call(item) for item in run], runs)
+        return [result for results in done for result in results]

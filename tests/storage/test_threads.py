@@ -13,7 +13,7 @@ from labelstore.storage.threads import on_all_cores
 
 @pytest.mark.parametrize("cores", [1, 4])
 def test_results_are_in_order_and_no_thread_is_left(monkeypatch, cores):
-    monkeypatch.setattr(threads.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(threads, "own_cores", lambda _: cores)
 
     def late(number):
         # The first ones come last.
@@ -30,7 +30,7 @@ def test_results_are_in_order_and_no_thread_is_left(monkeypatch, cores):
 
 @pytest.mark.parametrize("cores", [1, 4])
 def test_the_first_items_error_is_raised(monkeypatch, cores):
-    monkeypatch.setattr(threads.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(threads, "own_cores", lambda _: cores)
 
     def failing(number):
         time.sleep(0.02 * (4 - number))
