@@ -210,20 +210,17 @@ def _check_photos(members: tuple[Store, ...], rows: Rows, number: int) -> None:
         if other is member:
             continue
         both = their_rows, rows[number]
-        differing = np.flatnonzero(other_sizes(other, member, both))
-        if differing.size:
-            raise MismatchError(
-                f"{other.path} and {member.path} were made from photos of other sizes, "
-                f"{differing.size} in all, first {_key(members, rows, differing[0])!r}: generate "
-                "both from the same files."
-            )
-        differing = np.flatnonzero(other_files(other, member, both))
-        if differing.size:
-            raise MismatchError(
-                f"{other.path} and {member.path} were made from other files under the same keys, "
-                f"{differing.size} in all, first {_key(members, rows, differing[0])!r}: "
-                "generate both from the same files."
-            )
+        for differ, photos in (
+            (other_sizes, "photos of other sizes"),
+            (other_files, "other files under the same keys"),
+        ):
+            differing = np.flatnonzero(differ(other, member, both))
+            if differing.size:
+                raise MismatchError(
+                    f"{other.path} and {member.path} were made from {photos}, {differing.size} in "
+                    f"all, first {_key(members, rows, differing[0])!r}: generate both from the "
+                    "same files."
+                )
 
 
 def _told(law: ViewLaw | str | None) -> str:

@@ -121,6 +121,12 @@ def test_both_ways_write_the_same_bytes(kind, use):
     assert (tables, units.data, units.sizes.tolist()) == (others, same.data, same.sizes.tolist())
 
 
+def scattered(parts, labels, shards):
+    """Units that lie apart: the bytes of each alone."""
+    sizes = np.fromiter(map(len, parts), np.int64, len(parts))
+    return Units(b"".join(parts), sizes, labels, shards)
+
+
 @ways
 def test_units_of_several_shards_and_scattered_ones(compiled, use):
     use(compiled)
@@ -140,7 +146,7 @@ def test_units_of_several_shards_and_scattered_ones(compiled, use):
     # The second unit of the first shard, and the last two of the third.
     ends = np.cumsum(together.sizes)
     pieces = [together.data[ends[i] - together.sizes[i] : ends[i]] for i in (1, 7, 8)]
-    apart = Units.scattered(pieces, np.full(3, 64), np.array([0, 2, 2]))
+    apart = scattered(pieces, np.full(3, 64), np.array([0, 2, 2]))
     at = (np.array([1, 7, 8])[:, None] * 64 + np.arange(64)).ravel()
     assert_same(
         code.decode_arrays(tables, apart), {name: codes[at] for name, codes in every.items()}
@@ -153,7 +159,7 @@ def test_no_units_are_no_labels(compiled, use):
     code, codes = of_store("lists", 4)
     tables, _ = encoded(code, codes, np.array([4]))
     none = np.zeros(0, np.int64)
-    decoded = code.decode_arrays([tables], Units.scattered([], none, none))
+    decoded = code.decode_arrays([tables], scattered([], none, none))
     assert_same(decoded, {name: values[:0] for name, values in codes.items()})
 
 
@@ -352,7 +358,7 @@ def test_both_ways_refuse_the_same_damage(kind, use):
         results = []
         for compiled in (True, False):
             use(compiled)
-            units = Units.scattered(parts, labels, units.shards)
+            units = scattered(parts, labels, units.shards)
             try:
                 arrays = code.decode_arrays([packed], units, names)
             except ValueError:

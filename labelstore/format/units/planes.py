@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy.typing as npt
 
     UInt8Array = npt.NDArray[np.uint8]
@@ -63,17 +61,6 @@ class Units:
     sizes: Int64Array
     labels: Int64Array
     shards: Int64Array
-
-    @classmethod
-    def scattered(
-        cls,
-        parts: Sequence[bytes | memoryview],
-        labels: Int64Array,
-        shards: Int64Array,
-    ) -> Units:
-        """Units that were read apart: the bytes of each alone."""
-        sizes = np.fromiter(map(len, parts), np.int64, len(parts))
-        return cls(b"".join(parts), sizes, labels, shards)
 
 
 def values_of(plane: Plane, records: UInt8Array) -> npt.NDArray[Any]:
