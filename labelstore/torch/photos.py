@@ -17,6 +17,7 @@ from labelstore.errors import (
     PartialDataWarning,
     SourceError,
     UsageError,
+    one_line,
 )
 from labelstore.images import pixels
 from labelstore.images.preprocessing import normalize
@@ -120,7 +121,7 @@ class Photos:
         except OSError as error:
             # Of files that are gone, cut off, or no images, by Pillow in torchvision's loaders.
             raise SourceError(
-                f"the data set cannot read its image {key!r} ({_line_of(error)}): restore the file "
+                f"the data set cannot read its image {key!r} ({one_line(error)}): restore the file "
                 "or its permissions, or make the data set anew of what is there."
             ) from error
         data = _first(item)
@@ -284,7 +285,7 @@ def as_photo(item: Any, key: str) -> Image.Image:
             return pixels.to_rgb(photo)
         except pixels.PARSER_ERRORS as error:
             raise SourceError(
-                f"the image of {key!r} cannot be decoded ({_line_of(error)}): it was closed, or "
+                f"the image of {key!r} cannot be decoded ({one_line(error)}): it was closed, or "
                 "its file is cut off or damaged; leave it open until it is used, or give the "
                 "file's bytes."
             ) from error
@@ -305,10 +306,6 @@ def as_photo(item: Any, key: str) -> Image.Image:
         "tensor (3, H, W), (1, H, W) or (H, W), or array (H, W, 3): leave its transform out and "
         "pass it to SoftLabelDataset(transform=...)."
     )
-
-
-def _line_of(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _first(item: Any) -> Any:
@@ -334,7 +331,7 @@ def validation_folder(folder: str | os.PathLike[str], store: LabelReader) -> Any
     except OSError as error:
         kind = SourceError if os.path.exists(folder) else NotFoundError
         raise kind(
-            f"{folder} holds no photos in class folders ({_line_of(error)}): give one that has a "
+            f"{folder} holds no photos in class folders ({one_line(error)}): give one that has a "
             "folder with photos for each class, named as those of the labelled photos."
         ) from error
     unknown = [name for name in data.classes if name not in classes]
