@@ -89,10 +89,12 @@ class FerKDOptions:
         if not self.fits:
             self._said()
             return
-        said = [f"--{name}" for name in ("low", "middle", "top") if getattr(self, name) is not None]
-        if said:
+        flags = [
+            f"--{name}" for name in ("low", "middle", "top") if getattr(self, name) is not None
+        ]
+        if flags:
             raise click.UsageError(
-                f"{' and '.join(said)} and --thresholds {self.thresholds} were given, and "
+                f"{' and '.join(flags)} and --thresholds {self.thresholds} were given, and "
                 f"{self.thresholds} chooses them: leave out one or the other."
             )
         if self.confidence != "max":
@@ -140,8 +142,8 @@ class FerKDOptions:
     def _said(self, **more: Any) -> FerKD:
         from labelstore.labels.ferkd import FerKD
 
-        said = {name: getattr(self, name) for name in ("low", "middle", "top")}
-        chosen = {name: value for name, value in said.items() if value is not None}
+        thresholds = {name: getattr(self, name) for name in ("low", "middle", "top")}
+        chosen = {name: value for name, value in thresholds.items() if value is not None}
         return FerKD(**chosen, confidence=self.confidence, **more)
 
 
@@ -154,6 +156,6 @@ def _told(rule: FerKD) -> str:
     parts = [f"{len(own.classes)} of {counted(own.num_classes, 'class')} have their own"]
     if own.classes:
         ranges = zip(("low", "middle", "top"), (own.low, own.middle, own.top), strict=True)
-        told = ", ".join(f"{name} {min(edges)} to {max(edges)}" for name, edges in ranges)
-        parts.append(f"({told})")
+        spans = ", ".join(f"{name} {min(edges)} to {max(edges)}" for name, edges in ranges)
+        parts.append(f"({spans})")
     return f"{' '.join(parts)}; for the others {flags}"

@@ -74,23 +74,24 @@ def fitted(
     from labelstore.operations.evaluate import evaluate
 
     chosen = list(teachers)
-    for number, wanted in enumerate(pending):
-        if not wanted:
+    for number, is_pending in enumerate(pending):
+        if not is_pending:
             continue
         network = networks[number]
         report = evaluate(source, outputs[number].targets, network, images=IMAGES, workers=workers)
-        told = report.calibration
-        if told.at_bound:
+        calibration = report.calibration
+        if calibration.at_bound:
             raise click.UsageError(
-                f"no temperature calibrates {network.spec} on {counted(told.images, 'photo')}, of "
-                f"which it has {share(report.top1)} right: give --temperature a number."
+                f"no temperature calibrates {network.spec} on "
+                f"{counted(calibration.images, 'photo')}, of which it has "
+                f"{share(report.top1)} right: give --temperature a number."
             )
-        temperature = float(f"{told.temperature:.{_DIGITS}g}")
+        temperature = float(f"{calibration.temperature:.{_DIGITS}g}")
         output.note(
             f"temperature {temperature:g} fits {network.spec} on central crops of "
-            f"{counted(told.images, 'photo')}: expected calibration error "
-            f"{share(told.expected_calibration_error)} at 1, {share(told.mended_error)} at "
-            f"{temperature:g}"
+            f"{counted(calibration.images, 'photo')}: expected calibration error "
+            f"{share(calibration.expected_calibration_error)} at 1, "
+            f"{share(calibration.mended_error)} at {temperature:g}"
         )
         chosen[number] = replace(chosen[number], temperature=temperature)
     return chosen

@@ -166,10 +166,10 @@ def _check_said(
                 f"{flag} and --grow were both given: leave {flag} out, a grown store has the "
                 f"settings of {path}."
             )
-        said = context.params[name]
-        if name in held and said != held[name]:
+        value = context.params[name]
+        if name in held and value != held[name]:
             raise UsageError(
-                f"{flag} is {_shown(said)}, {path} was made with {_shown(held[name])}, and a "
+                f"{flag} is {_shown(value)}, {path} was made with {_shown(held[name])}, and a "
                 "grown store has the same: leave it out."
             )
 

@@ -412,10 +412,10 @@ def how_launched() -> Launch | None:
 
     from labelstore.launch import launched
 
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         launch = launched()
-    for warning in told:
+    for warning in caught:
         output.note(f"Warning: {warning.message}")
     return launch
 

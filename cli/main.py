@@ -163,9 +163,9 @@ class LazyGroup(click.Group):
             going_on = ""
             if ctx.invoked_subcommand in GO_ON:
                 going_on = ": what was committed is kept, and the same command goes on from there"
-            told = isinstance(error, Terminated)
-            click.echo(f"{'Terminated' if told else 'Interrupted'}{going_on}.", err=True)
-            ctx.exit(TERMINATED if told else INTERRUPTED)
+            is_terminated = isinstance(error, Terminated)
+            click.echo(f"{'Terminated' if is_terminated else 'Interrupted'}{going_on}.", err=True)
+            ctx.exit(TERMINATED if is_terminated else INTERRUPTED)
 
     def _flags(self, ctx: click.Context, error: LabelStoreError) -> list[str]:
         """The options of the command that is run which set the arguments an error speaks of."""

@@ -346,13 +346,13 @@ def _lines(
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[[ProgressMeter], None]]:
     last: list[ProgressMeter] = []
-    told = clock()
+    printed_at = clock()
 
     def show(meter: ProgressMeter) -> None:
-        nonlocal told
+        nonlocal printed_at
         last[:] = [meter]
-        if clock() - told >= seconds:
-            told = clock()
+        if clock() - printed_at >= seconds:
+            printed_at = clock()
             note(tell(meter))
 
     try:

@@ -35,14 +35,14 @@ def lacking_parts() -> dict[str, str]:
     """By name, what is wrong with the parts that are not used and could be, in words."""
     # As setup.py has it: elsewhere there are none.
     is_built = os.name == "posix" and platform.machine() in ("x86_64", "AMD64")
-    found = {}
+    reasons = {}
     for name, number in PARTS.items():
         module = _imported(name)
         if module is None and is_built:
-            found[name] = "not built"
+            reasons[name] = "not built"
         elif module is not None and _interface(module) != number:
-            found[name] = f"built with interface {_interface(module)}, expected {number}"
-    return found
+            reasons[name] = f"built with interface {_interface(module)}, expected {number}"
+    return reasons
 
 
 def _imported(name: str) -> Any:

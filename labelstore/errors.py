@@ -262,8 +262,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """
     import difflib
 
-    wanted, names = name.casefold(), list(names)
-    last = wanted.rpartition("/")[2]
+    query, names = name.casefold(), list(names)
+    last = query.rpartition("/")[2]
     nearest: list[str] = []
     if last:
         same_end = (other for other in names if other.casefold().rpartition("/")[2] == last)
@@ -274,8 +274,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
         beside = (other for other in names if folder and other.startswith(folder))
         for other in islice(chain(beside, names), _COMPARED):
             folded.setdefault(other.casefold(), other)
-        close = difflib.get_close_matches(wanted, folded, n=_SUGGESTED, cutoff=0.6)
-        likeness = [difflib.SequenceMatcher(None, other, wanted).ratio() for other in close]
+        close = difflib.get_close_matches(query, folded, n=_SUGGESTED, cutoff=0.6)
+        likeness = [difflib.SequenceMatcher(None, other, query).ratio() for other in close]
         # Beside a near one, others that are only somewhat alike mislead.
         pairs = zip(close, likeness, strict=True)
         nearest = [folded[other] for other, like in pairs if like > likeness[0] - 0.1]

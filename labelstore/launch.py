@@ -158,14 +158,14 @@ def own_cores(launch: Launch | None, environment: Mapping[str, str] = os.environ
     cores = count or 1
     if launch is None:
         return cores
-    told = environment.get("LOCAL_WORLD_SIZE")
-    if not told:
+    tasks = environment.get("LOCAL_WORLD_SIZE")
+    if not tasks:
         of_job = _number(environment.get("SLURM_CPUS_ON_NODE")) or os.cpu_count() or 1
         if cores < of_job:
             return cores
         # Slurm writes 4(x2),3 for two nodes of four tasks and one of three.
-        told = environment.get("SLURM_STEP_TASKS_PER_NODE")
-    return max(1, cores // max(1, _number(told) or 1))
+        tasks = environment.get("SLURM_STEP_TASKS_PER_NODE")
+    return max(1, cores // max(1, _number(tasks) or 1))
 
 
 def _number(text: str | None) -> int | None:

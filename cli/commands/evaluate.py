@@ -134,17 +134,17 @@ def _tell(report: EvaluationReport) -> None:
         output.note(f"{counted(len(report.unreadable), 'image')} could not be decoded: {shown}")
 
 
-def _tell_calibration(told: Calibration) -> None:
-    line = f"expected calibration error {share(told.expected_calibration_error)}"
-    if told.at_bound:
+def _tell_calibration(calibration: Calibration) -> None:
+    line = f"expected calibration error {share(calibration.expected_calibration_error)}"
+    if calibration.at_bound:
         output.note(
             f"{line}; the likelihood of the ground truth is greatest at temperature "
-            f"{told.temperature:g}, an end of what is looked at: no temperature calibrates this "
-            "teacher on these images"
+            f"{calibration.temperature:g}, an end of what is looked at: no temperature calibrates "
+            "this teacher on these images"
         )
         return
     output.note(
-        f"{line}, and {share(told.mended_error)} at temperature {told.temperature:.4g}, which "
-        f"fits {counted(told.images, 'image')} best (negative log-likelihood {told.nll:.4f}, then "
-        f"{told.mended_nll:.4f})"
+        f"{line}, and {share(calibration.mended_error)} at temperature "
+        f"{calibration.temperature:.4g}, which fits {counted(calibration.images, 'image')} best "
+        f"(negative log-likelihood {calibration.nll:.4f}, then {calibration.mended_nll:.4f})"
     )

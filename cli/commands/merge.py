@@ -233,16 +233,16 @@ def _join(request: MergeOptions) -> None:
         *("overwrite", "json", "quiet"),
     }
     context = click.get_current_context()
-    said = [
+    flags = [
         f"--{name.replace('_', '-')}"
         for name in context.params
         if name not in set_apart
         and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     ]
-    if said:
+    if flags:
         raise click.UsageError(
-            f"{' and '.join(said)} and --parts were given, and parts are joined as they are: leave "
-            "one or the other out, or recode what is joined."
+            f"{' and '.join(flags)} and --parts were given, and parts are joined as they are: "
+            "leave one or the other out, or recode what is joined."
         )
     import labelstore
     from labelstore.operations.lifecycle.parts import join_parts

@@ -27,9 +27,9 @@ def looks_at(confidence: Confidence) -> str:
 
 def thresholds(rule: dict[str, Any]) -> str:
     """The thresholds of a rule as reports tell it, and what they are compared with, in words."""
-    told = f"low {rule['low']:g}, middle {rule['middle']:g}, top {rule['top']:g}"
+    text = f"low {rule['low']:g}, middle {rule['middle']:g}, top {rule['top']:g}"
     own = rule["by_class"]
     if own is not None:
         count = len(own["classes"])
-        told = f"thresholds of their own for {count} of {own['num_classes']} classes, else {told}"
-    return f"{told}, by the {looks_at(rule['confidence'])}"
+        text = f"thresholds of their own for {count} of {own['num_classes']} classes, else {text}"
+    return f"{text}, by the {looks_at(rule['confidence'])}"

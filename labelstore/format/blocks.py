@@ -329,8 +329,8 @@ def _view_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
         if spec.name not in explicit:
             chosen[spec.name] = np.empty((count, *spec.shape[1:]), dtype=spec.dtype)
             continue
-        given = explicit[spec.name]
-        array = None if given is None else np.asarray(given)
+        values = explicit[spec.name]
+        array = None if values is None else np.asarray(values)
         if array is None or array.shape != (count, *spec.shape[1:]):
             raise LabelError(
                 f"block {block} has {spec.name} of shape {None if array is None else array.shape}, "

@@ -111,13 +111,13 @@ def _found(
 @functools.cache
 def _stored(quantizer: str) -> _Stored:
     """Of the codes of a quantizer."""
-    found = codecs.get(quantizer)
-    top, rest = found.top.values, found.rest
+    coding = codecs.get(quantizer)
+    top, rest = coding.top.values, coding.rest
     values: npt.NDArray[Any] | None
     if top is None:
         return _Stored(_FLOATS, rest.dtype, np.empty(0, dtype=np.uint32), 0)
-    if isinstance(found, codecs.ratio.RatioQuantizer):
-        kind, values = _SHARES, np.zeros(found.rest.steps + 1)
+    if isinstance(coding, codecs.ratio.RatioQuantizer):
+        kind, values = _SHARES, np.zeros(coding.rest.steps + 1)
     else:
         kind, values = _BYTES if rest.dtype.itemsize == 1 else _WORDS, rest.values
     if values is None:

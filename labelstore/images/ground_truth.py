@@ -419,16 +419,16 @@ def _class_called(
     numbers = called.get(name, ())
     if len(numbers) == 1:
         return numbers[0]
-    said = f"the class map gives the folder {folder!r} the class {name!r}"
+    entry = f"the class map gives the folder {folder!r} the class {name!r}"
     if not class_names:
         raise UsageError(
-            f"{said} and the names of the teacher's classes are unknown: give numbers.",
+            f"{entry} and the names of the teacher's classes are unknown: give numbers.",
             arguments=("class_map",),
         )
     if not numbers:
         near = did_you_mean(name, called)
         raise UsageError(
-            f"{said}, which is the name of none of the teacher's {len(class_names)} classes: "
+            f"{entry}, which is the name of none of the teacher's {len(class_names)} classes: "
             f"give the class's number or its name{other_form(name, list(called))}"
             f"{'; ' + near if near else '.'}",
             arguments=("class_map",),
@@ -436,7 +436,7 @@ def _class_called(
     candidates = [f"{number} ({class_names[number]})" for number in numbers[:_SHOWN]]
     more = ", ..." if len(numbers) > _SHOWN else ""
     raise UsageError(
-        f"{said}, which is the name of {len(numbers)} of the teacher's classes: give the number "
+        f"{entry}, which is the name of {len(numbers)} of the teacher's classes: give the number "
         f"of the one that is meant, {', '.join(candidates)}{more}.",
         arguments=("class_map",),
     )

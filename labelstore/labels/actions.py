@@ -72,7 +72,7 @@ class ActionCounts:
 
 def action_shares(action: npt.NDArray[np.uint8]) -> dict[str, float]:
     """The share of each ``Action``, ``kept``, ``calibrated`` and ``discarded``, among some."""
-    return {item.name.lower(): float((action == item).mean()) for item in Action}
+    return {member.name.lower(): float((action == member).mean()) for member in Action}
 
 
 @dataclass(frozen=True)

@@ -97,17 +97,17 @@ class TopK:
         labels are recovered with elsewhere: an estimate between 0 and the residual mass.
         ``classes`` are ids, 0..num_classes-1; they and the labels broadcast together.
         """
-        wanted = np.asarray(classes)
-        same = (wanted[..., None] == self.indices) & (self.probs > 0)
+        numbers = np.asarray(classes)
+        same = (numbers[..., None] == self.indices) & (self.probs > 0)
         stored = same.any(axis=-1)
         own = np.asarray(np.where(same, self.probs, np.float32(0)).max(axis=-1))
         if stored.all():
             return own
         if stored.shape != self.probs.shape[:-1]:
-            spread = self.recover().probability(wanted).astype(np.float32)
+            spread = self.recover().probability(numbers).astype(np.float32)
             return np.where(stored, own, spread)
-        wanted = np.broadcast_to(wanted, stored.shape)
-        own[~stored] = probability_of_unseen(self[~stored], wanted[~stored][:, None])[:, 0]
+        numbers = np.broadcast_to(numbers, stored.shape)
+        own[~stored] = probability_of_unseen(self[~stored], numbers[~stored][:, None])[:, 0]
         return own
 
     def __len__(self) -> int:
@@ -183,8 +183,8 @@ class TopK:
     ) -> SoftLabels:
         weights, outside = tail_weights(prior, self.num_classes)
         same = (self.indices[..., :, None] == prior.classes[..., None, :]) & stored[..., None]
-        taken = same.any(axis=-2)
-        weights = np.where(taken, 0.0, weights)
+        is_stored = same.any(axis=-2)
+        weights = np.where(is_stored, 0.0, weights)
         listed = (prior.classes >= 0).sum(axis=-1)
         strangers = (stored & ~same.any(axis=-1)).sum(axis=-1)
         others = np.maximum(self.num_classes - listed - strangers, 0)
@@ -197,7 +197,7 @@ class TopK:
         limit = np.where(stored.any(axis=-1, keepdims=True), MOST_UNSEEN * least, 1.0)
         shares, base = spread(weights, (outside * others)[..., None], residual, limit)
         base = np.where(others > 0, base * outside, 0.0)[..., None]
-        extra = np.where((prior.classes >= 0) & ~taken, shares - base, 0.0)
+        extra = np.where((prior.classes >= 0) & ~is_stored, shares - base, 0.0)
         return self._labels(
             base,
             np.concatenate([self.indices, np.maximum(prior.classes, 0)], axis=-1),

@@ -118,9 +118,9 @@ def _of_run(
     weights, outside = weights[of_row], outside[of_row]
     stored, rows = topk.probs > 0, np.arange(len(of_row))[:, None]
     own = places[of_row[:, None], topk.indices]
-    taken = stored & (own >= 0)
-    weights[np.nonzero(taken)[0], own[taken]] = 0.0
-    strangers = (stored & ~taken).sum(axis=-1)
+    is_listed = stored & (own >= 0)
+    weights[np.nonzero(is_listed)[0], own[is_listed]] = 0.0
+    strangers = (stored & ~is_listed).sum(axis=-1)
     others = np.maximum(topk.num_classes - listed.sum(axis=-1)[of_row] - strangers, 0)
     probs = topk.probs.astype(np.float64)
     total = probs.sum(axis=-1, keepdims=True)
@@ -130,14 +130,14 @@ def _of_run(
     limit = np.where(stored.any(axis=-1, keepdims=True), MOST_UNSEEN * least, 1.0)
     evenly, scale = _even(weights, outside * others, residual, limit)
     where = places[of_row[:, None], classes]
-    given = scale[:, None] * weights[rows, where]
+    probs_of_classes = scale[:, None] * weights[rows, where]
     if not evenly.all():
         capped = np.flatnonzero(~evenly)
         rest_of = (outside * others)[capped, None]
         some, scale[capped] = spread(weights[capped], rest_of, residual[capped], limit[capped])
-        given[capped] = np.take_along_axis(some, where[capped].astype(np.int64), axis=1)
+        probs_of_classes[capped] = np.take_along_axis(some, where[capped].astype(np.int64), axis=1)
     base = np.where(others > 0, scale * outside, 0.0)[:, None]
-    extra = np.where(where >= 0, given - base, 0.0).astype(np.float32)
+    extra = np.where(where >= 0, probs_of_classes - base, 0.0).astype(np.float32)
     added = base.astype(np.float32) + extra.astype(np.float64)
     return np.asarray(np.maximum(added, 0.0), dtype=np.float32)
 

@@ -63,9 +63,9 @@ def place_photos(folder: Path) -> int:
     names = imagenet_class_names()
     count = 0
     for photo in sorted(_folder_of("foolbox").joinpath("data").iterdir()):
-        found = re.fullmatch(r"imagenet_(\d+)_(\d+)\.jpg", photo.name)
-        if found:
-            place = folder / names[int(found[2])] / f"imagenet_{found[1]}.jpg"
+        match = re.fullmatch(r"imagenet_(\d+)_(\d+)\.jpg", photo.name)
+        if match:
+            place = folder / names[int(match[2])] / f"imagenet_{match[1]}.jpg"
             local_files.write_durably(place, photo.read_bytes())
             count += 1
     return count

@@ -146,7 +146,7 @@ def evaluate(
     truths: list[int] = []
     # One of so many images has its logits kept.
     every = math.ceil(len(chosen) * teacher.num_classes / CALIBRATION_LOGITS)
-    confidence, unreadable, done = 0.0, [], 0
+    confidence, unreadable, judged_photos = 0.0, [], 0
     with ThreadPoolExecutor(workers) as pool:
         crops = _crops(pool, source, teacher, share, chosen.tolist(), 2 * workers + batch_size)
         while batch := list(itertools.islice(crops, batch_size)):
@@ -158,13 +158,13 @@ def evaluate(
                 hits = ids == targets[[image for image, _ in seen]][:, None]
                 right, among = right + int(hits[:, 0].sum()), among + int(hits.any(axis=1).sum())
                 confidence += float(probs[:, 0].sum())
-                places = np.arange(-done % every, len(seen), every)
+                places = np.arange(-judged_photos % every, len(seen), every)
                 kept.append(logits[places.tolist()].cpu().numpy())
                 truths += [int(targets[seen[place][0]]) for place in places]
-                done += len(seen)
+                judged_photos += len(seen)
             if tell is not None:
                 tell(len(batch), len(batch))
-    if not done:
+    if not judged_photos:
         raise SourceError(
             f"none of the {len(unreadable)} images of {source.path} could be decoded, first "
             f"{unreadable[0]!r}: give a folder of images."
@@ -172,15 +172,15 @@ def evaluate(
     return EvaluationReport(
         teacher=teacher.describe(),
         crop_share=share,
-        images=done,
+        images=judged_photos,
         unknown=unknown,
         unreadable=tuple(unreadable),
         classes=teacher.num_classes,
-        top1=right / done,
-        top1_interval=wilson_interval(right / done, done),
-        top_n=among / done,
+        top1=right / judged_photos,
+        top1_interval=wilson_interval(right / judged_photos, judged_photos),
+        top_n=among / judged_photos,
         n=n,
-        confidence=confidence / done,
+        confidence=confidence / judged_photos,
         calibration=calibration_of(np.concatenate(kept), np.array(truths)),
         seconds=time.perf_counter() - started,
     )

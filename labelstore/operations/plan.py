@@ -132,11 +132,11 @@ class Row:
 
 def advice(rows: Sequence[Row]) -> list[str]:
     """A sentence for each kind of setting that does not suit these labels."""
-    told = []
+    sentences = []
     useless = [row for row in rows if row.distances.kl_nats >= row.even_kl_nats]
     best = min(rows, key=lambda row: row.distances.kl_nats)
     if useless:
-        told.append(
+        sentences.append(
             f"{_named(useless)}: no nearer to the teacher (KL {_smallest(useless):.2g}) than the "
             f"same probability for every class ({useless[0].even_kl_nats:.2g}): take another, such "
             f"as {_named([best])} (KL {best.distances.kl_nats:.2g})."
@@ -144,17 +144,17 @@ def advice(rows: Sequence[Row]) -> list[str]:
     cut = [row for row in rows if row.setting.store.top_p is None and row.cut]
     if cut:
         fewest = min(row.classes_per_crop for row in cut)
-        told.append(
+        sentences.append(
             f"{_named(cut)}: these labels are so flat that more classes make them worse, and "
             f"{fewest:.1f} and more are kept of each: take fewer, and a longer list."
         )
-    return told
+    return sentences
 
 
 def _named(rows: Sequence[Row]) -> str:
     """As ``--setting`` takes them."""
     stores = [row.setting.store for row in rows]
-    return ", ".join(f"{item.k}:{item.quantizer}:{item.prior_size}" for item in stores)
+    return ", ".join(f"{store.k}:{store.quantizer}:{store.prior_size}" for store in stores)
 
 
 def _smallest(rows: Sequence[Row]) -> float:

@@ -60,15 +60,15 @@ def open_peer(name: str, path: str | os.PathLike[str], options: PeerOptions) -> 
 def _refuse_crops(name: str, options: PeerOptions) -> None:
     """UsageError where it is said which crops labels are to be of."""
     standard = ViewLaw()
-    said = [] if options.views is None else ["views"]
-    said += [
+    names = [] if options.views is None else ["views"]
+    names += [
         argument
         for member, argument in _LAW.items()
         if getattr(options.law, member) != getattr(standard, member)
     ]
-    if said:
+    if names:
         raise UsageError(
             f"the number of views, their law and their augmentations say which crops labels are "
             f"read for, and {name} files have labels of their own crops: leave them out.",
-            arguments=tuple(said),
+            arguments=tuple(names),
         )

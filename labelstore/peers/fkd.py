@@ -80,9 +80,9 @@ class FKDReader:
         if options.photos is not None:
             self._places = matched_photos(stems, options.photos, path, first_dot=True)
             self.keys = [options.photos.keys[place] for place in self._places]
-            left = len(options.photos) - len(names)
-            if left:
-                notes.append(f"{left} of {len(options.photos)} photos have no label file.")
+            unlabelled = len(options.photos) - len(names)
+            if unlabelled:
+                notes.append(f"{unlabelled} of {len(options.photos)} photos have no label file.")
         coords, flips, labels = self._parts(0)
         self.num_views = len(coords)
         self._first = _kind_of(coords, flips, labels)

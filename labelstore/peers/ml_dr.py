@@ -226,9 +226,9 @@ class MlDrReader:
     def _notes(self, plain: bool, changes: list[str]) -> list[str]:
         notes = []
         if not plain:
-            done = " and ".join(changes) or "not cropped at random"
+            treatment = " and ".join(changes) or "not cropped at random"
             notes.append(
-                f"The labelled pixels were {done}, which this version of the format cannot "
+                f"The labelled pixels were {treatment}, which this version of the format cannot "
                 "describe: views are unknown, so the labels can be read, and no data set shows "
                 "their pixels."
             )

@@ -138,21 +138,21 @@ class NpzReader:
     def _classes(
         self, arrays: dict[str, Any], about: dict[str, Any], asked: int | None, width: int
     ) -> int | None:
-        told = _number(arrays.get("num_classes"), about.get("num_classes"))
+        count = _number(arrays.get("num_classes"), about.get("num_classes"))
         if self.values != "top-k":
-            if told not in (None, width):
+            if count not in (None, width):
                 raise FormatError(
                     f"{self._path} has labels of {width} classes, and says that they are of "
-                    f"{told:g}: mend num_classes, or leave it out."
+                    f"{count:g}: mend num_classes, or leave it out."
                 )
-            told = width
-        if told is not None and (told != int(told) or asked not in (None, told)):
+            count = width
+        if count is not None and (count != int(count) or asked not in (None, count)):
             raise LabelError(
-                f"{self._path} has labels of {told:g} classes, and {asked} were asked for: leave "
+                f"{self._path} has labels of {count:g} classes, and {asked} were asked for: leave "
                 "the number out, the file says it.",
                 arguments=("num_classes",),
             )
-        return asked if told is None else int(told)
+        return asked if count is None else int(count)
 
 
 def _labels_of(array: Any, path: Path, kinds: str = "f") -> npt.NDArray[Any]:

@@ -85,8 +85,8 @@ class RelabelReader:
             self.digest = files_digest(path, (path / name for name in names))
         notes = ["Labels are those of the crops of labelstore's own view law, read from the maps."]
         if len(options.photos) > len(names):
-            left = len(options.photos) - len(names)
-            notes.append(f"{left} of {len(options.photos)} photos have no label map.")
+            unlabelled = len(options.photos) - len(names)
+            notes.append(f"{unlabelled} of {len(options.photos)} photos have no label map.")
         self.notes = tuple(notes)
         self.extra = {"maps": " x ".join(map(str, self._shape[1:]))}
 
@@ -194,13 +194,13 @@ def _axis_weights(
     counts = np.ceil(extent).astype(np.int64)
     start = start.astype(np.float64)
     for sample in range(int(counts.max())):
-        taken = np.flatnonzero(sample < counts)
-        at = start[taken] + (sample + 0.5) * extent[taken] / counts[taken]
+        sampled = np.flatnonzero(sample < counts)
+        at = start[sampled] + (sample + 0.5) * extent[sampled] / counts[sampled]
         # Outside of the map by more than a place a sample is 0.
-        taken, at = taken[(at >= -1) & (at <= side)], at[(at >= -1) & (at <= side)]
+        sampled, at = sampled[(at >= -1) & (at <= side)], at[(at >= -1) & (at <= side)]
         at = np.clip(at, 0, side - 1)
         low = np.floor(at).astype(np.int64)
         high = np.minimum(low + 1, side - 1)
-        np.add.at(weights, (taken, low), (1 - (at - low)) / counts[taken])
-        np.add.at(weights, (taken, high), (at - low) / counts[taken])
+        np.add.at(weights, (sampled, low), (1 - (at - low)) / counts[sampled])
+        np.add.at(weights, (sampled, high), (at - low) / counts[sampled])
     return weights

@@ -67,9 +67,9 @@ def contact_sheet(
     """
     views = shown["views"]
     if not 1 <= len(views) <= MOST_VIEWS or (crops is not None and len(crops) != len(views)):
-        given = "" if crops is None else f" and {len(crops)} crops"
+        and_crops = "" if crops is None else f" and {len(crops)} crops"
         raise UsageError(
-            f"a contact sheet of {len(views)} views{given} was asked for, expected 1 to "
+            f"a contact sheet of {len(views)} views{and_crops} was asked for, expected 1 to "
             f"{MOST_VIEWS} views with a crop each: choose fewer.",
             arguments=("views",),
         )
@@ -136,11 +136,11 @@ def _cell(
     if view["calibrated"] is not None:
         brush.y += 2
         brush.text("FerKD's label", 12, colour=MUTED)
-        told = view["calibrated"]
-        most = min(len(told["classes"]), _CALIBRATED_CLASSES)
+        label = view["calibrated"]
+        most = min(len(label["classes"]), _CALIBRATED_CLASSES)
         for place in range(most):
-            _bar(brush, shown, told, place)
-        _others(brush, sum(told["probs"][:most]))
+            _bar(brush, shown, label, place)
+        _others(brush, sum(label["probs"][:most]))
     return _cropped(image, brush.y)
 
 
@@ -170,9 +170,9 @@ def _is_estimated(shown: Mapping[str, Any], view: Mapping[str, Any]) -> bool:
     return shown["target"] is not None and shown["target"] not in view["classes"]
 
 
-def _bar(brush: Brush, shown: Mapping[str, Any], told: Mapping[str, Any], place: int) -> None:
-    number, share = told["classes"][place], told["probs"][place]
-    name = _name(number, None if told["names"] is None else told["names"][place])
+def _bar(brush: Brush, shown: Mapping[str, Any], label: Mapping[str, Any], place: int) -> None:
+    number, share = label["classes"][place], label["probs"][place]
+    name = _name(number, None if label["names"] is None else label["names"][place])
     brush.bar(name, share, f"{share:.2%}", truth=number == shown["target"])
 
 

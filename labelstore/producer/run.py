@@ -208,13 +208,13 @@ class StoreRun:
         if self._growth is None:
             return
         (writer,), growth = self._writers, self._growth
-        wanted = (
+        claimed = (
             block
             for block in writer.pending_blocks()
             if not self._views_of(block) and writer.claim(block)
         )
         copying = Copying.of(writer, [growth.store])
-        copied = copying.copied(wanted, lambda block: growth.copy(self._manifest, block))
+        copied = copying.copied(claimed, lambda block: growth.copy(self._manifest, block))
         with contextlib.closing(copied):
             for block in copied:
                 self.blocks[0] += 1

@@ -117,11 +117,11 @@ class LabelSettings:
         store, temperature = self.store_of(num_classes), self.temperature
         if self.label_type == "hard":
             return []
-        told = []
+        sentences = []
         quantizer = store.quantizer or codecs.DEFAULT
         share = rounding_share(quantizer, temperature, num_classes)
         if share > COARSE:
-            told.append(
+            sentences.append(
                 f"at temperature {temperature:g} the probabilities of {num_classes} classes are "
                 f"near {1 / num_classes:.2g}, and {quantizer} has steps of {STEP} there: rounding "
                 f"loses about {share:.0%} of what the same probability for every class would; "
@@ -129,13 +129,13 @@ class LabelSettings:
             )
         listed = store.prior_size or 0
         if listed and (store.k or 1) > 1 and even_nats(temperature) < FLAT:
-            told.append(
+            sentences.append(
                 f"at temperature {temperature:g} labels are about {even_nats(temperature):.1g} "
                 f"nats from the same probability for every class, and more than one stored class "
                 f"may make them worse: of the {store.k} asked for each image keeps as many as "
                 f"help; a list of more than {listed} classes (the prior size) helps more."
             )
-        return told
+        return sentences
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,14 @@ def alerts(report: dict[str, Any]) -> list[dict[str, str]]:
         report: of ``labelstore.operations.inspection.inspect.report``.
     """
     store = report["store"]
-    told: list[dict[str, str]] = []
+    entries: list[dict[str, str]] = []
 
     def tell(kind: str, text: str) -> None:
-        told.append({"kind": kind, "text": text})
+        entries.append({"kind": kind, "text": text})
 
     if not store["labelled_crops"]:
         tell("incomplete", "No crop is labelled yet: there is nothing to judge.")
-        return told
+        return entries
     _of_agreement(report, tell)
     if not store["complete"]:
         tell(
@@ -61,7 +61,7 @@ def alerts(report: dict[str, Any]) -> list[dict[str, str]]:
             f"The stored classes hold {1 - residual:.0%} of a label on average, and where the rest "
             "lies is an estimate: store more classes, or a longer list.",
         )
-    return told
+    return entries
 
 
 def _of_agreement(report: dict[str, Any], tell: Any) -> None:

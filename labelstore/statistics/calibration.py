@@ -79,12 +79,12 @@ def _best(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.integer]) -> 
     for _ in range(_STEPS):
         slope, curvature = _derivatives(logits, targets, inverse)
         low, high = (inverse, high) if slope < 0 else (low, inverse)
-        wanted = inverse - slope / curvature if curvature > 0 else low
+        newton = inverse - slope / curvature if curvature > 0 else low
         # A step out of what is known is none of Newton's good ones.
-        step = wanted if low < wanted < high else math.sqrt(low * high)
-        done = abs(step - inverse) <= _PRECISION * inverse
+        step = newton if low < newton < high else math.sqrt(low * high)
+        is_precise = abs(step - inverse) <= _PRECISION * inverse
         inverse = step
-        if done:
+        if is_precise:
             break
     return 1 / inverse, False
 
@@ -117,8 +117,8 @@ def _measured(
         confidence = (1 / sums).astype(np.float32)
         reliability.add(confidence, z.argmax(axis=1) == targets[rows])
         nll += float((np.log(sums) - z[np.arange(len(z)), targets[rows]] / temperature).sum())
-    told = reliability.result() or {"expected_calibration_error": 0.0}
-    return float(told["expected_calibration_error"]), nll / len(logits)
+    result = reliability.result() or {"expected_calibration_error": 0.0}
+    return float(result["expected_calibration_error"]), nll / len(logits)
 
 
 def _parts(logits: npt.NDArray[np.float32]) -> Iterator[tuple[Float64Array, slice]]:

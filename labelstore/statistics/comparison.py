@@ -162,7 +162,7 @@ class Comparison:
 
         def distance(name: str) -> dict[str, Any]:
             quantiles, whole = self._quantiles[name], self.crops * views // of_each
-            told = [
+            entries = [
                 {
                     "share": share,
                     "value": quantiles.value(share),
@@ -170,7 +170,7 @@ class Comparison:
                 }
                 for share in QUANTILES
             ]
-            return {**estimate(name), "quantiles": told}
+            return {**estimate(name), "quantiles": entries}
 
         edges = zip(
             HISTOGRAM_EDGES[:-1], HISTOGRAM_EDGES[1:], self._variation.tolist(), strict=True

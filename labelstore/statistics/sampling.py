@@ -47,10 +47,10 @@ def error_of_mean(total: float, total_of_squares: float, looked_at: int, whole: 
     return Z95 * math.sqrt(variance / looked_at * (1 - looked_at / whole))
 
 
-def groups_of_views(wanted: int, group_views: int, num_groups: int) -> npt.NDArray[np.int64]:
-    """(g,) int64 groups of views, evenly spread, that hold ``wanted`` views, at least one group.
+def groups_of_views(num_views: int, group_views: int, num_groups: int) -> npt.NDArray[np.int64]:
+    """(g,) int64 groups of views, evenly spread, that hold ``num_views`` views, at least one group.
 
     Groups lie together on disk: a view costs as much as its group does.
     """
-    count = min(max(-(-wanted // group_views), 1), num_groups)
+    count = min(max(-(-num_views // group_views), 1), num_groups)
     return (np.arange(count) * num_groups + num_groups // 2) // count

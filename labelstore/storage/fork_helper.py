@@ -68,13 +68,13 @@ class Helper:
     def _listen(self) -> None:
         while True:
             try:
-                number, found, error = self._connection.recv()
+                number, result, error = self._connection.recv()
             except (EOFError, OSError):
                 break
             with self._lock:
                 future = self._waiting.pop(number)
             if error is None:
-                future.set_result(found)
+                future.set_result(result)
             else:
                 future.set_exception(error)
         with self._lock:
@@ -97,13 +97,13 @@ def serve(connection: Connection, url: str) -> None:
     requests, threads, lock = Requests(url), Threads(THREADS), threading.Lock()
 
     def answer(number: int, verb: str, arguments: tuple[Any, ...]) -> None:
-        found, failure = None, None
+        result, failure = None, None
         try:
-            found = getattr(requests, verb)(*arguments)
+            result = getattr(requests, verb)(*arguments)
         except (LabelStoreError, OSError) as error:
             failure = type(error)(str(error))
         with lock:
-            connection.send((number, found, failure))
+            connection.send((number, result, failure))
 
     while True:
         try:

@@ -258,18 +258,18 @@ def file_sizes(root: Path) -> dict[str, int]:
                 continue
             # A link that leads nowhere, or a file that was deleted meanwhile, is none.
             with contextlib.suppress(FileNotFoundError):
-                found = os.stat(os.path.join(folder, name))
-                if stat.S_ISREG(found.st_mode):
-                    sizes[f"{inside}{name}"] = found.st_size
+                status = os.stat(os.path.join(folder, name))
+                if stat.S_ISREG(status.st_mode):
+                    sizes[f"{inside}{name}"] = status.st_size
     return sizes
 
 
 def remove_partials(root: Path) -> int:
     """Delete the temporary files that killed writers left below ``root``; returns how many."""
-    found = [path for path in root.rglob(f"*{PARTIAL}") if not path.is_dir()]
-    for path in found:
+    partials = [path for path in root.rglob(f"*{PARTIAL}") if not path.is_dir()]
+    for path in partials:
         delete_file(path)
-    return len(found)
+    return len(partials)
 
 
 _REFUSALS = {
@@ -302,10 +302,10 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        found = refusal(path, error)
-        if found is None:
+        store_error = refusal(path, error)
+        if store_error is None:
             raise
-        raise found from error
+        raise store_error from error
 
 
 @contextmanager

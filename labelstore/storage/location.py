@@ -34,10 +34,10 @@ def place_of(path: str | os.PathLike[str]) -> Path | str:
     Raises:
         UsageError: a URL of a kind that this library does not read, or a file on another machine.
     """
-    found = _URL.match(path) if isinstance(path, str) else None
-    if found is None:
+    match = _URL.match(path) if isinstance(path, str) else None
+    if match is None:
         return Path(path)
-    url, scheme = str(path), found[1].lower()
+    url, scheme = str(path), match[1].lower()
     if scheme == "file":
         parts = urllib.parse.urlsplit(url)
         if parts.netloc not in ("", "localhost") or not parts.path:

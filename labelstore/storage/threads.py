@@ -57,5 +57,5 @@ def on_all_cores(call: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
     size = -(-len(items) // (count * _TURNS))
     runs = [items[start : start + size] for start in range(0, len(items), size)]
     with ThreadPoolExecutor(count, thread_name_prefix="labelstore") as pool:
-        done = pool.map(lambda run: [call(item) for item in run], runs)
-        return [result for results in done for result in results]
+        run_results = pool.map(lambda run: [call(item) for item in run], runs)
+        return [result for results in run_results for result in results]

@@ -303,8 +303,8 @@ def _require_inside(real: str, path: Path | str, root: Path | str) -> None:
         return
     place = os.path.realpath(name)
     allowed = [place + os.sep]
-    head, found, _ = place.partition(f"{os.sep}snapshots{os.sep}")
-    if found:
+    head, separator, _ = place.partition(f"{os.sep}snapshots{os.sep}")
+    if separator:
         # The cache of the Hugging Face hub: a snapshot is a folder of links to blobs beside it.
         allowed.append(os.path.join(head, "blobs") + os.sep)
     _roots[name] = tuple(allowed)

@@ -56,11 +56,11 @@ def sweep() -> None:
 
 def abandoned() -> list[Path]:
     """The folders that killed processes of this user have left, sorted."""
-    found = []
+    folders = []
     for folder in _folders():
         with contextlib.suppress(BusyError, StoreError, OSError), _taken(folder):
-            found.append(folder)
-    return found
+            folders.append(folder)
+    return folders
 
 
 def _folders() -> list[Path]:

@@ -144,12 +144,12 @@ class Ensemble:
     ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
         """As ``labelstore.store.label_reader`` says."""
         member = self.members[number]
-        wanted = np.zeros(member.num_images, dtype=bool)
-        wanted[self._rows[number]] = self.labelled()
+        in_ensemble = np.zeros(member.num_images, dtype=bool)
+        in_ensemble[self._rows[number]] = self.labelled()
         targets = np.full(member.num_images, -1, dtype=np.int32)
         targets[self._rows[number]] = self.targets
         for rows, plane in member.iter_confidence():
-            chosen = wanted[rows]
+            chosen = in_ensemble[rows]
             yield targets[rows][chosen], plane[chosen, : self.num_views]
 
     def missing_blocks(self) -> list[int]:

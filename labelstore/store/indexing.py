@@ -20,26 +20,26 @@ __all__ = ["as_array", "common_shape", "evenly_spaced", "in_range", "one_place",
 _NUMBERS = (np.ndarray, np.integer)
 
 
-def as_array(given: Any, what: str) -> npt.NDArray[Any]:
+def as_array(values: Any, what: str) -> npt.NDArray[Any]:
     """Numbers or keys as an array; UsageError for lists of unequal length."""
     try:
-        return np.asarray(given)
+        return np.asarray(values)
     except ValueError:
         raise UsageError(
             f"{what} numbers are nested lists of unequal length, expected those of one array."
         ) from None
 
 
-def in_range(given: Any, count: int, what: str, where: str) -> Int64Array:
+def in_range(values: Any, count: int, what: str, where: str) -> Int64Array:
     """(...) int64 numbers, all 0..count-1.
 
     Args:
-        given: integers of any shape; what: what they number; where: what has ``count`` of them.
+        values: integers of any shape; what: what they number; where: what has ``count`` of them.
 
     Raises:
         NotFoundError: one is out of range. UsageError: they are no integers.
     """
-    numbers = as_array(given, what)
+    numbers = as_array(values, what)
     if numbers.dtype.kind not in "iu" and numbers.size:
         raise UsageError(f"{what} numbers have type {numbers.dtype}, expected integers or keys.")
     if numbers.size and not (int(numbers.min()) >= 0 and int(numbers.max()) < count):
@@ -86,9 +86,9 @@ def positions_of(
     return index_of([str(key) for key in keys.reshape(-1)]).reshape(keys.shape)
 
 
-def evenly_spaced(count: int, wanted: int) -> npt.NDArray[np.int64]:
-    """At most ``wanted`` numbers of 0..count-1, rising, evenly spaced, both ends among them."""
-    return np.linspace(0, count - 1, min(wanted, count)).round().astype(np.int64)
+def evenly_spaced(count: int, most: int) -> npt.NDArray[np.int64]:
+    """At most ``most`` numbers of 0..count-1, rising, evenly spaced, both ends among them."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
 
 
 def one_place(

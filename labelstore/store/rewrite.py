@@ -210,9 +210,9 @@ class Copying:
 
         def write(block: int) -> None:
             with self.reading:
-                found = codes(block)
-            if found is not None:
-                self.writer.write_codes(block, found)
+                block_codes = codes(block)
+            if block_codes is not None:
+                self.writer.write_codes(block, block_codes)
 
         return _done(write, blocks, self.workers)
 

@@ -144,5 +144,5 @@ def _lines(file: str) -> Mapping[str, str]:
         except (OSError, UnicodeDecodeError):
             continue
         pairs = (line.partition("\t") for line in lines)
-        return {name: told for name, _, told in pairs if told}
+        return {name: text for name, _, text in pairs if text}
     return {}

@@ -185,5 +185,5 @@ def _run_factory(name: str) -> tuple[torch.nn.Module, Preprocessing, Sequence[st
 
 def _kind_of(value: Any) -> str:
     if isinstance(value, tuple):
-        return f"({', '.join(type(item).__name__ for item in value)})"
+        return f"({', '.join(type(output).__name__ for output in value)})"
     return type(value).__name__

@@ -165,10 +165,10 @@ def misshaped(spec: str, outputs: Any, shape: tuple[int, int]) -> TeacherError:
     """
     import torch
 
-    met = getattr(outputs, "shape", type(outputs).__name__)
-    met = tuple(met) if isinstance(met, torch.Size) else met
+    returned = getattr(outputs, "shape", type(outputs).__name__)
+    returned = tuple(returned) if isinstance(returned, torch.Size) else returned
     return TeacherError(
-        f"{spec} returned {met}, expected a tensor of logits of shape {shape}: give a "
+        f"{spec} returned {returned}, expected a tensor of logits of shape {shape}: give a "
         "network that returns one row of logits for each image."
     )
 

@@ -272,11 +272,11 @@ class Proxy(_Server):
                     self._connection.close()
 
             def _onward(self) -> http.client.HTTPConnection:
-                found: http.client.HTTPConnection | None = getattr(self, "_connection", None)
-                if found is None:
-                    found = http.client.HTTPConnection(place.hostname or "", place.port)
-                    self._connection = found
-                return found
+                connection: http.client.HTTPConnection | None = getattr(self, "_connection", None)
+                if connection is None:
+                    connection = http.client.HTTPConnection(place.hostname or "", place.port)
+                    self._connection = connection
+                return connection
 
         super().__init__(Handler)
 

@@ -65,10 +65,10 @@ class _Loader(StatefulDataLoader):  # type: ignore[misc]
         sampler: ViewSampler = self.sampler
         # Of a budget, the epochs with one image more.
         images = math.ceil(len(sampler.order.images) * sampler.order.budget)
-        own, left = divmod(images, sampler.num_replicas)
-        own += bool(left) and not sampler.drop_last
-        batches, left = divmod(own, self.batch_size)
-        return int(batches + (bool(left) and not self.drop_last))
+        own, remainder = divmod(images, sampler.num_replicas)
+        own += bool(remainder) and not sampler.drop_last
+        batches, remainder = divmod(own, self.batch_size)
+        return int(batches + (bool(remainder) and not self.drop_last))
 
 
 class LabelStoreDataModule(Base):  # type: ignore[misc]

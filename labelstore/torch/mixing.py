@@ -195,8 +195,8 @@ def _mix_images(images: torch.Tensor, plan: MixPlan) -> torch.Tensor:
         # One box for all: a copy of what it holds, not a mask of all pixels.
         top, left, tall, wide = boxes[0].tolist()
         place = (slice(None), slice(top, top + tall), slice(left, left + wide))
-        taken = copied(rows, images.device)
-        out[(taken, *place)] = images[(copied(plan.partner[rows], images.device), *place)]
+        device_rows = copied(rows, images.device)
+        out[(device_rows, *place)] = images[(copied(plan.partner[rows], images.device), *place)]
         return out
     edges = copied(plan.box, images.device)[:, :, None, None]
     top, left, tall, wide = edges.unbind(1)

@@ -298,11 +298,11 @@ def as_photo(item: Any, key: str) -> Image.Image:
     is_pixels = isinstance(photo, np.ndarray) and photo.dtype == np.uint8
     if is_pixels and (photo.ndim == 2 or photo.shape[2:] == (3,)):
         return Image.fromarray(photo).convert("RGB")
-    met = f"a {type(photo).__name__}"
+    kind = f"a {type(photo).__name__}"
     if isinstance(photo, (torch.Tensor, np.ndarray)):
-        met = f"{met} of type {photo.dtype} and shape {tuple(photo.shape)}"
+        kind = f"{kind} of type {photo.dtype} and shape {tuple(photo.shape)}"
     raise UsageError(
-        f"the data set gives {met} for {key!r}, expected a PIL image, encoded bytes or a uint8 "
+        f"the data set gives {kind} for {key!r}, expected a PIL image, encoded bytes or a uint8 "
         "tensor (3, H, W), (1, H, W) or (H, W), or array (H, W, 3): leave its transform out and "
         "pass it to SoftLabelDataset(transform=...)."
     )

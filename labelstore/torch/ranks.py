@@ -42,11 +42,11 @@ def ranks(
             there are several processes, and torch.distributed has no group yet.
     """
     world, own = group_rank()
-    told = torchrun_ranks(environment)
-    if num_replicas is None and rank is None and told is not None and not _has_group():
+    launched = torchrun_ranks(environment)
+    if num_replicas is None and rank is None and launched is not None and not _has_group():
         raise UsageError(
-            f"WORLD_SIZE is {told[0]} and RANK is {told[1]}, and torch.distributed has no process "
-            "group, so that every process would train on the same photos: call "
+            f"WORLD_SIZE is {launched[0]} and RANK is {launched[1]}, and torch.distributed has no "
+            "process group, so that every process would train on the same photos: call "
             "torch.distributed.init_process_group (or make the Accelerator, Fabric or Trainer) "
             "before the sampler is used, or give num_replicas= and rank= (1 and 0 where processes "
             "train independently)."

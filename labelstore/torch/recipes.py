@@ -160,13 +160,13 @@ class Recipe:
     def describe(self) -> str:
         """A line for each value, with where it is from."""
         lines = [f"{self.name}: {self.summary}"]
-        for item in dataclasses.fields(self):
-            if item.name not in ("name", "summary", "sources"):
-                value = getattr(self, item.name)
-                source = self.sources.get(item.name, "not stated; labelstore's default")
+        for part in dataclasses.fields(self):
+            if part.name not in ("name", "summary", "sources"):
+                value = getattr(self, part.name)
+                source = self.sources.get(part.name, "not stated; labelstore's default")
                 # What a recipe neither sets nor says anything about is no part of it.
-                if value is not None or item.name in self.sources:
-                    lines.append(f"  {item.name} = {value!r}  ({source})")
+                if value is not None or part.name in self.sources:
+                    lines.append(f"  {part.name} = {value!r}  ({source})")
         return "\n".join(lines)
 
     def dataset_arguments(self) -> dict[str, Any]:
@@ -263,11 +263,11 @@ def recipe(name: str, store: LabelReader | None = None, **changes: Any) -> Recip
         raise UsageError(
             f"recipe is {name!r}, expected one of {', '.join(sorted(RECIPES))}: choose one."
         )
-    known = {item.name for item in dataclasses.fields(Recipe)} - {"name", "summary", "sources"}
-    unknown = sorted(set(changes) - known)
+    names = {part.name for part in dataclasses.fields(Recipe)} - {"name", "summary", "sources"}
+    unknown = sorted(set(changes) - names)
     if unknown:
         raise UsageError(
-            f"a recipe has no {', '.join(unknown)}, expected some of {', '.join(sorted(known))}."
+            f"a recipe has no {', '.join(unknown)}, expected some of {', '.join(sorted(names))}."
         )
     chosen = RECIPES[name]
     if chosen.phases is not None and "epochs" in changes and "phases" not in changes:
@@ -277,18 +277,18 @@ def recipe(name: str, store: LabelReader | None = None, **changes: Any) -> Recip
     if store is not None and chosen.ferkd is not None and "ferkd" not in changes:
         changes["ferkd"] = FerKD.fit(store)
         sources["ferkd"] = "FerKD.fit: the paper's shares of this store's views, from its table 1"
-    made = dataclasses.replace(chosen, sources=sources, **changes)
-    if store is not None and made.temperature != 1:
-        _warn_of_other_temperature(made, store)
-    return made
+    adapted = dataclasses.replace(chosen, sources=sources, **changes)
+    if store is not None and adapted.temperature != 1:
+        _warn_of_other_temperature(adapted, store)
+    return adapted
 
 
 def _warn_of_other_temperature(chosen: Recipe, store: LabelReader) -> None:
     for member in store.members:
-        found = member.manifest.temperature
-        if found not in (None, chosen.temperature):
+        temperature = member.manifest.temperature
+        if temperature not in (None, chosen.temperature):
             warnings.warn(
-                f"the labels of {member.path} are of temperature {found:g} and recipe "
+                f"the labels of {member.path} are of temperature {temperature:g} and recipe "
                 f"{chosen.name!r} trains at {chosen.temperature:g}: they are brought to it "
                 "approximately; for exact ones make a store at that temperature.",
                 FallbackWarning,

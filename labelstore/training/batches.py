@@ -123,12 +123,12 @@ class Batches:
         require_known("Batches", options, BatchOptions)
         if batch_size < 1:
             raise UsageError(f"the batch size is {batch_size}, expected at least 1 image.")
-        told = torchrun_ranks()
-        if told is not None and num_replicas is None and rank is None:
+        launched = torchrun_ranks()
+        if launched is not None and num_replicas is None and rank is None:
             raise UsageError(
-                f"WORLD_SIZE is {told[0]} and RANK is {told[1]} and neither num_replicas nor rank "
-                "was given, so that every process would train on the same photos: give both (1 and "
-                "0 where processes train independently)."
+                f"WORLD_SIZE is {launched[0]} and RANK is {launched[1]} and neither num_replicas "
+                "nor rank was given, so that every process would train on the same photos: give "
+                "both (1 and 0 where processes train independently)."
             )
         num_replicas = 1 if num_replicas is None else num_replicas
         rank = 0 if rank is None else rank

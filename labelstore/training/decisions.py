@@ -236,17 +236,17 @@ def _combined(reader: LabelReader, ferkd: FerKD | EnsembleFerKD) -> Decisions:
     for number, (member, rule) in enumerate(zip(reader.members, rules, strict=True)):
         rows = reader.member_rows(number)
         # Images that other members lack are looked at by nobody, and may lack ground truth.
-        wanted = np.zeros(member.num_images, dtype=bool)
-        wanted[rows] = labelled
+        is_read = np.zeros(member.num_images, dtype=bool)
+        is_read[rows] = labelled
         targets = np.full(member.num_images, -1, dtype=np.int32)
         targets[rows] = reader.targets
-        own = _decide(member, rule, targets, wanted, reader.num_views)
+        own = _decide(member, rule, targets, is_read, reader.num_views)
         counts += own.counts
-        mine, changed = own.passes[rows], own.calibrated[rows]
+        member_passes, changed = own.passes[rows], own.calibrated[rows]
         if not number:
-            passes, calibrated = mine, changed
+            passes, calibrated = member_passes, changed
             continue
-        passes = passes | mine if ferkd.ensemble == "all" else passes & mine
+        passes = passes | member_passes if ferkd.ensemble == "all" else passes & member_passes
         calibrated = calibrated | changed
     return Decisions(passes, calibrated & passes, tuple(counts))
 
@@ -255,15 +255,15 @@ def _decide(
     reader: LabelReader,
     rule: FerKD,
     targets: npt.NDArray[np.int32],
-    wanted: BoolArray,
+    is_read: BoolArray,
     num_views: int,
 ) -> Decisions:
-    """One rule over the first ``num_views`` views of the wanted images."""
+    """One rule over the first ``num_views`` views of the images that are read."""
     passes = np.zeros((reader.num_images, -(-num_views // 8)), dtype=np.uint8)
     calibrated = np.zeros_like(passes)
     counts = ActionCounts()
 
-    for rows, some in _decided(reader, rule, targets, wanted, num_views):
+    for rows, some in _decided(reader, rule, targets, is_read, num_views):
         passes[rows], calibrated[rows] = some.passes, some.calibrated
         counts += some.counts
     source = "mean label" if len(reader.members) > 1 else str(reader.path)
@@ -274,18 +274,18 @@ def _decided(
     reader: LabelReader,
     rule: FerKD,
     targets: npt.NDArray[np.int32],
-    wanted: BoolArray,
+    is_read: BoolArray,
     num_views: int,
 ) -> Iterator[tuple[slice, Decided]]:
     """What a rule says of runs of images; in threads where confidences are an array of their
     own."""
     (first, *others), manifest = reader.members, reader.manifest
     if others or rule.confidence != "max":
-        planes = _planes(reader, rule, targets, wanted, num_views, deciding=True)
+        planes = _planes(reader, rule, targets, is_read, num_views, deciding=True)
         for rows, plane in planes:
             yield rows, decided(rule, plane, targets[rows, None])
         return
-    held, threads = wanted & reader.labelled(), first.reader.threads
+    held, threads = is_read & reader.labelled(), first.reader.threads
     committed = first.reader.committed_blocks()
 
     def of_blocks(blocks: list[int]) -> Iterator[tuple[slice, Decided]]:
@@ -308,24 +308,24 @@ def _planes(
     reader: LabelReader,
     rule: FerKD | EnsembleFerKD,
     targets: npt.NDArray[np.int32],
-    wanted: BoolArray,
+    is_read: BoolArray,
     num_views: int,
     *,
     deciding: bool = False,
 ) -> Planes:
-    """Confidence planes of the first views; NaN for images that are not wanted.
+    """Confidence planes of the first views; NaN for images that are not read.
 
     ``deciding``: numbers do which fall under the same parts of the rule, a FerKD.
     """
     if rule.confidence == "max" and len(reader.members) == 1:
         planes = reader.members[0].iter_confidence()
         for rows, plane in watched(planes, reader.manifest.num_blocks, _DOING):
-            yield rows, np.where(wanted[rows, None], plane[:, :num_views], np.float32(np.nan))
+            yield rows, np.where(is_read[rows, None], plane[:, :num_views], np.float32(np.nan))
         return
     blocks = reader.manifest.num_blocks
     for block in watched(range(blocks), blocks, _DOING):
         rows = reader.manifest.block_slice(block)
-        images = rows.start + np.flatnonzero(wanted[rows])
+        images = rows.start + np.flatnonzero(is_read[rows])
         if not images.size:
             continue
         confidence = _confidence(reader, images, rule, targets, num_views, deciding=deciding)

@@ -247,13 +247,15 @@ class EpochOrder:
 def _told(rule: FerKD) -> dict[str, Any]:
     """A rule's parameters for JSON; thresholds by class in short. Those that rules have had only
     for a while are left out where they are not used, so that older states are of the same rule."""
-    told = dataclasses.asdict(dataclasses.replace(rule, by_class=None))
-    told = {
-        name: value for name, value in told.items() if name not in _SINCE or value != _SINCE[name]
+    settings = dataclasses.asdict(dataclasses.replace(rule, by_class=None))
+    settings = {
+        name: value
+        for name, value in settings.items()
+        if name not in _SINCE or value != _SINCE[name]
     }
     if rule.by_class is not None:
-        told["by_class"] = rule.by_class.digest()
-    return told
+        settings["by_class"] = rule.by_class.digest()
+    return settings
 
 
 _SINCE = {"by_class": None, "calibrate": "smooth", "alpha": 0.9}
@@ -289,9 +291,9 @@ def _chosen(store: LabelReader, images: Any) -> npt.NDArray[np.int64]:
     """The labelled ones of the asked-for images, by number, rising."""
     labelled = store.labelled()
     if images is not None:
-        wanted = np.zeros(store.num_images, dtype=bool)
-        wanted[store.positions(images)] = True
-        labelled = labelled & wanted
+        is_selected = np.zeros(store.num_images, dtype=bool)
+        is_selected[store.positions(images)] = True
+        labelled = labelled & is_selected
     numbers = np.flatnonzero(labelled)
     if not numbers.size:
         raise NotFoundError(

@@ -97,13 +97,13 @@ class EpochReadAhead:
         if counts is None:
             counts = self._counts[epoch] = self._order.groups(epoch)
         width, own = store.manifest.group_views, member.manifest.group_views
-        wanted = np.zeros(member.manifest.num_groups)
+        showings = np.zeros(member.manifest.num_groups)
         for group in np.flatnonzero(counts).tolist():
             stop = min((group + 1) * width, store.num_views)
-            wanted[group * width // own : -(-stop // own)] += counts[group]
+            showings[group * width // own : -(-stop // own)] += counts[group]
         # For fewer views than it has chunks a group is not worth reading.
-        wanted[wanted < member.manifest.num_blocks] = 0
-        wanted[list(member.slabs.held())] *= _KEPT
-        order = np.argsort(-wanted, kind="stable")
-        groups: list[int] = order[: np.count_nonzero(wanted)].tolist()
+        showings[showings < member.manifest.num_blocks] = 0
+        showings[list(member.slabs.held())] *= _KEPT
+        order = np.argsort(-showings, kind="stable")
+        groups: list[int] = order[: np.count_nonzero(showings)].tolist()
         return groups

@@ -154,8 +154,8 @@ class Walk:
         for part in self._stretches_of(_showings(showings, len(hashes)), passes):
             order = self._order(hashes[part.rows], part, passes)
             columns = np.arange(self.views_per_image) - part.columns[:, None]
-            taken = (columns >= 0) & (columns < part.counts[:, None])
-            row, column = np.nonzero(taken)
+            is_shown = (columns >= 0) & (columns < part.counts[:, None])
+            row, column = np.nonzero(is_shown)
             places = order[row, part.starts[row] + columns[row, column]]
             out[part.rows[row], column] = part.units[row] * self.width + places
         return out
@@ -287,11 +287,11 @@ class Walk:
                 ends[entered] = base[entered, None] + np.cumsum(sizes, axis=1)
             turns = np.searchsorted(ends.reshape(-1), base[rows] + places[rows], side="right")
             units, stops = orders.reshape(-1)[turns], ends.reshape(-1)[turns] - base[rows]
-            taken = np.minimum(stops - places[rows], self.views_per_image - columns[rows])
+            lengths = np.minimum(stops - places[rows], self.views_per_image - columns[rows])
             starts = places[rows] - stops + counts[rows, units]
-            yield _Stretch(rows, units, draws[rows], starts, taken, columns[rows])
-            places[rows] += taken
-            columns[rows] += taken
+            yield _Stretch(rows, units, draws[rows], starts, lengths, columns[rows])
+            places[rows] += lengths
+            columns[rows] += lengths
             rows = rows[columns[rows] < self.views_per_image]
             entered = rows[places[rows] == total[rows]]
             cycles[entered] += 1

@@ -74,14 +74,14 @@ def command(request: ClassesOptions) -> None:
     )
 
     if request.store is not None:
-        told = classes_of_store(request.store)
+        listing = classes_of_store(request.store)
     else:
-        told = classes_of_teacher(request.spec, request.checkpoint, request.num_classes)
+        listing = classes_of_teacher(request.spec, request.checkpoint, request.num_classes)
     if request.find is not None:
-        told = matching(told, request.find)
+        listing = matching(listing, request.find)
     if request.json:
-        output.emit_json(told)
+        output.emit_json(listing)
     elif request.find is not None:
-        print_matches(told)
+        print_matches(listing)
     else:
-        print_classes(told)
+        print_classes(listing)

@@ -171,8 +171,8 @@ def command(request: InspectOptions) -> None:
 def _tell_history(store: Store, as_json: bool) -> None:
     from labelstore.operations.lifecycle.history import history
 
-    told = history(store)
+    entries = history(store)
     if as_json:
-        output.emit_json(told)
+        output.emit_json(entries)
     else:
-        print_history(told)
+        print_history(entries)

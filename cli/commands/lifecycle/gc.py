@@ -74,9 +74,9 @@ def command(request: GcOptions) -> None:
             ]
             console = output.console()
             console.print(output.table(("what", "where", "files", "bytes"), rows, numeric=(2, 3)))
-        done = "would be removed" if report.dry_run else "removed"
+        verb = "would be removed" if report.dry_run else "removed"
         output.note(
-            f"{counted(report.stores, 'store')}: {counted(report.files, 'file')} {done}, "
+            f"{counted(report.stores, 'store')}: {counted(report.files, 'file')} {verb}, "
             f"{size(report.bytes)}"
         )
     if report.busy:

@@ -78,9 +78,9 @@ def command(request: PruneOptions) -> None:
     elif not request.quiet:
         crops = ", with their crops stored" if report.explicit else ""
         freed = max(report.bytes_before - report.bytes, 0)
-        done = f"{size(freed)} freed" if report.changed else "nothing was taken away"
+        outcome = f"{size(freed)} freed" if report.changed else "nothing was taken away"
         output.note(
-            f"{extent(report)}{crops}, {size(report.bytes)}; {done} in {report.seconds:,.1f} s"
+            f"{extent(report)}{crops}, {size(report.bytes)}; {outcome} in {report.seconds:,.1f} s"
         )
 
 

@@ -10,10 +10,10 @@ from ...text import counted
 __all__ = ["print_classes", "print_matches"]
 
 
-def print_classes(told: dict[str, Any]) -> None:
+def print_classes(listing: dict[str, Any]) -> None:
     """Print what ``labelstore.operations.inspection.classes`` told."""
     console = output.console()
-    entries = told["classes"]
+    entries = listing["classes"]
     columns, parts = ["class"], [[str(entry["class"]) for entry in entries]]
     stored = [entry["name"] or "" for entry in entries]
     human = [entry["human_name"] or "" for entry in entries]
@@ -23,31 +23,31 @@ def print_classes(told: dict[str, Any]) -> None:
     if any(human):
         columns.append("name")
         parts.append(human)
-    if told["images"] is not None:
+    if listing["images"] is not None:
         columns.append("images")
         parts.append([f"{entry['images']:,}" for entry in entries])
-    numeric = [0] if told["images"] is None else [0, len(columns) - 1]
+    numeric = [0] if listing["images"] is None else [0, len(columns) - 1]
     console.print(output.table(columns, list(zip(*parts, strict=True)), numeric=numeric))
     console.print()
-    console.print(_total(told))
+    console.print(_total(listing))
 
 
-def _total(told: dict[str, Any]) -> str:
-    whole = counted(told["count"], "class")
-    if not any(entry["name"] for entry in told["classes"]):
+def _total(listing: dict[str, Any]) -> str:
+    whole = counted(listing["count"], "class")
+    if not any(entry["name"] for entry in listing["classes"]):
         whole += ", whose names are unknown"
-    if told["images"] is None:
+    if listing["images"] is None:
         return whole
-    whole += f", {counted(told['images'], 'image')}"
-    empty = sum(entry["images"] == 0 for entry in told["classes"])
+    whole += f", {counted(listing['images'], 'image')}"
+    empty = sum(entry["images"] == 0 for entry in listing["classes"])
     if empty:
         whole += f", {counted(empty, 'class')} without an image"
-    if told["unknown_images"]:
-        whole += f", {counted(told['unknown_images'], 'image')} of unknown class"
+    if listing["unknown_images"]:
+        whole += f", {counted(listing['unknown_images'], 'image')} of unknown class"
     return whole
 
 
-def print_matches(told: dict[str, Any]) -> None:
+def print_matches(listing: dict[str, Any]) -> None:
     """Print all that is known of some classes."""
     from rich.table import Table
     from rich.text import Text
@@ -56,7 +56,7 @@ def print_matches(told: dict[str, Any]) -> None:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(overflow="fold")
-    for entry in told["classes"]:
+    for entry in listing["classes"]:
         title = entry["human_name"] or f"class {entry['class']}"
         text = Text(output.printable(title), style="bold")
         words = ", ".join(entry["words"])
@@ -69,6 +69,6 @@ def print_matches(told: dict[str, Any]) -> None:
             text.append(f"\n{counted(entry['images'], 'image')}", style="not bold")
         grid.add_row(str(entry["class"]), text)
     console.print(grid)
-    if len(told["classes"]) < told["count"]:
+    if len(listing["classes"]) < listing["count"]:
         console.print()
-        console.print(f"{len(told['classes']):,} of {counted(told['count'], 'class')}")
+        console.print(f"{len(listing['classes']):,} of {counted(listing['count'], 'class')}")

@@ -70,8 +70,8 @@ class _Shown:
 
     def summary(self) -> RenderableType:
         """Both stores, and what of them is compared."""
-        told, images, views = self.told, self.told["images"], self.told["views"]
-        rows = [row for name in "ab" for row in _store(name.upper(), told[name])]
+        report, images, views = self.told, self.told["images"], self.told["views"]
+        rows = [row for name in "ab" for row in _store(name.upper(), report[name])]
         matched = f"{images['both']:,} in both"
         for name in "ab":
             only = images[f"only_{name}"]
@@ -79,7 +79,7 @@ class _Shown:
                 first = images[f"first_only_{name}"]
                 matched += f"; {only:,} in {name.upper()} alone (first {first})"
         rows.append(("images", matched))
-        left = [
+        left_out = [
             f"{images[name]:,} {words}"
             for name, words in (
                 ("unlabelled", "without labels in one of them"),
@@ -87,11 +87,11 @@ class _Shown:
             )
             if images[name]
         ]
-        if left:
-            rows.append(("left out", "; ".join(left)))
-        if told["by"] == "views":
+        if left_out:
+            rows.append(("left out", "; ".join(left_out)))
+        if report["by"] == "views":
             compared = f"{counted(images['compared'], 'image')} x {views['looked_at_a']:,} views"
-            rows.append(("compared", f"{counted(told['crops'], 'crop')}: {compared}"))
+            rows.append(("compared", f"{counted(report['crops'], 'crop')}: {compared}"))
             if views["looked_at_a"] < views["compared"]:
                 rows.append(
                     (
@@ -105,7 +105,7 @@ class _Shown:
             rows.append(
                 (
                     "compared",
-                    f"{counted(told['crops'], 'image')} by their mean labels ({looked_at}), "
+                    f"{counted(report['crops'], 'image')} by their mean labels ({looked_at}), "
                     "not view by view",
                 )
             )
@@ -122,12 +122,12 @@ class _Shown:
 
     def agreement(self) -> RenderableType:
         """Largest classes and confidences."""
-        told, confidence = self.told["agreement"], self.told["confidence"]
-        rows = [("the largest class is the same", _share(told["top1"]))]
-        if told["n"] > 1:
+        agreement, confidence = self.told["agreement"], self.told["confidence"]
+        rows = [("the largest class is the same", _share(agreement["top1"]))]
+        if agreement["n"] > 1:
             rows += [
-                (f"of the {told['n']} largest are the same", _share(told["top_n"])),
-                (f"all {told['n']} are the same", _share(told["same_set"])),
+                (f"of the {agreement['n']} largest are the same", _share(agreement["top_n"])),
+                (f"all {agreement['n']} are the same", _share(agreement["same_set"])),
             ]
         rows += [(f"mean confidence of {name.upper()}", _number(confidence[name])) for name in "ab"]
         return output.table((f"of {self.told['crops']:,} {self.noun}s", ""), rows, numeric=(1,))
@@ -144,20 +144,20 @@ class _Shown:
 
     def truth(self) -> RenderableType | None:
         """Who is right."""
-        told = self.told["truth"]
-        if told is None:
+        truth = self.told["truth"]
+        if truth is None:
             return None
         n = self.told["agreement"]["n"]
-        rows = [(f"{name.upper()} is right (top-1)", _share(told[name]["top1"])) for name in "ab"]
+        rows = [(f"{name.upper()} is right (top-1)", _share(truth[name]["top1"])) for name in "ab"]
         if n > 1:
             rows += [
-                (f"{name.upper()} has it in its top {n}", _share(told[name]["top_n"]))
+                (f"{name.upper()} has it in its top {n}", _share(truth[name]["top_n"]))
                 for name in "ab"
             ]
         words = {"both": "both are right", "only_a": "A alone", "only_b": "B alone"}
-        rows += [(text, _share(told[name])) for name, text in words.items()]
-        rows.append(("neither", _share(told["neither"])))
-        return output.table((f"of {told['crops']:,} {self.noun}s", ""), rows, numeric=(1,))
+        rows += [(text, _share(truth[name])) for name, text in words.items()]
+        rows.append(("neither", _share(truth["neither"])))
+        return output.table((f"of {truth['crops']:,} {self.noun}s", ""), rows, numeric=(1,))
 
     def scatter(self) -> RenderableType:
         """How sure both are, as a map of shades."""
@@ -271,9 +271,9 @@ class _Shown:
         """What both take."""
         rows = []
         for name in "ab":
-            told = self.told[name]["bytes"]
-            per_crop = "unknown" if told["per_crop"] is None else f"{told['per_crop']:.3f}"
-            rows.append((name.upper(), size(told["total"]), per_crop))
+            sizes = self.told[name]["bytes"]
+            per_crop = "unknown" if sizes["per_crop"] is None else f"{sizes['per_crop']:.3f}"
+            rows.append((name.upper(), size(sizes["total"]), per_crop))
         return output.table(("", "in all", "bytes a crop"), rows, numeric=(1, 2))
 
 

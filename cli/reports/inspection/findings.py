@@ -75,8 +75,8 @@ def _print_finding(console: Console, finding: Mapping[str, Any], flags: Mapping[
         more = finding["count"] - len(finding["first"])
         console.print(Padding(Text(f"and {more:,} more"), (0, 0, 0, 4)))
     options = [flags[name] for name in finding["arguments"] if name in flags]
-    said = f" ({', '.join(options)})" if options else ""
-    console.print(Padding(Text(f"→ {finding['mend']}{said}"), (0, 0, 0, 2)))
+    options_text = f" ({', '.join(options)})" if options else ""
+    console.print(Padding(Text(f"→ {finding['mend']}{options_text}"), (0, 0, 0, 2)))
 
 
 def verb_of(text: str, count: int) -> str:

@@ -113,12 +113,12 @@ def _looked_at(console: Console, report: dict[str, Any]) -> None:
             f"{sample['of']:,} views of each image; --json has the error of each estimate, "
             f"--sample {sample['of']} looks at all.",
         )
-    told = ", ".join(
+    epochs = ", ".join(
         f"{row['epochs']:,} at {counted(row['views_per_image'], 'view')} an image"
         for row in report["epochs"]
     )
     console.print()
-    output.say(console, f"Epochs without a repeated view: {told}.")
+    output.say(console, f"Epochs without a repeated view: {epochs}.")
 
 
 def _bar_width(width: int) -> int:
@@ -177,8 +177,8 @@ def _teachers(store: dict[str, Any]) -> list[tuple[str, str]]:
     for teacher in store["teachers"]:
         height, width = teacher["input_size"]
         untrained = ", UNTRAINED" if teacher["untrained"] else ""
-        told = f"{teacher['spec']}, weights {teacher['checkpoint']}, input {height} x {width}"
-        rows.append(("teacher", told + untrained))
+        text = f"{teacher['spec']}, weights {teacher['checkpoint']}, input {height} x {width}"
+        rows.append(("teacher", text + untrained))
     described = {teacher["spec"] for teacher in store["teachers"]}
     rows += [("teacher", name) for name in store["teacher_names"] if name not in described]
     if store["operation"] == "merge":
@@ -202,9 +202,9 @@ def _stages(law: dict[str, Any]) -> str:
     from labelstore.views.stages.names import stage_of_json
 
     stages = [stage_of_json(stage) for stage in law.get("stages", ())]
-    told = f", then {', '.join(map(str, stages))}" if stages else ""
+    text = f", then {', '.join(map(str, stages))}" if stages else ""
     partners = _partners(law)
-    return f"{told}: mixed with those of {counted(partners, 'image')}" if partners else told
+    return f"{text}: mixed with those of {counted(partners, 'image')}" if partners else text
 
 
 def _partners(law: dict[str, Any] | str | None) -> int:

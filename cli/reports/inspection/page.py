@@ -80,8 +80,8 @@ class PageOptions:
 
         if self.report is None:
             if self.photos is not None or self.overwrite:
-                given = "--overwrite" if self.photos is None else "--photos"
-                raise UsageError(f"{given} was given without --report: name the page's file.")
+                option = "--overwrite" if self.photos is None else "--photos"
+                raise UsageError(f"{option} was given without --report: name the page's file.")
         else:
             check_replaceable(self.report, self.overwrite)
         if self.photos is None and any(value is not None for value in astuple(source)):
@@ -157,14 +157,14 @@ def write_page_of(
     )
 
 
-def _pictures(told: dict[str, Any] | None) -> str:
-    if told is None:
+def _pictures(pictures: dict[str, Any] | None) -> str:
+    if pictures is None:
         return ", without photos: --photos SOURCE shows them"
-    words = f", {counted(told['shown'], 'picture')}"
-    if told["left_out"]:
-        words += f", {told['left_out']:,} left out for want of room"
+    words = f", {counted(pictures['shown'], 'picture')}"
+    if pictures["left_out"]:
+        words += f", {pictures['left_out']:,} left out for want of room"
     causes = {"different": "not as labelled", "missing": "missing", "unreadable": "unreadable"}
     for name, cause in causes.items():
-        if told[name]:
-            words += f", {counted(told[name], 'photo')} {cause}"
+        if pictures[name]:
+            words += f", {counted(pictures[name], 'photo')} {cause}"
     return words

@@ -142,10 +142,10 @@ def _operation(step: dict[str, Any]) -> str:
     # An operation that takes fewer values than others of its stage has zeros behind them.
     while values and values[-1] == 0:
         values.pop()
-    told = " ".join([step["name"], *(f"{value:.3g}" for value in values)])
+    text = " ".join([step["name"], *(f"{value:.3g}" for value in values)])
     if "partner" in step:
-        told += f" with view {step['partner_view']} of {output.printable(step['partner'])}"
-    return told
+        text += f" with view {step['partner_view']} of {output.printable(step['partner'])}"
+    return text
 
 
 class _Row(NamedTuple):
@@ -169,13 +169,13 @@ def _rows(shown: dict[str, Any], view: dict[str, Any]) -> list[_Row]:
     return _listed(view, truth)
 
 
-def _listed(told: dict[str, Any], more: _Row | None = None) -> list[_Row]:
+def _listed(label: dict[str, Any], more: _Row | None = None) -> list[_Row]:
     """The likeliest classes of a label, one more, and all the rest."""
-    numbers, names = told["classes"][:SHOWN_CLASSES], told["names"]
+    numbers, names = label["classes"][:SHOWN_CLASSES], label["names"]
     names = [f"class {number}" for number in numbers] if names is None else names
     rows = [
         _Row(number, output.printable(name), value)
-        for number, name, value in zip(numbers, names, told["probs"], strict=False)
+        for number, name, value in zip(numbers, names, label["probs"], strict=False)
     ]
     rows += [] if more is None else [more]
     rest = max(0.0, 1.0 - sum(row.share for row in rows))
@@ -204,8 +204,8 @@ def _columns(shown: dict[str, Any], width: int) -> _Columns:
 
     least, most = BAR_WIDTH
     rows = [row for view in shown["views"] for row in _rows(shown, view)]
-    told = (view["calibrated"] for view in shown["views"] if view["calibrated"] is not None)
-    rows += [row for label in told for row in _listed(label)]
+    labels = (view["calibrated"] for view in shown["views"] if view["calibrated"] is not None)
+    rows += [row for label in labels for row in _listed(label)]
     # A mark, and a column between each two.
     room = width - 1 - _VALUE - 3
     name = min(max((cell_len(row.name) for row in rows), default=1), max(room - least, 8))

@@ -56,8 +56,8 @@ def fitted(report: dict[str, Any]) -> RenderableType:
         "discarded_high": crops - top,
     }
     rows = [
-        (name, f"{said}", f"{fit[name]}")
-        for name, said in (
+        (name, f"{default}", f"{fit[name]}")
+        for name, default in (
             *(("low", choices.LOW), ("middle", choices.MIDDLE)),
             ("top", choices.TOP),
         )
@@ -69,7 +69,7 @@ def fitted(report: dict[str, Any]) -> RenderableType:
     return output.table(("", "paper", "fit"), rows, numeric=(1, 2))
 
 
-def reliability(told: dict[str, Any]) -> RenderableType:
+def reliability(calibration: dict[str, Any]) -> RenderableType:
     """Confidence against accuracy, in the bins that have crops."""
     rows = [
         (
@@ -79,24 +79,24 @@ def reliability(told: dict[str, Any]) -> RenderableType:
             f"{row['accuracy']:.3f}",
             f"{row['accuracy'] - row['confidence']:+.3f}",
         )
-        for row in told["bins"]
+        for row in calibration["bins"]
         if row["count"]
     ]
     headings = ("confidence", "crops", "says", "is right", "difference")
     return output.table(headings, rows, numeric=(1, 2, 3, 4))
 
 
-def reliability_title(told: dict[str, Any]) -> str:
+def reliability_title(calibration: dict[str, Any]) -> str:
     """The expected calibration error, as a heading."""
-    error = told["expected_calibration_error"]
+    error = calibration["expected_calibration_error"]
     return f"Calibration of the teacher on crops: expected calibration error {share(error)}"
 
 
-def drifting(told: dict[str, Any]) -> RenderableType:
+def drifting(images: dict[str, Any]) -> RenderableType:
     """The images with the largest and the smallest drift."""
     tables = []
     for kind in ("largest", "smallest"):
-        rows = [(f"{entry['drift']:.4f}", entry["key"]) for entry in told[kind]]
+        rows = [(f"{entry['drift']:.4f}", entry["key"]) for entry in images[kind]]
         tables.append(output.table((f"{kind} drift", "image"), rows, numeric=(0,), named_by=(1,)))
     return output.beside(*tables)
 
@@ -108,18 +108,18 @@ def residual(rows: Sequence[dict[str, Any]]) -> RenderableType:
     return output.table(("classes kept", "mass left out"), lines, numeric=(0, 1))
 
 
-def entropy(told: dict[str, Any], encoding: str) -> str:
+def entropy(statistics: dict[str, Any], encoding: str) -> str:
     """Mean and histogram in a line."""
-    top = told["histogram"][-1]["high"]
+    top = statistics["histogram"][-1]["high"]
     return (
-        f"mean {told['mean']:.3f} nats{_error(told['error'])}; "
-        f"0 {_bars(told['histogram'], encoding)} {top:.2f} (every class alike)"
+        f"mean {statistics['mean']:.3f} nats{_error(statistics['error'])}; "
+        f"0 {_bars(statistics['histogram'], encoding)} {top:.2f} (every class alike)"
     )
 
 
-def drift(told: dict[str, Any], encoding: str) -> str:
+def drift(statistics: dict[str, Any], encoding: str) -> str:
     """Mean and histogram in a line."""
-    return f"mean {told['mean']:.4f}; 0 {_bars(told['histogram'], encoding)} 1"
+    return f"mean {statistics['mean']:.4f}; 0 {_bars(statistics['histogram'], encoding)} 1"
 
 
 def _error(error: float) -> str:

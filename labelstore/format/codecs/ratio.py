@@ -82,8 +82,8 @@ class RatioQuantizer(Quantizer):
         for probs_at, codes in zip(places[1:], rest_codes, strict=True):
             limit = np.minimum(value, left)
             # After a class that is not stored, none is.
-            wanted = np.where(value > 0, probs_at, 0.0)
-            codes[...] = self.rest.nearest(wanted, limit)
+            exact_probs = np.where(value > 0, probs_at, 0.0)
+            codes[...] = self.rest.nearest(exact_probs, limit)
             value = _value(self.rest.values[codes], limit)
             left = left - value
         return top_codes, by_label(rest_codes)

@@ -137,10 +137,10 @@ def in_order(source: ImageSource, keys: Sequence[str]) -> ImageSource:
 
 def _check_options(where: str, kind: str, has_columns: bool, has_field: bool) -> None:
     """Raise UsageError for options that a kind of source does not know."""
-    for asked, wanted, noun in ((has_columns, ".parquet", "column"), (has_field, ".tar", "field")):
-        if asked and kind != wanted:
+    for asked, suffix, noun in ((has_columns, ".parquet", "column"), (has_field, ".tar", "field")):
+        if asked and kind != suffix:
             raise UsageError(
-                f"a {noun} was asked for, which {wanted} files have, and {where} holds "
+                f"a {noun} was asked for, which {suffix} files have, and {where} holds "
                 f"{kind or 'image'} files: leave it out."
             )
 
@@ -231,8 +231,8 @@ def _check_split(where: str, names: list[str]) -> None:
     """Refuse the shards of several splits, of which one is meant."""
     splits: dict[str, str] = {}
     for name in sorted(names):
-        for found in _SPLIT.findall(name.lower()):
-            splits.setdefault(_SPLITS.get(found, found), name)
+        for split in _SPLIT.findall(name.lower()):
+            splits.setdefault(_SPLITS.get(split, split), name)
     if len(splits) > 1:
         shown = " and ".join(repr(name) for name in splits.values())
         first = splits.get("train") or next(iter(splits.values()))

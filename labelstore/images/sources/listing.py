@@ -176,13 +176,13 @@ def _remote_matching(url: str) -> RemoteFiles:
     """The objects of a glob or a brace list; the folder before the first sign is looked into."""
     start = re.search(r"[*?[{]", url)
     folder = url[: start.start() if start else len(url)].rpartition("/")[0]
-    wanted = [name[len(folder) + 1 :] for name in expand_braces(url)]
-    if any(re.search(r"[*?[]", name) for name in wanted):
+    patterns = [name[len(folder) + 1 :] for name in expand_braces(url)]
+    if any(re.search(r"[*?[]", name) for name in patterns):
         sizes = remote_sizes(folder)
     else:
-        sizes = RemoteObjects(folder).sizes_of(wanted)
+        sizes = RemoteObjects(folder).sizes_of(patterns)
     chosen: dict[str, int] = {}
-    for pattern in wanted:
+    for pattern in patterns:
         names = [pattern] if pattern in sizes else fnmatch.filter(sizes, pattern)
         # As in a folder, a star does not cross a slash.
         names = [name for name in names if name.count("/") == pattern.count("/")]

@@ -33,8 +33,8 @@ class OrderedSource:
     def __init__(self, photos: ImageSource, keys: Sequence[str]) -> None:
         self._photos = photos
         places = {key: place for place, key in enumerate(photos.keys)}
-        found = (places.get(key, -1) for key in keys)
-        self._places = np.fromiter(found, dtype=np.int64, count=len(keys))
+        photo_places = (places.get(key, -1) for key in keys)
+        self._places = np.fromiter(photo_places, dtype=np.int64, count=len(keys))
         self.path, self.passed_over = photos.path, photos.passed_over
         self.keys = tuple(keys)
 

@@ -130,8 +130,8 @@ class ParquetSource:
         self.unlabelled = lacking[0] if lacking else ""
         self.label_names: tuple[str, ...] | None = None
         if lacking:
-            found = classes_of_keys(self.keys)
-            self.classes, self.mixed, self.numbers, self._names = found
+            folder_classes = classes_of_keys(self.keys)
+            self.classes, self.mixed, self.numbers, self._names = folder_classes
             return
         names = {tuple(rows.label_names or ()) for rows in files if rows.paths}
         if len(names) > 1:
@@ -258,8 +258,8 @@ class ParquetSource:
             rows = checked_rows(footer, name, self._image_column)
             paths: list[Any] = [None] * rows
             path = f"{self._image_column}.path"
-            wanted = {path, label_column or "label"}
-            at_once = rows_at_once(check_claims(source, footer.groups, wanted, hold))
+            columns = {path, label_column or "label"}
+            at_once = rows_at_once(check_claims(source, footer.groups, columns, hold))
 
             def batches(column: str, inner: str) -> Iterator[Any]:
                 groups = range(len(footer.groups))

@@ -253,29 +253,29 @@ def read_labels(
     import pyarrow as pa
 
     schema = file.schema_arrow
-    wanted = column or "label"
-    if wanted not in schema.names:
+    label = column or "label"
+    if label not in schema.names:
         reason = (
-            f"{name} has no column {wanted} (its columns are {', '.join(schema.names)}): name the "
+            f"{name} has no column {label} (its columns are {', '.join(schema.names)}): name the "
             "column (label_column)"
         )
         if column is not None:
             raise SourceError(f"{reason}.", arguments=("label_column",))
         return None, reason
-    kind = schema.field(wanted).type
+    kind = schema.field(label).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if not (
         pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
     ):
         reason = (
-            f"the column {wanted} of {name} is of the type {kind}, expected integers or text: name "
+            f"the column {label} of {name} is of the type {kind}, expected integers or text: name "
             "another (label_column)"
         )
         if column is not None:
             raise SourceError(f"{reason}.", arguments=("label_column",))
         return None, reason
-    values = [value for array in batches(wanted, "") for value in array.to_pylist()]
+    values = [value for array in batches(label, "") for value in array.to_pylist()]
     for row, value in enumerate(values):
         if isinstance(value, int) and value < -1:
             raise SourceError(

@@ -44,9 +44,9 @@ def expand_braces(pattern: str) -> list[str]:
         UsageError: it names more than a million.
     """
     names = [pattern]
-    while (found := _BRACES.search(names[0])) is not None:
-        options = found[1].split(",")
-        if (ends := _RANGE.fullmatch(found[1])) is not None:
+    while (braces := _BRACES.search(names[0])) is not None:
+        options = braces[1].split(",")
+        if (ends := _RANGE.fullmatch(braces[1])) is not None:
             first, last = int(ends[1]), int(ends[2])
             width = len(ends[1]) if ends[1].startswith("0") else 0
             if abs(last - first) >= _MOST_FILES:
@@ -57,7 +57,7 @@ def expand_braces(pattern: str) -> list[str]:
             raise UsageError(f"{pattern} names over {_MOST_FILES} files: name fewer.")
         names = [
             f"{before}{option}{after}"
-            for before, after in _halves(names, found[0])
+            for before, after in _halves(names, braces[0])
             for option in options
         ]
     return names

@@ -102,8 +102,8 @@ class TarSource:
             # Names are kept as keys alone.
             parts.append(index._replace(names=[], classes={}))
         if not candidates.rows:
-            wanted = "" if asked is None else f" in a field {image_field!r}"
-            raise SourceError(f"{self.path}{wanted}: {no_image('it', self.passed_over)}")
+            of_field = "" if asked is None else f" in a field {image_field!r}"
+            raise SourceError(f"{self.path}{of_field}: {no_image('it', self.passed_over)}")
         _choose_fields(str(self.path), candidates, self.passed_over)
         self.keys = tuple(sorted(candidates.first))
         if asked is None:
@@ -223,6 +223,6 @@ def _classes(keys: Sequence[str], classes: dict[str, str]) -> SourceClasses:
     labels = [classes.get(key) for key in keys]
     if all(label is None for label in labels):
         return classes_of_keys(keys)
-    found = classes_of_labels(labels)
+    label_classes = classes_of_labels(labels)
     # A sample that lacks what the others have may have lost it.
-    return found if None not in labels else found._replace(mixed=True)
+    return label_classes if None not in labels else label_classes._replace(mixed=True)

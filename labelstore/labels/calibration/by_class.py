@@ -74,8 +74,8 @@ def fit_classes(
     views = np.zeros(num_classes, dtype=np.int64)
     for targets, plane in planes():
         known = targets >= 0
-        there = np.count_nonzero(~np.isnan(plane[known]), axis=1)
-        np.add.at(views, targets[known], there)
+        counts = np.count_nonzero(~np.isnan(plane[known]), axis=1)
+        np.add.at(views, targets[known], counts)
     own = np.flatnonzero(views >= FEWEST_VIEWS)
     fits = {}
     for classes in _runs(own, views[own]):
@@ -111,11 +111,11 @@ def _collected(
 ) -> dict[int, list[Float32Array]]:
     """The confidences of each of some classes, in parts."""
     # The last place is that of the unknown ground truth, -1.
-    wanted = np.zeros(num_classes + 1, dtype=bool)
-    wanted[classes] = True
+    is_collected = np.zeros(num_classes + 1, dtype=bool)
+    is_collected[classes] = True
     parts: dict[int, list[Float32Array]] = {number: [] for number in classes.tolist()}
     for targets, plane in planes():
-        rows = np.flatnonzero(wanted[targets])
+        rows = np.flatnonzero(is_collected[targets])
         rows = rows[np.argsort(targets[rows], kind="stable")]
         starts = np.flatnonzero(np.diff(targets[rows], prepend=-1))
         for number, of_class in zip(

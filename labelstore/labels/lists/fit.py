@@ -333,10 +333,10 @@ class _Weighed:
 
     def _taken(self, stored: BoolArray) -> BoolArray:
         """(N, n, m) whether a label stores the class of the list."""
-        taken = np.zeros((*stored.shape[:-1], self._width), dtype=bool)
+        is_stored = np.zeros((*stored.shape[:-1], self._width), dtype=bool)
         images, rows, ranks = np.nonzero(stored & (self._places >= 0))
-        taken[images, rows, self._places[images, rows, ranks]] = True
-        return taken
+        is_stored[images, rows, self._places[images, rows, ranks]] = True
+        return is_stored
 
     def _cost(self, stored: BoolArray, shares: Float64Array, base: Float64Array) -> Float64Array:
         """(N,); args: (N, n, k) what is stored; (N, n, m) listed, (N, n, 1) other classes'

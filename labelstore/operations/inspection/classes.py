@@ -99,8 +99,8 @@ def classes_of_teacher(
     if kind == "timm" and name and checkpoint in (None, "none") and not name.startswith(_SAVED):
         count, names = classes_of_name(name, num_classes)
     else:
-        given = "none" if kind == "timm" and checkpoint is None else checkpoint
-        teacher = load_teacher(spec, checkpoint=given, device="cpu", num_classes=num_classes)
+        weights = "none" if kind == "timm" and checkpoint is None else checkpoint
+        teacher = load_teacher(spec, checkpoint=weights, device="cpu", num_classes=num_classes)
         count, names = teacher.num_classes, teacher.class_names
     return {
         "classes_version": 1,
@@ -113,11 +113,11 @@ def classes_of_teacher(
     }
 
 
-def matching(told: dict[str, Any], text: str) -> dict[str, Any]:
+def matching(listing: dict[str, Any], text: str) -> dict[str, Any]:
     """Those of the classes that a text finds.
 
     Args:
-        told: of ``classes_of_store`` or ``classes_of_teacher``.
+        listing: of ``classes_of_store`` or ``classes_of_teacher``.
         text: a class's number, or (unless it is all digits) a part of its name, its human name or
             one of its words; small and capital letters are the same.
 
@@ -127,24 +127,26 @@ def matching(told: dict[str, Any], text: str) -> dict[str, Any]:
     Raises:
         NotFoundError: there is none; it names some that look like the text.
     """
-    wanted = text.casefold()
+    folded = text.casefold()
 
     def called(entry: dict[str, Any]) -> list[str]:
         names = [entry["name"], entry["human_name"], *entry["words"]]
         return [name.casefold() for name in names if name]
 
     exact, partly = [], []
-    for entry in told["classes"]:
-        if text == str(entry["class"]) or wanted in called(entry):
+    for entry in listing["classes"]:
+        if text == str(entry["class"]) or folded in called(entry):
             exact.append(entry)
-        elif not text.isdecimal() and any(wanted in name for name in called(entry)):
+        elif not text.isdecimal() and any(folded in name for name in called(entry)):
             partly.append(entry)
     if not exact and not partly:
-        named = _Classes(told["count"], tuple(entry["name"] or "" for entry in told["classes"]))
+        named = _Classes(
+            listing["count"], tuple(entry["name"] or "" for entry in listing["classes"])
+        )
         near = did_you_mean(text, [name for name in names_of(named) if name])
         raise NotFoundError(
-            f"none of the {told['count']} classes is called {text!r}, expected a number, or a part "
-            f"of a name{': ' + near if near else '.'}",
+            f"none of the {listing['count']} classes is called {text!r}, expected a number, or a "
+            f"part of a name{': ' + near if near else '.'}",
             arguments=("find",),
         )
-    return {**told, "classes": [*exact, *partly]}
+    return {**listing, "classes": [*exact, *partly]}

@@ -161,14 +161,17 @@ class _Sums:
         self._open = None
         pair = self._pair
         by_views = pair.matched.by == "views"
-        told = pair.views_told()
+        view_counts = pair.views_told()
         whole = self.comparison.crops
         if by_views:
-            of_each, views = told["looked_at_a"], told["compared"]
+            of_each, views = view_counts["looked_at_a"], view_counts["compared"]
             numbers = self.comparison.report(of_each, views)
             whole = whole // of_each * views
         else:
-            sampled = told["looked_at_a"] < told["a"] or told["looked_at_b"] < told["b"]
+            sampled = (
+                view_counts["looked_at_a"] < view_counts["a"]
+                or view_counts["looked_at_b"] < view_counts["b"]
+            )
             numbers = self.comparison.report(1, 1, known=not sampled)
         return {
             **numbers,

@@ -140,13 +140,13 @@ def _sample(store: Store) -> tuple[Int64Array, Int64Array]:
         return rows.reshape(-1), views.reshape(-1)
     manifest = store.manifest
     runs = [manifest.block_slice(block) for block in range(manifest.num_blocks)]
-    found = [run.start + np.flatnonzero(labelled[run]) for run in runs]
-    blocks = _spread([images for images in found if images.size], SAMPLE_BLOCKS)
-    wanted = -(-SAMPLE_CROPS // len(blocks))
+    images_of_blocks = [run.start + np.flatnonzero(labelled[run]) for run in runs]
+    blocks = _spread([images for images in images_of_blocks if images.size], SAMPLE_BLOCKS)
+    crops_per_block = -(-SAMPLE_CROPS // len(blocks))
     all_rows, all_views = [], []
     for number, images in enumerate(blocks):
-        some = _spread(images, wanted)
-        each = min(-(-wanted // len(some)), count)
+        some = _spread(images, crops_per_block)
+        each = min(-(-crops_per_block // len(some)), count)
         # Another group of views in each block.
         start = number * manifest.num_groups // len(blocks) * manifest.group_views
         all_rows.append(np.repeat(some, each))

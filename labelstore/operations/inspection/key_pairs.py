@@ -74,18 +74,18 @@ def other_root(keys: Sequence[str], source_keys: Sequence[str]) -> OtherRoot | N
         keys: of a store none of whose keys the source has.
     """
     ours, theirs = set(keys), set(source_keys)
-    found: Counter[OtherRoot] = Counter()
+    roots: Counter[OtherRoot] = Counter()
     for key in source_keys:
         for folder, rest in _splits(key):
             if rest in ours:
-                found[OtherRoot(True, folder)] += 1
+                roots[OtherRoot(True, folder)] += 1
     for key in keys:
         for folder, rest in _splits(key):
             if rest in theirs:
-                found[OtherRoot(False, folder)] += 1
-    if not found:
+                roots[OtherRoot(False, folder)] += 1
+    if not roots:
         return None
-    (root, count), *_ = found.most_common(1)
+    (root, count), *_ = roots.most_common(1)
     return root if 2 * count > len(keys) else None
 
 

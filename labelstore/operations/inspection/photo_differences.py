@@ -133,15 +133,15 @@ class PhotoComparison:
             self._tell_root(root.above, root.folder, lacking.tolist())
             return
         # What is nobody's may be what is missing.
-        wanted = (images >= 0) & committed[images]
+        is_compared = (images >= 0) & committed[images]
         if lacking.size:
-            wanted[self.pairs.extra] = True
+            is_compared[self.pairs.extra] = True
         if progress is not None:
-            progress.resumed(int((~wanted).sum()))
+            progress.resumed(int((~is_compared).sum()))
         spare: dict[str, _Seen] = {}
         others: list[tuple[int, _Seen]] = []
         look = self._look_of(images)
-        for place, seen in every_photo(np.flatnonzero(wanted).tolist(), look, workers):
+        for place, seen in every_photo(np.flatnonzero(is_compared).tolist(), look, workers):
             if progress is not None:
                 progress.update(1, 1)
             image = int(images[place])
@@ -309,7 +309,7 @@ class PhotoComparison:
         keys = self._store.keys
         likely = alike_keys([keys[image] for image in lacking], list(spare))
         by_digest = {seen.digest: key for key, seen in spare.items() if seen.digest}
-        used = set()
+        matches = set()
         for image in lacking:
             key = keys[image]
             if not self.stored.labelled[image]:
@@ -323,7 +323,7 @@ class PhotoComparison:
                 cause, other = ("folder" if is_moved else "renamed"), same
             detail = ""
             if cause is not None:
-                used.add(other)
+                matches.add(other)
                 detail = f"now {other}"
                 if self.stored.digests[image]:
                     is_file = self._is_same_file(image, spare[other])
@@ -331,7 +331,7 @@ class PhotoComparison:
             self._findings.of("missing", "error", _MISSING[cause], cause).add(key, detail)
         extra = [self._source.keys[place] for place in self.pairs.extra]
         for key in extra:
-            if key not in used:
+            if key not in matches:
                 words = (
                     "are in the source and not in the store, so that they are never shown",
                     "nothing, if they are not to be trained on",

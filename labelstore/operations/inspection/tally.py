@@ -115,8 +115,8 @@ class Tally:
         self._rule = rule
         self._whole_plane = sample is None
         images = max(manifest.num_images, 1)
-        wanted = min(store.num_views, sample or max(LABEL_CROPS // images, 1))
-        self._groups = groups_of_views(wanted, manifest.group_views, manifest.num_groups)
+        sampled_views = min(store.num_views, sample or max(LABEL_CROPS // images, 1))
+        self._groups = groups_of_views(sampled_views, manifest.group_views, manifest.num_groups)
         slices = [manifest.group_slice(int(group)) for group in self._groups]
         self._label_views = np.concatenate([np.arange(s.start, s.stop) for s in slices])
         self._views = np.arange(store.num_views) if self._whole_plane else self._label_views
@@ -266,7 +266,7 @@ class Tally:
         """All but alerts and bytes."""
         store = self._store
         crops = int(store.labelled().sum()) * store.num_views
-        told = {
+        report = {
             "report_version": REPORT_VERSION,
             "store": describe(store),
             "class_names": _listed(human_names(store.manifest)),
@@ -299,13 +299,13 @@ class Tally:
         }
         if self._image_labels is not None:
             labels = joined(self._image_labels, store.num_classes)
-            told["confusion"] = self._confusion(labels)
-            told["wrong_targets"] = self._wrong_targets(labels)
-        return told
+            report["confusion"] = self._confusion(labels)
+            report["wrong_targets"] = self._wrong_targets(labels)
+        return report
 
     def _ferkd(self, crops: int) -> dict[str, Any]:
         rule = self._rule
-        told: dict[str, Any] = {
+        report: dict[str, Any] = {
             "low": rule.low,
             "middle": rule.middle,
             "top": rule.top,
@@ -314,12 +314,12 @@ class Tally:
         }
         for name in ("discarded_low", "discarded_high", "calibrated", "kept"):
             count = getattr(self._actions, name)
-            told[name] = {
+            report[name] = {
                 "count": count,
                 "share": share_of(count, self._decided),
                 "error": error_of_share(count, self._decided, crops),
             }
-        return told | {"images_without_views": self._without_views}
+        return report | {"images_without_views": self._without_views}
 
     def _agreement(self) -> dict[str, Any] | None:
         if not self._known_images:
@@ -380,18 +380,18 @@ class Tally:
         }
 
     def _extremes(self) -> dict[str, Any]:
-        told: dict[str, Any] = {}
+        extremes: dict[str, Any] = {}
         for name, crops, whole in zip(
             ("hardest", "easiest"), self._crops, self._images, strict=True
         ):
-            told[f"{name}_views"] = [
+            extremes[f"{name}_views"] = [
                 self._named(image, view=view, confidence=value)
                 for image, view, value in crops.entries()
             ]
-            told[f"{name}_images"] = [
+            extremes[f"{name}_images"] = [
                 self._named(image, mean_confidence=value) for image, _, value in whole.entries()
             ]
-        return told
+        return extremes
 
     def _named(self, image: int, **more: Any) -> dict[str, Any]:
         return {"image": image, "key": self._store.keys[image], **more}

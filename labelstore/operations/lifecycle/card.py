@@ -172,8 +172,8 @@ def _head(name: str, shown: tuple[str, str | None], license_id: str | None) -> s
 
 
 def _what(manifest: Manifest, statistics: dict[str, Any], rows: RowFiles | None) -> str:
-    told = statistics["store"]
-    unreadable = told["unreadable_images"]
+    store = statistics["store"]
+    unreadable = store["unreadable_images"]
     missing = (
         f" {unreadable:,} of the images could not be read and have none." if unreadable else ""
     )
@@ -264,14 +264,14 @@ def _views(manifest: Manifest, in_rows: bool) -> str:
     law = manifest.law
     place = "in the rows." if in_rows else "stored beside the labels."
     if isinstance(law, ViewLaw):
-        told = ", ".join(
+        crops = ", ".join(
             f"{name} {_text(value)}" for name, value in law.to_json().items() if name != "stages"
         )
         if law.stages:
-            told += f", then {', '.join(map(str, law.stages))}"
+            crops += f", then {', '.join(map(str, law.stages))}"
         return (
             f"{manifest.num_views:,} an image. Which crop a view is follows from the image's key, "
-            f"its size and the view's number: {told}. "
+            f"its size and the view's number: {crops}. "
             + (
                 "The box and flip of each stand in its row."
                 if in_rows

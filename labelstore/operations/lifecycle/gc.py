@@ -194,12 +194,12 @@ def _of_folder(place: Path, dry_run: bool) -> list[Leftover]:
             stack.enter_context(locks.exclusive_lock(folder))
         kinds: dict[Kind, Sequence[Path]] = {**files}
         kinds["sibling"] = [file for folder in beside for file in folder.rglob("*")]
-        leftovers = [_leftover(kind, place, found) for kind, found in kinds.items()]
+        leftovers = [_leftover(kind, place, paths) for kind, paths in kinds.items()]
         if not dry_run:
             for purpose in swaps.PURPOSES:
                 swaps.give_up(place, purpose)
-            for found in files.values():
-                for file in found:
+            for paths in files.values():
+                for file in paths:
                     local_files.delete_file(file)
                     local_files.delete_empty(file.parent, place)
         if not dry_run or not locked:
@@ -254,11 +254,13 @@ def _of_bucket(url: str, dry_run: bool) -> list[Leftover]:
         orphans = [name for name in _orphans(backend) if name in sizes]
         if not dry_run:
             backend.delete_objects(orphans)
-    found: dict[Kind, list[int]] = {
+    sizes_by_kind: dict[Kind, list[int]] = {
         "lease": list(leases.values()),
         "block": [sizes[name] for name in orphans],
     }
-    return [Leftover(kind, url, len(each), sum(each)) for kind, each in found.items() if each]
+    return [
+        Leftover(kind, url, len(each), sum(each)) for kind, each in sizes_by_kind.items() if each
+    ]
 
 
 def _outputs(folder: Path, dry_run: bool) -> list[Leftover]:

@@ -45,12 +45,12 @@ def history(store: Store | str | os.PathLike[str]) -> dict[str, Any]:
         settings = dict(step["settings"])
         release = settings.pop("labelstore", None)
         steps.append({**step, "release": release, "settings": settings})
-    told = ("spec", "checkpoint", "weights_digest", "device", "precision")
+    fields = ("spec", "checkpoint", "weights_digest", "device", "precision")
     return {
         "report_version": 1,
         "store": {"path": str(store.path), "id": manifest.id},
         "teacher_names": list(teacher_names(manifest)),
-        "teachers": [{name: teacher.get(name) for name in told} for teacher in manifest.teachers],
+        "teachers": [{name: teacher.get(name) for name in fields} for teacher in manifest.teachers],
         "libraries": dict(manifest.producer),
         "steps": steps,
     }

@@ -182,21 +182,21 @@ def publish(
     )
 
 
-def _published(store: Store, told: dict[str, str]) -> Manifest:
+def _published(store: Store, place: dict[str, str]) -> Manifest:
     """A store's manifest once it is published.
 
     Args:
-        told: what the history says of the place.
+        place: what the history says of the place.
     """
     manifest = store.manifest
     last = manifest.origin
     if (
         last is not None
         and last["operation"] == OPERATION
-        and last["settings"].get("url") == told.get("url")
+        and last["settings"].get("url") == place.get("url")
     ):
         return manifest
-    settings: dict[str, Any] = {**told, "labels": store.reader.commits_digest()}
+    settings: dict[str, Any] = {**place, "labels": store.reader.commits_digest()}
     if manifest.teacher is None:
         settings[TEACHERS] = [dict(teacher) for teacher in manifest.teachers]
     return replace(manifest, origin=origin(OPERATION, [store], settings))

@@ -239,14 +239,14 @@ def _views(
     store: Store, rows: Int64Array, views: range | ViewChoice | None
 ) -> tuple[npt.NDArray[Any] | range, Any]:
     """The views of each image, and how a manifest tells of them."""
-    told = told_views(store, views)
+    rule = told_views(store, views)
     if isinstance(views, ViewChoice):
         if views.count > store.num_views:
             raise UsageError(
                 f"{views.count} views an image were asked for, {store.path} has "
                 f"{store.num_views}: ask for fewer."
             )
-        return choose_views(store, rows, views), told
+        return choose_views(store, rows, views), rule
     chosen = range(store.num_views) if views is None else views
     if chosen.step != 1 or not 0 <= chosen.start < chosen.stop <= store.num_views:
         raise UsageError(
@@ -255,10 +255,10 @@ def _views(
             arguments=("views",),
         )
     if chosen.start == 0:
-        return chosen, told
+        return chosen, rule
     # One row for all images: no memory is taken for the others.
     row = np.arange(chosen.start, chosen.stop, dtype=np.uint16)
-    return np.broadcast_to(row, (len(rows), len(row))), told
+    return np.broadcast_to(row, (len(rows), len(row))), rule
 
 
 def told_views(store: Store, views: range | ViewChoice | None) -> Any:

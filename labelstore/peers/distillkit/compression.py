@@ -64,7 +64,7 @@ class Compression:
             _Bin(part["scale_dtype"], part["element_bits"], part["num_elements"])
             for part in document.get("residual_bins") or ()
         )
-        made = cls(
+        compression = cls(
             document["d"],
             document["k"],
             document["exact_k"],
@@ -75,8 +75,8 @@ class Compression:
             document.get("delta_encoding", True),
             document.get("normalize_t", False),
         )
-        made._check()
-        return made
+        compression._check()
+        return compression
 
     def _check(self) -> None:
         numbers = [self.d, self.k, self.exact_k]

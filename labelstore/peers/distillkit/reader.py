@@ -106,10 +106,10 @@ class DistillKitReader:
             at = np.flatnonzero(groups == group)
             rows = np.asarray(numbers)[at] - self._starts[group]
             shape = (len(at) * self.num_views, -1)
-            made = self._labels(
+            labels = self._labels(
                 self._groups[group][0], logprobs[rows].reshape(shape), ids[rows].reshape(shape)
             )
-            indices[at], probs[at] = (values.reshape(indices[at].shape) for values in made)
+            indices[at], probs[at] = (values.reshape(indices[at].shape) for values in labels)
         return PeerLabels(indices, probs)
 
     def _labels(

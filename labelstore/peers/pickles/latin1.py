@@ -25,9 +25,9 @@ def latin1_bytes(text: bytes) -> bytes:
         ValueError: it is no UTF-8, or has characters that Latin-1 lacks.
     """
     compiled = _compiled()
-    found: bytes | None = None if compiled is None else compiled.latin1(text)
+    encoded: bytes | None = None if compiled is None else compiled.latin1(text)
     # Python says what is wrong.
-    return text.decode("utf-8").encode("latin-1") if found is None else found
+    return text.decode("utf-8").encode("latin-1") if encoded is None else encoded
 
 
 @functools.cache

@@ -261,12 +261,12 @@ class Sre2lReader:
         # Of the last epoch, too: an order that is right at first may drift away.
         epochs = dict.fromkeys((0, len(self._files) - 1))
         shares = {epoch: self._agreement_in(epoch, truth) for epoch in epochs}
-        told = " and ".join(
+        of_photos = " and ".join(
             f"{same:.1%} of the labels looked at in epoch {epoch} (in a wrong order about "
             f"{chance:.1%})"
             for epoch, (same, chance, _) in shares.items()
         )
-        text = f"The likeliest class is the photo's own folder for {told}."
+        text = f"The likeliest class is the photo's own folder for {of_photos}."
         doubtful = any(
             (same - chance) * count <= 4 * np.sqrt(max(chance * count, 1))
             for same, chance, count in shares.values()

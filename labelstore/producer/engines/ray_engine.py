@@ -178,10 +178,10 @@ class RayEngine:
                 under_way[task] = actor, block
                 if not queue:
                     queue.extend(itertools.islice(coming, 1))
-            done, _ = self._ray.wait([*under_way, *self._starting], timeout=LOOK_SECONDS)
-            if not done:
+            answered, _ = self._ray.wait([*under_way, *self._starting], timeout=LOOK_SECONDS)
+            if not answered:
                 self._grow()
-            for task in done:
+            for task in answered:
                 if task in self._starting:
                     begun = self._begun(task)
                     if begun is not None:
@@ -274,9 +274,9 @@ class RayEngine:
         """Until an actor is there."""
         patience = time.monotonic() + PATIENCE_SECONDS
         while not self._ready:
-            done, _ = self._ray.wait(list(self._starting), timeout=LOOK_SECONDS)
-            if done:
-                self._begun(done[0])
+            answered, _ = self._ray.wait(list(self._starting), timeout=LOOK_SECONDS)
+            if answered:
+                self._begun(answered[0])
             elif time.monotonic() > patience:
                 patience = float("inf")
                 cluster = self._ray.cluster_resources()

@@ -203,7 +203,7 @@ class Growth:
         """
         plan, old = self.plan, self.store.manifest
         changed = self._relabelled_keys
-        told: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "images": [plan.old_images, len(plan.keys)],
             "views": [plan.old_views, plan.num_views],
             "missing": len(plan.missing),
@@ -211,7 +211,7 @@ class Growth:
             "labels": self.store.reader.commits_digest(),
         }
         if changed:
-            told["relabelled_keys"] = fingerprint(
+            settings["relabelled_keys"] = fingerprint(
                 sorted(changed), np.zeros(len(changed), dtype=np.int32)
             )
         teacher = dict(old.teacher or {})
@@ -226,7 +226,7 @@ class Growth:
             fingerprint=fingerprint(plan.keys, targets),
             probe=tuple(entry for entry in old.probe if entry["key"] not in changed),
             teacher=teacher,
-            origin=origin("grow", [self.store], told),
+            origin=origin("grow", [self.store], settings),
         )
 
     @property
@@ -291,9 +291,9 @@ class Growth:
         if manifest.prior_size:
             data = with_lists(data, old, kept, self.store.manifest)
         codes = block_codes(data, manifest, block)
-        for new, taken in ((codes.images, old.images), (codes.priors, old.priors)):
+        for new, stored in ((codes.images, old.images), (codes.priors, old.priors)):
             for name, values in new.items():
-                values[:count][kept] = taken[name][kept]
+                values[:count][kept] = stored[name][kept]
         for name, values in codes.views.items():
             values[:count, : self.plan.old_views][kept] = old.views[name][kept]
         return dataclasses.replace(codes, stored=old.stored)

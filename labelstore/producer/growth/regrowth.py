@@ -105,14 +105,14 @@ class Regrowth:
         """
         rows = self._store.manifest.block_slice(block)
         with workspace() as folder:
-            made: Store | None = None
+            staged: Store | None = None
             for number, (images, views) in enumerate(growth_stages(self._store.manifest)):
                 count = min(images, rows.stop) - rows.start
-                if count > 0 and (made is None or (count, views) != _shape(made)):
+                if count > 0 and (staged is None or (count, views) != _shape(staged)):
                     keys = self._store.keys[rows.start : rows.start + count]
                     path = folder / f"{number}.{self._suffix}"
-                    made = self._stage(made, keys, views, path)
-            parts = cast("Store", made).block_codes(0)
+                    staged = self._stage(staged, keys, views, path)
+            parts = cast("Store", staged).block_codes(0)
             # Arrays of one's own, as a labelled block has them.
             of_images, lists, of_views = ({n: a.copy() for n, a in p.items()} for p in parts)
             codes = BlockCodes(of_images, lists, of_views)

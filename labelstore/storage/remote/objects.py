@@ -129,14 +129,14 @@ class RemoteObjects:
     def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         if not ranges:
             return []
-        found: list[bytes] = self._do("get_ranges", name, list(ranges))
-        for (start, length), data in zip(ranges, found, strict=True):
+        pieces: list[bytes] = self._do("get_ranges", name, list(ranges))
+        for (start, length), data in zip(ranges, pieces, strict=True):
             if len(data) != length:
                 raise StoreError(
                     f"{self.where}/{name}: {len(data)} bytes came from byte {start} on, expected "
                     f"{length}: the object is shorter than it was written; restore it."
                 )
-        return found
+        return pieces
 
     def get_suffix(self, name: str, length: int) -> tuple[bytes, int]:
         data, size = self._do("get_suffix", name, length)
@@ -223,8 +223,8 @@ class RemoteObjects:
             return
 
     def tag(self, name: str) -> Tag:
-        found: Tag = self._do("tag", name)
-        return found
+        tag: Tag = self._do("tag", name)
+        return tag
 
     def below(self, prefix: str) -> list[str]:
         """Names of the objects below a prefix that ends in ``/``."""
@@ -244,13 +244,13 @@ class RemoteObjects:
 
     def _listed(self, verb: str) -> dict[str, int]:
         try:
-            found = self._do(verb, "")
+            sizes = self._do(verb, "")
         except FileNotFoundError as error:
             raise NotFoundError(
                 f"{self.where} cannot be listed ({first_line(error)}): make the bucket, or "
                 "correct the URL."
             ) from error
-        return {name: size for name, size in found.items() if not name.startswith(HIDDEN)}
+        return {name: size for name, size in sizes.items() if not name.startswith(HIDDEN)}
 
     def sizes_of(self, names: Iterable[str]) -> dict[str, int]:
         """Bytes of those of some objects that are there."""

@@ -169,8 +169,8 @@ class Requests:
 
     def tag(self, name: str) -> Tag:
         """The tag and version of an object."""
-        found = self._head(name)
-        return {part: found[part] for part in ("e_tag", "version") if found.get(part)}
+        head = self._head(name)
+        return {part: head[part] for part in ("e_tag", "version") if head.get(part)}
 
     def delete(self, name: str) -> None:
         """Delete an object; whether it was there is not told."""

@@ -145,9 +145,9 @@ class MappedBackend:
             self._arrays[name] = array
         self.mapped = {spec.name: self._arrays[spec.name] for spec in labels}
         files_of_labels = [str(array_file(Path(self.path), name)) for name in self.mapped]
-        found = {file: _state(file) for file in files_of_labels}
-        self._states = {file: state[0] for file, state in found.items()}
-        self._touched = {file: state[1] for file, state in found.items()}
+        states = {file: _state(file) for file in files_of_labels}
+        self._states = {file: state[0] for file, state in states.items()}
+        self._touched = {file: state[1] for file, state in states.items()}
 
     def touched(self) -> bool:
         """Whether what was compared with its digests must be compared again: somebody may have
@@ -161,8 +161,8 @@ class MappedBackend:
         """
         again = False
         for file, state in self._states.items():
-            found, touched = _state(file)
-            if found != state:
+            current, touched = _state(file)
+            if current != state:
                 raise CorruptError(
                     f"{file} was changed, or taken away, while it was open: materialize the store "
                     "again, or open the copy anew if that has been done."
@@ -269,7 +269,7 @@ def _state(file: str) -> tuple[tuple[int, int, int] | None, int]:
     """What differs when a file is another or another's content (None for one that is not there),
     and what differs when anything was done to it, which nobody can set back."""
     try:
-        found = os.stat(file)
+        status = os.stat(file)
     except FileNotFoundError:
         return None, 0
-    return (found.st_ino, found.st_size, found.st_mtime_ns), found.st_ctime_ns
+    return (status.st_ino, status.st_size, status.st_mtime_ns), status.st_ctime_ns

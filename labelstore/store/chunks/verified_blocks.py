@@ -69,12 +69,12 @@ class VerifiedBlocks(CommittedBlocks):
 
     def images_of(self, blocks: Sequence[int]) -> Iterator[Codes]:
         """The measured image arrays of some blocks, in order."""
-        for block, found in self._blocks_of(blocks, image_arrays(self.manifest)):
-            if images_digest(self.manifest.id, block, found) != self._commit(block)[IMAGES_COLUMN]:
+        for block, codes in self._blocks_of(blocks, image_arrays(self.manifest)):
+            if images_digest(self.manifest.id, block, codes) != self._commit(block)[IMAGES_COLUMN]:
                 raise self.corrupt("images", block, None)
-            self._require_none(image_problem(found), _STATUS, block, None)
-            self._unreadable[block] = found[_STATUS] == UNREADABLE
-            yield found
+            self._require_none(image_problem(codes), _STATUS, block, None)
+            self._unreadable[block] = codes[_STATUS] == UNREADABLE
+            yield codes
 
     def _unreadable_of(self, blocks: Sequence[int]) -> list[npt.NDArray[np.bool_]]:
         """(n,) bool for each block: which of its images could not be read.
@@ -87,11 +87,11 @@ class VerifiedBlocks(CommittedBlocks):
         missing = [block for block in dict.fromkeys(blocks) if block not in self._unreadable]
         if missing:
             status = [spec for spec in image_arrays(self.manifest) if spec.name == _STATUS]
-            found = [codes[_STATUS] for _, codes in self._blocks_of(missing, status)]
-            starts = np.cumsum([0, *map(len, found[:-1])])
-            labelled = np.logical_and.reduceat(np.concatenate(found) == LABELLED, starts)
-            none = np.zeros(max(map(len, found)), dtype=bool)
-            for block, codes, whole in zip(missing, found, labelled.tolist(), strict=True):
+            statuses = [codes[_STATUS] for _, codes in self._blocks_of(missing, status)]
+            starts = np.cumsum([0, *map(len, statuses[:-1])])
+            labelled = np.logical_and.reduceat(np.concatenate(statuses) == LABELLED, starts)
+            none = np.zeros(max(map(len, statuses)), dtype=bool)
+            for block, codes, whole in zip(missing, statuses, labelled.tolist(), strict=True):
                 if whole:
                     self._unreadable[block] = none[: len(codes)]
             for _ in self.images_of([block for block in missing if block not in self._unreadable]):

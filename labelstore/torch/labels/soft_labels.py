@@ -185,12 +185,13 @@ class TorchSoftLabels:
         return map_tensors(self, function)
 
 
-def _not_a_tensor(wanted: str) -> UsageError:
+def _not_a_tensor(attribute: str) -> UsageError:
     return UsageError(
-        f"soft labels were asked for {wanted}, as timm's Mixup and losses of tensors do, expected "
-        "what takes soft labels: mix with labelstore.torch.MixUp, CutMix or SelfMix in place of "
-        "timm's Mixup (leave its mixup and cutmix at 0), and take a loss of labelstore.torch; "
-        "target.target has the class ids of the ground truth, target.dense() the probabilities."
+        f"soft labels were asked for {attribute}, as timm's Mixup and losses of tensors do, "
+        "expected what takes soft labels: mix with labelstore.torch.MixUp, CutMix or SelfMix in "
+        "place of timm's Mixup (leave its mixup and cutmix at 0), and take a loss of "
+        "labelstore.torch; target.target has the class ids of the ground truth, target.dense() the "
+        "probabilities."
     )
 
 

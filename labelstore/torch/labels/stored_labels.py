@@ -130,8 +130,8 @@ class TorchTopK:
     ) -> TorchSoftLabels:
         weights, outside = self._tail_weights(classes)
         same = (self.indices[:, :, None] == classes[:, None, :]) & stored[:, :, None]
-        taken = same.any(1)
-        weights = torch.where(taken, 0.0, weights)
+        is_stored = same.any(1)
+        weights = torch.where(is_stored, 0.0, weights)
         listed = classes >= 0
         strangers = (stored & ~same.any(2)).sum(1, keepdim=True)
         others = (self.num_classes - listed.sum(1, keepdim=True) - strangers).clamp(min=0)
@@ -143,7 +143,7 @@ class TorchTopK:
         limit = torch.where(stored.any(1, keepdim=True), MOST_UNSEEN * least, 1.0)
         spread, scale = _spread(weights, outside * others, residual, limit)
         base = torch.where(others > 0, scale * outside, 0.0)
-        extra = torch.where(listed & ~taken, spread - base, 0.0)
+        extra = torch.where(listed & ~is_stored, spread - base, 0.0)
         return self._labels(
             base,
             torch.cat([self.indices, classes.clamp(min=0)], 1),

@@ -122,13 +122,13 @@ class _OnCpu(torch.autograd.Function):
         ctx.save_for_backward(logits, *label, kept)
         ctx.temperature = temperature
         ctx.scale = scale = -1 / count if reduction == "mean" and count else -1.0
-        found = _weighed(base, sums, weights, listed)
-        total = found.sum()
+        losses = _weighed(base, sums, weights, listed)
+        total = losses.sum()
         # A class of logit -inf, perhaps without probability, makes it infinite or no number.
         if not math.isfinite(total.item()):
-            found = _weighed(base, sums, weights, listed, masked=True)
-            total = found.sum()
-        return (found if reduction == "none" else total).mul_(scale)
+            losses = _weighed(base, sums, weights, listed, masked=True)
+            total = losses.sum()
+        return (losses if reduction == "none" else total).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -190,15 +190,15 @@ class SoftCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         logits, base, indices, weights, rows = ctx.saved_tensors
         base, weights = _as_precise(logits, base, weights)
-        given = (upstream[0], ctx.temperature)
+        scaling = (upstream[0], ctx.temperature)
         if torch.is_grad_enabled():  # create_graph=True
-            gradient = _differentiable_gradient(logits, base, indices, weights, *given)
+            gradient = _differentiable_gradient(logits, base, indices, weights, *scaling)
         elif rows.numel():
             from labelstore.torch.losses import triton_kernels
 
-            gradient = triton_kernels.gradient(logits, base, indices, weights, rows, *given)
+            gradient = triton_kernels.gradient(logits, base, indices, weights, rows, *scaling)
         else:
-            gradient = _gradient(logits, base, indices, weights, *given)
+            gradient = _gradient(logits, base, indices, weights, *scaling)
         return gradient, None, None, None, None
 
     @staticmethod
@@ -362,7 +362,7 @@ def _has_kernels(device: torch.device) -> bool:
 def _as_precise(logits: torch.Tensor, *labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Labels in the precision of the loss; ``to`` takes its time where there is nothing to do."""
     dtype = _precision(logits)
-    return tuple(item if item.dtype == dtype else item.to(dtype) for item in labels)
+    return tuple(tensor if tensor.dtype == dtype else tensor.to(dtype) for tensor in labels)
 
 
 def _precision(logits: torch.Tensor) -> torch.dtype:

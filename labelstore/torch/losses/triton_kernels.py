@@ -177,7 +177,7 @@ def _try(device: torch.device) -> None:
     label = base.double()[:, None].repeat(1, classes)
     label.scatter_add_(1, indices, weights.double())
     expected = upstream[:, None] * (label.sum(dim=1, keepdim=True) * logs.exp() - label)
-    z, low, place, weight = (item.to(device) for item in (logits, base, indices, weights))
+    z, low, place, weight = (tensor.to(device) for tensor in (logits, base, indices, weights))
     values, rows = losses(z, low, place, weight, 1.0)
     slope = gradient(z, low, place, weight, rows, upstream.to(device), 1.0)
     near = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-6)

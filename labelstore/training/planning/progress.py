@@ -30,15 +30,15 @@ def watched(items: Iterable[Item], count: int, doing: str) -> Iterator[Item]:
         yield from items
         return
     start = time.monotonic()
-    told = start + _QUIET_SECONDS - _BETWEEN_SECONDS
+    last = start + _QUIET_SECONDS - _BETWEEN_SECONDS
     line = ""
     try:
         for number, item in enumerate(items):
             now = time.monotonic()
-            if number and now - told >= _BETWEEN_SECONDS:
+            if number and now - last >= _BETWEEN_SECONDS:
                 left = (now - start) * (count - number) / number
                 text = f"{doing}: {number / count:.0%}, {_duration(left)} left"
-                line, told = text.ljust(len(line)), now
+                line, last = text.ljust(len(line)), now
                 sys.stderr.write(f"\r{line}")
                 sys.stderr.flush()
             yield item

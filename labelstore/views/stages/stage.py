@@ -75,15 +75,17 @@ class Stage(ABC):
             UsageError: its settings are not this stage's, or out of their range.
         """
         kinds = {field.name: str(field.type) for field in dataclasses.fields(cls)}
-        given = {name: description[name] for name in description if name not in ("name", "version")}
-        if set(given) != set(kinds) or any(
-            type(value).__name__ != kinds[name] for name, value in given.items()
+        settings = {
+            name: description[name] for name in description if name not in ("name", "version")
+        }
+        if set(settings) != set(kinds) or any(
+            type(value).__name__ != kinds[name] for name, value in settings.items()
         ):
             raise UsageError(
-                f"the stage {cls.NAME!r} has the settings {given}, expected "
+                f"the stage {cls.NAME!r} has the settings {settings}, expected "
                 f"{', '.join(f'{name} ({kind})' for name, kind in kinds.items()) or 'none'}."
             )
-        return cls(**given)
+        return cls(**settings)
 
 
 class NumbersStage(Stage):

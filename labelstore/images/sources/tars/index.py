@@ -182,14 +182,14 @@ def _followed(link: Member, targets: _Targets, shard: str) -> Member:
     member = link
     for _ in range(_MOST_LINKS):
         beside = member.name if member.kind == "symbolic link" else ""
-        found = targets.get(_joined(beside, member.target))
-        if found is None or found.kind not in ("hard link", "symbolic link"):
+        target = targets.get(_joined(beside, member.target))
+        if target is None or target.kind not in ("hard link", "symbolic link"):
             break
-        member = found
+        member = target
     else:
-        found = None
-    if found is not None:
-        return found._replace(name=link.name)
+        target = None
+    if target is not None:
+        return target._replace(name=link.name)
     if is_image_name(link.name) or key_and_field(link.name)[1] == "cls":
         raise SourceError(
             f"{link.name!r} in {shard} is a {link.kind} to {link.target!r}, which is no member "

@@ -115,11 +115,11 @@ def _valid(headers: list[bytes]) -> int:
         return 0
     blocks = np.frombuffer(b"".join(headers), dtype=np.uint8).reshape(-1, _BLOCK)
     digits = blocks[:, 148:154].astype(np.int64) - 48
-    told = digits @ _OCTAL_PLACES
+    checksums = digits @ _OCTAL_PLACES
     # The field itself counts as eight blanks.
     sums = blocks.sum(axis=1, dtype=np.int64) - blocks[:, 148:156].sum(axis=1, dtype=np.int64)
     good = (
-        (sums + 8 * 32 == told)
+        (sums + 8 * 32 == checksums)
         & ((digits >= 0) & (digits < 8)).all(axis=1)
         & (blocks[:, 154] == 0)
         & _NUMERIC[blocks[:, 100:148]].all(axis=1)

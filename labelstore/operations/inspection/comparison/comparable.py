@@ -83,13 +83,13 @@ def comparable(a: LabelReader, b: LabelReader) -> Comparable:
             f"{a.path} and {b.path} share {images['both']} images and none of them has labels in "
             "both: finish the runs that make them first (the same command again)."
         )
-    reason, same, told = _crops(a, b, rows_a, rows_b)
-    alerts += told
+    reason, same, differences = _crops(a, b, rows_a, rows_b)
+    alerts += differences
     images["other_crops"] = int((~same).sum())
     rows_a, rows_b = rows_a[same], rows_b[same]
     images["compared"] = len(rows_a)
-    targets, told = _targets(a, b, rows_a, rows_b)
-    alerts += told
+    targets, differences = _targets(a, b, rows_a, rows_b)
+    alerts += differences
     by: By = "views" if reason is None else "images"
     return Comparable(by, reason, rows_a, rows_b, targets, images, alerts)
 
@@ -98,8 +98,8 @@ def _alert(kind: str, text: str) -> dict[str, str]:
     return {"kind": kind, "text": text}
 
 
-def _first_key(store: LabelReader, wanted: BoolArray) -> str | None:
-    return store.keys[int(wanted.argmax())] if wanted.any() else None
+def _first_key(store: LabelReader, mask: BoolArray) -> str | None:
+    return store.keys[int(mask.argmax())] if mask.any() else None
 
 
 def _classes(a: LabelReader, b: LabelReader) -> list[dict[str, str]]:
@@ -155,8 +155,8 @@ def _settings(a: LabelReader, b: LabelReader) -> list[dict[str, str]]:
 
 
 def _joined(values: set[Any]) -> str:
-    told = (f"{value:g}" if isinstance(value, float) else value or "unknown" for value in values)
-    return " and ".join(sorted(told))
+    texts = (f"{value:g}" if isinstance(value, float) else value or "unknown" for value in values)
+    return " and ".join(sorted(texts))
 
 
 def _incomplete(a: LabelReader, b: LabelReader) -> list[dict[str, str]]:

@@ -228,13 +228,13 @@ def _geometry(store: LabelReader, row: int, views: Int64Array) -> Views | None:
 def _crop(geometry: Views | None, place: int, keys: Sequence[str]) -> dict[str, Any]:
     if geometry is None:
         return {"box": None, "flip": None}
-    told: dict[str, Any] = {
+    crop: dict[str, Any] = {
         "box": geometry.box[place].tolist(),
         "flip": bool(geometry.flip[place]),
     }
     if geometry.stages:
-        told["operations"] = operations_of(geometry, place, keys)
-    return told
+        crop["operations"] = operations_of(geometry, place, keys)
+    return crop
 
 
 def operations_of(geometry: Views, place: Any, keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -247,7 +247,7 @@ def operations_of(geometry: Views, place: Any, keys: Sequence[str]) -> list[dict
         of each operation ``name`` and ``values`` (see ``StageParameters``), and of one that mixes
         ``partner``, the key of the other image, and ``partner_view``.
     """
-    told: list[dict[str, Any]] = [
+    operations: list[dict[str, Any]] = [
         {"name": stage.names[code], "values": values.tolist()}
         for stage in geometry.stages
         for code, values in zip(stage.operation[place], stage.values[place], strict=True)
@@ -255,11 +255,11 @@ def operations_of(geometry: Views, place: Any, keys: Sequence[str]) -> list[dict
     ]
     partners = geometry.partners
     if partners is not None and partners.image[place] >= 0:
-        told[-1] |= {
+        operations[-1] |= {
             "partner": keys[int(partners.image[place])],
             "partner_view": int(partners.view[place]),
         }
-    return told
+    return operations
 
 
 def position_of(store: LabelReader, image: int | str) -> int:

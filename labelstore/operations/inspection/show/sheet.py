@@ -47,7 +47,7 @@ def draw_sheet(store: LabelReader, shown: Mapping[str, Any], source: ImageSource
     else:
         size, interpolation = tuple(facts["input_size"]), facts["interpolation"]
     teachers = [teacher for member in store.members for teacher in member.manifest.teachers]
-    inputs = {(tuple(made["input_size"]), made["interpolation"]) for made in teachers}
+    inputs = {(tuple(teacher["input_size"]), teacher["interpolation"]) for teacher in teachers}
     if len(inputs) > 1:
         notes.append("The teachers saw crops of different sizes; these are the first one's.")
     if len(store.members) > 1 and shown["ferkd"]["ensemble"] != "mean":

@@ -160,8 +160,8 @@ class ParquetBackend:
 
     def read_targets(self) -> npt.NDArray[np.int32]:
         with parsed(self._where(TABLE), _MEND):
-            found = self._table("target").to_numpy(zero_copy_only=False)
-            return np.asarray(found, dtype=np.int32)
+            column = self._table("target").to_numpy(zero_copy_only=False)
+            return np.asarray(column, dtype=np.int32)
 
     def _table(self, column: str) -> pa.ChunkedArray:
         """A column of the image table; keys as a dictionary of them."""

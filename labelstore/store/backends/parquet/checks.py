@@ -66,8 +66,8 @@ def check_footer(opened: OpenFile, schema: pa.Schema, rows: list[int] | None = N
     Returns:
         the rows of each row group.
     """
-    found, groups = opened.file.schema_arrow, opened.groups
-    columns = [(field.name, _kind(field.type)) for field in found]
+    file_schema, groups = opened.file.schema_arrow, opened.groups
+    columns = [(field.name, _kind(field.type)) for field in file_schema]
     expected = [(field.name, _kind(field.type)) for field in schema]
     if columns != expected:
         raise ValueError(f"its columns are {str(columns)[:160]}, expected {str(expected)[:160]}")

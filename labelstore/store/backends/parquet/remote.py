@@ -64,8 +64,8 @@ class _RangeFile(io.RawIOBase):
         # What a damaged file has behind its end is for the reader to miss.
         ranges = [(start, min(length, self._size - start)) for start, length in ranges]
         ranges = [part for part in ranges if part[1] > 0 and self._held(*part) is None]
-        found = self._objects.get_ranges(self._name, ranges)
-        self._parts += [(start, data) for (start, _), data in zip(ranges, found, strict=True)]
+        pieces = self._objects.get_ranges(self._name, ranges)
+        self._parts += [(start, data) for (start, _), data in zip(ranges, pieces, strict=True)]
 
     def _held(self, start: int, length: int) -> bytes | None:
         for first, data in self._parts:
@@ -146,8 +146,8 @@ class RemoteParquetBackend(RemoteWriting, ParquetBackend):
     def fetch_block(self, block: int) -> None:
         names = [block_file(folder, block) for folder in (MEASURED, LABELS)]
         calls = (functools.partial(self._bytes, name, _FILE_BYTES) for name in names)
-        found = self._objects.together(calls)
-        held = zip(names, found, strict=True)
+        files = self._objects.together(calls)
+        held = zip(names, files, strict=True)
         self._held.hold(block, {name: data for name, data in held if data is not None})
 
     def release_block(self, block: int) -> None:

@@ -59,7 +59,7 @@ def array_layouts(manifest: Manifest) -> dict[str, ArrayLayout]:
     images = manifest.num_images
     table = (min(images, TABLE_CHUNK),)
     columns = commit_columns(manifest)
-    found = {
+    layouts = {
         KEYS: ArrayLayout(np.dtype(object), (images,), table, None, ""),
         TARGETS: ArrayLayout(np.dtype("<i4"), (images,), table, None, -2),
         COMMITS: ArrayLayout(
@@ -68,8 +68,8 @@ def array_layouts(manifest: Manifest) -> dict[str, ArrayLayout]:
     }
     for spec in all_arrays(manifest):
         shape, shards, chunks = layout(spec, manifest)
-        found[spec.name] = ArrayLayout(spec.dtype, shape, chunks, shards, spec.fill)
-    return found
+        layouts[spec.name] = ArrayLayout(spec.dtype, shape, chunks, shards, spec.fill)
+    return layouts
 
 
 def check_description(document: Any, expected: ArrayLayout) -> None:
@@ -83,7 +83,7 @@ def check_description(document: Any, expected: ArrayLayout) -> None:
         index = _codecs(ArrayLayout(np.dtype("<u8"), (), (), None, 0, False))
         inner = {"chunk_shape": list(expected.chunks), "codecs": codecs, "index_codecs": index}
         codecs = [("sharding_indexed", {**inner, "index_location": "end"})]
-    wanted = {
+    description = {
         "zarr_format": 3,
         "node_type": "array",
         "shape": list(expected.shape),
@@ -96,7 +96,7 @@ def check_description(document: Any, expected: ArrayLayout) -> None:
         "fill_value": _fill(expected),
         "codecs": codecs,
     }
-    for name, value in wanted.items():
+    for name, value in description.items():
         held = document[name]
         if name == "codecs":
             held = [_codec(codec) for codec in held]

@@ -86,10 +86,10 @@ class ZarrObjects:
         if held is not None:
             return held
         try:
-            found = opened(name)
+            opening = opened(name)
         except FileNotFoundError:
             return None
-        return read_opened(*found, f"{self.path}/{folder}/{name}", limit)
+        return read_opened(*opening, f"{self.path}/{folder}/{name}", limit)
 
     def _together(self, calls: Iterable[Callable[[], T]]) -> Iterator[T]:
         """What calls return, in order."""

@@ -115,11 +115,11 @@ class ZarrReads(ZarrObjects):
         keys: list[str] = []
         with self._guard(KEYS, ...):
             for data in self._table(KEYS):
-                found = decode_strings(data, array.rows)[: array.shape[0] - len(keys)]
+                chunk_keys = decode_strings(data, array.rows)[: array.shape[0] - len(keys)]
                 # Here, too: before a multitude of them takes memory.
-                if len(set(found)) < len(found):
+                if len(set(chunk_keys)) < len(chunk_keys):
                     raise ValueError("two images have the same key")
-                keys += found
+                keys += chunk_keys
         return tuple(keys)
 
     def read_targets(self) -> npt.NDArray[np.int32]:
@@ -151,11 +151,11 @@ class ZarrReads(ZarrObjects):
         with self._guard(COMMITS, ...):
             every = range(shape[0]) if blocks is None else blocks
             objects = enumerate(self._commit_objects(every))
-            found = {place: self._row(data) for place, data in objects if data is not None}
+            row_of = {place: self._row(data) for place, data in objects if data is not None}
             if shape[0] * row_bytes > _SPARSE_BYTES:
-                check_expansion(shape[0] * row_bytes, len(found) * row_bytes)
+                check_expansion(shape[0] * row_bytes, len(row_of) * row_bytes)
             rows = np.zeros(shape, dtype=np.uint64)
-        for place, row in found.items():
+        for place, row in row_of.items():
             rows[place] = row
         return rows
 
@@ -214,14 +214,14 @@ class ZarrReads(ZarrObjects):
     def read_many(
         self, runs: Iterable[tuple[str, slice, slice | None]]
     ) -> Iterator[npt.NDArray[Any]]:
-        wanted = list(runs)
-        if self._are_rows_of_one(wanted):
-            yield from self._rows_of(wanted[0][0], [images for _, images, _ in wanted])
+        requests = list(runs)
+        if self._are_rows_of_one(requests):
+            yield from self._rows_of(requests[0][0], [images for _, images, _ in requests])
             return
         # Chunks of one shard are read together: its index is read and checked once. So are all
         # arrays of a block that lie in units.
         alike: dict[object, list[int]] = defaultdict(list)
-        for place, (name, images, views) in enumerate(wanted):
+        for place, (name, images, views) in enumerate(requests):
             if views is not None and self.units is not None:
                 alike[UNITS, images.start, images.stop].append(place)
             elif views is not None and self._is_chunk(name, images, views):
@@ -229,16 +229,16 @@ class ZarrReads(ZarrObjects):
             else:
                 alike[place].append(place)
         calls = [
-            functools.partial(self._read_alike, [wanted[place] for place in places])
+            functools.partial(self._read_alike, [requests[place] for place in places])
             for places in alike.values()
         ]
-        done = zip(alike.values(), self._together(calls), strict=True)
-        found: dict[int, npt.NDArray[Any]] = {}
-        for place in range(len(wanted)):
-            while place not in found:
-                places, parts = next(done)
-                found.update(zip(places, parts, strict=True))
-            yield found.pop(place)
+        answers = zip(alike.values(), self._together(calls), strict=True)
+        ready: dict[int, npt.NDArray[Any]] = {}
+        for place in range(len(requests)):
+            while place not in ready:
+                places, parts = next(answers)
+                ready.update(zip(places, parts, strict=True))
+            yield ready.pop(place)
 
     def _are_rows_of_one(self, runs: Sequence[tuple[str, slice, slice | None]]) -> bool:
         """Whether several runs are each of one block of the same array with an entry an image."""
@@ -320,21 +320,21 @@ class ZarrReads(ZarrObjects):
         """Nothing to do: the block is here."""
 
     def hold_block(self, block: int, groups: int | None = None) -> dict[str, StoredObject]:
-        found: dict[str, bytes] = {}
+        objects: dict[str, bytes] = {}
         for name, limit in self._block_limits().items():
             # What cannot be read is told of where its codes are asked for.
             with contextlib.suppress(OSError, LabelStoreError):
                 data = self._object_bytes(self._object_name(name, block), limit)
                 if data is not None:
-                    found[name] = data
-        return self._hold(block, found)
+                    objects[name] = data
+        return self._hold(block, objects)
 
-    def _hold(self, block: int, found: Mapping[str, bytes]) -> dict[str, StoredObject]:
+    def _hold(self, block: int, objects: Mapping[str, bytes]) -> dict[str, StoredObject]:
         """Keep the objects of a block, by array name, until they have been read."""
-        self._held.hold(block, {self._object_name(name, block): found[name] for name in found})
+        self._held.hold(block, {self._object_name(name, block): objects[name] for name in objects})
         # An index of units is compared with its digests where units are read, not with the block.
         return {
-            name: self._stored_object(name, data) for name, data in found.items() if name != UNITS
+            name: self._stored_object(name, data) for name, data in objects.items() if name != UNITS
         }
 
     def _stored_object(self, name: str, data: bytes) -> StoredObject:

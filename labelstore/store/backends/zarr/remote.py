@@ -155,9 +155,9 @@ class _RangesObject:
         """Parts of it, under way together."""
         first = self.size - len(self._tail)
         away = [place for place in places if place[0] < first]
-        found = dict(zip(away, self._objects.get_ranges(self._name, away), strict=True))
+        pieces = dict(zip(away, self._objects.get_ranges(self._name, away), strict=True))
         return [
-            found[start, length]
+            pieces[start, length]
             if start < first
             else self._tail[start - first : start - first + length]
             for start, length in places
@@ -219,9 +219,9 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
             functools.partial(self._object_bytes, self._object_name(name, block), limit)
             for name, limit in limits.items()
         )
-        objects = zip(limits, self._objects.together(calls), strict=True)
-        found = {name: data for name, data in objects if data is not None}
-        return self._hold(block, found)
+        answers = zip(limits, self._objects.together(calls), strict=True)
+        objects = {name: data for name, data in answers if data is not None}
+        return self._hold(block, objects)
 
     def _hold_groups(self, block: int, groups: int) -> dict[str, StoredObject]:
         """As ``hold_block``: ranges of shards, and whole what has no views."""
@@ -236,11 +236,11 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         objects: dict[str, bytes] = {}
         chunks: dict[str, list[bytes | None]] = {}
         calls = (functools.partial(read, name) for name in limits)
-        for name, found in zip(limits, self._objects.together(calls), strict=True):
-            if isinstance(found, list):
-                chunks[name] = found
-            elif found is not None:
-                objects[name] = found
+        for name, content in zip(limits, self._objects.together(calls), strict=True):
+            if isinstance(content, list):
+                chunks[name] = content
+            elif content is not None:
+                objects[name] = content
         self._chunks.hold(block, {self._object_name(name, block): chunks[name] for name in chunks})
         shards = {
             name: shard_of(parts, self._layouts[name].count) for name, parts in chunks.items()
@@ -329,9 +329,9 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
                 runs.append([place])
         asked = [(run[0][0], sum(run[-1]) - run[0][0]) for run in runs]
         data: dict[tuple[int, int], bytes] = {}
-        for run, found in zip(runs, self._objects.get_ranges(shard, asked), strict=True):
+        for run, run_bytes in zip(runs, self._objects.get_ranges(shard, asked), strict=True):
             first = run[0][0]
-            data |= {place: found[place[0] - first : sum(place) - first] for place in run}
+            data |= {place: run_bytes[place[0] - first : sum(place) - first] for place in run}
         return [place and data[place] for place in places]
 
     def _index(
@@ -348,9 +348,9 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         )
         if len(data) != length:
             raise ValueError(f"{end} bytes, expected an index of {length}")
-        found = parse_index(data), end - length
-        self._indexes[shard] = found
-        return found
+        index = parse_index(data), end - length
+        self._indexes[shard] = index
+        return index
 
     def clear(self) -> None:
         """Delete all that is there; while this goes on, it is a store whose making was stopped."""

@@ -121,12 +121,12 @@ def chunks_in(
     file.seek(start)
     index = parse_index(file.read(index_bytes(count)) or b"")
     for place in places:
-        found = entry(index, place, start, chunk_bytes(shape, dtype))
-        if found is None:
+        extent = entry(index, place, start, chunk_bytes(shape, dtype))
+        if extent is None:
             chunks.append(filled(shape, dtype, fill, start))
             continue
-        file.seek(found[0])
-        chunks.append(decode(file.read(found[1]) or b"", shape, dtype))
+        file.seek(extent[0])
+        chunks.append(decode(file.read(extent[1]) or b"", shape, dtype))
     return chunks
 
 
@@ -194,10 +194,10 @@ def decode_strings(data: bytes, count: int) -> list[str]:
     if int.from_bytes(whole[:4], "little") != count:
         raise ValueError(f"{int.from_bytes(whole[:4], 'little')} strings, expected {count}")
     try:
-        found: list[str] = VLenUTF8().decode(whole).tolist()
+        strings: list[str] = VLenUTF8().decode(whole).tolist()
     except SystemError as error:
         raise ValueError("a string's length is negative") from error
-    return found
+    return strings
 
 
 def _decompressed(data: bytes) -> bytes:

@@ -247,17 +247,17 @@ class UnitReads:
     def by_place(self, places: Sequence[tuple[int, int]], codes: Codes) -> list[Codes]:
         """Codes (images, views, ...) by array name of each of some whole (block, group) that were
         read."""
-        found: list[Codes] = []
+        codes_by_place: list[Codes] = []
         end = 0
         for block, group in places:
             rows, columns = self._manifest.block_slice(block), self._manifest.group_slice(group)
             images, views = rows.stop - rows.start, columns.stop - columns.start
             start, end = end, end + images * views
             parts = {name: part[start:end] for name, part in codes.items()}
-            found.append(
+            codes_by_place.append(
                 {name: p.reshape(images, views, *p.shape[1:]) for name, p in parts.items()}
             )
-        return found
+        return codes_by_place
 
     def runs(self, images: slice, wanted: Sequence[tuple[str, slice]]) -> list[npt.NDArray[Any]]:
         """Codes of arrays for runs of views of the same run of images.
@@ -278,8 +278,10 @@ class UnitReads:
             inner = slice(start, min(images.stop - block * size, size))
             chunks = dict(zip(groups, self.codes(block, groups, names), strict=True))
             for part, (name, views), span in zip(parts, wanted, spans, strict=True):
-                found = [chunks[group][name] for group in span]
-                codes = found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+                group_codes = [chunks[group][name] for group in span]
+                codes = (
+                    group_codes[0] if len(group_codes) == 1 else np.concatenate(group_codes, axis=1)
+                )
                 begin = views.start - span.start * columns
                 part.append(codes[inner, begin : begin + views.stop - views.start])
         return [part[0] if len(part) == 1 else np.concatenate(part) for part in parts]
@@ -307,13 +309,13 @@ class UnitReads:
             row = np.repeat(
                 np.arange(len(firsts)), np.append(firsts[1:], len(units.blocks)) - firsts
             )
-            mine = entries[row, units.numbers]
-            sizes = sizes_of(mine)
+            own_entries = entries[row, units.numbers]
+            sizes = sizes_of(own_entries)
             places = _Places(ends[row, units.numbers] - sizes, sizes)
             self._check_room(units, begins, sizes)
             data = self._data_of(blocks, begins, places, heads)
         rows = Rows(row_blocks, row_groups, entries)
-        return _Fetched([head.tables for head in heads], data, sizes, mine, rows)
+        return _Fetched([head.tables for head in heads], data, sizes, own_entries, rows)
 
     def _all(self, calls: Iterable[Callable[[], T]]) -> list[T]:
         """What calls return, in order."""
@@ -346,14 +348,14 @@ class UnitReads:
         if version is not None and version == one.version:
             return _Head(one, stop - len(tables), tables, list(one.read(rows)))
         room = min(stop, layout.tables_bytes)
-        behind, *found = one.read([(stop - room, room + COUNT_BYTES), *rows])
+        behind, *row_data = one.read([(stop - room, room + COUNT_BYTES), *rows])
         length = int.from_bytes(behind[room:], "little")
         if length > room:
             raise ValueError(f"tables of {length} bytes before byte {stop}")
         tables = bytes(behind[room - length : room])
         if one.version is not None:
             self._keep_tables(block, one.version, tables)
-        return _Head(one, stop - length, tables, found)
+        return _Head(one, stop - length, tables, row_data)
 
     def _keep_tables(self, block: int, version: object, tables: bytes) -> None:
         if self._kept_bytes > _MOST_KEPT:
@@ -390,9 +392,11 @@ class UnitReads:
         labels, record = self.layout.labels(*units), self.layout.code.record_bytes
         stored, decoded = np.add.reduceat(sizes, begins), np.add.reduceat(labels, begins) * record
         blocks = units.blocks[begins].tolist()
-        for block, held, made in zip(blocks, stored.tolist(), decoded.tolist(), strict=True):
+        for block, stored_bytes, decoded_bytes in zip(
+            blocks, stored.tolist(), decoded.tolist(), strict=True
+        ):
             try:
-                check_expansion(made, held)
+                check_expansion(decoded_bytes, stored_bytes)
             except ValueError:
                 with self._guard(block):
                     raise
@@ -414,14 +418,14 @@ class UnitReads:
         asked = list(zip(piece_starts.tolist(), lengths.tolist(), strict=True))
         calls = zip(blocks, heads, _split(asked, np.searchsorted(piece, begins)), strict=True)
         read = self._all(functools.partial(self._parts, *call) for call in calls)
-        found = [part for parts in read for part in parts]
+        parts_read = [part for parts in read for part in parts]
         if len(run) > len(piece):
             number = np.searchsorted(piece, run, side="right") - 1
             low = starts[run] - piece_starts[number]
             high = ends[np.append(run[1:], len(starts)) - 1] - piece_starts[number]
-            wanted = zip(number.tolist(), low.tolist(), high.tolist(), strict=True)
-            found = [found[number][start:stop] for number, start, stop in wanted]
-        return bytes(found[0]) if len(found) == 1 else b"".join(found)
+            cuts = zip(number.tolist(), low.tolist(), high.tolist(), strict=True)
+            parts_read = [parts_read[number][start:stop] for number, start, stop in cuts]
+        return bytes(parts_read[0]) if len(parts_read) == 1 else b"".join(parts_read)
 
     def _parts(
         self, block: int, head: _Head, asked: Sequence[tuple[int, int]]
