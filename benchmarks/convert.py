@@ -131,7 +131,11 @@ def measure(folder: Path, count: int, rounds: int) -> dict[str, Any]:
             shutil.rmtree(store, ignore_errors=True)
             source = FolderSource(folder / "photos") if boxes else None
             convert(
-                folder / "fkd", store, format="fkd", options=PeerOptions(CLASSES, source, boxes)
+                folder / "fkd",
+                store,
+                format="fkd",
+                options=PeerOptions(CLASSES, source, boxes),
+                workers=None,
             )
 
         return run

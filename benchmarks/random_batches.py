@@ -82,7 +82,9 @@ def repeated(source: Any, path: Path, blocks: int) -> Path:
     for block in range(blocks):
         part = block % len(codes)
         if block == part:
-            digests.append(backend.write_block(block, codes[part].arrays))
+            objects, of_units = backend.encode_block(block, codes[part].arrays)
+            backend.write_objects(objects)
+            digests.append(of_units)
         else:
             names = zip(backend.block_objects(part), backend.block_objects(block), strict=True)
             for first, name in names:

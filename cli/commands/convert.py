@@ -72,6 +72,7 @@ class ConvertOptions(options.ResultOptions):
     top_p: float | None
     block_images: int | None
     group_views: int | None
+    workers: int | None
     overwrite: bool
 
 
@@ -139,6 +140,11 @@ class ConvertOptions(options.ResultOptions):
 @options.top_p_option
 @options.block_images_option
 @options.group_views_option
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes that read, check and encode. [default: one a core, up to 8; on Linux]",
+)
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
@@ -183,6 +189,7 @@ def command(request: ConvertOptions) -> None:
             ),
             targets=lambda reader: _ground_truth(reader, request),
             overwrite=request.overwrite,
+            workers=request.workers,
             begin=begin,
         )
     if request.json:

@@ -77,9 +77,8 @@ class EvaluateOptions(options.ResultOptions):
 @options.collected(EvaluateOptions, teacher=TeacherOptions, photo_options=options.SourceOptions)
 def command(request: EvaluateOptions) -> None:
     """Evaluate a teacher."""
-    import os
-
     from labelstore.images.ground_truth import read_class_map, resolve_targets
+    from labelstore.launch import own_cores
     from labelstore.operations.evaluate import evaluate
     from labelstore.teachers.class_names import names_of
 
@@ -102,7 +101,7 @@ def command(request: EvaluateOptions) -> None:
             crop_share=request.crop_share,
             images=request.images,
             batch_size=request.batch_size,
-            workers=request.workers or os.cpu_count() or 1,
+            workers=request.workers or own_cores(None),
             tell=progress.update,
         )
     if request.json:

@@ -81,10 +81,9 @@ class RepairOptions(options.ResultOptions):
 @options.collected(RepairOptions, teacher=TeacherOptions, photo_options=options.SourceOptions)
 def command(request: RepairOptions) -> None:
     """Repair a store."""
-    import os
-
     import labelstore
     from labelstore.images.sources.choose import in_order
+    from labelstore.launch import own_cores
     from labelstore.operations.repair import repair
     from labelstore.producer.generation import undecodable
     from labelstore.producer.settings import RunOptions
@@ -101,7 +100,7 @@ def command(request: RepairOptions) -> None:
             skipped=request.skipped,
             options=RunOptions(
                 batch_size=request.batch_size,
-                workers=request.workers or os.cpu_count() or 1,
+                workers=request.workers or own_cores(None),
                 on_error=request.on_error or ("skip" if request.skipped else "stop"),
                 allow_version_drift=request.allow_version_drift,
             ),

@@ -23,7 +23,7 @@ from labelstore.format.label_checks import are_labels, require_ids, require_labe
 from labelstore.format.manifest import EXPLICIT
 from labelstore.format.validity import is_utf8
 from labelstore.labels.lists.fit import TOGETHER, fit
-from labelstore.storage.threads import on_all_cores
+from labelstore.storage.parallel.threads import on_all_cores
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:

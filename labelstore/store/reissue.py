@@ -62,7 +62,8 @@ def _filled(store: Store, place: Path, new: Path, manifest: Manifest) -> Store:
         digests = None
         if manifest.unit_images is not None:
             # What an index of units holds is compared where units are read, not here.
-            digests = backend.write_block(block, codes.arrays)
+            objects, digests = backend.encode_block(block, codes.arrays)
+            backend.write_objects(objects)
         for name in backend.block_objects(block) if manifest.unit_images is None else ():
             # Some writers leave out what holds fill alone; the digests below know.
             if (place / name).is_file():

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import os
 import threading
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
@@ -21,11 +20,14 @@ from labelstore.errors import UsageError
 from labelstore.format.arrays import view_arrays
 from labelstore.format.blocks import BlockCodes, empty_block
 from labelstore.labels.distance import Distances
+from labelstore.launch import own_cores
 from labelstore.storage.location import is_remote, same_place
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.indexing import evenly_spaced
+from labelstore.store.writer import EncodedBlock
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Generator, Iterable, Sequence
     from concurrent.futures import Future
 
@@ -111,7 +113,7 @@ def require_same_format(store: Store, path: str | os.PathLike[str], noun: str) -
 
 def write_blocks(
     writer: StoreWriter,
-    make: Callable[[slice], BlockData | BlockCodes],
+    make: Callable[[slice], BlockData | BlockCodes | EncodedBlock],
     tell: Callable[[int, int], None] | None = None,
     workers: int = 1,
 ) -> int:
@@ -122,7 +124,7 @@ def write_blocks(
 
     Args:
         writer: of the new store, entered.
-        make: makes the block of a run of its images, as data or as codes.
+        make: makes the block of a run of its images: as data, as codes, or encoded.
         tell: called for each block, those that were there included, with its images and views.
         workers: blocks at a time; above 1 ``make`` is called by several threads at once.
 
@@ -134,7 +136,9 @@ def write_blocks(
     def write(block: int) -> None:
         if block in pending:
             content = make(manifest.block_slice(block))
-            if isinstance(content, BlockCodes):
+            if isinstance(content, EncodedBlock):
+                writer.write_encoded(block, content)
+            elif isinstance(content, BlockCodes):
                 writer.write_codes(block, content)
             else:
                 writer.write_block(block, content)
@@ -220,7 +224,7 @@ class Copying:
 def _workers(writer: StoreWriter, stores: Sequence[Store]) -> int:
     manifests = [writer.manifest, *(store.manifest for store in stores)]
     remote = any(is_remote(path) for path in (writer.path, *(store.path for store in stores)))
-    most = WORKERS if remote else min(os.cpu_count() or 1, WORKERS)
+    most = WORKERS if remote else min(own_cores(None), WORKERS)
     # As it came, decoded, and encoded again.
     block_bytes = 3 * max(
         min(manifest.block_images, manifest.num_images)

@@ -28,16 +28,16 @@ from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     import numpy.typing as npt
 
     from labelstore.format.blocks import BlockCodes
     from labelstore.storage.remote.leases import Lease
-    from labelstore.store.backends.protocol import RemoteBackend
+    from labelstore.store.backends.protocol import Backend, RemoteBackend
 
-__all__ = ["Remake", "Share", "StoreWriter", "holds_nothing"]
+__all__ = ["EncodedBlock", "Remake", "Share", "StoreWriter", "encoded_block", "holds_nothing"]
 
 CREATION_SECONDS, LOOK_SECONDS = 600.0, 1.0
 """How long a process waits for another one to make an empty store, and how often it looks."""
@@ -66,6 +66,24 @@ class Remake:
     blocks: frozenset[int]
     adopt: Callable[[int, BlockCodes], BlockCodes] = lambda _block, codes: codes
     """What is written of a block that was made anew; it raises where that must not be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedBlock:
+    """A block as the objects that are to hold it."""
+
+    objects: Mapping[str, bytes | None]
+    """By name; None for one that is not to be there."""
+    commit: npt.NDArray[np.uint64]
+    """Its commit row."""
+
+
+def encoded_block(
+    backend: Backend, manifest: Manifest, block: int, codes: BlockCodes
+) -> EncodedBlock:
+    """A block's codes as objects; nothing is written. ``backend`` is open for writing."""
+    objects, unit_digests = backend.encode_block(block, codes.arrays, codes.stored)
+    return EncodedBlock(objects, codes.commit_row(manifest, block, unit_digests))
 
 
 class StoreWriter:
@@ -325,11 +343,18 @@ class StoreWriter:
             codes = self._adopt(block, codes)
         elif self._committed[block]:
             raise self._never_again(block)
-        digests = self._backend.write_block(
-            block, codes.arrays, lambda: self._ready(block), codes.stored
-        )
-        row = codes.commit_row(self.manifest, block, digests)
-        if not self._backend.write_commit(block, row):
+        self.write_encoded(block, encoded_block(self._backend, self.manifest, block, codes))
+
+    def write_encoded(self, block: int, encoded: EncodedBlock) -> None:
+        """Write and commit a block that was encoded elsewhere.
+
+        Raises:
+            StoreError: as ``write_codes``.
+        """
+        if self._committed[block] and block not in self._remaking:
+            raise self._never_again(block)
+        self._backend.write_objects(encoded.objects, lambda: self._ready(block))
+        if not self._backend.write_commit(block, encoded.commit):
             raise self._never_again(block)
         self._committed[block] = True
         if block in self._claims:

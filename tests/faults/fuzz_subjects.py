@@ -417,7 +417,7 @@ class ParquetSubject(StoreSubject):
             else:
                 tables = [measured_table(other, rows)]
                 row = self.signed_commit(array, block, None, other[array])
-            data = bytes(file_of(tables))
+            data = file_of(tables)
         except (ValueError, pa.ArrowException):
             return None
         commit = io.BytesIO()

@@ -75,7 +75,7 @@ def write(path, change=None, keys=None, targets=None, **options):
                 for name, array in part.items():
                     part[name] = np.array(array)
             change(block, _Arrays(codes))
-        backend.write_block(block, codes.arrays)
+        backend.write_objects(backend.encode_block(block, codes.arrays)[0])
         backend.write_commit(block, codes.commit_row(manifest, block))
     return path
 

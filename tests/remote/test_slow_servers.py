@@ -196,7 +196,7 @@ def test_a_setting_that_is_none(tmp_path, files, monkeypatch, text):
 
 def test_from_a_forked_worker(tmp_path, files, behave, monkeypatch):
     """The process that asks for one that was forked has the same patience, and says the same."""
-    from labelstore.storage.fork_helper import Helper
+    from labelstore.storage.parallel.fork_helper import Helper
 
     # It is told when it starts, and the server is well then.
     monkeypatch.setenv("LABELSTORE_REMOTE_TIMEOUT", "1")

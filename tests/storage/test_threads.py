@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from labelstore.storage import threads
-from labelstore.storage.threads import on_all_cores
+from labelstore.storage.parallel import threads
+from labelstore.storage.parallel.threads import on_all_cores
 
 
 @pytest.mark.parametrize("cores", [1, 4])

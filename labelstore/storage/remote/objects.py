@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from labelstore.errors import NotFoundError, StoreError, UsageError
-from labelstore.storage.fork_helper import Helper
+from labelstore.storage.parallel.fork_helper import Helper
+from labelstore.storage.parallel.threads import THREADS, Threads
 from labelstore.storage.remote import transfers
 from labelstore.storage.remote.requests import Requests, first_line
-from labelstore.storage.threads import THREADS, Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

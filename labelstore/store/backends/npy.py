@@ -242,12 +242,16 @@ class MappedBackend:
     def committed(self, blocks: Sequence[int]) -> list[int]:
         return [block for block in blocks if self.read_commit(block)[0]]
 
-    def write_block(
+    def encode_block(
         self,
         block: int,
         arrays: Mapping[str, npt.NDArray[Any]],
-        ready: Callable[[], None] = lambda: None,
         stored: Mapping[str, StoredArray] | None = None,
+    ) -> tuple[dict[str, bytes | None], None]:
+        self.refuse()
+
+    def write_objects(
+        self, objects: Mapping[str, bytes | None], ready: Callable[[], None] = lambda: None
     ) -> None:
         self.refuse()
 

@@ -91,24 +91,30 @@ class Backend(Protocol):
     def committed(self, blocks: Sequence[int]) -> list[int]:
         """Those of some blocks that are committed now; of the others little is asked for."""
 
-    def write_block(
+    def encode_block(
         self,
         block: int,
         arrays: Mapping[str, npt.NDArray[Any]],
-        ready: Callable[[], None] = lambda: None,
         stored: Mapping[str, StoredArray] | None = None,
-    ) -> npt.NDArray[np.uint64] | None:
-        """Write all arrays of an uncommitted block, replacing what a killed writer left.
+    ) -> tuple[dict[str, bytes | None], npt.NDArray[np.uint64] | None]:
+        """All arrays of a block as the objects that are to hold them; nothing is written.
 
         What ``stored`` has, bit for bit and cut into the same pieces, is not encoded again.
 
-        ``ready`` is called when everything is encoded, and in a folder is on the disk under other
-        names, before the first object of the store is touched (where objects are sent one by one,
-        before each): what it raises leaves the store as it is.
-
         Returns:
-            (groups, units) the digests of its units, where labels lie in units: its commit row is
-            made of them. Else None.
+            by name the bytes of each object, None for one that is not to be there; and (groups,
+            units) the digests of its units, where labels lie in units: its commit row is made of
+            them. Else None.
+        """
+
+    def write_objects(
+        self, objects: Mapping[str, bytes | None], ready: Callable[[], None] = lambda: None
+    ) -> None:
+        """Write the objects of an uncommitted block, replacing what a killed writer left.
+
+        ``ready`` is called when everything is in a folder on the disk under other names, before
+        the first object of the store is touched (where objects are sent one by one, before each):
+        what it raises leaves the store as it is.
         """
 
     def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> bool:

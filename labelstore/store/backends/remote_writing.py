@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labelstore.storage.remote.leases import Lease, dead_leases
 
@@ -59,10 +59,12 @@ class RemoteWriting:
         rows = self._objects.together(functools.partial(self.read_commit, one) for one in blocks)
         return [block for block, row in zip(blocks, rows, strict=True) if row[0]]
 
-    def _write_objects(self, objects: Mapping[str, Any], ready: Callable[[], None]) -> None:
+    def write_objects(
+        self, objects: Mapping[str, bytes | None], ready: Callable[[], None] = lambda: None
+    ) -> None:
+        """Write the objects of a block, several at once."""
         calls = (
-            functools.partial(self._attempt, name, None if data is None else bytes(data), ready)
-            for name, data in objects.items()
+            functools.partial(self._attempt, name, data, ready) for name, data in objects.items()
         )
         # All have ended before an error is told: none is written after that.
         errors = [error for error in self._objects.together(calls) if error is not None]

@@ -6,14 +6,13 @@ that are read at random are read unit by unit (``random_units``).
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import IncompleteError, StoreError
+from labelstore.storage.parallel.threads import cores
 from labelstore.store.backends.npy import MappedBackend
 from labelstore.store.chunks.disk_cache import ChunkFiles, KeptChunks
 from labelstore.store.chunks.memory_cache import ChunkCache, flat_take
@@ -32,10 +31,6 @@ if TYPE_CHECKING:
     Codes = dict[str, npt.NDArray[Any]]
 
 __all__ = ["BlockReader"]
-
-
-_MOST_THREADS = 8
-"""Threads that read and decompress chunks, at most."""
 
 _GROUPS_CHECKED = 32
 """Groups of views of a block that are read together where a block is checked."""
@@ -72,12 +67,10 @@ class BlockReader(VerifiedBlocks):
     @property
     def threads(self) -> int:
         """How many threads read and decompress chunks at a time."""
-        # Processes that were started to share the work have one each. Parquet's open files are
-        # shared and must be used by one thread at a time; a remote backend has threads of its own.
+        # Parquet's open files are shared and must be used by one thread at a time; a remote backend
+        # has threads of its own.
         alone = self.manifest.encoding != "codes" or isinstance(self.path, str)
-        if alone or multiprocessing.parent_process() is not None:
-            return 1
-        return min(os.cpu_count() or 1, _MOST_THREADS)
+        return 1 if alone else cores()
 
     @property
     def cached_bytes(self) -> int:

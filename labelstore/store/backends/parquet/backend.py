@@ -274,24 +274,23 @@ class ParquetBackend:
             if Path(block_file(COMMITS, block)).name in names and self.read_commit(block)[0]
         ]
 
-    def write_block(
+    def encode_block(
         self,
         block: int,
         arrays: Mapping[str, npt.NDArray[Any]],
-        ready: Callable[[], None] = lambda: None,
         stored: Mapping[str, StoredArray] | None = None,
-    ) -> None:
+    ) -> tuple[dict[str, bytes | None], None]:
         manifest = self._manifest
         rows = manifest.block_slice(block)
         groups = [
             label_table(arrays, rows, manifest.group_slice(group))
             for group in range(manifest.num_groups)
         ]
-        objects = {
+        objects: dict[str, bytes | None] = {
             block_file(MEASURED, block): file_of([measured_table(arrays, rows)]),
             block_file(LABELS, block): file_of(groups),
         }
-        self._write_objects(objects, ready)
+        return objects, None
 
     def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> bool:
         buffer = io.BytesIO()
@@ -371,7 +370,9 @@ class ParquetBackend:
     def _write(self, name: str, data: bytes | memoryview) -> None:
         local_files.write_durably(Path(self.path, name), data)
 
-    def _write_objects(self, objects: Mapping[str, Any], ready: Callable[[], None]) -> None:
+    def write_objects(
+        self, objects: Mapping[str, bytes | None], ready: Callable[[], None] = lambda: None
+    ) -> None:
         local_files.write_together(
             {Path(self.path, name): data for name, data in objects.items()}, ready
         )

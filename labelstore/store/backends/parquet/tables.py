@@ -79,7 +79,7 @@ def label_table(arrays: Mapping[str, npt.NDArray[Any]], rows: slice, views: slic
     return pa.table(columns)
 
 
-def file_of(groups: Sequence[pa.Table]) -> memoryview:
+def file_of(groups: Sequence[pa.Table]) -> bytes:
     """A Parquet file with one row group for each table."""
     buffer = pa.BufferOutputStream()
     names = groups[0].column_names
@@ -100,4 +100,4 @@ def file_of(groups: Sequence[pa.Table]) -> memoryview:
     ) as writer:
         for table in groups:
             writer.write_table(table, row_group_size=max(table.num_rows, 1))
-    return memoryview(buffer.getvalue())
+    return bytes(buffer.getvalue().to_pybytes())

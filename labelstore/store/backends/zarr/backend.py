@@ -110,13 +110,12 @@ class ZarrBackend(ZarrReads):
             names = set(os.listdir(folder)) if folder.is_dir() else set()
         return [block for block in blocks if str(block) in names and self.read_commit(block)[0]]
 
-    def write_block(
+    def encode_block(
         self,
         block: int,
         arrays: Mapping[str, npt.NDArray[Any]],
-        ready: Callable[[], None] = lambda: None,
         stored: Mapping[str, StoredArray] | None = None,
-    ) -> npt.NDArray[np.uint64] | None:
+    ) -> tuple[dict[str, bytes | None], npt.NDArray[np.uint64] | None]:
         known = stored or {}
         objects = {
             self._object_name(name, block): self._encoders[name].encode(codes, known.get(name))
@@ -126,11 +125,10 @@ class ZarrBackend(ZarrReads):
         digests = None
         if self.units is not None:
             objects[unit_object(block)], digests = self.units.layout.encode(block, arrays)
-        self._write_objects(objects, ready)
-        return digests
+        return objects, digests
 
-    def _write_objects(
-        self, objects: Mapping[str, bytes | None], ready: Callable[[], None]
+    def write_objects(
+        self, objects: Mapping[str, bytes | None], ready: Callable[[], None] = lambda: None
     ) -> None:
         local_files.write_together(
             {Path(self.path, name): data for name, data in objects.items()}, ready

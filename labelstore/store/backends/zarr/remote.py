@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
 from labelstore.format.arrays import UNITS
+from labelstore.storage.parallel.threads import THREADS, Threads
 from labelstore.storage.remote.objects import RemoteObjects
-from labelstore.storage.threads import THREADS, Threads
 from labelstore.storage.untrusted import DOCUMENT_BYTES, check_expansion
 from labelstore.store.backends.held_objects import HeldObjects
 from labelstore.store.backends.remote_writing import RemoteWriting

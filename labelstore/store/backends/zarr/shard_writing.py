@@ -16,7 +16,7 @@ import numpy as np
 from numcodecs.blosc import Blosc
 from zarr.codecs import BloscCodec, BloscShuffle, ShardingCodec
 
-from labelstore.storage.threads import on_all_cores
+from labelstore.storage.parallel.threads import on_all_cores
 from labelstore.store.backends.zarr.shards import (
     ABSENT,
     chunk_bytes,

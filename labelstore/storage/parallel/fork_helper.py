@@ -31,7 +31,7 @@ class Helper:
             command = [
                 sys.executable,
                 "-m",
-                "labelstore.storage.fork_helper",
+                "labelstore.storage.parallel.fork_helper",
                 str(theirs.fileno()),
                 url,
             ]
@@ -91,8 +91,8 @@ class Helper:
 
 def serve(connection: Connection, url: str) -> None:
     """Answer requests until the other end closes."""
+    from labelstore.storage.parallel.threads import THREADS, Threads
     from labelstore.storage.remote.requests import Requests
-    from labelstore.storage.threads import THREADS, Threads
 
     requests, threads, lock = Requests(url), Threads(THREADS), threading.Lock()
 

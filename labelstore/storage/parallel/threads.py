@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -11,7 +12,7 @@ from labelstore.launch import own_cores
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["THREADS", "Threads", "on_all_cores"]
+__all__ = ["THREADS", "Threads", "cores", "on_all_cores"]
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -37,10 +38,21 @@ class Threads:
 
 
 _MOST_CORES = 8
-"""What a block's labels are encoded on at a time."""
+"""What one block's labels are worked on at a time, at most."""
 
 _TURNS = 4
 """Runs of items that each core is given, so that none waits long for the last."""
+
+
+def cores() -> int:
+    """How many threads this process works in at once: one a core that it may use, up to eight.
+
+    A process that another one has started to share the work (a data loader's worker, a fork of
+    ``Processes``) works in one.
+    """
+    if multiprocessing.parent_process() is not None:
+        return 1
+    return min(own_cores(None), _MOST_CORES)
 
 
 def on_all_cores(call: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
@@ -49,7 +61,7 @@ def on_all_cores(call: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
     For calls most of whose time is without the interpreter's lock. The threads end here, so that
     none is there when a process forks. Of several errors the first item's is raised.
     """
-    count = min(own_cores(None), _MOST_CORES, len(items))
+    count = min(cores(), len(items))
     if count < 2:
         return [call(item) for item in items]
     # A thread is given several in a row: to be handed one takes as long as a small chunk's
