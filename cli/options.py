@@ -11,6 +11,7 @@
 | `--max-pixels` | of a photo, at least 2 | all that read photos |
 | `--overwrite` | replace what is there | compare, generate, inspect, merge, pull, recode |
 | `--json` | one JSON document on stdout, errors included | all but demo |
+| `--workers` | processes that make blocks of labels | convert, merge |
 | `--workers`, `--limit` | threads that look at photos; names told of each finding | check, doctor |
 | `-q`, `--quiet` | errors alone | generate, merge, pull, recode |
 """
@@ -38,6 +39,7 @@ __all__ = [
     "SourceOptions",
     "added",
     "block_images_option",
+    "block_workers_option",
     "collected",
     "flags_of",
     "group_views_option",
@@ -167,6 +169,14 @@ json_option = click.option(
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 """``quiet``: bool."""
 
+
+block_workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes that read and encode, each with a block of labels in memory; the store is the "
+    "same. [default: one a core, up to 8; on other systems than Linux 1]",
+)
+"""``workers``: int or None."""
 
 look_workers_option = click.option(
     "--workers",

@@ -140,11 +140,7 @@ class ConvertOptions(options.ResultOptions):
 @options.top_p_option
 @options.block_images_option
 @options.group_views_option
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Processes that read, check and encode. [default: one a core, up to 8; on Linux]",
-)
+@options.block_workers_option
 @options.overwrite_option
 @options.json_option
 @options.quiet_option

@@ -82,6 +82,7 @@ class MergeOptions(options.ResultOptions):
     top_p: float | None
     block_images: int | None
     group_views: int | None
+    workers: int | None
     overwrite: bool
 
 
@@ -172,6 +173,7 @@ class MergeOptions(options.ResultOptions):
     help="FerKD: calibrate each teacher's label and discard what all, or any, of them discard; or "
     "calibrate the mean.",
 )
+@options.block_workers_option
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
@@ -218,6 +220,7 @@ def command(request: MergeOptions) -> None:
             block_images=request.block_images,
             group_views=request.group_views,
             overwrite=request.overwrite,
+            workers=request.workers,
             tell=progress.update,
         )
     if request.json:

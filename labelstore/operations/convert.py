@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import os
 import time
 from dataclasses import dataclass
@@ -17,7 +17,6 @@ from labelstore.format import codecs
 from labelstore.format.blocks import (
     BlockPriors,
     array_block_images,
-    block_codes,
     check_table,
     empty_block,
 )
@@ -29,12 +28,11 @@ from labelstore.labels.top_k import TopK
 from labelstore.peers.choose import open_peer
 from labelstore.producer.settings import FIDELITIES
 from labelstore.storage.location import place_of, same_place
-from labelstore.storage.parallel.processes import Processes, process_count
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.lineage import CONVERTED_FROM, TEACHER
-from labelstore.store.rewrite import RewriteReport, bytes_of, write_blocks
+from labelstore.store.rewrite import BlockMaker, RewriteReport, bytes_of
 from labelstore.store.store import Store
-from labelstore.store.writer import LABELS, EncodedBlock, StoreWriter, encoded_block
+from labelstore.store.writer import LABELS, StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
 
     from labelstore.format.blocks import BlockData
     from labelstore.peers.peer_labels import PeerLabels, PeerOptions, PeerReader
-    from labelstore.store.backends.protocol import Backend
 
 __all__ = ["ConversionReport", "ConversionSettings", "convert"]
 
@@ -134,28 +131,14 @@ def convert(
     reader = open_peer(format, path, options)
     truth = None if targets is None or reader.num_classes is None else targets(reader)
     manifest, truth = _manifest(reader, format, output, settings, options.boxes, truth)
-    count = process_count(workers, manifest.num_blocks)
     tell = None if begin is None else begin(reader)
-    with contextlib.ExitStack() as stack:
-        # Reading is Python's work, which threads would do one after the other. Forked before the
-        # store is locked: a fork would have the lock, too.
-        encode = (
-            stack.enter_context(Processes(count, _Encoder(reader, place_of(output))))
-            if count > 1
-            else None
-        )
-        writer = stack.enter_context(
-            StoreWriter(output, manifest, reader.keys, truth, overwrite=overwrite)
-        )
-
-        def make(rows: slice) -> BlockData | EncodedBlock:
-            return (
-                _block(reader, manifest, rows)
-                if encode is None
-                else encode((writer.manifest, rows))
-            )
-
-        blocks = write_blocks(writer, make, tell, count)
+    with (
+        BlockMaker(
+            functools.partial(_block, reader, manifest), output, manifest.num_blocks, workers
+        ) as maker,
+        StoreWriter(output, manifest, reader.keys, truth, overwrite=overwrite) as writer,
+    ):
+        blocks = maker.write(writer, tell)
     store = Store(output)
     return ConversionReport(
         path=str(place_of(output)),
@@ -170,24 +153,6 @@ def convert(
         replayable=manifest.law is not None,
         notes=tuple(reader.notes),
     )
-
-
-class _Encoder:
-    """Makes blocks of a store that another process writes."""
-
-    def __init__(self, reader: PeerReader, output: Path | str) -> None:
-        self._reader, self._output = reader, output
-        self._backend: Backend | None = None
-
-    def __call__(self, request: tuple[Manifest, slice]) -> EncodedBlock:
-        """The block of a run of images of a store with this manifest, which is there."""
-        manifest, rows = request
-        block = rows.start // manifest.block_images
-        codes = block_codes(_block(self._reader, manifest, rows), manifest, block)
-        if self._backend is None:
-            self._backend = backend_of(self._output)
-            self._backend.open_for_writing(manifest)
-        return encoded_block(self._backend, manifest, block, codes)
 
 
 def _bytes_at(path: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,12 +28,12 @@ from labelstore.store.lineage import (
 )
 from labelstore.store.mixed_views import require_unmixed
 from labelstore.store.rewrite import (
+    BlockMaker,
     RewriteReport,
     bytes_of,
     require_source,
     sample,
     unlabelled_block,
-    write_blocks,
 )
 from labelstore.store.store import Store
 from labelstore.store.writer import StoreWriter
@@ -88,6 +89,7 @@ def merge(
     tail: Tail | None = None,
     images: Images = "strict",
     overwrite: bool = False,
+    workers: int | None = 1,
     tell: Callable[[int, int], None] | None = None,
     **settings: Unpack[StoreOptions],
 ) -> MergeReport:
@@ -108,6 +110,7 @@ def merge(
             truth's rivals is spread like the list; with ``prior_size=0`` evenly, as in equation 4.
         tail: how residual masses are spread before they are averaged.
         overwrite: replace a store that is at ``path``.
+        workers: processes that read, average and encode: see ``BlockMaker``.
         tell: called with the images and views done since it was called last.
         settings: keywords ``k`` (the largest of the stores' when None), ``quantizer`` (the first
             store's), ``prior_size`` (the largest), ``top_p``, ``block_images`` and ``group_views``
@@ -141,8 +144,11 @@ def merge(
         how[TEACHER_NAMES] = names
     new = dataclasses.replace(manifest, origin=origin("merge", members, how))
     means = _Means(both, ferkd, tail, new.num_views)
-    with StoreWriter(path, new, both.keys, both.targets, overwrite=overwrite) as writer:
-        write_blocks(writer, lambda rows: _block(means, new, rows), tell)
+    with (
+        BlockMaker(functools.partial(_block, means, new), path, new.num_blocks, workers) as maker,
+        StoreWriter(path, new, both.keys, both.targets, overwrite=overwrite) as writer,
+    ):
+        maker.write(writer, tell)
     merged = Store(path)
     comparison = _compare(means, merged)
     return MergeReport(

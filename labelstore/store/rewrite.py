@@ -12,35 +12,39 @@ import itertools
 import math
 import threading
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from labelstore.errors import UsageError
 from labelstore.format.arrays import view_arrays
-from labelstore.format.blocks import BlockCodes, empty_block
+from labelstore.format.blocks import BlockCodes, block_codes, empty_block
 from labelstore.labels.distance import Distances
 from labelstore.launch import own_cores
-from labelstore.storage.location import is_remote, same_place
+from labelstore.storage.location import is_remote, place_of, same_place
+from labelstore.storage.parallel.processes import Processes, process_count
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.indexing import evenly_spaced
-from labelstore.store.writer import EncodedBlock
+from labelstore.store.writer import EncodedBlock, encoded_block
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator, Iterable, Sequence
     from concurrent.futures import Future
+    from types import TracebackType
 
     import numpy.typing as npt
 
     from labelstore.format.blocks import BlockData
     from labelstore.format.manifest import Manifest
+    from labelstore.store.backends.protocol import Backend
     from labelstore.store.label_reader import LabelReader
     from labelstore.store.selection import Selection
     from labelstore.store.store import Store
     from labelstore.store.writer import StoreWriter
 
 __all__ = [
+    "BlockMaker",
     "Copying",
     "RewriteReport",
     "bytes_of",
@@ -148,6 +152,65 @@ def write_blocks(
             rows = manifest.block_slice(block)
             tell(rows.stop - rows.start, (rows.stop - rows.start) * manifest.num_views)
     return len(pending)
+
+
+class BlockMaker:
+    """Makes blocks of labels and writes them, where making one is Python's work.
+
+    A context manager, entered before the writer: several processes are forks of this one, which
+    would have the lock of a store that is locked already. They read, check and encode; the writer's
+    own process writes and commits, so that the store is the same, whatever their number.
+
+    Args:
+        make: makes the block of a run of images.
+        path: of the new store. blocks: how many it has.
+        workers: processes; None: one a core, up to eight; 1: this one alone.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[slice], BlockData],
+        path: str | os.PathLike[str],
+        blocks: int,
+        workers: int | None,
+    ) -> None:
+        self._make, self._path = make, place_of(path)
+        self._count = process_count(workers, blocks)
+        self._backend: Backend | None = None
+        self._processes: Processes[tuple[Manifest, slice], EncodedBlock] | None = None
+
+    def __enter__(self) -> Self:
+        if self._count > 1:
+            self._processes = Processes(self._count, self._encoded)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._processes is not None:
+            self._processes.close()
+
+    def write(self, writer: StoreWriter, tell: Callable[[int, int], None] | None = None) -> int:
+        """Write the blocks that are not committed yet; as ``write_blocks``."""
+        processes = self._processes
+        if processes is None:
+            return write_blocks(writer, self._make, tell)
+        return write_blocks(
+            writer, lambda rows: processes((writer.manifest, rows)), tell, self._count
+        )
+
+    def _encoded(self, request: tuple[Manifest, slice]) -> EncodedBlock:
+        """In a fork: the block of a run of images of a store with this manifest, which is there."""
+        manifest, rows = request
+        block = rows.start // manifest.block_images
+        codes = block_codes(self._make(rows), manifest, block)
+        if self._backend is None:
+            self._backend = backend_of(self._path)
+            self._backend.open_for_writing(manifest)
+        return encoded_block(self._backend, manifest, block, codes)
 
 
 def write_selection(

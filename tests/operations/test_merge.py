@@ -11,6 +11,7 @@ import pytest
 import labelstore
 from labelstore.errors import IncompleteError, LabelError, MismatchError, UsageError
 from labelstore.labels.distribution import largest
+from labelstore.labels.ferkd import FerKD
 from labelstore.labels.soft_labels import mix
 from labelstore.operations.merge import merge
 from tests.support import commands
@@ -218,3 +219,13 @@ def test_lists_fitted_together_are_those_of_each_image_alone(tmp_path, monkeypat
     monkeypatch.setattr("labelstore.operations.merge.TOGETHER", 1)
     merge(stores, tmp_path / "alone.zarr", prior_size=8)
     assert files_of(tmp_path / "together.zarr") == files_of(tmp_path / "alone.zarr")
+
+
+@pytest.mark.parametrize("source", ["zarr", "parquet"])
+def test_several_processes_write_the_same_store(tmp_path, suffix, source):
+    stores = three(tmp_path, source)
+    how = {"block_images": 3, "weights": [2, 1, 1], "ferkd": FerKD()}
+    # What the stores have read and opened is there in the forks, too.
+    merge(stores, tmp_path / f"one.{suffix}", **how)
+    merge(stores, tmp_path / f"several.{suffix}", workers=3, **how)
+    assert files_of(tmp_path / f"several.{suffix}") == files_of(tmp_path / f"one.{suffix}")

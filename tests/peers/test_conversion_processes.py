@@ -1,5 +1,6 @@
 """Several processes convert to the same store, refuse the same, and end with the one they serve."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -140,7 +141,7 @@ def test_errors_come_as_they_were_raised():
     def refuse(number):
         raise LabelError(f"{number} is no label.", block=number)
 
-    with Processes(1, refuse) as processes:
+    with contextlib.closing(Processes(1, refuse)) as processes:
         for number in (3, 4):
             with pytest.raises(LabelError, match=f"{number} is no label") as caught:
                 processes(number)

@@ -9,7 +9,7 @@ import queue
 import signal
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from labelstore.errors import StoreError
 from labelstore.launch import own_cores
@@ -17,7 +17,6 @@ from labelstore.launch import own_cores
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
-    from types import TracebackType
 
 __all__ = ["Processes", "process_count"]
 
@@ -39,9 +38,9 @@ def process_count(workers: int | None, items: int) -> int:
 class Processes(Generic[Item, T]):
     """Forks of this process, in each of which ``call`` is called for one item at a time.
 
-    A context manager. They have all that this process had when they were made, and end with it,
-    also when it is killed. Make them before threads are started and locks are taken: a fork has
-    the second and not the first.
+    They have all that this process had when they were made, and end with it, also when it is
+    killed. Make them before threads are started and locks are taken: a fork has the second and not
+    the first.
     """
 
     def __init__(self, count: int, call: Callable[[Item], T]) -> None:
@@ -49,7 +48,7 @@ class Processes(Generic[Item, T]):
         self._all: list[tuple[Connection, Any]] = []
         context = multiprocessing.get_context("fork")
         with contextlib.ExitStack() as stack:
-            stack.callback(self._end)
+            stack.callback(self.close)
             for _ in range(count):
                 ours, theirs = context.Pipe()
                 others = [connection for connection, _ in self._all]
@@ -91,18 +90,8 @@ class Processes(Generic[Item, T]):
             raise error
         return result  # type: ignore[no-any-return]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end()
-
-    def _end(self) -> None:
+    def close(self) -> None:
+        """End them, whatever they are at."""
         for connection, _ in self._all:
             connection.close()
         for _, process in self._all:
