@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 
 from benchmarks.support.measuring import alternate, ratio, write_result
-from labelstore.images.ground_truth import resolve_targets
+from labelstore.images.ground_truth.targets import resolve_targets
 from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.demo import place_photos

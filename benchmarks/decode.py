@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks.support.measuring import alternate, ratio, summary, write_result
 from labelstore.images import reduced_jpeg
-from labelstore.images.pixels import decode
+from labelstore.images.decoding import decode
 from labelstore.operations.demo import place_photos
 from labelstore.views.law import ViewLaw
 

@@ -32,8 +32,9 @@ import labelstore
 from benchmarks.support.free_teacher import lock_costs, pipeline_costs
 from benchmarks.support.measuring import alternate, ratio, summary, write_result
 from labelstore.images import resampling
-from labelstore.images.ground_truth import resolve_targets
-from labelstore.images.pixels import cut, decode, render
+from labelstore.images.decoding import decode
+from labelstore.images.ground_truth.targets import resolve_targets
+from labelstore.images.pixels import cut, render
 from labelstore.images.resampling import can_resize
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.demo import place_photos

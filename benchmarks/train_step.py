@@ -32,7 +32,8 @@ from PIL import Image
 
 import labelstore
 from benchmarks.support.measuring import ratio, summary, write_result
-from labelstore.images.pixels import cut, decode
+from labelstore.images.decoding import decode
+from labelstore.images.pixels import cut
 from labelstore.images.preprocessing import normalize
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.demo import place_photos, place_teacher

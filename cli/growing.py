@@ -29,7 +29,7 @@ def grow(request: GenerateOptions, launch: Launch | None) -> list[Report]:
     """Do what was asked for; a report of the new store, none of a dry run."""
     import labelstore
     from labelstore.errors import UsageError
-    from labelstore.images.ground_truth import read_class_map
+    from labelstore.images.ground_truth.class_map import read_class_map
     from labelstore.images.sources.choose import check_outside
     from labelstore.launch import take_gpu
     from labelstore.producer.growth.growth import Growth
@@ -94,7 +94,7 @@ def _grown(
     quiet: bool,
 ) -> list[Report]:
     """Label what is new, with progress."""
-    from labelstore.images.ground_truth import resolve_targets
+    from labelstore.images.ground_truth.targets import resolve_targets
     from labelstore.producer.engines.local import LocalEngine
     from labelstore.producer.generation import generate_together
     from labelstore.producer.settings import Output

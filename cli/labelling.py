@@ -198,7 +198,7 @@ def label(request: GenerateOptions, launch: Launch | None) -> list[Report]:
 
 def _job(request: GenerateOptions, launch: Launch | None) -> _Job:
     from labelstore.errors import UsageError
-    from labelstore.images.ground_truth import read_class_map
+    from labelstore.images.ground_truth.class_map import read_class_map
     from labelstore.images.sources.choose import check_outside
     from labelstore.launch import take_gpu
 
@@ -337,7 +337,7 @@ def _load(
 
 def _outputs(request: GenerateOptions, job: _Job, teachers: Sequence[TeacherInfo]) -> list[Output]:
     """The stores to be made."""
-    from labelstore.images.ground_truth import resolve_targets
+    from labelstore.images.ground_truth.targets import resolve_targets
     from labelstore.producer.settings import Output
     from labelstore.teachers.class_names import names_of
 
@@ -440,7 +440,7 @@ def targets_anew(
         return None
     import numpy as np
 
-    from labelstore.images.ground_truth import read_class_map
+    from labelstore.images.ground_truth.class_map import read_class_map
 
     if targets == "none":
         if class_map is not None:

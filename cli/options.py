@@ -322,7 +322,7 @@ class SourceOptions:
 
     def open(self, path: str) -> ImageSource:
         """The images at a path; photos of many pixels are let in from here on."""
-        from labelstore.images.pixels import allow_pixels
+        from labelstore.images.decoding import allow_pixels
         from labelstore.images.sources.choose import open_source
 
         if self.max_pixels is not None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import labelstore
-from labelstore.images.pixels import cut, decode
+from labelstore.images.decoding import decode
+from labelstore.images.pixels import cut
 from labelstore.images.sources.folder import FolderSource
 from labelstore.labels.distance import distances
 from labelstore.producer.settings import FIDELITIES

@@ -23,7 +23,8 @@ from torch import nn
 import labelstore
 from benchmarks.support.distill_rows import FORMS
 from benchmarks.support.distill_stores import exact_stores, forms_of
-from labelstore.images.pixels import cut, decode
+from labelstore.images.decoding import decode
+from labelstore.images.pixels import cut
 from labelstore.images.sources.folder import FolderSource
 
 if TYPE_CHECKING:

@@ -324,7 +324,8 @@ def _bare(teacher: Teacher, placed: torch.Tensor) -> Any:
 
 def _crops_equal(place: Place, source: FolderSource, record: Record) -> None:
     """Crops resized on the device against Pillow's, value by value, and the time of both."""
-    from labelstore.images.pixels import cut, decode
+    from labelstore.images.decoding import decode
+    from labelstore.images.pixels import cut
     from labelstore.images.resize_on_device import FILTERS, resize_boxes
 
     photo = decode(source.read(0), "")

@@ -26,7 +26,8 @@ from benchmarks.support.scene_networks import (
 )
 from benchmarks.support.scene_photos import debian_pack
 from benchmarks.support.scenes import SIDE as PHOTO, place_scenes
-from labelstore.images.pixels import cut, decode
+from labelstore.images.decoding import decode
+from labelstore.images.pixels import cut
 from labelstore.images.sources.folder import FolderSource
 from labelstore.torch import Show, SoftLabelDataset
 from labelstore.views.law import ViewLaw

@@ -199,7 +199,7 @@ def _ground_truth(reader: PeerReader, request: ConvertOptions) -> npt.NDArray[np
     from ..labelling import targets_anew
 
     def of_folders(class_map: Mapping[str, int | str] | None) -> npt.NDArray[np.int32]:
-        from labelstore.images.ground_truth import targets_of_keys
+        from labelstore.images.ground_truth.targets import targets_of_keys
 
         return targets_of_keys(
             request.photos or request.files,

@@ -77,7 +77,8 @@ class EvaluateOptions(options.ResultOptions):
 @options.collected(EvaluateOptions, teacher=TeacherOptions, photo_options=options.SourceOptions)
 def command(request: EvaluateOptions) -> None:
     """Evaluate a teacher."""
-    from labelstore.images.ground_truth import read_class_map, resolve_targets
+    from labelstore.images.ground_truth.class_map import read_class_map
+    from labelstore.images.ground_truth.targets import resolve_targets
     from labelstore.launch import own_cores
     from labelstore.operations.evaluate import evaluate
     from labelstore.teachers.class_names import names_of

@@ -123,7 +123,7 @@ def _ground_truth(store: Store, request: RecodeOptions) -> npt.NDArray[np.int32]
     from ..labelling import targets_anew
 
     def of_folders(class_map: Mapping[str, int | str] | None) -> npt.NDArray[np.int32]:
-        from labelstore.images.ground_truth import targets_of_keys
+        from labelstore.images.ground_truth.targets import targets_of_keys
         from labelstore.teachers.class_names import names_of
 
         return targets_of_keys(

@@ -32,7 +32,7 @@ def announce(
     launch: Launch | None,
 ) -> None:
     """Say what is about to be labelled."""
-    from labelstore.images.ground_truth import class_pairs
+    from labelstore.images.ground_truth.targets import class_pairs
 
     for store in outputs:
         if pairs := class_pairs(source, store.targets):

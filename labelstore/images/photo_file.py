@@ -14,15 +14,9 @@ from typing import TYPE_CHECKING, Literal
 from PIL import Image, UnidentifiedImageError
 
 from labelstore.errors import DecodeError, SourceError
+from labelstore.images.decoding import PARSER_ERRORS, examine, is_upright, to_rgb, upright_size
 from labelstore.images.formats import DECODERS
-from labelstore.images.pixels import (
-    PARSER_ERRORS,
-    content_digest,
-    examine,
-    is_upright,
-    to_rgb,
-    upright_size,
-)
+from labelstore.images.pixels import content_digest
 
 if TYPE_CHECKING:
     from labelstore.images.sources.choose import ImageSource

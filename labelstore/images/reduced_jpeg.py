@@ -16,16 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labelstore.images.decoding import decode, is_upright, upright_size
 from labelstore.images.mixing.finish import finish_views
-from labelstore.images.pixels import (
-    INTERPOLATIONS,
-    check_cut,
-    cut,
-    decode,
-    is_upright,
-    render,
-    upright_size,
-)
+from labelstore.images.pixels import INTERPOLATIONS, check_cut, cut, render
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

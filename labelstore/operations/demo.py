@@ -152,8 +152,9 @@ def recognised(student: torch.nn.Module, photos: Path) -> int:
     import numpy as np
     import torch
 
-    from labelstore.images.ground_truth import resolve_targets
-    from labelstore.images.pixels import cut, decode
+    from labelstore.images.decoding import decode
+    from labelstore.images.ground_truth.targets import resolve_targets
+    from labelstore.images.pixels import cut
     from labelstore.images.preprocessing import normalize
     from labelstore.images.sources.folder import FolderSource
     from labelstore.teachers.timm_networks import imagenet_class_names

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import DecodeError, SourceError, UsageError
-from labelstore.images.pixels import cut, decode
+from labelstore.images.decoding import decode
+from labelstore.images.pixels import cut
 from labelstore.statistics.calibration import calibration_of
 from labelstore.store.indexing import evenly_spaced
 from labelstore.teachers.top_k import top_k

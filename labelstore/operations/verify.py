@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import MismatchError, SourceError, UsageError
+from labelstore.images.decoding import decode
 from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.photo_file import is_same_file, is_same_size
-from labelstore.images.pixels import decode, render
+from labelstore.images.pixels import render
 from labelstore.operations.inspection.show.sheet import photo_of
 from labelstore.store.mixed_views import partner_views
 from labelstore.store.store import opened

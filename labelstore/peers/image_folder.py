@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from labelstore.errors import LabelError, UsageError
-from labelstore.images.pixels import content_digest, examine, is_upright, quiet_pillow, upright_size
+from labelstore.images.decoding import examine, is_upright, quiet_pillow, upright_size
+from labelstore.images.pixels import content_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from labelstore.errors import DecodeError, MismatchError, SourceError, UsageErro
 from labelstore.format.blocks import (
     check_table,
 )
-from labelstore.images.pixels import decode
+from labelstore.images.decoding import decode
 from labelstore.images.sources.choose import check_outside
 from labelstore.images.sources.ordered import OrderedSource
 from labelstore.producer.engines.local import LocalEngine

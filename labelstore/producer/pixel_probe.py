@@ -12,7 +12,8 @@ import numpy as np
 
 import labelstore
 from labelstore.errors import DecodeError
-from labelstore.images.pixels import decode, pixel_digest, render
+from labelstore.images.decoding import decode
+from labelstore.images.pixels import pixel_digest, render
 from labelstore.producer.crops.partners import over_images
 from labelstore.store.indexing import evenly_spaced
 from labelstore.views.philox import hash_keys

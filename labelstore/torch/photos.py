@@ -19,7 +19,7 @@ from labelstore.errors import (
     UsageError,
     one_line,
 )
-from labelstore.images import pixels
+from labelstore.images import decoding
 from labelstore.images.preprocessing import normalize
 from labelstore.images.reduced_jpeg import Photo, decode_reduced, reduction_for
 from labelstore.images.sources.choose import ImageSource
@@ -279,11 +279,11 @@ def as_photo(item: Any, key: str) -> Image.Image:
     """
     photo = _first(item)
     if isinstance(photo, bytes):
-        return pixels.decode(photo, key)
+        return decoding.decode(photo, key)
     if isinstance(photo, Image.Image):
         try:
-            return pixels.to_rgb(photo)
-        except pixels.PARSER_ERRORS as error:
+            return decoding.to_rgb(photo)
+        except decoding.PARSER_ERRORS as error:
             raise SourceError(
                 f"the image of {key!r} cannot be decoded ({one_line(error)}): it was closed, or "
                 "its file is cut off or damaged; leave it open until it is used, or give the "
@@ -345,4 +345,4 @@ def validation_folder(folder: str | os.PathLike[str], store: LabelReader) -> Any
 
 
 def _upright(path: str) -> Image.Image:
-    return pixels.decode(read_image(path), path)
+    return decoding.decode(read_image(path), path)

@@ -18,7 +18,8 @@ import labelstore
 from labelstore.cli.main import main
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
-from labelstore.images.pixels import content_digest, cut, decode
+from labelstore.images.decoding import decode
+from labelstore.images.pixels import content_digest, cut
 from labelstore.operations.inspection.show import describe, overview
 from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw

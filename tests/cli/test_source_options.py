@@ -15,7 +15,7 @@ from PIL import Image
 import labelstore
 from labelstore.cli.main import main
 from labelstore.format.manifest import StoreSettings
-from labelstore.images.ground_truth import resolve_targets
+from labelstore.images.ground_truth.targets import resolve_targets
 from labelstore.images.sources.choose import in_order, open_source
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings

@@ -14,7 +14,7 @@ from PIL import Image
 import labelstore
 from labelstore.errors import DecodeError, SourceError
 from labelstore.format.manifest import StoreSettings
-from labelstore.images.pixels import decode
+from labelstore.images.decoding import decode
 from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings, RunOptions
@@ -168,7 +168,7 @@ LACKING = """
 import resource, sys
 from pathlib import Path
 from labelstore.errors import SourceError
-from labelstore.images.pixels import decode
+from labelstore.images.decoding import decode
 
 lack, photo = sys.argv[1], Path(sys.argv[2]).read_bytes()
 if lack == "memory":

@@ -15,7 +15,8 @@ import labelstore
 from benchmarks.support.synthetic_photos import place_synthetic_photos
 from labelstore import FerKD
 from labelstore.format.manifest import StoreSettings
-from labelstore.images.pixels import cut, decode
+from labelstore.images.decoding import decode
+from labelstore.images.pixels import cut
 from labelstore.images.preprocessing import Preprocessing
 from labelstore.images.resize_on_device import FILTERS, resize_boxes
 from labelstore.images.sources.folder import FolderSource

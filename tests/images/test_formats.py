@@ -14,8 +14,8 @@ import pytest
 from PIL import Image, features
 
 from labelstore.errors import DecodeError, SourceError, UsageError
+from labelstore.images.decoding import allow_pixels, decode, max_pixels
 from labelstore.images.formats import DECODERS, IMAGE_SUFFIXES
-from labelstore.images.pixels import allow_pixels, decode, max_pixels
 from labelstore.images.sources.folder import FolderSource
 from tests.support import commands
 
@@ -63,7 +63,7 @@ def test_eps_never_runs_ghostscript(tmp_path, named):
     assert called.exists()
     called.unlink()
     done = run(
-        "from labelstore.images.pixels import decode\n"
+        "from labelstore.images.decoding import decode\n"
         "decode(open(sys.argv[1], 'rb').read(), 'photo')"
     )
     assert "DecodeError: cannot decode the image photo: its" in done.stderr

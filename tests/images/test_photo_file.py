@@ -7,6 +7,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import SourceError
+from labelstore.images.decoding import decode
 from labelstore.images.photo_file import (
     fault_of,
     has_several_frames,
@@ -14,7 +15,6 @@ from labelstore.images.photo_file import (
     read_photo,
     read_size,
 )
-from labelstore.images.pixels import decode
 from tests.support.faulty_photos import ORIENTATION, picture
 
 

@@ -14,16 +14,10 @@ import pytest
 from PIL import Image
 
 from labelstore.errors import MismatchError, NotFoundError, SourceError, UsageError
-from labelstore.images.ground_truth import read_class_map, resolve_targets
-from labelstore.images.pixels import (
-    INTERPOLATIONS,
-    content_digest,
-    cut,
-    decode,
-    pixel_digest,
-    render,
-    to_rgb,
-)
+from labelstore.images.decoding import decode, to_rgb
+from labelstore.images.ground_truth.class_map import read_class_map
+from labelstore.images.ground_truth.targets import resolve_targets
+from labelstore.images.pixels import INTERPOLATIONS, content_digest, cut, pixel_digest, render
 from labelstore.images.sources.folder import FolderSource
 from labelstore.teachers.class_names import names_of
 from labelstore.teachers.timm_networks import imagenet_class_names

@@ -10,7 +10,8 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from labelstore.errors import SourceError, UsageError
-from labelstore.images.pixels import cut, decode
+from labelstore.images.decoding import decode
+from labelstore.images.pixels import cut
 from labelstore.images.reduced_jpeg import REDUCTIONS, Photo, decode_reduced, reduction_for
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from labelstore.errors import SourceError, UsageError
-from labelstore.images.pixels import decode
+from labelstore.images.decoding import decode
 from labelstore.images.preprocessing import Preprocessing
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.evaluate import central_box, evaluate, wilson_interval

@@ -20,7 +20,7 @@ from labelstore.errors import MismatchError, ReplayWarning, UsageError
 from labelstore.format import manifest as manifests
 from labelstore.format.versions import DRAFT_VERSION, VERSION_2
 from labelstore.images import render
-from labelstore.images.pixels import decode
+from labelstore.images.decoding import decode
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations import demo
 from labelstore.operations.lifecycle.grow import grow

@@ -18,8 +18,9 @@ import torch
 import labelstore
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
 from labelstore.format.manifest import StoreSettings
-from labelstore.images.ground_truth import resolve_targets
-from labelstore.images.pixels import cut, decode
+from labelstore.images.decoding import decode
+from labelstore.images.ground_truth.targets import resolve_targets
+from labelstore.images.pixels import cut
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations import demo
 from labelstore.producer.generation import generate

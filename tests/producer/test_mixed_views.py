@@ -19,7 +19,7 @@ from labelstore.errors import DecodeError, MismatchError, SourceError, UsageErro
 from labelstore.format.manifest import StoreSettings
 from labelstore.format.versions import VERSION_2
 from labelstore.images import PartnerPhotos, render
-from labelstore.images.pixels import decode
+from labelstore.images.decoding import decode
 from labelstore.images.sources.folder import FolderSource
 from labelstore.labels.calibration.phases import LabelPhases
 from labelstore.operations import demo

@@ -15,7 +15,7 @@ import pytest
 
 from labelstore.errors import NotFoundError, SourceError
 from labelstore.format.manifest import StoreSettings
-from labelstore.images.ground_truth import resolve_targets
+from labelstore.images.ground_truth.targets import resolve_targets
 from labelstore.images.sources.choose import open_source
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.demo import place_photos

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from labelstore.errors import NotFoundError, TeacherError, UsageError
-from labelstore.images.pixels import cut, decode
+from labelstore.images.decoding import decode
+from labelstore.images.pixels import cut
 from labelstore.images.preprocessing import Preprocessing, normalize
 from labelstore.teachers.load import load_teacher
 from labelstore.teachers.teacher import Teacher

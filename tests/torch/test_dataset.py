@@ -28,7 +28,7 @@ from labelstore.errors import (
     SourceError,
     UsageError,
 )
-from labelstore.images.pixels import to_rgb
+from labelstore.images.decoding import to_rgb
 from labelstore.images.reduced_jpeg import reduction_for
 from labelstore.images.sources.folder import FolderSource
 from labelstore.torch import (

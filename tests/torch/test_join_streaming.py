@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from labelstore.errors import MismatchError, NotFoundError, PartialDataWarning, UsageError
-from labelstore.images.pixels import decode
+from labelstore.images.decoding import decode
 from labelstore.torch import SoftLabelDataset, StreamingViews, ViewSampler
 from labelstore.torch.dataset import Show
 from tests.support.training import make_store

@@ -22,7 +22,7 @@ from labelstore.errors import (
     ReplayWarning,
     UsageError,
 )
-from labelstore.images.pixels import decode, is_upright
+from labelstore.images.decoding import decode, is_upright
 from labelstore.images.sources.tar import TarSource
 from labelstore.torch import SoftLabelDataset, ViewSampler, WebDatasetViews, collate_views
 from labelstore.torch.dataset import Show

@@ -67,7 +67,7 @@ def command(request: DoctorOptions) -> None:
     """Compare a store with its photos."""
     import labelstore
     from labelstore.errors import CorruptError
-    from labelstore.images.ground_truth import read_class_map
+    from labelstore.images.ground_truth.class_map import read_class_map
     from labelstore.launch import own_cores
     from labelstore.operations.inspection.doctor import diagnose
 

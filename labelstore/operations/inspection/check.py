@@ -12,7 +12,7 @@ import numpy as np
 from labelstore.errors import MismatchError, SourceError, UsageError
 from labelstore.images.every_photo import every_photo
 from labelstore.images.formats import is_image_name
-from labelstore.images.ground_truth import check_classes
+from labelstore.images.ground_truth.targets import check_classes
 from labelstore.images.photo_file import fault_of, has_several_frames, read_photo
 from labelstore.images.sources.folder import FolderSource
 from labelstore.images.sources.parquet import ParquetSource

@@ -14,7 +14,7 @@ import numpy as np
 
 from labelstore.compiled import lacking_parts
 from labelstore.errors import LabelStoreError, SourceError, UsageError
-from labelstore.images.ground_truth import resolve_targets
+from labelstore.images.ground_truth.targets import resolve_targets
 from labelstore.operations.inspection.findings import NAMED, Finding, Findings
 from labelstore.operations.inspection.photo_differences import PhotoComparison
 from labelstore.producer.pixel_probe import installed_versions, read_by_key, replay_probe

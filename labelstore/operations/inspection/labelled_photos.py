@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelstore.errors import MismatchError, SourceError
+from labelstore.images.decoding import decode
 from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.photo_file import is_same_file, is_same_size
-from labelstore.images.pixels import decode
 from labelstore.images.sources.classes import other_form
 from labelstore.pictures.thumbnails import crop_thumbnail
 from labelstore.store.mixed_views import partner_views

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from labelstore.errors import MismatchError, NotFoundError, SourceError, UsageError
-from labelstore.images.ground_truth import class_pairs, resolve_targets
+from labelstore.images.ground_truth.targets import class_pairs, resolve_targets
 from labelstore.images.sources.choose import check_outside, open_source
 from labelstore.images.sources.folder import FolderSource
 from labelstore.images.sources.parquet import ParquetSource

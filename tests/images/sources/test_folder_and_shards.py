@@ -16,7 +16,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, SourceError
-from labelstore.images.ground_truth import resolve_targets
+from labelstore.images.ground_truth.targets import resolve_targets
 from labelstore.images.sources.choose import open_source
 from labelstore.images.sources.folder import FolderSource
 from labelstore.images.sources.parquet import ParquetSource

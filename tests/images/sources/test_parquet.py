@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from labelstore.errors import DecodeError, MismatchError, SourceError, UsageError
-from labelstore.images.ground_truth import class_pairs, resolve_targets
+from labelstore.images.ground_truth.targets import class_pairs, resolve_targets
 from labelstore.images.sources import parquet
 from labelstore.images.sources.choose import in_order, open_source
 

@@ -15,7 +15,7 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from labelstore.errors import MismatchError, SourceError
-from labelstore.images.ground_truth import resolve_targets
+from labelstore.images.ground_truth.targets import resolve_targets
 from labelstore.images.sources.choose import open_source
 from tests.support import commands
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.cli.main import main
-from labelstore.images import pixels
+from labelstore.images import decoding
 from labelstore.operations.inspection.check import check
 from tests.support.faulty_photos import clean, faulty, picture
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def few_pixels(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    pixels.allow_pixels(20_000)
+    decoding.allow_pixels(20_000)
 
 
 def run(*arguments, width=100):

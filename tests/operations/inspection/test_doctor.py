@@ -20,9 +20,9 @@ import labelstore
 from labelstore.cli.main import main
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
-from labelstore.images.ground_truth import resolve_targets
+from labelstore.images.decoding import allow_pixels
+from labelstore.images.ground_truth.targets import resolve_targets
 from labelstore.images.photo_file import read_photo
-from labelstore.images.pixels import allow_pixels
 from labelstore.operations.inspection.doctor import diagnose
 from labelstore.producer.pixel_probe import installed_versions, make_probe
 from labelstore.store.writer import StoreWriter

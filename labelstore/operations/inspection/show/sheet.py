@@ -6,9 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import MismatchError, NotFoundError, did_you_mean
+from labelstore.images.decoding import decode
 from labelstore.images.mixing.partners import PartnerPhotos
 from labelstore.images.photo_file import is_same_file, is_same_size
-from labelstore.images.pixels import content_digest, decode, render
+from labelstore.images.pixels import content_digest, render
 from labelstore.pictures.contact_sheet import contact_sheet
 from labelstore.store.mixed_views import is_mixed, partner_views
 

@@ -1,31 +1,27 @@
-"""Ground truth: which of the teacher's classes each image of a source belongs to, never a guess."""
+"""The ground truth of images, from the class folders or labels of their source."""
 
 from __future__ import annotations
 
-import csv
-import json
-import re
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from labelstore.errors import MismatchError, NotFoundError, UsageError, did_you_mean
+from labelstore.errors import MismatchError, UsageError
+from labelstore.images.ground_truth.class_map import mapped_ids
 from labelstore.images.sources.classes import classes_of_keys, other_form
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import numpy.typing as npt
 
 
-__all__ = ["check_classes", "class_pairs", "read_class_map", "resolve_targets", "targets_of_keys"]
+__all__ = ["check_classes", "class_pairs", "resolve_targets", "targets_of_keys"]
 
 _WITHOUT = "where no ground truth is needed, targets may be 'none'"
 _MEND = f"give a class map that says which class each folder is ({_WITHOUT})"
 _MENDING = ("class_map", "targets")
-_SHOWN = 5
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 
@@ -105,95 +101,6 @@ def targets_of_keys(
     )
 
 
-def read_class_map(path: str | os.PathLike[str]) -> dict[str, int | str]:
-    """Read which class each class folder is.
-
-    The file is a JSON object ``{"folder": class}``, or UTF-8 text with two columns, folder and
-    class, separated by commas or by tabs, with or without a first line ``folder,class``. A class is
-    its id or its name, which ``resolve_targets`` looks up; digits in text are an id.
-
-    Returns:
-        folder -> an id or a name.
-
-    Raises:
-        NotFoundError: there is no such file.
-        UsageError: it is neither; a folder is named twice; a class is neither id nor name.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            f"there is no class map {path}: give the path of a JSON, CSV or TSV file."
-        ) from error
-    except OSError as error:
-        raise UsageError(
-            f"cannot read the class map {path} ({error.strerror or error}): give a readable file."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the class map {path} is not UTF-8 text: save it as such.") from error
-    if text.lstrip().startswith(("{", "[")):
-        return _from_json(text, path)
-    return _from_columns(text, path)
-
-
-def _from_json(text: str, path: Path) -> dict[str, int | str]:
-    try:
-        body: Any = json.loads(text, object_pairs_hook=list)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"the class map {path} is not valid JSON ({error}): mend it.") from error
-    # Objects arrive as lists of pairs, so that a name that occurs twice shows.
-    if text.lstrip().startswith("["):
-        raise UsageError(
-            f'the class map {path} holds a JSON array, expected an object such as {{"cat": 0}}: '
-            "write one."
-        )
-    classes: dict[str, int | str] = {}
-    for folder, value in body:
-        if folder in classes:
-            raise UsageError(
-                f"the class map {path} names the folder {folder!r} twice: remove one entry."
-            )
-        in_quotes = isinstance(value, str) and re.fullmatch(r"\s*(-?[0-9]+)?\s*", value)
-        if in_quotes or not (type(value) is int or isinstance(value, str)):
-            raise UsageError(
-                f"the class map {path} gives the folder {folder!r} the class "
-                f"{json.dumps(value)}, expected an integer, without quotes, or a name: mend that "
-                "entry."
-            )
-        classes[folder] = value
-    return classes
-
-
-def _from_columns(text: str, path: Path) -> dict[str, int | str]:
-    lines = text.splitlines()
-    separator = "\t" if any("\t" in line for line in lines) else ","
-    reader = csv.reader(lines, delimiter=separator)
-    classes: dict[str, int | str] = {}
-    is_first = True
-    for row in reader:
-        fields = [field.strip() for field in row]
-        if not any(fields):
-            continue
-        is_header = is_first and [field.lower() for field in fields] == ["folder", "class"]
-        is_first = False
-        if is_header:
-            continue
-        place = f"line {reader.line_num} of the class map {path}"
-        if len(fields) != 2 or not fields[1]:
-            raise UsageError(
-                f"{place} is {separator.join(row)!r}, expected two columns, a folder and a class "
-                "(its id or its name; a name with a comma in double quotes): mend that line."
-            )
-        if fields[0] in classes:
-            raise UsageError(f"{place} names the folder {fields[0]!r} again: remove one line.")
-        is_id = re.fullmatch(r"-?[0-9]+", fields[1])
-        classes[fields[0]] = int(fields[1]) if is_id else fields[1]
-    if not classes:
-        raise UsageError(f"the class map {path} is empty: write one line for each class folder.")
-    return classes
-
-
 def resolve_targets(
     source: LabelledImages,
     *,
@@ -242,8 +149,7 @@ def resolve_targets(
     if source.numbers is not None and class_map is None and not _bears(source, class_names):
         return _numbered(source, source.numbers, num_classes)
     if class_map is not None:
-        ids = _ids(folders, class_map, class_names, called)
-        classes = _mapped(folders, num_classes, ids)
+        classes = mapped_ids(folders, num_classes, class_map, class_names, called)
     elif class_names is not None:
         classes = _named(folders, num_classes, class_names)
     elif len(folders) == num_classes:
@@ -378,80 +284,6 @@ def _numbered(
             arguments=_MENDING,
         )
     return numbers.astype(np.int32)
-
-
-def _ids(
-    folders: Sequence[str],
-    class_map: Mapping[str, int | str],
-    class_names: Sequence[str] | None,
-    called: Mapping[str, Sequence[int]] | None,
-) -> dict[str, int]:
-    """The class map of these folders by ids alone; MismatchError where it lacks one."""
-    missing = [folder for folder in folders if folder not in class_map]
-    if missing:
-        shown = ", ".join(repr(folder) for folder in missing[:_SHOWN])
-        more = ", ..." if len(missing) > _SHOWN else ""
-        raise MismatchError(
-            f"the class map lacks {len(missing)} of the {len(folders)} class folders ({shown}"
-            f"{more}){other_form(missing[0], list(class_map))}: add them to it."
-        )
-    if called is None:
-        by_name: dict[str, list[int]] = {}
-        for number, name in enumerate(class_names or ()):
-            by_name.setdefault(name, []).append(number)
-        called = by_name
-    ids: dict[str, int] = {}
-    for folder in folders:
-        value = class_map[folder]
-        if isinstance(value, str):
-            value = _class_called(value, folder, class_names, called)
-        ids[folder] = value
-    return ids
-
-
-def _class_called(
-    name: str,
-    folder: str,
-    class_names: Sequence[str] | None,
-    called: Mapping[str, Sequence[int]],
-) -> int:
-    """The id of the one class of a name."""
-    numbers = called.get(name, ())
-    if len(numbers) == 1:
-        return numbers[0]
-    entry = f"the class map gives the folder {folder!r} the class {name!r}"
-    if not class_names:
-        raise UsageError(
-            f"{entry} and the names of the teacher's classes are unknown: give numbers.",
-            arguments=("class_map",),
-        )
-    if not numbers:
-        near = did_you_mean(name, called)
-        raise UsageError(
-            f"{entry}, which is the name of none of the teacher's {len(class_names)} classes: "
-            f"give the class's number or its name{other_form(name, list(called))}"
-            f"{'; ' + near if near else '.'}",
-            arguments=("class_map",),
-        )
-    candidates = [f"{number} ({class_names[number]})" for number in numbers[:_SHOWN]]
-    more = ", ..." if len(numbers) > _SHOWN else ""
-    raise UsageError(
-        f"{entry}, which is the name of {len(numbers)} of the teacher's classes: give the number "
-        f"of the one that is meant, {', '.join(candidates)}{more}.",
-        arguments=("class_map",),
-    )
-
-
-def _mapped(
-    folders: Sequence[str], num_classes: int, class_map: Mapping[str, int]
-) -> dict[str, int]:
-    for folder in folders:
-        if not 0 <= class_map[folder] < num_classes:
-            raise UsageError(
-                f"the class map gives the folder {folder!r} the class {class_map[folder]}, "
-                f"expected 0 to {num_classes - 1}: mend that entry."
-            )
-    return {folder: class_map[folder] for folder in folders}
 
 
 def _named(folders: Sequence[str], num_classes: int, class_names: Sequence[str]) -> dict[str, int]:
