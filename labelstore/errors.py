@@ -239,10 +239,17 @@ class PartialDataWarning(UserWarning):
     lacks, or blocks that are not committed yet."""
 
 
-def one_line(error: BaseException) -> str:
-    """The message of another library's error, fit to stand inside a sentence; never empty."""
-    text = " ".join(str(error).split())
-    return (text if len(text) <= 200 else f"{text[:197]}...").rstrip(".") or type(error).__name__
+def one_line(error: BaseException, words: str | None = None) -> str:
+    """The message of another library's error, fit to stand inside a sentence; never empty.
+
+    Args:
+        error: the error. words: what is taken for its message, where that says too much or little.
+
+    Returns:
+        one line of at most 240 characters, without a full stop.
+    """
+    text = " ".join((str(error) if words is None else words).split())
+    return (text if len(text) <= 240 else f"{text[:237]}...").rstrip(".") or type(error).__name__
 
 
 _COMPARED = 5_000

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.errors import UsageError
+from labelstore.errors import UsageError, one_line
 from labelstore.images.pass_order import rows_first
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _kernels_work(device: torch.device) -> bool:
         raise
     # Whatever stops the compiler or the driver: torch's operations do the same.
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = one_line(error, f"{type(error).__name__}: {error}")
         warnings.warn(
             f"the Triton kernel that resizes does not work on {device} ({reason}); crops are "
             "resized by torch's own operations: slower, the same pixels.",

@@ -22,6 +22,7 @@ from labelstore.errors import (
     LabelStoreError,
     NotFoundError,
     StoreError,
+    one_line,
 )
 from labelstore.storage import local_files
 
@@ -33,7 +34,6 @@ __all__ = [
     "DOCUMENT_BYTES",
     "check_expansion",
     "json_document",
-    "line_of",
     "open_descriptor",
     "open_file",
     "open_inside",
@@ -85,7 +85,7 @@ def parsed(where: Path | str, mend: str = _MEND) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise StoreError(
-            f"{where} cannot be read: there is not enough memory ({line_of(error)}): free some, "
+            f"{where} cannot be read: there is not enough memory ({one_line(error)}): free some, "
             "then try again."
         ) from error
     except Exception as error:
@@ -93,14 +93,9 @@ def parsed(where: Path | str, mend: str = _MEND) -> Iterator[None]:
         if refused is not None:
             raise refused from error
         raise CorruptError(
-            f"{where} cannot be read ({line_of(error)}): it is missing, changed or damaged; {mend}."
+            f"{where} cannot be read ({one_line(error)}): it is missing, changed or damaged; "
+            f"{mend}."
         ) from error
-
-
-def line_of(error: BaseException) -> str:
-    """What an error says, on one line of at most 160 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def open_descriptor(path: Path | str) -> int:

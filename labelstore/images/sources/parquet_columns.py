@@ -7,9 +7,9 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from labelstore.errors import SourceError
+from labelstore.errors import SourceError, one_line
 from labelstore.storage.parquet.pages import check_pages
-from labelstore.storage.untrusted import check_expansion, line_of
+from labelstore.storage.untrusted import check_expansion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -73,7 +73,7 @@ def parsed_photos(where: str) -> Iterator[None]:
         TypeError,
         ValueError,
     ) as error:
-        raise SourceError(f"cannot read {where} ({line_of(error)}): restore the file.") from error
+        raise SourceError(f"cannot read {where} ({one_line(error)}): restore the file.") from error
 
 
 def source_of(opened: Any) -> Any:

@@ -16,7 +16,14 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from labelstore.errors import MismatchError, SourceError, TeacherError, UsageError, require_packages
+from labelstore.errors import (
+    MismatchError,
+    SourceError,
+    TeacherError,
+    UsageError,
+    one_line,
+    require_packages,
+)
 from labelstore.images.pixels import content_digest
 from labelstore.producer.engines.ray_worker import (
     Driver,
@@ -102,7 +109,7 @@ class RayEngine:
                 )
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise UsageError(
-                    f"Ray cannot be reached ({' '.join(str(error).split())[:200]}): check "
+                    f"Ray cannot be reached ({one_line(error)}): check "
                     "RAY_ADDRESS, or unset it to run on this machine."
                 ) from error
         gpus = self._gpus()
@@ -326,7 +333,7 @@ class RayEngine:
         except errors.RayActorError as error:
             raise TeacherError(
                 f"a Ray actor died {DEATHS + 1} times over one block "
-                f"({' '.join(str(error).split())[:200]}): look at its node's memory; what was "
+                f"({one_line(error)}): look at its node's memory; what was "
                 "committed is kept."
             ) from error
 

@@ -24,6 +24,7 @@ from labelstore.errors import (
     NotFoundError,
     StoreError,
     UsageError,
+    one_line,
     require_packages,
 )
 from labelstore.storage.location import place_of
@@ -325,5 +326,4 @@ def pinned(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
 
 def first_line(error: Exception) -> str:
     """The first line of an error of obstore, without what is for its developers."""
-    text = " ".join(str(error).split("Debug source:")[0].split()) or type(error).__name__
-    return text if len(text) <= 240 else f"{text[:237]}..."
+    return one_line(error, str(error).split("Debug source:")[0])

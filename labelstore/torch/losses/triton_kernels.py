@@ -32,6 +32,8 @@ import torch
 import triton
 import triton.language as tl
 
+from labelstore.errors import one_line
+
 __all__ = ["gradient", "losses", "works"]
 
 BLOCK = 4096
@@ -149,7 +151,7 @@ def works(device: torch.device) -> bool:
         raise
     # Whatever stops the compiler or the driver: the loss can go on without the kernels.
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = one_line(error, f"{type(error).__name__}: {error}")
         warnings.warn(
             f"the Triton kernels of the loss do not work on {device} ({reason}); the loss is "
             "computed by torch's own operations: slower, of the same value.",

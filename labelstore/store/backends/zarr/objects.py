@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from labelstore.errors import CorruptError, LabelStoreError, StoreError
+from labelstore.errors import CorruptError, LabelStoreError, StoreError, one_line
 from labelstore.format.arrays import UNITS
 from labelstore.storage import local_files
-from labelstore.storage.untrusted import line_of, opener_in, read_file, read_opened
+from labelstore.storage.untrusted import opener_in, read_file, read_opened
 from labelstore.store.backends.held_objects import HeldObjects
 from labelstore.store.backends.zarr.arrays import COMMITS, KEYS, TARGETS
 from labelstore.store.backends.zarr.unit_objects import unit_object
@@ -107,7 +107,7 @@ class ZarrObjects:
 
     def _damaged(self, name: str, selection: Any, error: Exception) -> StoreError:
         return local_files.refusal(f"{self.path}/{name}", error) or CorruptError(
-            f"{self.path}/{name} cannot be read at {_place(selection)} ({line_of(error)}): the "
+            f"{self.path}/{name} cannot be read at {_place(selection)} ({one_line(error)}): the "
             "store is damaged there; make these blocks again.",
             array=name,
         )
