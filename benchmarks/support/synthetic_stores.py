@@ -26,7 +26,7 @@ def manifest_of(
     Args:
         whole: images and views of the whole data set, whose blocks it has.
     """
-    from labelstore.format.blocks import (
+    from labelstore.format.block_sizes import (
         ACCELERATOR_BLOCK_VIEWS,
         default_block_images,
         default_group_views,

@@ -14,12 +14,8 @@ import numpy as np
 
 from labelstore.errors import LabelError, UsageError
 from labelstore.format import codecs
-from labelstore.format.blocks import (
-    BlockPriors,
-    array_block_images,
-    check_table,
-    empty_block,
-)
+from labelstore.format.block_sizes import array_block_images
+from labelstore.format.blocks import BlockPriors, check_table, empty_block
 from labelstore.format.codecs.suitability import suiting
 from labelstore.format.manifest import EXPLICIT, Manifest, StoreSettings, fingerprint
 from labelstore.images.sources.listing import walk

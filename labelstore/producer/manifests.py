@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from labelstore.errors import LabelStoreError, MismatchError, UsageError
-from labelstore.format.blocks import (
+from labelstore.format.block_sizes import (
     ACCELERATOR_BLOCK_VIEWS,
     CPU_BLOCK_VIEWS,
     default_block_images,

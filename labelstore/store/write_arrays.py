@@ -13,7 +13,8 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.format import codecs
-from labelstore.format.blocks import BlockData, BlockPriors, array_block_images, check_table
+from labelstore.format.block_sizes import array_block_images
+from labelstore.format.blocks import BlockData, BlockPriors, check_table
 from labelstore.format.manifest import EXPLICIT, Manifest, StoreSettings, fingerprint
 from labelstore.store.backends.registry import backend_of, unit_images_of
 from labelstore.store.rewrite import write_blocks
