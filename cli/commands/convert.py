@@ -196,7 +196,7 @@ def command(request: ConvertOptions) -> None:
 
 def _ground_truth(reader: PeerReader, request: ConvertOptions) -> npt.NDArray[np.int32] | None:
     """The ground truth that is asked for; None: as the files say."""
-    from ..labelling import targets_anew
+    from ..ground_truth import targets_anew
 
     def of_folders(class_map: Mapping[str, int | str] | None) -> npt.NDArray[np.int32]:
         from labelstore.images.ground_truth.targets import targets_of_keys

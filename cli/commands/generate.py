@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import TYPE_CHECKING
+
 import click
 
 from labelstore.errors import install_from_checkout
 
 from .. import choices, options, output
-from ..growing import grow
-from ..labelling import GenerateOptions, LabelOptions, how_launched, label
+from ..generating.growing import grow
+from ..generating.labelling import label
+from ..generating.options import GenerateOptions, LabelOptions
 from ..reports.generate import SKIPPED, missing_blocks, print_report
 from ..teacher_options import TeachersOptions, teachers_options
+
+if TYPE_CHECKING:
+    from labelstore.launch import Launch
 
 HELP = """Run a teacher once over many random crops of every image and store its top-k soft labels.
 
@@ -258,7 +265,7 @@ Exit codes:
 )
 def command(request: GenerateOptions) -> None:
     """Parse, and hand over to ``labelstore.producer.generation``."""
-    launch = how_launched()
+    launch = _how_launched()
     if request.relabel_changed and request.grow is None:
         raise click.UsageError("--relabel-changed goes with --grow STORE: give the store, too.")
     reports = label(request, launch) if request.grow is None else grow(request, launch)
@@ -277,3 +284,15 @@ def command(request: GenerateOptions) -> None:
         context.exit(1)
     if any(report.unreadable for report in reports):
         context.exit(SKIPPED)
+
+
+def _how_launched() -> Launch | None:
+    """How this process was launched; what is odd about it is told."""
+    from labelstore.launch import launched
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        launch = launched()
+    for warning in caught:
+        output.note(f"Warning: {warning.message}")
+    return launch

@@ -120,7 +120,7 @@ def command(request: RecodeOptions) -> None:
 
 def _ground_truth(store: Store, request: RecodeOptions) -> npt.NDArray[np.int32] | None:
     """The ground truth that is asked for; None to leave it."""
-    from ..labelling import targets_anew
+    from ..ground_truth import targets_anew
 
     def of_folders(class_map: Mapping[str, int | str] | None) -> npt.NDArray[np.int32]:
         from labelstore.images.ground_truth.targets import targets_of_keys

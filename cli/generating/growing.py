@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import output
-from .reports.growth import announce_growth, growth_document, print_growth_forecast
+from .. import output
+from ..reports.growth import announce_growth, growth_document, print_growth_forecast
 
 if TYPE_CHECKING:
     from labelstore.format.manifest import Manifest
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from labelstore.producer.settings import LabelSettings, RunOptions
     from labelstore.teachers.teacher import Teacher
 
-    from .labelling import GenerateOptions
+    from .options import GenerateOptions
 
 __all__ = ["grow"]
 

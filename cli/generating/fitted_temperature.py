@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import output
-from .text import counted, share
+from .. import output
+from ..text import counted, share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from labelstore.producer.settings import Output
     from labelstore.teachers.teacher import Teacher
 
-    from .teacher_options import TeacherOptions
+    from ..teacher_options import TeacherOptions
 
 __all__ = ["fitted", "from_stores"]
 

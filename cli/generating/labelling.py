@@ -1,4 +1,4 @@
-"""What ``labelstore generate`` asks of the library, made of its options."""
+"""``labelstore generate``: labels of photos, by one teacher or several."""
 
 from __future__ import annotations
 
@@ -9,141 +9,30 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import output
+from .. import output
+from ..reports.forecast import check_room, print_forecast
+from ..reports.generate import announce
 from .fitted_temperature import fitted, from_stores
-from .options import ResultOptions
-from .reports.forecast import check_room, print_forecast
-from .reports.generate import announce
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    import numpy as np
-    import numpy.typing as npt
-
-    from labelstore.format.manifest import StoreSettings
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.labels.top_k import LabelType
     from labelstore.launch import Launch
     from labelstore.producer.engines.protocol import Engine
     from labelstore.producer.engines.ray_engine import RayEngine
     from labelstore.producer.generation import Report
-    from labelstore.producer.settings import LabelSettings, OnError, Output, Resize, RunOptions
+    from labelstore.producer.settings import Output, RunOptions
     from labelstore.store.store import Store
     from labelstore.teachers.info import TeacherInfo
     from labelstore.teachers.teacher import Teacher
     from labelstore.views.law import ViewLaw
 
-    from .choices import EngineName, Layout, Targets
-    from .options import LawOptions, SourceOptions
-    from .teacher_options import TeacherOptions, TeachersOptions
+    from ..options import SourceOptions
+    from ..teacher_options import TeacherOptions
+    from .options import GenerateOptions
 
-__all__ = ["GenerateOptions", "LabelOptions", "how_launched", "label", "targets_anew"]
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """What is kept of a teacher's output."""
-
-    fidelity: str
-    top_k: int | None
-    prior_size: int | None
-    quantizer: str | None
-    top_p: float | None
-    label_type: LabelType
-    block_images: int | None
-    group_views: int | None
-    layout: Layout | None
-
-    def settings(
-        self, views: int, law: ViewLaw, temperature: float, num_classes: int
-    ) -> LabelSettings:
-        """What labels a teacher of so many classes is to make."""
-        from labelstore.producer.settings import LabelSettings
-
-        settings = LabelSettings(
-            num_views=views,
-            law=law,
-            temperature=temperature,
-            label_type=self.label_type,
-            layout=self.layout,
-        )
-        store = self._store(num_classes)
-        if self.quantizer is None:
-            store = replace(store, quantizer=settings.quantizer_of(self.fidelity, num_classes))
-        return replace(settings, store=store)
-
-    def _store(self, num_classes: int) -> StoreSettings:
-        """The settings of a fidelity, with those that were asked for in their stead."""
-        from labelstore.format.manifest import StoreSettings
-        from labelstore.producer.settings import FIDELITIES
-
-        settings = FIDELITIES[self.fidelity]
-        # A fidelity's classes are at most the teacher's.
-        settings = replace(settings, k=min(settings.k or num_classes, num_classes))
-        if self.label_type != "top-k":
-            # One class with an even tail, or none, is all that these labels are.
-            settings = replace(settings, k=1, prior_size=0)
-        if self.top_k is not None or settings.k == 1:
-            # A fidelity's mass goes with its own number of classes.
-            settings = replace(settings, top_p=None)
-        overrides = StoreSettings(
-            self.top_k,
-            self.quantizer,
-            self.prior_size,
-            self.top_p,
-            self.block_images,
-            self.group_views,
-        )
-        return replace(settings, **overrides.chosen())
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateOptions(ResultOptions):
-    """The options of ``labelstore generate``."""
-
-    source: str
-    output: tuple[str, ...]
-    teachers: TeachersOptions
-    labels: LabelOptions
-    views: int | None
-    views_law: LawOptions
-    views_from: str | None
-    grow: str | None
-    relabel_changed: bool
-    photos: SourceOptions
-    targets: Targets
-    class_map: str | None
-    engine: EngineName
-    actors: int | None
-    on_error: OnError
-    grace: float
-    batch_size: int | None
-    resize: Resize
-    compiled: bool
-    workers: int | None
-    dry_run: bool
-    allow_version_drift: bool
-    log_json: bool
-    overwrite: bool
-
-    def run_options(self, launch: Launch | None) -> RunOptions:
-        """How the work is to be done."""
-        from labelstore.launch import own_cores
-        from labelstore.producer.settings import RunOptions
-        from labelstore.store.writer import Share
-
-        return RunOptions(
-            batch_size=self.batch_size,
-            workers=self.workers or own_cores(launch),
-            resize=self.resize,
-            compiled=self.compiled,
-            on_error=self.on_error,
-            grace=self.grace,
-            overwrite=self.overwrite,
-            allow_version_drift=self.allow_version_drift,
-            share=None if launch is None else Share(launch.rank, launch.world),
-        )
+__all__ = ["label"]
 
 
 @dataclass(frozen=True)
@@ -404,48 +293,3 @@ def _labelled(request: GenerateOptions, job: _Job, engine: Engine) -> list[Repor
             for note in report.notes:
                 output.note(note)
     return reports
-
-
-def how_launched() -> Launch | None:
-    """How this process was launched; what is odd about it is told."""
-    import warnings
-
-    from labelstore.launch import launched
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        launch = launched()
-    for warning in caught:
-        output.note(f"Warning: {warning.message}")
-    return launch
-
-
-def targets_anew(
-    targets: Targets | None,
-    class_map: str | None,
-    count: int,
-    of_keys: Callable[[Mapping[str, int | str] | None], npt.NDArray[np.int32]],
-) -> npt.NDArray[np.int32] | None:
-    """The ground truth that ``--targets`` and ``--class-map`` ask for; None where neither is given.
-
-    Args:
-        targets, class_map: the options.
-        count: of images.
-        of_keys: makes it of the class folders, by a class map or None.
-
-    Raises:
-        click.UsageError: a class map, and no ground truth.
-    """
-    if targets is None and class_map is None:
-        return None
-    import numpy as np
-
-    from labelstore.images.ground_truth.class_map import read_class_map
-
-    if targets == "none":
-        if class_map is not None:
-            raise click.UsageError(
-                "--class-map and --targets none were given: leave out one of the two."
-            )
-        return np.full(count, -1, dtype=np.int32)
-    return of_keys(read_class_map(class_map) if class_map else None)

@@ -1,0 +1,1 @@
+"""What ``labelstore generate`` asks of the library: labels, growth, a fitted temperature."""
