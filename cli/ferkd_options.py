@@ -87,7 +87,7 @@ class FerKDOptions:
             click.UsageError: thresholds that are said and fitted. UsageError: out of order.
         """
         if not self.fits:
-            self._said()
+            self._rule_of_options()
             return
         flags = [
             f"--{name}" for name in ("low", "middle", "top") if getattr(self, name) is not None
@@ -116,7 +116,7 @@ class FerKDOptions:
         """
         self.check()
         if not self.fits or store is None:
-            return self._said(**more)
+            return self._rule_of_options(**more)
         (rule,) = self.rules(store, quiet=quiet, **more).rules_for(1)
         return rule
 
@@ -130,16 +130,16 @@ class FerKDOptions:
 
         self.check()
         if not self.fits:
-            return self._said(**more)
+            return self._rule_of_options(**more)
         by: FitBy = "store" if self.thresholds == "fit" else "class"
         fitted = FerKD.fit(store, by=by, **more)
         members = store.members
         for member, rule in zip(members, fitted.rules_for(len(members)), strict=True):
             if not quiet:
-                output.note(f"thresholds that fit {member.path}: {_told(rule)}")
+                output.note(f"thresholds that fit {member.path}: {_thresholds_text(rule)}")
         return fitted
 
-    def _said(self, **more: Any) -> FerKD:
+    def _rule_of_options(self, **more: Any) -> FerKD:
         from labelstore.labels.ferkd import FerKD
 
         thresholds = {name: getattr(self, name) for name in ("low", "middle", "top")}
@@ -147,7 +147,7 @@ class FerKDOptions:
         return FerKD(**chosen, confidence=self.confidence, **more)
 
 
-def _told(rule: FerKD) -> str:
+def _thresholds_text(rule: FerKD) -> str:
     """Fitted thresholds in words, which are flags where these say all."""
     flags = f"--low {rule.low} --middle {rule.middle} --top {rule.top}"
     own = rule.by_class

@@ -49,7 +49,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
     Warns:
         LaunchWarning: Slurm has several tasks here, and this process is none that srun started.
     """
-    torchrun, srun = _said(_TORCHRUN, environment), _said(_SRUN, environment)
+    torchrun, srun = _launch_from(_TORCHRUN, environment), _launch_from(_SRUN, environment)
     if torchrun is not None and torchrun.world > 1:
         if environment.get("LOCAL_RANK") is None and environment.get("MASTER_ADDR") is None:
             raise UsageError(
@@ -79,7 +79,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
     return srun
 
 
-def _said(names: tuple[str, str, str], environment: Mapping[str, str]) -> Launch | None:
+def _launch_from(names: tuple[str, str, str], environment: Mapping[str, str]) -> Launch | None:
     """What a launcher's variables say; None where they are not set."""
     values = [environment.get(name) for name in names]
     if values[0] is None or values[1] is None:

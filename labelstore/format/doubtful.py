@@ -82,10 +82,10 @@ def doubtful_labels(
     stored = _stored("fp32" if manifest.encoding == "plain" else manifest.quantizer)
     top = codes["labels/top_prob"]
     rest = codes["labels/rest_probs"] if manifest.k > 1 else np.empty((*top.shape, 0), stored.dtype)
-    return _found(module, stored, (top, rest), classes, lists, manifest.num_classes)
+    return _doubtful_places(module, stored, (top, rest), classes, lists, manifest.num_classes)
 
 
-def _found(
+def _doubtful_places(
     module: Any,
     stored: _Stored,
     probs: tuple[npt.NDArray[Any], npt.NDArray[Any]],
@@ -157,6 +157,6 @@ def _finds(module: Any) -> bool:
         )
         coded = top.reshape(4, 2), rest.reshape(4, 2, 2)
         ids = classes.astype(np.uint16).reshape(4, 2, 3)
-        if _found(module, stored, coded, ids, lists, 12).tolist() != list(wrong):
+        if _doubtful_places(module, stored, coded, ids, lists, 12).tolist() != list(wrong):
             return False
     return True

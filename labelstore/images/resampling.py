@@ -88,12 +88,12 @@ def pixels_of(photo: Image.Image) -> npt.NDArray[np.uint8]:
     if compiled is None:
         return np.array(photo)
     try:
-        return _taken(compiled[0], photo)
+        return _copied_pixels(compiled[0], photo)
     except _NOT_LENT:
         return np.array(photo)
 
 
-def _taken(module: Any, photo: Image.Image) -> npt.NDArray[np.uint8]:
+def _copied_pixels(module: Any, photo: Image.Image) -> npt.NDArray[np.uint8]:
     width, height = photo.size
     out = np.empty((height, width, 3), dtype=np.uint8)
     # Pillow lends images that lie in one piece, up to 16 MB.
@@ -178,7 +178,7 @@ def _is_pillow(module: Any, order: int) -> bool:
     photo = noise.reshape(height, width, 3)
     image = Image.fromarray(photo)
     with contextlib.suppress(*_NOT_LENT):
-        if not np.array_equal(_taken(module, image), photo):
+        if not np.array_equal(_copied_pixels(module, image), photo):
             return False
     boxes = np.array(
         [

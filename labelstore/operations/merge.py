@@ -188,7 +188,7 @@ class _Means(NamedTuple):
         return calibrated.labels, calibrated.action
 
 
-def _told(value: object) -> str:
+def _or_unknown(value: object) -> str:
     return "unknown" if value is None else str(value)
 
 
@@ -201,7 +201,7 @@ def _manifest(
         values = [getattr(manifest, name) for manifest in manifests]
         if len(set(values) - {None}) > 1:
             raise MismatchError(
-                f"the stores' {name.replace('_', ' ')}s are {', '.join(map(_told, values))}, "
+                f"the stores' {name.replace('_', ' ')}s are {', '.join(map(_or_unknown, values))}, "
                 "expected one: average them at read time (labelstore.ensemble), or make them anew "
                 "alike."
             )

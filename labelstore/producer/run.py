@@ -73,8 +73,8 @@ class StoreRun:
         self.undecodable: dict[int, str] = {}
         self.notes: list[dict[str, None]] = [{} for _ in writers]
         # Told as finished: what every store has, or this run or another process made.
-        self._told = set(range(self._manifest.num_blocks)) - self._pending()
-        progress.resumed(sum(self._images_of(block) for block in self._told))
+        self._reported = set(range(self._manifest.num_blocks)) - self._pending()
+        progress.resumed(sum(self._images_of(block) for block in self._reported))
         self.waited_seconds = 0.0
         self._writing: Future[None] | None = None
         self._stop = stop or StopRequest()
@@ -218,7 +218,7 @@ class StoreRun:
         with contextlib.closing(copied):
             for block in copied:
                 self.blocks[0] += 1
-                self._told.add(block)
+                self._reported.add(block)
                 self._progress.resumed(self._images_of(block))
                 if self._stop.asked:
                     raise Terminated
@@ -306,7 +306,7 @@ class StoreRun:
                 number for number, writer in enumerate(self._writers) if writer.claim(block)
             )
             if lacking:
-                self._told.add(block)
+                self._reported.add(block)
                 self._at_work.append(block)
                 yield block, lacking
             else:
@@ -314,8 +314,8 @@ class StoreRun:
 
     def _tell_others(self) -> None:
         """Tell of blocks that other processes have made."""
-        for block in set(range(self._manifest.num_blocks)) - self._pending() - self._told:
-            self._told.add(block)
+        for block in set(range(self._manifest.num_blocks)) - self._pending() - self._reported:
+            self._reported.add(block)
             self._progress.resumed(self._images_of(block))
 
     def _pending(self) -> set[int]:

@@ -173,7 +173,7 @@ def views_problem(first: LabelReader, member: LabelReader) -> str | None:
     names = f"{first.path} and {member.path}"
     if member.law != first.law:
         return (
-            f"{names} hold different views ({_told(first.law)} and {_told(member.law)}): "
+            f"{names} hold different views ({_law_text(first.law)} and {_law_text(member.law)}): "
             "generate both with the same seed, scale, ratio, flip and augmentations"
         )
     if first.law is None:
@@ -223,7 +223,7 @@ def _check_photos(members: tuple[Store, ...], rows: Rows, number: int) -> None:
                 )
 
 
-def _told(law: ViewLaw | str | None) -> str:
+def _law_text(law: ViewLaw | str | None) -> str:
     if isinstance(law, ViewLaw):
         scale, ratio = (
             " to ".join(f"{bound:.4g}" for bound in part) for part in (law.scale, law.ratio)

@@ -147,7 +147,7 @@ def write_blocks(
             else:
                 writer.write_block(block, content)
 
-    for block in _done(write, range(manifest.num_blocks), workers):
+    for block in _written_blocks(write, range(manifest.num_blocks), workers):
         if tell is not None:
             rows = manifest.block_slice(block)
             tell(rows.stop - rows.start, (rows.stop - rows.start) * manifest.num_views)
@@ -281,7 +281,7 @@ class Copying:
             if block_codes is not None:
                 self.writer.write_codes(block, block_codes)
 
-        return _done(write, blocks, self.workers)
+        return _written_blocks(write, blocks, self.workers)
 
 
 def _workers(writer: StoreWriter, stores: Sequence[Store]) -> int:
@@ -297,7 +297,7 @@ def _workers(writer: StoreWriter, stores: Sequence[Store]) -> int:
     return max(1, min(most, MEMORY_BYTES // max(block_bytes, 1)))
 
 
-def _done(
+def _written_blocks(
     write: Callable[[int], None], blocks: Iterable[int], workers: int
 ) -> Generator[int, None, None]:
     """Blocks as they are written; with several workers several at a time, and so in any order."""

@@ -97,8 +97,8 @@ def exact_float32() -> Iterator[None]:
     kinds: list[Any] = [getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None), matmul]
     kinds = [kind for kind in kinds if hasattr(kind, "fp32_precision")]
     precisions = [kind.fp32_precision for kind in kinds]
-    flags = _told(lambda: (cudnn.allow_tf32, matmul.allow_tf32))
-    word = _told(torch.get_float32_matmul_precision)
+    flags = _answer(lambda: (cudnn.allow_tf32, matmul.allow_tf32))
+    word = _answer(torch.get_float32_matmul_precision)
     if flags is not None:
         cudnn.allow_tf32 = matmul.allow_tf32 = False
     for kind in kinds:
@@ -116,7 +116,7 @@ def exact_float32() -> Iterator[None]:
                 kind.fp32_precision = precision
 
 
-def _told(ask: Callable[[], T]) -> T | None:
+def _answer(ask: Callable[[], T]) -> T | None:
     """A setting of torch; None where it cannot tell."""
     try:
         return ask()

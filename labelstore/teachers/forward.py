@@ -63,7 +63,9 @@ class Forward:
             logits = teacher.outputs(pixels)
             if check:
                 teacher.check_crops(pixels, logits)
-            self._take = functools.partial(_taken, k=k, temperature=temperature, lengths=lengths)
+            self._take = functools.partial(
+                _outputs_of, k=k, temperature=temperature, lengths=lengths
+            )
             parts = self._take(logits)
         # Kept until it is known whether they are finite.
         self._pixels, self._logits = pixels, logits
@@ -139,7 +141,7 @@ def log_probabilities(teacher: Teacher, pixels: npt.NDArray[np.uint8]) -> npt.ND
     return np.asarray(values - np.log(np.exp(values).sum(axis=1, keepdims=True)))
 
 
-def _taken(
+def _outputs_of(
     logits: torch.Tensor, k: int, temperature: float, lengths: Sequence[int] | None
 ) -> list[torch.Tensor]:
     """Whether all are finite; the keys of the k largest classes; the sums of runs."""

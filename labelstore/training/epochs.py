@@ -240,11 +240,11 @@ class EpochOrder:
         if self.ferkd is None or (self._mask is None and self._order is None):
             return None
         if isinstance(self.ferkd, EnsembleFerKD):
-            return {"rules": [_told(rule) for rule in self.ferkd.rules]}
-        return _told(self.ferkd)
+            return {"rules": [_rule_settings(rule) for rule in self.ferkd.rules]}
+        return _rule_settings(self.ferkd)
 
 
-def _told(rule: FerKD) -> dict[str, Any]:
+def _rule_settings(rule: FerKD) -> dict[str, Any]:
     """A rule's parameters for JSON; thresholds by class in short. Those that rules have had only
     for a while are left out where they are not used, so that older states are of the same rule."""
     settings = dataclasses.asdict(dataclasses.replace(rule, by_class=None))

@@ -66,7 +66,7 @@ def command(request: PruneOptions) -> None:
 
     def agree(loss: Loss) -> None:
         if not request.yes:
-            click.confirm(output.printable(asked(loss)), abort=True, err=True)
+            click.confirm(output.printable(question(loss)), abort=True, err=True)
 
     # Each block is written, and then read again.
     with output.progress(
@@ -84,7 +84,7 @@ def command(request: PruneOptions) -> None:
         )
 
 
-def asked(loss: Loss) -> str:
+def question(loss: Loss) -> str:
     """What goes, and the question."""
     return (
         f"{loss.path} loses {counted(loss.images, 'image')} of "

@@ -177,10 +177,10 @@ def command(request: SubsetOptions) -> None:
     if request.json:
         output.emit_json(report.to_json())
     elif not request.quiet:
-        output.note(told(report))
+        output.note(summary(report))
 
 
-def told(report: SubsetReport) -> str:
+def summary(report: SubsetReport) -> str:
     """What was made, in a sentence."""
     crops = ", with their crops stored" if report.explicit else ""
     return (

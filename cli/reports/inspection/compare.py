@@ -58,7 +58,7 @@ class _Shown:
 
     def __init__(self, console: Console, comparison: dict[str, Any]) -> None:
         self.console = console
-        self.told = comparison
+        self.report = comparison
         self.noun = "crop" if comparison["by"] == "views" else "image"
         self._names = comparison["class_names"]
 
@@ -70,7 +70,7 @@ class _Shown:
 
     def summary(self) -> RenderableType:
         """Both stores, and what of them is compared."""
-        report, images, views = self.told, self.told["images"], self.told["views"]
+        report, images, views = self.report, self.report["images"], self.report["views"]
         rows = [row for name in "ab" for row in _store(name.upper(), report[name])]
         matched = f"{images['both']:,} in both"
         for name in "ab":
@@ -113,16 +113,16 @@ class _Shown:
 
     def alerts(self) -> None:
         """What to know first."""
-        texts = [alert["text"] for alert in self.told["alerts"]]
-        if self.told["reason"] is not None:
-            texts.insert(0, f"Not view by view: {self.told['reason']}")
+        texts = [alert["text"] for alert in self.report["alerts"]]
+        if self.report["reason"] is not None:
+            texts.insert(0, f"Not view by view: {self.report['reason']}")
         for text in texts:
             self.console.print()
             output.say(self.console, text, style="yellow")
 
     def agreement(self) -> RenderableType:
         """Largest classes and confidences."""
-        agreement, confidence = self.told["agreement"], self.told["confidence"]
+        agreement, confidence = self.report["agreement"], self.report["confidence"]
         rows = [("the largest class is the same", _share(agreement["top1"]))]
         if agreement["n"] > 1:
             rows += [
@@ -130,13 +130,13 @@ class _Shown:
                 (f"all {agreement['n']} are the same", _share(agreement["same_set"])),
             ]
         rows += [(f"mean confidence of {name.upper()}", _number(confidence[name])) for name in "ab"]
-        return output.table((f"of {self.told['crops']:,} {self.noun}s", ""), rows, numeric=(1,))
+        return output.table((f"of {self.report['crops']:,} {self.noun}s", ""), rows, numeric=(1,))
 
     def distances(self) -> RenderableType:
         """Means and quantiles."""
         names = {"kl_ab": "KL(A||B)", "kl_ba": "KL(B||A)", "total_variation": "TV"}
-        quantiles = [self.told[name]["quantiles"] for name in names]
-        rows = [("mean", *(_number(self.told[name]) for name in names))]
+        quantiles = [self.report[name]["quantiles"] for name in names]
+        rows = [("mean", *(_number(self.report[name]) for name in names))]
         for of_each in zip(*quantiles, strict=True):
             values = ({"mean": part["value"], "error": part["error"]} for part in of_each)
             rows.append((f"{of_each[0]['share']:.0%} at most", *map(_number, values)))
@@ -144,10 +144,10 @@ class _Shown:
 
     def truth(self) -> RenderableType | None:
         """Who is right."""
-        truth = self.told["truth"]
+        truth = self.report["truth"]
         if truth is None:
             return None
-        n = self.told["agreement"]["n"]
+        n = self.report["agreement"]["n"]
         rows = [(f"{name.upper()} is right (top-1)", _share(truth[name]["top1"])) for name in "ab"]
         if n > 1:
             rows += [
@@ -164,12 +164,12 @@ class _Shown:
         from rich.text import Text
 
         shades = SHADES[0 if self.console.encoding.startswith("utf") else 1]
-        counts = self.told["confidence"]["counts"]
+        counts = self.report["confidence"]["counts"]
         most = max(max(row) for row in counts)
         cell = 2 if self.console.width >= 56 else 1
         text = Text()
         for column in reversed(range(len(counts))):
-            low = self.told["confidence"]["edges"][column]
+            low = self.report["confidence"]["edges"][column]
             text.append(f"{low:.2f} " if column % 4 == 0 else "     ", style="dim")
             for row in counts:
                 # By the root, so that what is rare is seen beside what is frequent.
@@ -182,7 +182,7 @@ class _Shown:
 
     def classes(self) -> RenderableType | None:
         """The classes whose crops differ most."""
-        rows = [row for row in self.told["classes"] if row["crops"]]
+        rows = [row for row in self.report["classes"] if row["crops"]]
         rows.sort(key=lambda row: -row["total_variation"])
         if not rows:
             return None
@@ -204,7 +204,7 @@ class _Shown:
         """What one says where the other says another thing."""
         lines = [
             (self.name(pair["a"]), self.name(pair["b"]), f"{pair['crops']:,}", share(pair["share"]))
-            for pair in self.told["pairs"][:SHOWN_CLASSES]
+            for pair in self.report["pairs"][:SHOWN_CLASSES]
         ]
         if not lines:
             return None
@@ -213,16 +213,16 @@ class _Shown:
 
     def ferkd_title(self) -> str:
         """With the thresholds."""
-        rule = self.told["ferkd"]
+        rule = self.report["ferkd"]
         if rule is None:
             return ""
         return f"What FerKD does ({thresholds(rule)})"
 
     def ferkd(self) -> RenderableType | None:
         """Shares of the crops by what the rule does with each label."""
-        if self.told["ferkd"] is None:
+        if self.report["ferkd"] is None:
             return None
-        parts = {(part["a"], part["b"]): part for part in self.told["ferkd"]["decisions"]}
+        parts = {(part["a"], part["b"]): part for part in self.report["ferkd"]["decisions"]}
 
         lines = [
             (
@@ -240,7 +240,7 @@ class _Shown:
 
     def entries(self, kind: str) -> RenderableType | None:
         """Views or images, with what both say of them."""
-        entries = self.told[kind]
+        entries = self.report[kind]
         if not entries:
             return None
         views = kind == "largest_views"
@@ -271,7 +271,7 @@ class _Shown:
         """What both take."""
         rows = []
         for name in "ab":
-            sizes = self.told[name]["bytes"]
+            sizes = self.report[name]["bytes"]
             per_crop = "unknown" if sizes["per_crop"] is None else f"{sizes['per_crop']:.3f}"
             rows.append((name.upper(), size(sizes["total"]), per_crop))
         return output.table(("", "in all", "bytes a crop"), rows, numeric=(1, 2))
