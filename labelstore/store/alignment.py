@@ -33,11 +33,15 @@ __all__ = [
     "no_shared_image",
     "other_files",
     "other_sizes",
+    "same_boxes",
     "views_problem",
 ]
 
 Images = Literal["strict", "intersection"]
 """Whether all stores must hold the same images, or those are read that all of them hold."""
+
+_BOXES = 1 << 16
+"""Stored boxes that are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,21 @@ def other_files(first: LabelReader, member: LabelReader, rows: Rows) -> npt.NDAr
     return np.asarray((ours != theirs) & (ours > 0) & (theirs > 0))
 
 
+def same_boxes(first: LabelReader, member: LabelReader, rows: Rows) -> npt.NDArray[np.bool_]:
+    """(n,) bool: of which images ``rows`` of two stores of stored boxes, which have labels in both,
+    all views that both have are of the same boxes and flips."""
+    numbers = np.arange(min(first.num_views, member.num_views))[None]
+    step = max(_BOXES // numbers.size, 1)
+    same = np.empty(len(rows[0]), dtype=bool)
+    for start in range(0, len(same), step):
+        part = slice(start, start + step)
+        ours = first.views(rows[0][part, None], numbers)
+        theirs = member.views(rows[1][part, None], numbers)
+        boxes = (ours.box == theirs.box).all(axis=(1, 2))
+        same[part] = boxes & (ours.flip == theirs.flip).all(axis=1)
+    return same
+
+
 def _check_laws(first: Store, member: Store) -> None:
     problem = views_problem(first, member)
     if problem is not None:
@@ -239,15 +258,15 @@ def _check_crops(members: tuple[Store, ...], rows: Rows, number: int) -> None:
     _check_photos(members, rows, number)
     if first.manifest.law != EXPLICIT:
         return
-    numbers = np.arange(min(first.num_views, member.num_views))
-    pairs = zip(rows[0].tolist(), rows[number].tolist(), strict=True)
-    for image, (row, place) in enumerate(pairs):
-        a, b = first.views(row, numbers), member.views(place, numbers)
-        if not (np.array_equal(a.box, b.box) and np.array_equal(a.flip, b.flip)):
-            raise MismatchError(
-                f"{first.path} and {member.path} hold different crops of "
-                f"{_key(members, rows, image)!r}: their labels cannot be averaged."
-            )
+    # An image without labels has no boxes: the ensemble has no labels of it either.
+    labelled = np.flatnonzero(first.labelled()[rows[0]] & member.labelled()[rows[number]])
+    same = same_boxes(first, member, (rows[0][labelled], rows[number][labelled]))
+    if not same.all():
+        image = int(labelled[same.argmin()])
+        raise MismatchError(
+            f"{first.path} and {member.path} hold different crops of "
+            f"{_key(members, rows, image)!r}: their labels cannot be averaged."
+        )
 
 
 def _key(members: tuple[Store, ...], rows: Rows, image: int) -> str:

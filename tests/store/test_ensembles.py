@@ -88,6 +88,33 @@ def test_other_keys_and_other_boxes_are_refused(tmp_path):
         labelstore.ensemble(bare)
 
 
+def explicit_without(path, unreadable, blocks=None):
+    """The planned labels with stored boxes, but for images that could not be read."""
+    manifest, keys, targets, data, _ = planned()
+    manifest = dataclasses.replace(manifest, law="explicit")
+    shape = manifest.num_images, manifest.num_views
+    boxes = np.arange(4 * np.prod(shape)).reshape(*shape, 4)
+    readable = ~np.isin(np.arange(manifest.num_images), unreadable)
+    with StoreWriter(path, manifest, keys, targets) as writer:
+        for block in writer.pending_blocks() if blocks is None else blocks:
+            rows = manifest.block_slice(block)
+            views = {"boxes": boxes[rows], "flips": boxes[rows][..., 0] % 8 == 0}
+            writer.write_block(
+                block, dataclasses.replace(data(block), readable=readable[rows], **views)
+            )
+    return labelstore.open(path)
+
+
+def test_images_that_a_store_has_no_boxes_of_are_not_compared(tmp_path):
+    whole = explicit_without(tmp_path / "a.zarr", [])
+    lacking = explicit_without(tmp_path / "b.zarr", [2, 9])
+    for members in ([whole, lacking], [lacking, whole]):
+        both = labelstore.ensemble(members)
+        assert np.flatnonzero(~both.labelled()).tolist() == [2, 9]
+    begun = explicit_without(tmp_path / "c.zarr", [], blocks=[1])
+    assert labelstore.ensemble([whole, begun]).missing_blocks() == [0, 2]
+
+
 def test_weights(tmp_path):
     store, _, _ = written(tmp_path / "a.zarr")
     for weights in ([1.0], [-1, 2], [0, 0]):

@@ -9,7 +9,13 @@ import numpy as np
 
 from labelstore.errors import MismatchError
 from labelstore.format.manifest import EXPLICIT
-from labelstore.store.alignment import no_shared_image, other_files, other_sizes, views_problem
+from labelstore.store.alignment import (
+    no_shared_image,
+    other_files,
+    other_sizes,
+    same_boxes,
+    views_problem,
+)
 from labelstore.teachers.class_names import human_names
 
 if TYPE_CHECKING:
@@ -24,9 +30,6 @@ __all__ = ["By", "Comparable", "comparable"]
 
 By = Literal["views", "images"]
 """Whether labels of the same crop are compared, or the means over each image's views."""
-
-_BOXES = 1 << 16
-"""Stored boxes that are compared at a time."""
 
 _SAME_VIEWS = ("publish", "recode", "pull")
 """Operations that write the labels of one store anew, view for view."""
@@ -192,7 +195,7 @@ def _crops(
         return f"{reason}; the means over each image's views are compared instead.", same, alerts
     same &= ~other_sizes(a, b, (rows_a, rows_b))
     if a.law == EXPLICIT:
-        same &= _same_boxes(a, b, rows_a, rows_b)
+        same &= same_boxes(a, b, (rows_a, rows_b))
     differing = int((~same).sum())
     if not differing:
         return None, same, alerts
@@ -228,21 +231,6 @@ def _origins(store: LabelReader) -> set[str]:
         if manifest.origin is not None and manifest.origin["operation"] in _SAME_VIEWS:
             names.update(manifest.origin["stores"])
     return names
-
-
-def _same_boxes(
-    a: LabelReader, b: LabelReader, rows_a: Int64Array, rows_b: Int64Array
-) -> BoolArray:
-    """(n,) whether every view that both have is of the same box and flip."""
-    numbers = np.arange(min(a.num_views, b.num_views))[None]
-    step = max(_BOXES // numbers.size, 1)
-    same = np.empty(len(rows_a), dtype=bool)
-    for start in range(0, len(rows_a), step):
-        part = slice(start, start + step)
-        ours, theirs = a.views(rows_a[part, None], numbers), b.views(rows_b[part, None], numbers)
-        boxes = (ours.box == theirs.box).all(axis=(1, 2))
-        same[part] = boxes & (ours.flip == theirs.flip).all(axis=1)
-    return same
 
 
 def _targets(
