@@ -124,7 +124,8 @@ class MergeOptions(options.ResultOptions):
 @click.option(
     "--prior-size",
     type=click.IntRange(min=0),
-    help="Classes in each image's list of likely classes. Default: the most of the stores.",
+    help="Classes in each image's list of likely classes. Default: the most of the stores; none of "
+    "labels of other types than top-k with a class for each store.",
 )
 @options.quantizer_option
 @options.top_p_option

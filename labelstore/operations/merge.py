@@ -113,8 +113,9 @@ def merge(
         workers: processes that read, average and encode: see ``BlockMaker``.
         tell: called with the images and views done since it was called last.
         settings: keywords ``k`` (the largest of the stores' when None), ``quantizer`` (the first
-            store's), ``prior_size`` (the largest), ``top_p``, ``block_images`` and ``group_views``
-            (the first store's), as in ``labelstore.format.Manifest``.
+            store's), ``prior_size`` (the largest; 0 of hard and smoothed labels of which a class a
+            store is kept: what these leave is even), ``top_p``, ``block_images`` and
+            ``group_views`` (the first store's), as in ``labelstore.format.Manifest``.
 
     Raises:
         IncompleteError: a store is not finished. MismatchError: the stores do not fit each other,
@@ -216,13 +217,22 @@ def _manifest(
             f"labels of type {first.label_type} are averaged: say how many classes to keep, k.",
             arguments=("k",),
         )
+    # All that stands out from an even rest is kept: a list would spread it otherwise.
+    even = first.label_type != "top-k" and (wished.k or 0) >= len(manifests) and not wished.top_p
+    if even and wished.prior_size:
+        raise UsageError(
+            f"prior_size is {wished.prior_size}, expected 0: {wished.k} classes hold all that the "
+            f"mean of {len(manifests)} stores of type {first.label_type} says, and what they leave "
+            "is spread evenly; leave the list out.",
+            arguments=("prior_size",),
+        )
     backend = backend_of(path)
     group_views = first.group_views
     if backend.encoding != first.encoding:
         group_views = backend.group_views
     defaults = {
         "k": max(manifest.k for manifest in manifests),
-        "prior_size": max(manifest.prior_size for manifest in manifests),
+        "prior_size": 0 if even else max(manifest.prior_size for manifest in manifests),
         "block_images": min(first.block_images, both.num_images),
         "group_views": min(group_views, both.num_views),
     }

@@ -85,6 +85,24 @@ def test_calibrated_labels_are_those_of_the_reader(tmp_path, by):
     assert report.same_decision == pytest.approx(expected)
 
 
+def test_what_smoothed_labels_leave_stays_even(tmp_path):
+    p = distributions(IMAGES, VIEWS, CLASSES)
+    stores = [
+        written(tmp_path / f"{seed}.zarr", seed=seed, label_type="smoothing", means=p.mean(1))[0]
+        for seed in (0, 7)
+    ]
+    assert stores[0].manifest.prior_size
+    report = merge(stores, tmp_path / "out.zarr", k=2, quantizer="fp32")
+    assert report.prior_size == 0
+    rows, views = np.arange(IMAGES)[:, None], np.arange(VIEWS)
+    mean = sum(store.read(rows, views).smoothing().dense() for store in stores) / 2
+    np.testing.assert_allclose(dense_of(labelstore.open(report.path)), mean, atol=2e-7)
+    with pytest.raises(UsageError, match="prior_size is 8, expected 0: 2 classes hold"):
+        merge(stores, tmp_path / "other.zarr", k=2, prior_size=8)
+    # Of a class alone the other teacher's is in what is left.
+    assert merge(stores, tmp_path / "one.zarr", k=1).prior_size == stores[0].manifest.prior_size
+
+
 def test_shared_images_alone(tmp_path):
     store = make_planned(tmp_path / "a.zarr", k=5)[0]
     keys = [f"c/{number:03}.jpg" for number in range(5, 30)]
