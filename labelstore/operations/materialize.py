@@ -238,7 +238,7 @@ def _write(
             plain = _plain(codes, lists, unreadable, store.manifest)
             for spec in view_arrays(copy):
                 place = (rows, copy.group_slice(group))
-                values = plain[spec.name]
+                values = plain[spec.name].astype(spec.dtype, copy=False)
                 values[unreadable] = spec.fill
                 arrays[spec.name][place] = values
         return int(rows.stop - rows.start)

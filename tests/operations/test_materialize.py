@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -49,7 +50,8 @@ def test_every_label_is_the_same(tmp_path, suffix, quantizer, k):
     assert all(copy.check_block(block) == [] for block in range(copy.manifest.num_blocks))
 
 
-def test_boxes_and_unreadable_images(tmp_path, suffix):
+@pytest.mark.parametrize("classes", [30, 70_000])
+def test_boxes_and_unreadable_images(tmp_path, suffix, classes):
     rng = np.random.default_rng(0)
     boxes, flips = rng.integers(1, 30, (20, 6, 4)), rng.random((20, 6)) < 0.5
     store, _, _ = written(tmp_path / f"a.{suffix}", law=None, boxes=boxes, flips=flips)
@@ -57,6 +59,8 @@ def test_boxes_and_unreadable_images(tmp_path, suffix):
     assert everything(labelstore.open(tmp_path / "a")) == everything(store)
 
     manifest, keys, targets, data, _ = planned()
+    # Of many classes ids are wider, and so is the code of none.
+    manifest = dataclasses.replace(manifest, num_classes=classes)
     with StoreWriter(tmp_path / f"b.{suffix}", manifest, keys, targets) as writer:
         for block in writer.pending_blocks():
             block_data = vars(data(block))
