@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JSON_META",
+    "LIKE_BEGUN",
     "LawOptions",
     "ResultOptions",
     "SourceOptions",
@@ -142,14 +143,20 @@ group_views_option = click.option(
 )
 """``group_views``: int or None."""
 
-layout_option = click.option(
-    "--layout",
-    type=click.Choice(choices.LAYOUTS),
-    help="How labels lie in Zarr: in chunks, which any Zarr library reads, or in units of a few "
-    "images, which labelstore alone reads, one by one (format version 2). Default: as they lie in "
-    "a store that is there, else in chunks.",
-)
-"""``layout``: one of ``choices.LAYOUTS`` or None."""
+
+def layout_option(default: str) -> Callable[[Command], Command]:
+    """``layout``: one of ``choices.LAYOUTS`` or None, for which ``--help`` says ``default``."""
+    return click.option(
+        "--layout",
+        type=click.Choice(choices.LAYOUTS),
+        help="How labels lie in Zarr: in chunks, which any Zarr library reads, or in units of a "
+        "few images, which labelstore alone reads, one by one (format version 2). Default: "
+        f"{default}.",
+    )
+
+
+LIKE_BEGUN = "as they lie in a store that is gone on with, else in chunks"
+"""What ``layout_option`` says of commands that make labels."""
 
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace a store that is there: its labels are deleted."

@@ -72,6 +72,7 @@ class ConvertOptions(options.ResultOptions):
     top_p: float | None
     block_images: int | None
     group_views: int | None
+    layout: choices.Layout | None
     workers: int | None
     overwrite: bool
 
@@ -140,6 +141,7 @@ class ConvertOptions(options.ResultOptions):
 @options.top_p_option
 @options.block_images_option
 @options.group_views_option
+@options.layout_option(options.LIKE_BEGUN)
 @options.block_workers_option
 @options.overwrite_option
 @options.json_option
@@ -182,6 +184,7 @@ def command(request: ConvertOptions) -> None:
                     request.block_images,
                     request.group_views,
                 ),
+                layout=request.layout,
             ),
             targets=lambda reader: _ground_truth(reader, request),
             overwrite=request.overwrite,

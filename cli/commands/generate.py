@@ -215,7 +215,7 @@ Exit codes:
     help="Views of a group, the unit that a training epoch reads. Default: as many as "
     "make 4,096 labels with a block's images, 4 or more, in Parquet 16 or more.",
 )
-@options.layout_option
+@options.layout_option(options.LIKE_BEGUN)
 @click.option(
     "--views-from",
     metavar="STORE",

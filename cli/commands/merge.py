@@ -82,6 +82,7 @@ class MergeOptions(options.ResultOptions):
     top_p: float | None
     block_images: int | None
     group_views: int | None
+    layout: choices.Layout | None
     workers: int | None
     overwrite: bool
 
@@ -137,6 +138,7 @@ class MergeOptions(options.ResultOptions):
 )
 @options.block_images_option
 @options.group_views_option
+@options.layout_option("as they lie in the first store, where that is in Parquet in chunks")
 @click.option(
     "--calibrate",
     is_flag=True,
@@ -220,6 +222,7 @@ def command(request: MergeOptions) -> None:
             top_p=request.top_p,
             block_images=request.block_images,
             group_views=request.group_views,
+            layout=request.layout,
             overwrite=request.overwrite,
             workers=request.workers,
             tell=progress.update,

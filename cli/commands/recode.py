@@ -73,7 +73,7 @@ class RecodeOptions(options.ResultOptions):
 @options.top_p_option
 @options.block_images_option
 @options.group_views_option
-@options.layout_option
+@options.layout_option("as they lie in the store that is read, in Parquet as in chunks")
 @click.option(
     "--class-map",
     metavar="FILE",

@@ -22,9 +22,10 @@ from labelstore.images.sources.listing import walk
 from labelstore.labels.distribution import mean_distribution
 from labelstore.labels.top_k import TopK
 from labelstore.peers.choose import open_peer
+from labelstore.producer.manifests import stored_manifest
 from labelstore.producer.settings import FIDELITIES
 from labelstore.storage.location import place_of, same_place
-from labelstore.store.backends.registry import backend_of
+from labelstore.store.backends.registry import backend_of, unit_images_of
 from labelstore.store.lineage import CONVERTED_FROM, TEACHER
 from labelstore.store.rewrite import BlockMaker, RewriteReport, bytes_of
 from labelstore.store.store import Store
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.blocks import BlockData
+    from labelstore.format.manifest import Layout
     from labelstore.peers.peer_labels import PeerLabels, PeerOptions, PeerReader
 
 __all__ = ["ConversionReport", "ConversionSettings", "convert"]
@@ -61,6 +63,9 @@ class ConversionSettings:
     as "balanced"."""
     store: StoreSettings = dataclasses.field(default_factory=StoreSettings)
     """Single settings in the stead of the fidelity's."""
+    layout: Layout | None = None
+    """How labels lie in a Zarr store; when None as they do in one that is gone on with, else in
+    chunks."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,9 @@ def convert(
     reader = open_peer(format, path, options)
     truth = None if targets is None or reader.num_classes is None else targets(reader)
     manifest, truth = _manifest(reader, format, output, settings, options.boxes, truth)
+    stored = None if overwrite else stored_manifest(output)
+    units = unit_images_of(output, settings.layout, manifest.group_views, stored)
+    manifest = dataclasses.replace(manifest, unit_images=units)
     tell = None if begin is None else begin(reader)
     with (
         BlockMaker(

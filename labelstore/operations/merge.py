@@ -16,7 +16,7 @@ from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import largest, mean_distribution
 from labelstore.labels.ferkd import Action, FerKD, action_shares
 from labelstore.labels.lists.fit import TOGETHER
-from labelstore.store.backends.registry import backend_of
+from labelstore.store.backends.registry import backend_of, unit_images_of
 from labelstore.store.ensembles import Ensemble, ensemble, opened_all
 from labelstore.store.lineage import (
     CONVERTED_FROM,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.blocks import BlockData
-    from labelstore.format.manifest import Manifest, StoreOptions
+    from labelstore.format.manifest import Layout, Manifest, StoreOptions
     from labelstore.labels.ferkd import EnsembleFerKD
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import Tail
@@ -88,6 +88,7 @@ def merge(
     ferkd: FerKD | EnsembleFerKD | None = None,
     tail: Tail | None = None,
     images: Images = "strict",
+    layout: Layout | None = None,
     overwrite: bool = False,
     workers: int | None = 1,
     tell: Callable[[int, int], None] | None = None,
@@ -109,6 +110,7 @@ def merge(
             not looked at. With a prior list the 0.1 that a calibrated label leaves its ground
             truth's rivals is spread like the list; with ``prior_size=0`` evenly, as in equation 4.
         tail: how residual masses are spread before they are averaged.
+        layout: how labels lie in a Zarr store, as for ``recode``; when None as in the first store.
         overwrite: replace a store that is at ``path``.
         workers: processes that read, average and encode: see ``BlockMaker``.
         tell: called with the images and views done since it was called last.
@@ -133,7 +135,7 @@ def merge(
     both = ensemble(members, weights, images=images)
     if ferkd is not None:
         require_unmixed(both, "FerKD")
-    manifest = _manifest(both, path, StoreSettings(**settings), ferkd is not None)
+    manifest = _manifest(both, path, StoreSettings(**settings), layout, ferkd is not None)
     how: dict[str, Any] = {
         "weights": [float(weight) for weight in both.weights],
         "ferkd": None if ferkd is None else asdict(ferkd),
@@ -194,7 +196,11 @@ def _or_unknown(value: object) -> str:
 
 
 def _manifest(
-    both: Ensemble, path: str | os.PathLike[str], wished: StoreSettings, calibrated: bool
+    both: Ensemble,
+    path: str | os.PathLike[str],
+    wished: StoreSettings,
+    layout: Layout | None,
+    calibrated: bool,
 ) -> Manifest:
     first = both.manifest
     manifests = [member.manifest for member in both.members]
@@ -230,11 +236,14 @@ def _manifest(
     group_views = first.group_views
     if backend.encoding != first.encoding:
         group_views = backend.group_views
+    group_views = wished.group_views or min(group_views, both.num_views)
     defaults = {
         "k": max(manifest.k for manifest in manifests),
         "prior_size": 0 if even else max(manifest.prior_size for manifest in manifests),
         "block_images": min(first.block_images, both.num_images),
-        "group_views": min(group_views, both.num_views),
+        "group_views": group_views,
+        "encoding": backend.encoding,
+        "unit_images": unit_images_of(path, layout, group_views, first),
     }
     return dataclasses.replace(
         first,

@@ -14,8 +14,17 @@ from labelstore.labels.distribution import largest
 from labelstore.labels.ferkd import FerKD
 from labelstore.labels.soft_labels import mix
 from labelstore.operations.merge import merge
+from labelstore.operations.recode import recode
 from tests.support import commands
-from tests.support.stores import distributions, files_of, make_planned, once, top_of, written
+from tests.support.stores import (
+    distributions,
+    files_of,
+    make_planned,
+    once,
+    said_of_labels,
+    top_of,
+    written,
+)
 
 make_planned, written = once(make_planned), once(written)
 
@@ -172,6 +181,34 @@ def test_an_interrupted_merge_goes_on(tmp_path, suffix):
     assert files_of(tmp_path / f"out.{suffix}") == files_of(tmp_path / f"whole.{suffix}")
 
 
+@pytest.mark.parametrize("first", ["chunks.zarr", "units.zarr", "first.parquet"])
+def test_labels_lie_as_is_asked_or_as_in_the_first_store(tmp_path, first):
+    chunks, other, _ = three(tmp_path)
+    chunks.path.rename(tmp_path / "chunks.zarr")
+    recode(tmp_path / "chunks.zarr", tmp_path / "units.zarr", layout="units")
+    recode(tmp_path / "chunks.zarr", tmp_path / "first.parquet")
+    stores = [tmp_path / first, other]
+    for layout in ("chunks", "units"):
+        merge(stores, tmp_path / layout, layout=layout)
+        assert labelstore.open(tmp_path / layout).manifest.label_layout == layout
+    # The same labels, to the last byte.
+    recode(tmp_path / "chunks", tmp_path / "recoded", layout="units")
+    assert said_of_labels(labelstore.open(tmp_path / "units")) == said_of_labels(
+        labelstore.open(tmp_path / "chunks")
+    )
+    assert files_of(tmp_path / "units") == files_of(tmp_path / "recoded")
+    usual = "units" if first == "units.zarr" else "chunks"
+    merge(stores, tmp_path / "usual")
+    assert files_of(tmp_path / "usual") == files_of(tmp_path / usual)
+    merge(stores, tmp_path / "usual.parquet")
+    assert labelstore.open(tmp_path / "usual.parquet").manifest.label_layout == "chunks"
+    with pytest.raises(UsageError, match=r"\.parquet"):
+        merge(stores, tmp_path / "no.parquet", layout="units")
+    # Other groups have units of as many labels.
+    merge(stores, tmp_path / "groups", layout="units", group_views=2)
+    assert labelstore.open(tmp_path / "groups").manifest.unit_images == 32
+
+
 def test_merged_stores_can_be_merged(tmp_path):
     """(a + b) / 2 and c with weights 2 and 1 are the mean of three."""
     a, b, c = three(tmp_path)
@@ -204,6 +241,10 @@ def test_the_command(tmp_path):
     done = run("a.zarr", "b.zarr", "--weights", "2,x", "-o", "no.zarr")
     assert done.returncode == 2
     assert "2,x" in done.stderr
+    done = run("a.zarr", "b.zarr", "--layout", "units", "-o", "no.parquet")
+    assert (done.returncode, "--layout" in done.stderr) == (2, True)
+    done = run("a.zarr", "b.zarr", "--layout", "units", "--parts", "-o", "no.zarr")
+    assert (done.returncode, "--layout" in done.stderr) == (2, True)
     done = run("a.zarr", "b.zarr", "--weights", "2", "-o", "no.zarr")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 import labelstore
 from labelstore.cli.main import main
+from labelstore.operations.recode import recode
 from tests.peers.own_files import CLASSES, photos, save_fkd, save_tinyvit
 from tests.support import commands
 from tests.support.stores import files_of
@@ -63,6 +64,30 @@ def test_a_run_that_is_killed_goes_on_to_the_same_store(tmp_path):
     assert files_of(path) == whole
     verified = run_here(["verify", str(path)])
     assert verified.exit_code == 0, verified.output
+
+
+def test_labels_in_units(tmp_path):
+    """As ``recode`` lays them out, to the last byte; gone on with as they were begun."""
+    save_fkd(tmp_path / "fkd", photos(tmp_path / "photos", 5), VIEWS)
+
+    def convert(output, *more):
+        return run_here(arguments(tmp_path, output, "--block-images", "2", *more))
+
+    assert convert("chunks.zarr").exit_code == 0
+    assert convert("units.zarr", "--layout", "units").exit_code == 0
+    recode(tmp_path / "chunks.zarr", tmp_path / "recoded.zarr", layout="units")
+    whole = files_of(tmp_path / "recoded.zarr")
+    assert files_of(tmp_path / "units.zarr") == whole
+    (tmp_path / "units.zarr/commits/c/1/0").unlink()
+    other = convert("units.zarr", "--layout", "chunks")
+    assert (other.exit_code, "layout.unit_images" in other.stderr) == (1, True)
+    assert json.loads(convert("units.zarr", "--json").stdout)["blocks_made"] == 1
+    assert files_of(tmp_path / "units.zarr") == whole
+    assert convert("units.zarr", "--overwrite").exit_code == 0
+    assert files_of(tmp_path / "units.zarr") == files_of(tmp_path / "chunks.zarr")
+    refused = convert("p.parquet", "--layout", "units")
+    assert (refused.exit_code, "--layout" in refused.stderr) == (2, True)
+    assert not (tmp_path / "p.parquet").exists()
 
 
 def test_what_is_done_is_told(tmp_path):
