@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.operations.plan import Row, Setting
+    from labelstore.producer.manifests import StoreSizes
 
     Float32Array = npt.NDArray[np.float32]
 
@@ -28,6 +29,7 @@ the truth), or a finished store (what it holds is the truth). Nothing is written
 \b
   labelstore plan photos --teacher timm:resnet50 --views 500
   labelstore plan teacher.zarr
+  labelstore plan teacher.zarr --layout units
   labelstore plan photos --teacher timm:resnet50 --views 200 \\
     --setting 7:ratio32:64
 
@@ -82,6 +84,7 @@ class PlanOptions(options.ResultOptions):
     settings: list[Setting]
     sample_images: int
     sample_views: int
+    layout: choices.Layout | None
     teacher: TeacherOptions
     photo_options: options.SourceOptions
 
@@ -119,6 +122,7 @@ class PlanOptions(options.ResultOptions):
     show_default=True,
     help="Views of each that are measured.",
 )
+@options.layout_option("as they lie in a store, else in chunks")
 @options.source_options
 @options.json_option
 @options.quiet_option
@@ -129,7 +133,7 @@ def command(request: PlanOptions) -> None:
     """Measure each setting."""
     from labelstore.operations.plan import SETTINGS, advice, measure
 
-    truth, num_views, most = _sample(request)
+    truth, num_views, most, sizes = _sample(request)
     settings = [
         setting
         for setting in (*SETTINGS, *request.settings)
@@ -138,23 +142,26 @@ def command(request: PlanOptions) -> None:
     with output.progress(len(settings), 1, request.silent, brief=True) as progress:
         rows = []
         for setting in settings:
-            rows.append(measure(truth, setting, num_views))
+            rows.append(measure(truth, setting, num_views, sizes=sizes))
             progress.update(1, 1)
     sample = {"images": truth.shape[0], "views": truth.shape[1], "planned_views": num_views}
     if request.json:
         advised = {"advice": advice(rows)}
         output.emit_json({"sample": sample, "rows": [row.to_json() for row in rows], **advised})
     else:
-        _show(rows, sample)
+        _show(rows, sample, sizes)
         for sentence in advice(rows):
             output.note(sentence)
 
 
-def _sample(request: PlanOptions) -> tuple[Float32Array, int, int | None]:
-    """The true distributions, the planned number of views, and the largest k that makes sense."""
+def _sample(request: PlanOptions) -> tuple[Float32Array, int, int | None, StoreSizes]:
+    """The true distributions, the planned number of views, the largest k that makes sense, and how
+    the planned store is divided."""
     import labelstore
     from labelstore.errors import UsageError
     from labelstore.operations.plan import sample_of_store, sample_of_teacher
+    from labelstore.producer.manifests import blocks_on, sizes_of
+    from labelstore.producer.settings import LabelSettings
     from labelstore.storage.location import is_remote
 
     images, views = request.sample_images, request.sample_views
@@ -167,7 +174,12 @@ def _sample(request: PlanOptions) -> tuple[Float32Array, int, int | None]:
             )
         store = labelstore.open(request.source)
         truth = sample_of_store(store, images=images, views=views)
-        return truth, request.views or store.num_views, store.k
+        settings = LabelSettings(request.views or store.num_views, layout=request.layout)
+        held = store.manifest
+        # Groups of Parquet are not those of the store that would be made of it.
+        stored = held if held.encoding == "codes" else None
+        sizes = sizes_of(PLANNED, settings, store.num_images, held.block_images, stored)
+        return truth, settings.num_views, store.k, sizes
 
     if request.views is None:
         raise UsageError("--views is missing: say how many views the store will have.")
@@ -184,13 +196,19 @@ def _sample(request: PlanOptions) -> tuple[Float32Array, int, int | None]:
             batch_size=16,
             tell=progress.update,
         )
-    return sample.labels, request.views, None
+    settings = LabelSettings(request.views, layout=request.layout)
+    block_images = blocks_on(teacher.device, len(source), request.views)
+    sizes = sizes_of(PLANNED, settings, len(source), block_images)
+    return sample.labels, request.views, None, sizes
 
 
 STORE_FILES = ("zarr.json", "manifest.json")
 
+PLANNED = "planned.zarr"
+"""What the store might be called: in Zarr, as its sample is."""
 
-def _show(rows: list[Row], sample: dict[str, int]) -> None:
+
+def _show(rows: list[Row], sample: dict[str, int], sizes: StoreSizes) -> None:
     lines = []
     for row in rows:
         setting, distances = row.setting.store, row.distances
@@ -215,5 +233,15 @@ def _show(rows: list[Row], sample: dict[str, int]) -> None:
     output.note(
         f"measured on {counted(sample['images'], 'image')} x "
         f"{counted(sample['views'], 'view')}; bytes for "
-        f"{counted(sample['planned_views'], 'view')} an image, in chunks of about 4,096 crops"
+        f"{counted(sample['planned_views'], 'view')} an image, in {_layout(sizes)}"
+    )
+
+
+def _layout(sizes: StoreSizes) -> str:
+    """In which pieces labels lie."""
+    if sizes.unit_images is None:
+        return "chunks of about 4,096 crops"
+    return (
+        f"units of {counted(sizes.unit_images, 'image')} x {counted(sizes.group_views, 'view')}, "
+        f"blocks of {counted(sizes.block_images, 'image')}"
     )

@@ -183,15 +183,13 @@ def _forecast(
 ) -> None:
     """Tell what growing would take; a sample of the photos is labelled for it."""
     from labelstore.operations.forecast import forecast
-    from labelstore.teachers.device_memory import BATCH_SIZES
 
     estimate = forecast(
         growth.photos,
         network,
         request.output[0],
         _settings(growth),
-        batch_size=request.batch_size or BATCH_SIZES[network.device],
-        workers=options.workers,
+        options,
     )
     document = growth_document(growth, estimate)
     if request.json:

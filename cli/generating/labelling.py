@@ -249,16 +249,8 @@ def _outputs(request: GenerateOptions, job: _Job, teachers: Sequence[TeacherInfo
 
 def _forecast(request: GenerateOptions, job: _Job, teacher: Teacher, planned: Output) -> None:
     from labelstore.operations.forecast import forecast
-    from labelstore.teachers.device_memory import BATCH_SIZES
 
-    estimate = forecast(
-        job.source,
-        teacher,
-        planned.path,
-        planned.settings,
-        batch_size=request.batch_size or BATCH_SIZES[teacher.device],
-        workers=job.options.workers,
-    )
+    estimate = forecast(job.source, teacher, planned.path, planned.settings, job.options)
     if request.json:
         output.emit_json(estimate.to_json())
     else:

@@ -126,6 +126,12 @@ class UnitBlocks:
         behind = self.tables_bytes + COUNT_BYTES + self.index_bytes
         return units + behind
 
+    def parts_of(self, data: bytes) -> tuple[int, int]:
+        """How many bytes of a whole block's object are units, and how many tables."""
+        behind = self.index_bytes + COUNT_BYTES
+        tables = int.from_bytes(data[-behind : -self.index_bytes], "little")
+        return len(data) - behind - tables, tables
+
     def units_of(self, blocks: Int64Array) -> Int64Array:
         """(n,) int64: units of each group of blocks (n,)."""
         return -(-self._images_of(blocks) // self.unit_images)

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from labelstore.labels.ferkd import Action, FerKD
 from labelstore.operations.plan import Setting, measure, sample_of_teacher
+from labelstore.producer.manifests import blocks_on, sizes_of, stored_manifest
 from labelstore.storage.local_files import free_bytes
 from labelstore.storage.location import place_of, suffix_of
+from labelstore.teachers.device_memory import BATCH_SIZES
 
 if TYPE_CHECKING:
     import os
 
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.producer.settings import LabelSettings
+    from labelstore.producer.settings import LabelSettings, RunOptions
     from labelstore.teachers.teacher import Teacher
 
 __all__ = ["FIXED_BYTES_AN_IMAGE", "Forecast", "forecast"]
@@ -68,21 +70,21 @@ def forecast(
     teacher: Teacher,
     path: str | os.PathLike[str],
     settings: LabelSettings,
+    options: RunOptions,
     *,
-    batch_size: int,
-    workers: int,
     images: int = 24,
     views: int = 32,
 ) -> Forecast:
     """Label a sample as ``generate`` would, and reckon up.
 
     Args:
-        source, teacher, path, settings, batch_size, workers: as for ``generate``; nothing is
-            written to ``path``.
+        source, teacher, path, settings, options: as for ``generate``; nothing is written to
+            ``path``.
         images: of the sample, spread over the source; views: the first ones of each.
 
     Raises:
         SourceError: none of the sampled images can be decoded. TeacherError: the network fails.
+        UsageError: settings that make no store.
     """
     views = min(views, settings.num_views)
     sample = sample_of_teacher(
@@ -92,20 +94,29 @@ def forecast(
         temperature=settings.temperature,
         images=images,
         views=views,
-        batch_size=batch_size,
+        batch_size=options.batch_size or BATCH_SIZES[teacher.device],
     )
     setting = Setting("", settings.store_of(teacher.num_classes))
     place = place_of(path)
+    stored = None if options.overwrite else stored_manifest(path)
+    block_images = (
+        stored.block_images
+        if stored
+        else blocks_on(teacher.device, len(source), settings.num_views)
+    )
     row = measure(
         sample.labels,
         setting,
         settings.num_views,
         suffix_of(place),
         class_names=teacher.class_names,
+        sizes=sizes_of(path, settings, len(source), block_images, stored),
     )
     crops = len(source) * settings.num_views
     seconds_forward = sample.forward_seconds * crops
-    seconds_pixels = (sample.decode_seconds * len(source) + sample.cut_seconds * crops) / workers
+    seconds_pixels = (
+        sample.decode_seconds * len(source) + sample.cut_seconds * crops
+    ) / options.workers
     seconds = max(seconds_forward, seconds_pixels)
     if teacher.device == "cpu":
         seconds = seconds_forward + seconds_pixels

@@ -7,21 +7,24 @@ disk, read back, timed, and compared.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import DecodeError, SourceError, UsageError
+from labelstore.format.arrays import commit_columns
 from labelstore.format.blocks import BlockData, BlockPriors
 from labelstore.format.manifest import Manifest, StoreSettings, fingerprint
+from labelstore.format.unit_blocks import COUNT_BYTES, UnitBlocks
 from labelstore.images.pixels import render
 from labelstore.labels.distance import Distances, distances
 from labelstore.producer.crops.partners import over_images
 from labelstore.producer.pixel_probe import photo_at
 from labelstore.producer.settings import FIDELITIES
 from labelstore.storage.workspaces import workspace
+from labelstore.store.backends.zarr.unit_objects import unit_object
 from labelstore.store.indexing import evenly_spaced
 from labelstore.store.store import Store
 from labelstore.store.writer import StoreWriter
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.images.sources.choose import ImageSource
+    from labelstore.producer.manifests import StoreSizes
     from labelstore.teachers.teacher import Teacher
     from labelstore.views.law import ViewLaw
 
@@ -247,6 +251,7 @@ def measure(
     num_views: int,
     suffix: str = ".zarr",
     class_names: tuple[str, ...] | None = None,
+    sizes: StoreSizes | None = None,
 ) -> Row:
     """Store a sample under a setting, weigh it and read it back.
 
@@ -256,16 +261,20 @@ def measure(
         num_views: how many views the store will have: what an image's list is shared by.
         suffix: of the store's name: ``".parquet"``, or any other for Zarr.
         class_names: the C names that the manifest will hold, which is most of its size.
+        sizes: how the store will be divided, which tells what units take; chunks are those of a
+            large store.
     """
     images, views, classes = truth.shape
     k = min(setting.store.k or classes, classes)
     size = min(setting.store.prior_size or 0, classes)
+    in_units = sizes is not None and sizes.unit_images is not None
+    group_views = sizes.group_views if sizes and in_units else max(1, _CHUNK_CROPS // images)
     store_settings = replace(
         setting.store,
         k=k,
         prior_size=size,
         block_images=images,
-        group_views=min(views, max(1, _CHUNK_CROPS // images)),
+        group_views=min(views, group_views),
     )
     order = np.argsort(-truth, axis=-1, kind="stable")[..., :k]
     probs = np.take_along_axis(truth, order, axis=-1)
@@ -277,6 +286,7 @@ def measure(
         fingerprint=fingerprint(keys, targets),
         law=None,
         class_names=class_names,
+        unit_images=sizes.unit_images if sizes else None,
         **store_settings.chosen(),
     )
     priors = BlockPriors(manifest, images)
@@ -287,11 +297,15 @@ def measure(
             writer.write_block(0, BlockData(order, probs, **priors.arrays()))
         store = Store(path)
         label_bytes, prior_bytes, fixed_bytes = _bytes(path)
+        per_crop = label_bytes / (images * views)
+        if sizes and in_units:
+            planned = replace(manifest, num_views=num_views, **asdict(sizes))
+            per_crop = _bytes_in_units(path, manifest, planned)
         started = time.perf_counter()
         topk = store.read(np.arange(images)[:, None], np.arange(views))
         seconds = time.perf_counter() - started
         recovered = distances((truth[image], topk[image].recover()) for image in range(images))
-    per_crop, per_image = label_bytes / (images * views), prior_bytes / images
+    per_image = prior_bytes / images
     return Row(
         setting=setting,
         bytes_per_crop=per_crop + per_image / num_views,
@@ -314,6 +328,19 @@ def _even_kl(truth: Float32Array) -> float:
         exact = labels.astype(np.float64)
         total += float((exact * np.log(np.maximum(exact, 1e-300))).sum()) / len(exact)
     return float(np.log(truth.shape[-1]) + total / len(truth))
+
+
+def _bytes_in_units(path: Path, sample: Manifest, planned: Manifest) -> float:
+    """Bytes that a label of the planned store takes where labels lie in units, commits included.
+
+    Units have the bytes that they have in the sample. What lies beside them follows from how many
+    blocks, groups and units there are, and a store of a few blocks is not like a large one.
+    """
+    units, tables = UnitBlocks(sample).parts_of((path / unit_object(0)).read_bytes())
+    a_block = tables + COUNT_BYTES + UnitBlocks(planned).index_bytes + 8 * commit_columns(planned)
+    labels = planned.num_images * planned.num_views
+    beside = planned.num_blocks * a_block / labels
+    return units / (sample.num_images * sample.num_views) + beside
 
 
 def _bytes(path: Path) -> tuple[int, int, int]:

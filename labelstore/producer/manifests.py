@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from labelstore.errors import LabelStoreError, MismatchError, UsageError
@@ -27,9 +27,26 @@ if TYPE_CHECKING:
     from labelstore.images.sources.choose import ImageSource
     from labelstore.producer.engines.protocol import Engine
     from labelstore.producer.growth.growth import Growth
-    from labelstore.producer.settings import Output, Resize, RunOptions
+    from labelstore.producer.settings import LabelSettings, Output, Resize, RunOptions
 
-__all__ = ["manifests_of", "plan_of", "stored_manifest"]
+__all__ = [
+    "StoreSizes",
+    "blocks_on",
+    "manifests_of",
+    "plan_of",
+    "sizes_of",
+    "stored_manifest",
+]
+
+
+@dataclass(frozen=True)
+class StoreSizes:
+    """How a store is divided; the names are those of ``Manifest``."""
+
+    num_images: int
+    block_images: int
+    group_views: int
+    unit_images: int | None
 
 
 class Labelling(Protocol):
@@ -58,12 +75,8 @@ def manifests_of(
     begun = [None if options.overwrite else stored_manifest(output.path) for output in outputs]
     block_images = next((stored.block_images for stored in begun if stored), None)
     if block_images is None:
-        on_cpu = engine.teachers[0].device.startswith("cpu")
-        block_images = default_block_images(
-            len(source),
-            outputs[0].settings.num_views,
-            CPU_BLOCK_VIEWS if on_cpu else ACCELERATOR_BLOCK_VIEWS,
-        )
+        device, num_views = engine.teachers[0].device, outputs[0].settings.num_views
+        block_images = blocks_on(device, len(source), num_views)
     for number, (output, teacher) in enumerate(zip(outputs, engine.teachers, strict=True)):
         settings = output.settings
         stored = begun[number]
@@ -114,6 +127,40 @@ def _grown_manifest(
     return growth.manifest(output.targets)
 
 
+def blocks_on(device: str, num_images: int, num_views: int) -> int:
+    """Images of a block of what a teacher labels on a device, where nothing is said of blocks."""
+    on_cpu = device.startswith("cpu")
+    views = CPU_BLOCK_VIEWS if on_cpu else ACCELERATOR_BLOCK_VIEWS
+    return default_block_images(num_images, num_views, views)
+
+
+def sizes_of(
+    path: str | os.PathLike[str],
+    settings: LabelSettings,
+    num_images: int,
+    block_images: int,
+    stored: Manifest | None = None,
+) -> StoreSizes:
+    """How the store that is to be made at a path is divided.
+
+    Args:
+        path, settings, num_images: of the store.
+        block_images, stored: as for ``plan_of``.
+
+    Raises:
+        UsageError: units were asked for, and the store is to be in Parquet.
+    """
+    store = settings.store
+    block_images = store.block_images or block_images
+    group_views = store.group_views or (stored.group_views if stored else None)
+    if group_views is None:
+        least = backend_of(path).group_views
+        group_views = default_group_views(settings.num_views, block_images, least)
+    group_views = min(group_views, settings.num_views)
+    unit_images = unit_images_of(path, settings.layout, group_views, stored)
+    return StoreSizes(num_images, block_images, group_views, unit_images)
+
+
 def plan_of(
     source: ImageSource,
     output: Output,
@@ -145,16 +192,9 @@ def plan_of(
             "(resize='workers'), or leave the augmentations out.",
             arguments=("resize", "augment"),
         )
+    sizes = sizes_of(output.path, settings, len(source), block_images, stored)
     store = settings.store_of(teacher.num_classes)
-    block_images = store.block_images or block_images
-    group_views = store.group_views or (stored.group_views if stored else None)
-    if group_views is None:
-        least = backend_of(output.path).group_views
-        group_views = default_group_views(settings.num_views, block_images, least)
-    group_views = min(group_views, settings.num_views)
-    store = replace(store, block_images=block_images, group_views=group_views)
     return Manifest(
-        num_images=len(source),
         num_views=settings.num_views,
         num_classes=teacher.num_classes,
         fingerprint=fingerprint(source.keys, output.targets),
@@ -165,8 +205,7 @@ def plan_of(
         # Crops from the device are Pillow's, or refused; but that they came from there is said.
         teacher=teacher.describe() | ({"resize": resize} if resize == "device" else {}),
         producer=library_versions(),
-        unit_images=unit_images_of(output.path, settings.layout, group_views, stored),
-        **store.chosen(),
+        **{**store.chosen(), **asdict(sizes)},
     )
 
 

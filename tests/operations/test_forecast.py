@@ -78,6 +78,28 @@ def test_bytes_and_shares_are_those_of_the_run(work, suffix):
     assert found["bottleneck"] in ("teacher", "pixels")
 
 
+@pytest.mark.parametrize("sizes", [(40, 4), (2, 64)])
+def test_bytes_of_units_are_those_of_the_run(work, sizes):
+    """Blocks of two photos have twenty times the tables and indices of one of forty."""
+    block_images, group_views = sizes
+    settings = ("--views", 64, "--block-images", block_images, "--group-views", group_views)
+    settings = (*settings, "--layout", "units", "-o", "a.zarr")
+    found = json.loads(generate(work, *settings, "--dry-run", "--json").stdout)
+    done = generate(work, *settings)
+    assert done.returncode == 0, done.stderr
+    # The bytes of labels, commits and lists, without what describes the arrays.
+    folders = [
+        *work.glob("a.zarr/images/prior*"),
+        *(work / "a.zarr" / n for n in ("labels", "commits")),
+    ]
+    files = [file for folder in folders for file in folder.glob("**/c/**/*") if file.is_file()]
+    made = sum(file.stat().st_size for file in files) / (40 * 64)
+    assert found["bytes_per_crop"] == pytest.approx(made, rel=0.04)
+    # A store that is there is gone on with as it is, and measured so.
+    again = generate(work, "--views", 64, "-o", "a.zarr", "--dry-run", "--json")
+    assert json.loads(again.stdout)["bytes_per_crop"] == found["bytes_per_crop"]
+
+
 def test_the_dry_run_in_words(work):
     told = generate(work, "--views", 8, "--dry-run", "-o", "a.zarr")
     assert told.returncode == 0, told.stderr
