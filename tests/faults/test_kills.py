@@ -32,14 +32,15 @@ def undisturbed(tmp_path_factory, suffix):
     return files_of(path), steps.taken
 
 
-def killed_at(steps, tmp_path, suffix, undisturbed, fault):
+def killed_at(steps, tmp_path, suffix, undisturbed, fault, **layout):
     """Die at each of some steps, and resume; how many deaths there were."""
+    settings = SETTINGS | layout
     deaths = 0
     for step in steps:
         path = tmp_path / f"{step}.{suffix}"
         # Threads share the making of folders, so that the last steps may not be reached.
-        deaths += die_at(step, fault, make_planned, path, **SETTINGS)
-        check_resumes(path, undisturbed[0], **SETTINGS)
+        deaths += die_at(step, fault, make_planned, path, **settings)
+        check_resumes(path, undisturbed, **settings)
         shutil.rmtree(path)
     return deaths
 
@@ -50,13 +51,25 @@ def test_killed_at_steps(undisturbed, tmp_path, suffix, fault):
     # before the next one leaves, so that a third of them is enough the second time.
     steps = [*range(1, 12), *range(12, undisturbed[1] + 1, 61 if suffix == "zarr" else 9)]
     tried, least = (steps, 11) if fault == "die-before" else (steps[1::3], 3)
-    assert killed_at(tried, tmp_path, suffix, undisturbed, fault) > least
+    assert killed_at(tried, tmp_path, suffix, undisturbed[0], fault) > least
+
+
+def test_units_killed_at_steps(tmp_path):
+    """Those of the second block's object, durable before its commit, among them."""
+    layout = {"unit_images": 2, "group_views": 2}
+    whole = tmp_path / "whole.zarr"
+    with trip() as steps:
+        make_planned(whole, **SETTINGS, **layout)
+    tried = range(steps.taken // 2, steps.taken + 1, 7)
+    deaths = killed_at(tried, tmp_path, "zarr", files_of(whole), "die-after", **layout)
+    assert deaths > len(tried) / 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["die-before", "die-after"])
 def test_killed_at_every_step(undisturbed, tmp_path, suffix, fault, capsys):
-    deaths = killed_at(range(1, undisturbed[1] + 1), tmp_path, suffix, undisturbed, fault)
+    expected, steps = undisturbed
+    deaths = killed_at(range(1, steps + 1), tmp_path, suffix, expected, fault)
     with capsys.disabled():
         print(f"\n{deaths} deaths, {fault}")
     assert deaths > (250 if suffix == "zarr" else 30)

@@ -103,8 +103,17 @@ def changed(store, model, path, draw):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_sequence_of_operations_says_what_the_model_says(tmp_path, suffix, seed):
+    follow(tmp_path, suffix, seed)
+
+
+def test_a_sequence_of_operations_on_units(tmp_path):
+    assert follow(tmp_path, "zarr", 2, unit_images=3).manifest.label_layout == "units"
+
+
+def follow(tmp_path, suffix, seed, **layout):
+    """Some operations, each on what the last one made; the last one's store."""
     draw = random.Random(seed)
-    store, _ = make_planned(tmp_path / f"0.{suffix}", images=9, views=5)
+    store, _ = make_planned(tmp_path / f"0.{suffix}", images=9, views=5, **layout)
     model = labels_of(store)
     for step in itertools.count(1):
         path = tmp_path / f"{step}.{suffix}"
@@ -119,3 +128,4 @@ def test_a_sequence_of_operations_says_what_the_model_says(tmp_path, suffix, see
             break
     steps = lineage(store.manifest)
     assert all(step["settings"]["labelstore"] == labelstore.__version__ for step in steps)
+    return store
