@@ -58,6 +58,9 @@ __all__ = [
 _CHUNK_CROPS = 4096
 """Crops of a chunk, as a large store has them: 1,024 images x 4 views."""
 
+_CHECKSUM_BYTES = 4
+"""Bytes of the checksum behind a commit's row."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -268,12 +271,16 @@ def measure(
     k = min(setting.store.k or classes, classes)
     size = min(setting.store.prior_size or 0, classes)
     in_units = sizes is not None and sizes.unit_images is not None
-    group_views = sizes.group_views if sizes and in_units else max(1, _CHUNK_CROPS // images)
+    block_images, group_views = images, max(1, _CHUNK_CROPS // images)
+    if sizes and in_units:
+        # What a block's tables take, and how well they suit it, depends on how many labels it has.
+        labels = min(sizes.block_images, sizes.num_images) * num_views
+        block_images, group_views = min(images, -(-labels // views)), sizes.group_views
     store_settings = replace(
         setting.store,
         k=k,
         prior_size=size,
-        block_images=images,
+        block_images=block_images,
         group_views=min(views, group_views),
     )
     order = np.argsort(-truth, axis=-1, kind="stable")[..., :k]
@@ -294,7 +301,10 @@ def measure(
     with workspace() as folder:
         path = folder / f"sample{suffix}"
         with StoreWriter(path, manifest, keys, targets) as writer:
-            writer.write_block(0, BlockData(order, probs, **priors.arrays()))
+            for block in range(manifest.num_blocks):
+                rows = manifest.block_slice(block)
+                lists = {name: array[rows] for name, array in priors.arrays().items()}
+                writer.write_block(block, BlockData(order[rows], probs[rows], **lists))
         store = Store(path)
         label_bytes, prior_bytes, fixed_bytes = _bytes(path)
         per_crop = label_bytes / (images * views)
@@ -336,10 +346,12 @@ def _bytes_in_units(path: Path, sample: Manifest, planned: Manifest) -> float:
     Units have the bytes that they have in the sample. What lies beside them follows from how many
     blocks, groups and units there are, and a store of a few blocks is not like a large one.
     """
-    units, tables = UnitBlocks(sample).parts_of((path / unit_object(0)).read_bytes())
-    a_block = tables + COUNT_BYTES + UnitBlocks(planned).index_bytes + 8 * commit_columns(planned)
-    labels = planned.num_images * planned.num_views
-    beside = planned.num_blocks * a_block / labels
+    layout, blocks = UnitBlocks(sample), range(sample.num_blocks)
+    objects = [(path / unit_object(block)).read_bytes() for block in blocks]
+    units, tables = map(sum, zip(*map(layout.parts_of, objects), strict=True))
+    a_block = tables / len(objects) + COUNT_BYTES + UnitBlocks(planned).index_bytes
+    a_block += 8 * commit_columns(planned) + _CHECKSUM_BYTES
+    beside = planned.num_blocks * a_block / (planned.num_images * planned.num_views)
     return units / (sample.num_images * sample.num_views) + beside
 
 

@@ -78,9 +78,9 @@ def test_bytes_and_shares_are_those_of_the_run(work, suffix):
     assert found["bottleneck"] in ("teacher", "pixels")
 
 
-@pytest.mark.parametrize("sizes", [(40, 4), (2, 64)])
+@pytest.mark.parametrize("sizes", [(40, 4), (8, 64)])
 def test_bytes_of_units_are_those_of_the_run(work, sizes):
-    """Blocks of two photos have twenty times the tables and indices of one of forty."""
+    """Blocks of eight photos have five times the tables of one of forty."""
     block_images, group_views = sizes
     settings = ("--views", 64, "--block-images", block_images, "--group-views", group_views)
     settings = (*settings, "--layout", "units", "-o", "a.zarr")
