@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import json
 import math
 import mmap
 import os
@@ -20,16 +19,14 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
-from dataclasses import dataclass
 from multiprocessing import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xxhash
 
 from labelstore.storage import local_files, private_folders
+from labelstore.store.slabs.file_layout import SUFFIX
 
 try:
     import fcntl
@@ -37,12 +34,13 @@ except ImportError:  # Windows has no flock: nothing is shared there.
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     import numpy.typing as npt
 
+    from labelstore.store.slabs.file_layout import Layout
+
 __all__ = [
-    "Layout",
     "SharedArrays",
     "SharedFileWriter",
     "default_folder",
@@ -53,9 +51,6 @@ __all__ = [
     "used",
 ]
 
-SUFFIX = ".slab"
-
-_PAGE = 4096
 _WAIT_SECONDS = 0.005
 _making: set[int] = set()
 """Descriptors of files that threads of this process are filling."""
@@ -84,58 +79,6 @@ def default_folder(nbytes: int) -> Path:
 
 def _own_folder(root: Path) -> Path:
     return private_folders.folder_below(root, "labelstore")
-
-
-@functools.cache
-def _boot() -> str:
-    """What names this start of the machine: files that an earlier one left may be torn."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        # Not known: nothing is shared but with processes that were forked from this one.
-        return uuid.uuid4().hex
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a file holds, and so what it is called."""
-
-    prefix: str
-    """First part of the name: files with one prefix share a bound."""
-    identity: Mapping[str, Any]
-    """JSON-ready: all that decides the content."""
-    arrays: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]
-    """Name, type and shape of each array."""
-
-    @functools.cached_property
-    def header(self) -> bytes:
-        """What the file begins with, padded to whole pages."""
-        held = [[name, dtype.str, list(shape)] for name, dtype, shape in self.arrays]
-        text = json.dumps(
-            {"labelstore slab": 1, "boot": _boot(), **self.identity, "arrays": held},
-            sort_keys=True,
-        ).encode()
-        return text.ljust(_pages(len(text)), b"\n")
-
-    @functools.cached_property
-    def name(self) -> str:
-        """The file's name."""
-        return f"{self.prefix}-{xxhash.xxh3_128_hexdigest(self.header)}{SUFFIX}"
-
-    @functools.cached_property
-    def offsets(self) -> dict[str, int]:
-        """The first byte of each array."""
-        offsets, end = {}, len(self.header)
-        for name, dtype, shape in self.arrays:
-            offsets[name] = end
-            end += _pages(math.prod(shape) * dtype.itemsize)
-        return offsets
-
-    @functools.cached_property
-    def nbytes(self) -> int:
-        """The file's size."""
-        sizes = (_pages(math.prod(shape) * dtype.itemsize) for _, dtype, shape in self.arrays)
-        return len(self.header) + sum(sizes)
 
 
 class SharedArrays:
@@ -399,10 +342,6 @@ def _write(descriptor: int, data: memoryview, place: int) -> None:
     while data:
         count = os.pwrite(descriptor, data, place)
         data, place = data[count:], place + count
-
-
-def _pages(count: int) -> int:
-    return -(-count // _PAGE) * _PAGE
 
 
 def _forget_unfinished() -> None:

@@ -15,7 +15,7 @@ from labelstore.errors import NotFoundError
 from labelstore.format.arrays import prior_arrays, view_arrays
 from labelstore.store.chunks.memory_cache import flat_take
 from labelstore.store.indexing import as_array, common_shape
-from labelstore.store.slabs.shared_file import Layout
+from labelstore.store.slabs.file_layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

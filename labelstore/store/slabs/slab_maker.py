@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from labelstore.store.chunks.reader import BlockReader
-    from labelstore.store.slabs.shared_file import Layout, SharedArrays, SharedFileWriter
+    from labelstore.store.slabs.file_layout import Layout
+    from labelstore.store.slabs.shared_file import SharedArrays, SharedFileWriter
     from labelstore.store.slabs.slab import Codes, SlabLayouts
 
 __all__ = ["NoRoomError", "SlabMaker", "bytes_of_others"]

@@ -20,6 +20,7 @@ import labelstore
 from labelstore.errors import CorruptError, FallbackWarning, NotFoundError, StoreError
 from labelstore.store.chunks.reader import BlockReader
 from labelstore.store.slabs import shared_file
+from labelstore.store.slabs.file_layout import Layout
 from labelstore.store.slabs.slab_cache import SlabCache
 from labelstore.store.writer import StoreWriter
 from tests.support import commands
@@ -374,8 +375,7 @@ def test_a_file_that_is_not_the_slab_is_not_taken(tmp_path, folder, damage):
         "longer": whole + b"\0",
         "header": whole[:30] + b"!" + whole[31:],
         "empty": b"",
-        "another's": shared_file.Layout("x", {}, layout.arrays).header
-        + whole[len(layout.header) :],
+        "another's": Layout("x", {}, layout.arrays).header + whole[len(layout.header) :],
     }
     folder.mkdir(exist_ok=True)
     (folder / layout.name).write_bytes(parts[damage])
@@ -613,7 +613,8 @@ def test_threads_share_the_slabs_of_another_process(tmp_path, folder):
 
 FORK_WHILE_A_THREAD_COMPUTES = """
 import os, signal, threading, time
-from labelstore.store.slabs.shared_file import Layout
+from labelstore.store.slabs import shared_file  # what forked processes do
+from labelstore.store.slabs.file_layout import Layout
 begun = threading.Event()
 class Slow(list):
     def __iter__(self):
