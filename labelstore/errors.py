@@ -4,7 +4,7 @@ Every error carries a stable ``kind`` (an ``ErrorKind``, which programs may matc
 ``exit_code`` for the command line (2 where the request itself is wrong, 1 for the rest), and what
 it knows of the place: arguments, or array, block and images of a store. Messages speak of the
 library's arguments; the command line adds its options to them. At the end stands what messages have
-in common: names that look like a wrong one, and strangers' text made fit to be shown.
+in common: choices, names that look like a wrong one, and strangers' text made fit to be shown.
 
     LabelStoreError
     ├── UsageError            the request is wrong: change an option or an argument   (ValueError)
@@ -58,6 +58,7 @@ __all__ = [
     "is_obeyed",
     "one_line",
     "printable",
+    "require_choice",
     "require_packages",
 ]
 
@@ -319,6 +320,17 @@ def is_obeyed(sign: str) -> bool:
 
 def _escaped(sign: str) -> str:
     return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """UsageError where a value is none of those that an argument may have.
+
+    Args:
+        name: the argument, as messages call it. value: what was given. choices: what it may be.
+    """
+    choices = tuple(choices)
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}, expected one of {', '.join(choices)}: choose one.")
 
 
 def install_from_checkout(extra: str = "") -> str:

@@ -187,10 +187,9 @@ def command(request: MergeOptions) -> None:
     if request.parts:
         _join(request)
         return
-    if request.allow_version_drift:
-        raise click.UsageError("--allow-version-drift goes with --parts: leave it out.")
-    if request.any_order:
-        raise click.UsageError("--any-order goes with --parts: leave it out.")
+    for name in ("allow_version_drift", "any_order"):
+        if getattr(request, name):
+            raise click.UsageError(f"--{name.replace('_', '-')} goes with --parts: leave it out.")
     import labelstore
     from labelstore.operations.merge import merge
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 import xxhash
 
-from labelstore.errors import CorruptError, FormatError, UsageError
+from labelstore.errors import CorruptError, FormatError, UsageError, require_choice
 from labelstore.format import codecs
 from labelstore.format.schema import number_problem, schema_problem
 from labelstore.format.versions import (
@@ -197,10 +197,7 @@ class Manifest:
                 f"{self.num_images} images, expected 2 to all of them: settle the law by "
                 "law.among(hashes of all keys)."
             )
-        if self.encoding not in get_args(Encoding):
-            raise UsageError(
-                f"encoding is {self.encoding!r}, expected one of {', '.join(get_args(Encoding))}."
-            )
+        require_choice("encoding", self.encoding, get_args(Encoding))
         if self.unit_images is not None and self.unit_images < 1:
             raise UsageError(f"unit_images is {self.unit_images}, expected at least 1.")
         if self.unit_images is not None and self.encoding != "codes":

@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 from PIL import Image
 
-from labelstore.errors import UsageError
+from labelstore.errors import UsageError, require_choice
 from labelstore.images.mixing.finish import finish_views
 from labelstore.images.resampling import can_resize, resize_into
 
@@ -144,10 +144,7 @@ def check_cut(
         )
     if min(size) < 1:
         raise UsageError(f"the size is {size}, expected (height, width) of at least 1 each.")
-    if interpolation not in INTERPOLATIONS:
-        raise UsageError(
-            f"the interpolation is {interpolation!r}, expected one of {', '.join(INTERPOLATIONS)}."
-        )
+    require_choice("the interpolation", interpolation, INTERPOLATIONS)
 
 
 def content_digest(data: bytes) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labelstore.errors import UsageError
+from labelstore.errors import UsageError, require_choice
 from labelstore.images.pixels import INTERPOLATIONS
 
 if TYPE_CHECKING:
@@ -57,11 +57,7 @@ class Preprocessing:
             raise UsageError(f"std is {std}, expected three positive numbers, one for a channel.")
         if not 0 < self.crop_share <= 1:
             raise UsageError(f"crop_share is {self.crop_share}, expected above 0, up to 1.")
-        if self.interpolation not in INTERPOLATIONS:
-            raise UsageError(
-                f"interpolation is {self.interpolation!r}, expected one of "
-                f"{', '.join(INTERPOLATIONS)}."
-            )
+        require_choice("interpolation", self.interpolation, INTERPOLATIONS)
         object.__setattr__(self, "input_size", size)
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 
-from labelstore.errors import FallbackWarning, PartialDataWarning, UsageError
+from labelstore.errors import FallbackWarning, PartialDataWarning, UsageError, require_choice
 from labelstore.labels.actions import (
     Action,
     ActionCounts,
@@ -116,7 +116,7 @@ class FerKD:
             raise UsageError(f"alpha is {self.alpha}, expected above 0 and below 1.")
         choices = {"confidence": Confidence, "discard": Discard, "calibrate": Calibrate}
         for name, words in (choices | {"ensemble": Combine}).items():
-            _check_choice(name, getattr(self, name), words)
+            require_choice(name, getattr(self, name), get_args(words))
 
     @classmethod
     def fit(
@@ -159,7 +159,7 @@ class FerKD:
             StoreError: a label cannot be read. TypeError: an option that is none. Warns
             (FallbackWarning) when no class has views enough.
         """
-        _check_choice("by", by, FitBy)
+        require_choice("by", by, get_args(FitBy))
         rule = cls(**options)
         shares = Shares(hardest, calibrated, easiest)
         fits = fit_members(store, shares)
@@ -429,10 +429,3 @@ class EnsembleFerKD:
     ) -> npt.NDArray[np.float32]:
         """(...) the probability that the rules look at; as ``FerKD.confidence_of``."""
         return self.rules[0].confidence_of(labels, topk, targets)
-
-
-def _check_choice(name: str, value: str, choices: object) -> None:
-    if value not in get_args(choices):
-        raise UsageError(
-            f"{name} is {value!r}, expected one of {', '.join(get_args(choices))}: choose one."
-        )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from labelstore.errors import FallbackWarning, LabelError, UsageError
+from labelstore.errors import FallbackWarning, LabelError, UsageError, require_choice
 from labelstore.labels.prior import MOST_UNSEEN, spread, tail_weights
 from labelstore.labels.soft_labels import SoftLabels, hard
 from labelstore.labels.unseen import probability_of_unseen
@@ -142,10 +142,8 @@ class TopK:
             UsageError: another tail. Warns (FallbackWarning) and takes ``uniform`` when ``image``
             is asked for and no prior is stored.
         """
-        if tail not in (None, *get_args(Tail)):
-            raise UsageError(
-                f"tail is {tail!r}, expected one of {', '.join(get_args(Tail))}: choose one."
-            )
+        if tail is not None:
+            require_choice("tail", tail, get_args(Tail))
         if tail == "image" and self.prior is None:
             warnings.warn(
                 "tail 'image' was asked for and these labels have no image prior: 'uniform' is "
@@ -224,12 +222,8 @@ class TopK:
         """Recover as a label type says: ``top-k`` by ``tail``, ``hard``, or ``smoothing``."""
         if label_type == "top-k":
             return self.recover(tail)
-        if label_type in get_args(LabelType):
-            return self.hard() if label_type == "hard" else self.smoothing()
-        raise UsageError(
-            f"label type is {label_type!r}, expected one of {', '.join(get_args(LabelType))}: "
-            "choose one."
-        )
+        require_choice("label type", label_type, get_args(LabelType))
+        return self.hard() if label_type == "hard" else self.smoothing()
 
 
 def _to_sum_one(probs: Float64Array) -> Float64Array:

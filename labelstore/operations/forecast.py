@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelstore.labels.ferkd import Action, FerKD
+from labelstore.labels.ferkd import FerKD, action_shares
 from labelstore.operations.plan import Setting, measure, sample_of_teacher
 from labelstore.producer.manifests import blocks_on, sizes_of, stored_manifest
 from labelstore.storage.local_files import free_bytes
@@ -137,5 +137,5 @@ def forecast(
         seconds_pixels=seconds_pixels,
         bottleneck="teacher" if seconds_forward >= seconds_pixels else "pixels",
         kl_nats=round(row.distances.kl_nats, 5),
-        ferkd={item.name.lower(): float((action == item).mean()) for item in Action},
+        ferkd=action_shares(action),
     )

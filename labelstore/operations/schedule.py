@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from labelstore.errors import NotFoundError, UsageError
+from labelstore.errors import NotFoundError, UsageError, require_choice
 from labelstore.labels.ferkd import FerKD
 from labelstore.store.ensembles import opened_reader
 from labelstore.store.slabs.slab import label_bytes
@@ -162,11 +162,7 @@ def dry_run(
 
 
 def _check(reader: LabelReader, schedule: str, views_per_image: int, epochs: Any) -> None:
-    if schedule not in get_args(Schedule):
-        raise UsageError(
-            f"schedule is {schedule!r}, expected one of {', '.join(get_args(Schedule))}: choose "
-            "one."
-        )
+    require_choice("schedule", schedule, get_args(Schedule))
     if not 1 <= views_per_image <= reader.num_views:
         raise UsageError(
             f"views per image is {views_per_image}, expected 1 to {reader.num_views}, the views "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from labelstore.errors import UsageError
+from labelstore.errors import UsageError, require_choice
 from labelstore.format import codecs
 from labelstore.format.codecs.ratio import STEP
 from labelstore.format.codecs.suitability import (
@@ -180,8 +180,7 @@ class RunOptions:
                 raise UsageError(f"{name} is {value}, expected at least 1.")
         if not self.grace >= 0:
             raise UsageError(f"grace is {self.grace} seconds, expected 0 or more.")
-        if self.resize not in RESIZES:
-            raise UsageError(f"resize is {self.resize!r}, expected one of {', '.join(RESIZES)}.")
+        require_choice("resize", self.resize, RESIZES)
 
     def as_made(self, manifest: Manifest) -> RunOptions:
         """These, but ``resize`` and ``compiled`` as the teacher of a store was run."""

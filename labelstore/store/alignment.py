@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from labelstore.errors import MismatchError, UsageError
+from labelstore.errors import MismatchError, require_choice
 from labelstore.format.manifest import EXPLICIT
 from labelstore.views.law import ViewLaw
 
@@ -65,10 +65,7 @@ def align(members: tuple[Store, ...], images: Images) -> Alignment:
         MismatchError: the stores' images, views, classes or ground truth differ, or they share no
             image. UsageError: another value of ``images``.
     """
-    if images not in get_args(Images):
-        raise UsageError(
-            f"images is {images!r}, expected one of {', '.join(get_args(Images))}: choose one."
-        )
+    require_choice("images", images, get_args(Images))
     first = members[0]
     for number, member in enumerate(members[1:], 1):
         _check_classes(members[:number], member)

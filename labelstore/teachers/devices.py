@@ -13,7 +13,7 @@ import contextlib
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from labelstore.errors import UsageError
+from labelstore.errors import UsageError, require_choice
 from labelstore.teachers.device_memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -54,12 +54,8 @@ def checked_device(device: str, precision: str) -> tuple[str, str]:
     """
     import torch
 
-    if device not in DEVICES:
-        raise UsageError(f"the device is {device!r}, expected one of {', '.join(DEVICES)}.")
-    if precision not in PRECISIONS:
-        raise UsageError(
-            f"the precision is {precision!r}, expected one of {', '.join(PRECISIONS)}."
-        )
+    require_choice("the device", device, DEVICES)
+    require_choice("the precision", precision, PRECISIONS)
     there = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),

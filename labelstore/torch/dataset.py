@@ -11,7 +11,7 @@ import PIL
 import torch
 from PIL import Image
 
-from labelstore.errors import MismatchError, ReplayWarning, UsageError
+from labelstore.errors import MismatchError, ReplayWarning, UsageError, require_choice
 from labelstore.images import preprocessing
 from labelstore.images.pixels import INTERPOLATIONS, pixel_digest
 from labelstore.images.reduced_jpeg import Photo
@@ -176,11 +176,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             options.get("interpolation")
             or _teacher(store, "interpolation", 'pass interpolation="bilinear"')
         )
-        if self.interpolation not in INTERPOLATIONS:
-            raise UsageError(
-                f"interpolation is {self.interpolation!r}, expected one of "
-                f"{', '.join(INTERPOLATIONS)}: choose one."
-            )
+        require_choice("interpolation", self.interpolation, INTERPOLATIONS)
         normalize = options.get("normalize", "teacher") if self.transform is None else None
         self._normalize = _channels(store, normalize)
         if check_pixels not in (True, False, "raise"):

@@ -25,7 +25,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from labelstore.errors import FallbackWarning, UsageError, require_packages
+from labelstore.errors import FallbackWarning, UsageError, require_choice, require_packages
 from labelstore.labels.calibration.phases import LabelPhases
 from labelstore.labels.ferkd import EnsembleFerKD, FerKD
 from labelstore.training.mixing import CutMix, MixUp, OneOf, SelfMix
@@ -129,11 +129,7 @@ class Recipe:
     def __post_init__(self) -> None:
         _label_type(self.label_type)
         for name, choices in (("loss", Loss), ("start", Literal["scratch", "fine-tuning"])):
-            if getattr(self, name) not in get_args(choices):
-                raise UsageError(
-                    f"{name} is {getattr(self, name)!r}, expected one of "
-                    f"{', '.join(get_args(choices))}: choose one."
-                )
+            require_choice(name, getattr(self, name), get_args(choices))
         if self.hard_weight is not None and not 0 <= self.hard_weight <= 1:
             raise UsageError(f"hard_weight is {self.hard_weight}, expected 0 to 1.")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
@@ -259,10 +255,7 @@ def recipe(name: str, store: LabelReader | None = None, **changes: Any) -> Recip
         UsageError: no such recipe or field, or a value out of range. Warns (FallbackWarning) where
         the store's labels are of another temperature than the recipe's, which is not 1.
     """
-    if name not in RECIPES:
-        raise UsageError(
-            f"recipe is {name!r}, expected one of {', '.join(sorted(RECIPES))}: choose one."
-        )
+    require_choice("recipe", name, sorted(RECIPES))
     names = {part.name for part in dataclasses.fields(Recipe)} - {"name", "summary", "sources"}
     unknown = sorted(set(changes) - names)
     if unknown:
@@ -297,10 +290,7 @@ def _warn_of_other_temperature(chosen: Recipe, store: LabelReader) -> None:
 
 
 def _label_type(name: str) -> NamedLabelType:
-    if name not in LABEL_TYPES:
-        raise UsageError(
-            f"label type is {name!r}, expected one of {', '.join(LABEL_TYPES)}: choose one."
-        )
+    require_choice("label type", name, LABEL_TYPES)
     return LABEL_TYPES[name]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from labelstore.errors import UsageError
+from labelstore.errors import UsageError, require_choice
 from labelstore.training.decisions import confidence_planes
 
 if TYPE_CHECKING:
@@ -152,11 +152,7 @@ def confidence_order(
 
 
 def _check(epoch: int, epochs: int, views_per_image: int, num_views: int, direction: str) -> None:
-    if direction not in get_args(Direction):
-        raise UsageError(
-            f"direction is {direction!r}, expected one of {', '.join(get_args(Direction))}: "
-            "choose one."
-        )
+    require_choice("direction", direction, get_args(Direction))
     if not 1 <= epochs <= MOST_EPOCHS:
         raise UsageError(
             f"epochs is {epochs}, expected 1 to {MOST_EPOCHS}: give the number of epochs of the "

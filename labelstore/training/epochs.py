@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 import numpy as np
 import xxhash
 
-from labelstore.errors import IncompleteError, NotFoundError, UsageError
+from labelstore.errors import IncompleteError, NotFoundError, UsageError, require_choice
 from labelstore.labels.ferkd import EnsembleFerKD
 from labelstore.training.budget import budget_images, budget_share, budget_showings
 from labelstore.training.curriculum import (
@@ -270,11 +270,7 @@ def _whole(value: Any, name: str) -> int:
 
 
 def _check_schedule(schedule: str, epochs: int | None, replaces: bool) -> None:
-    if schedule not in get_args(Schedule):
-        raise UsageError(
-            f"schedule is {schedule!r}, expected one of {', '.join(get_args(Schedule))}: choose "
-            "one."
-        )
+    require_choice("schedule", schedule, get_args(Schedule))
     if schedule == "surgical" and not replaces:
         raise UsageError(
             "a surgical schedule replaces views that a rule discards and no such rule was given: "

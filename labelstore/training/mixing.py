@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 import numpy as np
 import xxhash
 
-from labelstore.errors import UsageError
+from labelstore.errors import UsageError, require_choice
 from labelstore.labels.soft_labels import mix
 from labelstore.training.mixing_draws import beta, boxes, cyclic_partners, halves
 from labelstore.views.philox import mixed_seed, philox4x32, uniform
@@ -230,10 +230,7 @@ class SelfMix(_Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mode not in get_args(Mode):
-            raise UsageError(
-                f"mode is {self.mode!r}, expected one of {', '.join(get_args(Mode))}: choose one."
-            )
+        require_choice("mode", self.mode, get_args(Mode))
 
     def _mode(self) -> Mode:
         return self.mode

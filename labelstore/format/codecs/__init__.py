@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labelstore.errors import UsageError
+from labelstore.errors import require_choice
 from labelstore.format.codecs import fp16, fp32, ratio, u8, u16
 from labelstore.format.codecs.base import Quantizer, class_id_dtype
 
@@ -26,9 +26,7 @@ DEFAULT = "u8"
 
 def get(name: str) -> Quantizer:
     """The quantizer of a name; UsageError lists the names there are."""
-    try:
-        return QUANTIZERS[name]
-    except KeyError:
-        raise UsageError(
-            f"quantizer is {name!r}, expected one of {', '.join(QUANTIZERS)}: choose one."
-        ) from None
+    # A reader of single labels asks each time: what is right is told by one look.
+    if name not in QUANTIZERS:
+        require_choice("quantizer", name, QUANTIZERS)
+    return QUANTIZERS[name]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 
 import torch
 
-from labelstore.errors import FallbackWarning, LabelError, UsageError
+from labelstore.errors import FallbackWarning, LabelError, UsageError, require_choice
 from labelstore.labels.prior import LEAST, MOST_UNSEEN
 from labelstore.labels.top_k import LabelType, Tail
 from labelstore.torch.labels.soft_labels import TorchSoftLabels, join_tensors, map_tensors
@@ -62,10 +62,8 @@ class TorchTopK:
             UsageError: another tail. Warns (FallbackWarning) when ``image`` is asked for and no
             list is stored.
         """
-        if tail not in (None, *get_args(Tail)):
-            raise UsageError(
-                f"tail is {tail!r}, expected one of {', '.join(get_args(Tail))}: choose one."
-            )
+        if tail is not None:
+            require_choice("tail", tail, get_args(Tail))
         if tail == "image" and self.prior_classes is None:
             warnings.warn(
                 "tail 'image' was asked for and these labels have no image prior: 'uniform' is "
@@ -110,11 +108,7 @@ class TorchTopK:
         """Recover as a label type says; as ``labelstore.TopK.as_type``."""
         if label_type == "top-k":
             return self.recover(tail)
-        if label_type not in get_args(LabelType):
-            raise UsageError(
-                f"label type is {label_type!r}, expected one of {', '.join(get_args(LabelType))}: "
-                "choose one."
-            )
+        require_choice("label type", label_type, get_args(LabelType))
         first = dataclasses.replace(self, indices=self.indices[:, :1], probs=self.probs[:, :1])
         if label_type == "smoothing":
             return first.recover("uniform")

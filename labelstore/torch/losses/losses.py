@@ -25,7 +25,7 @@ from typing import Any, get_args
 
 import torch
 
-from labelstore.errors import LabelError, UsageError
+from labelstore.errors import LabelError, UsageError, require_choice
 from labelstore.torch.labels.soft_labels import TorchSoftLabels
 from labelstore.torch.losses.cross_entropy import Reduction, cross_entropy
 
@@ -285,10 +285,7 @@ def _divergence(
 def _check(
     logits: torch.Tensor, target: TorchSoftLabels, reduction: Reduction, temperature: float
 ) -> None:
-    if reduction not in _REDUCTIONS:
-        raise UsageError(
-            f"reduction is {reduction!r}, expected one of {', '.join(_REDUCTIONS)}: choose one."
-        )
+    require_choice("reduction", reduction, _REDUCTIONS)
     if not isinstance(target, TorchSoftLabels):
         raise UsageError(
             f"the target is a {type(target).__name__}, expected TorchSoftLabels: recover stored "
