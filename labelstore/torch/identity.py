@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
-from labelstore.errors import MismatchError, SourceError, UsageError
+from labelstore.errors import MismatchError, SourceError, require_choice
 from labelstore.images.photo_file import is_same_file, is_same_size
 from labelstore.images.pixels import content_digest
 from labelstore.images.sources.folder import read_image
@@ -37,11 +37,7 @@ class PhotoIdentity:
 
     def __init__(self, store: LabelReader, check: CheckPhotos) -> None:
         """Of a store's photos; UsageError for another ``check``."""
-        if check not in get_args(CheckPhotos):
-            raise UsageError(
-                f"check_photos is {check!r}, expected one of {', '.join(get_args(CheckPhotos))}: "
-                "choose one."
-            )
+        require_choice("check_photos", check, get_args(CheckPhotos))
         self._store, self._check = store, check
         count = store.num_images if check == "digest" else 0
         self._compared = torch.zeros(count, dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]

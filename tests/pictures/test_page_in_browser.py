@@ -11,7 +11,7 @@ from PIL import Image
 import labelstore
 from labelstore.cli.main import main
 from labelstore.operations.demo import place_photos
-from labelstore.operations.inspection.gallery import page_data
+from labelstore.operations.inspection.gallery.page_data import page_data
 from labelstore.operations.inspection.inspect import report
 from labelstore.pictures import page
 from labelstore.views.law import ViewLaw

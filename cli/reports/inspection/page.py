@@ -112,7 +112,7 @@ def write_page(
     quiet: bool,
 ) -> None:
     """Write the page of a report, with progress, and say where it is."""
-    from labelstore.operations.inspection.gallery import page_data
+    from labelstore.operations.inspection.gallery.page_data import page_data
 
     name = PurePath(store.path).name
     write_page_of(

@@ -11,8 +11,8 @@ from PIL import Image
 import labelstore
 from labelstore.errors import MismatchError
 from labelstore.labels.ferkd import FerKD
-from labelstore.operations.inspection import gallery
-from labelstore.operations.inspection.gallery import page_data
+from labelstore.operations.inspection.gallery import sampled_crops
+from labelstore.operations.inspection.gallery.page_data import page_data
 from labelstore.operations.inspection.inspect import report
 from labelstore.views.law import ViewLaw
 from tests.support.stores import make_planned, once, written
@@ -88,9 +88,9 @@ def test_figure_1_shows_the_stores_boxes(store):
 
 def test_a_large_store_is_sampled_evenly_and_the_same_each_time(tmp_path, monkeypatch):
     store, _, _ = written(tmp_path / "large.zarr", images=60, views=20, group_views=5)
-    monkeypatch.setattr(gallery, "SAMPLE_CROPS", 100)
-    rows, views = gallery._sample(store)
-    again = gallery._sample(store)
+    monkeypatch.setattr(sampled_crops, "SAMPLE_CROPS", 100)
+    rows, views = sampled_crops.sampled_crops(store)
+    again = sampled_crops.sampled_crops(store)
     np.testing.assert_array_equal(rows, again[0])
     np.testing.assert_array_equal(views, again[1])
     assert len(set(zip(rows.tolist(), views.tolist(), strict=True))) == len(rows) == 100

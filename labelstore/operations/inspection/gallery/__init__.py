@@ -1,0 +1,1 @@
+"""What the page of ``labelstore inspect --report`` shows."""
