@@ -140,7 +140,7 @@ def _check_said(
 
     context = click.get_current_context()
     law = manifest.law
-    held: dict[str, Any] = {
+    stored: dict[str, Any] = {
         "top_k": manifest.k,
         "quantizer": manifest.quantizer,
         "prior_size": manifest.prior_size,
@@ -154,8 +154,8 @@ def _check_said(
         "compiled": options.compiled,
     }
     if isinstance(law, ViewLaw):
-        held |= {"seed": law.seed, "scale": law.scale, "ratio": law.ratio, "flip": law.flip}
-        held["augment"] = tuple(map(str, law.stages))
+        stored |= {"seed": law.seed, "scale": law.scale, "ratio": law.ratio, "flip": law.flip}
+        stored["augment"] = tuple(map(str, law.stages))
     for parameter in context.command.params:
         name = str(parameter.name)
         if context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:
@@ -167,9 +167,9 @@ def _check_said(
                 f"settings of {path}."
             )
         value = context.params[name]
-        if name in held and value != held[name]:
+        if name in stored and value != stored[name]:
             raise UsageError(
-                f"{flag} is {_shown(value)}, {path} was made with {_shown(held[name])}, and a "
+                f"{flag} is {_shown(value)}, {path} was made with {_shown(stored[name])}, and a "
                 "grown store has the same: leave it out."
             )
 

@@ -150,10 +150,10 @@ class BlockPriors:
         exact, of_block = np.asarray(means, dtype=np.float64), np.asarray(rows)
 
         def fit_some(part: slice) -> None:
-            held = probs[part] if cut else cut_at_mass(probs[part], self._top_p)
+            stored_probs = probs[part] if cut else cut_at_mass(probs[part], self._top_p)
             at = of_block[part]
             self.classes[at], self.codes[at], self.powers[at], self.kept[at] = fit(
-                exact[part], indices[part], held, self._size, self._rounded, self._fewest
+                exact[part], indices[part], stored_probs, self._size, self._rounded, self._fewest
             )
 
         starts = range(0, len(of_block), TOGETHER)

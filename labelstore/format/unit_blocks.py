@@ -194,8 +194,8 @@ class UnitBlocks:
             entries: (n, U) of the rows, with or without the units' bytes; of those that a smaller
                 last block does not have, anything.
         """
-        held = np.ascontiguousarray(entries & ~_SIZE, dtype="<u8")
-        rows, width = memoryview(held.tobytes()), held.shape[1] * 8
+        unsized = np.ascontiguousarray(entries & ~_SIZE, dtype="<u8")
+        rows, width = memoryview(unsized.tobytes()), unsized.shape[1] * 8
         starts = range(0, len(rows), width) if width else [0] * len(blocks)
         ends = (np.array(starts) + 8 * self.units_of(blocks)).tolist()
         places = zip(blocks.tolist(), groups.tolist(), starts, ends, strict=True)

@@ -81,10 +81,10 @@ def prior_problem(codes: Codes, num_classes: int) -> str | None:
     empty = np.iinfo(classes.dtype).max
     ordered = np.sort(classes, axis=1)
     if int(ordered[:, -1].max(initial=0)) >= num_classes:
-        held = classes != empty
-        if (held[:, 1:] & ~held[:, :-1]).any():
+        is_filled = classes != empty
+        if (is_filled[:, 1:] & ~is_filled[:, :-1]).any():
             return "a list has an empty place before a class"
-        if int(np.where(held, classes, 0).max(initial=0)) >= num_classes:
+        if int(np.where(is_filled, classes, 0).max(initial=0)) >= num_classes:
             return f"a list names a class above {num_classes - 1}"
         same = ordered[:, 1:] == ordered[:, :-1]
         if (same & (ordered[:, 1:] != empty)).any():
@@ -246,15 +246,15 @@ def _repeated(classes: npt.NDArray[Any], rest: npt.NDArray[Any]) -> npt.NDArray[
         return np.flatnonzero((ids[1:] == ids[:-1]).any(axis=0))
     doubt = np.zeros(count, dtype=bool)
     room = np.empty((k - 1, count), dtype=bool)
-    held = None
+    is_stored = None
     for step in range(1, k):
         same = np.equal(classes[step:], classes[:-step], out=room[: k - step])
         if not np.count_nonzero(same):
             continue
         # Ids of places that hold nothing say nothing.
-        if held is None:
-            held = _places(rest) > 0
-        same &= held[step - 1 :]
+        if is_stored is None:
+            is_stored = _places(rest) > 0
+        same &= is_stored[step - 1 :]
         doubt |= same.any(axis=0)
     return np.flatnonzero(doubt)
 
@@ -282,8 +282,10 @@ def _doubtful_ranks(
         return large
     label, place = np.divmod(large, k)
     if rest is not None:
-        held = (place == 0) | (rest.reshape(-1)[label * (k - 1) + np.maximum(place - 1, 0)] > 0)
-        large, label, place = large[held], label[held], place[held]
+        is_stored = (place == 0) | (
+            rest.reshape(-1)[label * (k - 1) + np.maximum(place - 1, 0)] > 0
+        )
+        large, label, place = large[is_stored], label[is_stored], place[is_stored]
     code, image = codes[large].astype(np.int64), label // views
     outside = code >= size
     doubt = ~outside & (code >= room[image] - place)
@@ -312,6 +314,6 @@ def _are_distinct(
     ids = np.where(lists == empty, -1, lists.astype(np.int64)).astype(np.int32)
     classes, probs = decode_labels(parts, ids, rows, manifest)
     apart = np.sort(np.where(probs > 0, classes, -1 - np.arange(classes.shape[1])), axis=1)
-    held = probs > 0
-    held[:, 0] = True
-    return bool((apart[:, 1:] != apart[:, :-1]).all() and (classes[held] >= 0).all())
+    is_stored = probs > 0
+    is_stored[:, 0] = True
+    return bool((apart[:, 1:] != apart[:, :-1]).all() and (classes[is_stored] >= 0).all())

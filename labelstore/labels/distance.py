@@ -58,16 +58,16 @@ def distances(pairs: Iterable[tuple[npt.ArrayLike, SoftLabels]]) -> Distances:
     count = 0
     for truth, labels in pairs:
         exact = np.asarray(truth, dtype=np.float64)
-        held = labels.dense().astype(np.float64)
-        if exact.shape != held.shape:
+        recovered = labels.dense().astype(np.float64)
+        if exact.shape != recovered.shape:
             raise LabelError(
-                f"true distributions have shape {exact.shape}, expected {held.shape}, that of the "
-                "recovered labels."
+                f"true distributions have shape {exact.shape}, expected {recovered.shape}, that of "
+                "the recovered labels."
             )
-        ratio = np.log(np.maximum(exact, 1e-300) / np.maximum(held, LEAST))
+        ratio = np.log(np.maximum(exact, 1e-300) / np.maximum(recovered, LEAST))
         divergence += float((exact * ratio).sum())
-        variation += float(np.abs(exact - held).sum() / 2)
-        kept += float((exact.argmax(-1) == held.argmax(-1)).sum())
+        variation += float(np.abs(exact - recovered).sum() / 2)
+        kept += float((exact.argmax(-1) == recovered.argmax(-1)).sum())
         count += len(exact)
     if not count:
         raise LabelError("no labels were given to compare: give at least one batch.")

@@ -312,16 +312,16 @@ class FerKD:
             raise UsageError(
                 "a confidence was asked for and neither labels nor topk were given: give one."
             )
-        held: Any = labels if topk is None else topk
+        source: Any = labels if topk is None else topk
         members: tuple[Any, ...] = (labels,) if topk is None else topk.members
         if self.confidence == "target":
             shape = members[0].indices.shape[:-1]
             known = known_truth(targets, shape, 'FerKD\'s confidence="target"')
             parts = [member.probability(known).astype(np.float32) for member in members]
-            return parts[0] if len(parts) == 1 else weighted_mean(parts, held.weights)
+            return parts[0] if len(parts) == 1 else weighted_mean(parts, source.weights)
         if topk is None:
-            return largest_probability(held)
-        return np.asarray(members[0].confidence) if len(members) == 1 else largest_of_mean(held)
+            return largest_probability(source)
+        return np.asarray(members[0].confidence) if len(members) == 1 else largest_of_mean(source)
 
     def _calibrate(
         self,

@@ -218,9 +218,9 @@ def replay(
             )
         pixels = render(photo, store.views(image, views), size, interpolation, partners=partners)
         ids, probs = _labels(teacher, pixels, store, batch_size)
-        held = store.read(image, views)
-        difference = np.abs(held.confidence.astype(np.float64) - probs[:, 0])
-        agree = held.indices[:, 0] == ids[:, 0]
+        stored = store.read(image, views)
+        difference = np.abs(stored.confidence.astype(np.float64) - probs[:, 0])
+        agree = stored.indices[:, 0] == ids[:, 0]
         # Of two classes that are nearly alike either may come first.
         close = probs[:, 0] - probs[:, 1] <= 2 * (tolerance + STEP)
         if ((difference > tolerance + STEP) | ~(agree | close)).any():

@@ -58,8 +58,8 @@ class Agreement:
         # Two labels that name no class say the same.
         shared = np.where(most > 0, same.sum(axis=(-2, -1)) / np.maximum(most, 1), 1.0)
         first_a, first_b = (
-            np.where(held[..., 0], topk.indices[..., 0], np.int32(-1))
-            for topk, held in ((a, held_a), (b, held_b))
+            np.where(is_stored[..., 0], topk.indices[..., 0], np.int32(-1))
+            for topk, is_stored in ((a, held_a), (b, held_b))
         )
         return cls(first_a, first_b, first_a == first_b, shared)
 

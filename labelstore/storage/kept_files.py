@@ -81,13 +81,13 @@ class KeptFiles:
         At once where there are no locks, or no folder for them. The system ends the turn of a
         process that dies.
         """
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
             with contextlib.suppress(ImportError, OSError, StoreError):
                 import fcntl
 
                 local_files.private_directory(self._folder)
                 flags = os.O_RDWR | os.O_CREAT
                 path = self._folder / f"{name}.turn"
-                file = held.enter_context(os.fdopen(private_folders.open_file(path, flags), "rb"))
+                file = stack.enter_context(os.fdopen(private_folders.open_file(path, flags), "rb"))
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield

@@ -208,11 +208,11 @@ def opener_in(folder: str, root: str) -> Iterator[Callable[[str], tuple[int, int
             inner, _, last = name.rpartition("/")
             if not inner:
                 return _opened(name, descriptor)
-            held = os.open(inner, _FOLDER | os.O_NOFOLLOW, dir_fd=descriptor)
+            inner_descriptor = os.open(inner, _FOLDER | os.O_NOFOLLOW, dir_fd=descriptor)
             try:
-                return _opened(last, held)
+                return _opened(last, inner_descriptor)
             finally:
-                os.close(held)
+                os.close(inner_descriptor)
         except FileNotFoundError:
             raise
         except OSError:

@@ -102,10 +102,10 @@ def _shared(members: tuple[Store, ...], images: Images) -> npt.NDArray[np.int64]
         if member is first:
             continue
         theirs = set(member.keys)
-        held = np.fromiter((key in theirs for key in first.keys), bool, first.num_images)
+        is_shared = np.fromiter((key in theirs for key in first.keys), bool, first.num_images)
         if images == "strict":
-            _check_images(first, member, held)
-        shared &= held
+            _check_images(first, member, is_shared)
+        shared &= is_shared
     if not shared.any():
         raise no_shared_image(members)
     return np.flatnonzero(shared)
@@ -120,12 +120,12 @@ def no_shared_image(members: Sequence[LabelReader]) -> MismatchError:
     )
 
 
-def _check_images(first: Store, member: Store, held: npt.NDArray[np.bool_]) -> None:
+def _check_images(first: Store, member: Store, is_shared: npt.NDArray[np.bool_]) -> None:
     """MismatchError that names the first image that only one of two stores holds."""
-    if held.all() and member.num_images == first.num_images:
+    if is_shared.all() and member.num_images == first.num_images:
         return
-    if not held.all():
-        owner, key = first, first.keys[int(np.argmin(held))]
+    if not is_shared.all():
+        owner, key = first, first.keys[int(np.argmin(is_shared))]
     else:
         ours = set(first.keys)
         owner, key = member, next(key for key in member.keys if key not in ours)

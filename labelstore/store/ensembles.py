@@ -309,4 +309,6 @@ def _probe(
     """The first member's probes of views that the ensemble has."""
     entries = [entry for entry in first.manifest.probe if entry["view"] < num_views]
     rows = first.index_of([entry["key"] for entry in entries])
-    return tuple(entry for entry, held in zip(entries, np.isin(rows, shared), strict=True) if held)
+    return tuple(
+        entry for entry, is_shared in zip(entries, np.isin(rows, shared), strict=True) if is_shared
+    )

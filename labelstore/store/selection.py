@@ -176,14 +176,14 @@ class Selection:
             law = EXPLICIT if law is not None else None
         if isinstance(law, ViewLaw) and law.mixing is not None:
             law.among(hash_keys(self.keys))
-        held = set(self.keys)
+        keys = set(self.keys)
         probe = tuple(
             entry
             for store in self.stores
             for entry in store.manifest.probe
             if isinstance(self.views, range)
             and entry["view"] < len(self.views)
-            and entry["key"] in held
+            and entry["key"] in keys
         )
         return dataclasses.replace(
             first,

@@ -300,15 +300,15 @@ class StoreWriter:
             return True
         if isinstance(self.path, str):
             return block % self._share.world == self._share.rank
-        held = locks.claim(self.path, block)
-        if held is None:
+        claim = locks.claim(self.path, block)
+        if claim is None:
             return False
         # Another process may have committed it since the last look.
         self._committed[block] = self._backend.read_commit(block)[0] != 0
         if self._committed[block]:
-            held.release(finished=True)
+            claim.release(finished=True)
             return False
-        self._claims[block] = held
+        self._claims[block] = claim
         return True
 
     def refresh(self) -> None:
@@ -366,8 +366,8 @@ class StoreWriter:
         Locks lapse (on file servers, and leases) while a writer is stopped or cut off; then another
         one may have made the block.
         """
-        held = self._claims.get(block, self._lock)
-        if held is not None and not held.holds():
+        lock = self._claims.get(block, self._lock)
+        if lock is not None and not lock.holds():
             raise StoreError(
                 f"{self.path}: the lock of block {block} was lost while it was made, and another "
                 "process may have it: run the same command again; what was committed is kept."

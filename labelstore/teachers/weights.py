@@ -58,8 +58,8 @@ def module_digest(module: torch.nn.Module) -> str:
     if not tensors and isinstance(module, torch.jit.ScriptModule):
         graph: Any = module.inlined_graph  # Held, for its nodes do not hold it.
         nodes = graph.findAllNodes("prim::Constant")
-        held = [node for node in nodes if node.hasAttribute("value")]
-        values = [node.t("value") for node in held if node.kindOf("value") == "t"]
+        constants = [node for node in nodes if node.hasAttribute("value")]
+        values = [node.t("value") for node in constants if node.kindOf("value") == "t"]
         tensors = {str(number): value for number, value in enumerate(values)}
     return weights_digest(tensors)
 

@@ -370,8 +370,8 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
 
     def _replay_probe(self, strict: bool) -> None:
         """Cut the views whose digests the producer kept, and tell when any differs."""
-        held = self.has_photo
-        probed = [image for image in sorted(self.probed()) if held is None or held[image]]
+        has_photo = self.has_photo
+        probed = [image for image in sorted(self.probed()) if has_photo is None or has_photo[image]]
         counts = [self.differing(self._photos.read(image), image) for image in probed]
         self.tell(sum(row[0] for row in counts), sum(row[1] for row in counts), strict, 3)
 

@@ -243,13 +243,13 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
 
 def _with_photos(data: SoftLabelDataset, images: Any) -> Any:
     """The asked-for images that a data set has photos of."""
-    held = data.has_photo
-    if held is None or held.all():
+    has_photo = data.has_photo
+    if has_photo is None or has_photo.all():
         return images
     if images is None:
-        return np.flatnonzero(held)
+        return np.flatnonzero(has_photo)
     numbers = np.asarray(data.store.positions(images)).reshape(-1)
-    shown = numbers[held[numbers]]
+    shown = numbers[has_photo[numbers]]
     if not shown.size:
         raise NotFoundError(
             f"the data set has no photo of any of the {len(numbers)} images that were asked for: "

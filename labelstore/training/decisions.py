@@ -285,13 +285,13 @@ def _decided(
         for rows, plane in planes:
             yield rows, decided(rule, plane, targets[rows, None])
         return
-    held, threads = is_read & reader.labelled(), first.reader.threads
+    is_judged, threads = is_read & reader.labelled(), first.reader.threads
     committed = first.reader.committed_blocks()
 
     def of_blocks(blocks: list[int]) -> Iterator[tuple[slice, Decided]]:
         for block, codes in zip(blocks, first.reader.top_probs_of(blocks), strict=True):
             rows = manifest.block_slice(block)
-            part = codes[:, :num_views], targets[rows, None], held[rows]
+            part = codes[:, :num_views], targets[rows, None], is_judged[rows]
             yield rows, decided_codes(rule, *part, manifest)
 
     if threads == 1:

@@ -75,8 +75,8 @@ def decode(
     Raises:
         ValueError: the units or the tables are damaged, or do not fit each other.
     """
-    held = len(np.frombuffer(units.data, np.uint8))
-    _require_fitting(held, units.sizes, units.labels, units.shards, len(tables))
+    nbytes = len(np.frombuffer(units.data, np.uint8))
+    _require_fitting(nbytes, units.sizes, units.labels, units.shards, len(tables))
     needed = max((plane.table + plane.tables for plane in planes[:count]), default=0)
     lookup = np.concatenate(
         [lookup_of(unpack(tables[shard], every, needed)) for shard in _shards(units)]
@@ -111,15 +111,15 @@ def _shards(units: Units) -> list[int]:
 
 
 def _require_fitting(
-    held: int, sizes: Int64Array, labels: Int64Array, shards: Int64Array, tables: int
+    nbytes: int, sizes: Int64Array, labels: Int64Array, shards: Int64Array, tables: int
 ) -> None:
-    """ValueError unless (n,) sizes, labels and shards are of units in ``held`` bytes."""
+    """ValueError unless (n,) sizes, labels and shards are of units in ``nbytes`` bytes."""
     if not len(sizes):
         return
     if not sizes.shape == labels.shape == shards.shape:
         raise ValueError("sizes, labels and shards of units do not fit each other")
     # Bounded one by one, so that their sum is one.
-    if int(sizes.min()) < 0 or int(sizes.max()) > held or int(sizes.sum()) > held:
+    if int(sizes.min()) < 0 or int(sizes.max()) > nbytes or int(sizes.sum()) > nbytes:
         raise ValueError("units do not fit their bytes")
     for count in (int(labels.min()), int(labels.max())):
         if not 0 <= count <= MOST_LABELS:
@@ -173,9 +173,9 @@ class _Lanes:
 
 def _windows(data: bytes | memoryview | UInt8Array, room: int) -> npt.NDArray[np.uint32]:
     """For each byte, it and the three that follow, the first the highest; 0 behind the last."""
-    held = np.frombuffer(data, np.uint8)
-    every = np.zeros(len(held) + room + 4, dtype=np.uint32)
-    every[: len(held)] = held
+    octets = np.frombuffer(data, np.uint8)
+    every = np.zeros(len(octets) + room + 4, dtype=np.uint32)
+    every[: len(octets)] = octets
     eight, sixteen = np.uint32(8), np.uint32(16)
     two = every[:-1] << eight | every[1:]
     return two[:-2] << sixteen | two[2:]

@@ -211,9 +211,9 @@ class UnitCode:
         if not read:
             return {}
         if compiled is None:
-            held = Units(units.data, sizes, labels, shards)
+            units_of_shards = Units(units.data, sizes, labels, shards)
             records = in_numpy.decode(
-                self.planes, tables, held, count, self.record_bytes, self.tables
+                self.planes, tables, units_of_shards, count, self.record_bytes, self.tables
             )
             return {
                 name: np.ascontiguousarray(records[:, f.part])

@@ -231,12 +231,12 @@ class ParquetSource:
                 group = _Group(self._files, number, footer, place, self._image_column)
                 self._groups[number, place] = group
             self._groups.move_to_end((number, place))
-            held = sum(group.bytes for group in self._groups.values())
+            nbytes = sum(group.bytes for group in self._groups.values())
             while len(self._groups) > 1 and (
-                held > (_SMALL_BYTES if len(self._groups) > _GROUPS else _KEPT_BYTES)
+                nbytes > (_SMALL_BYTES if len(self._groups) > _GROUPS else _KEPT_BYTES)
                 or len(self._groups) > _MOST_GROUPS
             ):
-                held -= self._groups.popitem(last=False)[1].bytes
+                nbytes -= self._groups.popitem(last=False)[1].bytes
         return group, start
 
     def _footer_of(self, number: int) -> Footer:

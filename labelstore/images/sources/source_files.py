@@ -58,9 +58,9 @@ class _OpenFiles:
                 if not self._users[number]:
                     del self._users[number]
                 spare = len(self._held) - _OPEN_FILES
-                unused = [held for held in self._held if held not in self._users]
-                for held in unused[: max(spare, 0)]:
-                    os.close(self._held.pop(held))
+                unused = [idle for idle in self._held if idle not in self._users]
+                for idle in unused[: max(spare, 0)]:
+                    os.close(self._held.pop(idle))
 
     def close(self, close: Callable[[int], None] = os.close) -> None:
         """Close all; also when Python ends and has taken ``os`` away already."""
@@ -267,11 +267,11 @@ class _Ranged(io.RawIOBase):
         return len(data)
 
     def _read(self, start: int, length: int) -> bytes:
-        for held, part in self._parts.items():
-            if held <= start and start + length <= held + len(part):
+        for begin, part in self._parts.items():
+            if begin <= start and start + length <= begin + len(part):
                 if length == len(part):
-                    del self._parts[held]
-                return part[start - held :][:length]
+                    del self._parts[begin]
+                return part[start - begin :][:length]
         first = self._size - min(self._size, _TAIL_BYTES)
         if start < first:
             return self._files.read(self._number, start, length)

@@ -215,8 +215,8 @@ class _Images:
     def tail(self, kept: int) -> Float64Array:
         """(N, C) mass that each class has in the tails of all views; rounding makes none
         negative."""
-        held = self._counted(self.indices[..., :kept], self.probs[..., :kept])
-        return np.maximum(self.num_views * self.means - held, 0.0)
+        listed = self._counted(self.indices[..., :kept], self.probs[..., :kept])
+        return np.maximum(self.num_views * self.means - listed, 0.0)
 
     def unseen(self) -> Float64Array:
         """(N, C) mean probability over the views that do not store the class."""
@@ -344,10 +344,10 @@ class _Weighed:
         spread_to = shares
         if shares.shape[-1] > 1:
             spread_to = np.take_along_axis(shares, np.maximum(self._places, 0), axis=-1)
-        held = np.where(stored, self._values, np.where(self._places >= 0, spread_to, base))
+        recovered = np.where(stored, self._values, np.where(self._places >= 0, spread_to, base))
         # A class that gets nothing costs much, not everything, as in ``labels.distance``.
         parts = (
-            self._probs * np.log(np.maximum(held, 1e-12)),
+            self._probs * np.log(np.maximum(recovered, 1e-12)),
             self._listed_tail * np.log(np.maximum(shares, 1e-12)),
             self._other_tail * np.log(np.maximum(base[..., 0], 1e-12)),
         )

@@ -49,9 +49,9 @@ class Layout:
     @functools.cached_property
     def header(self) -> bytes:
         """What the file begins with, padded to whole pages."""
-        held = [[name, dtype.str, list(shape)] for name, dtype, shape in self.arrays]
+        arrays = [[name, dtype.str, list(shape)] for name, dtype, shape in self.arrays]
         text = json.dumps(
-            {"labelstore slab": 1, "boot": _boot(), **self.identity, "arrays": held},
+            {"labelstore slab": 1, "boot": _boot(), **self.identity, "arrays": arrays},
             sort_keys=True,
         ).encode()
         return text.ljust(_pages(len(text)), b"\n")

@@ -358,9 +358,9 @@ def _open_properties() -> None:
     """
     modules = [module for name, module in [*sys.modules.items()] if name.startswith("labelstore")]
     classes = {value for module in modules for value in vars(module).values() if _is_class(value)}
-    for held in (value for owner in classes for value in vars(owner).values()):
-        if isinstance(held, functools.cached_property) and hasattr(held, "lock"):
-            held.lock = threading.RLock()
+    for member in (value for owner in classes for value in vars(owner).values()):
+        if isinstance(member, functools.cached_property) and hasattr(member, "lock"):
+            member.lock = threading.RLock()
 
 
 def _is_class(value: object) -> bool:

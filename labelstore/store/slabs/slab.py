@@ -38,17 +38,17 @@ class Slab:
     """One group of views of the images 0..num_images-1, mapped."""
 
     def __init__(
-        self, held: SharedArrays, views: slice, num_images: int, decoder: LabelDecoder
+        self, shared: SharedArrays, views: slice, num_images: int, decoder: LabelDecoder
     ) -> None:
-        self._held = held
+        self._held = shared
         self._decoder = decoder
         self.views = views
         """The views of the group."""
         self.num_images = num_images
         """How many images, from the first on: all, or as many as the bound had room for."""
-        self.nbytes = held.nbytes
+        self.nbytes = shared.nbytes
         """Bytes of memory, of all processes together."""
-        self.path = held.path
+        self.path = shared.path
         """Its file."""
         self.closed = False
         """Whether it was given up."""

@@ -174,13 +174,13 @@ class SlabCache:
         if now < self._looked.get(group, 0.0):
             return None
         blocks = self._layouts.blocks(group, self.slab_bytes)
-        held = (
+        shared = (
             shared_file.find(self.folder, self._layouts.layout(group, blocks)) if blocks else None
         )
-        if held is None:
+        if shared is None:
             self._looked[group] = now + _LOOK_SECONDS
             return None
-        self._slabs[group] = slab = self._slab(held, group, blocks)
+        self._slabs[group] = slab = self._slab(shared, group, blocks)
         return slab
 
     def _share_lists(self) -> None:
@@ -196,10 +196,10 @@ class SlabCache:
         if self._layouts.lists_fit(self.slab_bytes):
             self._adopt(shared_file.find(self.folder, self._layouts.lists()))
 
-    def _adopt(self, held: SharedArrays | None) -> None:
-        if held is not None:
-            self._lists = held
-            self._reader.prior_lists.use(held.arrays)
+    def _adopt(self, shared: SharedArrays | None) -> None:
+        if shared is not None:
+            self._lists = shared
+            self._reader.prior_lists.use(shared.arrays)
 
     def _drop_idle(self) -> None:
         """In a worker: give up slabs of the epochs before."""
@@ -235,7 +235,7 @@ class SlabCache:
                 else self._manifest.num_blocks
             )
             try:
-                held = self._make_file(group, blocks)
+                shared = self._make_file(group, blocks)
             except NoRoomError:
                 layout = self._layouts.layout(group, blocks)
                 others = bytes_of_others(self.folder, layout)
@@ -244,7 +244,7 @@ class SlabCache:
                     f"beside {others:,} of others, and slab_bytes is {self.slab_bytes:,}: close a "
                     "slab, or open the store with more slab_bytes."
                 ) from None
-            slab = self._slab(held, group, blocks)
+            slab = self._slab(shared, group, blocks)
             self._slabs[group] = slab
         self._asked.add(group)
         return slab
@@ -349,15 +349,17 @@ class SlabCache:
                 if group is None
                 else self._layouts.blocks(group, self.slab_bytes)
             )
-            held = problem = None
+            shared = problem = None
             try:
-                while held is None and self._has_room(group, blocks, wanted):
+                while shared is None and self._has_room(group, blocks, wanted):
                     with contextlib.suppress(NoRoomError):
-                        held = self._make_file(group, blocks, functools.partial(self._go_on, group))
+                        shared = self._make_file(
+                            group, blocks, functools.partial(self._go_on, group)
+                        )
             except _GivenUpError:
                 return
             except (CorruptError, IncompleteError):
-                held = None  # The reads of the labels that it concerns tell of it.
+                shared = None  # The reads of the labels that it concerns tell of it.
             except (OSError, LabelStoreError) as error:
                 what = "the lists of likely classes" if group is None else f"group {group} of views"
                 problem = (
@@ -368,23 +370,23 @@ class SlabCache:
                 current = self._wanted is wanted
                 if current and problem is not None:
                     self._problems.append(problem)
-                if held is not None:
-                    self._take(group, blocks, held)
-                if current or held is not None:
+                if shared is not None:
+                    self._take(group, blocks, shared)
+                if current or shared is not None:
                     self._pending.discard(group)
                 self._state.notify_all()
                 if not current:
                     return
 
-    def _take(self, group: int | None, blocks: int, held: SharedArrays) -> None:
+    def _take(self, group: int | None, blocks: int, shared: SharedArrays) -> None:
         """Use what was made, unless it is no longer wanted or already there."""
         there = self._lists if group is None else self._slabs.get(group)
         if there is not None or not self._is_wanted(group):
-            held.close()
+            shared.close()
         elif group is None:
-            self._adopt(held)
+            self._adopt(shared)
         else:
-            self._slabs[group] = self._slab(held, group, blocks)
+            self._slabs[group] = self._slab(shared, group, blocks)
 
     def _is_wanted(self, group: int | None) -> bool:
         """Whether there is use at present for a slab, or for the lists."""
@@ -402,8 +404,8 @@ class SlabCache:
             return False
         patience = time.monotonic() + _PATIENCE_SECONDS
         while self._wanted is wanted:
-            held = bytes_of_others(self.folder, layout)
-            if held + layout.nbytes <= self.slab_bytes:
+            others = bytes_of_others(self.folder, layout)
+            if others + layout.nbytes <= self.slab_bytes:
                 self._crowded = False
                 return True
             if time.monotonic() > patience and not self._crowded:
@@ -420,9 +422,9 @@ class SlabCache:
         """As ``SlabMaker.make``, here and within the bound."""
         return self._maker.make(self.folder, group, blocks, self.slab_bytes, go_on)
 
-    def _slab(self, held: SharedArrays, group: int, blocks: int) -> Slab:
+    def _slab(self, shared: SharedArrays, group: int, blocks: int) -> Slab:
         views = self._manifest.group_slice(group)
-        return Slab(held, views, self._layouts.images(blocks), self._decoder)
+        return Slab(shared, views, self._layouts.images(blocks), self._decoder)
 
 
 def _put(out: Codes, part: Codes, rows: Int64Array, count: int) -> None:

@@ -56,23 +56,25 @@ def decided_codes(
     rule: FerKD,
     codes: npt.NDArray[Any],
     truths: npt.NDArray[np.int32],
-    held: npt.NDArray[np.bool_],
+    is_judged: npt.NDArray[np.bool_],
     manifest: Manifest,
 ) -> Decided:
     """As ``decided``, of a store's codes.
 
     Args:
         rule: the rule; its ``confidence`` is ``"max"``.
-        codes: (n, views) of ``labels/top_prob``, of probabilities where an image is held.
+        codes: (n, views) of ``labels/top_prob``, of probabilities where an image is judged.
         truths: (n, 1) ground-truth class ids, -1 where unknown.
-        held: (n,) images that have labels, and are looked at.
+        is_judged: (n,) images that have labels, and are looked at.
         manifest: says how probabilities are coded.
     """
-    if not held.all():
+    if not is_judged.all():
         passes = np.zeros((len(codes), -(-codes.shape[1] // 8)), dtype=np.uint8)
         calibrated = np.zeros_like(passes)
-        some = decided_codes(rule, codes[held], truths[held], held[held], manifest)
-        passes[held], calibrated[held] = some.passes, some.calibrated
+        some = decided_codes(
+            rule, codes[is_judged], truths[is_judged], is_judged[is_judged], manifest
+        )
+        passes[is_judged], calibrated[is_judged] = some.passes, some.calibrated
         return Decided(passes, calibrated, some.counts)
     values = None
     if manifest.encoding == "codes":

@@ -123,8 +123,8 @@ def members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
         if place == end and not (own or common) and pause == 0:
             run, place = plain_run(read, place, size)
             end = place
-            for name, data, length, held in run:
-                yield Member(name, data, length, "file", "", held)
+            for name, data, length, content in run:
+                yield Member(name, data, length, "file", "", content)
             pause = 0 if len(run) >= _WORTH else _PAUSE
             if run:
                 continue

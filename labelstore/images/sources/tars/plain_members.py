@@ -71,16 +71,16 @@ def plain_run(
         if length is None or block[156:157] != tarfile.REGTYPE or block[345]:
             break
         name = block[:100].partition(b"\0")[0]
-        held = None
+        content = None
         if name.endswith(b".cls") and length <= MOST_CLASS_BYTES:
-            held = read(data, length)
+            content = read(data, length)
         place = data + -(-length // _BLOCK) * _BLOCK
-        if data + length > size or (held is not None and len(held) < length):
+        if data + length > size or (content is not None and len(content) < length):
             break
         headers += own
         owners += [len(entries)] * len(own)
         text = name.decode("utf-8", "surrogateescape").rstrip("/")
-        entries.append(PlainMember(text, data, length, held))
+        entries.append(PlainMember(text, data, length, content))
         places.append(place)
     good = _valid(headers)
     count = owners[good] if good < len(owners) else len(entries)

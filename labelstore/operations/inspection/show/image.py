@@ -180,13 +180,13 @@ class _Labels:
         }
 
     def _listed(self, top: TopK, place: int) -> dict[str, Any]:
-        held = top.probs[place] > 0
-        classes = top.indices[place][held].tolist()
+        is_stored = top.probs[place] > 0
+        classes = top.indices[place][is_stored].tolist()
         names = self._names
         return {
             "classes": classes,
             "names": None if names is None else [names[number] for number in classes],
-            "probs": top.probs[place][held].tolist(),
+            "probs": top.probs[place][is_stored].tolist(),
         }
 
 
