@@ -18,6 +18,7 @@ from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.labels.distance import LEAST
 from labelstore.labels.ferkd import FerKD
 from labelstore.operations.inspection.compare import DECISIONS, compare
+from labelstore.operations.lifecycle.subset import subset
 from labelstore.operations.merge import merge
 from labelstore.operations.recode import recode
 from labelstore.store.writer import StoreWriter
@@ -370,6 +371,16 @@ def test_crops_that_no_store_describes_are_not_taken_for_the_same(tmp_path):
     # The same labels in another order of the images are of one image's crops no more than others.
     turned = written(tmp_path / "turned.zarr", law=None, seed=1, keys=a.keys[::-1])[0]
     assert compared(a, turned)["by"] == "images"
+    # Of other views than the first ones the first is another crop; the first ones stay what they
+    # are, whatever is done to them view by view.
+    subset(a, tmp_path / "last.zarr", views=range(2, VIEWS))
+    recode(tmp_path / "last.zarr", tmp_path / "last.parquet")
+    for name in ("last.zarr", "last.parquet"):
+        assert compared(a, tmp_path / name)["by"] == "images"
+    subset(a, tmp_path / "first.zarr", views=range(2))
+    recode(tmp_path / "first.zarr", tmp_path / "first.parquet")
+    found = compared(a, tmp_path / "first.parquet")
+    assert (found["by"], found["agreement"]["top1"]["mean"]) == ("views", 1)
 
 
 def test_stored_boxes_are_compared(tmp_path):

@@ -16,9 +16,13 @@ from labelstore.store.alignment import (
     same_boxes,
     views_problem,
 )
+from labelstore.store.lineage import lineage
+from labelstore.store.writer import LABELS
 from labelstore.teachers.class_names import human_names
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
     from labelstore.store.label_reader import LabelReader
@@ -225,12 +229,22 @@ def _origins(store: LabelReader) -> set[str]:
     for member in store.members:
         manifest = member.manifest
         names.add(manifest.id)
-        if "labels" in manifest.producer:
-            # A copy of other layout has the same labels of the same images in the same order.
-            names.add(f"{manifest.producer['labels']} {manifest.fingerprint}")
-        if manifest.origin is not None and manifest.origin["operation"] in _SAME_VIEWS:
-            names.update(manifest.origin["stores"])
+        for step in reversed(lineage(manifest)):
+            if not _keeps_views(step):
+                break
+            names.update(step["stores"])
+        else:
+            if LABELS in manifest.producer:
+                # A copy of other layout has the same labels of the same images in the same order.
+                names.add(f"{manifest.producer[LABELS]} {manifest.fingerprint}")
     return names
+
+
+def _keeps_views(step: Mapping[str, Any]) -> bool:
+    """Whether a view has the number that it had before a step of a store's lineage."""
+    views = step["settings"].get("views")
+    first = step["operation"] == "subset" and isinstance(views, list) and views[:1] == [0]
+    return first or step["operation"] in _SAME_VIEWS
 
 
 def _targets(
