@@ -101,6 +101,8 @@ def _job(request: GenerateOptions, launch: Launch | None) -> _Job:
         source = _as_stored(source, request.output)
     if request.views_from:
         _check_photos(source, request.views_from)
+        if request.engine == "local":
+            source = _partners_first(source, request.views_from)
     teachers, pending = from_stores(
         teachers, request.teachers.fits(), request.output, request.overwrite
     )
@@ -188,6 +190,18 @@ def _check_photos(source: ImageSource, path: str) -> None:
             f"{source.path} has another file {key!r} than {path} was made from: labels of other "
             "photos cannot be averaged with its; give the same files, or leave --views-from out."
         )
+
+
+def _partners_first(source: ImageSource, path: str) -> ImageSource:
+    """A source with those photos first that the views of a store are mixed with, as there: of new
+    photos, or where it has grown, others may stand before them."""
+    import labelstore
+    from labelstore.images.sources.ordered import with_first
+    from labelstore.store.mixed_views import mixing_of
+
+    store: Store = labelstore.open(path)
+    mixing = mixing_of(store.law)
+    return source if mixing is None else with_first(source, store.keys[: mixing.partners])
 
 
 def _as_stored(source: ImageSource, outputs: tuple[str, ...]) -> ImageSource:

@@ -320,6 +320,31 @@ def test_from_the_command_line(photos, tmp_path):
     assert labelstore.open(fresh).law == store.law
 
 
+def test_another_teacher_labels_mixed_views_of_more_photos(photos, tmp_path):
+    both, fewer, names = tmp_path / "both", tmp_path / "fewer", sorted(photos.iterdir())
+    for folder, chosen in ((both, names), (fewer, names[1:])):
+        for number, photo in enumerate(chosen, len(names) - len(chosen)):
+            # What is new stands before what was there.
+            (folder / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, folder / f"class{number % 2}" / photo.name)
+    classes = tmp_path / "classes.csv"
+    classes.write_text("class0,5\nclass1,7\n")
+    teacher = ("--teacher", "timm:test_resnet", "--checkpoint", "none", "--device", "cpu")
+    common = (*teacher, "--size", 32, "--class-map", classes, "--prior-size", 0)
+    old, new = tmp_path / "old.zarr", tmp_path / "new.zarr"
+    done = run("generate", fewer, *common, "--views", 2, "--augment", "mixup-0.8", "-o", old)
+    assert done.returncode == 0, done.stderr
+    done = run("generate", both, *common, "--views-from", old, "-o", new)
+    assert done.returncode == 0, done.stderr
+    old, new = labelstore.open(old), labelstore.open(new)
+    assert new.law == old.law
+    assert new.keys[:2] == old.keys
+    assert new.targets.tolist() == [5 if "class0" in key else 7 for key in new.keys]
+    rows, views = np.arange(2)[:, None], np.arange(2)
+    assert np.array_equal(new.read(rows, views).indices, old.read(rows, views).indices)
+    np.testing.assert_allclose(new.read(rows, views).probs, old.read(rows, views).probs, atol=1e-2)
+
+
 def test_a_store_grows_by_photos_and_views_with_its_stages(photos, teacher, tmp_path):
     stages = ("ra-n2-m9", "erase-0.5")
     fewer = tmp_path / "fewer"

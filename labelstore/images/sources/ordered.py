@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from labelstore.images.sources.choose import ImageSource
 
-__all__ = ["OrderedSource"]
+__all__ = ["OrderedSource", "RearrangedSource", "with_first"]
 
 
 class OrderedSource:
@@ -28,7 +30,8 @@ class OrderedSource:
     """
 
     mixed = False
-    classes = numbers = None
+    classes: tuple[str, ...] | None = None
+    numbers: npt.NDArray[np.int64] | None = None
 
     def __init__(self, photos: ImageSource, keys: Sequence[str]) -> None:
         self._photos = photos
@@ -59,3 +62,32 @@ class OrderedSource:
                 f"the photo {self.keys[index]!r} is not in {self.path}: restore it there."
             )
         return self._photos.read(place)
+
+
+class RearrangedSource(OrderedSource):
+    """All photos of a source in another order, with what it tells of their classes.
+
+    Args:
+        photos: the source. keys: all of its keys.
+    """
+
+    def __init__(self, photos: ImageSource, keys: Sequence[str]) -> None:
+        super().__init__(photos, keys)
+        self.classes, self.mixed = photos.classes, photos.mixed
+        self.numbers = None if photos.numbers is None else photos.numbers[self._places]
+        self.label_names = getattr(photos, "label_names", None)
+        self.unlabelled = getattr(photos, "unlabelled", "")
+
+    def class_name(self, index: int) -> str | None:
+        """What the class of photo number ``index`` is called, as the source has it."""
+        return self._photos.class_name(int(self._places[index]))
+
+
+def with_first(photos: ImageSource, keys: Sequence[str]) -> ImageSource:
+    """A source with the photos of these keys first, in their order, and then the others; as it is
+    where it lacks one of them."""
+    first = set(keys)
+    ordered = (*keys, *(key for key in photos.keys if key not in first))
+    if ordered == photos.keys or len(ordered) != len(photos):
+        return photos
+    return cast("ImageSource", RearrangedSource(photos, ordered))
