@@ -56,6 +56,8 @@ def test_a_store(tmp_path, suffix):
     assert isinstance(found["advice"], list)
     table = run(tmp_path / f"a.{suffix}", "--quiet")
     assert "small" in table.stdout
+    units = run(tmp_path / f"a.{suffix}", "--layout", "units")
+    assert (units.returncode, "in units of " in " ".join(units.stderr.split())) == (0, True)
 
 
 @pytest.mark.parametrize(
