@@ -6,6 +6,7 @@
 | `-o`, `--output` | path of the new store | generate, merge, recode |
 | `--device` | auto, cpu, cuda, mps | generate, demo |
 | `--quantizer` | ratio16, ratio32, u8, u16, fp16, fp32 | generate, merge, recode |
+| `--layout` | chunks, units | convert, generate, merge, plan, recode |
 | `--image-column`, `--label-column` | of Parquet files | all that read photos |
 | `--image-field` | the photo among a tar sample's fields | all that read photos |
 | `--max-pixels` | of a photo, at least 2 | all that read photos |
