@@ -24,13 +24,19 @@ __all__ = [
     "cut_at_mass",
     "decode_confidence",
     "decode_image_prior",
-    "decode_label",
+    "decode_label_classes",
+    "decode_label_probs",
     "decode_labels",
     "decode_prior",
     "encode_labels",
     "encode_prior_probs",
 ]
 
+
+_INT32 = np.dtype(np.int32)
+
+_POWERS = (np.arange(256) / 100.0).astype(np.float32)
+"""What the powers of prior lists are raised to, by their codes."""
 
 _EMPTY = {bytes: 256**bytes - 1 for bytes in (2, 4)}
 """The class id that is none, by the bytes of an id."""
@@ -101,30 +107,37 @@ def decode_labels(
     return classes, values
 
 
-def decode_label(
-    codes: Mapping[str, npt.NDArray[Any]], listed: npt.NDArray[Any], manifest: Manifest
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """As ``decode_labels``, of one label, whose codes are known to be those of one: in a tenth of
-    the time.
+def decode_label_probs(
+    codes: Mapping[str, npt.NDArray[Any]], place: tuple[int, ...], manifest: Manifest
+) -> npt.NDArray[np.float32]:
+    """The probabilities (k,) of one label, whose codes are known to be those of one: as
+    ``decode_labels``, in a tenth of the time.
 
     Args:
-        codes: by array name, each (...) of one view.
-        listed: (m,) codes of its image's prior list, as they are stored; m may be 0.
+        codes: by array name, each (*places, ...); place: of the label, among them.
         manifest: says how.
     """
-    top, rest = codes["labels/top_prob"], codes.get("labels/rest_probs")
-    ids = codes["labels/classes"]
-    if manifest.encoding == "plain":
-        probs = np.empty(manifest.k, dtype=np.float32)
-        probs[0] = top
-        probs[1:] = () if rest is None else rest
-        return ids.astype(np.int32), probs
-    probs = codecs.get(manifest.quantizer).decode_label(top, rest)
-    if not manifest.prior_size:
-        return ids.astype(np.int32), probs
-    stored = max(int(np.count_nonzero(probs)), 1)
+    rest = codes["labels/rest_probs"][place] if manifest.k > 1 else None
+    # Plain numbers are the values themselves, as those are.
+    quantizer = codecs.get("fp32" if manifest.encoding == "plain" else manifest.quantizer)
+    return quantizer.decode_label(codes["labels/top_prob"].item(place), rest)
+
+
+def decode_label_classes(
+    ids: npt.NDArray[Any], probs: npt.NDArray[np.float32], listed: npt.NDArray[Any]
+) -> npt.NDArray[np.int32]:
+    """The class ids (k,) of one label that are coded as places in its image's list; as
+    ``decode_labels``.
+
+    Args:
+        ids: (k,) codes; probs: (k,) its probabilities.
+        listed: (m,) codes of the list, as they are stored.
+    """
+    k = len(ids)
+    # Classes that are not stored are the last.
+    stored = k if probs.item(-1) else max(int(np.count_nonzero(probs)), 1)
     named = class_ranks.decode_label(ids.tolist()[:stored], listed)
-    return np.array(named + [0] * (manifest.k - stored), dtype=np.int32), probs
+    return np.array(named + [0] * (k - stored), _INT32)
 
 
 def decode_confidence(top: npt.NDArray[Any], manifest: Manifest) -> npt.NDArray[np.float32]:
@@ -146,19 +159,23 @@ def decode_prior(codes: Mapping[str, npt.NDArray[Any]]) -> ImagePrior:
     return ImagePrior(
         classes=np.where(classes == empty, -1, classes.astype(np.int64)).astype(np.int32),
         probs=prior.decode_probs(probs) if probs.dtype == np.uint8 else probs,
-        power=(codes["images/prior_power"] / 100.0).astype(np.float32),
+        power=_POWERS.take(codes["images/prior_power"]),
     )
 
 
-def decode_image_prior(codes: Mapping[str, npt.NDArray[Any]]) -> ImagePrior:
-    """As ``decode_prior``, of the codes (...) of one image's list, which are known to be such."""
-    stored, probs = codes["images/prior_classes"], codes["images/prior_probs"]
-    classes = stored.astype(np.int32)
+def decode_image_prior(stored: npt.NDArray[Any], probs: npt.NDArray[Any], power: int) -> ImagePrior:
+    """As ``decode_prior``, of the codes of one image's list, which are known to be such.
+
+    Args:
+        stored: (m,) of ``images/prior_classes``; probs: (m,) of ``images/prior_probs``.
+        power: of ``images/prior_power``.
+    """
+    classes = stored.astype(_INT32)
     # Empty places are the last.
-    if stored.item(-1) == _EMPTY[stored.dtype.itemsize]:
+    if stored.item(-1) == _EMPTY[stored.itemsize]:
         classes[stored == stored[-1]] = -1
     return ImagePrior(
-        classes=classes,
-        probs=prior.decode_probs(probs) if probs.dtype == np.uint8 else probs.copy(),
-        power=np.float32(int(codes["images/prior_power"]) / 100.0),  # type: ignore[arg-type]
+        classes,
+        prior.decode_probs(probs) if probs.itemsize == 1 else probs.copy(),
+        _POWERS[power],
     )

@@ -70,6 +70,15 @@ class TopK:
                 "expected two equal shapes (..., k) with k >= 1."
             )
 
+    @classmethod
+    def of_arrays(
+        cls, indices: Int32Array, probs: Float32Array, num_classes: int, prior: ImagePrior | None
+    ) -> TopK:
+        """As the constructor, of arrays known to have its types and shapes, in less time."""
+        labels = object.__new__(cls)
+        labels.__dict__.update(indices=indices, probs=probs, num_classes=num_classes, prior=prior)
+        return labels
+
     @property
     def members(self) -> tuple[TopK, ...]:
         """The labels of each teacher, as of an ``EnsembleTopK``: these, of one."""

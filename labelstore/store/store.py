@@ -378,8 +378,8 @@ class Store:
 
     def _one_label(self, image: int, view: int, shape: tuple[int, ...]) -> TopK | None:
         """A label whose chunk is in memory, verified; None for all that ``read`` must look at."""
-        codes = self.slabs.entry(image, view)
-        return None if codes is None else self._decoder.label(image, codes, shape)
+        label = self.slabs.label(image, view)
+        return label[(None,) * len(shape)] if shape and label is not None else label
 
     def iter_labels(
         self, block: int, groups: Sequence[int], images: int

@@ -28,6 +28,7 @@ def same(label, batch, place, *, leading=()):
         pairs.append((label.prior.power, of.power))
     assert (label.prior is None) == (batch.prior is None)
     for got, expected in pairs:
+        assert type(got) is type(expected) or leading
         assert got.dtype == expected.dtype
         assert got.shape == (*leading, *expected.shape)
         assert np.array_equal(np.asarray(got).reshape(expected.shape), expected)

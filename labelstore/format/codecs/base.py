@@ -30,6 +30,8 @@ __all__ = [
 NEAR = 1e-6
 """Relative error of ``Grid.near``, at most."""
 
+_FLOAT32 = np.dtype(np.float32)
+
 _HALF_ONE = 0x3C00
 """The bits of 1 in half precision."""
 
@@ -58,8 +60,11 @@ class Grid(Protocol):
     def decode(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Values of codes, of any shape."""
 
-    def values_of(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """As ``decode``, of few codes, and faster; ``holds`` must be true."""
+    def value_of(self, code: float) -> float:
+        """As ``decode``, of one code, as a number of Python's; ``holds`` must be true of it."""
+
+    def decode_into(self, codes: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
+        """As ``decode``, of few codes, into an array of their shape; ``holds`` must be true."""
 
     def near(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """As ``decode``, to within a relative error of NEAR, and faster; ``holds`` must be true."""
@@ -75,6 +80,7 @@ class TableGrid:
         self.dtype = np.dtype(dtype)
         self.fill = float(np.iinfo(self.dtype).max)
         self._table = table.astype(np.float32)
+        self._numbers: list[float] = self._table.tolist()
         exact = self._table.astype(np.float64)
         self._exact = exact
         self._middles = (exact[1:] + exact[:-1]) / 2
@@ -103,8 +109,12 @@ class TableGrid:
             values *= codes < len(self._table)
         return values
 
-    def values_of(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        return self._table.take(codes)
+    def value_of(self, code: float) -> float:
+        return self._numbers[code]  # type: ignore[call-overload, no-any-return]
+
+    def decode_into(self, codes: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
+        # Another mode would take a copy of ``out`` first.
+        self._table.take(codes, out=out, mode="clip")
 
     def near(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return self.decode(codes)
@@ -190,8 +200,11 @@ class FloatGrid:
     def decode(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return codes.astype(np.float32)
 
-    def values_of(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        return self.decode(codes)
+    def value_of(self, code: float) -> float:
+        return code
+
+    def decode_into(self, codes: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
+        out[...] = codes
 
     def near(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return self.decode(codes)
@@ -261,17 +274,17 @@ class Quantizer:
         return np.concatenate([top, self.rest.decode(rest_codes)], axis=-1)
 
     def decode_label(
-        self, top_code: npt.NDArray[Any], rest_codes: npt.NDArray[Any] | None
+        self, top_code: float, rest_codes: npt.NDArray[Any] | None
     ) -> npt.NDArray[np.float32]:
-        """As ``decode``, of one label's codes () and (k - 1,), which are those of the grids.
+        """As ``decode``, of one label's code and codes (k - 1,), which are those of the grids.
 
         A call of NumPy takes as long for one label as for a hundred: here there are few of them.
         """
         count = 1 if rest_codes is None else len(rest_codes) + 1
-        out = np.empty(count, dtype=np.float32)
-        out[0] = self.top.values_of(top_code)
+        out = np.empty(count, _FLOAT32)
+        out[0] = self.top.value_of(top_code)
         if rest_codes is not None:
-            out[1:] = self.rest.values_of(rest_codes)
+            self.rest.decode_into(rest_codes, out[1:])
         return out
 
 

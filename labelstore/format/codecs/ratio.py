@@ -106,9 +106,9 @@ class RatioQuantizer(Quantizer):
         return out
 
     def decode_label(
-        self, top_code: npt.NDArray[Any], rest_codes: npt.NDArray[Any] | None
+        self, top_code: float, rest_codes: npt.NDArray[Any] | None
     ) -> npt.NDArray[np.float32]:
-        value = float(self.top.values_of(top_code))
+        value = self.top.value_of(top_code)
         values, left = [value], 1.0 - value
         for code in () if rest_codes is None else rest_codes.tolist():
             limit = min(value, left)

@@ -143,7 +143,7 @@ class MappedBackend:
                     "changed; materialize the store again."
                 )
             self._arrays[name] = array
-        self.mapped = {spec.name: self._arrays[spec.name] for spec in labels}
+        self.mapped = {spec.name: np.asarray(self._arrays[spec.name]) for spec in labels}
         files_of_labels = [str(array_file(Path(self.path), name)) for name in self.mapped]
         states = {file: _state(file) for file in files_of_labels}
         self._states = {file: state[0] for file, state in states.items()}

@@ -8,7 +8,12 @@ import numpy as np
 
 from labelstore.errors import NotFoundError
 from labelstore.format.arrays import NO_LIST, view_arrays
-from labelstore.format.encoding import decode_image_prior, decode_label, decode_labels
+from labelstore.format.encoding import (
+    decode_image_prior,
+    decode_label_classes,
+    decode_label_probs,
+    decode_labels,
+)
 from labelstore.labels.top_k import TopK
 
 if TYPE_CHECKING:
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
     from labelstore.store.chunks.prior_lists import PriorLists
 
 __all__ = ["LabelDecoder"]
+
+_INT32 = np.dtype(np.int32)
 
 
 class LabelDecoder:
@@ -38,6 +45,7 @@ class LabelDecoder:
         self._manifest = manifest
         self._prior_lists = prior_lists
         self._table = table
+        self._has_lists = manifest.prior_size > 0
         self._no_class = next(
             int(spec.fill) for spec in view_arrays(manifest) if spec.name == "labels/classes"
         )
@@ -81,27 +89,28 @@ class LabelDecoder:
         return TopK(classes.reshape(whole), probs.reshape(whole), manifest.num_classes, prior)
 
     def label(
-        self, image: int, codes: Mapping[str, npt.NDArray[Any]], shape: tuple[int, ...]
+        self, image: int, codes: Mapping[str, npt.NDArray[Any]], place: tuple[int, ...]
     ) -> TopK | None:
         """As ``labels``, of one view, in a fraction of the time; None where more is to be done.
 
         Args:
             image: its number.
-            codes: (...) of the view, by array name; verified.
-            shape: of one entry.
+            codes: (*places, ...) by array name, verified; place: of the view, among them. Nothing
+                of them is in what is returned.
         """
         manifest = self._manifest
-        if codes["labels/classes"].item(0) == self._no_class:
+        ids = codes["labels/classes"][place]
+        if ids.item(0) == self._no_class:
             return None
-        prior, listed = None, NO_LIST
-        if manifest.prior_size:
-            entry = self._prior_lists.entry(image)
-            if entry is None:
-                return None
-            prior, listed = decode_image_prior(entry), entry["images/prior_classes"]
-        classes, probs = decode_label(codes, listed, manifest)
-        if shape:
-            whole = (*shape, manifest.k)
-            classes, probs = classes.reshape(whole), probs.reshape(whole)
-            prior = None if prior is None else prior[(None,) * len(shape)]
-        return TopK(classes, probs, manifest.num_classes, prior)
+        probs = decode_label_probs(codes, place, manifest)
+        if not self._has_lists:
+            return TopK.of_arrays(ids.astype(_INT32), probs, manifest.num_classes, None)
+        listed = self._prior_lists.entry(image)
+        if listed is None:
+            return None
+        prior = decode_image_prior(*listed)
+        if manifest.encoding == "plain":
+            classes = ids.astype(_INT32)
+        else:
+            classes = decode_label_classes(ids, probs, listed[0])
+        return TopK.of_arrays(classes, probs, manifest.num_classes, prior)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]
 
+    Decode = Callable[[Codes, tuple[int, ...]], "T | None"]
+    """Makes something of codes, by array name, and the place of one label among them; of other
+    memory, since they may become those of other labels as soon as it returns."""
+
 __all__ = ["ChunkCache", "SlotAges", "flat_take"]
+
+T = TypeVar("T")
 
 _FREED = 64
 """Chunks that are loaded at a time, and so slots that are given up at once."""
@@ -117,8 +123,8 @@ class ChunkCache:
                     out[name][rows] = codes
             return out
 
-    def entry(self, chunk: int, image: int, view: int) -> Codes | None:
-        """Codes (...) of one entry of a chunk, by array name; None where the chunk is not here."""
+    def decoded(self, chunk: int, image: int, view: int, decode: Decode[T]) -> T | None:
+        """What ``decode`` makes of one entry of a chunk; None where the chunk is not here."""
         # Others may be changing it, or have been when this process was forked from theirs.
         if os.getpid() != self._process or not self._lock.acquire(blocking=False):
             return None
@@ -127,9 +133,7 @@ class ChunkCache:
             if slot < 0:
                 return None
             self._ages.use(slot)
-            place = slot, image, view
-            # The slot may be given to another chunk as soon as the lock is.
-            return {name: array[place].copy() for name, array in self._arrays.items()}
+            return decode(self._arrays, (slot, image, view))
         finally:
             self._lock.release()
 

@@ -90,14 +90,11 @@ class PriorLists:
         codes = self.read(np.unique(images // self._manifest.block_images))
         return decode_prior({name: values[images] for name, values in codes.items()})
 
-    def entry(self, image: int) -> Codes | None:
-        """Codes (...) of one image's list, by array name; None where it has to be read first."""
+    def entry(self, image: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], int] | None:
+        """Codes of one image's list: (m,) classes, (m,) probabilities, the power; None where it has
+        to be read first."""
         codes, is_read = self.arrays()
-        if not is_read[image // self._manifest.block_images]:
+        if not is_read.item(image // self._manifest.block_images):
             return None
-        classes, probs = codes["images/prior_classes"], codes["images/prior_probs"]
-        return {
-            "images/prior_classes": classes[image],
-            "images/prior_probs": probs[image],
-            "images/prior_power": codes["images/prior_power"][image],
-        }
+        power: int = codes["images/prior_power"].item(image)
+        return codes["images/prior_classes"][image], codes["images/prior_probs"][image], power

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from labelstore.errors import CorruptError
     from labelstore.format.manifest import Manifest
     from labelstore.store.backends.zarr.units import UnitCodes, UnitReads
+    from labelstore.store.chunks.memory_cache import Decode, T
 
     Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]
@@ -97,15 +98,15 @@ class RandomUnits:
         width = np.minimum(manifest.group_views, manifest.num_views - groups * manifest.group_views)
         return self._cache.take(units, rows * width + columns, self._load)
 
-    def entry(self, image: int, view: int) -> Codes | None:
-        """Codes (...) of one view, by array name; None where its unit has to be read first."""
+    def decoded(self, image: int, view: int, decode: Decode[T]) -> T | None:
+        """What ``decode`` makes of one view's codes; None where its unit has to be read first."""
         manifest = self._manifest
         block, row = divmod(image, manifest.block_images)
         group, column = divmod(view, manifest.group_views)
         number, row = divmod(row, self._unit_images)
         width = min(manifest.group_views, manifest.num_views - group * manifest.group_views)
         unit = (block * manifest.num_groups + group) * self._per_group + number
-        return self._cache.entry(unit, row * width + column)
+        return self._cache.decoded(unit, row * width + column, decode)
 
     def whole_groups(
         self, places: Sequence[tuple[int, int]], *, compared: bool = True

@@ -15,7 +15,7 @@ from labelstore.errors import IncompleteError, StoreError
 from labelstore.storage.parallel.threads import cores
 from labelstore.store.backends.npy import MappedBackend
 from labelstore.store.chunks.disk_cache import ChunkFiles, KeptChunks
-from labelstore.store.chunks.memory_cache import ChunkCache, flat_take
+from labelstore.store.chunks.memory_cache import ChunkCache, T, flat_take
 from labelstore.store.chunks.random_units import RandomUnits
 from labelstore.store.chunks.verified_blocks import VerifiedBlocks
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from labelstore.format.manifest import Manifest
     from labelstore.store.backends.protocol import Backend
+    from labelstore.store.chunks.memory_cache import Decode
 
     Codes = dict[str, npt.NDArray[Any]]
 
@@ -107,21 +108,21 @@ class BlockReader(VerifiedBlocks):
         places = images * manifest.num_views + views
         return {name: flat_take(array, places, 2) for name, array in self._mapped.items()}
 
-    def entry(self, image: int, view: int) -> Codes | None:
-        """Codes (...) of one view, by array name; None where its chunk has to be read first."""
+    def decoded(self, image: int, view: int, decode: Decode[T]) -> T | None:
+        """What ``decode`` makes of one view's codes; None where its chunk has to be read first."""
         manifest = self.manifest
         if self._units is not None and self._kept is None:
-            return self._units.entry(image, view)
+            return self._units.decoded(image, view, decode)
         block, row = divmod(image, manifest.block_images)
         group, column = divmod(view, manifest.group_views)
         chunk = block * manifest.num_groups + group
         if not self._mapped:
-            return self._pool.entry(chunk, row, column)
+            return self._pool.decoded(chunk, row, column, decode)
         if isinstance(self._backend, MappedBackend) and self._backend.touched():
             self._checked[:] = False
         if not self._checked[chunk]:
             return None
-        return {name: array[image, view] for name, array in self._mapped.items()}
+        return decode(self._mapped, (image, view))
 
     def _load(self, chunks: list[int]) -> list[Codes]:
         places = [divmod(chunk, self.manifest.num_groups) for chunk in chunks]

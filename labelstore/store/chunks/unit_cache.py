@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.store.chunks.memory_cache import SlotAges, flat_take
+from labelstore.store.chunks.memory_cache import SlotAges, T, flat_take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.arrays import ArraySpec
+    from labelstore.store.chunks.memory_cache import Decode
 
     Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]
@@ -139,8 +140,8 @@ class UnitCache:
             self._unit_in.update(zip(slots, numbers, strict=True))
             self._slot_of.update(zip(numbers, slots, strict=True))
 
-    def entry(self, unit: int, place: int) -> Codes | None:
-        """Codes (...) of one label of a unit, by array name; None where the unit is not here."""
+    def decoded(self, unit: int, place: int, decode: Decode[T]) -> T | None:
+        """What ``decode`` makes of one label of a unit; None where the unit is not here."""
         # Others may be changing it, or have been when this process was forked from theirs.
         if os.getpid() != self._process or not self._lock.acquire(blocking=False):
             return None
@@ -149,8 +150,7 @@ class UnitCache:
             if slot < 0:
                 return None
             self._ages.use(slot)
-            # The slot may be given to another unit as soon as the lock is.
-            return {name: array[slot, place].copy() for name, array in self._arrays.items()}
+            return decode(self._arrays, (slot, place))
         finally:
             self._lock.release()
 

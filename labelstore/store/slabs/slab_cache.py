@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from labelstore.labels.top_k import TopK
     from labelstore.store.chunks.label_decoder import LabelDecoder
     from labelstore.store.chunks.reader import BlockReader
     from labelstore.store.slabs.shared_file import SharedArrays
@@ -146,11 +147,11 @@ class SlabCache:
             _put(out, self._reader.gather(images[rows], views[rows]), rows, len(views))
         return out
 
-    def entry(self, image: int, view: int) -> Codes | None:
-        """Codes (...) of one view, by array name; None where ``gather`` has more to do."""
+    def label(self, image: int, view: int) -> TopK | None:
+        """The label (k,) of one view; None where ``gather`` and the decoder have more to do."""
         if self.slab_bytes or self._slabs:
             return None
-        return self._reader.entry(image, view)
+        return self._reader.decoded(image, view, functools.partial(self._decoder.label, image))
 
     def _slab_of(self, group: int) -> Slab | None:
         """A slab in use, or one that another process has made."""
