@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 from collections import defaultdict
 from contextlib import contextmanager
 from pathlib import Path
@@ -370,5 +369,5 @@ class ZarrReads(ZarrObjects):
         layout = groups, array.count, array.chunks, array.dtype, array.fill
         held = self._held.get(shard)
         if held is not None:
-            return chunks_in(io.BytesIO(held), *layout)
+            return chunks_in(HeldObject(held), *layout)
         return read_chunks(f"{self.path}/{shard}", self.path, *layout)

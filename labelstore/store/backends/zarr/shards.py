@@ -10,7 +10,6 @@ checked: values, blosc with zstd, then crc32c; in shards the index is at the end
 from __future__ import annotations
 
 import math
-import os
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +18,18 @@ import numpy as np
 from numcodecs import blosc
 from numcodecs.vlen import VLenUTF8
 
-from labelstore.storage.untrusted import check_expansion, open_file
+from labelstore.storage.untrusted import check_expansion, open_inside
+from labelstore.store.backends.zarr.unit_objects import FileObject
 
 if TYPE_CHECKING:
-    import io
     from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
+
+    from labelstore.store.backends.zarr.unit_objects import BlockObject
+
+    Bytes = bytes | memoryview
 
 __all__ = [
     "ABSENT",
@@ -97,15 +100,17 @@ def read_chunks(
         ValueError, CorruptError: the shard is damaged. OSError: it cannot be read.
     """
     try:
-        # Unbuffered: each chunk is one read.
-        with open_file(shard, root) as file:
-            return chunks_in(file, places, count, shape, dtype, fill)
+        file = FileObject(*open_inside(shard, root), index_bytes(count))
     except FileNotFoundError:
         return [filled(shape, dtype, fill, 0) for _ in places]
+    try:
+        return chunks_in(file, places, count, shape, dtype, fill)
+    finally:
+        file.close()
 
 
 def chunks_in(
-    file: io.RawIOBase | io.BytesIO,
+    shard: BlockObject,
     places: Sequence[int],
     count: int,
     shape: tuple[int, ...],
@@ -114,19 +119,19 @@ def chunks_in(
 ) -> list[npt.NDArray[Any]]:
     """As ``read_chunks``, of a shard that is open."""
     chunks = []
-    start = file.seek(0, os.SEEK_END) - index_bytes(count)
+    start = shard.size - index_bytes(count)
     if start < 0:
         raise ValueError(f"no index of {index_bytes(count)} bytes at its end")
     check_expansion(len(places) * chunk_bytes(shape, dtype), start)
-    file.seek(start)
-    index = parse_index(file.read(index_bytes(count)) or b"")
+    (data,) = shard.read([(start, index_bytes(count))])
+    index = parse_index(data)
     for place in places:
         extent = entry(index, place, start, chunk_bytes(shape, dtype))
         if extent is None:
             chunks.append(filled(shape, dtype, fill, start))
             continue
-        file.seek(extent[0])
-        chunks.append(decode(file.read(extent[1]) or b"", shape, dtype))
+        (data,) = shard.read([extent])
+        chunks.append(decode(data, shape, dtype))
     return chunks
 
 
@@ -143,10 +148,9 @@ def index_bytes(count: int) -> int:
     return 16 * count + _CRC
 
 
-def parse_index(data: bytes) -> npt.NDArray[np.uint64]:
+def parse_index(data: Bytes) -> npt.NDArray[np.uint64]:
     """(count, 2) offsets and sizes of a shard's chunks; ValueError when the index is damaged."""
-    _check(data)
-    return np.frombuffer(data, "<u8", (len(data) - _CRC) // 8).reshape(-1, 2)
+    return np.frombuffer(_checked(data), "<u8").reshape(-1, 2)
 
 
 def entry(
@@ -166,31 +170,31 @@ def entry(
     return offset, size
 
 
-def decode(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def decode(data: Bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """The codes of a chunk from its bytes; ValueError where they are damaged."""
-    _check(data)
+    packed = _checked(data)
     expected = math.prod(shape) * dtype.itemsize
-    held = _check_blosc(data, dtype.itemsize)
+    held = _check_blosc(packed, dtype.itemsize)
     if held != expected:
         raise ValueError(f"{held} bytes are compressed, expected {expected}")
-    return np.frombuffer(_decompressed(data), dtype).reshape(shape)
+    return np.frombuffer(_decompressed(packed), dtype).reshape(shape)
 
 
 def decode_bare(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """The values of a chunk that is not compressed; ValueError where they are damaged."""
-    _check(data)
-    if len(data) != math.prod(shape) * dtype.itemsize + _CRC:
-        raise ValueError(f"{len(data)} bytes, expected {math.prod(shape)} values")
-    return np.frombuffer(data[:-_CRC], dtype).reshape(shape)
+    values = _checked(data)
+    if len(values) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{len(values)} bytes, expected {math.prod(shape)} values")
+    return np.frombuffer(values, dtype).reshape(shape)
 
 
 def decode_strings(data: bytes, count: int) -> list[str]:
     """The ``count`` strings of a chunk; ValueError where it is damaged."""
-    _check(data)
-    held = _check_blosc(data, 1)
+    packed = _checked(data)
+    held = _check_blosc(packed, 1)
     if not 4 * (count + 1) <= held <= _MOST_STRINGS:
         raise ValueError(f"{held} bytes are compressed, expected {count} strings")
-    whole = _decompressed(data)
+    whole = _decompressed(packed)
     if int.from_bytes(whole[:4], "little") != count:
         raise ValueError(f"{int.from_bytes(whole[:4], 'little')} strings, expected {count}")
     try:
@@ -200,35 +204,36 @@ def decode_strings(data: bytes, count: int) -> list[str]:
     return strings
 
 
-def _decompressed(data: bytes) -> bytes:
-    """What is compressed in bytes whose header has been checked; their checksum follows them."""
+def _decompressed(packed: Bytes) -> bytes:
+    """What is compressed in bytes whose header has been checked."""
     try:
-        whole: bytes = blosc.decompress(data[:-_CRC])
+        whole: bytes = blosc.decompress(packed)
     except RuntimeError as error:
         raise ValueError(str(error)) from error
     return whole
 
 
-def _check(data: bytes) -> None:
-    """Compare bytes with the CRC-32C behind them; ValueError where they differ."""
-    stored = int.from_bytes(data[-_CRC:], "little")
-    if len(data) < _CRC or google_crc32c.value(data[:-_CRC]) != stored:
+def _checked(data: Bytes) -> Bytes:
+    """Bytes without the CRC-32C behind them; ValueError where that is another's."""
+    values, stored = data[:-_CRC], int.from_bytes(data[-_CRC:], "little")
+    if len(data) < _CRC or google_crc32c.value(values) != stored:
         raise ValueError("a checksum differs")
+    return values
 
 
-def _check_blosc(data: bytes, typesize: int) -> int:
+def _check_blosc(packed: Bytes, typesize: int) -> int:
     """How many bytes are compressed, by a header that blosc may believe.
 
     Args:
-        data: the compressed bytes and their checksum. typesize: bytes of a value.
+        packed: the compressed bytes. typesize: of a value.
 
     Raises:
         ValueError: the header is not one of these bytes.
     """
-    size = len(data) - _CRC
+    size = len(packed)
     if size < _HEADER:
         raise ValueError(f"{size} bytes are no compressed chunk")
-    versions, flags, width, held, block, stored = _FIELDS.unpack_from(data)
+    versions, flags, width, held, block, stored = _FIELDS.unpack_from(packed)
     if (
         versions != _VERSIONS
         or width != typesize

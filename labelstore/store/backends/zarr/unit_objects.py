@@ -1,4 +1,4 @@
-"""Objects in which the labels of blocks lie in units, open for reading: in memory, in a file."""
+"""Objects that hold the labels of blocks, open for reading: in memory, in a file."""
 
 from __future__ import annotations
 
