@@ -21,6 +21,7 @@ setup(
         )
         for package, name in (
             ("format", "_doubtful"),
+            ("format.codecs", "_one_label"),
             ("format.units", "_unit_code"),
             ("format.units", "_unit_digests"),
             ("images", "_resample"),

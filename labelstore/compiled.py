@@ -15,6 +15,7 @@ __all__ = ["PARTS", "compiled_part", "lacking_parts"]
 
 PARTS = {
     "labelstore.format._doubtful": 1,
+    "labelstore.format.codecs._one_label": 1,
     "labelstore.format.units._unit_code": 1,
     "labelstore.format.units._unit_digests": 1,
     "labelstore.images._resample": 1,

@@ -27,6 +27,7 @@ __all__ = [
     "decode_label_classes",
     "decode_label_probs",
     "decode_labels",
+    "decode_power",
     "decode_prior",
     "encode_labels",
     "encode_prior_probs",
@@ -108,7 +109,7 @@ def decode_labels(
 
 
 def decode_label_probs(
-    codes: Mapping[str, npt.NDArray[Any]], place: tuple[int, ...], manifest: Manifest
+    codes: Mapping[str, npt.NDArray[Any]], place: int | tuple[int, ...], manifest: Manifest
 ) -> npt.NDArray[np.float32]:
     """The probabilities (k,) of one label, whose codes are known to be those of one: as
     ``decode_labels``, in a tenth of the time.
@@ -163,13 +164,13 @@ def decode_prior(codes: Mapping[str, npt.NDArray[Any]]) -> ImagePrior:
     )
 
 
-def decode_image_prior(stored: npt.NDArray[Any], probs: npt.NDArray[Any], power: int) -> ImagePrior:
-    """As ``decode_prior``, of the codes of one image's list, which are known to be such.
+def decode_image_prior(codes: Mapping[str, npt.NDArray[Any]], image: int) -> ImagePrior:
+    """As ``decode_prior``, of one image's list, whose codes are known to be such.
 
     Args:
-        stored: (m,) of ``images/prior_classes``; probs: (m,) of ``images/prior_probs``.
-        power: of ``images/prior_power``.
+        codes: (images, ...) by array name; image: its place there.
     """
+    stored, probs = codes["images/prior_classes"][image], codes["images/prior_probs"][image]
     classes = stored.astype(_INT32)
     # Empty places are the last.
     if stored.item(-1) == _EMPTY[stored.itemsize]:
@@ -177,5 +178,11 @@ def decode_image_prior(stored: npt.NDArray[Any], probs: npt.NDArray[Any], power:
     return ImagePrior(
         classes,
         prior.decode_probs(probs) if probs.itemsize == 1 else probs.copy(),
-        _POWERS[power],
+        decode_power(codes, image),
     )
+
+
+def decode_power(codes: Mapping[str, npt.NDArray[Any]], image: int) -> npt.NDArray[np.float32]:
+    """() float32: what the probabilities of one image's list are raised to; as ``decode_prior``."""
+    power: npt.NDArray[np.float32] = _POWERS[codes["images/prior_power"].item(image)]
+    return power

@@ -14,6 +14,7 @@ import pytest
 import labelstore
 from labelstore import compiled
 from labelstore.format import doubtful
+from labelstore.format.codecs import one_label
 from labelstore.format.units import unit_code, unit_digests
 from labelstore.images import resampling
 from labelstore.operations.inspection.doctor import diagnose
@@ -25,6 +26,7 @@ from tests.support.stores import few_photos, in_units, said_of_labels, written
 ROOT = Path(labelstore.__file__).parent
 ASKING = {
     "labelstore.format._doubtful": (doubtful, "_compiled"),
+    "labelstore.format.codecs._one_label": (one_label, "_compiled"),
     "labelstore.format.units._unit_code": (unit_code, "_compiled"),
     "labelstore.format.units._unit_digests": (unit_digests, "_compiled"),
     "labelstore.images._resample": (resampling, "_compiled"),

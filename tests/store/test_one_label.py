@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import labelstore
+from labelstore.compiled import compiled_part
 from labelstore.errors import NotFoundError
 from labelstore.operations.materialize import materialize
 from labelstore.store.writer import StoreWriter
@@ -17,6 +18,14 @@ make_planned, written = once(make_planned), once(written)
 
 QUANTIZERS = ["ratio16", "ratio32", "u8", "u16", "fp16", "fp32"]
 IMAGES, VIEWS = 20, 6
+
+
+def compiled_one_label(*given):
+    """The compiled part's answer."""
+    part = compiled_part("labelstore.format.codecs._one_label")
+    if part is None:
+        pytest.skip("it was not built here")
+    return part.one_label(*given)
 
 
 def same(label, batch, place, *, leading=()):
@@ -35,8 +44,11 @@ def same(label, batch, place, *, leading=()):
 
 
 def check_all(store):
-    """Every second label by itself, before and after its chunk is there, is that of a batch."""
-    fresh = labelstore.open(store.path)
+    """Every second label by itself, before and after its chunk is there, is that of a batch;
+    also where the compiled part is not there."""
+    fresh, by_numpy = labelstore.open(store.path), labelstore.open(store.path)
+    by_numpy._decoder._one_label = None
+    by_numpy.read(np.arange(store.num_images)[:, None], np.arange(store.num_views))
     batch = store.read(np.arange(store.num_images)[:, None], np.arange(store.num_views))
     whole = batch.recover()
     for image in range(store.num_images):
@@ -44,6 +56,7 @@ def check_all(store):
             same(fresh.read(image, view), batch, (image, view))
             label = store.read(image, view)
             same(label, batch, (image, view))
+            same(by_numpy.read(image, view), batch, (image, view))
             same(store.read(np.int32(image), view), batch, (image, view))
             same(store.read([image], [[view]]), batch, (image, view), leading=(1, 1))
             same(store.read(np.array([image]), view), batch, (image, view), leading=(1,))
@@ -71,6 +84,75 @@ def test_with_a_list_of_likely_classes(tmp_path, suffix, quantizer, prior_size):
 def test_of_more_classes_than_two_bytes_name(tmp_path, suffix):
     store, _, _ = written(tmp_path / f"s.{suffix}", images=5, classes=70_000)
     check_all(store)
+
+
+def arrays_of_a_label(**changes):
+    """Arguments of the compiled part: the second of three labels, of five classes."""
+    given = {
+        "place": 1,
+        "image": 1,
+        "top": np.full(3, 200, np.uint16),
+        "rest": np.array([[9] * 4, [8, 7, 0, 0], [9] * 4], np.uint8),
+        "classes": np.array([[0] * 5, [1, 0, 6, 0, 0], [0] * 5], np.uint16),
+        "top_values": np.linspace(0, 1, 201, dtype=np.float32),
+        "rest_values": np.linspace(0, 0.5, 10, dtype=np.float32),
+        "ids": np.full(5, 77, np.int32),
+        "probs": np.full(5, 77, np.float32),
+        "lists": np.array([[9, 9, 9], [40, 50, 65535]], np.uint16),
+        "list_probs": np.array([[9, 9, 9], [3, 2, 0]], np.uint8),
+        "powers": np.linspace(0, 1, 256, dtype=np.float32),
+        "listed": np.empty(3, np.int32),
+        "listed_probs": np.empty(3, np.float32),
+    }
+    return given | changes
+
+
+def test_the_compiled_part_decodes_a_label_and_its_list():
+    given = arrays_of_a_label()
+    assert compiled_one_label(*given.values())
+    assert given["ids"].tolist() == [50, 40, 3, 0, 0]
+    expected = [1, *np.float32(0.5) * np.linspace(0, 1, 10)[[8, 7, 0, 0]]]
+    np.testing.assert_allclose(given["probs"], expected, rtol=1e-6)
+    assert given["listed"].tolist() == [40, 50, -1]
+    np.testing.assert_allclose(given["listed_probs"], np.array([3, 2, 0]) / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"place": 3},
+        {"place": -1},
+        {"image": 2},
+        {"image": -1},
+        {"place": 2**62},
+        {"top": np.full(3, 201, np.uint16)},
+        {"top": np.zeros(3)},
+        {"rest": np.full((3, 4), 10, np.uint8)},
+        {"rest": np.zeros((1, 4), np.uint8)},
+        {"classes": np.full((3, 5), 65535, np.uint16)},
+        {"classes": np.full((3, 5), 2, np.uint16)},
+        {"classes": np.full((3, 5), 1, np.uint16)},
+        {"classes": np.zeros((3, 5))},
+        {"ids": np.empty(0, np.int32)},
+        {"ids": np.empty(5, np.int64)},
+        {"probs": np.empty(4, np.float32)},
+        {"powers": np.zeros(3, np.float32)},
+        {"listed": np.empty(4, np.int32)},
+        {"listed": np.empty(0, np.int32), "listed_probs": np.empty(0, np.float32)},
+    ],
+)
+def test_the_compiled_part_says_nothing_of_what_is_no_label(changes):
+    assert compiled_one_label(*arrays_of_a_label(**changes).values()) is False
+
+
+def test_the_compiled_part_refuses_other_arguments():
+    *given, _ = arrays_of_a_label().values()
+    with pytest.raises(TypeError, match="number of arguments"):
+        compiled_one_label(*given)
+    frozen = np.empty(5, np.int32)
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        compiled_one_label(*arrays_of_a_label(ids=frozen).values())
 
 
 def test_of_explicit_views_and_of_a_materialized_copy(tmp_path):

@@ -80,7 +80,6 @@ class TableGrid:
         self.dtype = np.dtype(dtype)
         self.fill = float(np.iinfo(self.dtype).max)
         self._table = table.astype(np.float32)
-        self._numbers: list[float] = self._table.tolist()
         exact = self._table.astype(np.float64)
         self._exact = exact
         self._middles = (exact[1:] + exact[:-1]) / 2
@@ -110,7 +109,7 @@ class TableGrid:
         return values
 
     def value_of(self, code: float) -> float:
-        return self._numbers[code]  # type: ignore[call-overload, no-any-return]
+        return self._table.item(code)  # type: ignore[arg-type]
 
     def decode_into(self, codes: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
         # Another mode would take a copy of ``out`` first.

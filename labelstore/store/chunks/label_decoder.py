@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import NotFoundError
+from labelstore.format import codecs
 from labelstore.format.arrays import NO_LIST, view_arrays
+from labelstore.format.codecs.one_label import OneLabel
 from labelstore.format.encoding import (
     decode_image_prior,
     decode_label_classes,
     decode_label_probs,
     decode_labels,
+    decode_power,
 )
+from labelstore.labels.prior import ImagePrior
 from labelstore.labels.top_k import TopK
 
 if TYPE_CHECKING:
@@ -22,9 +26,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.manifest import Manifest
-    from labelstore.labels.prior import ImagePrior
     from labelstore.store.chunks.image_table import ImageTable
+    from labelstore.store.chunks.memory_cache import Place
     from labelstore.store.chunks.prior_lists import PriorLists
+
+    Codes = Mapping[str, npt.NDArray[Any]]
 
 __all__ = ["LabelDecoder"]
 
@@ -45,7 +51,11 @@ class LabelDecoder:
         self._manifest = manifest
         self._prior_lists = prior_lists
         self._table = table
-        self._has_lists = manifest.prior_size > 0
+        self._has_lists, self._num_classes = manifest.prior_size > 0, manifest.num_classes
+        self._one_label = None
+        if manifest.encoding == "codes":
+            quantizer = codecs.get(manifest.quantizer)
+            self._one_label = OneLabel.of(quantizer, manifest.k, manifest.prior_size)
         self._no_class = next(
             int(spec.fill) for spec in view_arrays(manifest) if spec.name == "labels/classes"
         )
@@ -88,9 +98,7 @@ class LabelDecoder:
         prior = lists[place.reshape(shape)]
         return TopK(classes.reshape(whole), probs.reshape(whole), manifest.num_classes, prior)
 
-    def label(
-        self, image: int, codes: Mapping[str, npt.NDArray[Any]], place: tuple[int, ...]
-    ) -> TopK | None:
+    def label(self, image: int, codes: Codes, place: Place) -> TopK | None:
         """As ``labels``, of one view, in a fraction of the time; None where more is to be done.
 
         Args:
@@ -98,19 +106,33 @@ class LabelDecoder:
             codes: (*places, ...) by array name, verified; place: of the view, among them. Nothing
                 of them is in what is returned.
         """
-        manifest = self._manifest
+        lists = self._prior_lists.holding(image) if self._has_lists else None
+        if self._has_lists and lists is None:
+            return None
+        if self._one_label is None or not isinstance(place, int):
+            return self._label_by_numpy(image, codes, place, lists)
+        if lists is None:
+            label = self._one_label.decode(codes, place)
+            return label and TopK.of_arrays(*label, self._num_classes, None)
+        pair = lists["images/prior_classes"], lists["images/prior_probs"]
+        found = self._one_label.decode_listed(codes, place, pair, image)
+        if found is None:
+            return None
+        classes, probs, listed, listed_probs = found
+        prior = ImagePrior(listed, listed_probs, decode_power(lists, image))
+        return TopK.of_arrays(classes, probs, self._num_classes, prior)
+
+    def _label_by_numpy(
+        self, image: int, codes: Codes, place: Place, lists: Codes | None
+    ) -> TopK | None:
+        """As ``label``, where labels are not codes of tables or the compiled part is not there."""
         ids = codes["labels/classes"][place]
         if ids.item(0) == self._no_class:
             return None
-        probs = decode_label_probs(codes, place, manifest)
-        if not self._has_lists:
-            return TopK.of_arrays(ids.astype(_INT32), probs, manifest.num_classes, None)
-        listed = self._prior_lists.entry(image)
-        if listed is None:
-            return None
-        prior = decode_image_prior(*listed)
-        if manifest.encoding == "plain":
+        probs = decode_label_probs(codes, place, self._manifest)
+        prior = None if lists is None else decode_image_prior(lists, image)
+        if lists is None or self._manifest.encoding == "plain":
             classes = ids.astype(_INT32)
         else:
-            classes = decode_label_classes(ids, probs, listed[0])
-        return TopK.of_arrays(classes, probs, manifest.num_classes, prior)
+            classes = decode_label_classes(ids, probs, lists["images/prior_classes"][image])
+        return TopK.of_arrays(classes, probs, self._num_classes, prior)

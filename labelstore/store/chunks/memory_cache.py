@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     Codes = dict[str, npt.NDArray[Any]]
     Int64Array = npt.NDArray[np.int64]
 
-    Decode = Callable[[Codes, tuple[int, ...]], "T | None"]
+    Place = int | tuple[int, ...]
+    """Where one label is in arrays: its number where labels are their first axis."""
+    Decode = Callable[[Codes, Place], "T | None"]
     """Makes something of codes, by array name, and the place of one label among them; of other
     memory, since they may become those of other labels as soon as it returns."""
 
@@ -68,6 +70,8 @@ class ChunkCache:
         """Forget everything."""
         self._lock, self._process = threading.Lock(), os.getpid()
         self._arrays: Codes = {}
+        self._flat: Codes = {}
+        """The same, with labels as their first axis."""
         # Memory is taken when something is read, which shows how much of a store is there.
         self._slot_of = np.empty(0, dtype=np.int32)
         self._chunk_in = np.empty(0, dtype=np.int64)
@@ -133,14 +137,15 @@ class ChunkCache:
             if slot < 0:
                 return None
             self._ages.use(slot)
-            return decode(self._arrays, (slot, image, view))
+            place = (slot * self._shape[0] + image) * self._shape[1] + view
+            return decode(self._flat, place)
         finally:
             self._lock.release()
 
     def _taken(self, slots: npt.NDArray[Any], images: Int64Array, views: Int64Array) -> Codes:
         self._ages.use(slots)
         places = (slots.astype(np.int64) * self._shape[0] + images) * self._shape[1] + views
-        return {name: flat_take(array, places, 3) for name, array in self._arrays.items()}
+        return {name: array.take(places, axis=0) for name, array in self._flat.items()}
 
     def _filled(
         self, wanted: Int64Array, load: Callable[[list[int]], Sequence[Codes]]
@@ -157,6 +162,10 @@ class ChunkCache:
                 self._arrays = {
                     spec.name: np.empty((self.capacity, *self._shape, *spec.shape[2:]), spec.dtype)
                     for spec in self._specs
+                }
+                self._flat = {
+                    name: array.reshape(-1, *array.shape[3:])
+                    for name, array in self._arrays.items()
                 }
             freed = self._ages.free(len(part))
             for chunk, slot, codes in zip(part.tolist(), freed, loaded, strict=True):

@@ -90,11 +90,8 @@ class PriorLists:
         codes = self.read(np.unique(images // self._manifest.block_images))
         return decode_prior({name: values[images] for name, values in codes.items()})
 
-    def entry(self, image: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], int] | None:
-        """Codes of one image's list: (m,) classes, (m,) probabilities, the power; None where it has
-        to be read first."""
+    def holding(self, image: int) -> Codes | None:
+        """Codes of the lists of all images, by array name, of which that of ``image`` is there;
+        None where it has to be read first."""
         codes, is_read = self.arrays()
-        if not is_read.item(image // self._manifest.block_images):
-            return None
-        power: int = codes["images/prior_power"].item(image)
-        return codes["images/prior_classes"][image], codes["images/prior_probs"][image], power
+        return codes if is_read.item(image // self._manifest.block_images) else None

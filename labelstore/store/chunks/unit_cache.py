@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.store.chunks.memory_cache import SlotAges, T, flat_take
+from labelstore.store.chunks.memory_cache import SlotAges, T
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,6 +62,8 @@ class UnitCache:
         self._slot_of: dict[int, int] = {}
         self._unit_in: dict[int, int] = {}
         self._arrays: Codes = {}
+        self._flat: Codes = {}
+        """The same, with labels as their first axis."""
         self._ages = SlotAges(0)
 
     @property
@@ -84,7 +86,7 @@ class UnitCache:
                 known = np.array(at, dtype=np.int64)
                 self._ages.use(known)
                 flat = known * self._labels + places
-                return {name: flat_take(array, flat, 2) for name, array in self._arrays.items()}
+                return {name: array.take(flat, axis=0) for name, array in self._flat.items()}
         wanted, which = np.unique(units, return_inverse=True)
         out: Codes = {
             spec.name: np.empty((len(units), *spec.shape[2:]), spec.dtype) for spec in self._specs
@@ -96,8 +98,8 @@ class UnitCache:
                 self._ages.use(slots[here])
                 rows = np.flatnonzero(here[which])
                 flat = slots[which[rows]] * self._labels + places[rows]
-                for name, array in self._arrays.items():
-                    out[name][rows] = flat_take(array, flat, 2)
+                for name, array in self._flat.items():
+                    out[name][rows] = array.take(flat, axis=0)
         missing = np.flatnonzero(~here)
         for start in range(0, len(missing), _TOGETHER):
             part = missing[start : start + _TOGETHER]
@@ -124,6 +126,10 @@ class UnitCache:
                     spec.name: np.empty((self.capacity, self._labels, *spec.shape[2:]), spec.dtype)
                     for spec in self._specs
                 }
+                self._flat = {
+                    name: array.reshape(-1, *array.shape[2:])
+                    for name, array in self._arrays.items()
+                }
             slots = self._ages.free(len(chosen))
             for slot in slots:
                 self._slot_of.pop(self._unit_in.pop(slot, -1), None)
@@ -134,8 +140,8 @@ class UnitCache:
                 starts = np.cumsum(labels) - labels
                 rows = ranges(starts[chosen], labels[chosen])
                 places = ranges(np.array(slots) * self._labels, labels[chosen])
-                for name, array in self._arrays.items():
-                    array.reshape(-1, *array.shape[2:])[places] = codes[name].take(rows, axis=0)
+                for name, array in self._flat.items():
+                    array[places] = codes[name].take(rows, axis=0)
             numbers = units[chosen].tolist()
             self._unit_in.update(zip(slots, numbers, strict=True))
             self._slot_of.update(zip(numbers, slots, strict=True))
@@ -150,7 +156,7 @@ class UnitCache:
             if slot < 0:
                 return None
             self._ages.use(slot)
-            return decode(self._arrays, (slot, place))
+            return decode(self._flat, slot * self._labels + place)
         finally:
             self._lock.release()
 

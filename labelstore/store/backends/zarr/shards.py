@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from labelstore.store.backends.zarr.unit_objects import BlockObject
 
-    Bytes = bytes | memoryview
-
 __all__ = [
     "ABSENT",
     "chunk_bytes",
@@ -124,14 +122,14 @@ def chunks_in(
         raise ValueError(f"no index of {index_bytes(count)} bytes at its end")
     check_expansion(len(places) * chunk_bytes(shape, dtype), start)
     (data,) = shard.read([(start, index_bytes(count))])
-    index = parse_index(data)
+    index = parse_index(bytes(data))
     for place in places:
         extent = entry(index, place, start, chunk_bytes(shape, dtype))
         if extent is None:
             chunks.append(filled(shape, dtype, fill, start))
             continue
         (data,) = shard.read([extent])
-        chunks.append(decode(data, shape, dtype))
+        chunks.append(decode(bytes(data), shape, dtype))
     return chunks
 
 
@@ -148,7 +146,7 @@ def index_bytes(count: int) -> int:
     return 16 * count + _CRC
 
 
-def parse_index(data: Bytes) -> npt.NDArray[np.uint64]:
+def parse_index(data: bytes) -> npt.NDArray[np.uint64]:
     """(count, 2) offsets and sizes of a shard's chunks; ValueError when the index is damaged."""
     return np.frombuffer(_checked(data), "<u8").reshape(-1, 2)
 
@@ -170,7 +168,7 @@ def entry(
     return offset, size
 
 
-def decode(data: Bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def decode(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """The codes of a chunk from its bytes; ValueError where they are damaged."""
     packed = _checked(data)
     expected = math.prod(shape) * dtype.itemsize
@@ -204,7 +202,7 @@ def decode_strings(data: bytes, count: int) -> list[str]:
     return strings
 
 
-def _decompressed(packed: Bytes) -> bytes:
+def _decompressed(packed: bytes) -> bytes:
     """What is compressed in bytes whose header has been checked."""
     try:
         whole: bytes = blosc.decompress(packed)
@@ -213,7 +211,7 @@ def _decompressed(packed: Bytes) -> bytes:
     return whole
 
 
-def _checked(data: Bytes) -> Bytes:
+def _checked(data: bytes) -> bytes:
     """Bytes without the CRC-32C behind them; ValueError where that is another's."""
     values, stored = data[:-_CRC], int.from_bytes(data[-_CRC:], "little")
     if len(data) < _CRC or google_crc32c.value(values) != stored:
@@ -221,7 +219,7 @@ def _checked(data: Bytes) -> Bytes:
     return values
 
 
-def _check_blosc(packed: Bytes, typesize: int) -> int:
+def _check_blosc(packed: bytes, typesize: int) -> int:
     """How many bytes are compressed, by a header that blosc may believe.
 
     Args:
