@@ -26,6 +26,7 @@ setup(
             ("format.units", "_unit_digests"),
             ("images", "_resample"),
             ("peers.pickles", "_latin1"),
+            ("store.backends.zarr", "_chunks"),
             ("views", "_boxes"),
         )
     ]

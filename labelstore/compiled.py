@@ -20,6 +20,7 @@ PARTS = {
     "labelstore.format.units._unit_digests": 1,
     "labelstore.images._resample": 1,
     "labelstore.peers.pickles._latin1": 1,
+    "labelstore.store.backends.zarr._chunks": 1,
     "labelstore.views._boxes": 1,
 }
 """Each part and the number of its interface, ``INTERFACE`` in its source: one more in both places

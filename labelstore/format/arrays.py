@@ -10,6 +10,7 @@ import xxhash
 
 from labelstore.format import codecs
 from labelstore.format.manifest import EXPLICIT
+from labelstore.format.units.unit_digests import piece_digests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ __all__ = [
     "array_digest",
     "commit_columns",
     "digest_place",
+    "group_digests",
     "image_arrays",
     "images_digest",
     "in_words",
@@ -136,6 +138,20 @@ def array_digest(
     if codes.size:
         digest.update(np.ascontiguousarray(in_words(codes)).data.cast("B"))
     return digest.intdigest() or 1
+
+
+def group_digests(
+    store_id: str, name: str, block: int, chunks: Sequence[npt.NDArray[Any]]
+) -> npt.NDArray[np.uint64]:
+    """(groups,) uint64: ``array_digest`` of a block's codes of each group, in order."""
+    digests = piece_digests(
+        [
+            b"".join((digest_place(store_id, name, block, group), np.ascontiguousarray(codes)))
+            for group, codes in enumerate(chunks)
+        ]
+    )
+    digests[digests == 0] = 1
+    return digests
 
 
 _WORDS = {2: "<u2", 4: "<u4", 8: "<u8"}

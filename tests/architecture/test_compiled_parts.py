@@ -19,6 +19,7 @@ from labelstore.format.units import unit_code, unit_digests
 from labelstore.images import resampling
 from labelstore.operations.inspection.doctor import diagnose
 from labelstore.peers.pickles import latin1
+from labelstore.store.backends.zarr import many_chunks
 from labelstore.views import boxes
 from labelstore.views.law import ViewLaw
 from tests.support.stores import few_photos, in_units, said_of_labels, written
@@ -31,6 +32,7 @@ ASKING = {
     "labelstore.format.units._unit_digests": (unit_digests, "_compiled"),
     "labelstore.images._resample": (resampling, "_compiled"),
     "labelstore.peers.pickles._latin1": (latin1, "_compiled"),
+    "labelstore.store.backends.zarr._chunks": (many_chunks, "_compiled"),
     "labelstore.views._boxes": (boxes, "_compiled"),
 }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from labelstore.format.arrays import array_digest, side_by_side
+from labelstore.format.arrays import array_digest, group_digests, side_by_side
 
 SHAPES = [(9, 1), (9, 2), (9, 3), (9, 4), (9, 8), (9, 2, 3), (9, 4, 1), (0, 4), (9, 0)]
 
@@ -21,6 +21,9 @@ def test_digests_and_joined_groups_are_those_of_plain_copies(dtype, shape):
     assert joined.dtype == plain.dtype
     assert np.array_equal(joined, plain)
     width = shape[1]
+    views = [plain[:, group * width : (group + 1) * width] for group in range(3)]
+    digests = [array_digest("id", "name", 1, group, part) for group, part in enumerate(parts)]
+    assert group_digests("id", "name", 1, views).tolist() == digests
     for group, part in enumerate(parts):
         # A slice of a wider array, its transpose, and every other column.
         for codes in (plain[:, group * width : (group + 1) * width], part.T, plain[:, ::2]):

@@ -9,7 +9,13 @@ import numpy as np
 import xxhash
 
 from labelstore.errors import CorruptError, IncompleteError
-from labelstore.format.arrays import PRIOR_COLUMN, array_digest, view_arrays, view_columns
+from labelstore.format.arrays import (
+    PRIOR_COLUMN,
+    array_digest,
+    group_digests,
+    view_arrays,
+    view_columns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,6 +129,14 @@ class CommittedBlocks:
         digest = array_digest(self.manifest.id, name, block, group, codes)
         if digest != self._commit(block)[self._columns[name][group]]:
             raise self.corrupt(name, block, group)
+
+    def _check_groups(self, name: str, block: int, chunks: Sequence[npt.NDArray[Any]]) -> None:
+        """As ``_check``, of the codes of all groups."""
+        digests = group_digests(self.manifest.id, name, block, chunks)
+        columns = self._columns[name]
+        wrong = digests != self._commit(block)[columns.start : columns.stop]
+        if wrong.any():
+            raise self.corrupt(name, block, int(wrong.argmax()))
 
     def corrupt(self, name: str, block: int, group: int | None) -> CorruptError:
         """The error of what is not as it was committed."""

@@ -19,6 +19,7 @@ from numcodecs import blosc
 from numcodecs.vlen import VLenUTF8
 
 from labelstore.storage.untrusted import check_expansion, open_inside
+from labelstore.store.backends.zarr.many_chunks import decode_many
 from labelstore.store.backends.zarr.unit_objects import FileObject
 
 if TYPE_CHECKING:
@@ -116,13 +117,16 @@ def chunks_in(
     fill: Any,
 ) -> list[npt.NDArray[Any]]:
     """As ``read_chunks``, of a shard that is open."""
-    chunks = []
     start = shard.size - index_bytes(count)
     if start < 0:
         raise ValueError(f"no index of {index_bytes(count)} bytes at its end")
     check_expansion(len(places) * chunk_bytes(shape, dtype), start)
     (data,) = shard.read([(start, index_bytes(count))])
     index = parse_index(bytes(data))
+    together = decode_many(shard, index, places, start, shape, dtype)
+    if together is not None:
+        return together
+    chunks = []
     for place in places:
         extent = entry(index, place, start, chunk_bytes(shape, dtype))
         if extent is None:
