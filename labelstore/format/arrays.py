@@ -141,14 +141,22 @@ def array_digest(
 
 
 def group_digests(
-    store_id: str, name: str, block: int, chunks: Sequence[npt.NDArray[Any]]
+    store_id: str, name: str, block: int, codes: npt.NDArray[Any], group_views: int
 ) -> npt.NDArray[np.uint64]:
-    """(groups,) uint64: ``array_digest`` of a block's codes of each group, in order."""
+    """(groups,) uint64: ``array_digest`` of codes (n, views) of a block, for each group of so many
+    views; the last one may be smaller."""
+    whole = codes.shape[1] // group_views * group_views
+    chunks: list[npt.NDArray[Any]] = []
+    if whole:
+        parts = np.ascontiguousarray(codes[:, :whole]).reshape(-1, group_views)
+        # All are cut out at once, as numbers where a row of one has the size of a number.
+        groups = in_words(parts).reshape(len(codes), whole // group_views, -1)
+        chunks += [*np.ascontiguousarray(groups.swapaxes(0, 1))]
+    if whole < codes.shape[1]:
+        chunks.append(np.ascontiguousarray(codes[:, whole:]))
+    places = (digest_place(store_id, name, block, group) for group in range(len(chunks)))
     digests = piece_digests(
-        [
-            b"".join((digest_place(store_id, name, block, group), np.ascontiguousarray(codes)))
-            for group, codes in enumerate(chunks)
-        ]
+        [b"".join((place, chunk.data)) for place, chunk in zip(places, chunks, strict=True)]
     )
     digests[digests == 0] = 1
     return digests

@@ -57,9 +57,10 @@ def table_problem(
     """What is wrong with a table of images; None when nothing is."""
     if len(set(keys)) < len(keys):
         return "two images have the same key"
-    if "\0" in "".join(keys):
+    text = "".join(keys)
+    if "\0" in text:
         return "a key has a NUL"
-    if not is_utf8(keys):
+    if not is_utf8((text,)):
         return "a key has half a character, which UTF-8 has not"
     low, high = int(targets.min()), int(targets.max())
     if low < -1 or high >= num_classes:

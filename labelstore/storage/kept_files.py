@@ -58,12 +58,15 @@ class KeptFiles:
         body = memoryview(data)[start:]
         return body if data[:start] == self._magic + xxhash.xxh3_128_digest(body) else None
 
-    def put(self, name: str, body: bytes) -> None:
-        """Keep something under a name, in place of what was there, if the disk takes it."""
-        data = self._magic + xxhash.xxh3_128_digest(body) + body
+    def put(self, name: str, *body: bytes | memoryview) -> None:
+        """Keep something, in parts, under a name, in place of what was there, if the disk takes
+        it."""
+        digest = xxhash.xxh3_128()
+        for part in body:
+            digest.update(part)
         # Where it is refused, the next one makes it again.
         with contextlib.suppress(StoreError):
-            local_files.write_private(self._folder / name, data)
+            local_files.write_private(self._folder / name, self._magic + digest.digest(), *body)
 
     def keep_newest(self, count: int, suffix: str) -> None:
         """Delete the files whose names end so, but for the ``count`` that were written last."""

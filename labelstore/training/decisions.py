@@ -150,19 +150,19 @@ def _mask_arrays(
 ) -> dict[str, npt.NDArray[Any]]:
     """The arrays of ``ViewMask``, and its pace as (1,)."""
     bits = decisions(reader, ferkd).passes
-    without_views = np.flatnonzero(~bits.any(axis=1) & reader.labelled())
+    counts = count_views(bits, np.arange(reader.num_images))
+    without_views = np.flatnonzero((counts == 0) & reader.labelled())
     best = np.empty((len(without_views), count), dtype=np.int64)
     targets = np.asarray(reader.targets)
     for start in range(0, len(without_views), _RUN_IMAGES):
         run = slice(start, start + _RUN_IMAGES)
         confidence = _confidence(reader, without_views[run], ferkd, targets, reader.num_views)
         best[run] = most_confident(confidence, count)
-    pace = pace_of(count_views(bits, np.arange(reader.num_images)))
     return {
         "bits": bits,
         "without_views": without_views,
         "most_confident": best,
-        "pace": np.array([pace]),
+        "pace": np.array([pace_of(counts)]),
     }
 
 
@@ -184,10 +184,20 @@ def count_views(
 ) -> npt.NDArray[np.int64]:
     """(n,) int64: how many bits of each of images (n,) by position are set."""
     out = np.empty(len(images), dtype=np.int64)
+    words = np.zeros((_RUN_BITS, -(-bits.shape[1] // 8)), dtype=np.uint64)
     for start in range(0, len(images), _RUN_BITS):
-        run = slice(start, start + _RUN_BITS)
-        out[run] = np.unpackbits(bits[images[run]], axis=1).sum(axis=1)
+        part = bits[images[start : start + _RUN_BITS]]
+        words.view(np.uint8)[: len(part), : bits.shape[1]] = part
+        out[start : start + _RUN_BITS] = _set_bits(words[: len(part)])
     return out
+
+
+def _set_bits(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """(n,) int64: how many bits of rows (n, m) are set."""
+    # NumPy 1 counts none.
+    count = getattr(np, "bitwise_count", None)
+    bits = np.unpackbits(words.view(np.uint8), axis=1) if count is None else count(words)
+    return np.asarray(bits.sum(axis=1, dtype=np.int64))
 
 
 def pace_of(counts: npt.NDArray[np.int64]) -> int:
@@ -260,9 +270,9 @@ def _decide(
 ) -> Decisions:
     """One rule over the first ``num_views`` views of the images that are read."""
     passes = np.zeros((reader.num_images, -(-num_views // 8)), dtype=np.uint8)
-    calibrated = np.zeros_like(passes)
+    # Memory of zeros is taken as it is filled.
+    calibrated = np.zeros(passes.shape, dtype=np.uint8)
     counts = ActionCounts()
-
     for rows, some in _decided(reader, rule, targets, is_read, num_views):
         passes[rows], calibrated[rows] = some.passes, some.calibrated
         counts += some.counts

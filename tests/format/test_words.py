@@ -21,14 +21,23 @@ def test_digests_and_joined_groups_are_those_of_plain_copies(dtype, shape):
     assert joined.dtype == plain.dtype
     assert np.array_equal(joined, plain)
     width = shape[1]
-    views = [plain[:, group * width : (group + 1) * width] for group in range(3)]
-    digests = [array_digest("id", "name", 1, group, part) for group, part in enumerate(parts)]
-    assert group_digests("id", "name", 1, views).tolist() == digests
     for group, part in enumerate(parts):
         # A slice of a wider array, its transpose, and every other column.
         for codes in (plain[:, group * width : (group + 1) * width], part.T, plain[:, ::2]):
             expected = xxhash.xxh3_64(f"id/name/1/{group}\0".encode() + codes.tobytes())
             assert array_digest("id", "name", 1, group, codes) == expected.intdigest()
+
+
+@pytest.mark.parametrize("dtype", ["|u1", "<u2", "<f4"])
+@pytest.mark.parametrize("views", [3, 4, 8, 10, 11])
+@pytest.mark.parametrize("width", [1, 3, 4, 5])
+def test_digests_of_groups_are_those_of_each(dtype, views, width):
+    wide = np.random.default_rng(1).integers(0, 255, (9, 12)).astype(dtype)
+    # Also of codes that are a part of wider ones.
+    for codes in (wide[:, :views], wide[:, :views].copy()):
+        groups = [codes[:, start : start + width] for start in range(0, views, width)]
+        expected = [array_digest("id", "name", 1, g, part) for g, part in enumerate(groups)]
+        assert group_digests("id", "name", 1, codes, width).tolist() == expected
 
 
 def test_parts_of_different_widths_are_joined():

@@ -130,9 +130,10 @@ class CommittedBlocks:
         if digest != self._commit(block)[self._columns[name][group]]:
             raise self.corrupt(name, block, group)
 
-    def _check_groups(self, name: str, block: int, chunks: Sequence[npt.NDArray[Any]]) -> None:
-        """As ``_check``, of the codes of all groups."""
-        digests = group_digests(self.manifest.id, name, block, chunks)
+    def _check_groups(self, name: str, block: int, codes: npt.NDArray[Any]) -> None:
+        """As ``_check``, of codes (n, views), all groups of them."""
+        views = self.manifest.group_views
+        digests = group_digests(self.manifest.id, name, block, codes, views)
         columns = self._columns[name]
         wrong = digests != self._commit(block)[columns.start : columns.stop]
         if wrong.any():

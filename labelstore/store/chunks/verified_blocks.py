@@ -20,7 +20,6 @@ from labelstore.format.arrays import (
     image_arrays,
     images_digest,
     prior_arrays,
-    side_by_side,
 )
 from labelstore.format.blocks import BlockCodes, StoredArray
 from labelstore.format.validity import image_problem, label_problem, prior_problem, top_problem
@@ -150,21 +149,16 @@ class VerifiedBlocks(CommittedBlocks):
 
     def top_probs_of(self, blocks: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
         """(n, V) codes of the largest probabilities of some blocks, all views; not kept."""
-        name, groups = "labels/top_prob", range(self.manifest.num_groups)
-        columns = [self.manifest.group_slice(group) for group in groups]
-        runs: list[tuple[str, slice, slice | None]] = []
+        name, runs, columns = "labels/top_prob", [], slice(0, self.manifest.num_views)
         for block in blocks:
             self._require_committed(block)
-            rows = self.manifest.block_slice(block)
-            runs += [(name, rows, views) for views in columns]
+            runs.append((name, self.manifest.block_slice(block), columns))
         fill = next(spec.fill for spec in self._specs if spec.name == name)
-        arrays = self._backend.read_many(runs)
-        for block, unreadable in zip(blocks, self._unreadable_of(blocks), strict=True):
-            # As they lie there: to cut them out of the whole takes longer than to put it together.
-            chunks = [next(arrays) for _ in groups]
-            self._check_groups(name, block, chunks)
-            codes = side_by_side(chunks)
-            problem = top_problem(codes, unreadable, self.manifest, fill)
+        unreadable = self._unreadable_of(blocks)
+        planes = self._backend.read_many(runs)
+        for block, codes, rows in zip(blocks, planes, unreadable, strict=True):
+            self._check_groups(name, block, codes)
+            problem = top_problem(codes, rows, self.manifest, fill)
             self._require_none(problem, name, block, None)
             yield codes
 

@@ -44,15 +44,15 @@ def kept_or_made(identity: list[str], make: Callable[[], Arrays]) -> Arrays:
         arrays = _unpacked(files.get(f"{name}.plan"), identity)
         if arrays is None:
             arrays = make()
-            files.put(f"{name}.plan", _packed(arrays, identity))
+            files.put(f"{name}.plan", *_packed(arrays, identity))
             files.keep_newest(_MOST_FILES, ".plan")
     return arrays
 
 
-def _packed(arrays: Arrays, identity: list[str]) -> bytes:
+def _packed(arrays: Arrays, identity: list[str]) -> list[bytes | memoryview]:
     parts = {key: (values.dtype.str, values.shape) for key, values in arrays.items()}
     head = json.dumps({"identity": identity, "arrays": parts}).encode()
-    return b"".join([head, b"\n", *(values.tobytes() for values in arrays.values())])
+    return [head, b"\n", *(np.ascontiguousarray(values).data for values in arrays.values())]
 
 
 def _unpacked(body: memoryview | None, identity: list[str]) -> Arrays | None:

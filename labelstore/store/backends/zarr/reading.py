@@ -214,8 +214,8 @@ class ZarrReads(ZarrObjects):
         self, runs: Iterable[tuple[str, slice, slice | None]]
     ) -> Iterator[npt.NDArray[Any]]:
         requests = list(runs)
-        if self._are_rows_of_one(requests):
-            yield from self._rows_of(requests[0][0], [images for _, images, _ in requests])
+        if self._are_rows(requests):
+            yield from self._rows_of([(name, images) for name, images, _ in requests])
             return
         # Chunks of one shard are read together: its index is read and checked once. So are all
         # arrays of a block that lie in units.
@@ -239,36 +239,40 @@ class ZarrReads(ZarrObjects):
                 ready.update(zip(places, parts, strict=True))
             yield ready.pop(place)
 
-    def _are_rows_of_one(self, runs: Sequence[tuple[str, slice, slice | None]]) -> bool:
-        """Whether several runs are each of one block of the same array with an entry an image."""
-        if len(runs) < 2 or len({name for name, _, _ in runs}) > 1 or runs[0][2] is not None:
+    def _are_rows(self, runs: Sequence[tuple[str, slice, slice | None]]) -> bool:
+        """Whether several runs are each of one block of an array without views."""
+        if len(runs) < 2 or any(views is not None for _, _, views in runs):
             return False
-        array = self._layouts[runs[0][0]]
-        return len(array.shape) == 1 and all(
-            images.start % array.rows == 0 and images.stop - images.start <= array.rows
-            for _, images, _ in runs
+        rows = {name: self._layouts[name].rows for name in {name for name, _, _ in runs}}
+        return all(
+            images.start % rows[name] == 0 and images.stop - images.start <= rows[name]
+            for name, images, _ in runs
         )
 
-    def _rows_of(self, name: str, rows: Sequence[slice]) -> Iterator[npt.NDArray[Any]]:
-        """Blocks of an array with an entry an image; those of which the bytes are alike, as where
-        all images have labels, are decoded once."""
-        array = self._layouts[name]
-        most = chunk_bytes(array.chunks, array.dtype)
-        last, codes = b"", np.empty(0, array.dtype)
-        with self._files_of(f"{name}/c") as opened:
-            for images in rows:
-                block = images.start // array.rows
+    def _rows_of(self, runs: Sequence[tuple[str, slice]]) -> Iterator[npt.NDArray[Any]]:
+        """Blocks of arrays without views; those of which the bytes are like those of the array's
+        last one, as where all images have labels, are decoded once."""
+        last: dict[str, tuple[bytes, npt.NDArray[Any]]] = {}
+        with contextlib.ExitStack() as folders:
+            opened = {
+                name: folders.enter_context(self._files_of(f"{name}/c"))
+                for name in dict.fromkeys(name for name, _ in runs)
+            }
+            for name, images in runs:
+                array = self._layouts[name]
                 try:
-                    data = self._bytes_in(opened, f"{name}/c", str(block), most)
+                    file = self._object_name(name, images.start // array.rows)[len(name) + 3 :]
+                    most = chunk_bytes(array.chunks, array.dtype)
+                    data = self._bytes_in(opened[name], f"{name}/c", file, most)
                     if data is None:
-                        last, codes = b"", filled(array.chunks, array.dtype, array.fill, 0)
-                    elif data != last:
-                        last, codes = data, decode(data, array.chunks, array.dtype)
+                        last[name] = b"", filled(array.chunks, array.dtype, array.fill, 0)
+                    elif name not in last or data != last[name][0]:
+                        last[name] = data, decode(data, array.chunks, array.dtype)
                 except Exception:
                     # As a rule there is none; to be guarded takes as long as to be read.
                     with self._guard(name, images):
                         raise
-                yield codes[: images.stop - images.start]
+                yield last[name][1][: images.stop - images.start]
 
     def _read_alike(
         self, runs: Sequence[tuple[str, slice, slice | None]]

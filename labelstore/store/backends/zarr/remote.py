@@ -265,8 +265,8 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         most = self._row_bytes
         return self._together(functools.partial(self._object_bytes, n, most) for n in names)
 
-    def _rows_of(self, name: str, rows: Sequence[slice]) -> Iterator[npt.NDArray[Any]]:
-        return self._together(functools.partial(self.read, name, images, None) for images in rows)
+    def _rows_of(self, runs: Sequence[tuple[str, slice]]) -> Iterator[npt.NDArray[Any]]:
+        return self._together(functools.partial(self.read, *run, None) for run in runs)
 
     @contextmanager
     def _unit_objects(self) -> Iterator[Callable[[int, int], BlockObject]]:
