@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 
 import google_crc32c
@@ -14,6 +13,7 @@ from numcodecs import blosc
 from labelstore.errors import CorruptError
 from labelstore.store.backends.zarr import many_chunks
 from labelstore.store.backends.zarr.shards import chunks_in
+from labelstore.store.backends.zarr.unit_objects import HeldObject
 from tests.support.stores import written
 
 COMPILED = many_chunks._compiled()
@@ -39,7 +39,7 @@ def read(data, places, shape, dtype, *, together):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(many_chunks, "_compiled", lambda: COMPILED if together else None)
         try:
-            return chunks_in(io.BytesIO(data), places, COUNT, shape, dtype, 0)
+            return chunks_in(HeldObject(data), places, COUNT, shape, dtype, 0)
         except (ValueError, CorruptError) as error:
             return type(error), str(error)
 
