@@ -9,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import labelstore
 from labelstore.errors import CorruptError
@@ -23,6 +23,7 @@ from tests.format.independent_reader import read
 from tests.format.independent_unit_writer import FLAT, object_of, skewed, table_of
 from tests.format.independent_units import index_bytes, planes_of, unit_arrays
 from tests.format.make_golden import GOLDEN_UNITS, STORES_UNITS, views_of
+from tests.support.examples import examples
 
 KNOWN = json.loads((GOLDEN_UNITS / "known.json").read_text())
 VIEWS = np.arange(5)[:, None], np.arange(3)
@@ -88,7 +89,7 @@ def any_codes(spec, count, rng):
     return np.where(rng.random(shape) < rng.choice([0, 0.3]), spec.dtype.type(spec.fill), values)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(10)
 @given(planned=planned(), seed=st.integers(0, 2**32 - 1))
 def test_the_specification_is_enough_for_any_codes(tmp_path_factory, planned, seed):
     """Codes need not be labels: what a unit holds is bytes."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from labelstore.errors import UsageError
 from labelstore.images import resize_on_device
 from labelstore.images.pixels import cut
 from labelstore.images.resize_on_device import FILTERS, resize_boxes, taps
+from tests.support.examples import examples
 
 
 def photo_of(height, width, seed=0):
@@ -37,7 +38,7 @@ def by_pillow(pixels, boxes, flips, size, interpolation):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(30)
 @given(
     st.integers(1, 90),
     st.integers(1, 90),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import labelstore
 from labelstore.errors import (
@@ -32,11 +32,12 @@ from labelstore.labels.prior import decode_probs
 from labelstore.storage import locks
 from labelstore.store.writer import StoreWriter
 from tests.support import commands
+from tests.support.examples import examples
 from tests.support.ranks import METHODS, context_of
 from tests.support.stores import files_of, make_planned, planned, read_everything, top_of, written
 
 
-@settings(max_examples=25, deadline=None)
+@examples(10)
 @given(
     images=st.integers(1, 9),
     views=st.integers(1, 9),

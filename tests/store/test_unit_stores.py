@@ -9,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import labelstore
 from labelstore.errors import CorruptError, LabelStoreError, MismatchError, UsageError
@@ -28,6 +28,7 @@ from labelstore.store.chunks.disk_cache import VARIABLE
 from labelstore.store.reissue import reissued
 from labelstore.store.writer import StoreWriter
 from labelstore.testing.network import FileServer
+from tests.support.examples import examples
 from tests.support.stores import (
     files_of,
     in_units,
@@ -128,7 +129,7 @@ def pair(tmp_path_factory):
     return store, {u: in_units(store, folder / f"{u}.zarr", u).path for u in (1, 7, 64)}
 
 
-@settings(deadline=None, max_examples=25)
+@examples(10)
 @given(st.data())
 def test_random_reads_with_any_cache(pair, data):
     chunks, paths = pair

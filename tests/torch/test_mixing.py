@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from labelstore.errors import LabelError, UsageError
 from labelstore.labels.ferkd import FerKD
@@ -33,6 +33,7 @@ from labelstore.torch import (
 from labelstore.torch.mixing import on_tensors
 from labelstore.training import mixing
 from labelstore.training.mixing_draws import beta, boxes, cyclic_partners
+from tests.support.examples import examples
 
 GROUPS = np.array([4, 4, 4, 4, 9, 9, 2, 7, 7, 7, 9, 4])
 """Views 0 to 3 and 11 are of image 4 and so on; 6 alone is of image 2."""
@@ -356,7 +357,7 @@ def test_other_precisions_of_pixels(dtype):
     torch.testing.assert_close(mixed.images.double(), exact.images, rtol=epsilon, atol=1e-7)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(25)
 @given(top_k(6, 12), st.integers(0, 2**20), st.sampled_from(sorted(RULES)))
 def test_mixed_labels_are_distributions_again(topk, step, name):
     recovered = topk.recover()

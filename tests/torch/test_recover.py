@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -31,6 +31,7 @@ from labelstore.torch import (
 )
 from labelstore.torch.labels.stored_labels import TorchTopK, _spread as spread_on_device
 from labelstore.training.recovery import Recovery
+from tests.support.examples import examples
 
 ROWS = 24
 
@@ -98,6 +99,7 @@ labels = st.tuples(
 )
 
 
+@examples(25)
 @given(labels, st.sampled_from([None, "uniform", "none"]))
 def test_every_tail(case, tail):
     topk = stored_labels(*case)
@@ -115,6 +117,7 @@ def test_other_label_types(label_type):
     agree(stored_labels(1, 9, 3, 4), Recovery(None, label_type, None, None), np.zeros(ROWS))
 
 
+@examples(25)
 @given(
     labels,
     st.sampled_from(["max", "target"]),
@@ -136,7 +139,7 @@ def classes_of(num_classes, seed):
     return ClassThresholds(num_classes, own, *np.sort(rng.random((3, len(own))), axis=0))
 
 
-@settings(deadline=None)
+@examples(25)
 @given(
     labels, st.sampled_from(["max", "target"]), st.lists(st.floats(0, 1), min_size=3, max_size=3)
 )
@@ -148,7 +151,7 @@ def test_every_rule_by_class(case, confidence, edges):
     agree(topk, Recovery(None, "top-k", rule, None), target)
 
 
-@settings(deadline=None)
+@examples(25)
 @given(labels, st.sampled_from(["all", "mean"]), st.sampled_from([0.5, 0.9]))
 def test_labels_that_the_ground_truth_leads(case, combine, alpha):
     topk = stored_labels(*case)
@@ -171,6 +174,7 @@ def test_a_rule_by_class_of_an_unknown_ground_truth_and_of_other_classes():
         recover(rows_of(stored_labels(3, 13, 3, 4)), Recovery(None, "top-k", rule, None))
 
 
+@examples(25)
 @given(labels, st.sampled_from(["all", "any", "mean", "each"]), st.sampled_from(["max", "target"]))
 def test_several_teachers(case, combine, confidence):
     seed, num_classes, k, listed = case
@@ -382,6 +386,7 @@ def test_the_same_on_a_gpu_without_waiting(rule):
         assert torch.equal(found.action.cpu(), expected.action)
 
 
+@examples(25)
 @given(labels, st.sampled_from([None, "uniform", "none"]))
 def test_the_mean_of_one_teacher_is_what_is_recovered(case, tail):
     topk = EnsembleTopK((stored_labels(*case),), np.ones(1))

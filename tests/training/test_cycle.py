@@ -6,12 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from labelstore.errors import UsageError
 from labelstore.training.budget import budget_images, budget_showings
 from labelstore.training.cycle import groups_of_epoch, most_confident, random_views, surgical_views
 from labelstore.views.philox import hash_keys, mixed_seed
+from tests.support.examples import examples
 
 HASHES = hash_keys([f"class/{number}.jpg" for number in range(40)])
 
@@ -50,7 +51,7 @@ def walked(showings, passes, m, group_views=4, seed=0, pace=None):
     )
 
 
-@settings(max_examples=50, deadline=None)
+@examples(15)
 @given(
     num_views=st.integers(1, 40) | st.integers(60, 90),
     group_views=st.integers(1, 17),
@@ -81,7 +82,7 @@ def test_no_view_comes_again_before_all_that_pass_were_shown(num_views, group_vi
             assert set(shared) == {max(0, 2 * m - own.size)}
 
 
-@settings(max_examples=60, deadline=None)
+@examples(30)
 @given(
     num_views=st.integers(2, 60),
     group_views=st.integers(1, 17),
@@ -275,7 +276,7 @@ def test_a_budget_groups_other_images_in_every_cycle_and_seed():
     assert all(3 < np.mean(np.array(epoch) < 45) * 30 < 27 for epoch in drawn[0])
 
 
-@settings(max_examples=100, deadline=None)
+@examples(30)
 @given(
     count=st.integers(1, 40),
     share=st.integers(1, 9).flatmap(lambda q: st.tuples(st.integers(1, q), st.just(q))),

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from labelstore.format.arrays import ArraySpec
 from labelstore.store.chunks.memory_cache import ChunkCache
@@ -43,7 +43,6 @@ def expected(chunks, images, views):
     return {name: np.array([codes[name][i, v] for codes, i, v in places]) for name in "ab"}
 
 
-@settings(deadline=None)
 @given(
     cache_bytes=st.integers(0, SLOT_BYTES * (CHUNKS + 2)),
     batches=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 1000)), min_size=1, max_size=8),

@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import labelstore
 from labelstore import EnsembleFerKD, FerKD
@@ -18,6 +18,7 @@ from labelstore.training.decisions import confidence_planes, decisions
 from labelstore.training.planning.bounded_rules import deciding_confidence
 from labelstore.training.planning.coded_rules import decided
 from labelstore.views.law import ViewLaw
+from tests.support.examples import examples
 from tests.support.plain_labels import labels_of, plain_largest_of_mean, plainly
 
 SHAPE = (30, 4)
@@ -52,7 +53,7 @@ def rules_of(confidence, exact, truths, num_classes, rng):
     yield FerKD(*middle, confidence=confidence, ensemble="mean", by_class=by_class)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(15)
 @given(
     seed=st.integers(0, 2**32 - 1),
     sizes=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 12)), min_size=1, max_size=4),
