@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -12,14 +11,19 @@ import numpy as np
 from labelstore.format.blocks import block_codes
 from labelstore.format.manifest import _digest, fingerprint
 from labelstore.store.backends.registry import backend_of
+from tests.support import commands
 from tests.support.stores import planned
 
 SIZE = {"images": 6, "views": 4, "classes": 12, "k": 3}
 LAYOUT = {"block_images": 3, "group_views": 2}
 
 READ = """
-import resource, sys, time
-limit = int(sys.argv[1])
+import resource, sys, time, warnings
+warnings.simplefilter("error")
+from pathlib import Path
+status = Path("/proc/self/status").read_text().splitlines()
+(begun,) = [line.split()[1] for line in status if line.startswith("VmSize:")]
+limit = int(begun) * 1024 + int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 import numpy as np, labelstore
 from labelstore.operations.verify import verify
@@ -90,27 +94,24 @@ class _Arrays:
         return next(part[name] for part in self._parts if name in part)
 
 
-def outcomes(paths, memory=2**30, seconds=100):
+def outcomes(paths, memory=7 * 2**27, seconds=100):
     """What a process of its own, of bounded memory and time, says of stores.
 
     A line each: ``read``, or an error's kind and what it says; anything else is a failure.
+
+    Args:
+        memory: bytes of address space that reading may take, besides what imports have taken.
     """
     paths = list(paths)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", READ, str(memory), *map(str, paths)],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
+    done = commands.run([sys.executable, "-c", READ, memory, *paths], timeout=seconds)
     told = done.stdout.splitlines()
     assert done.returncode == 0, (done.returncode, paths[len(told)], done.stderr[-600:])
     return told
 
 
-def outcome(path, memory=2**30):
+def outcome(path):
     """As ``outcomes``, of one store."""
-    (told,) = outcomes([path], memory)
+    (told,) = outcomes([path])
     return told
 
 
