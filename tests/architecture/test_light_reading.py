@@ -119,7 +119,8 @@ from labelstore.operations.verify import verify
 folder = Path(sys.argv[1])
 store = labelstore.open(folder / "a.zarr")
 assert verify(store).whole
-assert len(list(labelstore.Batches(store, batch_size=5).epoch(0))) == 4
+batches = labelstore.Batches(store, batch_size=5, views_per_image=2, ferkd=labelstore.FerKD())
+assert [len(batch) for batch in batches.epoch(0)] == [10] * 4
 (folder / "photos.parquet").write_bytes(b"PAR1")
 for attempt in (lambda: labelstore.open(folder / "a.parquet"),
                 lambda: open_source(folder / "photos.parquet")):

@@ -238,17 +238,3 @@ def test_a_loop_in_jax(work):
     assert done.returncode == 0, done.stderr
     # All batches are of one shape: compiled once (by the gradient, and not on its own).
     assert done.stdout.split() == ["3", "0", "False"]
-
-
-def test_no_torch_is_imported(work):
-    code = (
-        "import sys, labelstore\n"
-        "store = labelstore.open(sys.argv[1])\n"
-        "rule = labelstore.FerKD()\n"
-        "rows = sum(len(b) for b in labelstore.Batches(store, 4, 2, ferkd=rule).epoch(0))\n"
-        "print(rows, 'torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(work.store)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["28", "False"]
