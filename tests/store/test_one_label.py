@@ -76,7 +76,7 @@ def test_a_label_alone_is_that_of_a_batch(tmp_path, suffix, quantizer, k):
 @pytest.mark.parametrize("prior_size", [1, pytest.param(8, marks=pytest.mark.slow), 40])
 def test_with_a_list_of_likely_classes(tmp_path, suffix, quantizer, prior_size):
     k = 2 if prior_size == 1 else 5
-    options = {"images": 9, "classes": 40, "k": k, "quantizer": quantizer, "prior_size": prior_size}
+    options = {"images": 5, "classes": 40, "k": k, "quantizer": quantizer, "prior_size": prior_size}
     store, _ = make_planned(tmp_path / f"s.{suffix}", top_p=0.7, **options)
     check_all(store)
 

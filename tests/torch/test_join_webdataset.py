@@ -73,8 +73,7 @@ def epoch_of(data, views, epoch, workers=0):
     return found
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("decoded", [False, True])
+@pytest.mark.parametrize(("workers", "decoded"), [(0, False), (2, False), (0, True)])
 def test_a_photo_shows_what_the_sampler_would_show_of_it(store, photos, shards, workers, decoded):
     views = WebDatasetViews(store, views_per_image=2, seed=3)
     data = pipeline(shards, views, decoded)
