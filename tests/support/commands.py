@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import gc
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import select
 import signal
@@ -39,22 +41,15 @@ IMPORTED = (
     *("torch", "torchvision", "timm", "PIL.features", "PIL.JpegImagePlugin", "pillow_heif"),
     *("zarr", "pyarrow.parquet", "jsonschema", "rich.progress", "numpy.ma", "xxhash"),
     # pyarrow imports it where it is installed, for any table.
-    *("pandas", "pyarrow.compute"),
-    *(
-        "labelstore.cli.main",
-        "labelstore.cli.commands.generate",
-        "labelstore.producer.generation",
-        "labelstore.store",
-    ),
-    *(
-        "labelstore.teachers",
-        "labelstore.launch",
-        "labelstore.images.sources.choose",
-        "labelstore.operations.repair",
-    ),
-    *("labelstore.operations.inspection.inspect", "labelstore.labels", "labelstore.statistics"),
+    *("pandas", "pyarrow.compute", "pyarrow.pandas_compat"),
 )
-"""What most commands import."""
+"""What most commands import of others."""
+
+NOT_OF_COMMANDS = ("labelstore.testing", "labelstore.torch", "labelstore.__main__")
+"""Parts of this library that few commands import, with much of others; all the rest is imported."""
+
+COLLAPSE, LARGE_PAGE = 25, 2**21
+"""Linux's MADV_COLLAPSE, and the bytes of a large page."""
 
 MESSAGE_BYTES = 2**17
 """A command's arguments and environment at most."""
@@ -232,7 +227,9 @@ def _server():
 
 def serve(control):
     """Fork a command for each request, and tell how it ended; returns in the command's process."""
-    for module in IMPORTED:
+    # Nothing that imports make is garbage.
+    gc.disable()
+    for module in (*IMPORTED, *_own_modules()):
         importlib.import_module(module)
     threads = {file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")}
     threads -= {Path("/proc/self/comm").read_text().strip(), "jemalloc_bg_thd"}
@@ -245,6 +242,8 @@ def serve(control):
     # A command's own collections leave these objects, and so their pages, alone.
     gc.collect()
     gc.freeze()
+    gc.enable()
+    _take_large_pages()
     running = {}
     while True:
         ready, _, _ = select.select([control, *running], [], [])
@@ -277,6 +276,32 @@ def serve(control):
         os.dup2(descriptor, number)
         os.close(descriptor)
     return json.loads(message)
+
+
+def _own_modules():
+    """The names of this library's modules but for those of ``NOT_OF_COMMANDS``."""
+    # The latter has a folder of its own.
+    for package in ("labelstore", "labelstore.cli"):
+        folders = importlib.import_module(package).__path__
+        for module in pkgutil.walk_packages(folders, f"{package}."):
+            if not module.name.startswith(NOT_OF_COMMANDS):
+                yield module.name
+
+
+def _take_large_pages():
+    """Let this process's memory be of large pages where it can: a fork copies the table of all.
+
+    That of small ones takes as long as a short command. Where the system refuses, nothing changes.
+    """
+    advise = ctypes.CDLL(None).madvise
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, access, *_, inode = (place := line.split())[:5]
+        if access != "rw-p" or inode != "0" or place[5:] == ["[stack]"]:
+            continue
+        first, end = (int(address, 16) for address in addresses.split("-"))
+        first, end = -(-first // LARGE_PAGE) * LARGE_PAGE, end // LARGE_PAGE * LARGE_PAGE
+        if first < end:
+            advise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), COLLAPSE)
 
 
 def be(arguments, cwd, env):

@@ -15,9 +15,7 @@ import functools
 import math
 import mmap
 import os
-import sys
 import tempfile
-import threading
 import time
 from multiprocessing import util
 from pathlib import Path
@@ -27,6 +25,8 @@ import numpy as np
 
 from labelstore.storage import local_files, private_folders
 from labelstore.store.slabs.file_layout import SUFFIX
+
+from . import property_locks
 
 try:
     import fcntl
@@ -351,22 +351,6 @@ def _forget_unfinished() -> None:
     _making.clear()
 
 
-def _open_properties() -> None:
-    """In a forked process: do not wait for properties that the parent's threads were computing.
-
-    Before Python 3.12 a ``functools.cached_property`` has one lock for all objects of its class.
-    """
-    modules = [module for name, module in [*sys.modules.items()] if name.startswith("labelstore")]
-    classes = {value for module in modules for value in vars(module).values() if _is_class(value)}
-    for member in (value for owner in classes for value in vars(owner).values()):
-        if isinstance(member, functools.cached_property) and hasattr(member, "lock"):
-            member.lock = threading.RLock()
-
-
-def _is_class(value: object) -> bool:
-    return isinstance(value, type) and value.__module__.startswith("labelstore")
-
-
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_unfinished)
-    os.register_at_fork(after_in_child=_open_properties)
+    os.register_at_fork(before=property_locks.note, after_in_child=property_locks.renew)
