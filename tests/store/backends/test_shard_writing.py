@@ -21,7 +21,7 @@ def made(tmp_path, dtype, shape, chunks, shards, fill, level=5, name="a"):
     create_array(store, name, dtype, shape, chunks, shards, axes, fill, level)
     array = zarr.open_array(store, path=name, mode="r+", zarr_format=3)
     layout = ArrayLayout(np.dtype(dtype), shape, chunks, shards, fill, name != "commits")
-    return array, BlockEncoder.of(array, layout)
+    return array, BlockEncoder.of(array.metadata.to_dict()["codecs"], layout)
 
 
 def of_zarr(array, block, codes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore
 
 from labelstore.errors import StoreError
 from labelstore.format.arrays import image_arrays, prior_arrays, view_arrays
 from labelstore.storage import local_files
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from zarr.abc.store import Store
@@ -34,6 +36,7 @@ __all__ = [
     "DurableStore",
     "all_arrays",
     "create_array",
+    "create_unwritten",
     "layout",
     "level_of",
 ]
@@ -160,3 +163,26 @@ def create_array(
             dimension_names=axes,
             config={"write_empty_chunks": True},
         )
+
+
+def create_unwritten(store: Store, name: str, *description: Any) -> None:
+    """``create_array``, of an array that zarr writes nothing else of: the same objects.
+
+    On a disk they are laid down as zarr has made them for another store; it takes some milliseconds
+    for each array, of which a store has ten.
+    """
+    if not isinstance(store, DurableStore):
+        create_array(store, name, *description)
+        return
+    own = f"{name}/zarr.json"
+    for key, data in _objects_of(name, *description).items():
+        if key == own or not (store.root / key).exists():
+            local_files.write_durably(store.root / key, data)
+
+
+@functools.lru_cache(maxsize=1024)
+def _objects_of(name: str, *description: Any) -> Mapping[str, bytes]:
+    """The objects of an empty array alone in a store: its description, and those of groups."""
+    objects: dict[str, Buffer] = {}
+    create_array(MemoryStore(objects), name, *description)
+    return {key: data.to_bytes() for key, data in objects.items()}

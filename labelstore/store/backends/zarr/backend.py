@@ -9,6 +9,7 @@ blocks are put together here, and read by ``reading`` (``shard_writing`` and ``s
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from labelstore.store.backends.zarr.arrays import (
     DurableStore,
     all_arrays,
     create_array,
+    create_unwritten,
     layout,
     level_of,
 )
@@ -77,7 +79,7 @@ class ZarrBackend(ZarrReads):
         table = create_array(store, TARGETS, "<i4", every, (rows,), None, axes, -2)
         table[:] = np.asarray(targets, dtype=np.int32)
         columns = commit_columns(manifest)
-        create_array(
+        create_unwritten(
             store,
             COMMITS,
             "<u8",
@@ -89,7 +91,7 @@ class ZarrBackend(ZarrReads):
         )
         for spec in all_arrays(manifest):
             (shape, shards, chunks), level = layout(spec, manifest), level_of(spec.name, manifest)
-            create_array(
+            create_unwritten(
                 *(store, spec.name, spec.dtype, shape, chunks, shards, spec.axes, spec.fill, level)
             )
         group.attrs.put({ATTRIBUTE: manifest.to_json()})
@@ -97,12 +99,15 @@ class ZarrBackend(ZarrReads):
     def open_for_writing(self, manifest: Manifest) -> None:
         """As ``open_arrays``, for a writer."""
         self.open_arrays(manifest)
-        store = self._storage()
-        for name, expected in self._layouts.items():
-            if name not in (KEYS, TARGETS):
-                with parsed(f"{self.path}/{name}"):
-                    array = zarr.open_array(store, path=name, mode="r+", zarr_format=3)
-                    self._encoders[name] = BlockEncoder.of(array, expected)
+        names = [name for name in self._layouts if name not in (KEYS, TARGETS)]
+        encoders = self._together(functools.partial(self._encoder, name) for name in names)
+        self._encoders = dict(zip(names, encoders, strict=True))
+
+    def _encoder(self, name: str) -> BlockEncoder:
+        """What makes an array's objects as its description says."""
+        document = self._description(name)
+        with parsed(f"{self.path}/{name}"):
+            return BlockEncoder.of(document["codecs"], self._layouts[name])
 
     def committed(self, blocks: Sequence[int]) -> list[int]:
         folder = Path(self.path, COMMITS, "c")

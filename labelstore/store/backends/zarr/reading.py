@@ -102,12 +102,18 @@ class ZarrReads(ZarrObjects):
 
     def _check_array(self, name: str, expected: ArrayLayout) -> None:
         """CorruptError unless an array's description says what its manifest implies."""
+        document = self._description(name)
+        with parsed(f"{self.path}/{name}/{_MANIFEST}"):
+            check_description(document, expected)
+
+    def _description(self, name: str) -> Any:
+        """The document that describes an array."""
         where = f"{self.path}/{name}/{_MANIFEST}"
         with parsed(where):
             data = self._object_bytes(f"{name}/{_MANIFEST}", DOCUMENT_BYTES)
             if data is None:
                 raise ValueError("it is not there")
-            check_description(json_document(data, where), expected)
+            return json_document(data, where)
 
     def read_keys(self) -> tuple[str, ...]:
         array = self._layouts[KEYS]

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import numpy as np
 from numcodecs.blosc import Blosc
-from zarr.codecs import BloscCodec, BloscShuffle, ShardingCodec
 
 from labelstore.storage.parallel.threads import on_all_cores
 from labelstore.store.backends.zarr.shards import (
@@ -26,17 +25,16 @@ from labelstore.store.backends.zarr.shards import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy.typing as npt
-    import zarr
 
     from labelstore.format.blocks import StoredArray, StoredObject
     from labelstore.store.backends.zarr.metadata import ArrayLayout
 
 __all__ = ["BlockEncoder", "shard_of"]
 
-_SHUFFLES = {BloscShuffle.noshuffle: 0, BloscShuffle.shuffle: 1, BloscShuffle.bitshuffle: 2}
+_SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,19 +46,23 @@ class BlockEncoder:
     """As the array's description says; None for one that is not compressed."""
 
     @classmethod
-    def of(cls, array: zarr.Array[Any], layout: ArrayLayout) -> BlockEncoder:
-        """The encoder of an array as zarr has opened it, whose description fits its layout."""
-        codecs: Any = array.metadata.codecs  # type: ignore[union-attr]
-        if isinstance(codecs[0], ShardingCodec):
-            codecs = codecs[0].codecs
+    def of(cls, codecs: Sequence[Mapping[str, Any]], layout: ArrayLayout) -> BlockEncoder:
+        """The encoder of an array.
+
+        Args:
+            codecs: those of its description, which fits its layout.
+        """
+        if codecs[0]["name"] == "sharding_indexed":
+            codecs = codecs[0]["configuration"]["codecs"]
         for codec in codecs:
-            if isinstance(codec, BloscCodec):
+            if codec["name"] == "blosc":
+                settings = codec["configuration"]
                 compressor = Blosc(
-                    cname=codec.cname.value,
-                    clevel=codec.clevel,
-                    shuffle=_SHUFFLES[codec.shuffle],
-                    blocksize=codec.blocksize,
-                    typesize=codec.typesize,
+                    cname=settings["cname"],
+                    clevel=settings["clevel"],
+                    shuffle=_SHUFFLES[settings["shuffle"]],
+                    blocksize=settings["blocksize"],
+                    typesize=settings["typesize"],
                 )
                 return cls(layout, compressor)
         return cls(layout, None)
