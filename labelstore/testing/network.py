@@ -29,6 +29,14 @@ __all__ = ["FileServer", "Proxy", "Request", "S3Server"]
 
 _START_SECONDS = 60
 
+_QUIET_MOTO = """
+import logging
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+from moto.server import main
+main()
+"""
+"""moto's server without a line for each request, which takes it longer than many an answer."""
+
 
 class S3Server:
     """An S3-compatible server on the loopback interface; a context manager.
@@ -41,7 +49,7 @@ class S3Server:
         self.address = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> S3Server:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        command = [sys.executable, "-c", _QUIET_MOTO, "-H", "127.0.0.1", "-p", str(self.port)]
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

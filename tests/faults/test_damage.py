@@ -64,7 +64,7 @@ def flips(path, step):
 
 
 def test_flipped_bits(store):
-    counts = flips(store, step=41 if store.suffix == ".zarr" else 97)
+    counts = flips(store, step=41 if store.suffix == ".zarr" else 193)
     assert counts["error"] > 60
 
 

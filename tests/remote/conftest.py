@@ -7,6 +7,8 @@ import itertools
 import pytest
 
 from labelstore.testing.network import Proxy, S3Server
+from tests.support.buckets import bucket_of, send
+from tests.support.stores import make_planned
 
 _numbers = itertools.count()
 
@@ -25,6 +27,16 @@ def s3(server, monkeypatch):
     server.bucket = f"bucket{next(_numbers)}"
     server.make_bucket(server.bucket)
     return server
+
+
+@pytest.fixture(scope="session")
+def shared(server, tmp_path_factory):
+    """A store of 20 images x 10 views, and the URL of its copy in a bucket; nothing may write to
+    either."""
+    store, _ = make_planned(tmp_path_factory.mktemp("shared") / "a.zarr", images=20, views=10)
+    server.make_bucket("shared")
+    send(store.path, bucket_of(server, "shared"), "deep/a.zarr")
+    return store, "s3://shared/deep/a.zarr"
 
 
 @pytest.fixture

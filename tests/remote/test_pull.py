@@ -21,10 +21,10 @@ from tests.support.stores import files_of, make_planned, read_everything, writte
 
 
 @pytest.fixture
-def source(s3, tmp_path):
-    store, _ = make_planned(tmp_path / "source.zarr", images=20, views=10, prior_size=8)
-    send(store.path, bucket_of(s3, s3.bucket), "a.zarr")
-    return store, labelstore.open(f"s3://{s3.bucket}/a.zarr")
+def source(s3, shared):
+    """A local store, and its copy in a bucket."""
+    store, url = shared
+    return store, labelstore.open(url)
 
 
 def test_a_whole_copy_is_the_source(source, tmp_path):
@@ -112,8 +112,9 @@ def test_images_that_are_not_there(source, tmp_path):
 
 
 def test_only_what_covers_the_views_is_read(source, proxy, tmp_path):
-    store, _ = source
-    remote = labelstore.open(f"s3://{proxy.bucket}/a.zarr")
+    store, remote = source
+    # Anew: by way of the proxy.
+    remote = labelstore.open(remote.path)
     assert remote.complete
     proxy.requests.clear()
     pull(remote, tmp_path / "copy.zarr", views=range(4))
@@ -178,8 +179,10 @@ def test_a_copy_to_a_bucket(s3, tmp_path):
 
 
 def test_gone_on_with_after_damage(source, s3, tmp_path):
-    store, remote = source
+    store, _ = source
     bucket, name = bucket_of(s3, s3.bucket), "a.zarr/labels/classes/c/1/0/0"
+    send(store.path, bucket, "a.zarr")
+    remote = labelstore.open(f"s3://{s3.bucket}/a.zarr")
     whole = obstore.get(bucket, name).bytes().to_bytes()
     obstore.put(bucket, name, whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
     with pytest.raises(CorruptError, match=r"s3://.*labels/classes"):

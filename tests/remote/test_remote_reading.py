@@ -30,11 +30,9 @@ from tests.support.stores import make_planned, read_everything, written
 
 
 @pytest.fixture
-def sent(s3, tmp_path):
-    """A local store, and the URL of its copy in the bucket."""
-    store, _ = make_planned(tmp_path / "a.zarr", images=20, views=10)
-    send(store.path, bucket_of(s3, s3.bucket), "deep/a.zarr")
-    return store, f"s3://{s3.bucket}/deep/a.zarr"
+def sent(s3, shared):
+    """A local store, and the URL of its copy in a bucket that this process finds."""
+    return shared
 
 
 def test_s3_reads_as_the_local_store_does(sent):
@@ -313,9 +311,10 @@ def test_workers_of_a_data_loader(sent, method):
 def test_errors_of_a_forked_worker_have_their_kind(sent, s3):
     from torch.utils.data import DataLoader
 
-    _, url = sent
-    remote = labelstore.open(url)
+    store, _ = sent
     bucket = bucket_of(s3, s3.bucket)
+    send(store.path, bucket, "deep/a.zarr")
+    remote = labelstore.open(f"s3://{s3.bucket}/deep/a.zarr")
     obstore.delete(bucket, "deep/a.zarr/labels/classes/c/0/0/0")
     loader = DataLoader(Labels(remote), num_workers=1, multiprocessing_context="fork")
     batches = iter(loader)

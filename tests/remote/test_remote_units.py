@@ -13,16 +13,20 @@ from labelstore.operations.lifecycle.copy import copy
 from labelstore.store.backends.zarr import remote as remote_backend
 from labelstore.testing.network import FileServer
 from tests.support.buckets import bucket_of, objects_of, send
-from tests.support.stores import files_of, in_units, make_planned, read_everything, written
+from tests.support.stores import files_of, in_units, make_planned, once, read_everything, written
+
+
+def made(path):
+    """A store with units of 2 images x 2 views."""
+    chunks = path.with_name("chunks.zarr")
+    options = {"block_images": 100, "group_views": 2, "quantizer": "u8"}
+    return in_units(written(chunks, 200, 40, 5, 1000, **options)[0], path, 2)
 
 
 @pytest.fixture
 def sent(s3, tmp_path):
     """A local store with units of 2 images x 2 views, and the URL of its copy in the bucket."""
-    chunks, _, _ = written(
-        tmp_path / "c.zarr", 200, 40, 5, 1000, block_images=100, group_views=2, quantizer="u8"
-    )
-    store = in_units(chunks, tmp_path / "u.zarr", 2)
+    store = once(made)(tmp_path / "u.zarr")
     send(store.path, bucket_of(s3, s3.bucket), "u.zarr")
     return store, f"s3://{s3.bucket}/u.zarr"
 

@@ -9,7 +9,6 @@ blocks are put together here, and read by ``reading`` (``shard_writing`` and ``s
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,16 +97,11 @@ class ZarrBackend(ZarrReads):
 
     def open_for_writing(self, manifest: Manifest) -> None:
         """As ``open_arrays``, for a writer."""
-        self.open_arrays(manifest)
-        names = [name for name in self._layouts if name not in (KEYS, TARGETS)]
-        encoders = self._together(functools.partial(self._encoder, name) for name in names)
-        self._encoders = dict(zip(names, encoders, strict=True))
-
-    def _encoder(self, name: str) -> BlockEncoder:
-        """What makes an array's objects as its description says."""
-        document = self._description(name)
-        with parsed(f"{self.path}/{name}"):
-            return BlockEncoder.of(document["codecs"], self._layouts[name])
+        for name, document in self._open_arrays(manifest).items():
+            if name not in (KEYS, TARGETS):
+                with parsed(f"{self.path}/{name}"):
+                    encoder = BlockEncoder.of(document["codecs"], self._layouts[name])
+                    self._encoders[name] = encoder
 
     def committed(self, blocks: Sequence[int]) -> list[int]:
         folder = Path(self.path, COMMITS, "c")

@@ -83,6 +83,10 @@ class ZarrReads(ZarrObjects):
         return attributes.get(ATTRIBUTE)
 
     def open_arrays(self, manifest: Manifest) -> None:
+        self._open_arrays(manifest)
+
+    def _open_arrays(self, manifest: Manifest) -> dict[str, Any]:
+        """As ``open_arrays``; the document that describes each array, which fits its layout."""
         if manifest.encoding != self.encoding:
             raise CorruptError(
                 f"{self.path}: the manifest says encoding {manifest.encoding!r}, expected "
@@ -90,8 +94,7 @@ class ZarrReads(ZarrObjects):
             )
         layouts = array_layouts(manifest)
         calls = [functools.partial(self._check_array, *entry) for entry in layouts.items()]
-        for _ in self._together(calls):
-            pass
+        documents = dict(zip(layouts, self._together(calls), strict=True))
         self._layouts = layouts
         self.units = None
         if manifest.unit_images is not None:
@@ -99,21 +102,18 @@ class ZarrReads(ZarrObjects):
             with parsed(f"{self.path}/{_MANIFEST}"):
                 _ = units.layout.code
             self.units = units
+        return documents
 
-    def _check_array(self, name: str, expected: ArrayLayout) -> None:
-        """CorruptError unless an array's description says what its manifest implies."""
-        document = self._description(name)
-        with parsed(f"{self.path}/{name}/{_MANIFEST}"):
-            check_description(document, expected)
-
-    def _description(self, name: str) -> Any:
-        """The document that describes an array."""
+    def _check_array(self, name: str, expected: ArrayLayout) -> Any:
+        """An array's description; CorruptError unless it says what its manifest implies."""
         where = f"{self.path}/{name}/{_MANIFEST}"
         with parsed(where):
             data = self._object_bytes(f"{name}/{_MANIFEST}", DOCUMENT_BYTES)
             if data is None:
                 raise ValueError("it is not there")
-            return json_document(data, where)
+            document = json_document(data, where)
+            check_description(document, expected)
+            return document
 
     def read_keys(self) -> tuple[str, ...]:
         array = self._layouts[KEYS]

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockEncoder", "shard_of"]
 
+_LITTLE_BYTES = 2**17
+"""Codes of a block that are compressed sooner than threads are started for them."""
+
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 
@@ -94,7 +97,10 @@ class BlockEncoder:
             part = codes[:, group * views : (group + 1) * views]
             return (laid and laid.holding(part, group)) or self._chunk(part)
 
-        return shard_of(on_all_cores(chunk, range(-(-codes.shape[1] // views))), array.count)
+        groups = range(-(-codes.shape[1] // views))
+        if codes.nbytes < _LITTLE_BYTES:
+            return shard_of(map(chunk, groups), array.count)
+        return shard_of(on_all_cores(chunk, groups), array.count)
 
     def _is_cut_alike(self, other: StoredObject) -> bool:
         """Whether an object's chunks are of this array's shape, and mean the same where they are
