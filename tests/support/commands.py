@@ -1,13 +1,13 @@
 """Commands of Python in real processes that start at once.
 
 A new interpreter needs seconds of CPU for torch, timm and zarr, in every test that runs a command.
-Here one process has imported them and run nothing, and each command is forked from it: a process
-of its own, with its own descriptors, environment and working folder, that can be killed. It waits
-for its threads, runs what is registered for the end, and flushes, as interpreters do, but leaves
-its memory to the system: to take down some hundred thousand objects whose pages are shared costs
-more than most commands. What proves something of the start itself (imports, memory) or of that
-last step takes ``subprocess``. A command whose environment says something that interpreters and
-libraries read once, as they start (``READ_AT_START``), is given a new interpreter here, too.
+Here one process has imported them and this library and run nothing, and each command is forked from
+it: a process of its own, with its own descriptors, environment and working folder, that can be
+killed. It waits for its threads, runs what is registered for the end, and flushes, as interpreters
+do, but leaves its memory to the system: to take down some hundred thousand objects whose pages are
+shared costs more than most commands. What proves something of the start itself (imports, memory) or
+of that last step takes ``subprocess``. A command whose environment says something that interpreters
+and libraries read once, as they start (``READ_AT_START``), is given a new interpreter here, too.
 """
 
 from __future__ import annotations
