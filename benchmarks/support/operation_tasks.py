@@ -96,13 +96,14 @@ def grow_plan(path: str, other: str) -> dict[str, Any]:
     from labelstore.cli.reports.growth import growth_document
     from labelstore.operations.forecast import forecast
     from labelstore.producer.growth.growth import Growth
-    from labelstore.producer.settings import LabelSettings
+    from labelstore.producer.settings import LabelSettings, RunOptions
 
     store = labelstore.open(path)
     photos = _more(store)
     growth = Growth.of(store, photos, other, sampled=True)
     settings = LabelSettings.of_manifest(store.manifest, growth.plan.num_views)
-    estimate = forecast(photos, teacher(), other, settings, batch_size=64, workers=2)
+    options = RunOptions(batch_size=64, workers=2)
+    estimate = forecast(photos, teacher(), other, settings, options)
     return {"views_to_label": growth_document(growth, estimate)["views"]}
 
 
