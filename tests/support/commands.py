@@ -63,8 +63,8 @@ READ_AT_START = (
 ENVIRONMENT = dict(os.environ)
 """That of the process that commands are forked from: this one's before any test changes it."""
 
-READ_LATER = ("PYTHONPATH", "PYTHONIOENCODING")
-"""Those of them that a forked command heeds."""
+READ_LATER = ("PYTHONPATH", "PYTHONIOENCODING", "PYTHONBREAKPOINT")
+"""Those of them that a forked command heeds. Ray sets the last for all that comes after it."""
 
 
 class Command:
