@@ -40,11 +40,13 @@ def workspace() -> Iterator[Path]:
     sweep()
     with local_files.explained(Path(tempfile.gettempdir())):
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    try:
-        with locks.exclusive_lock(folder):
+    # Deleted with its lock held: without, another process takes it for one that was left, and
+    # deletes it at the same time.
+    with locks.exclusive_lock(folder):
+        try:
             yield folder
-    finally:
-        local_files.delete_tree(folder)
+        finally:
+            local_files.delete_tree(folder)
 
 
 def sweep() -> None:

@@ -11,7 +11,8 @@ import time
 import pytest
 
 from labelstore.operations.lifecycle.gc import gc
-from labelstore.storage.workspaces import abandoned, workspace
+from labelstore.storage import local_files
+from labelstore.storage.workspaces import abandoned, sweep, workspace
 from tests.support.stores import written
 
 AT_WORK = """
@@ -42,6 +43,22 @@ def at_work(temporary):
         process.stdout.readline()
         yield process
         process.kill()
+
+
+def test_a_folder_is_nobodys_to_sweep_while_its_own_process_deletes_it(temporary, monkeypatch):
+    """Locks of one process are as those of two: a look is taken at the moment of deleting."""
+    delete, looks = local_files.delete_tree, []
+
+    def deleted(folder):
+        looks.append(abandoned())
+        sweep()
+        delete(folder)
+
+    monkeypatch.setattr(local_files, "delete_tree", deleted)
+    with workspace() as own:
+        (own / "half.bin").write_bytes(bytes(1000))
+    assert looks == [[]]
+    assert list(temporary.iterdir()) == []
 
 
 def test_what_a_killed_process_left_goes_with_the_next(at_work, temporary):
