@@ -257,7 +257,8 @@ class World:
         relabel = self.draw.random() < 0.7
         if num_views == old.num_views and self.draw.random() < 0.5:
             gone = self.some(set(versions) - changed, 0)
-            now = {key: version for key, version in now.items() if key not in gone}
+            # A folder without a photo is refused.
+            now = {key: v for key, v in now.items() if key not in gone} or now
         source, path = self.photos(now), self.path(old.path.suffix[1:])
         targets = None
         if self.draw.random() < 0.5:
