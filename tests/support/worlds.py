@@ -558,15 +558,17 @@ def _with_views(old, path, views):
 
 def spoil(path, block, draw):
     """Damage an object of a block, or withdraw its commit."""
+    is_zarr = path.suffix == ".zarr"
     shards = [f for f in sorted((path / "labels").glob(f"*/c/{block}/**/0")) if f.is_file()]
-    files = shards if path.suffix == ".zarr" else [path / "labels" / f"{block:06}.parquet"]
-    file = draw.choice(files)
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 255
-    file.write_bytes(data)
-    if draw.random() < 0.3:
-        commit = path / (f"commits/c/{block}/0" if shards else f"commits/{block:06}.npy")
-        commit.unlink()
+    files = shards if is_zarr else [path / "labels" / f"{block:06}.parquet"]
+    if files:
+        file = draw.choice(files)
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 255
+        file.write_bytes(data)
+    # A block of photos that could not be read has no object of labels.
+    if not files or draw.random() < 0.3:
+        (path / (f"commits/c/{block}/0" if is_zarr else f"commits/{block:06}.npy")).unlink()
 
 
 def truth_of(folder):
