@@ -58,7 +58,7 @@ def test_a_killed_run_is_cleared_and_goes_on_to_the_same_bytes(tmp_path, suffix,
     expected = files_of(whole)
     kinds, committed, deaths = set(), set(), 0
     path = tmp_path / f"a.{suffix}"
-    for step in np.unique(np.linspace(1, steps.taken - 2, 10).astype(int)).tolist():
+    for step in np.unique(np.linspace(1, steps.taken - 2, 30).astype(int)).tolist():
         deaths += die_at(step, fault, write, path, **SETTINGS)
         if not path.exists():
             continue
