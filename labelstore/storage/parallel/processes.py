@@ -12,7 +12,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from labelstore.errors import StoreError
-from labelstore.launch import own_cores
+from labelstore.storage.parallel.threads import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,16 +23,14 @@ __all__ = ["Processes", "process_count"]
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-_MOST = 8
-"""Processes where nothing else is said: each takes the memory of what it makes."""
-
 
 def process_count(workers: int | None, items: int) -> int:
-    """How many processes make so many items: ``workers``, or where that is None as many as there
-    are cores, up to eight; one where there is nothing to share, or no forks (Windows, macOS)."""
+    """How many processes make so many items: ``workers``, or where that is None ``cores``, since
+    each takes the memory of what it makes; one where there is nothing to share, or no forks
+    (Windows, macOS)."""
     if not sys.platform.startswith("linux"):
         return 1
-    return max(1, min(own_cores(None), _MOST, items) if workers is None else min(workers, items))
+    return max(1, min(cores() if workers is None else workers, items))
 
 
 class Processes(Generic[Item, T]):

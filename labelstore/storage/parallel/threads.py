@@ -38,17 +38,18 @@ class Threads:
 
 
 _MOST_CORES = 8
-"""What one block's labels are worked on at a time, at most."""
+"""What one process's work is shared by, at most."""
 
 _TURNS = 4
 """Runs of items that each core is given, so that none waits long for the last."""
 
 
 def cores() -> int:
-    """How many threads this process works in at once: one a core that it may use, up to eight.
+    """How many threads, or forks, share this process's work: one a core that it may use, up to
+    eight.
 
-    A process that another one has started to share the work (a data loader's worker, a fork of
-    ``Processes``) works in one.
+    A process that another one has started to share its own (a data loader's worker, a fork of
+    ``Processes``) works alone.
     """
     if multiprocessing.parent_process() is not None:
         return 1
