@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -136,10 +137,9 @@ def convert(
     units = unit_images_of(output, settings.layout, manifest.group_views, stored)
     manifest = dataclasses.replace(manifest, unit_images=units)
     tell = None if begin is None else begin(reader)
+    make = functools.partial(_block, reader, manifest)
     with (
-        BlockMaker(
-            functools.partial(_block, reader, manifest), output, manifest.num_blocks, workers
-        ) as maker,
+        contextlib.closing(BlockMaker(make, output, manifest.num_blocks, workers)) as maker,
         StoreWriter(output, manifest, reader.keys, truth, overwrite=overwrite) as writer,
     ):
         blocks = maker.write(writer, tell)

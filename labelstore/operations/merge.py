@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from dataclasses import asdict, dataclass
@@ -147,8 +148,9 @@ def merge(
         how[TEACHER_NAMES] = names
     new = dataclasses.replace(manifest, origin=origin("merge", members, how))
     means = _Means(both, ferkd, tail, new.num_views)
+    make = functools.partial(_block, means, new)
     with (
-        BlockMaker(functools.partial(_block, means, new), path, new.num_blocks, workers) as maker,
+        contextlib.closing(BlockMaker(make, path, new.num_blocks, workers)) as maker,
         StoreWriter(path, new, both.keys, both.targets, overwrite=overwrite) as writer,
     ):
         maker.write(writer, tell)

@@ -12,7 +12,7 @@ import itertools
 import math
 import threading
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator, Iterable, Sequence
     from concurrent.futures import Future
-    from types import TracebackType
 
     import numpy.typing as npt
 
@@ -157,9 +156,9 @@ def write_blocks(
 class BlockMaker:
     """Makes blocks of labels and writes them, where making one is Python's work.
 
-    A context manager, entered before the writer: several processes are forks of this one, which
-    would have the lock of a store that is locked already. They read, check and encode; the writer's
-    own process writes and commits, so that the store is the same, whatever their number.
+    Made before the writer is entered: several processes are forks of this one, which would have the
+    lock of a store that is locked already. They read, check and encode; the writer's own process
+    writes and commits, so that the store is the same, whatever their number. ``close`` ends them.
 
     Args:
         make: makes the block of a run of images.
@@ -177,19 +176,10 @@ class BlockMaker:
         self._make, self._path = make, place_of(path)
         self._count = process_count(workers, blocks)
         self._backend: Backend | None = None
-        self._processes: Processes[tuple[Manifest, slice], EncodedBlock] | None = None
+        self._processes = Processes(self._count, self._encoded) if self._count > 1 else None
 
-    def __enter__(self) -> Self:
-        if self._count > 1:
-            self._processes = Processes(self._count, self._encoded)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the processes, if there are any."""
         if self._processes is not None:
             self._processes.close()
 
