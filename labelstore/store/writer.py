@@ -341,8 +341,6 @@ class StoreWriter:
         """
         if block in self._remaking and self._adopt is not None:
             codes = self._adopt(block, codes)
-        elif self._committed[block]:
-            raise self._never_again(block)
         self.write_encoded(block, encoded_block(self._backend, self.manifest, block, codes))
 
     def write_encoded(self, block: int, encoded: EncodedBlock) -> None:

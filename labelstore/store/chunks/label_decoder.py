@@ -115,10 +115,10 @@ class LabelDecoder:
             label = self._one_label.decode(codes, place)
             return label and TopK.of_arrays(*label, self._num_classes, None)
         pair = lists["images/prior_classes"], lists["images/prior_probs"]
-        found = self._one_label.decode_listed(codes, place, pair, image)
-        if found is None:
+        parts = self._one_label.decode_listed(codes, place, pair, image)
+        if parts is None:
             return None
-        classes, probs, listed, listed_probs = found
+        classes, probs, listed, listed_probs = parts
         prior = ImagePrior(listed, listed_probs, decode_power(lists, image))
         return TopK.of_arrays(classes, probs, self._num_classes, prior)
 

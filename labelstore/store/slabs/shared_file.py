@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.storage import local_files, private_folders
+from labelstore.store.slabs import property_locks
 from labelstore.store.slabs.file_layout import SUFFIX
-
-from . import property_locks
 
 try:
     import fcntl
