@@ -68,17 +68,18 @@ def mended(data, rng, others):
         # The header of blosc: version, flags, type size; bytes, block size, compressed bytes.
         place = rng.choice((0, 1, 2, 3, 4, 8, 12))
         width = 1 if place < 4 else 4
-        body[place : place + width] = _near(body[place : place + width], rng)
+        body[place : place + width] = near(body[place : place + width], rng)
         return with_crc(body)
     return with_crc(blind(body, rng, others))
 
 
-def _near(field, rng):
+def near(field, rng):
     """A little-endian number that is beside the one that stands there, or an extreme."""
     width = len(field)
     number = int.from_bytes(field, "little")
-    near = (number + 1, number - 1, number * 2, number // 2, number ^ 1 << rng.randrange(8 * width))
-    return (rng.choice((*near, *NUMBERS)) % 256**width).to_bytes(width, "little")
+    flipped = number ^ 1 << rng.randrange(8 * width)
+    numbers = (number + 1, number - 1, number * 2, number // 2, flipped, *NUMBERS)
+    return (rng.choice(numbers) % 256**width).to_bytes(width, "little")
 
 
 def other_numbers(fields, rng):
@@ -126,7 +127,7 @@ class Shard:
         index = bytearray(self.index.tobytes())
         for _ in range(rng.choice((1, 1, 2))):
             place = 8 * rng.randrange(len(index) // 8)
-            index[place : place + 8] = _near(index[place : place + 8], rng)
+            index[place : place + 8] = near(index[place : place + 8], rng)
         return self.data + with_crc(index)
 
 
