@@ -46,6 +46,8 @@ STORES = {
     "u8.zarr": (written, {"k": 2, "quantizer": "u8"}),
     "u16.zarr": (written, {"k": 3, "quantizer": "u16"}),
     "one-class.zarr": (written, {"k": 1, "quantizer": "ratio16"}),
+    # So many chunks of a shard are decoded in one call.
+    "many-chunks.zarr": (written, {"k": 2, "quantizer": "u16", "views": 9, "group_views": 1}),
     "boxes-fp16.zarr": (written, {"k": 2, "quantizer": "fp16", **BOXES}),
     "list-ratio16.parquet": (make_planned, {"k": 3, **LISTS}),
     "list-u8.parquet": (make_planned, {"k": 4, "quantizer": "u8", "top_p": 0.7, **LISTS}),
@@ -226,7 +228,7 @@ class StoreSubject(Subject):
         store = self.again()
         if part == "measured":
             return list(store.reader.images(block).values())
-        rows, views = np.arange(2 * block, 2 * block + 2), np.arange(3)
+        rows, views = np.arange(2 * block, 2 * block + 2), np.arange(self.manifest.num_views)
         parts = [store.read(rows[:, None], views)]
         if store.law == "explicit":
             boxes = store.views(rows[:, None], views)
@@ -378,7 +380,7 @@ class UnitsSubject(ZarrSubject):
         if part not in ("labels", "commits"):
             return super().read(change)
         store = self.again()
-        rows, views = np.arange(2 * block, 2 * block + 2), np.arange(3)
+        rows, views = np.arange(2 * block, 2 * block + 2), np.arange(self.manifest.num_views)
 
         def whole():
             return b"".join(codes.tobytes() for codes in store.block_codes(block)[2].values())
@@ -565,7 +567,7 @@ class SourceSubject(Subject):
 def make_files(folder):
     """All that is fuzzed, in a folder of its own."""
     for name, (make, settings) in STORES.items():
-        make(folder / name, **SIZE, **settings)
+        make(folder / name, **{**SIZE, **settings})
         (folder / name / ".lock").unlink()
     for name in ("list-ratio16.parquet", "boxes-fp32.parquet"):
         bare = folder / f"bare-{name}"
