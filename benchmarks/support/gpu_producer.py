@@ -325,8 +325,9 @@ def _bare(teacher: Teacher, placed: torch.Tensor) -> Any:
 def _crops_equal(place: Place, source: FolderSource, record: Record) -> None:
     """Crops resized on the device against Pillow's, value by value, and the time of both."""
     from labelstore.images.decoding import decode
+    from labelstore.images.pillow_passes import FILTERS
     from labelstore.images.pixels import cut
-    from labelstore.images.resize_on_device import FILTERS, resize_boxes
+    from labelstore.images.resize_on_device import resize_boxes
 
     photo = decode(source.read(0), "")
     pixels = torch.from_numpy(np.array(photo)).to(place.device)

@@ -273,7 +273,7 @@ free_taps(Taps *taps) {
     free(taps->exact);
 }
 
-/* The rules of labelstore/images/pass_order.py, by the same numbers. */
+/* The rules of labelstore/images/pillow_passes.py, by the same numbers. */
 static int
 rows_first(int order, int height, int width, int out_height, int out_width) {
     if (height <= out_height) return 0;
@@ -351,7 +351,7 @@ PyDoc_STRVAR(
     "resize_boxes(photo, boxes, flips, out, filter, order)\n--\n\n"
     "Fill out (n, height, width, 3) uint8 with boxes (n, 4) int32 of photo (H, W, 3) uint8, resized\n"
     "by Pillow's filter of that number and mirrored where flips (n,) uint8 says so; all contiguous.\n"
-    "order: which boxes have their rows summed first, a rule of labelstore/images/pass_order.py."
+    "order: which boxes have their rows summed first, a rule of labelstore/images/pillow_passes.py."
 );
 
 static PyObject *

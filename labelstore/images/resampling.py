@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from labelstore.compiled import compiled_part
-from labelstore.images.pass_order import pass_order
+from labelstore.images.pillow_passes import pass_order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,84 +21,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import UsageError, one_line
-from labelstore.images.pass_order import rows_first
+from labelstore.images.pillow_passes import FILTERS, WEIGHT_BITS, rows_first, taps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy.typing as npt
     import torch
 
     Weighted = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
     """First taps (n, size) and weights (n, size, T) of boxes."""
 
-__all__ = ["FILTERS", "resize_boxes", "taps"]
-
-_BITS = 22
-"""Binary digits of a weight after the point: 8 bits of pixel and 2 of headroom fill an int32."""
+__all__ = ["resize_boxes"]
 
 WORKING_BYTES = 256 * 2**20
 """Bound on the intermediate sums of a call, but for one box at least: large photos go in parts."""
-
-
-def _triangle(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.maximum(0.0, 1.0 - np.abs(x))
-
-
-def _box(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return ((x > -0.5) & (x <= 0.5)).astype(np.float64)
-
-
-def _cubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The cubic convolution kernel with a = -1/2 (Keys 1981, equation 4)."""
-    x = np.abs(x)
-    near = (1.5 * x - 2.5) * x * x + 1.0
-    far = (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5
-    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
-
-
-def _lanczos(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.where(np.abs(x) < 3.0, np.sinc(x) * np.sinc(x / 3.0), 0.0)
-
-
-FILTERS: dict[str, tuple[Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]], float]] = {
-    "bilinear": (_triangle, 1.0),
-    "bicubic": (_cubic, 2.0),
-    "lanczos": (_lanczos, 3.0),
-    "box": (_box, 0.5),
-}
-"""Interpolation -> its kernel and the kernel's support, in pixels of the result."""
-
-
-@functools.lru_cache(maxsize=8192)
-def taps(
-    length: int, size: int, interpolation: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Where each pixel of a resized line is summed from, and with what weights.
-
-    Args:
-        length: pixels of the line; size: pixels of the result.
-        interpolation: one of `FILTERS`.
-
-    Returns:
-        (size,) int64 first pixels, and (size, T) int32 weights in units of 2**-22; those past a
-        pixel's last tap are 0.
-    """
-    kernel, support = FILTERS[interpolation]
-    scale = length / size
-    stretch = max(scale, 1.0)
-    reach = support * stretch
-    centres = (np.arange(size) + 0.5) * scale
-    first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
-    last = np.minimum((centres + reach + 0.5).astype(np.int64), length)
-    steps = np.arange(int((last - first).max()))
-    places = first[:, None] + steps
-    weights = kernel((places - centres[:, None] + 0.5) * (1.0 / stretch))
-    weights = np.where(places < last[:, None], weights, 0.0)
-    # Summed one after another, as Pillow does: another order may round otherwise.
-    weights = weights / np.cumsum(weights, axis=1)[:, -1:]
-    scaled = weights * (1 << _BITS)
-    return first, np.trunc(np.where(scaled < 0, scaled - 0.5, scaled + 0.5)).astype(np.int32)
 
 
 def resize_boxes(
@@ -115,7 +50,7 @@ def resize_boxes(
         boxes: (n, 4) top, left, height, width in pixels, inside the photo.
         flips: (n,) whether to mirror.
         size: (height, width) of the result.
-        interpolation: one of `FILTERS`.
+        interpolation: one of ``FILTERS``.
 
     Returns:
         (n, height, width, 3) uint8 on the photo's device, equal to ``labelstore.images.cut``.
@@ -399,5 +334,5 @@ def _sums(
         index = places if tap == 0 else (places + tap * stride).clamp_(max=limit)
         values = pixels[index].to(torch.int32) * weights[..., tap][spread][..., None]
         total = values if tap == 0 else total.add_(values)
-    half = 1 << (_BITS - 1)
-    return (total.add_(half) >> _BITS).clamp_(0, 255).to(torch.uint8)
+    half = 1 << (WEIGHT_BITS - 1)
+    return (total.add_(half) >> WEIGHT_BITS).clamp_(0, 255).to(torch.uint8)

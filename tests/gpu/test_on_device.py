@@ -16,9 +16,10 @@ from benchmarks.support.synthetic_photos import place_synthetic_photos
 from labelstore import FerKD
 from labelstore.format.manifest import StoreSettings
 from labelstore.images.decoding import decode
+from labelstore.images.pillow_passes import FILTERS
 from labelstore.images.pixels import cut
 from labelstore.images.preprocessing import Preprocessing
-from labelstore.images.resize_on_device import FILTERS, resize_boxes
+from labelstore.images.resize_on_device import resize_boxes
 from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings, RunOptions

@@ -10,8 +10,9 @@ from PIL import Image
 
 from labelstore.errors import UsageError
 from labelstore.images import resize_on_device
+from labelstore.images.pillow_passes import FILTERS, taps
 from labelstore.images.pixels import cut
-from labelstore.images.resize_on_device import FILTERS, resize_boxes, taps
+from labelstore.images.resize_on_device import resize_boxes
 from tests.support.examples import examples
 
 

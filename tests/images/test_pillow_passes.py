@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from labelstore.images import resampling
-from labelstore.images.pass_order import (
+from labelstore.images.pillow_passes import (
     COLUMNS_FIRST,
     FAR_SHRUNK_FIRST,
     TALL_FIRST,
