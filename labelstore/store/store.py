@@ -8,18 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.errors import (
-    IncompleteError,
-    MismatchError,
-    UsageError,
-)
-from labelstore.format.arrays import LABELLED, UNREADABLE, image_arrays
+from labelstore.errors import IncompleteError, MismatchError, UsageError
 from labelstore.format.encoding import decode_confidence, decode_prior
 from labelstore.format.manifest import EXPLICIT, Manifest
 from labelstore.storage.location import place_of
 from labelstore.store.backends.registry import backend_of
 from labelstore.store.chunks.image_table import ImageTable
 from labelstore.store.chunks.label_decoder import LabelDecoder
+from labelstore.store.chunks.measured_images import MeasuredImages
 from labelstore.store.chunks.reader import BlockReader
 from labelstore.store.indexing import common_shape, in_range, one_place, positions_of
 from labelstore.store.slabs.slab_cache import SlabCache
@@ -102,6 +98,7 @@ class Store:
         self._backend.open_arrays(self.manifest)
         self._reader = BlockReader(self._backend, self.manifest, self.path, cache_bytes)
         self._table = ImageTable(self._backend, self.manifest, self.path)
+        self._measured = MeasuredImages(self._reader, self.manifest)
         self._decoder = LabelDecoder(self.manifest, self._reader.prior_lists, self._table)
         self.slabs = SlabCache(self._reader, self._decoder, slab_bytes)
         """The groups of views that are in memory, and read ahead."""
@@ -258,18 +255,7 @@ class Store:
             # Only then: looking at all of it takes milliseconds.
             self._require_id(Manifest.from_json(document, str(self.path)), self.manifest.id)
         self._reader.refresh()
-        self.__dict__.pop("_images", None)
-
-    @functools.cached_property
-    def _images(self) -> Codes:
-        """The measured image arrays of all committed blocks, verified."""
-        specs = image_arrays(self.manifest)
-        whole = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in specs}
-        blocks = self._reader.committed_blocks()
-        for block, arrays in zip(blocks, self._reader.images_of(blocks), strict=True):
-            for name, codes in arrays.items():
-                whole[name][self.manifest.block_slice(block)] = codes
-        return whole
+        self._measured.forget()
 
     def check_block(self, block: int) -> list[StoreError]:
         """Read everything of a block and check it; what is wrong, [] when all is right.
@@ -301,7 +287,7 @@ class Store:
 
     def labelled(self) -> npt.NDArray[np.bool_]:
         """(num_images,) bool: whether the image's labels are committed and it was readable."""
-        return np.asarray(self._images["images/status"] == LABELLED)
+        return self._measured.labelled()
 
     def unreadable(self) -> list[str]:
         """Keys of images that could not be decoded when their block was made."""
@@ -309,18 +295,17 @@ class Store:
 
     def unreadable_rows(self) -> npt.NDArray[np.bool_]:
         """(num_images,) bool: whether the image could not be decoded when its block was made."""
-        return np.asarray(self._images["images/status"] == UNREADABLE)
+        return self._measured.unreadable()
 
     def sizes(self, images: npt.ArrayLike) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Widths and heights, in pixels, of images by position; -1 where unknown."""
         rows = in_range(images, self.num_images, "image", str(self.path))
-        size = self._images["images/size"][rows]
-        return size[..., 0], size[..., 1]
+        return self._measured.sizes(rows)
 
     def image_digests(self, images: npt.ArrayLike) -> npt.NDArray[np.uint64]:
         """xxh3_64 of the encoded files of images by position; 0 where unknown."""
         rows = in_range(images, self.num_images, "image", str(self.path))
-        return np.asarray(self._images["images/digest"][rows])
+        return self._measured.digests(rows)
 
     def bytes_by_part(self) -> dict[str, int]:
         """Bytes on disk of each array, with ``manifest`` for what is left."""
