@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -21,12 +20,11 @@ import pyarrow.parquet as pq
 import xxhash
 
 from labelstore.errors import CorruptError
-from labelstore.format.arrays import commit_columns, image_arrays, prior_arrays, view_arrays
+from labelstore.format.arrays import commit_columns
 from labelstore.storage import local_files
 from labelstore.storage.parquet.footer import OpenFile, footer_of
 from labelstore.storage.parquet.pages import check_pages
 from labelstore.storage.untrusted import (
-    check_expansion,
     json_document,
     parsed,
     read_file,
@@ -42,14 +40,14 @@ from labelstore.store.backends.parquet.checks import (
     stray_files,
     table_schema,
 )
-from labelstore.store.backends.parquet.tables import EDGES, file_of, label_table, measured_table
+from labelstore.store.backends.parquet.columns import ArrayColumns, bytes_by_array
+from labelstore.store.backends.parquet.tables import file_of, label_table, measured_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
-    from labelstore.format.arrays import ArraySpec
     from labelstore.format.blocks import StoredArray, StoredObject
     from labelstore.format.manifest import Encoding, Manifest
 
@@ -80,26 +78,6 @@ _READING: dict[str, Any] = {
     "memory_map": False,
     "pre_buffer": False,
 }
-_COLUMNS = {
-    "images/size": ["width", "height"],
-    "images/digest": ["digest"],
-    "images/status": ["status"],
-    "images/prior_classes": ["prior_classes"],
-    "images/prior_power": ["prior_power"],
-    "images/prior_probs": ["prior_probs"],
-    "labels/top_prob": ["top_prob"],
-    "labels/classes": ["top_class", "rest_classes"],
-    "labels/rest_probs": ["rest_probs"],
-    "views/box": list(EDGES),
-    "views/flip": ["flip"],
-}
-"""The columns that hold each array."""
-
-_PART_OF_COLUMN = {column: name for name, columns in _COLUMNS.items() for column in columns} | {
-    "image": "labels/position",
-    "view": "labels/position",
-}
-
 _PART_OF_FOLDER = {
     COMMITS: "commits",
     MEASURED: "images",
@@ -119,7 +97,7 @@ class ParquetBackend:
     def __init__(self, path: Path | str) -> None:
         self.path: Path | str = path
         self._manifest: Manifest
-        self._specs: dict[str, ArraySpec]
+        self._columns: ArrayColumns
         self._files: OrderedDict[int, OpenFile] = OrderedDict()
         self._looked_at: dict[int, int] = {}
         self._numbered: set[tuple[int, int]] = set()
@@ -138,8 +116,7 @@ class ParquetBackend:
                 f"{self.encoding!r} in Parquet: {MANIFEST} was exchanged; restore it from a copy."
             )
         self._manifest = manifest
-        specs = (*image_arrays(manifest), *prior_arrays(manifest), *view_arrays(manifest))
-        self._specs = {spec.name: spec for spec in specs}
+        self._columns = ArrayColumns(manifest)
         self._measured, self._labelled = measured_schema(manifest), label_schema(manifest)
 
     def open_for_writing(self, manifest: Manifest) -> None:
@@ -225,11 +202,11 @@ class ParquetBackend:
             with parsed(self._where(part), _MEND):
                 opened = self._open(part)
                 check_footer(opened, self._measured, [len(rows)])
-                columns = ["image", *self._columns(name)]
+                columns = ["image", *self._columns.of(name)]
                 self._check_pages(opened, [0], columns)
                 table = opened.file.read(columns, use_threads=False)
                 check_numbers(table, rows)
-                return self._codes(name, table, (len(rows),), opened.size)
+                return self._columns.codes(name, table, (len(rows),), opened.size)
         groups = range(views.start // manifest.group_views, -(-views.stop // manifest.group_views))
         return np.concatenate([self._group(name, block, group) for group in groups], axis=1)
 
@@ -313,7 +290,7 @@ class ParquetBackend:
         for name, size in self._sizes().items():
             folder = name.split("/")[0]
             if folder == LABELS:
-                for part, count in self._bytes_by_column(name).items():
+                for part, count in self._bytes_by_array(name).items():
                     parts[part] += count
                     size -= count
             parts[_PART_OF_FOLDER.get(folder, "manifest")] += size
@@ -345,19 +322,19 @@ class ParquetBackend:
 
     def _labels(self, block: int) -> OpenFile:
         """The open file of a block's labels; the last few are kept."""
-        held = self._files.pop(block, None)
-        if held is None:
-            held = self._open(block_file(LABELS, block))
+        opened = self._files.pop(block, None)
+        if opened is None:
+            opened = self._open(block_file(LABELS, block))
             # Looking at a footer takes longer than reading a group, and each epoch opens it again.
-            digest = xxhash.xxh3_64_intdigest(held.footer)
+            digest = xxhash.xxh3_64_intdigest(opened.footer)
             if self._looked_at.get(block) != digest:
-                self._check_labels(block, held)
+                self._check_labels(block, opened)
                 self._paged[block] = set()
                 self._looked_at[block] = digest
-        self._files[block] = held
+        self._files[block] = opened
         while len(self._files) > _OPEN_FILES:
             self._files.popitem(last=False)[1].file.close(force=True)
-        return held
+        return opened
 
     def _check_labels(self, block: int, opened: OpenFile) -> None:
         """Raise where the file of a block's labels is made up otherwise."""
@@ -385,9 +362,9 @@ class ParquetBackend:
         """Bytes of each of the store's files."""
         return local_files.file_sizes(Path(self.path))
 
-    def _bytes_by_column(self, name: str) -> dict[str, int]:
+    def _bytes_by_array(self, name: str) -> dict[str, int]:
         with parsed(self._where(name), _MEND):
-            return _bytes_by_column(self._open(name))
+            return bytes_by_array(self._open(name))
 
     def _group(self, name: str, block: int, group: int) -> npt.NDArray[Any]:
         """The codes of an array of a block in one group of views: one row group."""
@@ -398,14 +375,14 @@ class ParquetBackend:
         numbers = [] if seen else ["image", "view"]
         with parsed(self._where(block_file(LABELS, block)), _MEND):
             opened = self._labels(block)
-            columns = [*numbers, *self._columns(name)]
+            columns = [*numbers, *self._columns.of(name)]
             # Where the footer is the same, finding its pages again takes as long as reading them.
             paged = self._paged.get(block, set())
             if numbers or (group, name) not in paged:
                 self._check_pages(opened, [group], columns)
                 paged.add((group, name))
             table = opened.file.read_row_group(group, columns, use_threads=False)
-            codes = self._codes(name, table, shape, opened.size)
+            codes = self._columns.codes(name, table, shape, opened.size)
             if numbers:
                 images = np.repeat(np.arange(rows.start, rows.stop), shape[1])
                 check_numbers(table, images, np.tile(np.arange(views.start, views.stop), shape[0]))
@@ -416,50 +393,7 @@ class ParquetBackend:
         """ValueError where page headers of columns that are to be read claim what cannot be."""
         check_pages(opened.source, opened.columns(groups, names))
 
-    def _codes(
-        self, name: str, table: pa.Table, shape: tuple[int, ...], size: int
-    ) -> npt.NDArray[Any]:
-        """An array's codes from its columns, of a file of ``size`` bytes; ValueError or KeyError
-        when they do not fit."""
-        count, spec = math.prod(shape), self._specs[name]
-        check_expansion(count * math.prod(spec.shape[len(shape) :]) * spec.dtype.itemsize, size)
-        if table.num_rows != count:
-            raise ValueError(f"{table.num_rows} rows, expected {count}")
-        columns = [table[column].combine_chunks() for column in self._columns(name)]
-        codes = np.full((count, *spec.shape[len(shape) :]), spec.fill, dtype=spec.dtype)
-        codes = codes.reshape(count, -1)
-        for place, column in enumerate(columns):
-            if pa.types.is_list(column.type):
-                _place_lists(codes[:, place:], column, name)
-            else:
-                plain = column.cast(pa.from_numpy_dtype(spec.dtype)).fill_null(spec.fill)
-                codes[:, place] = plain.to_numpy(zero_copy_only=False)
-        return codes.reshape((*shape, *spec.shape[len(shape) :]))
-
-    def _columns(self, name: str) -> list[str]:
-        if self._manifest.k == 1 and name == "labels/classes":
-            return ["top_class"]
-        return _COLUMNS[name]
-
-
-def _place_lists(codes: npt.NDArray[Any], column: pa.ListArray, name: str) -> None:
-    """Set codes (n, places) to the lists' values; what a label's list leaves out is 0."""
-    lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    if int(lengths.max(initial=0)) > codes.shape[1]:
-        raise ValueError(f"a list of {lengths.max()} values, expected up to {codes.shape[1]}")
-    if name.startswith("labels/"):
-        codes[column.is_valid().to_numpy(zero_copy_only=False)] = 0
-    codes[np.arange(codes.shape[1]) < lengths[:, None]] = column.flatten().to_numpy()
-
 
 def block_file(folder: str, block: int) -> str:
     """The name of one of a block's files."""
     return f"{folder}/{block:06d}.{'npy' if folder == COMMITS else 'parquet'}"
-
-
-def _bytes_by_column(opened: OpenFile) -> dict[str, int]:
-    parts: dict[str, int] = defaultdict(int)
-    for group in opened.groups:
-        for column in group.columns:
-            parts[_PART_OF_COLUMN.get(column.name, "labels/other")] += column.compressed
-    return parts
