@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.support.lock_share import LockSampler
 from benchmarks.support.synthetic_photos import place_synthetic_photos
-from labelstore.format.block_sizes import ACCELERATOR_BLOCK_VIEWS
+from labelstore.format.settings import ACCELERATOR_BLOCK_VIEWS
 from labelstore.images.ground_truth.targets import resolve_targets
 from labelstore.images.preprocessing import Preprocessing
 from labelstore.images.sources.folder import FolderSource

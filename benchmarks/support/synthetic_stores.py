@@ -26,12 +26,12 @@ def manifest_of(
     Args:
         whole: images and views of the whole data set, whose blocks it has.
     """
-    from labelstore.format.block_sizes import (
+    from labelstore.format.manifest import Manifest, fingerprint
+    from labelstore.format.settings import (
         ACCELERATOR_BLOCK_VIEWS,
         default_block_images,
         default_group_views,
     )
-    from labelstore.format.manifest import Manifest, fingerprint
     from labelstore.producer.settings import FIDELITIES
     from labelstore.store.backends.registry import backend_of
     from labelstore.views.law import ViewLaw

@@ -151,7 +151,7 @@ def command(request: ConvertOptions) -> None:
     """Convert."""
     import contextlib
 
-    from labelstore.format.manifest import StoreSettings
+    from labelstore.format.settings import StoreSettings
     from labelstore.operations.convert import ConversionSettings, convert
     from labelstore.peers.peer_labels import PeerOptions
 

@@ -53,7 +53,7 @@ def _settings(
 ) -> list[Setting]:
     """``K:QUANTIZER:LIST[:MASS]`` each."""
     from labelstore.format import codecs
-    from labelstore.format.manifest import StoreSettings
+    from labelstore.format.settings import StoreSettings
     from labelstore.operations.plan import Setting
 
     settings = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..options import ResultOptions
 
 if TYPE_CHECKING:
-    from labelstore.format.manifest import StoreSettings
+    from labelstore.format.settings import StoreSettings
     from labelstore.labels.top_k import LabelType
     from labelstore.launch import Launch
     from labelstore.producer.settings import LabelSettings, OnError, Resize, RunOptions
@@ -55,7 +55,7 @@ class LabelOptions:
 
     def _store(self, num_classes: int) -> StoreSettings:
         """The settings of a fidelity, with those that were asked for in their stead."""
-        from labelstore.format.manifest import StoreSettings
+        from labelstore.format.settings import StoreSettings
         from labelstore.producer.settings import FIDELITIES
 
         settings = FIDELITIES[self.fidelity]

@@ -9,24 +9,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, get_args
 
 import xxhash
 
-from labelstore.errors import CorruptError, FormatError, UsageError, require_choice
+from labelstore.errors import CorruptError, UsageError, require_choice
 from labelstore.format import codecs
 from labelstore.format.schema import number_problem, schema_problem
+from labelstore.format.settings import Encoding, StoreSettings
 from labelstore.format.versions import (
     DRAFT_VERSION,
     FORMAT_VERSION,
     VERSION_2,
+    check_law,
     check_version,
     same_version,
 )
 from labelstore.storage.untrusted import parsed
 from labelstore.views.law import ViewLaw
-from labelstore.views.stages.names import STAGES, is_known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,27 +35,16 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from labelstore.format.settings import LabelLayout
     from labelstore.labels.top_k import LabelType
 
 __all__ = [
     "EXPLICIT",
     "LOGITS_PROBE",
-    "Encoding",
-    "Layout",
     "Manifest",
-    "StoreOptions",
-    "StoreSettings",
     "differences",
     "fingerprint",
 ]
-
-Encoding = Literal["codes", "plain"]
-"""What lies in a store's arrays: the quantizer's and the lists' compact codes, or class ids and
-the probabilities that those codes stand for."""
-
-Layout = Literal["chunks", "units"]
-"""How labels lie in a Zarr store: in chunks, groups of views of a block, that any Zarr library
-reads; or in units of a few images each, which are read alone at random."""
 
 MAX_VIEWS = 1 << 16
 """Views of an image, at most: a commit row holds a few digests for each group of them."""
@@ -74,42 +64,6 @@ LOGITS_PROBE = "logits_probe"
 
 EXPLICIT = "explicit"
 """The law of a store whose boxes and flips are stored beside its labels."""
-
-
-@dataclass(frozen=True)
-class StoreSettings:
-    """How labels are to be stored; None: as who makes the store says of each setting.
-
-    The ranges are those of ``Manifest``, which refuses others.
-    """
-
-    k: int | None = None
-    """Classes stored of each label."""
-    quantizer: str | None = None
-    """A name from ``labelstore.format.codecs``."""
-    prior_size: int | None = None
-    """Classes of each image's prior list; 0 for none."""
-    top_p: float | None = None
-    """Keep only as many of the k classes as this probability mass needs."""
-    block_images: int | None = None
-    """Images of a block, the unit that is committed."""
-    group_views: int | None = None
-    """Views of a group, the unit that is read."""
-
-    def chosen(self) -> dict[str, Any]:
-        """The settings that are not None, by name: what a ``Manifest`` is to have instead."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-
-class StoreOptions(TypedDict, total=False):
-    """``StoreSettings`` as the keywords of a function."""
-
-    k: int | None
-    quantizer: str | None
-    prior_size: int | None
-    top_p: float | None
-    block_images: int | None
-    group_views: int | None
 
 
 @dataclass(frozen=True)
@@ -233,7 +187,7 @@ class Manifest:
         return _digest(self._body())
 
     @property
-    def label_layout(self) -> Layout:
+    def label_layout(self) -> LabelLayout:
         """How labels lie in the store."""
         return "chunks" if self.unit_images is None else "units"
 
@@ -335,7 +289,7 @@ class Manifest:
             )
         law = body["views"]["law"]
         if isinstance(law, dict):
-            _check_law(law, where)
+            check_law(law, where)
         problem = "its numbers make no store"
         # What a UsageError advises is meant for who makes one.
         with contextlib.suppress(UsageError):
@@ -427,19 +381,3 @@ def _digest(body: Mapping[str, Any]) -> str:
         body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
-
-
-def _check_law(law: Mapping[str, Any], where: str) -> None:
-    """Refuse a view law, or a stage of one, that is not computed here."""
-    if (law["name"], law["version"]) != (ViewLaw.NAME, ViewLaw.VERSION):
-        raise _unknown(where, "view law", law, f"{ViewLaw.NAME!r} version {ViewLaw.VERSION}")
-    for stage in law.get("stages", ()):
-        if not is_known(stage):
-            raise _unknown(where, "stage", stage, f"{', '.join(STAGES)}, all of version 1")
-
-
-def _unknown(where: str, what: str, part: Mapping[str, Any], known: str) -> FormatError:
-    return FormatError(
-        f"{where} has the {what} {part['name']!r} version {part['version']}, this labelstore knows "
-        f"{known}: install the labelstore release that made it, or a newer one."
-    )

@@ -1,12 +1,24 @@
-"""Versions of the format: their numbers, which a store has, and which are read."""
+"""Versions of the format, of view laws and of stages: which a store has, and which are read."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labelstore.errors import FormatError
+from labelstore.views.law import ViewLaw
+from labelstore.views.stages.names import STAGES, is_known
 
-__all__ = ["DRAFT_VERSION", "FORMAT_VERSION", "VERSION_2", "check_version", "same_version"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "DRAFT_VERSION",
+    "FORMAT_VERSION",
+    "VERSION_2",
+    "check_law",
+    "check_version",
+    "same_version",
+]
 
 FORMAT_VERSION = 1
 """Of every store that uses nothing of a later one."""
@@ -46,3 +58,23 @@ def check_version(document: Any, where: str) -> None:
 def same_version(stored: int, asked: int) -> bool:
     """Whether labels of these two versions may stand in one store: 2 and its draft are the same."""
     return stored == asked or {stored, asked} == {VERSION_2, DRAFT_VERSION}
+
+
+def check_law(law: Mapping[str, Any], where: str) -> None:
+    """Refuse a view law that is not computed here; ``where`` names the store.
+
+    Raises:
+        FormatError: the law, or a stage of it, is another, or of another version.
+    """
+    if (law["name"], law["version"]) != (ViewLaw.NAME, ViewLaw.VERSION):
+        raise _unknown(where, "view law", law, f"{ViewLaw.NAME!r} version {ViewLaw.VERSION}")
+    for stage in law.get("stages", ()):
+        if not is_known(stage):
+            raise _unknown(where, "stage", stage, f"{', '.join(STAGES)}, all of version 1")
+
+
+def _unknown(where: str, what: str, part: Mapping[str, Any], known: str) -> FormatError:
+    return FormatError(
+        f"{where} has the {what} {part['name']!r} version {part['version']}, this labelstore knows "
+        f"{known}: install the labelstore release that made it, or a newer one."
+    )

@@ -15,10 +15,10 @@ import numpy as np
 
 from labelstore.errors import LabelError, UsageError
 from labelstore.format import codecs
-from labelstore.format.block_sizes import array_block_images
 from labelstore.format.blocks import BlockPriors, check_table, empty_block
 from labelstore.format.codecs.suitability import suiting
-from labelstore.format.manifest import EXPLICIT, Manifest, StoreSettings, fingerprint
+from labelstore.format.manifest import EXPLICIT, Manifest, fingerprint
+from labelstore.format.settings import StoreSettings, array_block_images
 from labelstore.images.sources.listing import walk
 from labelstore.labels.distribution import mean_distribution
 from labelstore.labels.top_k import TopK
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.blocks import BlockData
-    from labelstore.format.manifest import Layout
+    from labelstore.format.settings import LabelLayout
     from labelstore.peers.peer_labels import PeerLabels, PeerOptions, PeerReader
 
 __all__ = ["ConversionReport", "ConversionSettings", "convert"]
@@ -64,7 +64,7 @@ class ConversionSettings:
     as "balanced"."""
     store: StoreSettings = dataclasses.field(default_factory=StoreSettings)
     """Single settings in the stead of the fidelity's."""
-    layout: Layout | None = None
+    layout: LabelLayout | None = None
     """How labels lie in a Zarr store; when None as they do in one that is gone on with, else in
     chunks."""
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from labelstore.errors import MismatchError, UsageError
 from labelstore.format.blocks import BlockPriors
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import largest, mean_distribution
 from labelstore.labels.ferkd import Action, FerKD, action_shares
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.blocks import BlockData
-    from labelstore.format.manifest import Layout, Manifest, StoreOptions
+    from labelstore.format.manifest import Manifest
+    from labelstore.format.settings import LabelLayout, StoreOptions
     from labelstore.labels.ferkd import EnsembleFerKD
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import Tail
@@ -89,7 +90,7 @@ def merge(
     ferkd: FerKD | EnsembleFerKD | None = None,
     tail: Tail | None = None,
     images: Images = "strict",
-    layout: Layout | None = None,
+    layout: LabelLayout | None = None,
     overwrite: bool = False,
     workers: int | None = 1,
     tell: Callable[[int, int], None] | None = None,
@@ -201,7 +202,7 @@ def _manifest(
     both: Ensemble,
     path: str | os.PathLike[str],
     wished: StoreSettings,
-    layout: Layout | None,
+    layout: LabelLayout | None,
     calibrated: bool,
 ) -> Manifest:
     first = both.manifest

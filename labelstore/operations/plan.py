@@ -16,7 +16,8 @@ import numpy as np
 from labelstore.errors import DecodeError, SourceError, UsageError
 from labelstore.format.arrays import commit_columns
 from labelstore.format.blocks import BlockData, BlockPriors
-from labelstore.format.manifest import Manifest, StoreSettings, fingerprint
+from labelstore.format.manifest import Manifest, fingerprint
+from labelstore.format.settings import StoreSettings
 from labelstore.format.unit_blocks import COUNT_BYTES, UnitBlocks
 from labelstore.images.pixels import render
 from labelstore.labels.distance import Distances, distances

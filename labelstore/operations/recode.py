@@ -10,7 +10,8 @@ import numpy as np
 
 from labelstore.errors import UsageError
 from labelstore.format.blocks import BlockPriors, check_table
-from labelstore.format.manifest import StoreSettings, fingerprint
+from labelstore.format.manifest import fingerprint
+from labelstore.format.settings import StoreSettings
 from labelstore.labels import prior
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import mean_distribution
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.format.blocks import BlockData
-    from labelstore.format.manifest import Layout, Manifest, StoreOptions
+    from labelstore.format.manifest import Manifest
+    from labelstore.format.settings import LabelLayout, StoreOptions
 
 __all__ = ["RecodeReport", "recode"]
 
@@ -68,7 +70,7 @@ def recode(
     path: str | os.PathLike[str],
     *,
     targets: npt.ArrayLike | None = None,
-    layout: Layout | None = None,
+    layout: LabelLayout | None = None,
     overwrite: bool = False,
     tell: Callable[[int, int], None] | None = None,
     **settings: Unpack[StoreOptions],

@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from labelstore.errors import LabelStoreError, MismatchError, UsageError
-from labelstore.format.block_sizes import (
+from labelstore.format.manifest import LOGITS_PROBE, Manifest, differences, fingerprint
+from labelstore.format.settings import (
     ACCELERATOR_BLOCK_VIEWS,
     CPU_BLOCK_VIEWS,
     default_block_images,
     default_group_views,
 )
-from labelstore.format.manifest import LOGITS_PROBE, Manifest, differences, fingerprint
 from labelstore.producer.crops.cutter import shape_of
 from labelstore.producer.pixel_probe import make_probe
 from labelstore.producer.probe import library_versions

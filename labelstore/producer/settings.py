@@ -16,7 +16,7 @@ from labelstore.format.codecs.suitability import (
     rounding_share,
     suiting,
 )
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.producer.stopping import GRACE_SECONDS
 from labelstore.views.law import ViewLaw
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from labelstore.format.manifest import Layout, Manifest
+    from labelstore.format.manifest import Manifest
+    from labelstore.format.settings import LabelLayout
     from labelstore.labels.top_k import LabelType
     from labelstore.producer.growth.growth import Growth
     from labelstore.store.writer import Remake, Share
@@ -72,7 +73,7 @@ class LabelSettings:
     temperature: float = 1.0
     """The logits are divided by it before softmax."""
     label_type: LabelType = "top-k"
-    layout: Layout | None = None
+    layout: LabelLayout | None = None
     """How labels lie in a Zarr store; when None as they do in a store that is gone on with, or
     grows, else in chunks."""
 

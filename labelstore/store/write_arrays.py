@@ -13,9 +13,9 @@ from labelstore.errors import (
     UsageError,
 )
 from labelstore.format import codecs
-from labelstore.format.block_sizes import array_block_images
 from labelstore.format.blocks import BlockData, BlockPriors, check_table
-from labelstore.format.manifest import EXPLICIT, Manifest, StoreSettings, fingerprint
+from labelstore.format.manifest import EXPLICIT, Manifest, fingerprint
+from labelstore.format.settings import StoreSettings, array_block_images
 from labelstore.store.backends.registry import backend_of, unit_images_of
 from labelstore.store.rewrite import write_blocks
 from labelstore.store.store import Store
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.format.manifest import Layout
+    from labelstore.format.settings import LabelLayout
     from labelstore.labels.top_k import LabelType
     from labelstore.views.law import ViewLaw
 
@@ -56,7 +56,7 @@ class WriteOptions(TypedDict, total=False):
     teacher: Mapping[str, Any] | None
     block_images: int | None
     group_views: int | None
-    layout: Layout | None
+    layout: LabelLayout | None
 
 
 def write(

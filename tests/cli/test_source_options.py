@@ -14,7 +14,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.cli.main import main
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.ground_truth.targets import resolve_targets
 from labelstore.images.sources.choose import in_order, open_source
 from labelstore.producer.generation import generate

@@ -14,7 +14,7 @@ import pytest
 
 import labelstore
 from labelstore.errors import BusyError, LabelStoreError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.lifecycle.gc import gc
 from labelstore.operations.lifecycle.grow import grow

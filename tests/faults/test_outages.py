@@ -13,7 +13,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import DecodeError, SourceError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.decoding import decode
 from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.generation import generate

@@ -12,7 +12,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, StoreError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.recode import recode
 from labelstore.operations.repair import repair

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labelstore.format.block_sizes import (
+from labelstore.format.settings import (
     ACCELERATOR_BLOCK_VIEWS,
     CPU_BLOCK_VIEWS,
     MOST_BLOCK_IMAGES,

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import labelstore
 from benchmarks.support.synthetic_photos import place_synthetic_photos
 from labelstore import FerKD
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.decoding import decode
 from labelstore.images.pillow_passes import FILTERS
 from labelstore.images.pixels import cut

@@ -7,7 +7,7 @@ import pytest
 
 import labelstore
 from labelstore.format.codecs.suitability import suiting
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.labels.distance import distances
 from labelstore.labels.prior import ImagePrior, decode_probs
 from labelstore.labels.top_k import TopK

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from labelstore.errors import CorruptError, LabelError, StoreError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images import open_source
 from labelstore.operations.convert import ConversionSettings, convert
 from labelstore.peers.peer_labels import PeerOptions

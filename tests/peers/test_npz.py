@@ -5,7 +5,7 @@ import pytest
 
 import labelstore
 from labelstore.errors import CorruptError, FormatError, LabelError, NotFoundError, UsageError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.operations.convert import ConversionSettings, convert
 from labelstore.peers.peer_labels import PeerOptions
 from tests.support.stores import distributions, top_of

@@ -12,7 +12,7 @@ from labelstore.errors import (
     NotFoundError,
     UsageError,
 )
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.convert import ConversionSettings, convert
 from labelstore.peers.peer_labels import PeerOptions

@@ -17,7 +17,7 @@ import torch
 
 import labelstore
 from labelstore.errors import LabelStoreError, MismatchError, SourceError, UsageError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.decoding import decode
 from labelstore.images.ground_truth.targets import resolve_targets
 from labelstore.images.pixels import cut

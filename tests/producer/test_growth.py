@@ -18,7 +18,7 @@ from PIL import Image
 import labelstore
 from labelstore.cli.main import main
 from labelstore.errors import MismatchError, SourceError, UsageError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.lifecycle.copy import copy
 from labelstore.operations.lifecycle.grow import grow

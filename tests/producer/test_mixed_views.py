@@ -16,7 +16,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import DecodeError, MismatchError, SourceError, UsageError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.format.versions import VERSION_2
 from labelstore.images import PartnerPhotos, render
 from labelstore.images.decoding import decode

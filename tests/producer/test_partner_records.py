@@ -11,7 +11,7 @@ import pytest
 
 import labelstore
 from labelstore.errors import CorruptError, MismatchError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.lifecycle.gc import gc
 from labelstore.operations.lifecycle.parts import join_parts

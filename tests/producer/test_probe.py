@@ -13,7 +13,8 @@ import torch
 
 import labelstore
 from labelstore.errors import CorruptError, MismatchError
-from labelstore.format.manifest import LOGITS_PROBE, Manifest, StoreSettings
+from labelstore.format.manifest import LOGITS_PROBE, Manifest
+from labelstore.format.settings import StoreSettings
 from labelstore.images.pixels import content_digest
 from labelstore.images.preprocessing import Preprocessing
 from labelstore.images.sources.folder import FolderSource

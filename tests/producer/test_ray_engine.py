@@ -20,7 +20,7 @@ import torch
 
 import labelstore
 from labelstore.errors import MismatchError, NotFoundError, SourceError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.preprocessing import Preprocessing
 from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.generation import generate, generate_together

@@ -17,7 +17,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import BusyError, MismatchError, UsageError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.generation import generate, generate_together
@@ -190,7 +190,7 @@ def test_batches_that_fit():
 WORKER = """
 import sys
 import numpy as np
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.producer import LabelSettings, RunOptions, generate
 from labelstore.images import FolderSource
 from labelstore.teachers.load import load_teacher
@@ -389,7 +389,7 @@ MEMORY = """
 import resource, sys
 import numpy as np
 import torch
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.producer import LabelSettings, RunOptions, generate
 from labelstore.images import FolderSource
 from labelstore.teachers.load import load_teacher

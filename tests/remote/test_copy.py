@@ -11,7 +11,7 @@ import pytest
 
 import labelstore
 from labelstore.errors import CorruptError, StoreError, UsageError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.lifecycle.copy import copy
 from labelstore.operations.lifecycle.grow import grow

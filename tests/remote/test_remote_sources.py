@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from labelstore.errors import NotFoundError, SourceError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.ground_truth.targets import resolve_targets
 from labelstore.images.sources.choose import open_source
 from labelstore.images.sources.folder import FolderSource

@@ -8,7 +8,7 @@ import pytest
 import labelstore
 from labelstore.errors import LabelError
 from labelstore.format.blocks import BlockPriors, block_codes, empty_block
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.operations.merge import merge
 from labelstore.operations.recode import recode
 from labelstore.store.indexing import evenly_spaced

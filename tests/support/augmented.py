@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 import labelstore
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.generation import generate
 from labelstore.producer.probe import CHECKED_PHOTOS

@@ -13,7 +13,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import LabelStoreError, MismatchError, UsageError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.preprocessing import Preprocessing
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.lifecycle.copy import copy

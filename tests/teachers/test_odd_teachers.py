@@ -15,7 +15,7 @@ from torch import nn
 
 import labelstore
 from labelstore.errors import TeacherError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.preprocessing import Preprocessing
 from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.generation import generate

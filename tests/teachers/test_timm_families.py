@@ -12,7 +12,7 @@ from PIL import Image
 
 import labelstore
 from labelstore.errors import TeacherError
-from labelstore.format.manifest import StoreSettings
+from labelstore.format.settings import StoreSettings
 from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.generation import generate
 from labelstore.producer.settings import LabelSettings, RunOptions

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.format.manifest import Layout, Manifest
+    from labelstore.format.manifest import Manifest
+    from labelstore.format.settings import LabelLayout
     from labelstore.store.backends.protocol import Backend
 
     Codes = dict[str, npt.NDArray[Any]]
@@ -46,7 +47,7 @@ def backend_of(path: str | os.PathLike[str]) -> Backend:
 
 def unit_images_of(
     path: str | os.PathLike[str],
-    layout: Layout | None,
+    layout: LabelLayout | None,
     group_views: int,
     stored: Manifest | None = None,
 ) -> int | None:

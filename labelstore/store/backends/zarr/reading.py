@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.format.manifest import Encoding, Manifest
+    from labelstore.format.manifest import Manifest
+    from labelstore.format.settings import Encoding
 
 __all__ = ["ZarrReads"]
 

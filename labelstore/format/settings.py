@@ -1,16 +1,31 @@
-"""How many images a block has, and views a group, where nobody says."""
+"""How labels are to be stored, and how large blocks and groups are where nobody says."""
 
 from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypedDict
 
 __all__ = [
     "ACCELERATOR_BLOCK_VIEWS",
     "CPU_BLOCK_VIEWS",
     "LEAST_BLOCK_LABELS",
     "MOST_BLOCK_IMAGES",
+    "Encoding",
+    "LabelLayout",
+    "StoreOptions",
+    "StoreSettings",
     "array_block_images",
     "default_block_images",
     "default_group_views",
 ]
+
+Encoding = Literal["codes", "plain"]
+"""What lies in a store's arrays: the quantizer's and the lists' compact codes, or class ids and
+the probabilities that those codes stand for."""
+
+LabelLayout = Literal["chunks", "units"]
+"""How labels lie in a Zarr store: in chunks, groups of views of a block, that any Zarr library
+reads; or in units of a few images each, which are read alone at random."""
 
 MOST_BLOCK_IMAGES = 1024
 """Images of a block, at most, unless more are asked for."""
@@ -29,6 +44,42 @@ MOST_BLOCKS = 2048
 
 CHUNK_LABELS = 4096
 """Labels of a chunk, what is read at once: of a block's group of views, about at least."""
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """How labels are to be stored; None: as who makes the store says of each setting.
+
+    The ranges are those of ``Manifest``, which refuses others.
+    """
+
+    k: int | None = None
+    """Classes stored of each label."""
+    quantizer: str | None = None
+    """A name from ``labelstore.format.codecs``."""
+    prior_size: int | None = None
+    """Classes of each image's prior list; 0 for none."""
+    top_p: float | None = None
+    """Keep only as many of the k classes as this probability mass needs."""
+    block_images: int | None = None
+    """Images of a block, the unit that is committed."""
+    group_views: int | None = None
+    """Views of a group, the unit that is read."""
+
+    def chosen(self) -> dict[str, Any]:
+        """The settings that are not None, by name: what a ``Manifest`` is to have instead."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+class StoreOptions(TypedDict, total=False):
+    """``StoreSettings`` as the keywords of a function."""
+
+    k: int | None
+    quantizer: str | None
+    prior_size: int | None
+    top_p: float | None
+    block_images: int | None
+    group_views: int | None
 
 
 def default_block_images(num_images: int, num_views: int, block_views: int) -> int:
