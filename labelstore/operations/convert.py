@@ -133,7 +133,7 @@ def convert(
     reader = open_peer(format, path, options)
     truth = None if targets is None or reader.num_classes is None else targets(reader)
     manifest, truth = _manifest(reader, format, output, settings, options.boxes, truth)
-    stored = None if overwrite else stored_manifest(output)
+    stored = stored_manifest(output, overwrite=overwrite)
     units = unit_images_of(output, settings.layout, manifest.group_views, stored)
     manifest = dataclasses.replace(manifest, unit_images=units)
     tell = None if begin is None else begin(reader)

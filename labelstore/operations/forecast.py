@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelstore.labels.ferkd import FerKD, action_shares
+from labelstore.labels.actions import action_shares
+from labelstore.labels.ferkd import FerKD
 from labelstore.operations.plan import Setting, measure, sample_of_teacher
 from labelstore.producer.manifests import blocks_on, sizes_of, stored_manifest
 from labelstore.storage.local_files import free_bytes
@@ -98,7 +99,7 @@ def forecast(
     )
     setting = Setting("", settings.store_of(teacher.num_classes))
     place = place_of(path)
-    stored = None if options.overwrite else stored_manifest(path)
+    stored = stored_manifest(path, overwrite=options.overwrite)
     block_images = (
         stored.block_images
         if stored

@@ -72,7 +72,7 @@ def manifests_of(
     if outputs[0].growth is not None:
         return [_grown_manifest(outputs[0], outputs[0].growth, options, engine)]
     new: dict[int, Manifest] = {}
-    begun = [None if options.overwrite else stored_manifest(output.path) for output in outputs]
+    begun = [stored_manifest(output.path, overwrite=options.overwrite) for output in outputs]
     block_images = next((stored.block_images for stored in begun if stored), None)
     if block_images is None:
         device, num_views = engine.teachers[0].device, outputs[0].settings.num_views
@@ -209,8 +209,11 @@ def plan_of(
     )
 
 
-def stored_manifest(path: str | os.PathLike[str]) -> Manifest | None:
-    """The manifest of a store that may be gone on with; None where the writer has to decide."""
+def stored_manifest(path: str | os.PathLike[str], *, overwrite: bool) -> Manifest | None:
+    """The manifest of a store that may be gone on with; None where the writer has to decide, and
+    where what is there is to be overwritten."""
+    if overwrite:
+        return None
     try:
         return Store(path).manifest
     except LabelStoreError:

@@ -66,7 +66,7 @@ def check_request(
         UsageError: a number is out of its range. MismatchError: there is a store that was made with
             other settings. FormatError: something else is there.
     """
-    stored = None if options.overwrite else stored_manifest(path)
+    stored = stored_manifest(path, overwrite=options.overwrite)
     known: Mapping[str, Any] = (stored.teacher if stored else None) or _UNKNOWN
     requested = _RequestedTeacher(
         stored.num_classes if stored else _ANY_CLASSES,
