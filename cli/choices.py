@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
-    from labelstore.labels.ferkd import Calibrate, Combine, Confidence
+    from labelstore.labels.actions import Combine
+    from labelstore.labels.ferkd import Calibrate, Confidence
     from labelstore.labels.top_k import LabelType, Tail
     from labelstore.operations.lifecycle.subset import Choice
     from labelstore.peers.exports.fkd import FkdArrays, FkdLabels

@@ -16,14 +16,10 @@ from . import (
 from .errors import LabelStoreError as LabelStoreError
 from .images.sources.choose import open_source as open_source
 from .labels import temperature as temperature
+from .labels.actions import Action as Action, Calibrated as Calibrated
 from .labels.calibration.phases import LabelPhases as LabelPhases
 from .labels.calibration.thresholds import ClassThresholds as ClassThresholds
-from .labels.ferkd import (
-    Action as Action,
-    Calibrated as Calibrated,
-    EnsembleFerKD as EnsembleFerKD,
-    FerKD as FerKD,
-)
+from .labels.ferkd import EnsembleFerKD as EnsembleFerKD, FerKD as FerKD
 from .labels.soft_labels import SoftLabels as SoftLabels
 from .labels.temperature import at_temperature as at_temperature
 from .labels.top_k import TopK as TopK

@@ -13,7 +13,8 @@ from ..ferkd_options import FerKDOptions, ferkd_options
 from ..text import counted, difference, extent, share
 
 if TYPE_CHECKING:
-    from labelstore.labels.ferkd import Calibrate, Combine
+    from labelstore.labels.actions import Combine
+    from labelstore.labels.ferkd import Calibrate
     from labelstore.labels.top_k import Tail
     from labelstore.operations.merge import MergeReport
     from labelstore.store.ensembles import Images

@@ -12,7 +12,7 @@ from ..ferkd_options import FerKDOptions, ferkd_options
 from ..reports.schedule import print_schedule
 
 if TYPE_CHECKING:
-    from labelstore.labels.ferkd import Combine
+    from labelstore.labels.actions import Combine
     from labelstore.store.ensembles import Images
     from labelstore.training.cycle import Schedule
 

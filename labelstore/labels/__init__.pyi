@@ -1,13 +1,9 @@
 from . import prior as prior, temperature as temperature
+from .actions import Action as Action, Calibrated as Calibrated
 from .distance import distances as distances
 from .distribution import entropy as entropy, largest as largest
 from .ensemble import EnsembleTopK as EnsembleTopK
-from .ferkd import (
-    Action as Action,
-    Calibrated as Calibrated,
-    EnsembleFerKD as EnsembleFerKD,
-    FerKD as FerKD,
-)
+from .ferkd import EnsembleFerKD as EnsembleFerKD, FerKD as FerKD
 from .prior import ImagePrior as ImagePrior
 from .soft_labels import SoftLabels as SoftLabels, hard as hard, mix as mix, smooth as smooth
 from .temperature import at_temperature as at_temperature

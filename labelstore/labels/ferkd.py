@@ -21,13 +21,12 @@ from labelstore.labels.actions import (
     Calibrated,
     Combine,
     Discard,
-    action_shares,
 )
 from labelstore.labels.calibration.by_class import FEWEST_VIEWS, fit_members_by_class
 from labelstore.labels.calibration.thresholds import ClassThresholds, Edges, require_ordered
 from labelstore.labels.calibration.truth import known_truth, with_leading_truth, with_smoothed_truth
 from labelstore.labels.confidence import largest_of_mean, largest_probability, weighted_mean
-from labelstore.labels.ensemble import combined, loss_weights, together
+from labelstore.labels.ensemble import combined, loss_weights
 from labelstore.labels.fitting import CALIBRATED, EASIEST, HARDEST, Shares, fit_members
 
 if TYPE_CHECKING:
@@ -39,18 +38,7 @@ if TYPE_CHECKING:
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import Tail, TopK
 
-__all__ = [
-    "Action",
-    "ActionCounts",
-    "Calibrated",
-    "ClassThresholds",
-    "Combine",
-    "Discard",
-    "EnsembleFerKD",
-    "FerKD",
-    "action_shares",
-    "together",
-]
+__all__ = ["EnsembleFerKD", "FerKD"]
 
 Confidence = Literal["max", "target"]
 Calibrate = Literal["smooth", "loca"]

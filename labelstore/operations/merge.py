@@ -13,9 +13,10 @@ import numpy as np
 from labelstore.errors import MismatchError, UsageError
 from labelstore.format.blocks import BlockPriors
 from labelstore.format.settings import StoreSettings
+from labelstore.labels.actions import Action, action_shares
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import largest, mean_distribution
-from labelstore.labels.ferkd import Action, FerKD, action_shares
+from labelstore.labels.ferkd import FerKD
 from labelstore.labels.lists.fit import TOGETHER
 from labelstore.store.backends.registry import backend_of, unit_images_of
 from labelstore.store.ensembles import Ensemble, ensemble, opened_all

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.labels.ferkd import Action
+from labelstore.labels.actions import Action
 from labelstore.statistics.confidence import share_of
 from labelstore.statistics.sampling import error_of_share
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from labelstore.labels.ferkd import ActionCounts, FerKD
+from labelstore.labels.actions import ActionCounts
+from labelstore.labels.ferkd import FerKD
 from labelstore.store.mixed_views import require_unmixed
 from labelstore.training.cycle import most_confident
 from labelstore.training.planning.bounded_rules import deciding_confidence

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from labelstore.cli import choices, ferkd_options, options
 from labelstore.cli.main import COMMANDS, main
-from labelstore.format import codecs, manifest
-from labelstore.labels import ferkd, top_k
+from labelstore.format import codecs
+from labelstore.format.settings import LabelLayout
+from labelstore.labels import actions, ferkd, top_k
 from labelstore.operations import verify
 from labelstore.operations.lifecycle import subset
 from labelstore.peers.choose import READERS
@@ -32,11 +33,11 @@ from labelstore.views.law import ViewLaw
     ("shown", "known"),
     [
         (choices.CONFIDENCES, get_args(ferkd.Confidence)),
-        (choices.COMBINES, get_args(ferkd.Combine)),
+        (choices.COMBINES, get_args(actions.Combine)),
         (choices.CALIBRATES, get_args(ferkd.Calibrate)),
         (choices.TAILS, get_args(top_k.Tail)),
         (choices.LABEL_TYPES, get_args(top_k.LabelType)),
-        (choices.LAYOUTS, get_args(manifest.Layout)),
+        (choices.LAYOUTS, get_args(LabelLayout)),
         (choices.RESIZES, get_args(settings.Resize)),
         (choices.ON_ERROR, get_args(settings.OnError)),
         (choices.IMAGES, get_args(ensembles.Images)),

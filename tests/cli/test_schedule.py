@@ -12,7 +12,8 @@ from click.testing import CliRunner
 import labelstore
 from labelstore.cli.main import main
 from labelstore.errors import LabelError, NotFoundError, UsageError
-from labelstore.labels.ferkd import Action, EnsembleFerKD, FerKD
+from labelstore.labels.actions import Action
+from labelstore.labels.ferkd import EnsembleFerKD, FerKD
 from labelstore.operations.schedule import dry_run
 from labelstore.torch import ViewSampler
 from labelstore.views.law import ViewLaw

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 import labelstore
 from labelstore.cli.main import main
 from labelstore.errors import PartialDataWarning
-from labelstore.labels.ferkd import Action, FerKD
+from labelstore.labels.actions import Action
+from labelstore.labels.ferkd import FerKD
 from labelstore.operations.inspection.inspect import report
 from labelstore.operations.schedule import dry_run
 from tests.support.stores import make_planned, once, written

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from labelstore.errors import LabelError, UsageError
-from labelstore.labels.ensemble import EnsembleTopK
-from labelstore.labels.ferkd import Action, ActionCounts, EnsembleFerKD, FerKD, together
+from labelstore.labels.actions import Action, ActionCounts
+from labelstore.labels.ensemble import EnsembleTopK, together
+from labelstore.labels.ferkd import EnsembleFerKD, FerKD
 from labelstore.labels.prior import ImagePrior
 from labelstore.labels.top_k import TopK
 

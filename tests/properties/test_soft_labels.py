@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, strategies as st
 
-from labelstore.labels.ferkd import Action, FerKD
+from labelstore.labels.actions import Action
+from labelstore.labels.ferkd import FerKD
 from labelstore.labels.soft_labels import mix
 from labelstore.testing.strategies import soft_labels, top_k
 

@@ -11,7 +11,8 @@ from hypothesis import given, strategies as st
 
 import labelstore
 from labelstore.errors import LabelError, UsageError
-from labelstore.labels.ferkd import Action, FerKD
+from labelstore.labels.actions import Action
+from labelstore.labels.ferkd import FerKD
 from labelstore.training.curriculum import confidence_order, curriculum_views
 from labelstore.training.decisions import view_mask
 from tests.support.stores import once, written

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.labels.ferkd import Action, ActionCounts
+from labelstore.labels.actions import Action, ActionCounts
 from labelstore.operations.inspection.description import describe
 from labelstore.statistics.by_class import ClassSums
 from labelstore.statistics.confidence import ConfidenceCounts, share_of

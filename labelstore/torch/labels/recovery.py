@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from labelstore.errors import LabelError, UsageError
+from labelstore.labels.actions import Action
 from labelstore.labels.calibration.thresholds import Edges
-from labelstore.labels.ferkd import Action, together
+from labelstore.labels.ensemble import together
 from labelstore.torch.labels.soft_labels import TorchSoftLabels
 from labelstore.training.recovery import NO_EPOCH
 

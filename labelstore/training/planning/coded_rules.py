@@ -12,8 +12,8 @@ import numpy as np
 
 from labelstore.format import codecs
 from labelstore.format.encoding import decode_confidence
+from labelstore.labels.actions import ActionCounts
 from labelstore.labels.calibration.thresholds import Edges
-from labelstore.labels.ferkd import ActionCounts
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -10,10 +10,11 @@ import pytest
 
 import labelstore
 from labelstore.errors import FallbackWarning, LabelError, UsageError
+from labelstore.labels.actions import Action
 from labelstore.labels.calibration import by_class
 from labelstore.labels.calibration.by_class import FEWEST_VIEWS, fit_classes
 from labelstore.labels.calibration.thresholds import ClassThresholds
-from labelstore.labels.ferkd import Action, EnsembleFerKD, FerKD
+from labelstore.labels.ferkd import EnsembleFerKD, FerKD
 from labelstore.labels.fitting import Shares, fit_thresholds
 from labelstore.labels.top_k import TopK
 from tests.support.stores import written

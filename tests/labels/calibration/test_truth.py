@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from labelstore.errors import LabelError, UsageError
+from labelstore.labels.actions import Action
 from labelstore.labels.calibration.truth import with_leading_truth
 from labelstore.labels.ensemble import EnsembleTopK
-from labelstore.labels.ferkd import Action, FerKD
+from labelstore.labels.ferkd import FerKD
 from labelstore.labels.prior import ImagePrior
 from labelstore.labels.soft_labels import SoftLabels
 from labelstore.labels.top_k import TopK

@@ -13,7 +13,8 @@ import labelstore
 from labelstore.errors import CorruptError, LabelError, UsageError
 from labelstore.format.blocks import BlockData
 from labelstore.format.manifest import Manifest, fingerprint
-from labelstore.labels.ferkd import Action, FerKD
+from labelstore.labels.actions import Action
+from labelstore.labels.ferkd import FerKD
 from labelstore.operations.inspection.inspect import report
 from labelstore.store.writer import StoreWriter
 from labelstore.views.law import ViewLaw

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.labels.ferkd import Action, ClassThresholds, FerKD
+from labelstore.labels.actions import Action
+from labelstore.labels.calibration.thresholds import ClassThresholds
+from labelstore.labels.ferkd import FerKD
 from labelstore.operations.inspection.gallery.pictures import (
     add_pictures,
     has_boxes,

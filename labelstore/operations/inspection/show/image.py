@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import NotFoundError, UsageError, did_you_mean
+from labelstore.labels.actions import Action
 from labelstore.labels.distribution import largest
-from labelstore.labels.ferkd import Action, FerKD
+from labelstore.labels.ferkd import FerKD
 from labelstore.labels.top_k import TopK
 from labelstore.store.ensembles import opened_reader
 from labelstore.store.lineage import teacher_names
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from labelstore.labels.actions import Calibrated
     from labelstore.labels.ensemble import EnsembleTopK
-    from labelstore.labels.ferkd import Calibrated
     from labelstore.store.label_reader import LabelReader
     from labelstore.views.law import Views
 
