@@ -13,11 +13,16 @@ import numpy as np
 
 from labelstore.labels.actions import Action, ActionCounts
 from labelstore.operations.inspection.description import describe
+from labelstore.operations.inspection.label_facts import (
+    AGREEMENT_CLASSES,
+    LabelFacts,
+    facts_of_labels,
+)
 from labelstore.statistics.by_class import ClassSums
 from labelstore.statistics.confidence import ConfidenceCounts, share_of
-from labelstore.statistics.distributions import Spread, drift_of, entropy_of, mean_labels
+from labelstore.statistics.distributions import Spread
 from labelstore.statistics.extremes import Extremes
-from labelstore.statistics.image_labels import ImageLabels, joined, of_images
+from labelstore.statistics.image_labels import ImageLabels, joined
 from labelstore.statistics.mistakes import confused_pairs, suspicions
 from labelstore.statistics.reliability import Reliability
 from labelstore.statistics.sampling import error_of_share, groups_of_views
@@ -31,12 +36,9 @@ if TYPE_CHECKING:
 
     from labelstore.labels.ferkd import FerKD
     from labelstore.labels.fitting import DistinctValues
-    from labelstore.labels.top_k import TopK
     from labelstore.store.store import Store
 
-    Float64Array = npt.NDArray[np.float64]
     Int64Array = npt.NDArray[np.int64]
-    BoolArray = npt.NDArray[np.bool_]
 
 __all__ = ["Tally"]
 
@@ -45,36 +47,12 @@ REPORT_VERSION = 2
 LABEL_CROPS = 2**22
 """Whole labels are looked at of so many crops, unless a sample is asked for: some ten seconds."""
 
-AGREEMENT_CLASSES = 5
 CONFUSED_PAIRS = 100
 SUSPICIONS = 50
 
 _PAIRS = 2**18
 """Classes with their probabilities, those of lists included, that are looked at at a time: arrays
 of so many numbers stay in a processor's cache."""
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What a few images' labels (n, V) say."""
-
-    confidence: npt.NDArray[np.float32]
-    """(n, V) the largest probability of each."""
-    rule_looks_at: npt.NDArray[np.float32] | None
-    """(n, V) what a rule looks at that does not look at that one."""
-    top_classes: npt.NDArray[np.int32]
-    """(n, V) the largest class of each, -1 where there is none."""
-    right: BoolArray
-    """(known images, V) whether the largest class is the ground truth."""
-    hits: int
-    """Labels of these that have it among their first few."""
-    residual: Float64Array
-    """(k,) sums of the mass outside the 1, 2, ... largest classes."""
-    entropy: Float64Array
-    """(n, V) nats."""
-    drift: Float64Array
-    """(n,) trace of the covariance over the views."""
-    labels: ImageLabels
 
 
 @dataclass(frozen=True)
@@ -85,7 +63,7 @@ class _Block:
     """(n,) positions of those with labels, rising."""
     plane: npt.NDArray[np.float32] | None
     """(n, V) the largest probabilities of all their views, unless a sample is looked at."""
-    facts: list[_Facts]
+    facts: list[LabelFacts]
 
 
 class Tally:
@@ -133,7 +111,6 @@ class Tally:
         self._drift = Spread(1.0)
         self._residual = np.zeros(store.k)
         self._labels = 0
-        self._n = min(AGREEMENT_CLASSES, store.k)
         self._known_images = 0
         self._hits = np.zeros(2, dtype=np.int64)
         self._image_labels: list[ImageLabels] | None = [] if details else None
@@ -180,7 +157,11 @@ class Tally:
             return _Block(rows, None, [])
         groups = self._groups.tolist()
         labels = self._store.iter_labels(block, groups, self._images_at_a_time())
-        facts = [self._facts_of(positions, topk) for positions, topk in labels]
+        label_type = self._store.manifest.label_type
+        facts = [
+            facts_of_labels(positions, topk, self._targets[positions], self._rule, label_type)
+            for positions, topk in labels
+        ]
         plane = self._store.confidence(run)[rows - run.start] if self._whole_plane else None
         return _Block(rows, plane, facts)
 
@@ -210,34 +191,7 @@ class Tally:
         self._without_views += int((action == Action.DISCARDED).all(axis=1).sum())
         self._classes.add_actions(targets, action)
 
-    def _facts_of(self, images: Int64Array, topk: TopK) -> _Facts:
-        """Of images (n,) and the labels (n, V) of some of their views."""
-        labels = topk.as_type(self._store.manifest.label_type)
-        means = mean_labels(labels)
-        targets = self._targets[images]
-        known = targets >= 0
-        part = topk[known]
-        # An empty place holds class 0 without probability, which it does not name.
-        same = (part.indices == targets[known, None, None]) & (part.probs > 0)
-        by_target = self._rule.confidence == "target"
-        # A label without any stored mass names no class.
-        top_classes = np.where(topk.confidence > 0, topk.indices[..., 0], -1)
-        mass = np.cumsum(topk.probs, axis=-1, dtype=np.float64)
-        return _Facts(
-            confidence=np.ascontiguousarray(topk.confidence),
-            rule_looks_at=(
-                self._rule.confidence_of(None, topk, targets[:, None]) if by_target else None
-            ),
-            top_classes=top_classes,
-            right=np.ascontiguousarray(same[..., 0]),
-            hits=int(same[..., : self._n].any(axis=-1).sum()),
-            residual=np.maximum(1.0 - mass, 0.0).sum(axis=(0, 1)),
-            entropy=entropy_of(labels),
-            drift=drift_of(labels, means),
-            labels=of_images(images, targets, means, top_classes),
-        )
-
-    def _add_labels(self, facts: _Facts) -> None:
+    def _add_labels(self, facts: LabelFacts) -> None:
         targets = facts.labels.targets
         self._labels += facts.confidence.size
         self._residual += facts.residual
@@ -332,7 +286,7 @@ class Tally:
             "crops": crops,
             "top1": top1 / crops,
             "top1_error": error_of_share(top1, crops, whole),
-            "n": self._n,
+            "n": min(AGREEMENT_CLASSES, self._store.k),
             "top_n": top_n / crops,
             "top_n_error": error_of_share(top_n, crops, whole),
         }
