@@ -23,11 +23,12 @@ import functools
 import math
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from labelstore.errors import FallbackWarning, UsageError, require_choice, require_packages
 from labelstore.labels.calibration.phases import LabelPhases
 from labelstore.labels.ferkd import EnsembleFerKD, FerKD
+from labelstore.torch.labels.named_types import LABEL_TYPES, named_type, recover_as
 from labelstore.training.mixing import CutMix, MixUp, OneOf, SelfMix
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
     import torch
 
-    from labelstore.labels.soft_labels import SoftLabels
-    from labelstore.labels.top_k import LabelType, Tail, TopK
     from labelstore.store.label_reader import LabelReader
     from labelstore.torch.labels.soft_labels import TorchSoftLabels
     from labelstore.torch.mixing import MixingOfTensors
@@ -44,47 +43,10 @@ if TYPE_CHECKING:
 
     LossFunction = Callable[[torch.Tensor, TorchSoftLabels], torch.Tensor]
 
-__all__ = ["LABEL_TYPES", "RECIPES", "NamedLabelType", "Recipe", "recipe", "recover_as"]
+__all__ = ["LABEL_TYPES", "RECIPES", "Recipe", "recipe", "recover_as"]
 
 Loss = Literal["vanilla-kd", "fkd", "ferkd", "kl-divergence"]
 """Equations 1, 2 and 3 of the paper; the KL divergence from the label to the student alone."""
-
-
-class NamedLabelType(NamedTuple):
-    """What a label type of the literature is called here."""
-
-    label_type: LabelType
-    tail: Tail | None
-    meaning: str
-
-
-LABEL_TYPES: dict[str, NamedLabelType] = {
-    "hard": NamedLabelType("hard", None, "the teacher's largest class, with probability 1"),
-    "label-smoothing": NamedLabelType(
-        "smoothing", None, "the largest probability, the rest evenly over all other classes"
-    ),
-    "marginal-smoothing": NamedLabelType(
-        "top-k", "uniform", "the k largest, the rest evenly over the others"
-    ),
-    "marginal-re-norm": NamedLabelType("top-k", "none", "the k largest, scaled to sum 1"),
-    "image-tail": NamedLabelType(
-        "top-k", "image", "the k largest, the rest like the mean of the image's views"
-    ),
-    "top-k": NamedLabelType(
-        "top-k", None, "image-tail where the store has lists, else marginal-smoothing"
-    ),
-}
-"""FKD's four quantized label types by name, and labelstore's own."""
-
-
-def recover_as(topk: TopK, name: str) -> SoftLabels:
-    """Stored labels (...) recovered as a label type of ``LABEL_TYPES``.
-
-    Raises:
-        UsageError: another name. Warns (FallbackWarning) as ``TopK.recover``.
-    """
-    chosen = _label_type(name)
-    return topk.as_type(chosen.label_type, chosen.tail)
 
 
 @dataclass(frozen=True)
@@ -127,7 +89,7 @@ class Recipe:
     """Where each value is from; a value that was changed has none."""
 
     def __post_init__(self) -> None:
-        _label_type(self.label_type)
+        named_type(self.label_type)
         for name, choices in (("loss", Loss), ("start", Literal["scratch", "fine-tuning"])):
             require_choice(name, getattr(self, name), get_args(choices))
         if self.hard_weight is not None and not 0 <= self.hard_weight <= 1:
@@ -287,11 +249,6 @@ def _warn_of_other_temperature(chosen: Recipe, store: LabelReader) -> None:
                 FallbackWarning,
                 stacklevel=3,
             )
-
-
-def _label_type(name: str) -> NamedLabelType:
-    require_choice("label type", name, LABEL_TYPES)
-    return LABEL_TYPES[name]
 
 
 _TEMPERATURE = "paper, section 4: 1.0 for teacher and student"
