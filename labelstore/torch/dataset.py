@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 import numpy as np
-import PIL
 import torch
 from PIL import Image
 
-from labelstore.errors import MismatchError, ReplayWarning, UsageError, require_choice
+from labelstore.errors import MismatchError, UsageError, require_choice
 from labelstore.images import preprocessing
-from labelstore.images.pixels import INTERPOLATIONS, pixel_digest
+from labelstore.images.pixels import INTERPOLATIONS
 from labelstore.images.reduced_jpeg import Photo
 from labelstore.store.ensembles import opened_reader
 from labelstore.store.mixed_views import is_mixed, view_truth
@@ -21,8 +19,8 @@ from labelstore.torch.collate import batch_memory
 from labelstore.torch.identity import PhotoIdentity
 from labelstore.torch.labels.soft_labels import TorchSoftLabels
 from labelstore.torch.labels.stored_labels import StoredLabels
-from labelstore.torch.partners import partner_photos
 from labelstore.torch.photos import Photos
+from labelstore.torch.view_cutter import PixelProbe, ViewCutter
 from labelstore.training.options import part_of, require_known
 from labelstore.training.recovery import NO_EPOCH, Recovery, RecoveryOptions
 
@@ -170,7 +168,8 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         all_photos = None if dataset is None else self._photos
         if partners is not None and is_mixed(store):
             all_photos = Photos(partners, store, None, "whole", self.identity)
-        self._partners = partner_photos(store, all_photos)
+        self._cutter = ViewCutter(store, all_photos)
+        self.probe = PixelProbe(store, self._cutter)
         self.size = _size(store, options.get("size"))
         self.interpolation = str(
             options.get("interpolation")
@@ -297,31 +296,13 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         out: torch.Tensor | None,
     ) -> torch.Tensor:
         """(m, 3, height, width) of views of a photo, in ``out`` where there is no transform."""
-        cuts = self._cut(photo, views, image, self.size, self.interpolation)
+        cuts = self._cutter.cut(photo, image, views, self.size, self.interpolation)
         if out is None:
             return torch.stack([self._transformed(view) for view in cuts])
         last = torch.from_numpy(cuts).permute(0, 3, 1, 2)
         if self._normalize is None:
             return out.copy_(last)
         return preprocessing.normalize(last, *self._normalize, out=out)
-
-    def _cut(
-        self, photo: Photo, views: Views, image: int, size: tuple[int, int], interpolation: str
-    ) -> npt.NDArray[np.uint8]:
-        """(m, height, width, 3) uint8 pixels of views of a photo."""
-        for box in views.box:
-            self._check_inside(photo, box, image)
-        return photo.render(views, size, interpolation, self._partners)
-
-    def _check_inside(self, photo: Photo, box: npt.NDArray[np.int32], image: int) -> None:
-        top, left, height, width = box.tolist()
-        # Only explicit boxes can reach outside; Pillow would fill them with black.
-        if min(top, left) < 0 or top + height > photo.height or left + width > photo.width:
-            raise MismatchError(
-                f"a view of {self.store.keys[image]!r} (top, left, height, width {box.tolist()}) "
-                f"reaches outside its photo of {photo.width} x {photo.height} pixels: give the "
-                "data set the teacher's own files, without a transform that resizes or crops."
-            )
 
     def _transformed(self, view: npt.NDArray[np.uint8]) -> torch.Tensor:
         tensor = self.transform(Image.fromarray(view)) if self.transform else None
@@ -332,48 +313,12 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
             )
         return tensor
 
-    def probed(self) -> set[int]:
-        """The images of which the producer kept digests of views."""
-        manifest = self.store.manifest
-        if not manifest.probe or not manifest.teachers:
-            return set()
-        return set(self.store.index_of([entry["key"] for entry in manifest.probe]).tolist())
-
-    def differing(self, photo: Photo, image: int) -> tuple[int, int]:
-        """Of how many views of a photo the pixels differ from what the teacher saw, and of how many
-        the producer kept a digest."""
-        manifest = self.store.manifest
-        height, width = manifest.teachers[0]["input_size"]
-        filter_name = str(manifest.teachers[0]["interpolation"])
-        entries = [entry for entry in manifest.probe if entry["key"] == self.store.keys[image]]
-        numbers = np.array([entry["view"] for entry in entries], dtype=np.int64)
-        views = self.store.views(image, numbers)
-        cuts = self._cut(photo, views, image, (height, width), filter_name)
-        differing = sum(
-            pixel_digest(cut) != entry["digest"] for cut, entry in zip(cuts, entries, strict=True)
-        )
-        return differing, len(entries)
-
-    def tell(self, differing: int, count: int, strict: bool, stacklevel: int = 2) -> None:
-        """Warn (ReplayWarning), or raise (MismatchError), when any of the probed views differ."""
-        if not differing:
-            return
-        message = (
-            f"{differing} of {count} probed views of {self.store.path} have other "
-            f"pixels here than the teacher saw (its producer had Pillow "
-            f"{self.store.manifest.producer.get('Pillow', 'unknown')}, here is {PIL.__version__}): "
-            "use the same photos and that Pillow, or check_pixels=False to train all the same."
-        )
-        if strict:
-            raise MismatchError(message)
-        warnings.warn(message, ReplayWarning, stacklevel=stacklevel + 1)
-
     def _replay_probe(self, strict: bool) -> None:
         """Cut the views whose digests the producer kept, and tell when any differs."""
         has_photo = self.has_photo
-        probed = [image for image in sorted(self.probed()) if has_photo is None or has_photo[image]]
-        counts = [self.differing(self._photos.read(image), image) for image in probed]
-        self.tell(sum(row[0] for row in counts), sum(row[1] for row in counts), strict, 3)
+        images = [i for i in sorted(self.probe.images()) if has_photo is None or has_photo[i]]
+        counts = [self.probe.differing(self._photos.read(image), image) for image in images]
+        self.probe.tell(sum(row[0] for row in counts), sum(row[1] for row in counts), strict, 3)
 
 
 def _teacher(store: LabelReader, name: str, mend: str) -> Any:

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from labelstore.images.reduced_jpeg import Photo
     from labelstore.store.label_reader import LabelReader
 
-__all__ = ["CheckPhotos", "PhotoIdentity"]
+__all__ = ["SAME_FILES", "CheckPhotos", "PhotoIdentity"]
 
 CheckPhotos = Literal["digest", "size", "none"]
 """What is compared of a photo with the one that was labelled: digest and size, size, nothing."""
 
-_MEND = "give the data set the teacher's own files, without a transform that resizes or crops"
+SAME_FILES = "give the data set the teacher's own files, without a transform that resizes or crops"
+"""What mends photos that are not those that were labelled."""
 
 
 class PhotoIdentity:
@@ -95,7 +96,7 @@ class PhotoIdentity:
         width, height = (int(side) for side in self._store.sizes(image))
         if is_same_size((photo.width, photo.height), (width, height)):
             return
-        mend = _MEND
+        mend = SAME_FILES
         if (photo.height, photo.width) == (width, height):
             mend = (
                 "its sides are exchanged, as of a photo that EXIF turns and whose pixels were not "

@@ -245,7 +245,7 @@ def test_a_stream_without_partners_is_refused_in_one_sentence(store, join):
 
 def test_workers_of_a_loader_show_the_same_pixels(photos, store):
     data = SoftLabelDataset(FolderSource(photos), store, normalize=None)
-    assert pickle.loads(pickle.dumps(data._partners))._kept == {}
+    assert pickle.loads(pickle.dumps(data._cutter._partners))._kept == {}
     sampler = ViewSampler(data, 2, seed=1)
     loader = torch.utils.data.DataLoader(
         data, 2, sampler=sampler, num_workers=2, collate_fn=collate_views

@@ -92,7 +92,7 @@ class ViewJoin:
         check_pixels = options.get("check_pixels", True)
         self.order = EpochOrder(store, views_per_image, **part_of(ScheduleOptions, options))
         self._strict = check_pixels == "raise"
-        self._to_probe = self.data.probed() if check_pixels else set()
+        self._to_probe = self.data.probe.images() if check_pixels else set()
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._shown: tuple[int, npt.NDArray[np.bool_]] = (-1, np.zeros(0, dtype=bool))
 
@@ -163,7 +163,7 @@ class ViewJoin:
         self.data.identity.check(whole, image, data=data, path=file_of(photo))
         if image in self._to_probe:
             self._to_probe.discard(image)
-            self.data.tell(*self.data.differing(whole, image), self._strict)
+            self.data.probe.tell(*self.data.probe.differing(whole, image), self._strict)
         return upright
 
 
