@@ -52,12 +52,6 @@ def colour_of(confidence: float) -> Colour:
     return red, green, blue
 
 
-def lightness(colour: Colour) -> float:
-    """How light a colour is in grey, 0..1 (ITU-R 601, as Pillow converts)."""
-    red, green, blue = colour
-    return (0.299 * red + 0.587 * green + 0.114 * blue) / 255
-
-
 def ink_on(colour: Colour) -> Colour:
     """Dark or light ink, whichever can be read on a colour (at a contrast of 4 or more)."""
     parts = (part / 255 for part in colour)

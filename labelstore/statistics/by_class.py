@@ -34,10 +34,6 @@ class ClassSums:
     def _of(self, name: str) -> Float64Array:
         return self._whole.get(name, np.zeros(self.num_classes))
 
-    def images_with(self) -> npt.NDArray[np.int64]:
-        """(C,) int64: images whose ground truth is each class."""
-        return self._of("images").astype(np.int64)
-
     def add_confidence(
         self, targets: npt.NDArray[np.int32], plane: npt.NDArray[np.float32]
     ) -> None:

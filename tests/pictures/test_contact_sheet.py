@@ -16,7 +16,6 @@ from labelstore.pictures.drawing import (
     colour_of,
     font,
     ink_on,
-    lightness,
     wrapped,
 )
 from labelstore.views.law import ViewLaw
@@ -158,7 +157,8 @@ def test_numbers_of_boxes_do_not_hide_each_other(monkeypatch, photo):
 
 
 def test_colours_keep_their_order_in_grey_and_text_on_them_can_be_read():
-    greys = [lightness(colour_of(step / 50)) for step in range(51)]
+    scale = np.array([[colour_of(step / 50) for step in range(51)]], dtype=np.uint8)
+    greys = np.asarray(Image.fromarray(scale).convert("L")).astype(int)
     assert (np.diff(greys) > 0).all()
     assert colour_of(-1) == colour_of(0)
     assert colour_of(2) == colour_of(1)

@@ -69,11 +69,6 @@ class ExportPart:
         """Keys of the images that have labels."""
         return [self.store.keys[row] for row in self.images.tolist()]
 
-    @property
-    def num_labels(self) -> int:
-        """How many labels there are."""
-        return len(self.images) * self.num_views
-
     def runs(self, tell: Tell | None = None) -> Iterator[LabelRun]:
         """The labels in order, some images at a time; every label has been verified.
 
@@ -102,15 +97,15 @@ class ExportPart:
             done = 0
             for positions, labels in store.iter_labels(int(blocks[start]), groups, size):
                 place = np.searchsorted(rows, positions)
-                wanted = rows[np.minimum(place, len(rows) - 1)] == positions
-                if not wanted.any():
+                mask = rows[np.minimum(place, len(rows) - 1)] == positions
+                if not mask.any():
                     continue
-                mine, own = positions[wanted], numbers[place[wanted]]
+                mine, own = positions[mask], numbers[place[mask]]
                 columns = own - first * manifest.group_views
                 yield LabelRun(
                     mine,
                     own,
-                    labels[np.flatnonzero(wanted)[:, None], columns],
+                    labels[np.flatnonzero(mask)[:, None], columns],
                     None if store.law is None else store.views(mine[:, None], own),
                 )
                 done += len(mine)
