@@ -175,10 +175,10 @@ def _sample(request: PlanOptions) -> tuple[Float32Array, int, int | None, StoreS
         store = labelstore.open(request.source)
         truth = sample_of_store(store, images=images, views=views)
         settings = LabelSettings(request.views or store.num_views, layout=request.layout)
-        held = store.manifest
+        manifest = store.manifest
         # Groups of Parquet are not those of the store that would be made of it.
-        stored = held if held.encoding == "codes" else None
-        sizes = sizes_of(PLANNED, settings, store.num_images, held.block_images, stored)
+        stored = manifest if manifest.encoding == "codes" else None
+        sizes = sizes_of(PLANNED, settings, store.num_images, manifest.block_images, stored)
         return truth, settings.num_views, store.k, sizes
 
     if request.views is None:

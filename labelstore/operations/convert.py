@@ -284,8 +284,8 @@ def _block(reader: PeerReader, manifest: Manifest, rows: slice) -> BlockData:
         if manifest.prior_size:
             if means is None:
                 labels_of = (
-                    TopK(of_image, held, manifest.num_classes)
-                    for of_image, held in zip(indices, probs, strict=True)
+                    TopK(of_image, own_probs, manifest.num_classes)
+                    for of_image, own_probs in zip(indices, probs, strict=True)
                 )
                 means = np.stack([mean_distribution(label.recover()) for label in labels_of])
             places = np.arange(part.start, part.stop)

@@ -182,8 +182,8 @@ def _is_there(path: Path, source: dict[str, Any], overwrite: bool) -> bool:
     if overwrite:
         return False
     try:
-        held = MappedBackend(path).description()["source"]
-        differing = [name for name in ("id", "commits") if held.get(name) != source[name]]
+        copied = MappedBackend(path).description()["source"]
+        differing = [name for name in ("id", "commits") if copied.get(name) != source[name]]
         if not differing:
             Store(path)  # Its arrays are there, in their whole length.
             return True
@@ -191,8 +191,8 @@ def _is_there(path: Path, source: dict[str, Any], overwrite: bool) -> bool:
         raise MismatchError(f"{error} Or overwrite it.", arguments=("overwrite",)) from error
     what = "another store" if "id" in differing else "labels that this store had before"
     raise MismatchError(
-        f"{path} is a copy of {what} ({held.get('path')}, {differing[0]} "
-        f"{held.get(differing[0])}, expected {source[differing[0]]}): choose another name, or "
+        f"{path} is a copy of {what} ({copied.get('path')}, {differing[0]} "
+        f"{copied.get(differing[0])}, expected {source[differing[0]]}): choose another name, or "
         "overwrite it.",
         arguments=("overwrite",),
     )

@@ -253,13 +253,13 @@ def _reading(reader: LabelReader, spread: npt.NDArray[np.float64]) -> dict[str, 
     # Of a group that does not fit alone the first images are held.
     room = SLAB_BYTES * manifest.num_groups / in_memory
     falling = -np.sort(-spread, axis=1)
-    held = np.clip(room - np.arange(manifest.num_groups), 0, 1)
+    in_slabs = np.clip(room - np.arange(manifest.num_groups), 0, 1)
     if room >= 1:
-        held = np.floor(held)
+        in_slabs = np.floor(in_slabs)
     return {
         "groups": groups,
         "of_groups": manifest.num_groups,
         "label_bytes": round(on_disk * groups / manifest.num_groups),
         "slab_bytes": round(in_memory * groups / manifest.num_groups),
-        "read_ahead": float(np.minimum((falling * held).sum(axis=1), 1).mean()),
+        "read_ahead": float(np.minimum((falling * in_slabs).sum(axis=1), 1).mean()),
     }

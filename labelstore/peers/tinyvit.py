@@ -146,14 +146,14 @@ class TinyViTReader:
     def _records(self, numbers: Sequence[int]) -> npt.NDArray[np.void]:
         """(n, V) records."""
         chosen = np.empty((len(numbers), self.num_views), dtype=self._record)
-        wanted = self._rows[np.asarray(numbers)]
+        rows = self._rows[np.asarray(numbers)]
         for view, (files, starts) in enumerate(zip(self._files, self._starts, strict=True)):
-            ranks = np.searchsorted(starts, wanted[:, view], side="right") - 1
+            ranks = np.searchsorted(starts, rows[:, view], side="right") - 1
             for rank in np.unique(ranks).tolist():
                 with parsed(files[rank], MEND):
                     records = np.memmap(files[rank], dtype=self._record, mode="r")
                     at = ranks == rank
-                    chosen[at, view] = records[wanted[at, view] - starts[rank]]
+                    chosen[at, view] = records[rows[at, view] - starts[rank]]
         return chosen
 
     def _ranks(self, epoch: Path) -> tuple[list[Path], npt.NDArray[np.int64], dict[str, int]]:

@@ -137,24 +137,24 @@ def pack(lengths: UInt8Array) -> bytes:
     return b"".join(parts)
 
 
-def unpack(data: bytes, tables: int, wanted: int | None = None) -> UInt8Array:
-    """(wanted, 256) lengths of complete codes, or of none: the first of some tables, or all.
+def unpack(data: bytes, tables: int, needed: int | None = None) -> UInt8Array:
+    """(needed, 256) lengths of complete codes, or of none: the first of some tables, or all.
 
     Raises:
-        ValueError: the bytes are not those of so many tables, or one that is wanted is no code.
+        ValueError: the bytes are not those of so many tables, or one that is needed is no code.
     """
-    wanted = tables if wanted is None else wanted
-    pairs = np.zeros((wanted, _VALUES // 2), dtype=np.uint8)
+    needed = tables if needed is None else needed
+    pairs = np.zeros((needed, _VALUES // 2), dtype=np.uint8)
     at = 0
     for table in range(tables):
         count = data[at] if at < len(data) else len(data)
         part = data[at + 1 : at + 1 + count]
         if count > _VALUES // 2 or len(part) < count:
             raise ValueError("tables of words end too early")
-        if table < wanted:
+        if table < needed:
             pairs[table, :count] = np.frombuffer(part, np.uint8)
         at += 1 + count
-    lengths = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(wanted, _VALUES)
+    lengths = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(needed, _VALUES)
     entries = _spans(lengths)[1].sum(axis=1)
     wrong = (lengths > LONGEST) & (lengths != ONLY)
     if at != len(data) or wrong.any() or not np.isin(entries, (0, ENTRIES)).all():

@@ -197,14 +197,14 @@ class UnitCode:
             ValueError: the units or the tables are damaged, or do not fit each other.
             KeyError: a name is none of the store's.
         """
-        wanted = self._fields if names is None else {name: self._fields[name] for name in names}
+        fields = self._fields if names is None else {name: self._fields[name] for name in names}
         sizes = np.ascontiguousarray(units.sizes, dtype=np.int64)
         labels = np.ascontiguousarray(units.labels, dtype=np.int64)
         shards = np.ascontiguousarray(units.shards, dtype=np.int64)
         every = int(labels.sum())
         if every < 0:
             raise ValueError("labels of units do not fit their codes")
-        last = max((field.part.stop for field in wanted.values()), default=0)
+        last = max((field.part.stop for field in fields.values()), default=0)
         read = {name: f for name, f in self._fields.items() if f.part.start < last}
         count = sum(plane.byte < last for plane in self.planes)
         compiled = _compiled()
@@ -219,7 +219,7 @@ class UnitCode:
                 name: np.ascontiguousarray(records[:, f.part])
                 .view(f.dtype)
                 .reshape(every, *f.shape)
-                for name, f in wanted.items()
+                for name, f in fields.items()
             }
         out = {name: np.empty((every, *f.shape), dtype=f.dtype) for name, f in read.items()}
         if not compiled.decode(
@@ -236,7 +236,7 @@ class UnitCode:
             self.tables,
         ):
             raise ValueError("units are damaged")
-        return {name: out[name] for name in wanted}
+        return {name: out[name] for name in fields}
 
     def _arrays(self, codes: Codes) -> tuple[npt.NDArray[Any], ...]:
         """Codes by array name as contiguous arrays, in the order of a record."""

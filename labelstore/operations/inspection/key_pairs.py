@@ -113,10 +113,10 @@ def alike_keys(missing: Sequence[str], spare: Sequence[str]) -> dict[str, tuple[
         counts = Counter(map(form, spare))
         by_form = {form(key): key for key in spare}
         # A name that several have tells nothing.
-        wanted = Counter(map(form, missing))
+        missing_counts = Counter(map(form, missing))
         for key in missing:
             same = form(key)
-            if key not in likely and counts[same] == 1 and wanted[same] == 1:
+            if key not in likely and counts[same] == 1 and missing_counts[same] == 1:
                 likely[key] = (cause, by_form[same])
     return likely
 

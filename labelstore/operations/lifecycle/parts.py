@@ -299,14 +299,14 @@ def _check_blocks(parts: Sequence[Store]) -> None:
             )
 
 
-def _partner_files(parts: Sequence[Store], held: Sequence[set[int]]) -> PartnerFiles | None:
+def _partner_files(parts: Sequence[Store], blocks_of: Sequence[set[int]]) -> PartnerFiles | None:
     """The files of the photos that views are mixed with, compared between parts of one store; None
     where none are mixed."""
     mixing = mixing_of(parts[0].manifest.law)
     if mixing is None:
         return None
     files = PartnerFiles(parts[0].keys[: mixing.partners])
-    for part, blocks in zip(parts, held, strict=True):
+    for part, blocks in zip(parts, blocks_of, strict=True):
         files.learn(part, sorted(blocks))
         for rows in PartnerRecords(part.path, part.manifest.id).news():
             files.require_recorded(rows, shown=True)
@@ -322,9 +322,9 @@ def _join_blocks(
     """Copy each block from a part that has it; how many none has."""
     first = parts[0]
     manifest = first.manifest
-    held = [set(range(manifest.num_blocks)) - set(part.missing_blocks()) for part in parts]
+    blocks_of = [set(range(manifest.num_blocks)) - set(part.missing_blocks()) for part in parts]
     _check_blocks(parts)
-    files = _partner_files(parts, held)
+    files = _partner_files(parts, blocks_of)
     with StoreWriter(path, manifest, first.keys, first.targets, overwrite=overwrite) as writer:
         records = None
         if files is not None:
@@ -335,7 +335,7 @@ def _join_blocks(
         # The first part that has a block: it comes last.
         owners = {
             block: part
-            for part, own in zip(reversed(parts), reversed(held), strict=True)
+            for part, own in zip(reversed(parts), reversed(blocks_of), strict=True)
             for block in own & pending
         }
 

@@ -50,9 +50,9 @@ def label_table(
     count, width = run.views.shape
     indices = run.labels.indices[..., :classes].reshape(count * width, -1)
     probs = run.labels.probs[..., :classes].reshape(count * width, -1)
-    held = probs > 0
-    offsets = pa.array(np.concatenate([[0], np.cumsum(held.sum(axis=1))]), pa.int32())
-    flat = pa.array(indices[held], pa.int32())
+    present = probs > 0
+    offsets = pa.array(np.concatenate([[0], np.cumsum(present.sum(axis=1))]), pa.int32())
+    flat = pa.array(indices[present], pa.int32())
     called = None if names is None else pa.array(names, pa.string())
     owners = np.repeat(np.arange(count), width)
     targets = store.targets[run.images][owners]
@@ -79,7 +79,7 @@ def label_table(
                 if called is None
                 else pa.ListArray.from_arrays(offsets, called.take(flat))
             ),
-            "probabilities": pa.ListArray.from_arrays(offsets, pa.array(probs[held])),
+            "probabilities": pa.ListArray.from_arrays(offsets, pa.array(probs[present])),
             "box": box,
             "flip": flip,
         }

@@ -254,11 +254,9 @@ class RemoteObjects:
 
     def sizes_of(self, names: Iterable[str]) -> dict[str, int]:
         """Bytes of those of some objects that are there."""
-        wanted = list(names)
-        counts = self.together(functools.partial(self._size, name) for name in wanted)
-        return {
-            name: count for name, count in zip(wanted, counts, strict=True) if count is not None
-        }
+        asked = list(names)
+        counts = self.together(functools.partial(self._size, name) for name in asked)
+        return {name: count for name, count in zip(asked, counts, strict=True) if count is not None}
 
     def _size(self, name: str) -> int | None:
         try:

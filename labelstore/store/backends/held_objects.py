@@ -29,7 +29,7 @@ class HeldObjects(Generic[Held]):
         """Let go of a block's objects, if they are kept."""
         with self._lock:
             self._blocks = {
-                number: held for number, held in self._blocks.items() if number != block
+                number: objects for number, objects in self._blocks.items() if number != block
             }
 
     def clear(self) -> None:
@@ -40,7 +40,7 @@ class HeldObjects(Generic[Held]):
     def get(self, name: str) -> Held | None:
         """An object that is kept; None for any other."""
         # What is kept is replaced as a whole, so that others may look meanwhile.
-        for held in self._blocks.values():
-            if name in held:
-                return held[name]
+        for objects in self._blocks.values():
+            if name in objects:
+                return objects[name]
         return None

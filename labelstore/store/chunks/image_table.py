@@ -80,12 +80,12 @@ class ImageTable:
             NotFoundError: names a key that is not there.
         """
         ordered, order = self._sorted_hashes
-        wanted = hash_keys(keys)
-        places = np.searchsorted(ordered, wanted)
+        hashes = hash_keys(keys)
+        places = np.searchsorted(ordered, hashes)
         out = np.empty(len(keys), dtype=np.int64)
         for row, (key, place) in enumerate(zip(keys, places, strict=True)):
             # Two keys of one hash stand side by side; the string decides.
-            while place < len(order) and ordered[place] == wanted[row]:
+            while place < len(order) and ordered[place] == hashes[row]:
                 if self.keys[order[place]] == key:
                     out[row] = order[place]
                     break

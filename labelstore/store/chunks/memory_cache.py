@@ -112,15 +112,15 @@ class ChunkCache:
             slots = self._slot_of[chunks]
             if (slots >= 0).all():
                 return self._taken(slots, images, views)
-            wanted = np.unique(chunks)
-            if len(wanted) <= self.capacity:
-                return self._taken(self._filled(wanted, load)[chunks], images, views)
+            distinct = np.unique(chunks)
+            if len(distinct) <= self.capacity:
+                return self._taken(self._filled(distinct, load)[chunks], images, views)
             out: Codes = {
                 spec.name: np.empty((len(chunks), *spec.shape[2:]), spec.dtype)
                 for spec in self._specs
             }
-            for start in range(0, len(wanted), self.capacity):
-                part = wanted[start : start + self.capacity]
+            for start in range(0, len(distinct), self.capacity):
+                part = distinct[start : start + self.capacity]
                 rows = np.flatnonzero((chunks >= part[0]) & (chunks <= part[-1]))
                 slots = self._filled(part, load)[chunks[rows]]
                 for name, codes in self._taken(slots, images[rows], views[rows]).items():
@@ -148,12 +148,12 @@ class ChunkCache:
         return {name: array.take(places, axis=0) for name, array in self._flat.items()}
 
     def _filled(
-        self, wanted: Int64Array, load: Callable[[list[int]], Sequence[Codes]]
+        self, chunks: Int64Array, load: Callable[[list[int]], Sequence[Codes]]
     ) -> npt.NDArray[np.int32]:
         """The table of slots, once chunks (rising, at most ``capacity``) are all in some slot."""
-        slots = self._slot_of[wanted]
+        slots = self._slot_of[chunks]
         self._ages.use(slots[slots >= 0])
-        missing = wanted[slots < 0]
+        missing = chunks[slots < 0]
         # In parts, so that what was read and not yet put into its slot stays small.
         for start in range(0, len(missing), _FREED):
             part = missing[start : start + _FREED]

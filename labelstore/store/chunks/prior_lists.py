@@ -58,15 +58,15 @@ class PriorLists:
 
     def arrays(self) -> tuple[Codes, BoolArray]:
         """Codes of all images by array name, and (num_blocks,) which blocks' have been read."""
-        held = self._shared or self.__dict__.get("_own")
-        if held is None:
+        lists = self._shared or self.__dict__.get("_own")
+        if lists is None:
             # Memory is taken as blocks are read.
             specs = prior_arrays(self._manifest)
             codes = {spec.name: np.empty(spec.shape, spec.dtype) for spec in specs}
             empty = codes, np.zeros(self._manifest.num_blocks, dtype=bool)
             # Of two threads that come at once, both use the same.
-            held = self.__dict__.setdefault("_own", empty)
-        return held
+            lists = self.__dict__.setdefault("_own", empty)
+        return lists
 
     def read(self, blocks: npt.NDArray[np.int64]) -> Codes:
         """Codes of the prior lists of all images; there are those of ``blocks``, at least.

@@ -121,10 +121,10 @@ class RandomUnits:
         """
         for start in range(0, len(places), _GROUPS_READ):
             part = places[start : start + _GROUPS_READ]
-            wanted = self._units.whole(part)
-            read = self._units.read(wanted)
+            units = self._units.whole(part)
+            read = self._units.read(units)
             if compared:
-                self._compare(wanted, read)
+                self._compare(units, read)
             yield from self._units.by_place(part, read.codes)
 
     def _load(self, units: Int64Array) -> tuple[Codes, Int64Array]:
@@ -132,9 +132,9 @@ class RandomUnits:
         chunks, numbers = np.divmod(units, self._per_group)
         blocks, groups = np.divmod(chunks, self._manifest.num_groups)
         lists, unreadable = self._blocks.images_there(np.unique(blocks).tolist())
-        wanted = UnitNumbers(blocks, groups, numbers)
-        read = self._units.read(wanted)
-        self._compare(wanted, read)
+        unit_numbers = UnitNumbers(blocks, groups, numbers)
+        read = self._units.read(unit_numbers)
+        self._compare(unit_numbers, read)
         units_read = _Units(blocks, groups, numbers, read.labels, read.codes)
         # The last group may have fewer views.
         last = groups == self._manifest.num_groups - 1
@@ -152,8 +152,8 @@ class RandomUnits:
         """CorruptError unless rows of the index are as committed, and units as these say."""
         blocks, groups, entries = read.rows
         committed = self._blocks.committed(blocks, self._columns[groups])
-        held = self._layout.row_digests(blocks, groups, entries)
-        for row in np.flatnonzero(held != committed).tolist():
+        stored = self._layout.row_digests(blocks, groups, entries)
+        for row in np.flatnonzero(stored != committed).tolist():
             raise self._blocks.corrupt(UNITS, int(blocks[row]), int(groups[row]))
         digests = self._layout.digests(read.codes, read.labels, units.numbers)
         differing = (digests ^ read.entries) > np.uint64(MOST_UNIT_BYTES)

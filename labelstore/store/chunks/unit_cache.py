@@ -87,12 +87,12 @@ class UnitCache:
                 self._ages.use(known)
                 flat = known * self._labels + places
                 return {name: array.take(flat, axis=0) for name, array in self._flat.items()}
-        wanted, which = np.unique(units, return_inverse=True)
+        distinct, which = np.unique(units, return_inverse=True)
         out: Codes = {
             spec.name: np.empty((len(units), *spec.shape[2:]), spec.dtype) for spec in self._specs
         }
         with self._lock:
-            slots = np.array([self._slot_of.get(unit, -1) for unit in wanted.tolist()], np.int64)
+            slots = np.array([self._slot_of.get(unit, -1) for unit in distinct.tolist()], np.int64)
             here = slots >= 0
             if here.any():
                 self._ages.use(slots[here])
@@ -103,14 +103,14 @@ class UnitCache:
         missing = np.flatnonzero(~here)
         for start in range(0, len(missing), _TOGETHER):
             part = missing[start : start + _TOGETHER]
-            codes, labels = load(wanted[part])
-            begins = np.full(len(wanted), -1, dtype=np.int64)
+            codes, labels = load(distinct[part])
+            begins = np.full(len(distinct), -1, dtype=np.int64)
             begins[part] = np.cumsum(labels) - labels
             rows = np.flatnonzero(begins[which] >= 0)
             flat = begins[which[rows]] + places[rows]
             for name, array in codes.items():
                 out[name][rows] = array.take(flat, axis=0)
-            self._keep(wanted[part], codes, labels)
+            self._keep(distinct[part], codes, labels)
         return out
 
     def _keep(self, units: Int64Array, codes: Codes, labels: Int64Array) -> None:

@@ -92,9 +92,9 @@ class _RangeFile(io.RawIOBase):
         start, self._place = self._place, max(stop, self._place)
         if stop <= start:
             return b""
-        held = self._held(start, stop - start)
-        if held is not None:
-            return held
+        data = self._held(start, stop - start)
+        if data is not None:
+            return data
         return self._objects.get_range(self._name, start, stop - start)
 
 
@@ -147,8 +147,8 @@ class RemoteParquetBackend(RemoteWriting, ParquetBackend):
         names = [block_file(folder, block) for folder in (MEASURED, LABELS)]
         calls = (functools.partial(self._bytes, name, _FILE_BYTES) for name in names)
         files = self._objects.together(calls)
-        held = zip(names, files, strict=True)
-        self._held.hold(block, {name: data for name, data in held if data is not None})
+        objects = zip(names, files, strict=True)
+        self._held.hold(block, {name: data for name, data in objects if data is not None})
 
     def release_block(self, block: int) -> None:
         self._held.release(block)
@@ -161,12 +161,12 @@ class RemoteParquetBackend(RemoteWriting, ParquetBackend):
 
     def _open(self, name: str, dictionaries: Sequence[str] = ()) -> OpenFile:
         """A file of this read alone: pyarrow's are for one thread at a time."""
-        held = self._held.get(name)
-        if held is not None:
-            whole = pa.BufferReader(held)
+        data = self._held.get(name)
+        if data is not None:
+            whole = pa.BufferReader(data)
             footer = footer_of(whole)
             opened = pq.ParquetFile(whole, page_checksum_verification=True)
-            return OpenFile(opened, len(held), footer, whole)
+            return OpenFile(opened, len(data), footer, whole)
         known = self._footers.get(name)
         tail = b""
         if known is None:

@@ -25,12 +25,12 @@ _ELEMENTS = {
 """Columns of lists, and Parquet's paths of their values."""
 
 
-def _lists(values: npt.NDArray[Any], held: npt.NDArray[np.bool_], valid: Any = None) -> pa.Array:
-    """Rows (n, places) as lists of the values that are held; null where not valid."""
-    ends = np.cumsum(held.sum(axis=1))
+def _lists(values: npt.NDArray[Any], present: npt.NDArray[np.bool_], valid: Any = None) -> pa.Array:
+    """Rows (n, places) as lists of the values that are present; null where not valid."""
+    ends = np.cumsum(present.sum(axis=1))
     offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
     mask = None if valid is None else pa.array(~valid)
-    return pa.ListArray.from_arrays(offsets, pa.array(values[held]), mask=mask)
+    return pa.ListArray.from_arrays(offsets, pa.array(values[present]), mask=mask)
 
 
 def measured_table(arrays: Mapping[str, npt.NDArray[Any]], rows: slice) -> pa.Table:
@@ -44,9 +44,9 @@ def measured_table(arrays: Mapping[str, npt.NDArray[Any]], rows: slice) -> pa.Ta
     }
     if "images/prior_classes" in arrays:
         classes = arrays["images/prior_classes"]
-        held = classes != np.iinfo(classes.dtype).max
-        columns["prior_classes"] = _lists(classes, held)
-        columns["prior_probs"] = _lists(arrays["images/prior_probs"], held)
+        present = classes != np.iinfo(classes.dtype).max
+        columns["prior_classes"] = _lists(classes, present)
+        columns["prior_probs"] = _lists(arrays["images/prior_probs"], present)
         columns["prior_power"] = arrays["images/prior_power"]
     return pa.table(columns)
 
@@ -70,9 +70,9 @@ def label_table(arrays: Mapping[str, npt.NDArray[Any]], rows: slice, views: slic
     }
     if "labels/rest_probs" in parts:
         probs = parts["labels/rest_probs"]
-        held = probs > 0
-        columns["rest_classes"] = _lists(classes[:, 1:], held, valid)
-        columns["rest_probs"] = _lists(probs, held, valid)
+        present = probs > 0
+        columns["rest_classes"] = _lists(classes[:, 1:], present, valid)
+        columns["rest_probs"] = _lists(probs, present, valid)
     if "views/box" in parts:
         columns |= {edge: parts["views/box"][:, place] for place, edge in enumerate(EDGES)}
         columns["flip"] = pa.array(parts["views/flip"] == 1, mask=~valid)

@@ -97,11 +97,11 @@ def check_description(document: Any, expected: ArrayLayout) -> None:
         "codecs": codecs,
     }
     for name, value in description.items():
-        held = document[name]
+        found = document[name]
         if name == "codecs":
-            held = [_codec(codec) for codec in held]
-        if not _same(held, value):
-            raise ValueError(f"its {name} is {str(held)[:80]}, expected {str(value)[:80]}")
+            found = [_codec(codec) for codec in found]
+        if not _same(found, value):
+            raise ValueError(f"its {name} is {str(found)[:80]}, expected {str(value)[:80]}")
     if document.get("storage_transformers"):
         raise ValueError("it has storage transformers")
 

@@ -66,9 +66,9 @@ class ZarrObjects:
 
     def _object_bytes(self, name: str, limit: int) -> bytes | None:
         """An object of at most ``limit`` bytes; None when it is not there."""
-        held = self._held.get(name)
-        if held is not None:
-            return held
+        data = self._held.get(name)
+        if data is not None:
+            return data
         try:
             return read_file(f"{self.path}/{name}", self.path, limit)
         except FileNotFoundError:
@@ -82,9 +82,9 @@ class ZarrObjects:
         self, opened: Callable[[str], tuple[int, int]], folder: str, name: str, limit: int
     ) -> bytes | None:
         """As ``_object_bytes``, of an object in a folder of which files are opened."""
-        held = self._held.get(f"{folder}/{name}")
-        if held is not None:
-            return held
+        data = self._held.get(f"{folder}/{name}")
+        if data is not None:
+            return data
         try:
             opening = opened(name)
         except FileNotFoundError:

@@ -307,8 +307,8 @@ class ZarrReads(ZarrObjects):
         with self._files_of(f"{UNITS}/c") as opened:
 
             def by_block(block: int, tail: int) -> BlockObject:
-                held = self._held.get(unit_object(block))
-                return FileObject(*opened(str(block)), tail) if held is None else HeldObject(held)
+                data = self._held.get(unit_object(block))
+                return FileObject(*opened(str(block)), tail) if data is None else HeldObject(data)
 
             yield by_block
 
@@ -378,7 +378,7 @@ class ZarrReads(ZarrObjects):
         array = self._layouts[name]
         shard = self._object_name(name, block)
         layout = groups, array.count, array.chunks, array.dtype, array.fill
-        held = self._held.get(shard)
-        if held is not None:
-            return chunks_in(HeldObject(held), *layout)
+        data = self._held.get(shard)
+        if data is not None:
+            return chunks_in(HeldObject(data), *layout)
         return read_chunks(f"{self.path}/{shard}", self.path, *layout)

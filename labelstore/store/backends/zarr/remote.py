@@ -200,9 +200,9 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         return self._objects.together(calls)
 
     def _object_bytes(self, name: str, limit: int) -> bytes | None:
-        held = self._held.get(name)
-        if held is not None:
-            return held
+        data = self._held.get(name)
+        if data is not None:
+            return data
         try:
             return self._objects.get(name, limit)
         except FileNotFoundError:
@@ -274,9 +274,9 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
 
     def _open_units(self, block: int, tail: int) -> BlockObject:
         name = unit_object(block)
-        held = self._held.get(name)
-        if held is not None:
-            return HeldObject(held)
+        data = self._held.get(name)
+        if data is not None:
+            return HeldObject(data)
         end = self._tails.get(name)
         if end is None:
             end = self._objects.get_suffix(name, min(tail, _TAIL))
@@ -306,9 +306,9 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
 
     def _ranges(self, shard: str, groups: Sequence[int], array: ArrayLayout) -> list[bytes | None]:
         """The bytes of some chunks of a shard; None for one that is not there."""
-        held = self._chunks.get(shard)
-        if held is not None and max(groups) < len(held):
-            return [held[group] for group in groups]
+        chunks = self._chunks.get(shard)
+        if chunks is not None and max(groups) < len(chunks):
+            return [chunks[group] for group in groups]
         whole = self._held.get(shard)
         if whole is None and len(set(groups)) == array.count > 1:
             most = shard_bytes(array.count, array.chunks, array.dtype)

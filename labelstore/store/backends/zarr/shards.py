@@ -176,9 +176,9 @@ def decode(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDA
     """The codes of a chunk from its bytes; ValueError where they are damaged."""
     packed = _checked(data)
     expected = math.prod(shape) * dtype.itemsize
-    held = _check_blosc(packed, dtype.itemsize)
-    if held != expected:
-        raise ValueError(f"{held} bytes are compressed, expected {expected}")
+    size = _check_blosc(packed, dtype.itemsize)
+    if size != expected:
+        raise ValueError(f"{size} bytes are compressed, expected {expected}")
     return np.frombuffer(_decompressed(packed), dtype).reshape(shape)
 
 
@@ -193,9 +193,9 @@ def decode_bare(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np
 def decode_strings(data: bytes, count: int) -> list[str]:
     """The ``count`` strings of a chunk; ValueError where it is damaged."""
     packed = _checked(data)
-    held = _check_blosc(packed, 1)
-    if not 4 * (count + 1) <= held <= _MOST_STRINGS:
-        raise ValueError(f"{held} bytes are compressed, expected {count} strings")
+    size = _check_blosc(packed, 1)
+    if not 4 * (count + 1) <= size <= _MOST_STRINGS:
+        raise ValueError(f"{size} bytes are compressed, expected {count} strings")
     whole = _decompressed(packed)
     if int.from_bytes(whole[:4], "little") != count:
         raise ValueError(f"{int.from_bytes(whole[:4], 'little')} strings, expected {count}")
@@ -235,17 +235,17 @@ def _check_blosc(packed: bytes, typesize: int) -> int:
     size = len(packed)
     if size < _HEADER:
         raise ValueError(f"{size} bytes are no compressed chunk")
-    versions, flags, width, held, block, stored = _FIELDS.unpack_from(packed)
+    versions, flags, width, plain, block, stored = _FIELDS.unpack_from(packed)
     if (
         versions != _VERSIONS
         or width != typesize
         or stored != size
         or (flags >> 5 != _ZSTD and not flags & _STORED)
-        or (held > 0 and not 0 < block <= held)
-        or (flags & _STORED and size != held + _HEADER)
+        or (plain > 0 and not 0 < block <= plain)
+        or (flags & _STORED and size != plain + _HEADER)
         # Where each block begins is told in four bytes.
-        or (not flags & _STORED and held and size < _HEADER + 4 * -(-held // block))
+        or (not flags & _STORED and plain and size < _HEADER + 4 * -(-plain // block))
     ):
         raise ValueError("a compressed chunk's header does not describe it")
-    check_expansion(held, size)
-    return int(held)
+    check_expansion(plain, size)
+    return int(plain)
