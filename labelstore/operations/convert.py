@@ -67,6 +67,9 @@ class ConversionSettings:
     layout: LabelLayout | None = None
     """How labels lie in a Zarr store; when None as they do in one that is gone on with, else in
     chunks."""
+    targets: Callable[[PeerReader], npt.NDArray[np.int32] | None] | None = None
+    """Makes (images,) ground truth, -1 unknown, of the reader; None, and where it returns None:
+    what the files say, or unknown."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,6 @@ def convert(
     format: str,
     options: PeerOptions,
     settings: ConversionSettings | None = None,
-    targets: Callable[[PeerReader], npt.NDArray[np.int32] | None] | None = None,
     overwrite: bool = False,
     workers: int | None = 1,
     begin: Callable[[PeerReader], Callable[[int, int], None]] | None = None,
@@ -112,8 +114,6 @@ def convert(
         format: one of ``labelstore.peers.choose.READERS``.
         options: what the files do not say of themselves: classes, photos.
         settings: the same of labels, and how they are stored.
-        targets: makes (images,) ground truth, -1 unknown, of the reader; None, and where it returns
-            None: what the files say, or unknown.
         overwrite: replace a store that is at ``output``.
         workers: processes that read, check and encode, on Linux: forks of this one, each with a
             block of labels in memory. None: one a core, up to eight. The store is the same.
@@ -131,7 +131,9 @@ def convert(
         raise UsageError(f"{output} is what is converted: choose another name for the store.")
     started = time.monotonic()
     reader = open_peer(format, path, options)
-    truth = None if targets is None or reader.num_classes is None else targets(reader)
+    truth = None
+    if settings.targets is not None and reader.num_classes is not None:
+        truth = settings.targets(reader)
     manifest, truth = _manifest(reader, format, output, settings, options.boxes, truth)
     stored = stored_manifest(output, overwrite=overwrite)
     units = unit_images_of(output, settings.layout, manifest.group_views, stored)

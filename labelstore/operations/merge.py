@@ -12,7 +12,7 @@ import numpy as np
 
 from labelstore.errors import MismatchError, UsageError
 from labelstore.format.blocks import BlockPriors
-from labelstore.format.settings import StoreSettings
+from labelstore.format.settings import StoreOptions, StoreSettings
 from labelstore.labels.actions import Action, action_shares
 from labelstore.labels.distance import Distances, distances
 from labelstore.labels.distribution import largest, mean_distribution
@@ -39,6 +39,7 @@ from labelstore.store.rewrite import (
 )
 from labelstore.store.store import Store
 from labelstore.store.writer import StoreWriter
+from labelstore.training.options import part_of, require_known
 
 if TYPE_CHECKING:
     import os
@@ -49,13 +50,29 @@ if TYPE_CHECKING:
 
     from labelstore.format.blocks import BlockData
     from labelstore.format.manifest import Manifest
-    from labelstore.format.settings import LabelLayout, StoreOptions
+    from labelstore.format.settings import LabelLayout
     from labelstore.labels.ferkd import EnsembleFerKD
     from labelstore.labels.soft_labels import SoftLabels
     from labelstore.labels.top_k import Tail
     from labelstore.store.ensembles import Images
 
-__all__ = ["MergeReport", "merge"]
+__all__ = ["MergeOptions", "MergeReport", "merge"]
+
+
+class MergeOptions(StoreOptions, total=False):
+    """How labels are averaged, and how the means are stored."""
+
+    weights: Sequence[float] | None
+    """Of the stores, as for ``labelstore.ensemble``."""
+    images: Images
+    """Which images, as for ``labelstore.ensemble``: ``"strict"`` when it is not given."""
+    ferkd: FerKD | EnsembleFerKD | None
+    """Calibrates the labels before (or, with ``ensemble="mean"``, after) they are averaged. A
+    discarded view keeps the plain mean, so a reader may discard it again; ``discard`` is not looked
+    at. With a prior list the 0.1 that a calibrated label leaves its ground truth's rivals is spread
+    like the list; with ``prior_size=0`` evenly, as in equation 4."""
+    tail: Tail | None
+    """How residual masses are spread before they are averaged."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +104,11 @@ def merge(
     stores: Sequence[Store | str | os.PathLike[str]],
     path: str | os.PathLike[str],
     *,
-    weights: Sequence[float] | None = None,
-    ferkd: FerKD | EnsembleFerKD | None = None,
-    tail: Tail | None = None,
-    images: Images = "strict",
     layout: LabelLayout | None = None,
     overwrite: bool = False,
     workers: int | None = 1,
     tell: Callable[[int, int], None] | None = None,
-    **settings: Unpack[StoreOptions],
+    **options: Unpack[MergeOptions],
 ) -> MergeReport:
     """Write the (weighted) mean of stores over the same views of the same images.
 
@@ -107,26 +120,26 @@ def merge(
             quantizers may differ.
         path: the new store; its name decides the backend (``*.parquet`` or Zarr). One that the same
             call was interrupted in is gone on with.
-        weights, images: as for ``labelstore.ensemble``.
-        ferkd: calibrates the labels before (or, with ``ensemble="mean"``, after) they are averaged.
-            A discarded view keeps the plain mean, so a reader may discard it again; ``discard`` is
-            not looked at. With a prior list the 0.1 that a calibrated label leaves its ground
-            truth's rivals is spread like the list; with ``prior_size=0`` evenly, as in equation 4.
-        tail: how residual masses are spread before they are averaged.
         layout: how labels lie in a Zarr store, as for ``recode``; when None as in the first store.
         overwrite: replace a store that is at ``path``.
         workers: processes that read, average and encode: see ``BlockMaker``.
         tell: called with the images and views done since it was called last.
-        settings: keywords ``k`` (the largest of the stores' when None), ``quantizer`` (the first
-            store's), ``prior_size`` (the largest; 0 of hard and smoothed labels of which a class a
-            store is kept: what these leave is even), ``top_p``, ``block_images`` and
-            ``group_views`` (the first store's), as in ``labelstore.format.Manifest``.
+        options: keywords ``weights``, ``images``, ``ferkd`` and ``tail``, see
+            ``labelstore.operations.merge.MergeOptions``; ``k`` (the largest of the stores' when
+            None), ``quantizer`` (the first store's), ``prior_size`` (the largest; 0 of hard and
+            smoothed labels of which a class a store is kept: what these leave is even), ``top_p``,
+            ``block_images`` and ``group_views`` (the first store's), as in
+            ``labelstore.format.Manifest``.
 
     Raises:
         IncompleteError: a store is not finished. MismatchError: the stores do not fit each other,
         or another store is at ``path``. LabelError: calibration needs a ground truth that is
-        unknown. UsageError: settings that make no store, or FerKD of mixed views.
+        unknown. UsageError: settings that make no store, or FerKD of mixed views. TypeError: an
+        option that is none.
     """
+    require_known("merge", options, MergeOptions)
+    ferkd, tail, weights = options.get("ferkd"), options.get("tail"), options.get("weights")
+    settings = StoreSettings(**part_of(StoreOptions, options))
     members = opened_all(stores)
     if len(members) == 1:
         raise UsageError(
@@ -135,10 +148,10 @@ def merge(
         )
     for store in members:
         require_source(store, path, "a store that is read: choose another name")
-    both = ensemble(members, weights, images=images)
+    both = ensemble(members, weights, images=options.get("images", "strict"))
     if ferkd is not None:
         require_unmixed(both, "FerKD")
-    manifest = _manifest(both, path, StoreSettings(**settings), layout, ferkd is not None)
+    manifest = _manifest(both, path, settings, layout, ferkd is not None)
     how: dict[str, Any] = {
         "weights": [float(weight) for weight in both.weights],
         "ferkd": None if ferkd is None else asdict(ferkd),

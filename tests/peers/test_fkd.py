@@ -106,8 +106,12 @@ def test_the_manifest_says_what_is_known_and_no_more(tmp_path):
         tmp_path / "b.parquet",
         format="fkd",
         options=PeerOptions(CLASSES, FolderSource(tmp_path / "photos")),
-        settings=ConversionSettings("efficientnet-l2 475", 2.0, store=StoreSettings(k=2)),
-        targets=lambda reader: np.arange(len(reader.keys), dtype=np.int32),
+        settings=ConversionSettings(
+            "efficientnet-l2 475",
+            2.0,
+            store=StoreSettings(k=2),
+            targets=lambda reader: np.arange(len(reader.keys), dtype=np.int32),
+        ),
     )
     told = labelstore.open(tmp_path / "b.parquet")
     assert (told.manifest.temperature, told.manifest.k) == (2.0, 2)

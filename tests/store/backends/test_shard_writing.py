@@ -7,7 +7,7 @@ import pytest
 import zarr
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
-from labelstore.store.backends.zarr.arrays import create_array
+from labelstore.store.backends.zarr.arrays import ArrayGrid, create_array
 from labelstore.store.backends.zarr.metadata import ArrayLayout
 from labelstore.store.backends.zarr.shard_writing import BlockEncoder
 
@@ -18,7 +18,7 @@ def made(tmp_path, dtype, shape, chunks, shards, fill, level=5, name="a"):
     """An array, and its encoder."""
     store = LocalStore(tmp_path)
     axes = tuple(f"axis{number}" for number in range(len(shape)))
-    create_array(store, name, dtype, shape, chunks, shards, axes, fill, level)
+    create_array(store, name, dtype, ArrayGrid(shape, chunks, shards), axes, fill, level)
     array = zarr.open_array(store, path=name, mode="r+", zarr_format=3)
     layout = ArrayLayout(np.dtype(dtype), shape, chunks, shards, fill, name != "commits")
     return array, BlockEncoder.of(array.metadata.to_dict()["codecs"], layout)

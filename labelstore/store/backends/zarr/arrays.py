@@ -6,7 +6,7 @@ import asyncio
 import functools
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import zarr
@@ -33,11 +33,12 @@ __all__ = [
     "KEYS",
     "TABLE_CHUNK",
     "TARGETS",
+    "ArrayGrid",
     "DurableStore",
     "all_arrays",
     "create_array",
     "create_unwritten",
-    "layout",
+    "grid_of",
     "level_of",
 ]
 
@@ -112,25 +113,31 @@ def all_arrays(manifest: Manifest) -> tuple[ArraySpec, ...]:
     return (*image_arrays(manifest), *prior_arrays(manifest), *labels)
 
 
-def layout(
-    spec: ArraySpec, manifest: Manifest
-) -> tuple[tuple[int, ...], tuple[int, ...] | None, tuple[int, ...]]:
-    """Shape, shard shape and chunk shape of an array."""
+class ArrayGrid(NamedTuple):
+    """How an array is divided into objects."""
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    """Shape of a chunk, in shards of an inner one."""
+    shards: tuple[int, ...] | None
+    """Shape of a shard; None for an array without."""
+
+
+def grid_of(spec: ArraySpec, manifest: Manifest) -> ArrayGrid:
+    """The grid of one of ``all_arrays``."""
     block = manifest.block_images
     if "view" not in spec.axes:
-        return spec.shape, None, (block, *spec.shape[1:])
+        return ArrayGrid(spec.shape, (block, *spec.shape[1:]), None)
     rest = spec.shape[2:]
     whole = manifest.num_groups * manifest.group_views
-    return spec.shape, (block, whole, *rest), (block, manifest.group_views, *rest)
+    return ArrayGrid(spec.shape, (block, manifest.group_views, *rest), (block, whole, *rest))
 
 
 def create_array(
     store: Store,
     name: str,
     dtype: Any,
-    shape: tuple[int, ...],
-    chunks: tuple[int, ...],
-    shards: tuple[int, ...] | None,
+    grid: ArrayGrid,
     axes: tuple[str, ...],
     fill: Any,
     level: int = TABLE_LEVEL,
@@ -154,10 +161,10 @@ def create_array(
         return zarr.create_array(
             store,
             name=name,
-            shape=shape,
+            shape=grid.shape,
             dtype=dtype,
-            chunks=chunks,
-            shards=shards,
+            chunks=grid.chunks,
+            shards=grid.shards,
             compressors=compressors,
             fill_value=fill,
             dimension_names=axes,

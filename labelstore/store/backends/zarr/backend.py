@@ -26,11 +26,12 @@ from labelstore.store.backends.zarr.arrays import (
     KEYS,
     TABLE_CHUNK,
     TARGETS,
+    ArrayGrid,
     DurableStore,
     all_arrays,
     create_array,
     create_unwritten,
-    layout,
+    grid_of,
     level_of,
 )
 from labelstore.store.backends.zarr.reading import ZarrReads
@@ -72,27 +73,17 @@ class ZarrBackend(ZarrReads):
         opening = {"format": "labelstore", "state": "creating"}
         group = zarr.create_group(store, attributes={ATTRIBUTE: opening})
         rows = min(manifest.num_images, TABLE_CHUNK)
-        every, axes = (manifest.num_images,), ("image",)
-        table = create_array(store, KEYS, "str", every, (rows,), None, axes, "")
+        grid, axes = ArrayGrid((manifest.num_images,), (rows,), None), ("image",)
+        table = create_array(store, KEYS, "str", grid, axes, "")
         table[:] = np.asarray(keys, dtype=np.dtypes.StringDType())
-        table = create_array(store, TARGETS, "<i4", every, (rows,), None, axes, -2)
+        table = create_array(store, TARGETS, "<i4", grid, axes, -2)
         table[:] = np.asarray(targets, dtype=np.int32)
         columns = commit_columns(manifest)
-        create_unwritten(
-            store,
-            COMMITS,
-            "<u8",
-            (manifest.num_blocks, columns),
-            (1, columns),
-            None,
-            ("block", "part"),
-            0,
-        )
+        grid = ArrayGrid((manifest.num_blocks, columns), (1, columns), None)
+        create_unwritten(store, COMMITS, "<u8", grid, ("block", "part"), 0)
         for spec in all_arrays(manifest):
-            (shape, shards, chunks), level = layout(spec, manifest), level_of(spec.name, manifest)
-            create_unwritten(
-                *(store, spec.name, spec.dtype, shape, chunks, shards, spec.axes, spec.fill, level)
-            )
+            grid, level = grid_of(spec, manifest), level_of(spec.name, manifest)
+            create_unwritten(store, spec.name, spec.dtype, grid, spec.axes, spec.fill, level)
         group.attrs.put({ATTRIBUTE: manifest.to_json()})
 
     def open_for_writing(self, manifest: Manifest) -> None:

@@ -19,7 +19,7 @@ from labelstore.store.backends.zarr.arrays import (
     TABLE_CHUNK,
     TARGETS,
     all_arrays,
-    layout,
+    grid_of,
 )
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def array_layouts(manifest: Manifest) -> dict[str, ArrayLayout]:
         ),
     }
     for spec in all_arrays(manifest):
-        shape, shards, chunks = layout(spec, manifest)
-        layouts[spec.name] = ArrayLayout(spec.dtype, shape, chunks, shards, spec.fill)
+        layouts[spec.name] = ArrayLayout(spec.dtype, *grid_of(spec, manifest), spec.fill)
     return layouts
 
 
