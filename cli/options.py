@@ -30,6 +30,7 @@ from . import choices
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from labelstore.format.settings import StoreSettings
     from labelstore.images.sources.choose import ImageSource
     from labelstore.views.law import ViewLaw
 
@@ -39,6 +40,7 @@ __all__ = [
     "LawOptions",
     "ResultOptions",
     "SourceOptions",
+    "StoreSettingsOptions",
     "added",
     "block_images_option",
     "block_workers_option",
@@ -224,6 +226,31 @@ class ResultOptions:
     def silent(self) -> bool:
         """Whether there is to be no progress."""
         return self.quiet or self.json
+
+
+@dataclass(frozen=True)
+class StoreSettingsOptions:
+    """How labels are stored."""
+
+    top_k: int | None
+    prior_size: int | None
+    quantizer: str | None
+    top_p: float | None
+    block_images: int | None
+    group_views: int | None
+
+    def settings(self) -> StoreSettings:
+        """The library's; None for what was not given."""
+        from labelstore.format.settings import StoreSettings
+
+        return StoreSettings(
+            self.top_k,
+            self.quantizer,
+            self.prior_size,
+            self.top_p,
+            self.block_images,
+            self.group_views,
+        )
 
 
 _LAW = (

@@ -66,12 +66,7 @@ class ConvertOptions(options.ResultOptions):
     class_map: str | None
     targets: choices.Targets | None
     fidelity: str | None
-    top_k: int | None
-    prior_size: int | None
-    quantizer: str | None
-    top_p: float | None
-    block_images: int | None
-    group_views: int | None
+    stored: options.StoreSettingsOptions
     layout: choices.Layout | None
     workers: int | None
     overwrite: bool
@@ -146,12 +141,16 @@ class ConvertOptions(options.ResultOptions):
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
-@options.collected(ConvertOptions, images=options.SourceOptions, views_law=options.LawOptions)
+@options.collected(
+    ConvertOptions,
+    images=options.SourceOptions,
+    views_law=options.LawOptions,
+    stored=options.StoreSettingsOptions,
+)
 def command(request: ConvertOptions) -> None:
     """Convert."""
     import contextlib
 
-    from labelstore.format.settings import StoreSettings
     from labelstore.operations.convert import ConversionSettings, convert
     from labelstore.peers.peer_labels import PeerOptions
 
@@ -176,14 +175,7 @@ def command(request: ConvertOptions) -> None:
                 teacher_name=request.teacher_name,
                 temperature=request.temperature,
                 fidelity=request.fidelity,
-                store=StoreSettings(
-                    request.top_k,
-                    request.quantizer,
-                    request.prior_size,
-                    request.top_p,
-                    request.block_images,
-                    request.group_views,
-                ),
+                store=request.stored.settings(),
                 layout=request.layout,
                 targets=lambda reader: _ground_truth(reader, request),
             ),

@@ -77,12 +77,7 @@ class MergeOptions(options.ResultOptions):
     calibrate_by: Calibrate
     alpha: float
     ensemble: Combine
-    top_k: int | None
-    prior_size: int | None
-    quantizer: str | None
-    top_p: float | None
-    block_images: int | None
-    group_views: int | None
+    stored: options.StoreSettingsOptions
     layout: choices.Layout | None
     workers: int | None
     overwrite: bool
@@ -181,7 +176,7 @@ class MergeOptions(options.ResultOptions):
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
-@options.collected(MergeOptions, ferkd=FerKDOptions)
+@options.collected(MergeOptions, ferkd=FerKDOptions, stored=options.StoreSettingsOptions)
 def command(request: MergeOptions) -> None:
     """Merge stores."""
     request.ferkd.check()
@@ -216,12 +211,7 @@ def command(request: MergeOptions) -> None:
             ferkd=rule,
             tail=request.tail,
             images=request.images,
-            k=request.top_k,
-            quantizer=request.quantizer,
-            prior_size=request.prior_size,
-            top_p=request.top_p,
-            block_images=request.block_images,
-            group_views=request.group_views,
+            **request.stored.settings().chosen(),
             layout=request.layout,
             overwrite=request.overwrite,
             workers=request.workers,

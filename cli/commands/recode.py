@@ -48,12 +48,7 @@ class RecodeOptions(options.ResultOptions):
 
     store: str
     output: str
-    top_k: int | None
-    prior_size: int | None
-    quantizer: str | None
-    top_p: float | None
-    block_images: int | None
-    group_views: int | None
+    stored: options.StoreSettingsOptions
     layout: choices.Layout | None
     class_map: str | None
     targets: choices.Targets | None
@@ -87,7 +82,7 @@ class RecodeOptions(options.ResultOptions):
 @options.overwrite_option
 @options.json_option
 @options.quiet_option
-@options.collected(RecodeOptions)
+@options.collected(RecodeOptions, stored=options.StoreSettingsOptions)
 def command(request: RecodeOptions) -> None:
     """Recode a store."""
     import labelstore
@@ -101,12 +96,7 @@ def command(request: RecodeOptions) -> None:
         report = recode(
             store,
             request.output,
-            k=request.top_k,
-            quantizer=request.quantizer,
-            prior_size=request.prior_size,
-            top_p=request.top_p,
-            block_images=request.block_images,
-            group_views=request.group_views,
+            **request.stored.settings().chosen(),
             targets=targets,
             layout=request.layout,
             overwrite=request.overwrite,

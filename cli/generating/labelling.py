@@ -135,7 +135,7 @@ def _check_requests(request: GenerateOptions, job: _Job) -> None:
             job.source,
             path,
             functools.partial(
-                request.labels.settings, job.views.count, job.views.law, teacher.temperature
+                request.labels.label_settings, job.views.count, job.views.law, teacher.temperature
             ),
             facts_of(teacher.spec, teacher.checkpoint, teacher.precision),
             job.options,
@@ -254,7 +254,7 @@ def _outputs(request: GenerateOptions, job: _Job, teachers: Sequence[TeacherInfo
             targets=request.targets,
             called=names_of(teacher),
         )
-        settings = request.labels.settings(
+        settings = request.labels.label_settings(
             job.views.count, job.views.law, options.temperature, teacher.num_classes
         )
         outputs.append(Output(targets, path, settings))

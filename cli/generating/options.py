@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..options import ResultOptions
+from ..options import ResultOptions, StoreSettingsOptions
 
 if TYPE_CHECKING:
     from labelstore.format.settings import StoreSettings
@@ -22,20 +22,14 @@ __all__ = ["GenerateOptions", "LabelOptions"]
 
 
 @dataclass(frozen=True)
-class LabelOptions:
+class LabelOptions(StoreSettingsOptions):
     """What is kept of a teacher's output."""
 
     fidelity: str
-    top_k: int | None
-    prior_size: int | None
-    quantizer: str | None
-    top_p: float | None
     label_type: LabelType
-    block_images: int | None
-    group_views: int | None
     layout: Layout | None
 
-    def settings(
+    def label_settings(
         self, views: int, law: ViewLaw, temperature: float, num_classes: int
     ) -> LabelSettings:
         """What labels a teacher of so many classes is to make."""
@@ -55,7 +49,6 @@ class LabelOptions:
 
     def _store(self, num_classes: int) -> StoreSettings:
         """The settings of a fidelity, with those that were asked for in their stead."""
-        from labelstore.format.settings import StoreSettings
         from labelstore.producer.settings import FIDELITIES
 
         settings = FIDELITIES[self.fidelity]
@@ -67,15 +60,7 @@ class LabelOptions:
         if self.top_k is not None or settings.k == 1:
             # A fidelity's mass goes with its own number of classes.
             settings = replace(settings, top_p=None)
-        overrides = StoreSettings(
-            self.top_k,
-            self.quantizer,
-            self.prior_size,
-            self.top_p,
-            self.block_images,
-            self.group_views,
-        )
-        return replace(settings, **overrides.chosen())
+        return replace(settings, **self.settings().chosen())
 
 
 @dataclass(frozen=True, kw_only=True)
