@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Float64Array = npt.NDArray[np.float64]
     Int32Array = npt.NDArray[np.int32]
 
-__all__ = ["LabelType", "Tail", "TopK"]
+__all__ = ["LabelType", "Tail", "TopK", "check_tail"]
 
 Tail = Literal["image", "uniform", "none"]
 """How the residual mass is spread: like the image's prior; evenly over the other classes (FKD's
@@ -38,6 +38,23 @@ re-norm)."""
 LabelType = Literal["top-k", "hard", "smoothing"]
 """What a stored label is recovered to by default: all its classes with a tail; its largest class
 alone; its largest class with the rest of the mass spread evenly over the others."""
+
+
+def check_tail(tail: Tail | None, listed: bool) -> None:
+    """Look at a tail before labels are recovered, ``listed`` ones with images' priors.
+
+    Raises:
+        UsageError: it is none of ``Tail``. Warns (FallbackWarning), on behalf of who calls the
+        caller, where it is ``image`` and there are no priors.
+    """
+    if tail is not None:
+        require_choice("tail", tail, get_args(Tail))
+    if tail == "image" and not listed:
+        warnings.warn(
+            "tail 'image' was asked for and these labels have no image prior: 'uniform' is used.",
+            FallbackWarning,
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)
@@ -151,15 +168,7 @@ class TopK:
             UsageError: another tail. Warns (FallbackWarning) and takes ``uniform`` when ``image``
             is asked for and no prior is stored.
         """
-        if tail is not None:
-            require_choice("tail", tail, get_args(Tail))
-        if tail == "image" and self.prior is None:
-            warnings.warn(
-                "tail 'image' was asked for and these labels have no image prior: 'uniform' is "
-                "used.",
-                FallbackWarning,
-                stacklevel=2,
-            )
+        check_tail(tail, self.prior is not None)
         probs = self.probs.astype(np.float64)
         total = probs.sum(axis=-1, keepdims=True)
         # Quantized sums may exceed 1 by rounding: scale those to sum 1, so nothing is negative.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 import torch
 
-from labelstore.errors import FallbackWarning, LabelError, UsageError, require_choice
+from labelstore.errors import LabelError, UsageError, require_choice
 from labelstore.labels.prior import LEAST, MOST_UNSEEN
-from labelstore.labels.top_k import LabelType, Tail
+from labelstore.labels.top_k import LabelType, check_tail
 from labelstore.torch.labels.soft_labels import TorchSoftLabels, join_tensors, map_tensors
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.labels.ensemble import EnsembleTopK
-    from labelstore.labels.top_k import TopK
+    from labelstore.labels.top_k import Tail, TopK
 
 __all__ = ["StoredLabels", "TorchTopK"]
 
@@ -62,15 +61,7 @@ class TorchTopK:
             UsageError: another tail. Warns (FallbackWarning) when ``image`` is asked for and no
             list is stored.
         """
-        if tail is not None:
-            require_choice("tail", tail, get_args(Tail))
-        if tail == "image" and self.prior_classes is None:
-            warnings.warn(
-                "tail 'image' was asked for and these labels have no image prior: 'uniform' is "
-                "used.",
-                FallbackWarning,
-                stacklevel=2,
-            )
+        check_tail(tail, self.prior_classes is not None)
         probs = self.probs.double()
         total = probs.sum(1, keepdim=True)
         probs = probs / total.clamp(min=1.0)
