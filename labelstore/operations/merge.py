@@ -56,10 +56,10 @@ if TYPE_CHECKING:
     from labelstore.labels.top_k import Tail
     from labelstore.store.ensembles import Images
 
-__all__ = ["MergeOptions", "MergeReport", "merge"]
+__all__ = ["MeanOptions", "MergeReport", "merge"]
 
 
-class MergeOptions(StoreOptions, total=False):
+class MeanOptions(StoreOptions, total=False):
     """How labels are averaged, and how the means are stored."""
 
     weights: Sequence[float] | None
@@ -108,7 +108,7 @@ def merge(
     overwrite: bool = False,
     workers: int | None = 1,
     tell: Callable[[int, int], None] | None = None,
-    **options: Unpack[MergeOptions],
+    **options: Unpack[MeanOptions],
 ) -> MergeReport:
     """Write the (weighted) mean of stores over the same views of the same images.
 
@@ -125,7 +125,7 @@ def merge(
         workers: processes that read, average and encode: see ``BlockMaker``.
         tell: called with the images and views done since it was called last.
         options: keywords ``weights``, ``images``, ``ferkd`` and ``tail``, see
-            ``labelstore.operations.merge.MergeOptions``; ``k`` (the largest of the stores' when
+            ``labelstore.operations.merge.MeanOptions``; ``k`` (the largest of the stores' when
             None), ``quantizer`` (the first store's), ``prior_size`` (the largest; 0 of hard and
             smoothed labels of which a class a store is kept: what these leave is even), ``top_p``,
             ``block_images`` and ``group_views`` (the first store's), as in
@@ -137,7 +137,7 @@ def merge(
         unknown. UsageError: settings that make no store, or FerKD of mixed views. TypeError: an
         option that is none.
     """
-    require_known("merge", options, MergeOptions)
+    require_known("merge", options, MeanOptions)
     ferkd, tail, weights = options.get("ferkd"), options.get("tail"), options.get("weights")
     settings = StoreSettings(**part_of(StoreOptions, options))
     members = opened_all(stores)

@@ -18,10 +18,10 @@ import numpy as np
 from labelstore.errors import FormatError, LabelError, UsageError
 from labelstore.format.label_checks import are_labels
 from labelstore.peers.image_folder import (
-    PhotoFacts,
+    PhotoTable,
     boxes_of_shares,
     check_inside,
-    photo_facts,
+    photo_table,
 )
 from labelstore.peers.label_files import named_files
 from labelstore.peers.labelled_photos import matched_photos
@@ -112,7 +112,7 @@ class FKDReader:
         indices, probs = self._labels(labels, numbers)
         if self._photos is None or self._places is None:
             return PeerLabels(indices, probs)
-        facts = photo_facts(self._photos, [self._places[number] for number in numbers])
+        facts = photo_table(self._photos, [self._places[number] for number in numbers])
         sizes: dict[str, Any] = {
             "widths": facts.widths,
             "heights": facts.heights,
@@ -130,7 +130,7 @@ class FKDReader:
             # Which file it is.
             for row, number in enumerate(numbers):
                 part = slice(row, row + 1)
-                of_one = PhotoFacts(facts.widths[part], facts.heights[part], facts.digests[part])
+                of_one = PhotoTable(facts.widths[part], facts.heights[part], facts.digests[part])
                 check_inside(boxes[part], of_one, keys[part], self._where(number))
             raise
         return PeerLabels(indices, probs, boxes=boxes, flips=flips, **sizes)
@@ -271,7 +271,7 @@ def _of_halves() -> npt.NDArray[np.float32]:
     return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
-def _clipped(boxes: npt.NDArray[np.int32], facts: PhotoFacts) -> npt.NDArray[np.int32]:
+def _clipped(boxes: npt.NDArray[np.int32], facts: PhotoTable) -> npt.NDArray[np.int32]:
     """(n, V, 4) boxes that end where the photo does, if rounding let them leave it by a little.
 
     FKD's reader has Pillow fill what lies outside with black.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from labelstore.images.sources.choose import ImageSource
 
-__all__ = ["PhotoFacts", "boxes_of_shares", "check_inside", "in_folder_order", "photo_facts"]
+__all__ = ["PhotoTable", "boxes_of_shares", "check_inside", "in_folder_order", "photo_table"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What ``torchvision.datasets.folder.IMG_EXTENSIONS`` holds: it sees no other files."""
@@ -53,7 +53,7 @@ def in_folder_order(photos: ImageSource) -> list[int]:
     return sorted(seen, key=place)
 
 
-class PhotoFacts(NamedTuple):
+class PhotoTable(NamedTuple):
     """What a converted store keeps of photos."""
 
     widths: npt.NDArray[np.int32]
@@ -64,7 +64,7 @@ class PhotoFacts(NamedTuple):
     """(n,) xxh3_64 of the encoded files."""
 
 
-def photo_facts(photos: ImageSource, indices: Sequence[int], *, cropped: bool = True) -> PhotoFacts:
+def photo_table(photos: ImageSource, indices: Sequence[int], *, cropped: bool = True) -> PhotoTable:
     """Sizes and digests of some photos, of which the heads alone are decoded.
 
     Args:
@@ -76,7 +76,7 @@ def photo_facts(photos: ImageSource, indices: Sequence[int], *, cropped: bool = 
             data. Other projects' loaders ignore these, so that their crops are of the photo as it
             is stored, which a store's are not.
     """
-    facts = PhotoFacts(
+    facts = PhotoTable(
         np.zeros(len(indices), np.int32),
         np.zeros(len(indices), np.int32),
         np.zeros(len(indices), np.uint64),
@@ -86,8 +86,8 @@ def photo_facts(photos: ImageSource, indices: Sequence[int], *, cropped: bool = 
     return facts
 
 
-def _look(photos: ImageSource, indices: Sequence[int], cropped: bool, facts: PhotoFacts) -> None:
-    """As ``photo_facts``, into ``facts``."""
+def _look(photos: ImageSource, indices: Sequence[int], cropped: bool, facts: PhotoTable) -> None:
+    """As ``photo_table``, into ``facts``."""
     for row, index in enumerate(indices):
         data, name = photos.read(index), str(photos.path_of(index))
         (width, height), upright = examine(data, name, _size)
@@ -135,7 +135,7 @@ def boxes_of_shares(
 
 
 def check_inside(
-    boxes: npt.NDArray[np.int32], facts: PhotoFacts, keys: Sequence[str], where: Path | str
+    boxes: npt.NDArray[np.int32], facts: PhotoTable, keys: Sequence[str], where: Path | str
 ) -> None:
     """Raise LabelError for a box that is empty or leaves its photo.
 

@@ -142,7 +142,7 @@ class MlDrReader:
         if self._photos is None or self._order is None:
             return {}
         places = [self._order[number] for number in numbers]
-        facts = image_folder.photo_facts(self._photos, places, cropped=boxes is not None)
+        facts = image_folder.photo_table(self._photos, places, cropped=boxes is not None)
         if boxes is not None:
             names = [self.keys[number] for number in numbers]
             image_folder.check_inside(boxes, facts, names, self._path)

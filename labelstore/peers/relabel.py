@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.errors import FormatError, LabelError, UsageError
-from labelstore.peers.image_folder import photo_facts
+from labelstore.peers.image_folder import photo_table
 from labelstore.peers.label_files import named_files
 from labelstore.peers.labelled_photos import matched_photos
 from labelstore.peers.peer_labels import PeerLabels, files_digest, require_integers
@@ -92,7 +92,7 @@ class RelabelReader:
 
     def images(self, numbers: Sequence[int]) -> PeerLabels:
         """As ``PeerReader.images``."""
-        facts = photo_facts(self._photos, [self._places[number] for number in numbers])
+        facts = photo_table(self._photos, [self._places[number] for number in numbers])
         boxes = self._crops(
             self._hashes[np.asarray(numbers)][:, None],
             np.arange(self.num_views)[None, :],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labelstore.errors import CorruptError, FormatError, LabelError, MismatchError
-from labelstore.peers.image_folder import in_folder_order, photo_facts
+from labelstore.peers.image_folder import in_folder_order, photo_table
 from labelstore.peers.label_files import require_folder
 from labelstore.peers.labelled_photos import matched_photos
 from labelstore.peers.peer_labels import PeerLabels, files_digest
@@ -134,7 +134,7 @@ class TinyViTReader:
             )
         if self._photos is None or self._order is None:
             return PeerLabels(ids, probs)
-        facts = photo_facts(self._photos, [self._order[number] for number in numbers])
+        facts = photo_table(self._photos, [self._order[number] for number in numbers])
         return PeerLabels(
             ids, probs, widths=facts.widths, heights=facts.heights, digests=facts.digests
         )

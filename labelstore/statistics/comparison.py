@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Float64Array = npt.NDArray[np.float64]
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["QUANTILES", "Agreement", "Comparison", "Crops", "DecisionCounts"]
+__all__ = ["QUANTILES", "Agreement", "Comparison", "CropPairs", "DecisionCounts"]
 
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
 """Shares of the crops whose distances are at or below the quantiles that are told."""
@@ -65,7 +65,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Crops:
+class CropPairs:
     """Two labels of each of some crops: m crops of each of n images."""
 
     agreement: Agreement
@@ -101,7 +101,7 @@ class Comparison:
         self._pairs = _PairCounts(num_classes)
         self._judged_images = 0
 
-    def add(self, crops: Crops, count_images: bool = True) -> None:
+    def add(self, crops: CropPairs, count_images: bool = True) -> None:
         """More crops. ``count_images``: whether no crops of these images came before."""
         agreement, apart = crops.agreement, crops.divergences
         self.crops += agreement.top1.size
@@ -129,7 +129,7 @@ class Comparison:
         self._pairs.add(agreement)
 
     def _truth(
-        self, crops: Crops, known: BoolArray, count_images: bool
+        self, crops: CropPairs, known: BoolArray, count_images: bool
     ) -> dict[str, npt.NDArray[Any]]:
         self._judged_images += int(known.sum()) if count_images else 0
         targets = crops.targets[known, None]
@@ -275,7 +275,7 @@ class _ClassSums:
         }
         self._first = {name: np.zeros(num_classes) for name in ("a", "b", "both")}
 
-    def add(self, crops: Crops, count_images: bool) -> None:
+    def add(self, crops: CropPairs, count_images: bool) -> None:
         agreement = crops.agreement
         first = {
             "a": agreement.first_a,

@@ -14,7 +14,7 @@ from ...text import counted, extent, size
 from .subset import PartOptions, part_options
 
 if TYPE_CHECKING:
-    from labelstore.operations.lifecycle.prune import Loss
+    from labelstore.operations.lifecycle.prune import PruneLoss
 
 HELP = """Take images, or views of each, out of a store for good. The options say what is kept.
 
@@ -64,7 +64,7 @@ def command(request: PruneOptions) -> None:
     store = labelstore.open(finish(request.store))
     arguments = request.part.arguments(store, request.ferkd, quiet=request.silent)
 
-    def agree(loss: Loss) -> None:
+    def agree(loss: PruneLoss) -> None:
         if not request.yes:
             click.confirm(output.printable(question(loss)), abort=True, err=True)
 
@@ -84,7 +84,7 @@ def command(request: PruneOptions) -> None:
         )
 
 
-def question(loss: Loss) -> str:
+def question(loss: PruneLoss) -> str:
     """What goes, and the question."""
     return (
         f"{loss.path} loses {counted(loss.images, 'image')} of "

@@ -41,7 +41,7 @@ class BinGrid(TableGrid):
 TOP = BinGrid(_EDGES, "|u1")
 
 
-class Shares:
+class ShareGrid:
     """Codes 1..steps of shares of a limit; 0 means that the class is not stored."""
 
     fill = 255.0
@@ -70,7 +70,7 @@ class Shares:
 class RatioQuantizer(Quantizer):
     """Probabilities after the first as shares of their limit."""
 
-    rest: Shares  # type: ignore[assignment]
+    rest: ShareGrid  # type: ignore[assignment]
 
     def encode(self, probs: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         exact = np.asarray(probs, dtype=np.float64)
@@ -130,14 +130,14 @@ def _value(share: npt.NDArray[np.float64], limit: npt.NDArray[np.float64]) -> An
 RATIO16 = RatioQuantizer(
     name="ratio16",
     top=TOP,
-    rest=Shares(16),  # type: ignore[arg-type]
+    rest=ShareGrid(16),  # type: ignore[arg-type]
     summary="largest probability in 255 bins with edges at multiples of 1/200, others in 16 steps",
     by_shares=True,
 )
 RATIO32 = RatioQuantizer(
     name="ratio32",
     top=TOP,
-    rest=Shares(32),  # type: ignore[arg-type]
+    rest=ShareGrid(32),  # type: ignore[arg-type]
     summary="as ratio16, in 32 steps",
     by_shares=True,
 )

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from labelstore.operations.inspection.comparison.paired_labels import Part
+    from labelstore.operations.inspection.comparison.paired_labels import PairPart
     from labelstore.store.label_reader import LabelReader
 
 __all__ = ["compare"]
@@ -126,7 +126,7 @@ class _Sums:
         self._open: slice | None = None
         self._of_images = np.zeros(0)
 
-    def add(self, part: Part) -> None:
+    def add(self, part: PairPart) -> None:
         """One more part; all parts of some images come one after another."""
         self.comparison.add(part.crops, count_images=part.new_images > 0)
         places = np.arange(part.places.start, part.places.stop)
@@ -147,7 +147,7 @@ class _Sums:
         places = np.arange(self._open.start, self._open.stop)
         self._images.add(self._of_images[:, None] / count, places)
 
-    def _decide(self, part: Part) -> None:
+    def _decide(self, part: PairPart) -> None:
         truths = part.crops.targets[:, None]
         confidences = (part.crops.confidence_a, part.crops.confidence_b)
         if self._rule.confidence == "target" and part.decisions is not None:

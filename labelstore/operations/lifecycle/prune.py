@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from labelstore.format.manifest import Manifest
     from labelstore.operations.lifecycle.subset import ViewChoice
 
-__all__ = ["Loss", "PruneReport", "finish", "prune"]
+__all__ = ["PruneLoss", "PruneReport", "finish", "prune"]
 
 PURPOSE = "prune"
 
@@ -37,7 +37,7 @@ CROP_BYTES = 17
 
 
 @dataclass(frozen=True)
-class Loss:
+class PruneLoss:
     """What a prune takes away for good."""
 
     path: str
@@ -77,7 +77,7 @@ def prune(
     images: npt.ArrayLike | Sequence[str] | None = None,
     classes: Sequence[int] | None = None,
     views: range | ViewChoice | None = None,
-    agree: Callable[[Loss], None] = lambda _loss: None,
+    agree: Callable[[PruneLoss], None] = lambda _loss: None,
     tell: Callable[[int, int], None] | None = None,
 ) -> PruneReport:
     """Leave of a store in a folder a part, and take all else away for good.
@@ -166,12 +166,12 @@ def _is_part(store: Store, images: int, views: object) -> bool:
     )
 
 
-def _loss(part: Part, manifest: Manifest, path: str, size: int) -> Loss:
+def _loss(part: Part, manifest: Manifest, path: str, size: int) -> PruneLoss:
     store = part.store
     total = store.num_images * store.num_views
     kept = part.selection.size
     crops = kept * CROP_BYTES if manifest.law != store.law else 0
-    return Loss(
+    return PruneLoss(
         path=path,
         images=store.num_images - len(part.rows),
         images_kept=len(part.rows),

@@ -115,7 +115,7 @@ class Sre2lReader:
         if self._photos is None or self._order is None:
             return PeerLabels(dense=dense)
         order = [self._order[number] for number in numbers]
-        facts = image_folder.photo_facts(self._photos, order, cropped=self.explicit)
+        facts = image_folder.photo_table(self._photos, order, cropped=self.explicit)
         if not self.explicit:
             return PeerLabels(dense=dense, **facts._asdict())
         boxes = image_folder.boxes_of_shares(coords, facts.widths, facts.heights)

@@ -9,7 +9,7 @@ import numpy as np
 from labelstore.labels.distance import Divergences, between, between_dense
 from labelstore.labels.distribution import largest, mean_distribution
 from labelstore.labels.top_k import TopK
-from labelstore.statistics.comparison import Agreement, Crops
+from labelstore.statistics.comparison import Agreement, CropPairs
 from labelstore.statistics.sampling import groups_of_views
 from labelstore.store.ensembles import label_type_of
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Float64Array = npt.NDArray[np.float64]
     Int64Array = npt.NDArray[np.int64]
 
-__all__ = ["LARGEST", "Pair", "Part", "largest_stored", "parts_of", "recovered"]
+__all__ = ["LARGEST", "Pair", "PairPart", "largest_stored", "parts_of", "recovered"]
 
 LARGEST = 5
 """Largest classes that are compared and told of a label, at most."""
@@ -116,14 +116,14 @@ def _views(store: LabelReader, num_views: int, sample: int | None) -> Int64Array
     return views[views < num_views]
 
 
-class Part(NamedTuple):
+class PairPart(NamedTuple):
     """Labels that are compared: m of each of n images."""
 
     places: slice
     """Which of the compared images."""
     columns: Int64Array
     """(m,) numbers of the views; of means (1,)."""
-    crops: Crops
+    crops: CropPairs
     decisions: tuple[TopK | EnsembleTopK, TopK | EnsembleTopK] | None
     new_images: int
     """Images of which no part came before."""
@@ -131,12 +131,12 @@ class Part(NamedTuple):
     """Views that were read of each store, of the one with fewer."""
 
 
-def parts_of(pair: Pair) -> Iterator[Part]:
+def parts_of(pair: Pair) -> Iterator[PairPart]:
     """All that is compared; the parts of some images come one after another."""
     return _by_views(pair) if pair.matched.by == "views" else _by_images(pair)
 
 
-def _by_views(pair: Pair) -> Iterator[Part]:
+def _by_views(pair: Pair) -> Iterator[PairPart]:
     """The two labels of every view."""
     group = max(store.manifest.group_views for store in (pair.a, pair.b))
     # As many groups as fit, of one image at the least.
@@ -156,10 +156,10 @@ def _by_views(pair: Pair) -> Iterator[Part]:
             ]
             crops = _crops(tops, between(*labels), pair.matched.targets[places])
             fresh = 0 if start else len(rows_a)
-            yield Part(places, views, crops, stored, fresh, len(rows_a) * len(views))
+            yield PairPart(places, views, crops, stored, fresh, len(rows_a) * len(views))
 
 
-def _by_images(pair: Pair) -> Iterator[Part]:
+def _by_images(pair: Pair) -> Iterator[PairPart]:
     """The two mean labels of every image."""
     most, least = (end(len(pair.views_a), len(pair.views_b)) for end in (max, min))
     # Means are as wide as there are classes.
@@ -176,7 +176,7 @@ def _by_images(pair: Pair) -> Iterator[Part]:
         apart = Divergences(*(part[:, None] for part in between_dense(*means)))
         crops = _crops(tops, apart, targets)
         count = len(means[0])
-        yield Part(places, np.zeros(1, dtype=np.int64), crops, None, count, count * least)
+        yield PairPart(places, np.zeros(1, dtype=np.int64), crops, None, count, count * least)
 
 
 def recovered(store: LabelReader, topk: TopK | EnsembleTopK) -> SoftLabels:
@@ -206,11 +206,11 @@ def _largest_of_means(means: Float64Array, n: int) -> TopK:
     return TopK(order.astype(np.int32), probs.astype(np.float32), means.shape[-1])
 
 
-def _crops(tops: list[TopK], apart: Divergences, targets: npt.NDArray[np.int32]) -> Crops:
+def _crops(tops: list[TopK], apart: Divergences, targets: npt.NDArray[np.int32]) -> CropPairs:
     holds = [
         ((top.indices == targets[:, None, None]) & (top.probs > 0)).any(axis=-1) for top in tops
     ]
-    return Crops(
+    return CropPairs(
         agreement=Agreement.of(*tops),
         divergences=apart,
         confidence_a=tops[0].confidence,
