@@ -215,7 +215,7 @@ def _or_unknown(value: object) -> str:
 def _manifest(
     both: Ensemble,
     path: str | os.PathLike[str],
-    wished: StoreSettings,
+    settings: StoreSettings,
     layout: LabelLayout | None,
     calibrated: bool,
 ) -> Manifest:
@@ -235,25 +235,27 @@ def _manifest(
             f"FerKD calibrates recovered top-k labels and these are of type {first.label_type}: "
             "leave the calibration out."
         )
-    if first.label_type != "top-k" and wished.k is None:
+    if first.label_type != "top-k" and settings.k is None:
         raise UsageError(
             f"labels of type {first.label_type} are averaged: say how many classes to keep, k.",
             arguments=("k",),
         )
     # All that stands out from an even rest is kept: a list would spread it otherwise.
-    even = first.label_type != "top-k" and (wished.k or 0) >= len(manifests) and not wished.top_p
-    if even and wished.prior_size:
+    even = (
+        first.label_type != "top-k" and (settings.k or 0) >= len(manifests) and not settings.top_p
+    )
+    if even and settings.prior_size:
         raise UsageError(
-            f"prior_size is {wished.prior_size}, expected 0: {wished.k} classes hold all that the "
-            f"mean of {len(manifests)} stores of type {first.label_type} says, and what they leave "
-            "is spread evenly; leave the list out.",
+            f"prior_size is {settings.prior_size}, expected 0: {settings.k} classes hold all that "
+            f"the mean of {len(manifests)} stores of type {first.label_type} says, and what they "
+            "leave is spread evenly; leave the list out.",
             arguments=("prior_size",),
         )
     backend = backend_of(path)
     group_views = first.group_views
     if backend.encoding != first.encoding:
         group_views = backend.group_views
-    group_views = wished.group_views or min(group_views, both.num_views)
+    group_views = settings.group_views or min(group_views, both.num_views)
     defaults = {
         "k": max(manifest.k for manifest in manifests),
         "prior_size": 0 if even else max(manifest.prior_size for manifest in manifests),
@@ -274,7 +276,7 @@ def _manifest(
             for name, value in first.producer.items()
             if name not in (TEACHER, CONVERTED_FROM)
         },
-        **{**defaults, **wished.chosen()},
+        **{**defaults, **settings.chosen()},
     )
 
 

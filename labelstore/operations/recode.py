@@ -103,18 +103,19 @@ def recode(
     """
     store = opened(store)
     require_source(store, path, "the store that is read: choose another name for the new one")
-    old, wished = store.manifest, StoreSettings(**settings)
-    if wished.k is not None and wished.k > old.k:
+    old, changes = store.manifest, StoreSettings(**settings)
+    if changes.k is not None and changes.k > old.k:
         raise UsageError(
-            f"k is {wished.k}, expected at most {old.k}, what {store.path} holds.", arguments=("k",)
+            f"k is {changes.k}, expected at most {old.k}, what {store.path} holds.",
+            arguments=("k",),
         )
-    group_views = _group_views(store, path, wished.group_views)
+    group_views = _group_views(store, path, changes.group_views)
     own: dict[str, Any] = {"group_views": group_views}
     own["unit_images"] = unit_images_of(path, layout, group_views, old)
     if own["unit_images"] is not None:
         # Also of a store that has other arrays, as in Parquet.
         own["encoding"] = "codes"
-    new = dataclasses.replace(old, **{**wished.chosen(), **own})
+    new = dataclasses.replace(old, **{**changes.chosen(), **own})
     changed = tuple(
         f"{name}: {getattr(old, name)} -> {getattr(new, name)}"
         for name in ("k", "quantizer", "prior_size", "top_p")

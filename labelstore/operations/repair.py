@@ -100,12 +100,12 @@ def repair(
             "its blocks cannot be made anew: grow the old store again, or make the part or copy "
             "again from its store."
         )
-    there = set(source.keys)
+    source_keys = set(source.keys)
     source = _in_its_order(source, store)
     made_by = manifest.teacher or {}
     check_description(teacher.describe(), made_by, store.path, but=frozenset({"compiled"}))
     # Before anything is withdrawn.
-    probe = tuple(entry for entry in manifest.probe if entry["key"] in there)
+    probe = tuple(entry for entry in manifest.probe if entry["key"] in source_keys)
     prove(source, teacher, replace(manifest, probe=probe), store.path)
     report = verify(store)
     refused = next((p for p in report.problems if p.kind == StoreError.kind), None)

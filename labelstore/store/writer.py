@@ -320,8 +320,8 @@ class StoreWriter:
         that are there, and those that are not (dead, or not begun)."""
         share = self._share or Share(0, 1)
         lacking = {block % share.world for block in self.pending_blocks()}
-        there = set() if self._lease is None else lacking & self._lease.processes()
-        return there, lacking - there
+        alive = set() if self._lease is None else lacking & self._lease.processes()
+        return alive, lacking - alive
 
     def write_block(self, block: int, data: BlockData) -> None:
         """Encode, write and commit a block.

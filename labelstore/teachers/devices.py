@@ -56,15 +56,15 @@ def checked_device(device: str, precision: str) -> tuple[str, str]:
 
     require_choice("the device", device, DEVICES)
     require_choice("the precision", precision, PRECISIONS)
-    there = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if device == "auto":
-        device = next(name for name, is_there in there.items() if is_there)
-    if not there[device]:
-        usable = ", ".join(name for name, is_there in there.items() if is_there)
+        device = next(name for name, is_there in available.items() if is_there)
+    if not available[device]:
+        usable = ", ".join(name for name, is_there in available.items() if is_there)
         raise UsageError(
             f"the device {device} is not available to torch {torch.__version__} here: use one of "
             f"{usable}, or auto."

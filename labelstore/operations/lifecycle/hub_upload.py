@@ -84,8 +84,8 @@ class HubUpload:
         """
         with self._explained():
             self._make_repository(upload.private)
-            there = self._files_of(self._place.path)
-            others = self._others(there, upload)
+            files = self._files_of(self._place.path)
+            others = self._others(files, upload)
             if others and not upload.overwrite:
                 raise MismatchError(
                     f"{self._place.url} has other files already ({others[0]}, {len(others)} in "
@@ -134,12 +134,12 @@ class HubUpload:
             return {}
         return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
-    def _others(self, there: Mapping[str, Any], upload: Upload) -> list[str]:
+    def _others(self, files: Mapping[str, Any], upload: Upload) -> list[str]:
         """Paths in the repository's folder that are not as the store has them."""
         ours = self._ours(upload)
         return sorted(
             path
-            for path, entry in there.items()
+            for path, entry in files.items()
             if path not in ours
             or not _is_same(entry, _pieces(ours[path]), ours[path].stat().st_size)
         )
@@ -151,12 +151,12 @@ class HubUpload:
 
     def _require_all(self, upload: Upload) -> None:
         """Refuse to go on where the hub or its client has left files out, as .gitignore has it."""
-        there = self._files_of(self._place.path)
+        files = self._files_of(self._place.path)
         left_out = [
             path
             for path, file in self._ours(upload).items()
             if path not in self._manifests(upload)
-            and (path not in there or there[path].size != file.stat().st_size)
+            and (path not in files or files[path].size != file.stat().st_size)
         ]
         if left_out:
             raise StoreError(
@@ -172,13 +172,13 @@ class HubUpload:
 
     def _states(self, upload: Upload) -> dict[str, str]:
         entries = self._api.get_paths_info(paths=list(upload.last), **self._where)
-        there = {entry.path: entry for entry in entries}
+        entry_of = {entry.path: entry for entry in entries}
         states = {}
         for name, data in upload.last.items():
-            if name in there and _is_same(there[name], [data], len(data)):
+            if name in entry_of and _is_same(entry_of[name], [data], len(data)):
                 states[name] = "unchanged"
             else:
-                states[name] = "kept" if name in there and name in upload.kept else "written"
+                states[name] = "kept" if name in entry_of and name in upload.kept else "written"
         return states
 
     def _send_labels(self, upload: Upload, others: list[str]) -> None:

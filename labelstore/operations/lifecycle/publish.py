@@ -206,11 +206,11 @@ def _as_it_is_there(store: Store, manifest: Manifest, url: str) -> Manifest:
     """The manifest that a store of these labels has at a place, as another release may have written
     it, or else the new one."""
     try:
-        there = Store(url).manifest
+        published = Store(url).manifest
     except LabelStoreError:
         return manifest
-    same = there.id == store.id or not differences(there, manifest)
-    return there if same else manifest
+    same = published.id == store.id or not differences(published, manifest)
+    return published if same else manifest
 
 
 def _card(store: Store, target: _Hub | _Bucket, how: Publication, tell: Tell | None) -> bytes:
@@ -348,12 +348,12 @@ class _Bucket:
 
     def _put_card(self, objects: RemoteObjects, name: str, card: bytes) -> str:
         try:
-            there: bytes | None = objects.get(name)
+            stored: bytes | None = objects.get(name)
         except FileNotFoundError:
-            there = None
-        if there == card:
+            stored = None
+        if stored == card:
             return "unchanged"
-        if there is not None and not self._how.overwrite:
+        if stored is not None and not self._how.overwrite:
             return "kept"
         objects.put(name, card)
         return "written"

@@ -232,9 +232,9 @@ class Growth:
     @property
     def provable(self) -> Manifest:
         """The old store's manifest with the probes of photos that are there as they were."""
-        there = set(self.photos.keys) - self._relabelled_keys
+        keys = set(self.photos.keys) - self._relabelled_keys
         old = self.store.manifest
-        probe = tuple(entry for entry in old.probe if entry["key"] in there)
+        probe = tuple(entry for entry in old.probe if entry["key"] in keys)
         return dataclasses.replace(old, probe=probe)
 
     @functools.cached_property

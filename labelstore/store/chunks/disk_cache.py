@@ -106,11 +106,11 @@ class KeptChunks:
             fetch: reads places from the store, verified.
         """
         kept = [self._is_kept(*place) for place in places]
-        fetched = fetch([place for place, there in zip(places, kept, strict=True) if not there])
-        for place, there in zip(places, kept, strict=True):
-            codes = self._codes(*place) if there else None
+        fetched = fetch([place for place, is_kept in zip(places, kept, strict=True) if not is_kept])
+        for place, is_kept in zip(places, kept, strict=True):
+            codes = self._codes(*place) if is_kept else None
             if codes is None:
-                codes = next(fetch([place])) if there else next(fetched)
+                codes = next(fetch([place])) if is_kept else next(fetched)
                 for name, values in codes.items():
                     self._files.put(self._digest(name, *place), values)
             yield codes

@@ -96,11 +96,11 @@ def check_description(document: Any, expected: ArrayLayout) -> None:
         "codecs": codecs,
     }
     for name, value in description.items():
-        found = document[name]
+        stored = document[name]
         if name == "codecs":
-            found = [_codec(codec) for codec in found]
-        if not _same(found, value):
-            raise ValueError(f"its {name} is {str(found)[:80]}, expected {str(value)[:80]}")
+            stored = [_codec(codec) for codec in stored]
+        if not _same(stored, value):
+            raise ValueError(f"its {name} is {str(stored)[:80]}, expected {str(value)[:80]}")
     if document.get("storage_transformers"):
         raise ValueError("it has storage transformers")
 

@@ -319,9 +319,9 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         places = [entry(index, group, start, most) for group in groups]
         if whole is not None:
             return [place and whole[place[0] : sum(place)] for place in places]
-        there = sorted({place for place in places if place is not None})
+        distinct = sorted({place for place in places if place is not None})
         runs: list[list[tuple[int, int]]] = []
-        for place in there:
+        for place in distinct:
             # Chunks that lie side by side are one request.
             if runs and place[0] == sum(runs[-1][-1]):
                 runs[-1].append(place)
