@@ -30,6 +30,9 @@ def targets_anew(
         count: of images.
         of_keys: makes it of the class folders, by a class map or None.
 
+    Returns:
+        (count,) int32 class ids, -1 unknown.
+
     Raises:
         click.UsageError: a class map, and no ground truth.
     """

@@ -366,7 +366,14 @@ def _prior_codes(data: BlockData, manifest: Manifest, block: int) -> Codes:
 def check_table(
     keys: Sequence[str], targets: npt.NDArray[Any], num_images: int, num_classes: int
 ) -> None:
-    """Check an image table: as many unique keys and targets as images; UsageError otherwise."""
+    """Check an image table: as many unique keys and targets as images.
+
+    Args:
+        keys, targets: (num_images,) each; targets are class ids, -1 unknown.
+
+    Raises:
+        UsageError: they are not, or a target is no class.
+    """
     if len(keys) != num_images or targets.shape != (num_images,):
         raise UsageError(
             f"{len(keys)} keys and {targets.shape} targets were given for {num_images} images: "

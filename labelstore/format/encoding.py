@@ -149,12 +149,13 @@ def decode_confidence(top: npt.NDArray[Any], manifest: Manifest) -> npt.NDArray[
 
 
 def encode_prior_probs(codes: npt.NDArray[np.uint8], manifest: Manifest) -> npt.NDArray[Any]:
-    """What is stored of a prior's codes of mean probabilities: they, or the values."""
+    """What is stored of a prior's codes (..., m) of mean probabilities: they, or the
+    values as float32."""
     return prior.decode_probs(codes) if manifest.encoding == "plain" else codes
 
 
 def decode_prior(codes: Mapping[str, npt.NDArray[Any]]) -> ImagePrior:
-    """The prior lists of a block's images from their codes."""
+    """The prior lists of a block's images from their codes (images, ...), by array name."""
     classes, probs = codes["images/prior_classes"], codes["images/prior_probs"]
     empty = np.iinfo(classes.dtype).max
     return ImagePrior(

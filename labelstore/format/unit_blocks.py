@@ -58,7 +58,7 @@ def default_unit_images(group_views: int) -> int:
 
 
 def sizes_of(entries: UInt64Array) -> Int64Array:
-    """Bytes of units by their entries in the index."""
+    """(...) int64: bytes of units by their entries (...) in the index."""
     return (entries & _SIZE).astype(np.int64)
 
 

@@ -54,7 +54,7 @@ def is_utf8(keys: Sequence[str]) -> bool:
 def table_problem(
     keys: Sequence[str], targets: npt.NDArray[np.int32], num_classes: int
 ) -> str | None:
-    """What is wrong with a table of images; None when nothing is."""
+    """What is wrong with a table of n images' keys and targets (n,); None when nothing is."""
     if len(set(keys)) < len(keys):
         return "two images have the same key"
     text = "".join(keys)

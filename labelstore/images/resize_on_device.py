@@ -112,8 +112,8 @@ class Boxes:
 
 
 def has_kernels(photo: torch.Tensor) -> bool:
-    """Whether the Triton kernel resizes this photo; else torch's own operations do, to the same
-    bytes."""
+    """Whether the Triton kernel resizes this photo (H, W, 3); else torch's own operations do, to
+    the same bytes."""
     if not photo.is_cuda or importlib.util.find_spec("triton") is None:
         return False
     return _kernels_work(photo.device)

@@ -71,7 +71,8 @@ class ActionCounts:
 
 
 def action_shares(action: npt.NDArray[np.uint8]) -> dict[str, float]:
-    """The share of each ``Action``, ``kept``, ``calibrated`` and ``discarded``, among some."""
+    """The share, 0..1, of each ``Action`` among some (...), as ``kept``, ``calibrated`` and
+    ``discarded``."""
     return {member.name.lower(): float((action == member).mean()) for member in Action}
 
 

@@ -155,7 +155,7 @@ def _of_candidates(topk: EnsembleTopK, with_lists: bool) -> npt.NDArray[np.float
 def weighted_mean(
     parts: Sequence[npt.NDArray[np.float32]], weights: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float32]:
-    """The teachers' probabilities averaged by their weights, rounded once."""
+    """(...) float32: n teachers' probabilities averaged by their weights (n,), rounded once."""
     return np.asarray(_weighted(parts, weights), dtype=np.float32)
 
 

@@ -70,7 +70,12 @@ def combined(
     ensemble: Combine,
     discard: Discard,
 ) -> Calibrated:
-    """The mean over the teachers that keep a view, and what becomes of the view."""
+    """The mean over the teachers that keep a view, and what becomes of the view.
+
+    Args:
+        members: calibrated labels (...) of each of n teachers. weights: (n,).
+        ensemble: as for ``together``. discard: what becomes of a view that is discarded.
+    """
     actions = np.stack([member.action for member in members])
     dropped = actions == Action.DISCARDED
     discarded = together(list(dropped), ensemble)

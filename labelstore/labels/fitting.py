@@ -76,8 +76,8 @@ class MemberConfidences(Protocol):
     def member_confidence(
         self, number: int
     ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
-        """A teacher's largest probabilities, in parts, NaN where there is no label; with the ground
-        truth of each image."""
+        """A teacher's largest probabilities, in parts: (n,) ground truth of images, -1 unknown, and
+        (n, views) of theirs, NaN where there is no label."""
 
 
 @dataclass(frozen=True)

@@ -190,11 +190,16 @@ class Ensemble:
         return places.astype(np.int64)
 
     def positions(self, images: npt.ArrayLike | Sequence[str]) -> npt.NDArray[np.int64]:
-        """Positions of images given by position or by key; NotFoundError when out of range."""
+        """(...) int64 positions of images (...) given by position or by key.
+
+        Raises:
+            NotFoundError: out of range, or no such key. UsageError: neither numbers nor keys.
+        """
         return positions_of(images, self.index_of, self.num_images, "the ensemble")
 
     def sizes(self, images: npt.ArrayLike) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Widths and heights of images by position, in pixels; -1 where no member knows them."""
+        """(...) int32 widths and heights in pixels of images (...) by position; -1 where no member
+        knows them."""
         rows = in_range(images, self.num_images, "image", "the ensemble")
         width, height = self.members[0].sizes(self._rows[0][rows])
         for member, order in zip(self.members[1:], self._rows[1:], strict=True):
@@ -207,7 +212,8 @@ class Ensemble:
         return width, height
 
     def image_digests(self, images: npt.ArrayLike) -> npt.NDArray[np.uint64]:
-        """xxh3_64 of the encoded files of images by position; 0 where no member knows it."""
+        """(...) uint64: xxh3_64 of the encoded files of images (...) by position; 0 where no member
+        knows it."""
         rows = in_range(images, self.num_images, "image", "the ensemble")
         known = self.members[0].image_digests(self._rows[0][rows])
         for member, order in zip(self.members[1:], self._rows[1:], strict=True):

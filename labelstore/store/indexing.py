@@ -87,7 +87,7 @@ def positions_of(
 
 
 def evenly_spaced(count: int, most: int) -> npt.NDArray[np.int64]:
-    """At most ``most`` numbers of 0..count-1, rising, evenly spaced, both ends among them."""
+    """(min(most, count),) int64 of 0..count-1, rising, evenly spaced, with both ends."""
     return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
 
 

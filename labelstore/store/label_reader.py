@@ -105,13 +105,17 @@ class LabelReader(Protocol):
         """(n,) int64 positions of images by key, of one key () int64; NotFoundError otherwise."""
 
     def positions(self, images: npt.ArrayLike | Sequence[str]) -> npt.NDArray[np.int64]:
-        """Positions of images given by position or by key; NotFoundError when out of range."""
+        """(...) int64 positions of images (...) given by position or by key.
+
+        Raises:
+            NotFoundError: out of range, or no such key. UsageError: neither numbers nor keys.
+        """
 
     def sizes(self, images: npt.ArrayLike) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Widths and heights, in pixels, of images by position; -1 where unknown."""
+        """(...) int32 widths and heights in pixels of images (...) by position; -1: unknown."""
 
     def image_digests(self, images: npt.ArrayLike) -> npt.NDArray[np.uint64]:
-        """xxh3_64 of the encoded files of images by position; 0 where unknown."""
+        """(...) uint64 xxh3_64 of the encoded files of images (...) by position; 0: unknown."""
 
     def views(self, images: npt.ArrayLike | Sequence[str], views: npt.ArrayLike) -> Views:
         """Boxes, flips, stages' parameters and partners of views; as ``Store.views``."""

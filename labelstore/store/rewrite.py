@@ -353,7 +353,8 @@ def sample(store: Store) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Labelled images all through a store, and views, whose labels are worth comparing.
 
     Returns:
-        at most ``SAMPLE`` of each, rising; no images where none is labelled.
+        (n,) int64 positions and (m,) int64 view numbers, at most ``SAMPLE`` of each, rising; no
+        images where none is labelled.
     """
     labelled = np.flatnonzero(store.labelled())
     images = labelled[evenly_spaced(len(labelled), SAMPLE)] if len(labelled) else labelled

@@ -217,7 +217,11 @@ class Store:
         return self._table.index_of(keys)
 
     def positions(self, images: npt.ArrayLike | Sequence[str]) -> npt.NDArray[np.int64]:
-        """Positions of images given by position or by key; NotFoundError when out of range."""
+        """(...) int64 positions of images (...) given by position or by key.
+
+        Raises:
+            NotFoundError: out of range, or no such key. UsageError: neither numbers nor keys.
+        """
         return positions_of(images, self.index_of, self.num_images, str(self.path))
 
     def member_rows(self, number: int) -> npt.NDArray[np.int64]:
@@ -298,12 +302,12 @@ class Store:
         return self._measured.unreadable()
 
     def sizes(self, images: npt.ArrayLike) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Widths and heights, in pixels, of images by position; -1 where unknown."""
+        """(...) int32 widths and heights in pixels of images (...) by position; -1: unknown."""
         rows = in_range(images, self.num_images, "image", str(self.path))
         return self._measured.sizes(rows)
 
     def image_digests(self, images: npt.ArrayLike) -> npt.NDArray[np.uint64]:
-        """xxh3_64 of the encoded files of images by position; 0 where unknown."""
+        """(...) uint64 xxh3_64 of the encoded files of images (...) by position; 0: unknown."""
         rows = in_range(images, self.num_images, "image", str(self.path))
         return self._measured.digests(rows)
 

@@ -111,7 +111,7 @@ def default_batch_size(teachers: Sequence[_Measured]) -> int:
 
 
 def place_photo(pixels: npt.NDArray[np.uint8], place: torch.device) -> torch.Tensor:
-    """A decoded photo as a tensor on a device."""
+    """A decoded photo (H, W, 3) uint8 as a tensor on a device."""
     import torch
 
     return torch.from_numpy(pixels).to(place)

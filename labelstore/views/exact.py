@@ -26,7 +26,7 @@ _SQRT_HALF = math.sqrt(0.5)
 
 
 def between(unit: Float64Array, low: float, high: float) -> Float64Array:
-    """``low`` where ``unit`` is 0, up to ``high`` where it is 1."""
+    """(...) ``low`` where ``unit`` (...) is 0, up to ``high`` where it is 1."""
     return low + (high - low) * unit
 
 

@@ -52,10 +52,10 @@ class Grid(Protocol):
         """(c,) float32, rising: what the codes 0..c-1 stand for; None where a code is the value."""
 
     def nearest(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Codes of the values nearest to ``values`` in [0, 1], float32 or float64."""
+        """(...) codes of the values nearest to ``values`` (...) in [0, 1], float32 or float64."""
 
     def floor(self, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-        """Codes of the largest values that are not above ``values`` in [0, 1]."""
+        """(...) codes of the largest values that are not above ``values`` (...) in [0, 1]."""
 
     def decode(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Values of codes, of any shape."""
@@ -70,7 +70,7 @@ class Grid(Protocol):
         """As ``decode``, to within a relative error of NEAR, and faster; ``holds`` must be true."""
 
     def holds(self, codes: npt.NDArray[Any]) -> bool:
-        """Whether all codes are those of values of the grid."""
+        """Whether all codes (...) are those of values of the grid."""
 
 
 class TableGrid:

@@ -216,7 +216,8 @@ def subset(
 def rows_of(
     store: Store, images: npt.ArrayLike | Sequence[str] | None, classes: Sequence[int] | None
 ) -> Int64Array:
-    """Positions of the images that arguments mean, rising; the errors are those of ``subset``."""
+    """(n,) int64 positions of the images that arguments mean, rising; the errors are those of
+    ``subset``."""
     rows = np.arange(store.num_images) if images is None else np.unique(store.positions(images))
     if classes is not None:
         unknown = [number for number in classes if not 0 <= number < store.num_classes]

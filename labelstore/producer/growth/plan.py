@@ -43,7 +43,7 @@ class GrowthPlan:
 
     @property
     def missing(self) -> Int64Array:
-        """Positions of the old store's images that the source lacks, rising."""
+        """(n,) positions of the old store's images that the source lacks, rising."""
         return np.flatnonzero(self.places < 0)
 
     @property
@@ -53,7 +53,7 @@ class GrowthPlan:
 
     @property
     def unmakeable(self) -> Int64Array:
-        """Positions of images that the source lacks and that want views, rising."""
+        """(n,) positions of images that the source lacks and that want views, rising."""
         return np.flatnonzero((self.places < 0) & (self.first_views < self.num_views))
 
 

@@ -60,7 +60,12 @@ class Backend(Protocol):
         """(columns,) commit row of one block, as it is now."""
 
     def read(self, name: str, images: slice, views: slice | None) -> npt.NDArray[Any]:
-        """Codes of an array for a run of images and, for labels, a run of views."""
+        """Codes of an array for a run of images, (images, ...), or of labels with a run of views,
+        (images, views, ...).
+
+        Raises:
+            CorruptError: they are damaged.
+        """
 
     def read_many(
         self, runs: Iterable[tuple[str, slice, slice | None]]
@@ -119,7 +124,8 @@ class Backend(Protocol):
         """
 
     def write_commit(self, block: int, row: npt.NDArray[np.uint64]) -> bool:
-        """Commit a block whose arrays are on the disk; False where it is committed already."""
+        """Commit a block whose arrays are on the disk by its row (columns,); False where it is
+        committed already."""
 
     def withdraw_commit(self, block: int) -> None:
         """Make a committed block uncommitted, for good before this returns."""

@@ -169,7 +169,7 @@ class UnitCache:
 
 
 def ranges(starts: Int64Array, lengths: Int64Array) -> Int64Array:
-    """Ranges of numbers, one after another."""
+    """(sum of lengths,) int64: n ranges of numbers, (n,) starts and lengths, one after another."""
     ends = np.cumsum(lengths)
     apart: Int64Array = np.repeat(starts - (ends - lengths), lengths)
     return apart + np.arange(len(apart))

@@ -106,7 +106,7 @@ def _integers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
 
 
 def commit_row(data: bytes, columns: int) -> npt.NDArray[np.uint64]:
-    """A commit row from its file; ValueError, or what else comes of it, for any other bytes.
+    """(columns,) commit row from its file; ValueError, or what else comes of it, for other bytes.
 
     NumPy's own reader takes archives and Python objects, too.
     """

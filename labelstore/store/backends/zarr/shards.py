@@ -140,7 +140,7 @@ def chunks_in(
 def filled(
     shape: tuple[int, ...], dtype: np.dtype[Any], fill: Any, stored: int
 ) -> npt.NDArray[Any]:
-    """A chunk of an object of ``stored`` bytes that holds nothing but the fill value."""
+    """A chunk (*shape) of an object of ``stored`` bytes that holds nothing but the fill value."""
     check_expansion(math.prod(shape) * dtype.itemsize, stored)
     return np.full(shape, fill, dtype)
 
@@ -158,7 +158,7 @@ def parse_index(data: bytes) -> npt.NDArray[np.uint64]:
 def entry(
     index: npt.NDArray[np.uint64], place: int, start: int, most: int
 ) -> tuple[int, int] | None:
-    """Offset and size of a chunk; None when it is not there.
+    """Offset and size, in bytes, of a chunk by its shard's index (count, 2); None for none.
 
     Raises:
         ValueError: by the index, which starts at byte ``start``, it is no chunk of the shard, or
@@ -173,7 +173,7 @@ def entry(
 
 
 def decode(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """The codes of a chunk from its bytes; ValueError where they are damaged."""
+    """(*shape) codes of a chunk from its bytes; ValueError where they are damaged."""
     packed = _checked(data)
     expected = math.prod(shape) * dtype.itemsize
     size = _check_blosc(packed, dtype.itemsize)
@@ -183,7 +183,7 @@ def decode(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDA
 
 
 def decode_bare(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """The values of a chunk that is not compressed; ValueError where they are damaged."""
+    """(*shape) values of a chunk that is not compressed; ValueError where they are damaged."""
     values = _checked(data)
     if len(values) != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{len(values)} bytes, expected {math.prod(shape)} values")
