@@ -31,7 +31,7 @@ class Distances:
     """Means over labels."""
 
     kl_nats: float
-    """KL(true || recovered) = sum_c p[c] ln(p[c] / q[c]), in nats."""
+    """KL(true || recovered) = sum_c p[c] ln(p[c] / q[c]), in nats (Kullback and Leibler 1951)."""
     total_variation: float
     """Half the sum of absolute differences, 0..1."""
     top1_kept: float
