@@ -250,31 +250,12 @@ def read_labels(
         SourceError: the column that was asked for is not there or of another type, or a label is
             below -1.
     """
-    import pyarrow as pa
-
-    schema = file.schema_arrow
     label = column or "label"
-    if label not in schema.names:
-        reason = (
-            f"{name} has no column {label} (its columns are {', '.join(schema.names)}): name the "
-            "column (label_column)"
-        )
+    problem = _label_problem(file.schema_arrow, name, label)
+    if problem is not None:
         if column is not None:
-            raise SourceError(f"{reason}.", arguments=("label_column",))
-        return None, reason
-    kind = schema.field(label).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if not (
-        pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    ):
-        reason = (
-            f"the column {label} of {name} is of the type {kind}, expected integers or text: name "
-            "another (label_column)"
-        )
-        if column is not None:
-            raise SourceError(f"{reason}.", arguments=("label_column",))
-        return None, reason
+            raise SourceError(f"{problem}.", arguments=("label_column",))
+        return None, problem
     values = [value for array in batches(label, "") for value in array.to_pylist()]
     for row, value in enumerate(values):
         if isinstance(value, int) and value < -1:
@@ -283,6 +264,26 @@ def read_labels(
                 "unknown: mend the column."
             )
     return [None if value is None else str(value) for value in values], ""
+
+
+def _label_problem(schema: Any, name: str, label: str) -> str | None:
+    """Why a column of a file's schema has no labels, with the mend; None where it may have."""
+    import pyarrow as pa
+
+    if label not in schema.names:
+        return (
+            f"{name} has no column {label} (its columns are {', '.join(schema.names)}): name the "
+            "column (label_column)"
+        )
+    kind = schema.field(label).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return None
+    return (
+        f"the column {label} of {name} is of the type {kind}, expected integers or text: name "
+        "another (label_column)"
+    )
 
 
 def names_of_labels(metadata: dict[bytes, bytes], column: str) -> list[str] | None:
