@@ -94,8 +94,8 @@ class ConversionReport(RewriteReport):
 
 
 def convert(
+    files: str | os.PathLike[str],
     path: str | os.PathLike[str],
-    output: str | os.PathLike[str],
     *,
     format: str,
     options: PeerOptions,
@@ -110,11 +110,11 @@ def convert(
     with each image's list of likely classes fitted to the mean of all its views.
 
     Args:
-        path: the files. output: the new store.
+        files: those that are converted, a file or a folder. path: the new store.
         format: one of ``labelstore.peers.choose.READERS``.
         options: what the files do not say of themselves: classes, photos.
         settings: the same of labels, and how they are stored.
-        overwrite: replace a store that is at ``output``.
+        overwrite: replace a store that is at ``path``.
         workers: processes that read, check and encode, on Linux: forks of this one, each with a
             block of labels in memory. None: one a core, up to eight. The store is the same.
         begin: called with the reader before labels are read; what it returns is called with the
@@ -123,37 +123,37 @@ def convert(
     Raises:
         FormatError, CorruptError, LabelError: a file, which is named, is none of the format,
         damaged, or holds what is no label. UsageError: what the files do not say is missing, or
-        settings do not fit. MismatchError: another store is at ``output``, or the photos are others
+        settings do not fit. MismatchError: another store is at ``path``, or the photos are others
         than the labels'.
     """
     settings = settings or ConversionSettings()
-    if same_place(output, path):
-        raise UsageError(f"{output} is what is converted: choose another name for the store.")
+    if same_place(path, files):
+        raise UsageError(f"{path} is what is converted: choose another name for the store.")
     started = time.monotonic()
-    reader = open_peer(format, path, options)
+    reader = open_peer(format, files, options)
     truth = None
     if settings.targets is not None and reader.num_classes is not None:
         truth = settings.targets(reader)
-    manifest, truth = _manifest(reader, format, output, settings, options.boxes, truth)
-    stored = stored_manifest(output, overwrite=overwrite)
-    units = unit_images_of(output, settings.layout, manifest.group_views, stored)
+    manifest, truth = _manifest(reader, format, path, settings, options.boxes, truth)
+    stored = stored_manifest(path, overwrite=overwrite)
+    units = unit_images_of(path, settings.layout, manifest.group_views, stored)
     manifest = dataclasses.replace(manifest, unit_images=units)
     tell = None if begin is None else begin(reader)
     make = functools.partial(_block, reader, manifest)
     with (
-        contextlib.closing(BlockMaker(make, output, manifest.num_blocks, workers)) as maker,
-        StoreWriter(output, manifest, reader.keys, truth, overwrite=overwrite) as writer,
+        contextlib.closing(BlockMaker(make, path, manifest.num_blocks, workers)) as maker,
+        StoreWriter(path, manifest, reader.keys, truth, overwrite=overwrite) as writer,
     ):
         blocks = maker.write(writer, tell)
-    store = Store(output)
+    store = Store(path)
     return ConversionReport(
-        path=str(place_of(output)),
+        path=str(place_of(path)),
         format=format,
         num_images=manifest.num_images,
         num_views=manifest.num_views,
         k=manifest.k,
         blocks_made=blocks,
-        bytes_before=_bytes_at(Path(path)),
+        bytes_before=_bytes_at(Path(files)),
         bytes_after=bytes_of(store),
         seconds=round(time.monotonic() - started, 3),
         replayable=manifest.law is not None,
@@ -171,7 +171,7 @@ def _bytes_at(path: Path) -> int:
 def _manifest(
     reader: PeerReader,
     format: str,
-    output: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     settings: ConversionSettings,
     boxes: bool,
     targets: npt.ArrayLike | None,
@@ -207,7 +207,7 @@ def _manifest(
         **{
             "k": k,
             "block_images": array_block_images(num_images, reader.num_views, k),
-            "group_views": min(backend_of(output).group_views, reader.num_views),
+            "group_views": min(backend_of(path).group_views, reader.num_views),
             **store.chosen(),
         },
     )
