@@ -232,10 +232,7 @@ class StoreWriter:
         try:
             document = self._backend.read_manifest()
         except (FormatError, NotFoundError):
-            raise FormatError(
-                f"{self.path} exists and is not a labelstore store: choose another name, nothing "
-                "in it was touched."
-            ) from None
+            document = None
         if isinstance(document, dict) and document.get("state") == "creating":
             return False
         if not isinstance(document, dict) or document.get("format") != "labelstore":
@@ -257,33 +254,7 @@ class StoreWriter:
             asked = dataclasses.replace(asked, producer=stored.producer)
         lines = differences(stored, asked)
         if lines:
-            more = f" and {len(lines) - 6} more" if len(lines) > 6 else ""
-            if any(line.startswith(f"producer.{LABELS}:") for line in lines):
-                raise MismatchError(
-                    f"{self.path} exists and holds other labels than those given "
-                    f"({'; '.join(lines[:6])}{more}): choose another name, or overwrite it."
-                )
-            only_versions = all(line.startswith("producer.") for line in lines)
-            grows = all(line.startswith(("views.count:", "images.")) for line in lines)
-            mend, argument = (
-                (
-                    "give the settings it was made with, or, where it is to have more images or "
-                    "views, let it grow into a new store of another name, which takes its labels "
-                    "over",
-                    "grow",
-                )
-                if grows
-                else ("install those versions, or allow the drift", "allow_version_drift")
-                if only_versions
-                else (
-                    "give the settings it was made with, another name, or overwrite it",
-                    "overwrite",
-                )
-            )
-            raise MismatchError(
-                f"{self.path} was made with other settings ({'; '.join(lines[:6])}{more}): {mend}.",
-                arguments=(argument,),
-            )
+            raise _made_otherwise(self.path, lines)
         self.manifest = stored
         return True
 
@@ -394,6 +365,33 @@ class StoreWriter:
                 "labels than the store that is copied, though both were made with the same "
                 "settings: choose another name, or overwrite it."
             )
+
+
+def _made_otherwise(path: Path | str, lines: Sequence[str]) -> MismatchError:
+    """The error of a store that is there and differs, as ``differences`` says, and its mend."""
+    more = f" and {len(lines) - 6} more" if len(lines) > 6 else ""
+    if any(line.startswith(f"producer.{LABELS}:") for line in lines):
+        return MismatchError(
+            f"{path} exists and holds other labels than those given "
+            f"({'; '.join(lines[:6])}{more}): choose another name, or overwrite it."
+        )
+    if all(line.startswith(("views.count:", "images.")) for line in lines):
+        mend, argument = (
+            "give the settings it was made with, or, where it is to have more images or views, let "
+            "it grow into a new store of another name, which takes its labels over",
+            "grow",
+        )
+    elif all(line.startswith("producer.") for line in lines):
+        mend, argument = "install those versions, or allow the drift", "allow_version_drift"
+    else:
+        mend, argument = (
+            "give the settings it was made with, another name, or overwrite it",
+            "overwrite",
+        )
+    return MismatchError(
+        f"{path} was made with other settings ({'; '.join(lines[:6])}{more}): {mend}.",
+        arguments=(argument,),
+    )
 
 
 def holds_nothing(path: Path) -> bool:
