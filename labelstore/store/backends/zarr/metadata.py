@@ -25,7 +25,7 @@ from labelstore.store.backends.zarr.arrays import (
 if TYPE_CHECKING:
     from labelstore.format.manifest import Manifest
 
-__all__ = ["ArrayLayout", "array_layouts", "check_description"]
+__all__ = ["ArrayLayout", "array_layouts", "check_layout"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def array_layouts(manifest: Manifest) -> dict[str, ArrayLayout]:
     return layouts
 
 
-def check_description(document: Any, expected: ArrayLayout) -> None:
+def check_layout(document: Any, expected: ArrayLayout) -> None:
     """Raise ValueError, or what else comes of it, where an array's description is another.
 
     Args:

@@ -23,7 +23,7 @@ from labelstore.storage.untrusted import (
     read_manifest,
 )
 from labelstore.store.backends.zarr.arrays import ATTRIBUTE, COMMITS, KEYS, TARGETS
-from labelstore.store.backends.zarr.metadata import ArrayLayout, array_layouts, check_description
+from labelstore.store.backends.zarr.metadata import ArrayLayout, array_layouts, check_layout
 from labelstore.store.backends.zarr.objects import ZarrObjects
 from labelstore.store.backends.zarr.shards import (
     chunk_bytes,
@@ -113,7 +113,7 @@ class ZarrReads(ZarrObjects):
             if data is None:
                 raise ValueError("it is not there")
             document = json_document(data, where)
-            check_description(document, expected)
+            check_layout(document, expected)
             return document
 
     def read_keys(self) -> tuple[str, ...]:
