@@ -80,11 +80,16 @@ class PixelProbe:
         self._store, self._cutter = store, cutter
 
     def images(self) -> set[int]:
-        """The images of which the producer kept digests of views."""
+        """The images with labels of which the producer kept digests of views.
+
+        One that was probed may have none: the teacher had no finite logits for it, or a photo that
+        its views are mixed with could not be decoded.
+        """
         manifest = self._store.manifest
         if not manifest.probe or not manifest.teachers:
             return set()
-        return set(self._store.index_of([entry["key"] for entry in manifest.probe]).tolist())
+        images = self._store.index_of([entry["key"] for entry in manifest.probe])
+        return set(images[self._store.labelled()[images]].tolist())
 
     def differing(self, photo: Photo, image: int) -> tuple[int, int]:
         """Of how many views of a photo the pixels differ from what the teacher saw, and of how many

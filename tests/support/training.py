@@ -129,6 +129,8 @@ def make_store(
     )
     indices, probs = labels(len(keys), seed)
     readable = np.arange(len(keys)) != broken
+    # As a producer leaves them of a photo that has no labels.
+    widths, heights = (np.where(readable, sides, -1) for sides in (widths, heights))
     with StoreWriter(path, manifest, keys, targets) as writer:
         for block in writer.pending_blocks():
             rows = manifest.block_slice(block)

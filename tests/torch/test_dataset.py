@@ -560,6 +560,17 @@ def test_the_probe_tells_when_pixels_differ(work, tmp_path, photos):
         pickle.loads(pickle.dumps(data))
 
 
+def test_a_probed_image_that_has_no_labels_is_passed_over(work, tmp_path, photos):
+    keys = list(FolderSource(work.photos).keys)
+    # The first one of two that are probed: its teacher had no finite logits, say.
+    store = make_store(tmp_path / "s.zarr", work.photos, keys, probe=lambda d: d, broken=0)
+    assert [int(store.index_of(entry["key"])) for entry in store.manifest.probe] == [0, 1]
+    SoftLabelDataset(photos, store, check_pixels="raise")
+    bad = make_store(tmp_path / "bad.zarr", work.photos, keys, probe=lambda d: d[::-1], broken=0)
+    with pytest.raises(MismatchError, match="1 of 1 probed views"):
+        SoftLabelDataset(photos, bad, check_pixels="raise")
+
+
 def test_another_files_pixels_of_the_same_size_are_noticed(work, tmp_path):
     keys = list(FolderSource(work.photos).keys)
     good = make_store(tmp_path / "good.zarr", work.photos, keys, probe=lambda digest: digest)
