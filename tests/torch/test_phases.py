@@ -19,6 +19,7 @@ from labelstore.torch import (
     Show,
     SoftLabelDataset,
     StreamingViews,
+    ViewJoin,
     ViewSampler,
     WebDatasetViews,
     collate_views,
@@ -134,6 +135,23 @@ def test_photos_of_other_pipelines_get_each_epoch_s_kind(store, work):
             with pytest.raises(UsageError, match="planned for 8 epochs"):
                 join.set_epoch(8)
             assert join.epoch == 7
+
+
+def test_views_and_kind_of_a_sample_are_of_one_epoch(store, work, monkeypatch):
+    join = ViewJoin(store, 2, phases=PHASES, check_pixels=False)
+    last = PHASES.hard_epochs.start - 1
+    join.set_epoch(last)
+    drawn = join.order.views
+
+    def meanwhile(images, epoch):
+        # A loop that goes on while a worker is at work.
+        join.set_epoch(epoch + 1)
+        return drawn(images, epoch)
+
+    monkeypatch.setattr(join.order, "views", meanwhile)
+    [(_, target)] = join.join([3], [(work.photos / store.keys[3]).read_bytes()])
+    assert target.view.tolist() == drawn(np.array([3]), last)[0].tolist()
+    compare(store, dense(target), target.image.tolist(), target.view.tolist(), last)
 
 
 @pytest.mark.parametrize("epoch", [1, 2])

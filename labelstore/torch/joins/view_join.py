@@ -150,9 +150,11 @@ class ViewJoin:
             MismatchError: a photo is not the one that was labelled. SourceError: it
                 cannot be decoded. NotFoundError: an image has no labels. UsageError: no photo.
         """
-        views = self.order.views(np.asarray(images, dtype=np.int64), self.epoch).tolist()
-        epoch = None if self.data.recovery.phases is None else self.epoch
-        shows = [Show(image, tuple(row), epoch) for image, row in zip(images, views, strict=True)]
+        # Read once: in a worker that reads ahead it may change meanwhile.
+        epoch = self.epoch
+        views = self.order.views(np.asarray(images, dtype=np.int64), epoch).tolist()
+        told = None if self.data.recovery.phases is None else epoch
+        shows = [Show(image, tuple(row), told) for image, row in zip(images, views, strict=True)]
         upright = (self._upright(*pair) for pair in zip(images, photos, strict=True))
         return self.data.views_of(shows, upright)
 
