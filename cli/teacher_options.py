@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from labelstore.teachers.teacher import Teacher
 
 __all__ = [
+    "NetworkOptions",
     "TeacherOptions",
     "TeachersOptions",
     "device_option",
+    "network_options",
     "runnable",
     "teacher_options",
     "teachers_options",
@@ -65,19 +67,20 @@ device_option = click.option(
 )
 """``device``: str."""
 
-_TEACHER = (
+_TEMPERATURE = click.option(
+    "--temperature",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="The logits are divided by it before softmax.",
+)
+
+_NETWORK = (
     click.option(
         "--checkpoint",
         metavar="FILE|none",
         help="Weights for timm:NAME: a safetensors or torch file, or none for untrained weights "
         "(speed tests). Default: timm's pretrained weights.",
-    ),
-    click.option(
-        "--temperature",
-        type=float,
-        default=1.0,
-        show_default=True,
-        help="The logits are divided by it before softmax.",
     ),
     click.option(
         "--size",
@@ -152,17 +155,36 @@ _SEVERAL_TEACHERS = (
         help="Classes of timm:NAME, where its classifier was trained anew. Once for all "
         "teachers, or one each. Default: as many as the checkpoint's classifier has.",
     ),
-    _TEACHER[-1],
+    _NETWORK[-1],
     device_option,
     _NONDETERMINISTIC,
 )
 
 
+def network_options(required: bool = True) -> Callable[[Command], Command]:
+    """Those of `NetworkOptions`."""
+    return added((_spec_option(required), *_NETWORK, device_option, _NONDETERMINISTIC))
+
+
 def teacher_options(required: bool = True) -> Callable[[Command], Command]:
     """Those of `TeacherOptions`."""
+    checkpoint, *others = _NETWORK
+    return added(
+        (
+            _spec_option(required),
+            checkpoint,
+            _TEMPERATURE,
+            *others,
+            device_option,
+            _NONDETERMINISTIC,
+        )
+    )
+
+
+def _spec_option(required: bool) -> Callable[[Command], Command]:
     # To click 8.3 and later a default of None is a value, and nothing would be missing.
     unsaid: dict[str, Any] = {} if required else {"default": ""}
-    spec = click.option(
+    return click.option(
         "--teacher",
         "spec",
         required=required,
@@ -172,21 +194,19 @@ def teacher_options(required: bool = True) -> Callable[[Command], Command]:
         help="timm:NAME, or python:package.module:factory for any torch module (the factory "
         "returns the module and its preprocessing).",
     )
-    return added((spec, *_TEACHER, device_option, _NONDETERMINISTIC))
 
 
 teachers_options = added(_SEVERAL_TEACHERS)
 """Those of `TeachersOptions`, for commands that also take as many ``--output``."""
 
 
-@dataclass(frozen=True)
-class TeacherOptions:
-    """A teacher that is asked for."""
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """A teacher that is asked for, of a store whose labels have a temperature."""
 
     spec: str
     """Empty where ``--teacher`` may be left out and was."""
     checkpoint: str | None
-    temperature: float
     size: int | None
     num_classes: int | None
     precision: str
@@ -206,6 +226,13 @@ class TeacherOptions:
             num_classes=self.num_classes,
             allow_nondeterministic=self.allow_nondeterministic,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions(NetworkOptions):
+    """A teacher that is asked for, and what its logits are divided by."""
+
+    temperature: float
 
 
 @dataclass(frozen=True)
@@ -238,15 +265,15 @@ class TeachersOptions:
             )
         return [
             TeacherOptions(
-                spec,
-                checkpoint,
+                spec=spec,
+                checkpoint=checkpoint,
                 # What is to be fitted is 1 until it is.
-                1.0 if isinstance(temperature, str) else temperature,
-                size,
-                num_classes,
-                self.precision,
-                self.device,
-                self.allow_nondeterministic,
+                temperature=1.0 if isinstance(temperature, str) else temperature,
+                size=size,
+                num_classes=num_classes,
+                precision=self.precision,
+                device=self.device,
+                allow_nondeterministic=self.allow_nondeterministic,
             )
             for spec, checkpoint, temperature, size, num_classes in zip(
                 self.spec,

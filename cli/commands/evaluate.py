@@ -100,6 +100,7 @@ def command(request: EvaluateOptions) -> None:
             targets,
             teacher,
             crop_share=request.crop_share,
+            temperature=request.teacher.temperature,
             images=request.images,
             batch_size=request.batch_size,
             workers=request.workers or own_cores(None),
@@ -123,19 +124,20 @@ def _tell(report: EvaluationReport) -> None:
         f"{counted(report.images, 'image')}{left_out}, "
         f"{report.images / report.seconds:,.0f} a second"
     )
+    at = "" if report.temperature == 1 else f" at temperature {report.temperature:g}"
     output.note(
         f"top-1 {share(report.top1)} (95 % interval {share(low)} to {share(high)}; chance is "
         f"{share(1 / report.classes)}), top-{report.n} {share(report.top_n)}, mean confidence "
-        f"{share(report.confidence)}"
+        f"{share(report.confidence)}{at}"
     )
-    _tell_calibration(report.calibration)
+    _tell_calibration(report.calibration, at)
     if report.unreadable:
         shown = ", ".join(report.unreadable[:20])
         output.note(f"{counted(len(report.unreadable), 'image')} could not be decoded: {shown}")
 
 
-def _tell_calibration(calibration: Calibration) -> None:
-    line = f"expected calibration error {share(calibration.expected_calibration_error)}"
+def _tell_calibration(calibration: Calibration, at: str) -> None:
+    line = f"expected calibration error {share(calibration.expected_calibration_error)}{at}"
     if calibration.at_bound:
         output.note(
             f"{line}; the likelihood of the ground truth is greatest at temperature "

@@ -9,7 +9,7 @@ import click
 
 from .. import choices, options, output
 from ..reports.generate import SKIPPED
-from ..teacher_options import TeacherOptions, teacher_options
+from ..teacher_options import NetworkOptions, network_options
 from ..text import counted
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ class RepairOptions(options.ResultOptions):
     batch_size: int | None
     workers: int | None
     allow_version_drift: bool
-    teacher: TeacherOptions
+    teacher: NetworkOptions
     photo_options: options.SourceOptions
 
 
 @click.command(help=HELP, short_help="Make damaged blocks anew.")
 @options.store_argument
 @click.argument("source", type=click.Path())
-@teacher_options()
+@network_options()
 @click.option(
     "--skipped",
     is_flag=True,
@@ -78,7 +78,7 @@ class RepairOptions(options.ResultOptions):
 @options.source_options
 @options.json_option
 @options.quiet_option
-@options.collected(RepairOptions, teacher=TeacherOptions, photo_options=options.SourceOptions)
+@options.collected(RepairOptions, teacher=NetworkOptions, photo_options=options.SourceOptions)
 def command(request: RepairOptions) -> None:
     """Repair a store."""
     import labelstore

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import choices, options, output
-from ..teacher_options import TeacherOptions, teacher_options
+from ..teacher_options import NetworkOptions, network_options
 from ..text import counted, share
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class VerifyOptions(options.ResultOptions):
     replay: float | None
     photos: str | None
     tolerance: float
-    teacher: TeacherOptions
+    teacher: NetworkOptions
     photo_options: options.SourceOptions
 
 
@@ -65,7 +65,7 @@ class VerifyOptions(options.ResultOptions):
     "--teacher.",
 )
 @click.option("--photos", type=click.Path(), help="The folder that the store was made from.")
-@teacher_options(required=False)
+@network_options(required=False)
 @click.option(
     "--tolerance",
     type=click.FloatRange(0, 1),
@@ -76,7 +76,7 @@ class VerifyOptions(options.ResultOptions):
 @options.source_options
 @options.json_option
 @options.quiet_option
-@options.collected(VerifyOptions, teacher=TeacherOptions, photo_options=options.SourceOptions)
+@options.collected(VerifyOptions, teacher=NetworkOptions, photo_options=options.SourceOptions)
 def command(request: VerifyOptions) -> None:
     """Verify a store."""
     import labelstore

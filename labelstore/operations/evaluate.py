@@ -21,12 +21,13 @@ from labelstore.images.decoding import decode
 from labelstore.images.pixels import cut
 from labelstore.statistics.calibration import calibration_of
 from labelstore.store.indexing import evenly_spaced
-from labelstore.teachers.top_k import top_k
+from labelstore.teachers.top_k import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
+    import torch
 
     from labelstore.images.sources.choose import ImageSource
     from labelstore.statistics.calibration import Calibration
@@ -55,8 +56,12 @@ class EvaluationReport:
     unreadable: tuple[str, ...]
     """Keys of images that could not be decoded."""
     classes: int
+    temperature: float
+    """What the logits are divided by: that of ``confidence``, and of the calibration's error and
+    likelihood before it is mended."""
     top1: float
-    """Share of the images whose largest logit is the ground truth."""
+    """Share of the images whose largest logit is the ground truth's; of equal ones, the class of
+    the smaller id comes first."""
     top1_interval: tuple[float, float]
     """Within which the teacher's true accuracy lies with 95 % confidence."""
     top_n: float
@@ -108,6 +113,7 @@ def evaluate(
     teacher: Teacher,
     *,
     crop_share: float | None = None,
+    temperature: float = 1.0,
     images: int | None = None,
     batch_size: int = 64,
     workers: int = 1,
@@ -119,6 +125,7 @@ def evaluate(
         source: the images, as a rule a validation set.
         targets: (N,) ground-truth class ids, -1 where unknown.
         crop_share: of ``central_box``; the teacher's own when None.
+        temperature: what the logits are divided by, positive.
         images: how many to look at, spread evenly over the source; all when None.
         batch_size: images in one forward. workers: threads that decode.
         tell: called with 1 image and 1 view after each.
@@ -130,6 +137,11 @@ def evaluate(
     share = teacher.preprocessing.crop_share if crop_share is None else crop_share
     if not 0 < share <= 1:
         raise UsageError(f"the crop's share is {share}, expected above 0, up to 1.")
+    if not 0 < temperature < math.inf:
+        raise UsageError(
+            f"the temperature is {temperature}, expected a positive number.",
+            arguments=("temperature",),
+        )
     chosen = np.flatnonzero(targets >= 0)
     unknown = len(targets) - len(chosen)
     if not len(chosen):
@@ -155,10 +167,9 @@ def evaluate(
             seen = [(image, pixels) for image, pixels in batch if pixels is not None]
             if seen:
                 logits = teacher.logits(np.stack([pixels for _, pixels in seen]))
-                ids, probs = top_k(logits, n, 1.0)
-                hits = ids == targets[[image for image, _ in seen]][:, None]
-                right, among = right + int(hits[:, 0].sum()), among + int(hits.any(axis=1).sum())
-                confidence += float(probs[:, 0].sum())
+                above = _above_truth(logits, targets[[image for image, _ in seen]])
+                right, among = right + int((above == 0).sum()), among + int((above < n).sum())
+                confidence += float(softmax(logits, temperature).max(axis=1).sum())
                 places = np.arange(-judged_photos % every, len(seen), every)
                 kept.append(logits[places.tolist()].cpu().numpy())
                 truths += [int(targets[seen[place][0]]) for place in places]
@@ -177,14 +188,29 @@ def evaluate(
         unknown=unknown,
         unreadable=tuple(unreadable),
         classes=teacher.num_classes,
+        temperature=temperature,
         top1=right / judged_photos,
         top1_interval=wilson_interval(right / judged_photos, judged_photos),
         top_n=among / judged_photos,
         n=n,
         confidence=confidence / judged_photos,
-        calibration=calibration_of(np.concatenate(kept), np.array(truths)),
+        calibration=calibration_of(np.concatenate(kept), np.array(truths), temperature),
         seconds=time.perf_counter() - started,
     )
+
+
+def _above_truth(logits: torch.Tensor, targets: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """(B,) how many classes come before the ground truth.
+
+    Of logits, since probabilities far below the largest one are all 0.
+
+    Args:
+        logits: (B, C). targets: (B,) ground-truth class ids.
+    """
+    z, rows = logits.float().cpu().numpy(), np.arange(len(targets))
+    truth = z[rows, targets][:, None]
+    before = np.arange(z.shape[1]) < targets[:, None]
+    return np.asarray(((z > truth) | ((z == truth) & before)).sum(axis=1))
 
 
 def _crops(

@@ -32,7 +32,7 @@ _AT_A_TIME = 2**20
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far a teacher's confidence is from its accuracy, as it is and at another temperature."""
+    """How far a teacher's confidence is from its accuracy, at a temperature and at the best one."""
 
     images: int
     """How many were looked at."""
@@ -52,7 +52,7 @@ class Calibration:
 
 
 def calibration_of(
-    logits: npt.NDArray[np.float32], targets: npt.NDArray[np.integer]
+    logits: npt.NDArray[np.float32], targets: npt.NDArray[np.integer], temperature: float = 1.0
 ) -> Calibration:
     """Measure a teacher, and fit one temperature to it (section 4.2, temperature scaling).
 
@@ -61,11 +61,13 @@ def calibration_of(
 
     Args:
         logits: (n, C), finite, n at least 1. targets: (n,) ground-truth class ids.
+        temperature: what the logits are divided by before it is mended, positive. The best one is
+            found whichever this is.
     """
-    temperature, at_bound = _best(logits, targets)
-    error, nll = _measured(logits, targets, 1.0)
-    mended_error, mended_nll = _measured(logits, targets, temperature)
-    return Calibration(len(logits), error, nll, temperature, at_bound, mended_error, mended_nll)
+    best, at_bound = _best(logits, targets)
+    error, nll = _measured(logits, targets, temperature)
+    mended_error, mended_nll = _measured(logits, targets, best)
+    return Calibration(len(logits), error, nll, best, at_bound, mended_error, mended_nll)
 
 
 def _best(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.integer]) -> tuple[float, bool]:

@@ -95,6 +95,17 @@ def test_calibration_is_that_of_the_logits_of_all_images_or_of_some(photos, monk
     assert (some.images, some.calibration.images) == (30, 8)
 
 
+def test_places_are_those_of_logits_where_probabilities_are_all_zero(photos, monkeypatch):
+    """Far below the largest logit, probabilities of other classes differ no more."""
+    source, judge = FolderSource(photos), teacher()
+    logits = torch.tensor([[0.0, -900, -200, -300, -400, -500, -600]])
+    monkeypatch.setattr(judge, "logits", lambda pixels: logits.repeat(len(pixels), 1))
+    monkeypatch.setattr(judge, "num_classes", 7)
+    for truth, among in ((1, 0.0), (2, 1.0), (5, 1.0), (6, 0.0)):
+        report = evaluate(source, np.full(30, truth), judge)
+        assert (report.top1, report.n, report.top_n) == (0.0, 5, among)
+
+
 def test_wrong_classes_show(photos):
     source = FolderSource(photos)
     report = evaluate(source, (targets_of(source) + 1) % 3, teacher())
@@ -150,6 +161,19 @@ def test_the_command(photos, tmp_path):
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["top1"] == 28 / 30
+    # The temperature is that of all that is told but of the one that fits.
+    best = told["calibration"]["temperature"]
+    done = commands.run([*command, "--json", "--temperature", repr(best)], cwd=tmp_path)
+    mended = json.loads(done.stdout)
+    assert (mended["temperature"], mended["top1"]) == (best, told["top1"])
+    assert mended["confidence"] < told["confidence"]
+    for figure in ("expected_calibration_error", "nll"):
+        cooled = "mended_error" if figure != "nll" else "mended_nll"
+        assert mended["calibration"][figure] == told["calibration"][cooled]
+        assert mended["calibration"][cooled] == told["calibration"][cooled]
+    assert mended["calibration"]["temperature"] == best
+    done = commands.run([*command, "--temperature", "0"], cwd=tmp_path)
+    assert (done.returncode, "expected a positive number" in done.stderr) == (2, True)
     assert told["top1_interval"][0] < 28 / 30 < told["top1_interval"][1]
     done = commands.run(command, cwd=tmp_path)
     assert "top-1 93.33%" in done.stderr

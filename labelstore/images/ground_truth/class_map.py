@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-__all__ = ["mapped_ids", "read_class_map"]
+__all__ = ["mapped_ids", "numbers_by_name", "read_class_map"]
 
 _SHOWN = 5
 
@@ -135,10 +135,7 @@ def mapped_ids(
             f"{more}){other_form(missing[0], list(class_map))}: add them to it."
         )
     if called is None:
-        by_name: dict[str, list[int]] = {}
-        for number, name in enumerate(class_names or ()):
-            by_name.setdefault(name, []).append(number)
-        called = by_name
+        called = numbers_by_name(class_names)
     ids: dict[str, int] = {}
     for folder in folders:
         value = class_map[folder]
@@ -152,6 +149,14 @@ def mapped_ids(
                 f"{num_classes - 1}: mend that entry."
             )
     return ids
+
+
+def numbers_by_name(class_names: Sequence[str] | None) -> dict[str, list[int]]:
+    """name -> ids, rising, of the classes that have it; empty where the names are unknown."""
+    by_name: dict[str, list[int]] = {}
+    for number, name in enumerate(class_names or ()):
+        by_name.setdefault(name, []).append(number)
+    return by_name
 
 
 def _class_called(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from labelstore.errors import MismatchError, UsageError
-from labelstore.images.ground_truth.class_map import mapped_ids
+from labelstore.images.ground_truth.class_map import mapped_ids, numbers_by_name
 from labelstore.images.sources.classes import classes_of_keys, other_form
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def resolve_targets(
     are those classes (any subset of them); where the teacher's names are unknown, as many folders
     as classes are taken in sorted order, unless they are numbers of another order. Numbers that a
     source of another kind gives (``.cls`` members, a column ``label``) are the teacher's class ids
-    if they can be, -1 being unknown. Nothing else is guessed.
+    if they can be, -1 being unknown, and if no name that the source gives one is that of another
+    class of the teacher. Nothing else is guessed.
 
     Args:
         source: the images.
@@ -147,7 +148,9 @@ def resolve_targets(
         return np.full(len(source), -1, dtype=np.int32)
     folders = check_classes(source, class_names, class_map)
     if source.numbers is not None and class_map is None and not _bears(source, class_names):
-        return _numbered(source, source.numbers, num_classes)
+        if called is None:
+            called = numbers_by_name(class_names)
+        return _numbered(source, source.numbers, num_classes, called)
     if class_map is not None:
         classes = mapped_ids(folders, num_classes, class_map, class_names, called)
     elif class_names is not None:
@@ -271,7 +274,10 @@ def _bears(source: LabelledImages, class_names: Sequence[str] | None) -> bool:
 
 
 def _numbered(
-    source: LabelledImages, numbers: npt.NDArray[np.int64], num_classes: int
+    source: LabelledImages,
+    numbers: npt.NDArray[np.int64],
+    num_classes: int,
+    called: Mapping[str, Sequence[int]],
 ) -> npt.NDArray[np.int32]:
     """Class ids as the source gives them, if they can be the teacher's."""
     known = numbers[numbers >= 0]
@@ -283,6 +289,13 @@ def _numbered(
             f"classes, so they are not the teacher's: {_MEND}.",
             arguments=_MENDING,
         )
+    for number, name in enumerate((named or ()) if known.size else ()):
+        if number not in called.get(name, (number,)):
+            raise MismatchError(
+                f"{source.path} calls its label {number} {name!r}, which is the teacher's class "
+                f"{called[name][0]}, so its labels are not the teacher's: {_MEND}.",
+                arguments=_MENDING,
+            )
     return numbers.astype(np.int32)
 
 

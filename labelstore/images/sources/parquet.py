@@ -6,7 +6,7 @@ import contextlib
 import copy
 import itertools
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -69,8 +69,9 @@ class ParquetSource:
 
     A column of structs ``{bytes, path}``, or of bytes; by choice a column of labels: class ids (-1
     and null are unknown), whose names are taken from the files' ``huggingface`` metadata where they
-    are there, or names. An image's key is its ``path`` where all have one and no two the same,
-    else its file's name and its row.
+    are there (one that several labels have is none: they are called by their numbers), or names. An
+    image's key is its ``path`` where all have one and no two the same, else its file's name and its
+    row.
 
     Images are read fast in the order of rows, each row group once; at random, each costs the
     reading of a row group, so write groups of about 100 rows.
@@ -152,7 +153,10 @@ class ParquetSource:
                     "or the names."
                 )
             self.label_names = texts
-            self._names = [None if n < 0 else texts[n] for n in self.numbers.tolist()]
+            # A name that several labels have tells none of them.
+            counts = Counter(texts)
+            called = [t if counts[t] == 1 else str(n) for n, t in enumerate(texts)]
+            self._names = [None if n < 0 else called[n] for n in self.numbers.tolist()]
             self.classes = tuple(sorted({name for name in self._names if name is not None}))
 
     def __len__(self) -> int:

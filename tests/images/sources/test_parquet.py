@@ -97,6 +97,41 @@ def test_labels_that_are_unknown(tmp_path):
     assert resolve_targets(source, **known).tolist() == [-1] * 6
 
 
+def test_labels_whose_names_are_other_classes_of_the_teacher(tmp_path):
+    """Some names are the teacher's: where they have other numbers, no number is the teacher's."""
+    columns = {"image": pa.array(ROWS, STRUCT), "label": [0, 1, 2, 0, -1, 1]}
+    source = open_source(write(tmp_path / "x.parquet", columns, ["cat", "dog", "ox"]))
+
+    def targets(*names, called=None):
+        return resolve_targets(source, num_classes=3, class_names=names, called=called).tolist()
+
+    assert targets("cat", "dog", "cow") == [0, 1, 2, 0, -1, 1]
+    assert targets("n1", "n2", "n3", called={"cat": (0, 2), "ox": (2,)}) == [0, 1, 2, 0, -1, 1]
+    for words in ({"names": ("dog", "cat", "cow")}, {"names": "123", "called": {"cat": (2,)}}):
+        with pytest.raises(MismatchError, match=r"its label 0 'cat', which is the .* class [12]"):
+            targets(*words["names"], called=words.get("called"))
+    columns["label"] = [-1] * 6
+    source = open_source(write(tmp_path / "y.parquet", columns, ["cat", "dog", "ox"]))
+    assert targets("dog", "cat", "cow") == [-1] * 6
+
+
+def test_a_name_of_several_labels_is_no_name(tmp_path):
+    """As "crane" of ImageNet, a bird and a machine."""
+    columns = {"image": pa.array(ROWS, STRUCT), "label": [0, 1, 2, 0, -1, 1]}
+    names = ("crane", "dog", "crane")
+    source = open_source(write(tmp_path / "x.parquet", columns, names))
+    for known in (names, ("n1", "dog", "n2"), None):
+        targets = resolve_targets(source, num_classes=3, class_names=known)
+        assert targets.tolist() == [0, 1, 2, 0, -1, 1]
+    for class_map in ({"crane": 0, "dog": 1}, {"0": 0, "dog": 1}):
+        with pytest.raises(MismatchError, match="class map lacks"):
+            resolve_targets(source, num_classes=3, class_names=None, class_map=class_map)
+    targets = resolve_targets(
+        source, num_classes=3, class_names=None, class_map={"0": 2, "dog": 1, "2": 0}
+    )
+    assert targets.tolist() == [2, 1, 0, 2, -1, 1]
+
+
 def test_labels_that_cannot_be(tmp_path):
     columns = {"image": pa.array(ROWS, STRUCT), "label": [0, 1, 2, 0, 1, 1]}
     with pytest.raises(SourceError, match=r"x\.parquet/2 has the label 2 .* name 2 labels"):
