@@ -188,6 +188,15 @@ def test_labels_that_hold_fewer_than_k_are_filled_without_a_list(tmp_path):
     assert np.allclose(values[..., 2:], shares[..., None], atol=1e-7)
 
 
+def test_labels_fall_where_others_recover_to_more_than_was_stored():
+    """A stored probability is rounded down; what is left, spread over the others, may be more."""
+    labels = labelstore.TopK(np.array([[[43]]], np.int32), np.full((1, 1, 1), 0.0025, "f4"), 300)
+    classes, values = fkd_labels(labels, 5)
+    assert classes.tolist() == [[[0, 1, 2, 3, 43]]]
+    assert values[0, 0].tolist() == pytest.approx([0.9975 / 299] * 4 + [0.0025])
+    assert values[0, 0, 4] == labels.probs[0, 0, 0]
+
+
 def test_every_class_can_be_among_them(tmp_path):
     store, _ = make_planned(tmp_path / "s.zarr", k=2, classes=5, prior_size=3)
     export(store, tmp_path / "fkd", Fkd())

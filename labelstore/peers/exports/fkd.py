@@ -106,7 +106,7 @@ def relative_boxes(
 def fkd_labels(labels: TopK, places: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """The likeliest classes of labels, exactly so many, all different.
 
-    Stored classes come first, as they are. Where a label has fewer, the classes follow that its
+    Stored classes are among them, as they are. Where a label has fewer, so are the classes that its
     recovery gives most of the residual mass, with what it gives them.
 
     Args:
@@ -114,7 +114,7 @@ def fkd_labels(labels: TopK, places: int) -> tuple[npt.NDArray[np.int32], npt.ND
             of classes.
 
     Returns:
-        (n, V, places) int32 class ids and float32 probabilities.
+        (n, V, places) int32 class ids and float32 probabilities, largest first.
     """
     if labels.k >= places and bool((labels.probs[..., places - 1] > 0).all()):
         return labels.indices[..., :places], labels.probs[..., :places]
@@ -125,7 +125,7 @@ def fkd_labels(labels: TopK, places: int) -> tuple[npt.NDArray[np.int32], npt.ND
     # Of the classes without a share of their own, so many of the first that one is always free.
     fill = np.arange(min(count, labels.num_classes), dtype=np.int32)
     candidates = [np.where(stored, labels.indices, -1)]
-    # Whatever a recovered probability is, the stored classes stay before it.
+    # Whatever a recovered probability is, the stored classes are chosen before it.
     values = [np.where(stored, labels.probs + 2.0, -np.inf)]
     if labels.prior is not None:
         listed = labels.prior.classes
@@ -149,7 +149,10 @@ def fkd_labels(labels: TopK, places: int) -> tuple[npt.NDArray[np.int32], npt.ND
         axis=-1,
     )
     exact = np.where(probs >= 2.0, from_store, probs).astype(np.float32)
-    return np.take_along_axis(classes, order, axis=-1).astype(np.int32), exact
+    chosen = np.take_along_axis(classes, order, axis=-1).astype(np.int32)
+    # What is recovered may be more than the least that is stored, which was rounded down.
+    falling = np.argsort(-exact, axis=-1, kind="stable")
+    return np.take_along_axis(chosen, falling, axis=-1), np.take_along_axis(exact, falling, axis=-1)
 
 
 def _unlisted(listed: npt.NDArray[Any], count: int, num_classes: int) -> npt.NDArray[np.int32]:
