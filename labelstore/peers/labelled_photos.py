@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from labelstore.errors import MismatchError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from labelstore.images.sources.choose import ImageSource
@@ -30,8 +30,8 @@ def matched_photos(
         first_dot: whether a photo's name ends at its first dot, not its last.
 
     Raises:
-        MismatchError: a label file has no photo, or two photos have the same name but for the
-            ending.
+        MismatchError: a label file has no photo; two photos have the same name but for the ending;
+            the label files fit the photos of several folders.
     """
     photos: dict[str, int] = {}
     for place, key in enumerate(source.keys):
@@ -44,18 +44,30 @@ def matched_photos(
                 f"same label file {base!r}, and nothing tells whose it is: take one of them away."
             )
         photos[stem] = place
-    for before, after in _prefixes(stems[0], photos):
-        places = [
-            photos.get(before + stem.removeprefix(after)) if stem.startswith(after) else None
-            for stem in stems
+    for lost, folders in _ends(stems[0], photos):
+        # Of a folder that does not fit, a few label files tell.
+        whole = [
+            folder
+            for folder in folders
+            if all(stem.startswith(lost) and _at(folder, stem, lost) in photos for stem in stems)
         ]
-        if None not in places:
-            return [place for place in places if place is not None]
-        if sum(place is not None for place in places) > 1 or len(stems) == 1:
-            lacking = stems[places.index(None)]
+        if len(whole) > 1:
             raise MismatchError(
-                f"the label file {lacking!r} in {where} has no photo in {source.path} "
-                f"({places.count(None)} of {len(stems)} have none): give all the photos that were "
+                f"the label files in {where} fit the photos in {whole[0]!r} and in {whole[1]!r} of "
+                f"{source.path} alike, and nothing tells whose they are: give the folder of photos "
+                "that was labelled, or the folder above these labels."
+            )
+        if whole:
+            return [photos[_at(whole[0], stem, lost)] for stem in stems]
+        lacking = [
+            stem
+            for stem in stems
+            if not stem.startswith(lost) or _at(folders[0], stem, lost) not in photos
+        ]
+        if len(stems) - len(lacking) > 1:
+            raise MismatchError(
+                f"the label file {lacking[0]!r} in {where} has no photo in {source.path} "
+                f"({len(lacking)} of {len(stems)} have none): give all the photos that were "
                 "labelled, or take these label files away."
             )
     hint = did_you_mean(stems[0], list(photos))
@@ -65,17 +77,18 @@ def matched_photos(
     )
 
 
-def _prefixes(stem: str, photos: dict[str, int]) -> list[tuple[str, str]]:
-    """What a label file's path has to be given, and to lose, in front to be a photo's; of the
-    longest common end first."""
+def _at(folder: str, stem: str, lost: str) -> str:
+    """A label file's path with a folder in front in the place of another."""
+    return folder + stem.removeprefix(lost)
+
+
+def _ends(stem: str, photos: dict[str, int]) -> Iterator[tuple[str, list[str]]]:
+    """What a label file's path has to lose in front to be the end of a photo's, and what it has to
+    be given there: nothing, or any of some folders. Of the longest common end first."""
     parts = stem.split("/")
-    pairs = []
     for count in range(len(parts)):
         lost, end = "".join(f"{part}/" for part in parts[:count]), "/".join(parts[count:])
         if end in photos:
-            pairs.append(("", lost))
-        else:
-            longer = next((photo for photo in photos if photo.endswith(f"/{end}")), None)
-            if longer is not None:
-                pairs.append((longer.removesuffix(end), lost))
-    return pairs
+            yield lost, [""]
+        elif folders := [p.removesuffix(end) for p in photos if p.endswith(f"/{end}")]:
+            yield lost, folders

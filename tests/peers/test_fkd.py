@@ -17,6 +17,7 @@ from labelstore.errors import (
 from labelstore.format.settings import StoreSettings
 from labelstore.images.sources.folder import FolderSource
 from labelstore.operations.convert import ConversionSettings, convert
+from labelstore.peers.labelled_photos import matched_photos
 from labelstore.peers.peer_labels import PeerOptions
 from tests.peers.own_files import CLASSES, photos, save_fkd
 
@@ -134,6 +135,32 @@ def test_a_part_of_the_photos_and_other_folders_above(tmp_path):
     assert list(store.keys) == [f"deep/down/{key}" for key in keys[:4]]
     assert "2 of 6 photos have no label file." in report.notes
     np.testing.assert_array_equal(store.views([0] * VIEWS, range(VIEWS)).box, truth[keys[0]][0])
+
+
+def test_label_files_that_fit_the_photos_of_several_folders_are_nobody_s(tmp_path):
+    def found(stems, keys):
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        for key in keys:
+            (root / key).parent.mkdir(parents=True, exist_ok=True)
+            (root / key).write_bytes(b"")
+        source = FolderSource(root)
+        return [source.keys[place] for place in matched_photos(stems, source, "labels")]
+
+    # The folder of one class's labels, and the photos of all.
+    classes = [f"{name}/{number}.png" for name in "ab" for number in (1, 2)]
+    with pytest.raises(MismatchError, match="fit the photos in 'a/' and in 'b/' of"):
+        found(["1", "2"], classes)
+    assert found(["1", "2"], classes[1:]) == ["b/1.png", "b/2.png"]
+    for stem in ("b/1", "train/b/1"):
+        assert found([stem], classes) == ["b/1.png"]
+        assert found([stem], [f"x/{key}" for key in classes]) == ["x/b/1.png"]
+    # A folder that holds most of them is not yet the one.
+    splits = [
+        f"{split}/c/{number}.png"
+        for split, numbers in (("p", "12"), ("q", "123"))
+        for number in numbers
+    ]
+    assert found(["c/1", "c/2", "c/3"], splits) == splits[2:]
 
 
 def test_without_boxes_no_photos_are_needed_and_no_view_is_replayed(tmp_path):
