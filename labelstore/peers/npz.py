@@ -83,6 +83,7 @@ class NpzReader:
         about = _about(arrays.get("manifest"), path)
         self.label_type: LabelType = about.get("label_type", "top-k")
         self.num_classes = self._classes(arrays, about, options.num_classes, width)
+        self.class_names = _class_names(about, self.num_classes, path)
         temperature = _number(arrays.get("temperature"), about.get("temperature"))
         self.temperature = None if self.values == "logits" else temperature
         for name, shape, kinds in (
@@ -183,6 +184,22 @@ def _about(array: Any, path: Path) -> dict[str, Any]:
     manifest = document.get("manifest") if isinstance(document, dict) else None
     labels = manifest.get("labels") if isinstance(manifest, dict) else None
     return labels if isinstance(labels, dict) else {}
+
+
+def _class_names(
+    about: dict[str, Any], num_classes: int | None, path: Path
+) -> tuple[str, ...] | None:
+    """What an export calls its classes; None where nothing does."""
+    names = about.get("class_names")
+    if names is None:
+        return None
+    is_texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_texts or len(names) != num_classes:
+        raise FormatError(
+            f"{path} has a manifest whose class_names are not the names of {num_classes} classes: "
+            "leave the manifest out, or get the file anew."
+        )
+    return tuple(names)
 
 
 def _opened(path: Path) -> tuple[dict[str, npt.NDArray[Any]], str]:

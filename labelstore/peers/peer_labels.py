@@ -80,7 +80,8 @@ class PeerReader(Protocol):
     ``__init__(path: Path, options: PeerOptions)`` raises NotFoundError where nothing is there,
     FormatError where it is no such thing, CorruptError and LabelError for files that are damaged or
     say what no label says, UsageError where an option is missing or does not fit. Every message
-    names the file.
+    names the file. Where files name the classes it has ``class_names``: C texts in their order, or
+    None.
     """
 
     keys: list[str]

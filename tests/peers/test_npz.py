@@ -1,5 +1,8 @@
 """Arrays of one's own become stores: of all classes, or of the k largest."""
 
+import json
+import sys
+
 import numpy as np
 import pytest
 
@@ -8,6 +11,7 @@ from labelstore.errors import CorruptError, FormatError, LabelError, NotFoundErr
 from labelstore.format.settings import StoreSettings
 from labelstore.operations.convert import ConversionSettings, convert
 from labelstore.peers.peer_labels import PeerOptions
+from tests.support import commands
 from tests.support.stores import distributions, top_of
 
 IMAGES, VIEWS, CLASSES = 7, 5, 30
@@ -156,3 +160,28 @@ def test_what_is_missing_is_asked_for(tmp_path):
     (tmp_path / "own.npz").write_bytes(b"PK no zip")
     with pytest.raises(CorruptError, match=r"own\.npz cannot be read"):
         converted(tmp_path)
+
+
+def test_names_of_classes_go_with_an_export(tmp_path):
+    """By them folders are told, which stand in another order; a class map has them, too."""
+    p = distributions(2, VIEWS, 3)
+    names = ("owl", "cat", "dog")
+    indices, probs = top_of(p, 2)
+    keys = ["cat/1.png", "dog/1.png"]
+    labelstore.write(tmp_path / "s.zarr", indices, probs, 3, keys, class_names=names)
+    command = [sys.executable, "-m", "labelstore"]
+    commands.run([*command, "export", "s.zarr", "--to", "npz", "-o", "own.npz"], cwd=tmp_path)
+    how = ["--from", "npz", "--targets", "folders", "-o", "a.zarr", "-q"]
+    done = commands.run([*command, "convert", "own.npz", *how], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    store = labelstore.open(tmp_path / "a.zarr")
+    assert store.manifest.class_names == names
+    assert store.targets.tolist() == [1, 2]
+    with np.load(tmp_path / "own.npz") as arrays:
+        parts = dict(arrays)
+    for wrong in (names[:2], (1, 2, 3), "cat"):
+        about = json.loads(str(parts["manifest"]))
+        about["manifest"]["labels"]["class_names"] = wrong
+        np.savez(tmp_path / "own.npz", **{**parts, "manifest": np.array(json.dumps(about))})
+        with pytest.raises(FormatError, match="not the names of 3 classes"):
+            converted(tmp_path)
