@@ -7,7 +7,8 @@ import pytest
 import zarr
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
-from labelstore.store.backends.zarr.arrays import ArrayGrid, create_array
+from labelstore.store.backends.zarr.arrays import ArrayGrid
+from labelstore.store.backends.zarr.creation import create_array, group_document
 from labelstore.store.backends.zarr.metadata import ArrayLayout
 from labelstore.store.backends.zarr.shard_writing import BlockEncoder
 
@@ -20,7 +21,8 @@ def made(tmp_path, dtype, shape, chunks, shards, fill, level=5, name="a"):
     axes = tuple(f"axis{number}" for number in range(len(shape)))
     create_array(store, name, dtype, ArrayGrid(shape, chunks, shards), axes, fill, level)
     array = zarr.open_array(store, path=name, mode="r+", zarr_format=3)
-    layout = ArrayLayout(np.dtype(dtype), shape, chunks, shards, fill, name != "commits")
+    kind = np.dtype(object if dtype == "str" else dtype)
+    layout = ArrayLayout(kind, shape, chunks, shards, fill, name != "commits")
     return array, BlockEncoder.of(array.metadata.to_dict()["codecs"], layout)
 
 
@@ -84,3 +86,28 @@ def test_commit_rows(tmp_path):
     row = np.arange(5, dtype="<u8")[None]
     assert encoder.encode(row) == of_zarr(array, 1, row)
     assert encoder.encode(row * 0) is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("str", ["a.jpg", "", "\N{SNOWMAN}/\N{GRINNING FACE}.png", "x" * 300, "e"]),
+        # What is as an array says that nothing was written is written all the same.
+        ("<i4", [-2, 3, -1, 2**31 - 1, -2]),
+    ],
+)
+@pytest.mark.parametrize("rows", [2, 5])
+def test_tables_are_those_of_zarr(tmp_path, dtype, values, rows):
+    fill = "" if dtype == "str" else -2
+    _, encoder = made(tmp_path / "empty", dtype, (5,), (rows,), None, fill)
+    array = create_array(LocalStore(tmp_path), "a", dtype, (5,), (rows,), None, ("axis0",), fill)
+    kind = np.dtypes.StringDType() if dtype == "str" else np.int32
+    array[:] = np.array(values, dtype=kind)
+    tables = list(encoder.table(np.array(values, dtype=object if dtype == "str" else np.int32)))
+    assert tables == [(tmp_path / f"a/c/{row}").read_bytes() for row in range(-(-5 // rows))]
+
+
+def test_a_groups_description_is_zarrs(tmp_path):
+    attribute = {"one": [1, 2.5, None], "text": "\N{SNOWMAN}", "nested": {"a": True}}
+    zarr.create_group(tmp_path, attributes={"labelstore": attribute})
+    assert (tmp_path / "zarr.json").read_bytes() == group_document(attribute)

@@ -3,8 +3,8 @@
 A shard is one block of images with all its views, written once by one writer; its inner chunks are
 groups of views, so that an epoch reads one chunk of each shard. Everything is read by any Zarr v3
 library: zstd inside blosc with byte shuffle, and crc32c. Labels that lie in units (``units`` beside
-this) are in an object of each block that none of them knows. zarr makes the arrays; the objects of
-blocks are put together here, and read by ``reading`` (``shard_writing`` and ``shards`` say why).
+this) are in an object of each block that none of them knows. zarr describes the arrays; objects are
+put together here, and read by ``reading`` (``creation``, ``shard_writing`` and ``shards`` say why).
 """
 
 from __future__ import annotations
@@ -13,27 +13,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import zarr
-
 from labelstore.errors import StoreError
-from labelstore.format.arrays import commit_columns
 from labelstore.storage import local_files
 from labelstore.storage.untrusted import parsed
-from labelstore.store.backends.zarr.arrays import (
-    ATTRIBUTE,
-    COMMITS,
-    KEYS,
-    TABLE_CHUNK,
-    TARGETS,
-    ArrayGrid,
-    DurableStore,
-    all_arrays,
-    create_array,
-    create_unwritten,
-    grid_of,
-    level_of,
-)
+from labelstore.store.backends.zarr.arrays import COMMITS, DESCRIPTION, KEYS, TARGETS
 from labelstore.store.backends.zarr.reading import ZarrReads
 from labelstore.store.backends.zarr.shard_writing import BlockEncoder
 from labelstore.store.backends.zarr.unit_objects import unit_object
@@ -41,8 +24,8 @@ from labelstore.store.backends.zarr.unit_objects import unit_object
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import numpy as np
     import numpy.typing as npt
-    from zarr.abc.store import Store
 
     from labelstore.format.blocks import StoredArray
     from labelstore.format.manifest import Manifest
@@ -64,27 +47,18 @@ class ZarrBackend(ZarrReads):
         with local_files.explained(Path(self.path)):
             self._create(manifest, keys, targets)
 
-    def _storage(self) -> Store:
-        """Where zarr writes."""
-        return DurableStore(Path(self.path))
-
     def _create(self, manifest: Manifest, keys: Sequence[str], targets: Any) -> None:
-        store = self._storage()
+        # zarr is imported where a store is made, and nowhere else.
+        from labelstore.store.backends.zarr.creation import group_document, objects_within
+
         opening = {"format": "labelstore", "state": "creating"}
-        group = zarr.create_group(store, attributes={ATTRIBUTE: opening})
-        rows = min(manifest.num_images, TABLE_CHUNK)
-        grid, axes = ArrayGrid((manifest.num_images,), (rows,), None), ("image",)
-        table = create_array(store, KEYS, "str", grid, axes, "")
-        table[:] = np.asarray(keys, dtype=np.dtypes.StringDType())
-        table = create_array(store, TARGETS, "<i4", grid, axes, -2)
-        table[:] = np.asarray(targets, dtype=np.int32)
-        columns = commit_columns(manifest)
-        grid = ArrayGrid((manifest.num_blocks, columns), (1, columns), None)
-        create_unwritten(store, COMMITS, "<u8", grid, ("block", "part"), 0)
-        for spec in all_arrays(manifest):
-            grid, level = grid_of(spec, manifest), level_of(spec.name, manifest)
-            create_unwritten(store, spec.name, spec.dtype, grid, spec.axes, spec.fill, level)
-        group.attrs.put({ATTRIBUTE: manifest.to_json()})
+        self._put(DESCRIPTION, group_document(opening))
+        self.write_objects(objects_within(manifest, keys, targets))
+        self._put(DESCRIPTION, group_document(manifest.to_json()))
+
+    def _put(self, name: str, data: bytes) -> None:
+        """Write an object in place of what it was."""
+        local_files.write_durably(Path(self.path, name), data)
 
     def open_for_writing(self, manifest: Manifest) -> None:
         """As ``open_arrays``, for a writer."""

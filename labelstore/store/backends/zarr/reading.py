@@ -22,7 +22,7 @@ from labelstore.storage.untrusted import (
     parsed,
     read_manifest,
 )
-from labelstore.store.backends.zarr.arrays import ATTRIBUTE, COMMITS, KEYS, TARGETS
+from labelstore.store.backends.zarr.arrays import ATTRIBUTE, COMMITS, DESCRIPTION, KEYS, TARGETS
 from labelstore.store.backends.zarr.metadata import ArrayLayout, array_layouts, check_layout
 from labelstore.store.backends.zarr.objects import ZarrObjects
 from labelstore.store.backends.zarr.shards import (
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ZarrReads"]
 
-_MANIFEST = "zarr.json"
-
 _TABLE_BYTES = 2**31
 """Bytes of a chunk of keys or of targets, at most: blosc knows no larger ones."""
 
@@ -70,11 +68,11 @@ class ZarrReads(ZarrObjects):
     encoding: Encoding = "codes"
 
     def read_manifest(self) -> Any:
-        with local_files.readable(Path(self.path, _MANIFEST)):
-            return self._parse_manifest(read_manifest(Path(self.path), _MANIFEST))
+        with local_files.readable(Path(self.path, DESCRIPTION)):
+            return self._parse_manifest(read_manifest(Path(self.path), DESCRIPTION))
 
     def _parse_manifest(self, data: bytes) -> Any:
-        document = json_document(data, f"{self.path}/{_MANIFEST}")
+        document = json_document(data, f"{self.path}/{DESCRIPTION}")
         attributes = document.get("attributes") if isinstance(document, dict) else None
         if not isinstance(attributes, dict):
             raise FormatError(
@@ -100,16 +98,16 @@ class ZarrReads(ZarrObjects):
         self.units = None
         if manifest.unit_images is not None:
             units = UnitReads(manifest, self._unit_objects, self._together, self._guard_units)
-            with parsed(f"{self.path}/{_MANIFEST}"):
+            with parsed(f"{self.path}/{DESCRIPTION}"):
                 _ = units.layout.code
             self.units = units
         return documents
 
     def _check_array(self, name: str, expected: ArrayLayout) -> Any:
         """An array's description; CorruptError unless it says what its manifest implies."""
-        where = f"{self.path}/{name}/{_MANIFEST}"
+        where = f"{self.path}/{name}/{DESCRIPTION}"
         with parsed(where):
-            data = self._object_bytes(f"{name}/{_MANIFEST}", DOCUMENT_BYTES)
+            data = self._object_bytes(f"{name}/{DESCRIPTION}", DOCUMENT_BYTES)
             if data is None:
                 raise ValueError("it is not there")
             document = json_document(data, where)

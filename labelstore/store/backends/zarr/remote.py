@@ -7,21 +7,17 @@ under way together. Objects are written whole or not at all, which a PUT is by i
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
-
 from labelstore.format.arrays import UNITS
-from labelstore.storage.parallel.threads import THREADS, Threads
 from labelstore.storage.remote.objects import RemoteObjects
 from labelstore.storage.untrusted import DOCUMENT_BYTES, check_expansion
 from labelstore.store.backends.held_objects import HeldObjects
 from labelstore.store.backends.remote_writing import RemoteWriting
-from labelstore.store.backends.zarr.arrays import ATTRIBUTE, COMMITS
+from labelstore.store.backends.zarr.arrays import ATTRIBUTE, COMMITS, DESCRIPTION
 from labelstore.store.backends.zarr.backend import ZarrBackend
 from labelstore.store.backends.zarr.shard_writing import shard_of
 from labelstore.store.backends.zarr.shards import (
@@ -36,111 +32,24 @@ from labelstore.store.backends.zarr.shards import (
 from labelstore.store.backends.zarr.unit_objects import HeldObject, unit_object
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy as np
     import numpy.typing as npt
-    from zarr.abc.store import ByteRequest
-    from zarr.core.buffer import Buffer, BufferPrototype
 
     from labelstore.format.blocks import StoredObject
-    from labelstore.storage.remote.objects import Objects
     from labelstore.store.backends.zarr.metadata import ArrayLayout
     from labelstore.store.backends.zarr.unit_objects import BlockObject
 
-__all__ = ["ObjectsStore", "RemoteZarrBackend"]
+__all__ = ["RemoteZarrBackend"]
 
 T = TypeVar("T")
-
-_MANIFEST = "zarr.json"
 
 _TAIL = 2**18
 """Bytes of the end of an object of units that are asked for at once: as a rule index and tables."""
 
 _MOST_TAILS = 2**26
 """Bytes of such ends that are kept, about at most."""
-
-
-class ObjectsStore(Store):
-    """What zarr needs of a store, over ``Objects``: one place makes requests and explains errors.
-
-    It does not list: this library asks zarr for arrays by their names.
-    """
-
-    supports_writes = True
-    supports_deletes = True
-    supports_listing = False
-
-    def __init__(self, objects: Objects, *, read_only: bool) -> None:
-        super().__init__(read_only=read_only)
-        self._objects = objects
-        # Threads of its own: those of ``Objects.together`` may wait for zarr.
-        self._threads = Threads(THREADS)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ObjectsStore) and self._objects is other._objects
-
-    async def _run(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        future = self._threads.submit(functools.partial(call, *arguments))
-        return await asyncio.wrap_future(future)
-
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        """An object or a range of it; None when it is not there."""
-        try:
-            data = await self._run(self._get, key, byte_range)
-        except FileNotFoundError:
-            return None
-        return prototype.buffer.from_bytes(data)
-
-    def _get(self, key: str, part: ByteRequest | None) -> bytes:
-        if isinstance(part, RangeByteRequest):
-            return self._objects.get_range(key, part.start, part.end - part.start)
-        if isinstance(part, SuffixByteRequest):
-            return self._objects.get_suffix(key, part.suffix)[0]
-        data = self._objects.get(key)
-        return data[part.offset :] if isinstance(part, OffsetByteRequest) else data
-
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        """Several ranges."""
-        asked = (self.get(key, prototype, part) for key, part in key_ranges)
-        return list(await asyncio.gather(*asked))
-
-    async def exists(self, key: str) -> bool:
-        """Whether an object is there."""
-        try:
-            await self._run(self._objects.get_suffix, key, 1)
-        except FileNotFoundError:
-            return False
-        return True
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Write one object."""
-        self._check_writable()
-        await self._run(self._objects.put, key, value.as_numpy_array().tobytes())
-
-    async def delete(self, key: str) -> None:
-        """Delete one object."""
-        self._check_writable()
-        await self._run(self._objects.delete, key)
-
-    async def list(self) -> AsyncIterator[str]:
-        """Not supported."""
-        raise NotImplementedError
-        yield ""
-
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Not supported."""
-        raise NotImplementedError
-        yield prefix
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Not supported."""
-        raise NotImplementedError
-        yield prefix
 
 
 class _RangesObject:
@@ -180,10 +89,10 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         """The ends of objects of units, and the sizes of the whole."""
 
     def read_manifest(self) -> Any:
-        return self._parse_manifest(self._objects.get_first(_MANIFEST, DOCUMENT_BYTES))
+        return self._parse_manifest(self._objects.get_first(DESCRIPTION, DOCUMENT_BYTES))
 
-    def _storage(self) -> Store:
-        return ObjectsStore(self._objects, read_only=False)
+    def _put(self, name: str, data: bytes) -> None:
+        self._objects.put(name, data)
 
     def read_commits(self, blocks: Sequence[int] | None = None) -> npt.NDArray[np.uint64]:
         # What is committed is looked at anew, and blocks may have been made again.
@@ -356,14 +265,14 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
         """Delete all that is there; while this goes on, it is a store whose making was stopped."""
         opening = {ATTRIBUTE: {"format": "labelstore", "state": "creating"}}
         document = {"zarr_format": 3, "node_type": "group", "attributes": opening}
-        self._objects.clear(_MANIFEST, json.dumps(document).encode())
+        self._objects.clear(DESCRIPTION, json.dumps(document).encode())
 
     def withdraw_commit(self, block: int) -> None:
         self._objects.delete(self._object_name(COMMITS, block))
 
     def _sizes(self) -> dict[str, int]:
         """Bytes of each object; where a server cannot list them, of those that a store has."""
-        names = [_MANIFEST, *(f"{name}/{_MANIFEST}" for name in self._layouts)]
+        names = [DESCRIPTION, *(f"{name}/{DESCRIPTION}" for name in self._layouts)]
         for name, array in self._layouts.items():
             objects = range(-(-array.shape[0] // array.rows))
             names += [self._object_name(name, number) for number in objects]

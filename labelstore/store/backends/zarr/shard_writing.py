@@ -3,7 +3,7 @@
 zarr takes about 0.3 ms for an inner chunk besides compressing it, most of it spent on switching
 between tasks, and a block of 500 views has 375 of them: more than all else that is done for labels
 that another project has made. So shards are put together here, of the codecs that the array's own
-description names, as they are read in ``shards``. Everything else of an array zarr makes.
+description names, as they are read in ``shards``; so are keys and targets.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import numpy as np
 from numcodecs.blosc import Blosc
+from numcodecs.vlen import VLenUTF8
 
 from labelstore.storage.parallel.threads import on_all_cores
 from labelstore.store.backends.zarr.shards import (
@@ -25,7 +26,7 @@ from labelstore.store.backends.zarr.shards import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -36,6 +37,9 @@ __all__ = ["BlockEncoder", "shard_of"]
 
 _LITTLE_BYTES = 2**17
 """Codes of a block that are compressed sooner than threads are started for them."""
+
+_TEXTS = VLenUTF8()
+"""How zarr writes texts, of which ``shards`` tells the layout."""
 
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
@@ -102,6 +106,15 @@ class BlockEncoder:
             return shard_of(map(chunk, groups), array.count)
         return shard_of(on_all_cores(chunk, groups), array.count)
 
+    def table(self, values: npt.NDArray[Any]) -> Iterator[bytes]:
+        """The objects of an array of one axis in order; each is there, whatever it holds.
+
+        Args:
+            values: (n,) all numbers, or texts, of the array.
+        """
+        for start in range(0, len(values), self.layout.rows):
+            yield self._encoded(values[start : start + self.layout.rows])
+
     def _is_cut_alike(self, other: StoredObject) -> bool:
         """Whether an object's chunks are of this array's shape, and mean the same where they are
         not there."""
@@ -111,15 +124,19 @@ class BlockEncoder:
 
     def _chunk(self, codes: npt.NDArray[Any]) -> bytes | None:
         """The bytes of a chunk; None where all are fill values."""
+        return None if _is_fill(codes, self.layout.fill) else self._encoded(codes)
+
+    def _encoded(self, codes: npt.NDArray[Any]) -> bytes:
+        """The bytes of a chunk, filled up where it has less than others."""
         array = self.layout
-        if _is_fill(codes, array.fill):
-            return None
         chunk: npt.NDArray[Any]
         if codes.shape == array.chunks:
             chunk = np.ascontiguousarray(codes, dtype=array.dtype)
         else:
             chunk = np.full(array.chunks, array.fill, dtype=array.dtype)
             chunk[tuple(slice(size) for size in codes.shape)] = codes
+        if chunk.dtype == object:
+            chunk = np.frombuffer(_TEXTS.encode(chunk), dtype=np.uint8)
         if self.compressor is None:
             return _checked(chunk.tobytes())
         return _checked(bytes(self.compressor.encode(chunk)))
