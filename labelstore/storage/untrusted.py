@@ -34,6 +34,7 @@ __all__ = [
     "DOCUMENT_BYTES",
     "check_expansion",
     "json_document",
+    "json_of",
     "open_descriptor",
     "open_file",
     "open_inside",
@@ -316,20 +317,25 @@ def json_document(data: bytes, where: Path | str) -> Any:
         CorruptError: it is not that.
     """
     with parsed(where):
-        if len(data) > DOCUMENT_BYTES:
-            raise ValueError(f"{len(data):,} bytes, expected at most {DOCUMENT_BYTES:,}")
-        text = data.decode("utf-8")
-        document = json.loads(
-            text,
-            object_pairs_hook=_members,
-            parse_int=_integer,
-            parse_float=_number,
-            parse_constant=_number,
-        )
-        if "\\u" in text:
-            # An escape may name half a character, which no digest and no terminal takes.
-            json.dumps(document, ensure_ascii=False).encode()
-        return document
+        return json_of(data)
+
+
+def json_of(data: bytes) -> Any:
+    """``json_document``, of which whoever calls tells where it is; ValueError or what else."""
+    if len(data) > DOCUMENT_BYTES:
+        raise ValueError(f"{len(data):,} bytes, expected at most {DOCUMENT_BYTES:,}")
+    text = data.decode("utf-8")
+    document = json.loads(
+        text,
+        object_pairs_hook=_members,
+        parse_int=_integer,
+        parse_float=_number,
+        parse_constant=_number,
+    )
+    if "\\u" in text:
+        # An escape may name half a character, which no digest and no terminal takes.
+        json.dumps(document, ensure_ascii=False).encode()
+    return document
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ they are for other Zarr libraries, and are checked so that all libraries read th
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labelstore.format.arrays import commit_columns
+from labelstore.storage.untrusted import json_of
 from labelstore.store.backends.zarr.arrays import (
     COMMITS,
     KEYS,
@@ -25,7 +27,7 @@ from labelstore.store.backends.zarr.arrays import (
 if TYPE_CHECKING:
     from labelstore.format.manifest import Manifest
 
-__all__ = ["ArrayLayout", "array_layouts", "check_layout"]
+__all__ = ["ArrayLayout", "array_document", "array_layouts"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,29 @@ def array_layouts(manifest: Manifest) -> dict[str, ArrayLayout]:
     return layouts
 
 
-def check_layout(document: Any, expected: ArrayLayout) -> None:
+def array_document(data: bytes, expected: ArrayLayout) -> Any:
+    """The JSON of an array's ``zarr.json``, which fits its layout; stores that are alike have the
+    same, and what fitted once is not looked at again.
+
+    Raises:
+        ValueError, or what else comes of it, where it does not.
+    """
+    look = _array_document if len(data) <= _LITTLE_BYTES else _array_document.__wrapped__
+    return look(data, expected)
+
+
+_LITTLE_BYTES = 2**12
+"""Bytes of a description that is kept at most: twice those of any that is written here."""
+
+
+@functools.lru_cache(maxsize=256)
+def _array_document(data: bytes, expected: ArrayLayout) -> Any:
+    document = json_of(data)
+    _check_layout(document, expected)
+    return document
+
+
+def _check_layout(document: Any, expected: ArrayLayout) -> None:
     """Raise ValueError, or what else comes of it, where an array's description is another.
 
     Args:

@@ -23,7 +23,7 @@ from labelstore.storage.untrusted import (
     read_manifest,
 )
 from labelstore.store.backends.zarr.arrays import ATTRIBUTE, COMMITS, DESCRIPTION, KEYS, TARGETS
-from labelstore.store.backends.zarr.metadata import ArrayLayout, array_layouts, check_layout
+from labelstore.store.backends.zarr.metadata import ArrayLayout, array_document, array_layouts
 from labelstore.store.backends.zarr.objects import ZarrObjects
 from labelstore.store.backends.zarr.shards import (
     chunk_bytes,
@@ -110,9 +110,7 @@ class ZarrReads(ZarrObjects):
             data = self._object_bytes(f"{name}/{DESCRIPTION}", DOCUMENT_BYTES)
             if data is None:
                 raise ValueError("it is not there")
-            document = json_document(data, where)
-            check_layout(document, expected)
-            return document
+            return array_document(data, expected)
 
     def read_keys(self) -> tuple[str, ...]:
         array = self._layouts[KEYS]
