@@ -41,10 +41,14 @@ def pytest_configure(config):
     ):
         os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
     # A machine that has other things to do is no fault of an example's.
-    hypothesis.settings.register_profile("labelstore", deadline=None, max_examples=60)
+    hypothesis.settings.register_profile("labelstore", deadline=None, max_examples=40)
     hypothesis.settings.register_profile("many", deadline=None, max_examples=2000)
     if not config.getoption("--hypothesis-profile", None):
         hypothesis.settings.load_profile("labelstore")
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        from tests.support import commands
+
+        commands.share()
     if hasattr(config.option, "loadscopereorder"):
         # pytest-xdist keeps the order of pytest_collection_modifyitems.
         config.option.loadscopereorder = False

@@ -23,6 +23,7 @@ import os
 import pkgutil
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,7 +33,7 @@ import threading
 import weakref
 from pathlib import Path
 
-__all__ = ["run", "start"]
+__all__ = ["run", "share", "start"]
 
 FORKS = sys.platform == "linux"
 """Elsewhere every command is a new interpreter."""
@@ -62,6 +63,9 @@ READ_AT_START = (
 
 ENVIRONMENT = dict(os.environ)
 """That of the process that commands are forked from: this one's before any test changes it."""
+
+SHARED = "LABELSTORE_TESTS_COMMANDS"
+"""The variable that says where such a process listens that several processes of tests share."""
 
 READ_LATER = ("PYTHONPATH", "PYTHONIOENCODING", "PYTHONBREAKPOINT")
 """Those of them that a forked command heeds. Ray sets the last for all that comes after it."""
@@ -203,14 +207,39 @@ def run(arguments, *, check=False, timeout=300, **options):
     return done
 
 
+def share():
+    """Let the processes that this one starts, for ``pytest -n``, have their commands of one server.
+
+    Its imports take as long as hundreds of commands. It makes them when a command is first asked
+    for.
+    """
+    if FORKS:
+        os.environ[SHARED] = ENVIRONMENT[SHARED] = _started()
+
+
 @functools.cache
 def _server():
-    """The socket of the process that commands are forked from; it ends with this one."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
+    """The socket of the process that commands are forked from."""
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    control.connect(ENVIRONMENT.get(SHARED) or _started())
+    atexit.register(control.close)
+    return control
+
+
+def _started():
+    """Where a new such process listens; it ends with this one."""
+    # In a folder that is this user's alone, as what listens there runs whatever it is sent.
+    folder = tempfile.mkdtemp()
+    address = f"{folder}/commands"
+    life = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(address)
+        listener.listen()
+        # The first that it accepts.
+        life.connect(address)
         process = subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, __file__, str(listener.fileno())],
+            pass_fds=[listener.fileno()],
             env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             # Ctrl-C is for the tests.
@@ -218,15 +247,23 @@ def _server():
         )
 
     def end():
-        ours.close()
+        life.close()
         process.wait()
+        shutil.rmtree(folder)
 
     atexit.register(end)
-    return ours
+    return address
 
 
-def serve(control):
-    """Fork a command for each request, and tell how it ended; returns in the command's process."""
+def serve(listener):
+    """Fork a command for each request, and tell how it ended; returns in the command's process.
+
+    Args:
+        listener: who connects may send requests; when the first that did is gone, this ends.
+    """
+    life, _ = listener.accept()
+    if life in select.select([listener, life], [], [])[0]:
+        return None
     # Nothing that imports make is garbage.
     gc.disable()
     for module in (*IMPORTED, *_own_modules()):
@@ -244,9 +281,9 @@ def serve(control):
     gc.freeze()
     gc.enable()
     _take_large_pages()
-    running = {}
+    controls, running = {life, listener}, {}
     while True:
-        ready, _, _ = select.select([control, *running], [], [])
+        ready, _, _ = select.select([*controls, *running], [], [])
         for ended in set(ready) & set(running):
             command, told = running.pop(ended)
             _, status = os.waitpid(command, 0)
@@ -254,11 +291,18 @@ def serve(control):
                 os.write(told, f"{os.waitstatus_to_exitcode(status)}\n".encode())
             os.close(told)
             os.close(ended)
-        if control not in ready:
+        control = next((one for one in ready if one in controls), None)
+        if control is listener:
+            controls.add(listener.accept()[0])
+        if control in (None, listener):
             continue
         message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 4)
         if not message:
-            return None
+            if control is life:
+                return None
+            controls.remove(control)
+            control.close()
+            continue
         *streams, told = descriptors
         command = os.fork()
         if not command:
@@ -267,7 +311,8 @@ def serve(control):
         running[os.pidfd_open(command)] = command, told
         for descriptor in streams:
             os.close(descriptor)
-    control.close()
+    for control in controls:
+        control.close()
     for other, (_, its) in running.items():
         os.close(other)
         os.close(its)

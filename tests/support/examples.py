@@ -6,7 +6,7 @@ import hypothesis
 
 __all__ = ["examples"]
 
-NORMAL = 60
+NORMAL = 40
 """Those of the normal profile, to which ``count`` is a share."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -133,13 +134,33 @@ def once(make):
         if not results.exists():
             made = make(whole, *arguments, **options)
             results.write_bytes(pickle.dumps(made[1:] if isinstance(made, tuple) else None))
-        # Files of their own times, as new ones are.
-        shutil.copytree(whole, path, copy_function=shutil.copyfile)
+        lay_down(whole, path)
         others = pickle.loads(results.read_bytes())
         store = labelstore.open(path)
         return store if others is None else (store, *others)
 
     return copied
+
+
+def lay_down(whole, path):
+    """Make a copy of a folder that does not change: files of their own times, as new ones are."""
+    folders, files = _contents(whole)
+    path.mkdir(parents=True)
+    for folder in folders:
+        os.mkdir(f"{path}/{folder}")
+    for name, data in files:
+        with open(f"{path}/{name}", "wb", 0) as file:
+            file.write(data)
+
+
+@functools.lru_cache(maxsize=64)
+def _contents(folder):
+    """The folders below a folder, each after the one that it is in, and all files with bytes."""
+    entries = [(entry.relative_to(folder).as_posix(), entry) for entry in sorted(folder.rglob("*"))]
+    return (
+        [name for name, entry in entries if entry.is_dir()],
+        [(name, entry.read_bytes()) for name, entry in entries if entry.is_file()],
+    )
 
 
 MADE = []
