@@ -107,6 +107,8 @@ def main(results: str, pages: list[str]) -> None:
     """Run pages one after another and write down how each went."""
     import torch
 
+    # What ``datasets`` reads when a page imports it.
+    os.environ["HF_HOME"] = str(Path(results).parent)
     # Networks as small as these are faster so.
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

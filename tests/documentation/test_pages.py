@@ -61,7 +61,7 @@ main()
     )
     results = place / "results.json"
     pages = [page for page in WITH_PYTHON if not lacks(page)]
-    own = {"PYTHONPATH": str(Path(__file__).parents[2]), "MPLBACKEND": "agg", "HF_HOME": str(place)}
+    own = {"PYTHONPATH": str(Path(__file__).parents[2]), "MPLBACKEND": "agg"}
     commands.run(
         [sys.executable, "-m", "tests.documentation.page_runner", str(results), *pages],
         cwd=shared,
