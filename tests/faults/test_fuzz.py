@@ -26,8 +26,8 @@ def told(failures):
     return "\n".join(f"seed {seed}: {kind} {words}" for seed, kind, words in failures[:20])
 
 
-def test_a_thousand_inputs():
-    failures, _ = fuzzing.fuzz(inputs=1200, seed=0)
+def test_hundreds_of_inputs():
+    failures, _ = fuzzing.fuzz(inputs=500, seed=0)
     assert not failures, told(failures)
 
 

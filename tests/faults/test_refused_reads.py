@@ -64,7 +64,11 @@ def refusing(monkeypatch, refused, number):
     monkeypatch.setattr(os, "stat", guard(os.stat))
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize(
+    # That too many files are open is met for real in test_outages.
+    "number",
+    [errno.EACCES, errno.EIO, pytest.param(errno.EMFILE, marks=pytest.mark.slow)],
+)
 def test_every_file(store, monkeypatch, number):
     everything(store)
     met = 0

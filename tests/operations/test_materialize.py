@@ -133,7 +133,7 @@ def test_any_flipped_byte_is_an_error_or_changes_nothing(tmp_path):
         if not file.is_file():
             continue
         whole = file.read_bytes()
-        for place in range(0, len(whole), max(1, len(whole) // 60)):
+        for place in range(0, len(whole), max(1, len(whole) // 20)):
             broken = bytearray(whole)
             broken[place] ^= 1 << place % 8
             file.write_bytes(broken)
@@ -148,7 +148,7 @@ def test_any_flipped_byte_is_an_error_or_changes_nothing(tmp_path):
         with pytest.raises(StoreError):
             everything(labelstore.open(tmp_path / "copy"))
         file.write_bytes(whole)
-    assert refused > 400
+    assert refused > 130
 
 
 @pytest.mark.parametrize("change", ["changed", "shorter", "gone", "replaced"])

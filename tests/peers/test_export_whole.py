@@ -68,16 +68,14 @@ def steps_of(store, place, to):
 @pytest.mark.parametrize(
     ("to", "name", "fault"),
     [
-        *(pytest.param(*of.values, "die-before", id=f"{of.id}-before") for of in FORMATS),
         # A folder and a file are put in their place by other steps; two formats are each of them.
-        *(
-            pytest.param(
-                *(*of.values, "die-after"),
-                id=f"{of.id}-after",
-                marks=() if of.id in ("fkd", "npz") else pytest.mark.slow,
-            )
-            for of in FORMATS
-        ),
+        pytest.param(
+            *(*of.values, f"die-{when}"),
+            id=f"{of.id}-{when}",
+            marks=() if of.id in ("fkd", "npz") else pytest.mark.slow,
+        )
+        for when in ("before", "after")
+        for of in FORMATS
     ],
 )
 def test_killed_at_steps_the_old_one_or_the_new_one_is_there(stores, tmp_path, to, name, fault):

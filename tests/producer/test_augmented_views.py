@@ -107,6 +107,7 @@ def test_the_teacher_saw_the_students_pixels(photos, teacher, tmp_path, stages):
     assert changed
 
 
+@pytest.mark.slow  # test_mixed_views has one of stages that are mixed besides
 def test_a_real_teacher_saw_the_students_pixels(photos, lite0, tmp_path):
     stages = ("ra-n2-m9", "jitter-0.4-0.4-0.4-0.1", "erase-0.5")
     store = labelled(photos, lite0, tmp_path / "s.parquet", stages, temperature=1.0)

@@ -270,7 +270,11 @@ forking = [
 
 
 @pytest.fixture(
-    params=[pytest.param(fault, marks=forking) for fault in ("die-before", "die-after")]
+    params=[
+        pytest.param("die-before", marks=forking),
+        # What it leaves, to die before the next step leaves.
+        pytest.param("die-after", marks=[*forking, pytest.mark.slow]),
+    ]
 )
 def fault(request):
     return request.param

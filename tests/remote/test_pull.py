@@ -42,7 +42,7 @@ def test_a_whole_copy_is_the_source(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "count", [1, 4, 5, 10, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 9))]
+    "count", [1, 5, 10, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4, 9))]
 )
 def test_the_first_views(source, tmp_path, count):
     store, remote = source

@@ -17,6 +17,17 @@ from tests.support.stores import make_planned, once, planned, top_of, written
 make_planned, written = once(make_planned), once(written)
 
 QUANTIZERS = ["ratio16", "ratio32", "u8", "u16", "fp16", "fp32"]
+
+
+def alternating(one, other, *rare):
+    """Quantizers with one or the other value in turn; what neighbours lack, and rare ones, slow."""
+    for number, quantizer in enumerate(QUANTIZERS):
+        for value in (one, other, *rare):
+            # Neighbours are decoded by one piece, of other numbers.
+            usual = value == (one, other)[number % 2]
+            yield pytest.param(quantizer, value, marks=() if usual else pytest.mark.slow)
+
+
 IMAGES, VIEWS = 20, 6
 
 
@@ -65,15 +76,13 @@ def check_all(store):
             assert np.array_equal(soft.base, whole.base[image, view])
 
 
-@pytest.mark.parametrize("quantizer", QUANTIZERS)
-@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize(("quantizer", "k"), [*alternating(1, 4)])
 def test_a_label_alone_is_that_of_a_batch(tmp_path, suffix, quantizer, k):
     store, _, _ = written(tmp_path / f"s.{suffix}", images=4, k=k, quantizer=quantizer)
     check_all(store)
 
 
-@pytest.mark.parametrize("quantizer", QUANTIZERS)
-@pytest.mark.parametrize("prior_size", [1, pytest.param(8, marks=pytest.mark.slow), 40])
+@pytest.mark.parametrize(("quantizer", "prior_size"), [*alternating(1, 40, 8)])
 def test_with_a_list_of_likely_classes(tmp_path, suffix, quantizer, prior_size):
     k = 2 if prior_size == 1 else 5
     options = {"images": 5, "classes": 40, "k": k, "quantizer": quantizer, "prior_size": prior_size}

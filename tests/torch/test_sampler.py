@@ -434,9 +434,11 @@ def test_a_budget_shows_a_share_of_the_images(store, budget, p, q):
     assert list(ViewSampler(store, 2, budget=1)) == list(ViewSampler(store, 2))
 
 
-@pytest.mark.parametrize("budget", [0.5, 2 / 3, 0.37])
+@pytest.mark.parametrize(
+    ("budget", "images"),
+    [(0.5, None), (2 / 3, [0, 2, 3, 7, 8, 12, 13]), (0.37, None), (0.37, [0, 2, 3, 7, 8, 12, 13])],
+)
 @pytest.mark.parametrize("rule", [None, *RULES])
-@pytest.mark.parametrize("images", [None, [0, 2, 3, 7, 8, 12, 13]])
 def test_a_budget_leaves_no_view_out(store, budget, rule, images):
     ferkd = RULES.get(rule)
     options = {"budget": budget, "ferkd": ferkd, "images": images}

@@ -51,7 +51,7 @@ def walked(showings, passes, m, group_views=4, seed=0, pace=None):
     )
 
 
-@examples(15)
+@examples(10)
 @given(
     num_views=st.integers(1, 40) | st.integers(60, 90),
     group_views=st.integers(1, 17),

@@ -82,7 +82,7 @@ def test_epochs_are_the_same_with_and_without(tmp_path, workers, method, persist
     )
     assert not folder.exists()
     # Workers that each epoch starts anew cost most of it.
-    for epoch in range(6 if persistent or not workers else 3):
+    for epoch in range(4 if persistent or not workers else 2):
         sampler.set_epoch(epoch)
         plain_sampler.set_epoch(epoch)
         assert epoch_of(loader) == epoch_of(plain)

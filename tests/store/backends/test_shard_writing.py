@@ -44,8 +44,7 @@ def random_codes(dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", ["|u1", "<u2", "<u4", "<f2", "<f4", "<i4"])
-@pytest.mark.parametrize("level", [1, 5, 9])
-@pytest.mark.parametrize("rest", [(), (1,), (3,)])
+@pytest.mark.parametrize(("level", "rest"), [(1, ()), (5, (1,)), (9, (3,))])
 def test_objects_are_those_of_zarr(tmp_path, dtype, level, rest):
     fill = float("nan") if np.dtype(dtype).kind == "f" else 201
     # The last block and the last group of views are cut off.

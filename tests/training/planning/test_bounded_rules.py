@@ -108,8 +108,15 @@ def logits_of(seed, images, views, classes):
     return logits, truths
 
 
-@pytest.mark.parametrize("quantizer", ["ratio16", "u8", "fp16"])
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize(
+    ("quantizer", "temperature"),
+    [
+        # Each of both; all pairs take their time.
+        pytest.param(name, temperature, marks=() if row == column else pytest.mark.slow)
+        for row, name in enumerate(("ratio16", "u8", "fp16"))
+        for column, temperature in enumerate((4.0, 0.5, 1.0))
+    ],
+)
 def test_decisions_of_stores_are_those_of_their_exact_confidences(tmp_path, quantizer, temperature):
     images, views, classes = 24, 10, 40
     paths = [tmp_path / f"{name}.zarr" for name in "ab"]
