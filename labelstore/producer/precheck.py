@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labelstore.errors import MismatchError
 from labelstore.producer.manifests import plan_of, stored_manifest
 from labelstore.producer.settings import DEFAULT_OPTIONS, Output, RunOptions
 from labelstore.store.writer import StoreWriter
@@ -80,7 +81,7 @@ def check_request(
     if stored is not None:
         # Keys and ground truth are compared when there are classes to number them by.
         asked = dataclasses.replace(asked, probe=stored.probe, fingerprint=stored.fingerprint)
-    StoreWriter(
+    writer = StoreWriter(
         path,
         asked,
         source.keys,
@@ -88,4 +89,12 @@ def check_request(
         overwrite=options.overwrite,
         allow_version_drift=options.allow_version_drift,
         share=options.share,
-    ).check()
+    )
+    try:
+        writer.check()
+    except MismatchError:
+        if stored is not None or options.overwrite or stored_manifest(path) is None:
+            raise
+        # Another process began the store meanwhile: what is not known of the teacher is no
+        # difference.
+        check_request(source, path, settings_for, facts, options)

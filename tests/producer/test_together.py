@@ -21,6 +21,7 @@ from labelstore.format.settings import StoreSettings
 from labelstore.images.sources.folder import FolderSource
 from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.generation import generate, generate_together
+from labelstore.producer.precheck import check_request
 from labelstore.producer.settings import LabelSettings, Output, RunOptions
 from labelstore.storage import locks
 from labelstore.store.writer import Share
@@ -87,6 +88,34 @@ def test_two_teachers_in_one_pass_make_the_stores_of_each_alone(
         assert files_of(tmp_path / f"both{number}.zarr") == files_of(
             tmp_path / f"alone{number}.zarr"
         )
+
+
+def test_a_store_that_another_process_begins_meanwhile_is_no_other_store(
+    photos, teachers, tmp_path
+):
+    """Between the look whether there is one, and the comparison with it."""
+    source, path = FolderSource(photos), tmp_path / "one.zarr"
+    facts = teachers[0].describe() | {"num_classes": None}
+    asked = []
+
+    def settings(num_classes):
+        if not asked:
+            alone(source, teachers[0], path)
+        asked.append(num_classes)
+        return RECIPE
+
+    check_request(source, path, settings, facts)
+    assert len(asked) == 2
+    assert asked[1] == teachers[0].num_classes
+    asked, other = [], LabelSettings(6, StoreSettings(k=3, block_images=2))
+    shutil.rmtree(path)
+
+    def others(num_classes):
+        settings(num_classes)
+        return other
+
+    with pytest.raises(MismatchError, match=r"settings \(views.count: stored 5, asked for 6\)"):
+        check_request(source, path, others, facts)
 
 
 def test_stores_at_different_points_are_finished_together(photos, teachers, tmp_path):
