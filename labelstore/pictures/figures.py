@@ -5,10 +5,11 @@ What is written in them is made ready by who calls: text without characters of c
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from labelstore.storage import local_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +63,7 @@ def draw_confidence(
         title: what it is of; caption: a smaller line below it.
 
     Raises:
-        UsageError: the file cannot be written.
+        StoreError: the file cannot be written; an older one is as it was.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
@@ -104,13 +105,9 @@ def draw_confidence(
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     axes.grid(axis="y", color="#dddddd", linewidth=0.6, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written ({error.strerror}): name another file.",
-            arguments=("plot",),
-        ) from error
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix[1:].lower())
+    local_files.write_whole(path, picture.getvalue())
 
 
 def _shade(axes: Any, region: Region, place: int) -> Any:

@@ -323,6 +323,16 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        in_the_way = None
+        if isinstance(error, IsADirectoryError):
+            in_the_way = "a folder stands where a file has to be"
+        elif isinstance(error, (FileExistsError, NotADirectoryError)):
+            # Of a folder that is made, or of one above what is written.
+            in_the_way = "a file stands where a folder has to be"
+        if in_the_way:
+            raise StoreError(
+                f"cannot write {path}: {in_the_way} ({error.strerror}): choose another name."
+            ) from error
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}; free space or mend its rights, then "
             "run the same command again: what was committed is untouched."

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from importlib import resources
 
@@ -224,8 +225,29 @@ def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_read(tmp_path
 
 def test_a_plot_that_cannot_be_written_is_an_error_of_one_line(store, tmp_path):
     (tmp_path / "figure.png").mkdir()
-    done = inspect(store, "--plot", tmp_path / "figure.png", code=2)
-    assert "cannot be written" in done.stderr
+    done = inspect(store, "--plot", tmp_path / "figure.png", code=1)
+    assert "figure.png: a folder stands where a file has to be" in done.stderr
+
+
+def test_of_a_plot_that_the_disk_has_no_room_for_nothing_is_left(store, tmp_path):
+    """The largest file that a process may write stands for a disk that is full."""
+    code = (
+        "import resource, signal, sys\n"
+        "from labelstore.cli.main import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "main()\n"
+    )
+    folder = tmp_path / "plots"
+    folder.mkdir()
+    plot = folder / "figure.png"
+    arguments = ["inspect", str(store), "--plot", str(plot)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert f"Error: cannot write {plot}: " in done.stderr
+    assert list(folder.iterdir()) == []
 
 
 def test_the_papers_plot_of_an_empty_store(tmp_path):

@@ -114,7 +114,8 @@ def _looked_at(console: Console, report: dict[str, Any]) -> None:
             f"--sample {sample['of']} looks at all.",
         )
     epochs = ", ".join(
-        f"{row['epochs']:,} at {counted(row['views_per_image'], 'view')} an image"
+        f"{format(row['epochs'], ',') if row['epochs'] else 'none'} at "
+        f"{counted(row['views_per_image'], 'view')} an image"
         for row in report["epochs"]
     )
     console.print()
@@ -339,7 +340,7 @@ def draw_histogram(report: dict[str, Any], path: Path) -> None:
     """Figure 2, with what FerKD does where; replaces the file at ``path``.
 
     Raises:
-        UsageError: the file cannot be written.
+        StoreError: the file cannot be written; an older one is as it was.
     """
     import numpy as np
 
