@@ -84,6 +84,7 @@ def folder(tmp_path_factory):
         ("full", "a", "b", ["--photos", str(folder / "photos"), "--extremes", "20"]),
         ("images", "a", "other", ["--photos", str(folder / "photos")]),
         ("single", "one", "two", []),
+        ("same", "a", "a", ["--photos", str(folder / "photos")]),
     ):
         arguments = [str(folder / f"{name}.zarr") for name in (a, b)]
         arguments += ["--report", str(folder / f"{page}.html"), *more]
@@ -199,6 +200,18 @@ def test_a_page_that_has_less_is_a_page_all_the_same(browser, folder, name):
         assert not browser.find_elements("css selector", "#views")
     data = json.loads(element(browser, "#data").get_attribute("textContent"))
     assert data["comparison"]["crops"] == (20 if name == "images" else 6)
+
+
+def test_of_the_same_labels_none_differ_most(browser, folder):
+    visit(browser, folder / "same.html")
+    assert texts(browser, "#views .quiet") == ["No view differs."]
+    assert texts(browser, "#images .quiet") == ["No photo differs."]
+    assert not browser.find_elements("css selector", "ul.pairs")
+    stores = [str(folder / "a.zarr")] * 2
+    printed = CliRunner().invoke(main, ["compare", *stores]).stdout
+    assert "mean confidence of A" in printed
+    assert "Views that differ most" not in printed
+    assert "Images that differ most" not in printed
 
 
 @pytest.mark.parametrize("name", ["full", "images", "single"])

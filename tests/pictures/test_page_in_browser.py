@@ -236,6 +236,46 @@ def test_examples_lie_on_either_side_of_each_threshold(browser):
     assert browser.execute_script(pictures)
 
 
+def test_examples_are_of_the_part_that_their_heading_names(browser, folder):
+    """Where a part is empty, the next crops are of another."""
+    path = folder / "sure.zarr"
+    labels = (np.zeros((6, 4, 1), int), np.full((6, 4, 1), 0.5))
+    sizes = {"widths": [9] * 6, "heights": [9] * 6}
+    store = labelstore.write(path, *labels, 3, law=ViewLaw(1), **sizes)
+    page_of_it = folder / "sure.html"
+    data = page_data(store, report(store))
+    page_of_it.write_text(page.render("report", "sure", data), encoding="utf-8")
+    visit(browser, page_of_it)
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('#thresholds .sides > div')].map((side) =>"
+        "[side.querySelector('h4').textContent, side.querySelectorAll('li').length])"
+    )
+    assert [words.partition(": ")[2] for words, _ in shown] == [
+        *("discarded (too hard)", "calibrated", "calibrated", "kept"),
+        *("kept", "discarded (too easy)"),
+    ]
+    assert [crops for _, crops in shown] == [0, 0, 0, 3, 3, 0]
+
+
+def test_a_small_photo_is_drawn_as_large_as_others(browser, folder):
+    """A photo of 32 pixels' boxes could not be told apart."""
+    path = folder / "small.zarr"
+    place = folder / "small" / "c"
+    place.mkdir(parents=True)
+    Image.new("RGB", (32, 16), "red").save(place / "0.png")
+    sizes = {"widths": [32], "heights": [16]}
+    labels = (np.zeros((1, 4, 1), int), np.full((1, 4, 1), 0.5))
+    labelstore.write(path, *labels, 3, keys=["c/0.png"], law=ViewLaw(1), **sizes)
+    arguments = ["inspect", path, "--report", folder / "small.html", "--photos", folder / "small"]
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    visit(browser, folder / "small.html")
+    picture = element(browser, ".boxed img")
+    assert picture.get_attribute("naturalWidth") == "32"
+    assert (picture.size["width"], picture.size["height"]) == (256, 128)
+    assert element(browser, ".boxed svg").size == picture.size
+
+
 def test_numbers_are_those_of_the_report(browser, told):
     assert element(browser, "#calibration-error").text == (
         f"{told['reliability']['expected_calibration_error']:.4f}"

@@ -240,7 +240,7 @@ class _Shown:
 
     def entries(self, kind: str) -> RenderableType | None:
         """Views or images, with what both say of them."""
-        entries = self.report[kind]
+        entries = [entry for entry in self.report[kind] if entry["total_variation"] > 0]
         if not entries:
             return None
         views = kind == "largest_views"

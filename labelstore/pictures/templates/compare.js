@@ -172,14 +172,20 @@
     if (!told.largest_views.length) return;
     page.section("views", "The views that differ most",
       el("p", {}, "By total variation. The bars are the largest classes of each recovered label; the ground truth is in bold."),
-      el("ul", {class: "pairs"}, told.largest_views.map(entry)));
+      differing(told.largest_views, "No view differs."));
   }
 
   function photos() {
     if (!told.largest_images.length) return;
     page.section("images", "The photos that differ most",
       el("p", {}, byViews ? "By the mean total variation over their views. The bars are the mean label of each photo." : "By the total variation of their mean labels, which the bars show."),
-      el("ul", {class: "pairs"}, told.largest_images.map(entry)));
+      differing(told.largest_images, "No photo differs."));
+  }
+
+  /* What differs at all: the farthest apart may be the same. */
+  function differing(entries, none) {
+    const apart = entries.filter((found) => found.total_variation > 0);
+    return apart.length ? el("ul", {class: "pairs"}, apart.map(entry)) : el("p", {class: "quiet"}, none);
   }
 
   function entry(found) {

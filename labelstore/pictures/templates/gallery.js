@@ -70,8 +70,10 @@ page.gallery = ({data, names, className, suspects}) => {
         style: kind ? {} : {stroke: page.confidenceColor(confidence)}})));
     const overlay = image.width && el("svg", {viewBox: `0 0 ${image.width} ${image.height}`, preserveAspectRatio: "none", role: "img",
       "aria-label": `${boxed.length} boxes`}, rects);
+    // A small photo as large as others, or its boxes could not be told apart.
+    const scaled = image.width && {width: `${16 * image.width / Math.max(image.width, image.height)}rem`};
     return el("div", {class: "boxed"},
-      image.picture ? el("img", {src: image.picture, alt: image.key, decoding: "async"})
+      image.picture ? el("img", {src: image.picture, alt: image.key, decoding: "async", style: scaled || {}})
         : el("div", {class: "blank", style: {"aspect-ratio": `${image.width} / ${image.height}`}}),
       overlay);
   }

@@ -86,7 +86,7 @@
         isSample && ["looked at", `${count(report.sample.views)} of ${counted(report.sample.of, "view")} of each photo; \u00b1 is half of a 95 % interval`],
         ["photos here", picturesInWords(data.pictures)],
         report.epochs && ["epochs", report.epochs.map((entry) =>
-          `${counted(entry.epochs, "epoch")} without a repeated view at ${counted(entry.views_per_image, "view")} a photo`).join("; ")],
+          `${entry.epochs ? counted(entry.epochs, "epoch") : "none"} without a repeated view at ${counted(entry.views_per_image, "view")} a photo`).join("; ")],
       ].filter(Boolean)));
   }
 

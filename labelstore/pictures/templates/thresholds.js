@@ -151,14 +151,22 @@ page.thresholds = ({data, names, images, photoLink, plusMinus, isSample}) => {
     curve.replaceChildren(svg);
   }
 
+  /* The place of the first example above a threshold; they stand by confidence. */
+  function firstAbove(value) {
+    // Single precision, as stored probabilities are compared.
+    const first = data.examples.findIndex((crop) => crop.confidence > Math.fround(value));
+    return first < 0 ? data.examples.length : first;
+  }
+
   function drawExamples() {
     replace(examples, at.map((place, number) => {
       const stop = stops[place];
-      // Single precision, as stored probabilities are compared.
-      const first = data.examples.findIndex((crop) => crop.confidence > Math.fround(stop.value));
-      const split = first < 0 ? data.examples.length : first;
-      const below = data.examples.slice(Math.max(0, split - 3), split);
-      const above = data.examples.slice(split, split + 3);
+      // Of crops at or below it those above the threshold before, of the others those up to the next.
+      const split = firstAbove(stop.value);
+      const least = number ? firstAbove(stops[at[number - 1]].value) : 0;
+      const most = number < 2 ? firstAbove(stops[at[number + 1]].value) : data.examples.length;
+      const below = data.examples.slice(Math.max(least, split - 3), split);
+      const above = data.examples.slice(split, Math.min(most, split + 3));
       return [
         el("h3", {}, `Crops on either side of ${sliders[number].name}, ${text(stop.value)}`),
         el("div", {class: "sides"}, [[below, ACTIONS[number], "at or below it"], [above, ACTIONS[number + 1], "above it"]].map(
