@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labelstore import __version__
-from labelstore.errors import LabelStoreError, UsageError
+from labelstore.errors import LabelStoreError, UsageError, did_you_mean
 from labelstore.producer.stopping import Terminated, obeying_sigterm
 
 from . import output
@@ -117,6 +117,18 @@ class LazyGroup(click.Group):
         if not isinstance(command, click.Command):
             raise TypeError(f"{module.__name__}.command is no click command")
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; of a name that is none, tell which commands look like it."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            hint = did_you_mean(name, COMMANDS)
+            raise click.UsageError(
+                f"there is no command {name!r}{f': {hint}' if hint else '.'}", ctx
+            )
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table alone."""

@@ -232,6 +232,8 @@ class ProgressMeter:
     @property
     def left(self) -> float | None:
         """Seconds to the end at the present rate; None before a rate is known."""
+        if self.images >= self.total_images:  # Some may have been left out, and have no views.
+            return 0.0
         rate = self.rates[1]
         return max(self.total_views - self.views, 0) / rate if rate > 0 else None
 

@@ -149,7 +149,14 @@ def advice(rows: Sequence[Row]) -> list[str]:
             f"same probability for every class ({useless[0].even_kl_nats:.2g}): take another, such "
             f"as {_named([best])} (KL {best.distances.kl_nats:.2g})."
         )
-    cut = [row for row in rows if row.setting.store.top_p is None and row.cut]
+    # A list of all classes says of each label what it leaves out: it cannot be longer.
+    cut = [
+        row
+        for row in rows
+        if row.setting.store.top_p is None
+        and row.cut
+        and (row.setting.store.prior_size or 0) < row.num_classes
+    ]
     if cut:
         fewest = min(row.classes_per_crop for row in cut)
         sentences.append(

@@ -69,8 +69,8 @@ def _of_agreement(report: dict[str, Any], tell: Any) -> None:
     if agreement is not None and 1 - agreement["top1"] > DISAGREES:
         tell(
             "teacher_disagrees",
-            f"The teacher's largest class is the ground truth of {agreement['top1']:.1%} of the "
-            "crops alone: the classes may be in another order than the teacher's (labelstore "
+            f"The teacher's largest class is the ground truth of only {agreement['top1']:.1%} of "
+            "the crops: the classes may be in another order than the teacher's (labelstore "
             "doctor compares them, a class map says which is which).",
         )
 

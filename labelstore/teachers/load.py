@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["facts_of", "load_teacher", "require_libraries"]
 
 _FORMS = "timm:NAME, or python:package.module:factory"
+_FILE = ".py"
 
 
 def load_teacher(
@@ -63,7 +64,7 @@ def load_teacher(
     """
     kind, _, name = spec.partition(":")
     if kind not in ("timm", "python") or not name:
-        raise UsageError(f"the teacher is {spec!r}, expected {_FORMS}.")
+        raise UsageError(f"the teacher is {spec!r}, expected {_FORMS}{_hint(spec)}.")
     if size is not None and size < 1:
         raise UsageError(f"the input size is {size}, expected at least 1 pixel.")
     if num_classes is not None and num_classes < 2:
@@ -130,22 +131,43 @@ def _weights_of(spec: str, checkpoint: str | None) -> dict[str, Any]:
     }
 
 
+def _hint(spec: str) -> str:
+    """A clause that says what was meant by a spec of neither form, where that can be told."""
+    kind, _, name = spec.partition(":")
+    path = name if kind == "python" else spec
+    if path.endswith(_FILE):
+        return f": give python:{_module_of(path)}:FUNCTION, in the folder that holds the file"
+    if kind == "python" and name:
+        return f": give python:{name}:FUNCTION"
+    if spec in ("", "timm", "python") or ":" in spec:
+        return ""
+    return f": give timm:{spec} for a network of timm"
+
+
+def _module_of(path: str) -> str:
+    """The name by which a file is imported in its folder."""
+    return Path(path).name.removesuffix(_FILE)
+
+
 def _run_factory(name: str) -> tuple[torch.nn.Module, Preprocessing, Sequence[str] | None]:
     """What the function ``package.module:factory`` returns, checked."""
     import torch
 
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise UsageError(f"the teacher is 'python:{name}', expected {_FORMS}.")
+        spec = f"python:{name}"
+        raise UsageError(f"the teacher is {spec!r}, expected {_FORMS}{_hint(spec)}.")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(module_name)
     except (ImportError, SyntaxError) as error:
+        mend = "install it, or run in the folder that holds it"
+        if module_name.endswith(_FILE):
+            mend = f"give python:{_module_of(module_name)}:{attribute}, in the folder that holds it"
         raise TeacherError(
-            f"cannot import the module {module_name} ({one_line(error)}): install it, or run in "
-            "the folder that holds it."
+            f"cannot import the module {module_name} ({one_line(error)}): {mend}."
         ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):

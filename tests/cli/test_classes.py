@@ -141,6 +141,7 @@ def test_a_teacher_from_a_factory(tmp_path, monkeypatch):
         (("s.zarr", "--teacher", "timm:resnet50"), "one of the two"),
         (("s.zarr", "--num-classes", "3"), "--num-classes is of a teacher"),
         (("--teacher", "resnet50"), "expected timm:NAME"),
+        (("timm:resnet50",), "give --teacher timm:resnet50"),
     ],
 )
 def test_wrong_requests_exit_with_2(arguments, words):

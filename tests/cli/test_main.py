@@ -105,6 +105,15 @@ def test_what_click_refuses_exits_with_2(arguments):
     assert "Traceback" not in done.stderr
 
 
+def test_commands_that_look_like_a_misspelt_one_are_named():
+    done = shell("inspekt", "teacher.zarr", "--json")
+    assert "there is no command 'inspekt': did you mean 'inspect'?" in done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["kind"] == "usage"
+    assert "did you mean 'inspect'?" in error["message"]
+    assert "Error: there is no command 'zzz'.\n" in shell("zzz").stderr
+
+
 def test_a_closed_pipe_is_quiet(store):
     piped = subprocess.run(
         ["bash", "-c", f"{' '.join(COMMAND)} inspect {store} --json | head -c 1"],
@@ -171,6 +180,15 @@ def test_progress_rates_leave_out_what_an_earlier_run_did():
     assert meter.line() == (
         "420 of 1,000 images, 2.0 images/s, 20 views/s, 0:00:10 elapsed, 0:04:50 left"
     )
+
+
+def test_nothing_is_left_when_images_were_left_out():
+    clock = Clock()
+    meter = output.ProgressMeter(3, 10, clock=clock)
+    for views in (10, 0, 10):
+        clock.now += 1
+        meter.update(images=1, views=views)
+    assert meter.left == 0
 
 
 def test_progress_rates_follow_a_machine_that_slows_down():

@@ -151,6 +151,10 @@ def test_plan_names_settings_that_are_no_nearer_than_an_even_spread_or_are_cut()
     (sentence,) = advice(flat)
     assert sentence.startswith("5:u8:64:")
     assert flat[0].classes_per_crop < 4
+    # Of three classes a list knows all: a longer one cannot be had.
+    few = [measure(distributions(20, 3, seed=0), Setting("", StoreSettings(3, "ratio16", 3)), 9)]
+    assert few[0].cut
+    assert advice(few) == []
     sharp = [measure(distributions(1, 1000, seed=0), Setting("", StoreSettings(5, "u8", 64)), 9)]
     assert advice(sharp) == []
     assert sharp[0].classes_per_crop == 5

@@ -523,10 +523,21 @@ class TestCheckpoints:
 
 
 class TestSpecs:
-    @pytest.mark.parametrize("spec", ["resnet18", "timm:", "hub:x", "", "timm"])
-    def test_other_forms(self, spec):
-        with pytest.raises(UsageError, match="expected timm:NAME, or python:package"):
+    @pytest.mark.parametrize(
+        ("spec", "mend"),
+        [
+            ("resnet18", ": give timm:resnet18 for a network of timm."),
+            ("mine/my_teacher.py", ": give python:my_teacher:FUNCTION, in the folder that holds"),
+            ("python:my_teacher.py", ": give python:my_teacher:FUNCTION, in the folder that holds"),
+            ("python:my_teacher", ": give python:my_teacher:FUNCTION."),
+            *((spec, ".") for spec in ("timm:", "python:", "hub:x", "", "timm", "python")),
+        ],
+    )
+    def test_other_forms(self, spec, mend):
+        with pytest.raises(UsageError) as caught:
             load_teacher(spec)
+        told = f"the teacher is {spec!r}, expected timm:NAME, or python:package.module:factory"
+        assert str(caught.value).startswith(told + mend)
 
     @pytest.mark.parametrize(
         ("name", "close"),
@@ -761,8 +772,8 @@ class TestFactories:
             make(self.GOOD, "not_a_function")
         with pytest.raises(TeacherError, match=r"cannot import the module own_gone \(No module"):
             load_teacher("python:own_gone:teacher", device="cpu")
-        with pytest.raises(UsageError, match="expected timm:NAME, or python:"):
-            load_teacher("python:own_teachers", device="cpu")
+        with pytest.raises(TeacherError, match="give python:own_teachers:teacher, in the folder"):
+            load_teacher("python:mine/own_teachers.py:teacher", device="cpu")
 
     def test_a_module_that_cannot_be_imported(self, make):
         with pytest.raises(TeacherError, match=r"cannot import .*own_missing_part"):

@@ -64,6 +64,10 @@ def command(request: ClassesOptions) -> None:
     """List classes."""
     if (request.store is None) == (not request.spec):
         raise click.UsageError("give a store, or --teacher SPEC, one of the two.")
+    if request.store is not None and request.store.startswith(("timm:", "python:")):
+        raise click.UsageError(
+            f"{request.store} is a teacher, expected a store: give --teacher {request.store}."
+        )
     if request.store is not None and (request.checkpoint or request.num_classes):
         name = "--checkpoint" if request.checkpoint else "--num-classes"
         raise click.UsageError(f"{name} is of a teacher: give --teacher, or leave {name} out.")
