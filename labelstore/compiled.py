@@ -17,7 +17,7 @@ PARTS = {
     "labelstore.format._doubtful": 1,
     "labelstore.format.codecs._one_label": 1,
     "labelstore.format.units._unit_code": 1,
-    "labelstore.format.units._unit_digests": 1,
+    "labelstore.format.units._unit_digests": 2,
     "labelstore.images._resample": 1,
     "labelstore.peers.pickles._latin1": 1,
     "labelstore.store.backends.zarr._chunks": 1,

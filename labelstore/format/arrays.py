@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +11,7 @@ import xxhash
 
 from labelstore.format import codecs
 from labelstore.format.manifest import EXPLICIT
-from labelstore.format.units.unit_digests import piece_digests
+from labelstore.format.units.unit_digests import group_digests as digests_of_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ __all__ = [
     "UNREADABLE",
     "ArraySpec",
     "array_digest",
+    "chunk_digests",
     "commit_columns",
     "digest_place",
     "group_digests",
@@ -140,24 +142,33 @@ def array_digest(
     return digest.intdigest() or 1
 
 
+def chunk_digests(
+    store_id: str,
+    name: str,
+    places: Sequence[tuple[int, int]],
+    chunks: Sequence[npt.NDArray[Any]],
+) -> npt.NDArray[np.uint64]:
+    """(n,) uint64: ``array_digest`` of an array's chunks (images, views, ...), all of one type, by
+    (block, group)."""
+    heads = [digest_place(store_id, name, *place) for place in places]
+    whole = [part if part.flags.c_contiguous else in_words(part) for part in chunks]
+    # Wider than any: each is a group.
+    width = max((chunk.nbytes for chunk in chunks), default=0) + 1
+    return _never_zero(digests_of_groups(heads, whole, width))
+
+
 def group_digests(
     store_id: str, name: str, block: int, codes: npt.NDArray[Any], group_views: int
 ) -> npt.NDArray[np.uint64]:
-    """(groups,) uint64: ``array_digest`` of codes (n, views) of a block, for each group of so many
-    views; the last one may be smaller."""
-    whole = codes.shape[1] // group_views * group_views
-    chunks: list[npt.NDArray[Any]] = []
-    if whole:
-        parts = np.ascontiguousarray(codes[:, :whole]).reshape(-1, group_views)
-        # All are cut out at once, as numbers where a row of one has the size of a number.
-        groups = in_words(parts).reshape(len(codes), whole // group_views, -1)
-        chunks += [*np.ascontiguousarray(groups.swapaxes(0, 1))]
-    if whole < codes.shape[1]:
-        chunks.append(np.ascontiguousarray(codes[:, whole:]))
-    places = (digest_place(store_id, name, block, group) for group in range(len(chunks)))
-    digests = piece_digests(
-        [b"".join((place, chunk.data)) for place, chunk in zip(places, chunks, strict=True)]
-    )
+    """(groups,) uint64: ``array_digest`` of codes (n, views, ...) of a block, for each group of so
+    many views; the last one may be smaller."""
+    groups = range(-(-codes.shape[1] // group_views))
+    heads = [digest_place(store_id, name, block, group) for group in groups]
+    width = group_views * math.prod(codes.shape[2:]) * codes.itemsize
+    return _never_zero(digests_of_groups(heads, [codes], width))
+
+
+def _never_zero(digests: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     digests[digests == 0] = 1
     return digests
 

@@ -9,8 +9,8 @@ import numpy as np
 from labelstore.format.arrays import (
     IMAGES_COLUMN,
     PRIOR_COLUMN,
-    array_digest,
     commit_columns,
+    group_digests,
     image_arrays,
     images_digest,
     prior_arrays,
@@ -50,9 +50,8 @@ def commit_row(
     measured = {spec.name: arrays[spec.name] for spec in image_arrays(manifest)}
     row[IMAGES_COLUMN] = images_digest(manifest.id, block, measured)
     for name, columns in view_columns(manifest).items():
-        for group, column in enumerate(columns):
-            codes = arrays[name][:, manifest.group_slice(group)]
-            row[column] = array_digest(manifest.id, name, block, group, codes)
+        digests = group_digests(manifest.id, name, block, arrays[name], manifest.group_views)
+        row[columns.start : columns.stop] = digests
     if manifest.unit_images is not None:
         layout, groups = UnitBlocks(manifest), np.arange(manifest.num_groups)
         if unit_digests is None:

@@ -1,5 +1,6 @@
-/* The digests of units (unit_digests of unit_code.py) in C, without the GIL: of many in one call,
-   for a unit has some hundred bytes, and a call from Python costs more than they do.
+/* The digests of units (unit_digests of unit_code.py) and of chunks (array_digests of arrays.py) in
+   C, without the GIL: of many in one call, for they have some hundred bytes, or some thousand, and a
+   call from Python costs more than they do.
 
    The algorithm and its constants are those of XXH3 of 64 bits by Yann Collet (xxHash 0.8, BSD
    2-Clause License, https://github.com/Cyan4973/xxHash), with a seed, for all lengths. */
@@ -13,7 +14,7 @@
 #include <string.h>
 
 /* What labelstore/compiled.py asks for. */
-#define INTERFACE 1
+#define INTERFACE 2
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
@@ -278,7 +279,136 @@ end:
     return result;
 }
 
-static PyMethodDef methods[] = {{"digests", digests, METH_VARARGS, digests_doc}, {NULL, NULL, 0, NULL}};
+/* Groups that are cut out of rows together: those of about a line of memory. */
+#define TOGETHER 16
+
+/* Bytes of many objects. */
+typedef struct {
+    const uint8_t *data;
+    int64_t size;
+} Piece;
+
+/* `width` bytes of each row, for each of some groups that lie side by side in rows. */
+static ALWAYS_INLINE void
+copy_columns(const uint8_t *rows, int64_t count, int64_t row, const int64_t width, int64_t groups, uint8_t *const *to) {
+    for (int64_t number = 0; number < count; number++, rows += row)
+        for (int64_t group = 0; group < groups; group++)
+            memcpy(to[group] + number * width, rows + group * width, (size_t)width);
+}
+
+/* The digests of groups of `width` bytes a row, each behind its head; `room` has `step` bytes for each. */
+static void
+digest_columns(
+    const uint8_t *rows, int64_t count, int64_t row, int64_t width, int64_t groups, const Piece *heads, uint8_t *room,
+    int64_t step, uint64_t *out
+) {
+    uint8_t *to[TOGETHER];
+    for (int64_t group = 0; group < groups; group++) {
+        to[group] = room + group * step + heads[group].size;
+        memcpy(room + group * step, heads[group].data, (size_t)heads[group].size);
+    }
+    /* Constants for the compiler, in most stores. */
+    if (width == row) memcpy(to[0], rows, (size_t)(count * row));
+    else if (width == 2) copy_columns(rows, count, row, 2, groups, to);
+    else if (width == 4) copy_columns(rows, count, row, 4, groups, to);
+    else if (width == 8) copy_columns(rows, count, row, 8, groups, to);
+    else copy_columns(rows, count, row, width, groups, to);
+    for (int64_t group = 0; group < groups; group++)
+        out[group] = digest_of(room + group * step, heads[group].size + count * width, 0);
+}
+
+/* As digest_columns, of all groups of whole rows, the last of which may be narrower. */
+static void
+digest_rows(
+    const uint8_t *rows, int64_t count, int64_t row, int64_t width, const Piece *heads, uint8_t *room, int64_t step,
+    uint64_t *out
+) {
+    const int64_t whole = row / width;
+    for (int64_t group = 0; group < whole; group += TOGETHER)
+        digest_columns(
+            rows + group * width, count, row, width, whole - group < TOGETHER ? whole - group : TOGETHER, heads + group,
+            room, step, out + group
+        );
+    if (whole * width < row || !row)
+        digest_columns(rows + whole * width, count, row, row - whole * width, 1, heads + whole, room, step, out + whole);
+}
+
+PyDoc_STRVAR(
+    group_digests_doc,
+    "group_digests(heads, arrays, width, out)\n--\n\n"
+    "Fill out (groups,) uint64 with xxh3_64 of each group's head and bytes, array after array.\n"
+    "heads: a list of bytes objects. arrays: a list of contiguous ones (rows, ...), of which each\n"
+    "group has width bytes of every row, the last one of an array what is left."
+);
+
+static PyObject *
+group_digests(PyObject *Py_UNUSED(module), PyObject *args) {
+    PyObject *names, *list, *object, *result = NULL;
+    Py_buffer *views = NULL, out = {0};
+    Piece *heads = NULL;
+    uint8_t *room = NULL;
+    long long width;
+    int64_t longest = 0, most = 0;
+    Py_ssize_t groups = 0;
+    if (!PyArg_ParseTuple(args, "O!O!LO", &PyList_Type, &names, &PyList_Type, &list, &width, &object)) return NULL;
+    const Py_ssize_t count = PyList_Size(names), arrays = PyList_Size(list);
+    if (PyObject_GetBuffer(object, &out, PyBUF_ND | PyBUF_WRITABLE) < 0) return NULL;
+    views = calloc((size_t)arrays + 1, sizeof *views);
+    heads = calloc((size_t)count + 1, sizeof *heads);
+    if (!views || !heads) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    for (Py_ssize_t number = 0; number < count; number++) {
+        char *data;
+        Py_ssize_t size;
+        if (PyBytes_AsStringAndSize(PyList_GetItem(names, number), &data, &size) < 0) goto end;
+        heads[number] = (Piece){(const uint8_t *)data, size};
+        if (size > longest) longest = size;
+    }
+    int fit = width > 0 && out.ndim == 1 && out.itemsize == 8 && out.shape[0] == count;
+    for (Py_ssize_t number = 0; fit && number < arrays; number++) {
+        Py_buffer *view = views + number;
+        if (PyObject_GetBuffer(PyList_GetItem(list, number), view, PyBUF_ND) < 0) goto end;
+        const int64_t row = view->len ? view->len / view->shape[0] : 0, own = row < width ? row : width;
+        fit = view->ndim > 0;
+        groups += row ? (row - 1) / width + 1 : 1;
+        if (view->len && own * view->shape[0] > most) most = own * view->shape[0];
+    }
+    if (!fit || groups != count) {
+        PyErr_SetString(PyExc_ValueError, "codes of other groups than those that have heads");
+        goto end;
+    }
+    if (!(room = malloc((size_t)((longest + most) * (count < TOGETHER ? count : TOGETHER)) + 1))) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    groups = 0;
+    for (Py_ssize_t number = 0; number < arrays; number++) {
+        const Py_buffer *view = views + number;
+        const int64_t rows = view->len ? view->shape[0] : 0, row = rows ? view->len / rows : 0;
+        digest_rows(view->buf, rows, row, width, heads + groups, room, longest + most, (uint64_t *)out.buf + groups);
+        groups += row ? (row - 1) / width + 1 : 1;
+    }
+    Py_END_ALLOW_THREADS
+    Py_INCREF(Py_None);
+    result = Py_None;
+end:
+    if (views)
+        for (Py_ssize_t number = 0; number < arrays; number++) PyBuffer_Release(views + number);
+    free(views);
+    free(heads);
+    free(room);
+    PyBuffer_Release(&out);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"digests", digests, METH_VARARGS, digests_doc},
+    {"group_digests", group_digests, METH_VARARGS, group_digests_doc},
+    {NULL, NULL, 0, NULL},
+};
 
 static int
 add_interface(PyObject *module) {

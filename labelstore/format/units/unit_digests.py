@@ -1,4 +1,4 @@
-"""Digests of many pieces of some hundred bytes in one call: of units, and of the rows of an index.
+"""Digests of many pieces of bytes in one call: of units, of the rows of an index, and of chunks.
 
 The compiled part (``_unit_digests.c``) takes them without the interpreter; without it xxhash does,
 one by one, with the same result.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Int64Array = npt.NDArray[np.int64]
     UInt64Array = npt.NDArray[np.uint64]
 
-__all__ = ["piece_digests", "record_digests"]
+__all__ = ["group_digests", "piece_digests", "record_digests"]
 
 
 def record_digests(
@@ -66,7 +66,37 @@ def piece_digests(pieces: Sequence[bytes | memoryview]) -> UInt64Array:
     return record_digests([data], np.ones(1, np.int64), sizes, np.zeros(len(sizes), np.uint64))
 
 
+def group_digests(
+    heads: Sequence[bytes], arrays: Sequence[npt.NDArray[Any]], width: int
+) -> UInt64Array:
+    """(groups,) uint64: xxh3_64 of each group's head and bytes, array after array.
+
+    Args:
+        heads: of each group. arrays: (rows, ...) ones, one at least.
+        width: bytes of each row that a group has; the last group of an array has what is left.
+
+    Raises:
+        ValueError: there are not as many groups as heads.
+    """
+    digests = np.empty(len(heads), dtype=np.uint64)
+    whole = [np.ascontiguousarray(array) for array in arrays]
+    compiled = _compiled()
+    if compiled is not None:
+        compiled.group_digests(list(heads), whole, width, digests)
+        return digests
+    pieces: list[bytes] = []
+    for array in whole:
+        rows = array.view(np.uint8).reshape(len(array), -1) if array.size else np.empty((0, 1))
+        starts = range(0, rows.shape[1], width)
+        pieces += [rows[:, start : start + width].tobytes() for start in starts]
+    if len(pieces) != len(heads):
+        raise ValueError("codes of other groups than those that have heads")
+    for group, (head, piece) in enumerate(zip(heads, pieces, strict=True)):
+        digests[group] = xxhash.xxh3_64_intdigest(head + piece)
+    return digests
+
+
 @functools.cache
 def _compiled() -> Any:
-    """The compiled digests of units; None where they were not built."""
+    """The compiled digests; None where they were not built."""
     return compiled_part("labelstore.format.units._unit_digests")

@@ -11,7 +11,7 @@ import xxhash
 from labelstore.errors import CorruptError, IncompleteError
 from labelstore.format.arrays import (
     PRIOR_COLUMN,
-    array_digest,
+    chunk_digests,
     group_digests,
     view_arrays,
     view_columns,
@@ -125,16 +125,20 @@ class CommittedBlocks:
         """The commit digest of an array's chunk."""
         return int(self._commit(block)[self._columns[name][group]])
 
-    def _check(self, name: str, block: int, group: int, codes: npt.NDArray[Any]) -> None:
-        digest = array_digest(self.manifest.id, name, block, group, codes)
-        if digest != self._commit(block)[self._columns[name][group]]:
-            raise self.corrupt(name, block, group)
+    def _are_wrong(
+        self, name: str, places: Sequence[tuple[int, int]], chunks: Sequence[npt.NDArray[Any]]
+    ) -> npt.NDArray[np.bool_]:
+        """(n,) which chunks of an array, by (block, group), are not what was committed."""
+        columns = self._columns[name]
+        digests = chunk_digests(self.manifest.id, name, places, chunks)
+        committed = [self._commit(block)[columns[group]] for block, group in places]
+        return np.asarray(digests != np.array(committed, dtype=np.uint64))
 
     def _check_groups(self, name: str, block: int, codes: npt.NDArray[Any]) -> None:
-        """As ``_check``, of codes (n, views), all groups of them."""
-        views = self.manifest.group_views
-        digests = group_digests(self.manifest.id, name, block, codes, views)
-        columns = self._columns[name]
+        """CorruptError unless codes (n, views, ...) of a block, whole groups from the first one
+        on, are what was committed."""
+        digests = group_digests(self.manifest.id, name, block, codes, self.manifest.group_views)
+        columns = self._columns[name][: len(digests)]
         wrong = digests != self._commit(block)[columns.start : columns.stop]
         if wrong.any():
             raise self.corrupt(name, block, int(wrong.argmax()))

@@ -42,6 +42,9 @@ __all__ = ["VerifiedBlocks"]
 
 _STATUS = "images/status"
 
+_COMPARED_BYTES = 2**20
+"""Bytes of chunks that are compared with their digests together, about: they stay in a cache."""
+
 
 class VerifiedBlocks(CommittedBlocks):
     """Reads a store's blocks.
@@ -200,15 +203,13 @@ class VerifiedBlocks(CommittedBlocks):
         images = self.images(block)
         priors = self.prior_codes(block) if self.manifest.prior_size else {}
         # Groups are verified whole.
-        groups = range(-(-num_views // self.manifest.group_views))
-        columns = slice(0, self.manifest.group_slice(groups[-1]).stop)
+        last = (num_views - 1) // self.manifest.group_views
+        columns = slice(0, self.manifest.group_slice(last).stop)
         rows = self.manifest.block_slice(block)
         arrays = self._backend.read_many([(spec.name, rows, columns) for spec in self._specs])
         views: Codes = {}
         for spec, codes in zip(self._specs, arrays, strict=True):
-            for group in groups:
-                part = codes[:, self.manifest.group_slice(group)]
-                self._check(spec.name, block, group, part)
+            self._check_groups(spec.name, block, codes)
             views[spec.name] = codes
         self._require_labels(views, block, None, priors)
         return images, priors, {name: codes[:, :num_views] for name, codes in views.items()}
@@ -226,10 +227,28 @@ class VerifiedBlocks(CommittedBlocks):
     def _checked_chunks(
         self, places: Sequence[tuple[int, int]], chunks: Iterator[Codes]
     ) -> Iterator[Codes]:
-        """Chunks, compared with their digests."""
-        for (block, group), codes in zip(places, chunks, strict=True):
-            for spec in self._specs:
-                self._check(spec.name, block, group, codes[spec.name])
+        """Chunks, compared with their digests, some at a time."""
+        some: list[tuple[tuple[int, int], Codes]] = []
+        held = 0
+        for place, codes in zip(places, chunks, strict=True):
+            some.append((place, codes))
+            held += sum(part.nbytes for part in codes.values())
+            if held >= _COMPARED_BYTES:
+                yield from self._compared(some)
+                some, held = [], 0
+        yield from self._compared(some)
+
+    def _compared(self, chunks: Sequence[tuple[tuple[int, int], Codes]]) -> Iterator[Codes]:
+        """Chunks by (block, group), up to the first one that is not as it was committed."""
+        places = [place for place, _ in chunks]
+        wrong = {
+            spec.name: self._are_wrong(spec.name, places, [codes[spec.name] for _, codes in chunks])
+            for spec in (self._specs if chunks else ())
+        }
+        for number, (place, codes) in enumerate(chunks):
+            for name, those in wrong.items():
+                if those[number]:
+                    raise self.corrupt(name, *place)
             yield codes
 
     def _require_labels(
