@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["PARTS", "compiled_part", "lacking_parts"]
 
 PARTS = {
-    "labelstore.format._doubtful": 1,
+    "labelstore.format._doubtful": 2,
     "labelstore.format.codecs._one_label": 1,
     "labelstore.format.units._unit_code": 1,
     "labelstore.format.units._unit_digests": 2,

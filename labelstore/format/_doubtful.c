@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 /* What labelstore/compiled.py asks for. */
-#define INTERFACE 1
+#define INTERFACE 2
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
@@ -28,6 +28,7 @@ typedef struct {
     const uint32_t *rest_sizes;
     uint32_t top_most;
     Py_ssize_t images, views, k, listed;
+    int64_t first;                /* number of the first label */
     uint32_t num_classes;
     uint64_t most;
     double most_float;
@@ -147,11 +148,11 @@ is_held(const Labels *of, int kind, Py_ssize_t label, Py_ssize_t place) {
 }
 
 /* Whether class ids, or ranks in the image's list, are those of different classes, for sure.
-   `seen` has the label that named each class last; labels count from 1. */
+   `seen` has the label of all arrays that named each class last; they count from 1. */
 static __attribute__((noinline)) int
 classes_fit(const Labels *of, int kind, Py_ssize_t label, const uint16_t *list, uint32_t room, uint32_t *seen) {
     const uint16_t *classes = of->classes + label * of->k;
-    const uint32_t size = (uint32_t)of->listed, mark = (uint32_t)label + 1;
+    const uint32_t size = (uint32_t)of->listed, mark = (uint32_t)(of->first + label) + 1;
     int fit = 1;
     for (Py_ssize_t place = 0; place < of->k; place++) {
         const uint32_t code = classes[place], id = code - size;
@@ -206,7 +207,7 @@ find(const Labels *of, const int kind, const Py_ssize_t k, uint32_t *seen, int64
             } else {
                 fit = last_probabilities_fit(of, kind, label) && classes_fit(of, kind, label, list, room, seen);
             }
-            out[found] = label;
+            out[found] = of->first + label;
             found += !fit;
         }
     }
@@ -216,6 +217,7 @@ find(const Labels *of, const int kind, const Py_ssize_t k, uint32_t *seen, int64
 /* Constants for the compiler, in most stores. */
 static ALWAYS_INLINE Py_ssize_t
 find_of_kind(const Labels *of, const int kind, uint32_t *seen, int64_t *out) {
+    if (of->k == 4) return find(of, kind, 4, seen, out);
     if (of->k == 5) return find(of, kind, 5, seen, out);
     if (of->k == 10) return find(of, kind, 10, seen, out);
     return find(of, kind, of->k, seen, out);
@@ -233,47 +235,65 @@ find_of(const Labels *of, int kind, uint32_t *seen, int64_t *out) {
 
 PyDoc_STRVAR(
     doubtful_doc,
-    "doubtful(kind, top, rest, classes, lists, rest_sizes, top_most, num_classes, most, most_float, out)\n--\n\n"
-    "Fill out (images * views,) int64 with the numbers of labels in doubt; returns how many.\n"
-    "kind: 0 for top (images, views) uint16 and rest (images, views, k - 1) uint8, 1 both uint16, 2\n"
-    "both float32, 3 both uint8, the rest shares. classes (images, views, k) and lists (images, m)\n"
-    "uint16. rest_sizes: (2**bits of a code,) uint32, 2**30 for 1, above most for no value. top_most:\n"
-    "the largest code of top. most, most_float: the largest sums."
+    "doubtful(kind, chunks, rest_sizes, top_most, num_classes, most, most_float, out)\n--\n\n"
+    "Fill out (labels,) int64 with the numbers of labels in doubt, chunk after chunk; returns how many.\n"
+    "chunks: a list of tuples of top, rest, classes and lists, contiguous. kind: 0 for top (images,\n"
+    "views) uint16 and rest (images, views, k - 1) uint8, 1 both uint16, 2 both float32, 3 both uint8,\n"
+    "the rest shares. classes (images, views, k) and lists (images, m) uint16. rest_sizes: (2**bits of\n"
+    "a code,) uint32, 2**30 for 1, above most for no value. top_most: the largest code of top. most,\n"
+    "most_float: the largest sums."
 );
+
+enum { TOP, REST, CLASSES, LISTS, PARTS };
+
+/* Whether arrays are those of labels stored in a way. */
+static int
+parts_fit(const Py_buffer *views, int kind) {
+    static const int ndims[PARTS] = {2, 3, 3, 2};
+    for (int part = 0; part < PARTS; part++)
+        if (views[part].ndim != ndims[part]) return 0;
+    const Py_ssize_t *shape = views[CLASSES].shape;
+    return shape[2] > 0 && views[TOP].itemsize == top_bytes[kind] && views[REST].itemsize == rest_bytes[kind] &&
+           views[CLASSES].itemsize == 2 && views[LISTS].itemsize == 2 && views[TOP].shape[0] == shape[0] &&
+           views[TOP].shape[1] == shape[1] && views[REST].shape[0] == shape[0] && views[REST].shape[1] == shape[1] &&
+           views[REST].shape[2] == shape[2] - 1 && views[LISTS].shape[0] == shape[0];
+}
 
 static PyObject *
 doubtful(PyObject *Py_UNUSED(module), PyObject *args) {
-    enum { TOP, REST, CLASSES, LISTS, REST_SIZES, OUT, BUFFERS };
-    static const int ndims[BUFFERS] = {2, 3, 3, 2, 1, 1};
-    PyObject *objects[BUFFERS], *result = NULL;
-    Py_buffer views[BUFFERS] = {{0}};
+    PyObject *chunks, *objects[2], *result = NULL;
+    Py_buffer *views = NULL, rest_sizes = {0}, out = {0};
     uint32_t *seen = NULL;
-    int kind, fit;
+    int kind;
     unsigned int num_classes, top_most;
     unsigned long long most;
     double most_float;
     if (!PyArg_ParseTuple(
-            args, "iOOOOOIIKdO", &kind, &objects[TOP], &objects[REST], &objects[CLASSES], &objects[LISTS],
-            &objects[REST_SIZES], &top_most, &num_classes, &most, &most_float, &objects[OUT]
+            args, "iO!OIIKdO", &kind, &PyList_Type, &chunks, &objects[0], &top_most, &num_classes, &most, &most_float,
+            &objects[1]
         ))
         return NULL;
-    for (int part = 0; part < BUFFERS; part++)
-        if (PyObject_GetBuffer(objects[part], &views[part], part == OUT ? PyBUF_ND | PyBUF_WRITABLE : PyBUF_ND) < 0)
-            goto end;
-    fit = kind >= 0 && kind < KINDS && num_classes <= UINT16_MAX;
-    for (int part = 0; part < BUFFERS; part++) fit = fit && views[part].ndim == ndims[part];
-    if (fit) {
-        const Py_ssize_t *shape = views[CLASSES].shape;
-        fit = shape[2] > 0 && views[OUT].shape[0] < UINT32_MAX &&
-              views[TOP].itemsize == top_bytes[kind] && views[REST].itemsize == rest_bytes[kind] &&
-              views[CLASSES].itemsize == 2 && views[LISTS].itemsize == 2 && views[REST_SIZES].itemsize == 4 && views[OUT].itemsize == 8 &&
-              views[TOP].shape[0] == shape[0] && views[TOP].shape[1] == shape[1] &&
-              views[REST].shape[0] == shape[0] && views[REST].shape[1] == shape[1] &&
-              views[REST].shape[2] == shape[2] - 1 && views[LISTS].shape[0] == shape[0] &&
-              views[REST_SIZES].shape[0] >= sizes[kind] &&
-              views[OUT].shape[0] == shape[0] * shape[1];
+    const Py_ssize_t count = PyList_Size(chunks);
+    if (PyObject_GetBuffer(objects[0], &rest_sizes, PyBUF_ND) < 0 ||
+        PyObject_GetBuffer(objects[1], &out, PyBUF_ND | PyBUF_WRITABLE) < 0)
+        goto end;
+    if (!(views = calloc((size_t)count * PARTS + 1, sizeof *views))) {
+        PyErr_NoMemory();
+        goto end;
     }
-    if (!fit) {
+    int fit = kind >= 0 && kind < KINDS && num_classes <= UINT16_MAX && rest_sizes.ndim == 1 && rest_sizes.itemsize == 4 &&
+              out.ndim == 1 && out.itemsize == 8 && out.shape[0] < UINT32_MAX;
+    fit = fit && rest_sizes.shape[0] >= sizes[kind];
+    Py_ssize_t labels = 0;
+    for (Py_ssize_t number = 0; fit && number < count; number++) {
+        PyObject *chunk = PyList_GetItem(chunks, number);
+        fit = PyTuple_Check(chunk) && PyTuple_Size(chunk) == PARTS;
+        for (int part = 0; fit && part < PARTS; part++)
+            if (PyObject_GetBuffer(PyTuple_GetItem(chunk, part), views + number * PARTS + part, PyBUF_ND) < 0) goto end;
+        fit = fit && parts_fit(views + number * PARTS, kind);
+        if (fit) labels += views[number * PARTS].shape[0] * views[number * PARTS].shape[1];
+    }
+    if (!fit || labels != out.shape[0]) {
         PyErr_SetString(PyExc_ValueError, "arrays of labels of other shapes or types");
         goto end;
     }
@@ -281,19 +301,28 @@ doubtful(PyObject *Py_UNUSED(module), PyObject *args) {
         PyErr_NoMemory();
         goto end;
     }
-    const Labels of = {
-        views[TOP].buf, views[REST].buf, views[CLASSES].buf, views[LISTS].buf, views[REST_SIZES].buf,
-        top_most, views[CLASSES].shape[0], views[CLASSES].shape[1], views[CLASSES].shape[2],
-        views[LISTS].shape[1], num_classes, most, most_float,
-    };
-    Py_ssize_t found;
+    Py_ssize_t found = 0;
     Py_BEGIN_ALLOW_THREADS
-    found = find_of(&of, kind, seen, views[OUT].buf);
+    labels = 0;
+    for (Py_ssize_t number = 0; number < count; number++) {
+        const Py_buffer *of_chunk = views + number * PARTS;
+        const Py_ssize_t *shape = of_chunk[CLASSES].shape;
+        const Labels of = {
+            of_chunk[TOP].buf, of_chunk[REST].buf, of_chunk[CLASSES].buf, of_chunk[LISTS].buf, rest_sizes.buf,
+            top_most, shape[0], shape[1], shape[2], of_chunk[LISTS].shape[1], labels, num_classes, most, most_float,
+        };
+        found += find_of(&of, kind, seen, (int64_t *)out.buf + found);
+        labels += shape[0] * shape[1];
+    }
     Py_END_ALLOW_THREADS
     result = PyLong_FromSsize_t(found);
 end:
     free(seen);
-    for (int part = 0; part < BUFFERS; part++) PyBuffer_Release(&views[part]);
+    if (views)
+        for (Py_ssize_t number = 0; number < count * PARTS; number++) PyBuffer_Release(views + number);
+    free(views);
+    PyBuffer_Release(&rest_sizes);
+    PyBuffer_Release(&out);
     return result;
 }
 

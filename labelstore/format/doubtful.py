@@ -11,6 +11,7 @@ What pays for it: ``python -m benchmarks.read_epoch``.
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,13 +20,15 @@ from labelstore.compiled import compiled_part
 from labelstore.format import codecs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
     from labelstore.format.manifest import Manifest
 
     Codes = Mapping[str, npt.NDArray[Any]]
+    _Parts = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
+    """Codes of a chunk: the largest probabilities, the others, classes; and of its lists."""
     UInt32Array = npt.NDArray[np.uint32]
 
 __all__ = ["ROUNDING", "doubtful_labels"]
@@ -67,37 +70,40 @@ class _Stored(NamedTuple):
 
 
 def doubtful_labels(
-    codes: Codes, lists: npt.NDArray[Any], manifest: Manifest
+    chunks: Sequence[tuple[Codes, npt.NDArray[Any]]], manifest: Manifest
 ) -> npt.NDArray[np.int64] | None:
     """(d,) numbers, rising, of the labels that are perhaps none; None where all may be.
 
     Args:
-        codes: of n images' labels by array name, each (n, views, ...); all have labels.
-        lists: (n, m) codes of the images' lists; m is 0 where class ids are no ranks in them.
+        chunks: of n images' labels, which all have some, the codes by array name, each
+            (n, views, ...), and (n, m) codes of the images' lists; m is 0 where class ids are no
+            ranks in them. Labels are numbered chunk after chunk.
         manifest: says how they are stored.
     """
-    module, classes = _compiled(), codes["labels/classes"]
-    if module is None or classes.dtype.itemsize != 2 or lists.dtype.itemsize != 2:
+    module = _compiled()
+    if module is None:
         return None
     stored = _stored("fp32" if manifest.encoding == "plain" else manifest.quantizer)
-    top = codes["labels/top_prob"]
-    rest = codes["labels/rest_probs"] if manifest.k > 1 else np.empty((*top.shape, 0), stored.dtype)
-    return _doubtful_places(module, stored, (top, rest), classes, lists, manifest.num_classes)
+    parts: list[_Parts] = []
+    for codes, lists in chunks:
+        top, classes = codes["labels/top_prob"], codes["labels/classes"]
+        if classes.dtype.itemsize != 2 or lists.dtype.itemsize != 2:
+            return None
+        rest = codes.get("labels/rest_probs")
+        if rest is None:
+            rest = np.empty((*top.shape, 0), stored.dtype)
+        parts.append((top, rest, classes, lists))
+    return _doubtful_places(module, stored, parts, manifest.num_classes)
 
 
 def _doubtful_places(
-    module: Any,
-    stored: _Stored,
-    probs: tuple[npt.NDArray[Any], npt.NDArray[Any]],
-    classes: npt.NDArray[Any],
-    lists: npt.NDArray[Any],
-    num_classes: int,
+    module: Any, stored: _Stored, chunks: Sequence[_Parts], num_classes: int
 ) -> npt.NDArray[np.int64]:
-    """As ``doubtful_labels``: ``probs`` are codes (n, views) and (n, views, k - 1)."""
-    out = np.empty(classes.shape[0] * classes.shape[1], dtype=np.int64)
+    """As ``doubtful_labels``."""
+    out = np.empty(sum(math.prod(classes.shape[:2]) for _, _, classes, _ in chunks), np.int64)
     count = module.doubtful(
         stored.kind,
-        *(np.require(part, requirements=["C", "A"]) for part in (*probs, classes, lists)),
+        [tuple(map(_in_a_row, parts)) for parts in chunks],
         stored.sizes,
         stored.most,
         num_classes,
@@ -106,6 +112,14 @@ def _doubtful_places(
         out,
     )
     return out[:count]
+
+
+def _in_a_row(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array as the compiled part reads it; it nearly always is that."""
+    flags = part.flags
+    if flags.c_contiguous and flags.aligned:
+        return part
+    return np.require(part, requirements=["C", "A"])
 
 
 @functools.cache
@@ -157,6 +171,11 @@ def _finds(module: Any) -> bool:
         )
         coded = top.reshape(4, 2), rest.reshape(4, 2, 2)
         ids = classes.astype(np.uint16).reshape(4, 2, 3)
-        if _doubtful_places(module, stored, coded, ids, lists, 12).tolist() != list(wrong):
+        # Of the first image, and of the others.
+        chunks = [
+            (coded[0][part], coded[1][part], ids[part], lists[part])
+            for part in (slice(0, 1), slice(1, 4))
+        ]
+        if _doubtful_places(module, stored, chunks, 12).tolist() != list(wrong):
             return False
     return True

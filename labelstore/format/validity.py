@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Bools = npt.NDArray[np.bool_]
 
 __all__ = [
+    "are_surely_labels",
     "image_problem",
     "is_utf8",
     "label_problem",
@@ -150,7 +151,7 @@ def label_problem(
         return "a view is neither mirrored nor not"
     lists = lists if manifest.encoding == "codes" else lists[:, :0]
     labels = {name: part for name, part in codes.items() if name.startswith("labels/")}
-    places = doubtful_labels(labels, lists, manifest)
+    places = doubtful_labels([(labels, lists)], manifest)
     if places is None:
         return _problem(labels, lists, manifest)
     if not len(places):
@@ -159,6 +160,21 @@ def label_problem(
     views = labels["labels/top_prob"].shape[1]
     doubtful = {name: part.reshape(-1, 1, *part.shape[2:])[places] for name, part in labels.items()}
     return _problem(doubtful, lists[places // views], manifest)
+
+
+def are_surely_labels(chunks: Sequence[tuple[Codes, npt.NDArray[Any]]], manifest: Manifest) -> bool:
+    """Whether a quick look at some chunks, all at once, tells that ``label_problem`` has none.
+
+    Args:
+        chunks: codes and lists as for ``label_problem``, of images that all have labels.
+        manifest: says how they are stored.
+    """
+    if any(int(codes["views/flip"].max()) > 1 for codes, _ in chunks if "views/flip" in codes):
+        return False
+    if manifest.encoding != "codes":
+        chunks = [(codes, lists[:, :0]) for codes, lists in chunks]
+    places = doubtful_labels(chunks, manifest)
+    return places is not None and not len(places)
 
 
 def _problem(codes: Codes, lists: npt.NDArray[Any], manifest: Manifest) -> str | None:

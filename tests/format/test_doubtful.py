@@ -137,7 +137,7 @@ def test_damaged_labels(monkeypatch, stored, k, listed):
 def test_few_honest_labels_are_in_doubt(stored, k, listed):
     manifest, rng = manifest_of(stored, k, listed), np.random.default_rng(1)
     codes, lists = labels(manifest, rng)
-    places = doubtful.doubtful_labels(codes, lists, manifest)
+    places = doubtful.doubtful_labels([(codes, lists)], manifest)
     # A list of six classes is short: many ranks are near its end.
     assert len(places) <= (IMAGES * VIEWS if listed else 2)
 
@@ -159,4 +159,4 @@ def test_arrays_that_do_not_fit_are_refused():
     for name, part in codes.items():
         for other in (part[1:], part[:, 1:], part[..., None]):
             with pytest.raises(ValueError, match="other shapes or types"):
-                doubtful.doubtful_labels({**codes, name: other}, lists, manifest)
+                doubtful.doubtful_labels([({**codes, name: other}, lists)], manifest)

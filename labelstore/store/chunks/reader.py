@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockReader"]
 
-_GROUPS_CHECKED = 32
+_GROUPS_CHECKED = 64
 """Groups of views of a block that are read together where a block is checked."""
 
 
@@ -158,9 +158,7 @@ class BlockReader(VerifiedBlocks):
         if self.manifest.prior_size and self.manifest.encoding == "codes" and priors is None:
             self.prior_lists.read(np.unique(blocks))
         chunks = self._verified_chunks(places, units=units)
-        for place, codes in zip(places, chunks, strict=True):
-            self._require_labels(codes, *place, priors)
-            yield codes
+        yield from self._labels_among(places, chunks, priors)
 
     def _verified_chunks(
         self, places: Sequence[tuple[int, int]], *, units: bool = False

@@ -22,7 +22,13 @@ from labelstore.format.arrays import (
     prior_arrays,
 )
 from labelstore.format.blocks import BlockCodes, StoredArray
-from labelstore.format.validity import image_problem, label_problem, prior_problem, top_problem
+from labelstore.format.validity import (
+    are_surely_labels,
+    image_problem,
+    label_problem,
+    prior_problem,
+    top_problem,
+)
 from labelstore.store.chunks.committed_blocks import CommittedBlocks
 from labelstore.store.chunks.prior_lists import PriorLists
 
@@ -42,8 +48,8 @@ __all__ = ["VerifiedBlocks"]
 
 _STATUS = "images/status"
 
-_COMPARED_BYTES = 2**20
-"""Bytes of chunks that are compared with their digests together, about: they stay in a cache."""
+_SOME_BYTES = 2**20
+"""Bytes of chunks that are looked at together, about: they stay in a processor's cache."""
 
 
 class VerifiedBlocks(CommittedBlocks):
@@ -228,28 +234,37 @@ class VerifiedBlocks(CommittedBlocks):
         self, places: Sequence[tuple[int, int]], chunks: Iterator[Codes]
     ) -> Iterator[Codes]:
         """Chunks, compared with their digests, some at a time."""
-        some: list[tuple[tuple[int, int], Codes]] = []
-        held = 0
-        for place, codes in zip(places, chunks, strict=True):
-            some.append((place, codes))
-            held += sum(part.nbytes for part in codes.values())
-            if held >= _COMPARED_BYTES:
-                yield from self._compared(some)
-                some, held = [], 0
-        yield from self._compared(some)
+        for some in _some_at_a_time(places, chunks):
+            own = [place for place, _ in some]
+            wrong = {
+                spec.name: self._are_wrong(spec.name, own, [codes[spec.name] for _, codes in some])
+                for spec in self._specs
+            }
+            for number, (place, codes) in enumerate(some):
+                for name, those in wrong.items():
+                    if those[number]:
+                        raise self.corrupt(name, *place)
+                yield codes
 
-    def _compared(self, chunks: Sequence[tuple[tuple[int, int], Codes]]) -> Iterator[Codes]:
-        """Chunks by (block, group), up to the first one that is not as it was committed."""
-        places = [place for place, _ in chunks]
-        wrong = {
-            spec.name: self._are_wrong(spec.name, places, [codes[spec.name] for _, codes in chunks])
-            for spec in (self._specs if chunks else ())
-        }
-        for number, (place, codes) in enumerate(chunks):
-            for name, those in wrong.items():
-                if those[number]:
-                    raise self.corrupt(name, *place)
-            yield codes
+    def _labels_among(
+        self,
+        places: Sequence[tuple[int, int]],
+        chunks: Iterator[Codes],
+        priors: Codes | None = None,
+    ) -> Iterator[Codes]:
+        """Chunks, which match their digests, up to the first one that is none of labels; looked at
+        some at a time. ``priors`` as for ``_require_labels``."""
+        for some in _some_at_a_time(places, chunks):
+            blocks = list(dict.fromkeys(block for (block, _), _ in some))
+            lists = {block: self._lists_of(block, priors) for block in blocks}
+            are_labels = not any(rows.any() for rows in self._unreadable_of(blocks))
+            if are_labels:
+                of_lists = [(codes, lists[block]) for (block, _), codes in some]
+                are_labels = are_surely_labels(of_lists, self.manifest)
+            for place, codes in some:
+                if not are_labels:
+                    self._require_labels(codes, *place, priors)
+                yield codes
 
     def _require_labels(
         self, codes: Codes, block: int, group: int | None, priors: Codes | None = None
@@ -257,19 +272,23 @@ class VerifiedBlocks(CommittedBlocks):
         """CorruptError unless codes of a block's images, which match their digests, are labels.
 
         ``priors`` are the codes of their lists, where these are at hand."""
-        rows = self.manifest.block_slice(block)
         (unreadable,) = self._unreadable_of([block])
+        lists = self._lists_of(block, priors)
+        problem = label_problem(codes, self._specs, lists, unreadable, self.manifest)
+        self._require_none(problem, "labels", block, group)
+
+    def _lists_of(self, block: int, priors: Codes | None) -> npt.NDArray[Any]:
+        """(n, m) codes of the lists of a block's images, of ``priors`` where these are at hand; m
+        is 0 where class ids are no ranks in them."""
+        rows = self.manifest.block_slice(block)
         if self.manifest.prior_size and self.manifest.encoding == "codes":
             if priors is None:
                 every, read = self.prior_lists.arrays()
                 if not read[block]:
                     every = self.prior_lists.read(np.array([block]))
                 priors = {name: values[rows] for name, values in every.items()}
-            lists = priors["images/prior_classes"]
-        else:
-            lists = np.empty((rows.stop - rows.start, 0), np.uint16)
-        problem = label_problem(codes, self._specs, lists, unreadable, self.manifest)
-        self._require_none(problem, "labels", block, group)
+            return priors["images/prior_classes"]
+        return np.empty((rows.stop - rows.start, 0), np.uint16)
 
     def _require_none(self, problem: str | None, name: str, block: int, group: int | None) -> None:
         """CorruptError of what was committed and cannot be meant, where there is a problem."""
@@ -289,3 +308,19 @@ class VerifiedBlocks(CommittedBlocks):
     def require_labels_of(self, problem: str, block: int, group: int) -> None:
         """Raise the CorruptError of labels that were committed and are none."""
         self._require_none(problem, "labels", block, group)
+
+
+def _some_at_a_time(
+    places: Sequence[tuple[int, int]], chunks: Iterator[Codes]
+) -> Iterator[list[tuple[tuple[int, int], Codes]]]:
+    """Chunks with their places, as many together as have ``_SOME_BYTES``."""
+    some: list[tuple[tuple[int, int], Codes]] = []
+    held = 0
+    for place, codes in zip(places, chunks, strict=True):
+        some.append((place, codes))
+        held += sum(part.nbytes for part in codes.values())
+        if held >= _SOME_BYTES:
+            yield some
+            some, held = [], 0
+    if some:
+        yield some
