@@ -27,6 +27,7 @@ setup(
             ("images", "_resample"),
             ("peers.pickles", "_latin1"),
             ("store.backends.zarr", "_chunks"),
+            ("training.planning", "_coded_rules"),
             ("views", "_boxes"),
         )
     ]

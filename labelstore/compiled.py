@@ -21,6 +21,7 @@ PARTS = {
     "labelstore.images._resample": 1,
     "labelstore.peers.pickles._latin1": 1,
     "labelstore.store.backends.zarr._chunks": 1,
+    "labelstore.training.planning._coded_rules": 1,
     "labelstore.views._boxes": 1,
 }
 """Each part and the number of its interface, ``INTERFACE`` in its source: one more in both places

@@ -20,6 +20,7 @@ from labelstore.images import resampling
 from labelstore.operations.inspection.doctor import diagnose
 from labelstore.peers.pickles import latin1
 from labelstore.store.backends.zarr import many_chunks
+from labelstore.training.planning import coded_rules
 from labelstore.views import boxes
 from labelstore.views.law import ViewLaw
 from tests.support.stores import few_photos, in_units, said_of_labels, written
@@ -33,6 +34,7 @@ ASKING = {
     "labelstore.images._resample": (resampling, "_compiled"),
     "labelstore.peers.pickles._latin1": (latin1, "_compiled"),
     "labelstore.store.backends.zarr._chunks": (many_chunks, "_compiled"),
+    "labelstore.training.planning._coded_rules": (coded_rules, "_compiled"),
     "labelstore.views._boxes": (boxes, "_compiled"),
 }
 

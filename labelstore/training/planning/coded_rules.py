@@ -1,15 +1,18 @@
 """FerKD's rule over stored codes of largest probabilities, which rise where their values do.
 
 To compare codes takes a fraction of decoding them and comparing the values: where a threshold lies
-among the codes is looked up once.
+among the codes is looked up once. The compiled part (``_coded_rules.c``) passes over them once,
+without the interpreter's lock; where it was not built NumPy does the same.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from labelstore.compiled import compiled_part
 from labelstore.format import codecs
 from labelstore.format.encoding import decode_confidence
 from labelstore.labels.actions import ActionCounts
@@ -24,6 +27,12 @@ if TYPE_CHECKING:
     Bits = npt.NDArray[np.uint8]
 
 __all__ = ["Decided", "decided", "decided_codes"]
+
+
+_PART = "labelstore.training.planning._coded_rules"
+
+# Now, and not by one of several threads.
+compiled_part(_PART)
 
 
 class Decided(NamedTuple):
@@ -82,9 +91,29 @@ def decided_codes(
     if values is None:
         return decided(rule, decode_confidence(codes, manifest), truths)
     edges = Edges(*(_first_above(edge, values, codes.dtype) for edge in rule.edges(truths)))
+    compiled = _compiled()
+    if compiled is not None:
+        return _decided_compiled(compiled, edges, codes)
     above_low = codes >= edges.low
     calibrated = above_low & (codes < edges.middle)
     return _packed(above_low & (codes < edges.top), calibrated, ~above_low, codes.size)
+
+
+def _decided_compiled(compiled: Any, edges: Edges, codes: npt.NDArray[Any]) -> Decided:
+    """Codes (n, views), decided by edges among them, () or (n, 1)."""
+    shape = len(codes), -(-codes.shape[1] // 8)
+    passes, calibrated = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+    own = np.array([np.ravel(edge) for edge in edges], dtype=codes.dtype)
+    whole = np.ascontiguousarray(codes)
+    low, changed, kept = compiled.decide(whole, own, passes, calibrated)
+    counts = ActionCounts(low, changed, kept - changed, codes.size - low - kept)
+    return Decided(passes, calibrated, counts)
+
+
+@functools.cache
+def _compiled() -> Any:
+    """The compiled part; None where it was not built."""
+    return compiled_part(_PART)
 
 
 def _first_above(edge: Any, values: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> Any:

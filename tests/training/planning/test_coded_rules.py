@@ -10,6 +10,7 @@ from labelstore.format import codecs
 from labelstore.format.encoding import decode_confidence
 from labelstore.format.manifest import Manifest
 from labelstore.labels.calibration.thresholds import ClassThresholds
+from labelstore.training.planning import coded_rules
 from labelstore.training.planning.coded_rules import decided, decided_codes
 
 IMAGES, VIEWS, CLASSES = 90, 41, 7
@@ -30,9 +31,18 @@ def manifest_of(quantizer: str, encoding: str) -> Manifest:
     )
 
 
+@pytest.fixture(params=[True, False], ids=["compiled", "numpy"])
+def compiled(request, monkeypatch):
+    """Whether the compiled part decides."""
+    part = coded_rules._compiled()
+    if request.param and part is None:
+        pytest.skip("not built")
+    monkeypatch.setattr(coded_rules, "_compiled", lambda: part if request.param else None)
+
+
 @pytest.mark.parametrize("quantizer", sorted(codecs.QUANTIZERS))
 @pytest.mark.parametrize("encoding", ["codes", "plain"])
-def test_codes_are_decided_as_their_values(quantizer, encoding):
+def test_codes_are_decided_as_their_values(quantizer, encoding, compiled):
     rng, manifest = np.random.default_rng(3), manifest_of(quantizer, encoding)
     grid = codecs.get(quantizer).top
     probs = rng.random((IMAGES, VIEWS)).astype(np.float32)
@@ -66,6 +76,25 @@ def test_codes_are_decided_as_their_values(quantizer, encoding):
         assert actual.counts.views == held.sum() * VIEWS
         counted.add(actual.counts)
     assert len(counted) >= 4
+
+
+@pytest.mark.skipif(coded_rules._compiled() is None, reason="not built")
+@pytest.mark.parametrize("dtype", ["|u1", "<u2"])
+@pytest.mark.parametrize("views", [*range(1, 35), 255 * 16, 255 * 16 + 1, 9000])
+def test_any_number_of_views_is_decided_alike(dtype, views):
+    most, rng = np.iinfo(dtype).max, np.random.default_rng(views)
+    codes = rng.integers(0, most, (5, views), dtype, endpoint=True)
+    codes[:, :: views // 7 + 1] = most
+    for edges in np.sort(rng.integers(0, most, (4, 3, 5), dtype, endpoint=True), axis=1):
+        edges[:, 0], edges[1:, 1], edges[2, 2] = 0, most, most
+        for own in (edges, edges[:, 4:]):
+            low, middle, top = own[..., None]
+            passes, changed = (codes >= low) & (codes < top), (codes >= low) & (codes < middle)
+            bits = [np.full((5, -(-views // 8)), 77, dtype=np.uint8) for _ in range(2)]
+            counts = coded_rules._compiled().decide(codes, own.copy(), *bits)
+            assert np.array_equal(bits[0], np.packbits(passes, axis=1))
+            assert np.array_equal(bits[1], np.packbits(changed, axis=1))
+            assert counts == ((codes < low).sum(), changed.sum(), passes.sum())
 
 
 def test_without_images_that_are_looked_at_nothing_passes():
