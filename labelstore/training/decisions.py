@@ -150,7 +150,7 @@ def _mask_arrays(
     reader: LabelReader, ferkd: FerKD | EnsembleFerKD, count: int
 ) -> dict[str, npt.NDArray[Any]]:
     """The arrays of ``ViewMask``, and its pace as (1,)."""
-    bits = decisions(reader, ferkd).passes
+    bits = decisions(reader, ferkd, calibrated=False).passes
     counts = count_views(bits, np.arange(reader.num_images))
     without_views = np.flatnonzero((counts == 0) & reader.labelled())
     best = np.empty((len(without_views), count), dtype=np.int64)
@@ -208,15 +208,21 @@ def pace_of(counts: npt.NDArray[np.int64]) -> int:
     return int(np.median(some)) if some.size else 1
 
 
-def decisions(reader: LabelReader, ferkd: FerKD | EnsembleFerKD) -> Decisions:
-    """What a rule does with every labelled view; the arguments and errors are
-    ``view_mask``'s."""
+def decisions(
+    reader: LabelReader, ferkd: FerKD | EnsembleFerKD, *, calibrated: bool = True
+) -> Decisions:
+    """What a rule does with every labelled view; the arguments and errors are ``view_mask``'s.
+
+    ``calibrated``: whether ``Decisions.calibrated`` is wanted; else it is zeros, which take no
+    memory.
+    """
     targets = np.asarray(reader.targets)
     require_unmixed(reader, "FerKD")
     ferkd.require_classes(reader.num_classes)
     if len(reader.members) == 1 or ferkd.ensemble == "mean":
         (rule,) = ferkd.rules_for(1)
-        return _decide(reader, rule, targets, reader.labelled(), reader.num_views)
+        judged = targets, reader.labelled()
+        return _decide(reader, rule, *judged, reader.num_views, calibrated=calibrated)
     return _combined(reader, ferkd)
 
 
@@ -268,17 +274,22 @@ def _decide(
     targets: npt.NDArray[np.int32],
     is_read: BoolArray,
     num_views: int,
+    *,
+    calibrated: bool = True,
 ) -> Decisions:
-    """One rule over the first ``num_views`` views of the images that are read."""
+    """One rule over the first ``num_views`` views of the images that are read; ``calibrated`` as
+    for ``decisions``."""
     passes = np.zeros((reader.num_images, -(-num_views // 8)), dtype=np.uint8)
     # Memory of zeros is taken as it is filled.
-    calibrated = np.zeros(passes.shape, dtype=np.uint8)
+    changed = np.zeros(passes.shape, dtype=np.uint8)
     counts = ActionCounts()
     for rows, some in _decided(reader, rule, targets, is_read, num_views):
-        passes[rows], calibrated[rows] = some.passes, some.calibrated
+        passes[rows] = some.passes
+        if calibrated:
+            changed[rows] = some.calibrated
         counts += some.counts
     source = "mean label" if len(reader.members) > 1 else str(reader.path)
-    return Decisions(passes, calibrated, (Counts(source, counts),))
+    return Decisions(passes, changed, (Counts(source, counts),))
 
 
 def _decided(
