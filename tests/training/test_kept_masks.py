@@ -33,9 +33,12 @@ def planned(tmp_path, monkeypatch):
 def looks(monkeypatch):
     """A list with an entry for each time that a store is looked at."""
     entries, plain = [], decisions.decisions
-    monkeypatch.setattr(
-        decisions, "decisions", lambda *args: (entries.append(args), plain(*args))[1]
-    )
+
+    def look(*args, **options):
+        entries.append(args)
+        return plain(*args, **options)
+
+    monkeypatch.setattr(decisions, "decisions", look)
     return entries
 
 
