@@ -20,7 +20,7 @@ PARTS = {
     "labelstore.format.units._unit_digests": 2,
     "labelstore.images._resample": 1,
     "labelstore.peers.pickles._latin1": 1,
-    "labelstore.store.backends.zarr._chunks": 1,
+    "labelstore.store.backends.zarr._chunks": 2,
     "labelstore.training.planning._coded_rules": 1,
     "labelstore.views._boxes": 1,
 }

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DOCUMENT_BYTES",
     "check_expansion",
+    "folder_in",
     "json_document",
     "json_of",
     "open_descriptor",
@@ -188,10 +189,9 @@ def open_inside(path: Path | str, root: Path | str) -> tuple[int, int]:
 
 
 @contextmanager
-def opener_in(folder: str, root: str) -> Iterator[Callable[[str], tuple[int, int]]]:
-    """What opens files of a folder of the store at ``root`` by their names in it, or in a folder
-    there, as ``open_inside`` does. Where the folder lies is looked at once, which is half of what
-    opening a small file takes.
+def folder_in(folder: str, root: str) -> Iterator[int | None]:
+    """The descriptor of a folder of the store at ``root``, of which files can then be opened by
+    their names in it; None where it is not there, or where the system cannot do that.
 
     Raises:
         CorruptError: the folder is a link that leaves the store.
@@ -201,30 +201,45 @@ def opener_in(folder: str, root: str) -> Iterator[Callable[[str], tuple[int, int
     except OSError:
         descriptor = None
     if descriptor is None:
-        yield lambda name: open_inside(f"{folder}/{name}", root)
+        yield None
         return
-
-    def opened(name: str) -> tuple[int, int]:
-        try:
-            inner, _, last = name.rpartition("/")
-            if not inner:
-                return _opened(name, descriptor)
-            inner_descriptor = os.open(inner, _FOLDER | os.O_NOFOLLOW, dir_fd=descriptor)
-            try:
-                return _opened(last, inner_descriptor)
-            finally:
-                os.close(inner_descriptor)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            # A link, which has to be followed, or what is to be explained.
-            return open_inside(f"{folder}/{name}", root)
-
     try:
         _require_inside(_real_path(descriptor, folder), folder, root)
-        yield opened
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def opener_in(folder: str, root: str) -> Iterator[Callable[[str], tuple[int, int]]]:
+    """What opens files of a folder of the store at ``root`` by their names in it, or in a folder
+    there, as ``open_inside`` does. Where the folder lies is looked at once, which is half of what
+    opening a small file takes.
+
+    Raises:
+        CorruptError: the folder is a link that leaves the store.
+    """
+    with folder_in(folder, root) as descriptor:
+
+        def opened(name: str) -> tuple[int, int]:
+            if descriptor is None:
+                return open_inside(f"{folder}/{name}", root)
+            try:
+                inner, _, last = name.rpartition("/")
+                if not inner:
+                    return _opened(name, descriptor)
+                inner_descriptor = os.open(inner, _FOLDER | os.O_NOFOLLOW, dir_fd=descriptor)
+                try:
+                    return _opened(last, inner_descriptor)
+                finally:
+                    os.close(inner_descriptor)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                # A link, which has to be followed, or what is to be explained.
+                return open_inside(f"{folder}/{name}", root)
+
+        yield opened
 
 
 def open_file(path: Path | str, root: Path | str) -> io.FileIO:

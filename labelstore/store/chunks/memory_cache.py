@@ -62,8 +62,9 @@ class ChunkCache:
         self._shape = chunk_shape
         self._num_chunks = num_chunks
         entry = sum(math.prod(spec.shape[2:]) * spec.dtype.itemsize for spec in specs)
-        self._slot_bytes = math.prod(chunk_shape) * entry
-        self.capacity = int(min(max(cache_bytes // self._slot_bytes, 1), num_chunks))
+        self.chunk_bytes = math.prod(chunk_shape) * entry
+        """Of a chunk's codes, all arrays together."""
+        self.capacity = int(min(max(cache_bytes // self.chunk_bytes, 1), num_chunks))
         self.clear()
 
     def clear(self) -> None:
@@ -80,7 +81,7 @@ class ChunkCache:
     @property
     def used_bytes(self) -> int:
         """Bytes of the slots that are filled."""
-        return int((self._chunk_in >= 0).sum()) * self._slot_bytes
+        return int((self._chunk_in >= 0).sum()) * self.chunk_bytes
 
     def take(
         self,

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockReader"]
 
+_RUN_BYTES = 2**21
+"""Bytes of codes of blocks side by side that are read together, about at most: they stay near the
+processor until they are compared and checked."""
+
 _GROUPS_CHECKED = 64
 """Groups of views of a block that are read together where a block is checked."""
 
@@ -68,10 +72,14 @@ class BlockReader(VerifiedBlocks):
     @property
     def threads(self) -> int:
         """How many threads read and decompress chunks at a time."""
+        return 1 if self._alone else cores()
+
+    @property
+    def _alone(self) -> bool:
+        """Whether one thread must read, chunk by chunk."""
         # Parquet's open files are shared and must be used by one thread at a time; a remote backend
         # has threads of its own.
-        alone = self.manifest.encoding != "codes" or isinstance(self.path, str)
-        return 1 if alone else cores()
+        return self.manifest.encoding != "codes" or isinstance(self.path, str)
 
     @property
     def cached_bytes(self) -> int:
@@ -159,6 +167,21 @@ class BlockReader(VerifiedBlocks):
             self.prior_lists.read(np.unique(blocks))
         chunks = self._verified_chunks(places, units=units)
         yield from self._labels_among(places, chunks, priors)
+
+    def read_runs(self, blocks: range, group: int) -> Iterator[tuple[int, Codes]]:
+        """All codes of a group of views of some blocks, in runs of blocks; not kept in memory.
+
+        Returns:
+            the first block of each run, and the codes (images of the run, views, ...) by array
+            name.
+        """
+        if self._alone or self._units is not None or not blocks:
+            chunks = self.read_chunks([(block, group) for block in blocks])
+            yield from zip(blocks, chunks, strict=True)
+            return
+        step = max(_RUN_BYTES // self._pool.chunk_bytes, 1)
+        for first in range(blocks.start, blocks.stop, step):
+            yield first, self._read_run(range(first, min(first + step, blocks.stop)), group)
 
     def _verified_chunks(
         self, places: Sequence[tuple[int, int]], *, units: bool = False

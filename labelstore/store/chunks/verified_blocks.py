@@ -256,7 +256,7 @@ class VerifiedBlocks(CommittedBlocks):
         some at a time. ``priors`` as for ``_require_labels``."""
         for some in _some_at_a_time(places, chunks):
             blocks = list(dict.fromkeys(block for (block, _), _ in some))
-            lists = {block: self._lists_of(block, priors) for block in blocks}
+            lists = {block: self._lists_of([block], priors) for block in blocks}
             are_labels = not any(rows.any() for rows in self._unreadable_of(blocks))
             if are_labels:
                 of_lists = [(codes, lists[block]) for (block, _), codes in some]
@@ -266,6 +266,52 @@ class VerifiedBlocks(CommittedBlocks):
                     self._require_labels(codes, *place, priors)
                 yield codes
 
+    def _read_run(self, blocks: range, group: int) -> Codes:
+        """Codes (images of all, views, ...) of a group of views of blocks side by side, verified;
+        not kept."""
+        for block in blocks:
+            self._require_committed(block)
+        unreadable = np.concatenate(self._unreadable_of(blocks))
+        rows, columns = self._rows_of(blocks), self.manifest.group_slice(group)
+        arrays = self._backend.read_many([(spec.name, rows, columns) for spec in self._specs])
+        codes = {spec.name: part for spec, part in zip(self._specs, arrays, strict=True)}
+        parts = {block: self._part_of(codes, block, rows.start) for block in blocks}
+        places = [(block, group) for block in blocks]
+        for name in codes:
+            wrong = self._are_wrong(name, places, [part[name] for part in parts.values()])
+            for place, one in zip(places, wrong, strict=True):
+                if one:
+                    raise self.corrupt(name, *place)
+        lists = self._lists_of(blocks)
+        if label_problem(codes, self._specs, lists, unreadable, self.manifest) is not None:
+            for block, part in parts.items():
+                self._require_labels(part, block, group)
+        return codes
+
+    def _rows_of(self, blocks: Sequence[int]) -> slice:
+        """The images of blocks side by side."""
+        first, last = (self.manifest.block_slice(block) for block in (blocks[0], blocks[-1]))
+        return slice(first.start, last.stop)
+
+    def _part_of(self, codes: Codes, block: int, first: int) -> Codes:
+        """Those of a block, of codes of the images from ``first`` on."""
+        rows = self.manifest.block_slice(block)
+        return {name: part[rows.start - first : rows.stop - first] for name, part in codes.items()}
+
+    def _lists_of(self, blocks: Sequence[int], priors: Codes | None = None) -> npt.NDArray[Any]:
+        """(n, m) codes of the lists of the images of blocks side by side, of ``priors`` where these
+        are at hand; m is 0 where class ids are no ranks in them."""
+        rows = self._rows_of(blocks)
+        if not self.manifest.prior_size or self.manifest.encoding != "codes":
+            return np.empty((rows.stop - rows.start, 0), np.uint16)
+        if priors is not None:
+            return priors["images/prior_classes"]
+        numbers = np.array(blocks)
+        every, read = self.prior_lists.arrays()
+        if not read[numbers].all():
+            every = self.prior_lists.read(numbers)
+        return every["images/prior_classes"][rows]
+
     def _require_labels(
         self, codes: Codes, block: int, group: int | None, priors: Codes | None = None
     ) -> None:
@@ -273,22 +319,10 @@ class VerifiedBlocks(CommittedBlocks):
 
         ``priors`` are the codes of their lists, where these are at hand."""
         (unreadable,) = self._unreadable_of([block])
-        lists = self._lists_of(block, priors)
-        problem = label_problem(codes, self._specs, lists, unreadable, self.manifest)
+        problem = label_problem(
+            codes, self._specs, self._lists_of([block], priors), unreadable, self.manifest
+        )
         self._require_none(problem, "labels", block, group)
-
-    def _lists_of(self, block: int, priors: Codes | None) -> npt.NDArray[Any]:
-        """(n, m) codes of the lists of a block's images, of ``priors`` where these are at hand; m
-        is 0 where class ids are no ranks in them."""
-        rows = self.manifest.block_slice(block)
-        if self.manifest.prior_size and self.manifest.encoding == "codes":
-            if priors is None:
-                every, read = self.prior_lists.arrays()
-                if not read[block]:
-                    every = self.prior_lists.read(np.array([block]))
-                priors = {name: values[rows] for name, values in every.items()}
-            return priors["images/prior_classes"]
-        return np.empty((rows.stop - rows.start, 0), np.uint16)
 
     def _require_none(self, problem: str | None, name: str, block: int, group: int | None) -> None:
         """CorruptError of what was committed and cannot be meant, where there is a problem."""

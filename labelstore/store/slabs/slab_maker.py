@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["NoRoomError", "SlabMaker", "bytes_of_others"]
 
 _BATCH = 16
-"""Chunks that a thread reads at a time."""
+"""Blocks that a thread reads at a time."""
 
 
 class NoRoomError(Exception):
@@ -87,11 +87,11 @@ class SlabMaker:
         return shared_file.make(folder, layout, fill, go_on)
 
     def _fill(self, writer: SharedFileWriter, group: int | None, blocks: range) -> None:
-        chunks: Iterator[Codes]
+        runs: Iterator[tuple[int, Codes]]
         if group is None:
-            chunks = self._reader.prior_codes_of(blocks)
+            runs = zip(blocks, self._reader.prior_codes_of(blocks), strict=True)
         else:
-            chunks = self._reader.read_chunks([(block, group) for block in blocks])
-        for block, codes in zip(blocks, chunks, strict=True):
+            runs = self._reader.read_runs(blocks, group)
+        for first, codes in runs:
             for name, values in codes.items():
-                writer.put(name, block * self._block_images, values)
+                writer.put(name, first * self._block_images, values)

@@ -1,6 +1,6 @@
-/* Chunks of a shard (shards.py) in C, without the GIL: their checksums compared, and decompressed,
-   many in one call. A chunk has some kB, and Python takes as long to look at one as zstd to
-   decompress it.
+/* Chunks of shards (shards.py) in C, without the GIL: their checksums compared, and decompressed,
+   many in one call: of one shard that has been read, or the same one of many files. A chunk has some
+   kB, and Python takes as long to look at one as zstd to decompress it.
 
    Nothing here says what is wrong with a chunk: where one is not what this library writes, the call
    ends, and Python looks at it. blosc's format is that of c-blosc 1.21 (README_CHUNK_FORMAT.rst);
@@ -10,12 +10,18 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 
 /* What labelstore/compiled.py asks for. */
-#define INTERFACE 1
+#define INTERFACE 2
 
 #define CHECKSUM 4                /* bytes behind a chunk */
 #define HEADER 16                 /* bytes of blosc's */
@@ -174,7 +180,115 @@ end:
     return result;
 }
 
-static PyMethodDef methods[] = {{"decode", decode, METH_VARARGS, decode_doc}, {NULL, NULL, 0, NULL}};
+/* What openat2(2) takes; not in the headers of older systems. */
+typedef struct {
+    uint64_t flags, mode, resolve;
+} How;
+
+#define NO_MAGIC_LINKS 0x02       /* what a path may not have */
+#define NO_LINKS 0x04
+#define BENEATH 0x08              /* it stays in the folder */
+
+/* Open a file below an open folder for reading, where no part of its name is a link; -1 where that
+   cannot be had. */
+static int
+open_below(int folder, const char *name) {
+#ifdef SYS_openat2
+    const How how = {O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0, NO_MAGIC_LINKS | NO_LINKS | BENEATH};
+    return (int)syscall(SYS_openat2, folder, name, &how, sizeof how);
+#else
+    (void)folder, (void)name;
+    return -1;
+#endif
+}
+
+static int
+read_at(int file, uint8_t *out, uint64_t size, uint64_t start) {
+    return pread(file, out, size, (off_t)start) == (ssize_t)size;
+}
+
+/* A chunk of an open shard: which of how many, of how many bytes; `data` has room for the index and
+   for a chunk. Whether it is sound. */
+static int
+decode_place(const Zstd *zstd, int file, uint64_t place, uint64_t count, uint32_t width, uint32_t bytes, uint8_t *data, uint8_t *out) {
+    const uint64_t index = 16 * count + CHECKSUM;
+    struct stat state;
+    uint64_t entry[2];
+    if (fstat(file, &state) < 0 || !S_ISREG(state.st_mode) || (uint64_t)state.st_size < index) return 0;
+    const uint64_t end = (uint64_t)state.st_size - index;
+    if (!read_at(file, data, index, end)) return 0;
+    if (checksum(data, index - CHECKSUM) != four(data + index - CHECKSUM)) return 0;
+    memcpy(entry, data + 16 * place, 16);
+    if (entry[1] > (uint64_t)bytes + HEADER + CHECKSUM || entry[1] > end || entry[0] > end - entry[1]) return 0;
+    return read_at(file, data, entry[1], entry[0]) && decode_chunk(zstd, data, entry[1], width, bytes, out);
+}
+
+PyDoc_STRVAR(
+    decode_files_doc,
+    "decode_files(create, release, decompress, folder, names, place, count, width, out)\n--\n\n"
+    "Decode the same chunk of many shards, files below an open folder, into out (n, bytes) uint8;\n"
+    "whether all are there and sound, out being undefined if not; False also where a link leads to\n"
+    "one, and where the system cannot tell. create, release, decompress: as decode. folder: its\n"
+    "descriptor. names: of the n files, a NUL behind each. place: of the chunk, of count in a shard.\n"
+    "width: bytes of a value."
+);
+
+static PyObject *
+decode_files(PyObject *Py_UNUSED(module), PyObject *args) {
+    unsigned long long create, release, decompress, place, count;
+    unsigned int width;
+    int folder;
+    const char *names;
+    Py_ssize_t length;
+    PyObject *object, *result = NULL;
+    Py_buffer out = {0};
+    Zstd zstd = {0};
+    if (!PyArg_ParseTuple(
+            args, "KKKiy#KKIO", &create, &release, &decompress, &folder, &names, &length, &place, &count, &width, &object
+        ))
+        return NULL;
+    if (PyObject_GetBuffer(object, &out, PyBUF_ND | PyBUF_WRITABLE) < 0) return NULL;
+    Py_ssize_t ends = 0;
+    for (Py_ssize_t at = 0; at < length; at++) ends += !names[at];
+    if (!create || !release || !decompress || !width || place >= count || count > MOST_BYTES / 16 || out.ndim != 2 ||
+        out.itemsize != 1 || out.shape[1] < 1 || out.shape[1] > MOST_BYTES || ends != out.shape[0] ||
+        (length && names[length - 1])) {
+        PyErr_SetString(PyExc_ValueError, "chunks of other shapes");
+        goto end;
+    }
+    zstd.create = (void *(*)(void))(uintptr_t)create;
+    zstd.release = (size_t(*)(void *))(uintptr_t)release;
+    zstd.decompress = (size_t(*)(void *, void *, size_t, const void *, size_t))(uintptr_t)decompress;
+    const uint32_t bytes = (uint32_t)out.shape[1];
+    const uint64_t index = 16 * count + CHECKSUM, chunk = (uint64_t)bytes + HEADER + CHECKSUM;
+    uint8_t *data = NULL;
+    int sound = 0;
+    Py_BEGIN_ALLOW_THREADS
+    zstd.context = zstd.create();
+    zstd.room = malloc(bytes);
+    data = malloc(index > chunk ? index : chunk);
+    sound = zstd.context && zstd.room && data;
+    for (Py_ssize_t number = 0; sound && number < out.shape[0]; number++, names += strlen(names) + 1) {
+        const int file = open_below(folder, names);
+        sound = file >= 0 &&
+                decode_place(&zstd, file, place, count, width, bytes, data, (uint8_t *)out.buf + number * (Py_ssize_t)bytes);
+        if (file >= 0) close(file);
+    }
+    if (zstd.context) zstd.release(zstd.context);
+    free(zstd.room);
+    free(data);
+    Py_END_ALLOW_THREADS
+    result = PyBool_FromLong(sound);
+end:
+    PyBuffer_Release(&out);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"decode", decode, METH_VARARGS, decode_doc},
+    {"decode_files", decode_files, METH_VARARGS, decode_files_doc},
+    {NULL, NULL, 0, NULL},
+};
 
 static int
 add_contents(PyObject *module) {

@@ -1,11 +1,13 @@
-"""Many chunks of a shard, checked and decompressed in one call, without the interpreter's lock.
+"""Many chunks, checked and decompressed in one call, without the interpreter's lock.
 
-Python looks at a chunk (``shards.decode``) as long as zstd decompresses it. The compiled part
-(``_chunks.c``) does both for many, with the functions of the zstd that numcodecs holds. It is tried
-on chunks that numcodecs compressed before it is used. Where it was not built, where numcodecs shows
-no such functions, and where a chunk is not what this library writes, ``shards`` looks at each.
+They are of one shard, or the same one of many: of a group of views, as a slab holds. Python looks
+at a chunk (``shards.decode``) as long as zstd decompresses it. The compiled part (``_chunks.c``)
+does both for many, with the functions of the zstd that numcodecs holds. It is tried on chunks that
+numcodecs compressed before it is used. Where it was not built, where numcodecs shows no such
+functions, and where a chunk is not what this library writes, ``shards`` looks at each.
 
-What pays for it: ``python -m benchmarks.operations --only schedule ferkd``.
+What pays for it: ``python -m benchmarks.operations --only schedule ferkd``, and
+``python -m benchmarks.read_epoch``.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     Entries = npt.NDArray[np.uint64]
 
-__all__ = ["decode_many"]
+__all__ = ["decode_files", "decode_many"]
 
 _PART = "labelstore.store.backends.zarr._chunks"
 
@@ -62,6 +64,12 @@ class _Decoder(NamedTuple):
     def decode(self, data: bytes, start: int, entries: Entries, width: int, out: Any) -> bool:
         """As the compiled part says."""
         return bool(self.module.decode(*self.functions, data, start, entries, width, out))
+
+    def decode_files(self, folder: int, names: bytes, place: tuple[int, int], out: Any) -> bool:
+        """As the compiled part says, into values (n, ...); ``place`` with the count."""
+        rows = out.reshape(len(out), -1).view(np.uint8)
+        arguments = (folder, names, *place, out.itemsize, rows)
+        return bool(self.module.decode_files(*self.functions, *arguments))
 
 
 def decode_many(
@@ -103,6 +111,35 @@ def decode_many(
     if not decoder.decode(data, start, entries, dtype.itemsize, out):
         return None
     return list(out.view(dtype).reshape(len(places), *shape))
+
+
+def decode_files(
+    folder: int,
+    names: Sequence[str],
+    place: tuple[int, int],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+) -> npt.NDArray[Any] | None:
+    """The same chunk of many shards, as ``shards.decode`` gives each, one behind the other.
+
+    Args:
+        folder: the descriptor of a folder of the store. names: of the shards in it, n.
+        place: of the chunk, and how many a shard has.
+        shape, dtype: of a chunk.
+
+    Returns:
+        (n, *shape); None where each has to be looked at: they are few or large, or one of them may
+        not be there, or be a link, or damaged.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if len(names) < 2 or not 0 < size * len(names) <= _MOST_BYTES:
+        return None
+    decoder = _compiled()
+    if decoder is None:
+        return None
+    out = np.empty((len(names), *shape), dtype)
+    whole = b"".join(name.encode() + b"\0" for name in names)
+    return out if decoder.decode_files(folder, whole, place, out) else None
 
 
 @functools.cache

@@ -18,11 +18,13 @@ from labelstore.storage import local_files
 from labelstore.storage.untrusted import (
     DOCUMENT_BYTES,
     check_expansion,
+    folder_in,
     json_document,
     parsed,
     read_manifest,
 )
 from labelstore.store.backends.zarr.arrays import ATTRIBUTE, COMMITS, DESCRIPTION, KEYS, TARGETS
+from labelstore.store.backends.zarr.many_chunks import decode_files
 from labelstore.store.backends.zarr.metadata import ArrayLayout, array_document, array_layouts
 from labelstore.store.backends.zarr.objects import ZarrObjects
 from labelstore.store.backends.zarr.shards import (
@@ -192,6 +194,10 @@ class ZarrReads(ZarrObjects):
         rows = self._layouts[name].rows
         blocks = range(images.start // rows, -(-images.stop // rows))
         selection = images if views is None else (images, views)
+        if views is not None and images.start % rows == 0:
+            together = self._decoded_together(name, blocks, views)
+            if together is not None:
+                return together[: images.stop - images.start, : views.stop - views.start]
         with self._guard(name, selection):
             parts = []
             for block in blocks:
@@ -203,6 +209,26 @@ class ZarrReads(ZarrObjects):
                     else self._read_groups(name, block, inner, views)
                 )
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _decoded_together(
+        self, name: str, blocks: Sequence[int], views: slice
+    ) -> npt.NDArray[Any] | None:
+        """Whole chunks of one group of some blocks, one behind the other; None where each block has
+        to be looked at."""
+        array = self._layouts[name]
+        group, first = divmod(views.start, array.chunks[1])
+        shards = [self._object_name(name, block) for block in blocks]
+        held = any(self._held.get(shard) is not None for shard in shards)
+        if held or first or views.stop - views.start > array.chunks[1]:
+            return None
+        folder = f"{name}/c"
+        with folder_in(f"{self.path}/{folder}", str(self.path)) as descriptor:
+            if descriptor is None:
+                return None
+            names = [shard[len(folder) + 1 :] for shard in shards]
+            layout = (group, array.count), array.chunks, array.dtype
+            chunks = decode_files(descriptor, names, *layout)
+        return None if chunks is None else chunks.reshape(-1, *array.chunks[1:])
 
     def _read_rows(self, name: str, block: int) -> npt.NDArray[Any]:
         """A block of an array without views."""

@@ -194,6 +194,11 @@ class RemoteZarrBackend(RemoteWriting, ZarrBackend):
             self._tails[name] = end
         return _RangesObject(self._objects, name, *end)
 
+    def _decoded_together(
+        self, name: str, blocks: Sequence[int], views: slice
+    ) -> npt.NDArray[Any] | None:
+        return None
+
     def _read_chunks(self, name: str, block: int, groups: Sequence[int]) -> list[npt.NDArray[Any]]:
         array = self._layouts[name]
         parts = self._chunks_of(self._object_name(name, block), groups, array)
