@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import google_crc32c
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from numcodecs import blosc
 
+import labelstore
 from labelstore.errors import CorruptError
+from labelstore.storage.untrusted import folder_in
 from labelstore.store.backends.zarr import many_chunks
 from labelstore.store.backends.zarr.shards import chunks_in
 from labelstore.store.backends.zarr.unit_objects import HeldObject
@@ -132,3 +135,110 @@ def test_every_group_of_largest_probabilities_is_compared_with_its_digest(tmp_pa
     os.replace(store.path / "labels/top_prob/c/0/0", file)
     with pytest.raises(CorruptError, match=r"block 1 \(images 8 to 15, views 0 to"):
         list(store.reader.top_probs_of([1]))
+
+
+GROUPS, SHAPE, DTYPE = 3, (50, 4), np.dtype("<u2")
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Files of shards of three chunks, by name, and their codes (shard, chunk, ...)."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 900, (5, GROUPS, *SHAPE)).astype(DTYPE)
+    names = [f"{number}/0/0" for number in range(len(codes))]
+    for name, parts in zip(names, codes, strict=True):
+        packed = [blosc.compress(part, b"zstd", 3, typesize=2) for part in parts]
+        tmp_path.joinpath(name).parent.mkdir(parents=True)
+        tmp_path.joinpath(name).write_bytes(shard_of([checked(bytes(part)) for part in packed]))
+    return names, codes
+
+
+def of_files(folder, names, group=1, count=GROUPS):
+    with folder_in(str(folder), str(folder.parent)) as descriptor:
+        return many_chunks.decode_files(descriptor, names, (group, count), SHAPE, DTYPE)
+
+
+@pytest.mark.skipif(COMPILED is None, reason="the compiled part is not built")
+def test_the_same_chunk_of_many_files(tmp_path, shards):
+    names, codes = shards
+    for group in range(GROUPS):
+        assert of_files(tmp_path, names, group).tobytes() == codes[:, group].tobytes()
+    assert of_files(tmp_path, names[3:0:-1]).tobytes() == codes[3:0:-1, 1].tobytes()
+    with pytest.raises(ValueError, match="other shapes"):
+        of_files(tmp_path, names, GROUPS)
+    with pytest.raises(ValueError, match="other shapes"):
+        of_files(tmp_path, [*names[:2], "0\0/0/0"])
+
+
+@pytest.mark.skipif(COMPILED is None, reason="the compiled part is not built")
+def test_files_that_python_has_to_look_at(tmp_path, shards):
+    names, _ = shards
+    file = tmp_path / names[2]
+    whole = file.read_bytes()
+    rng = np.random.default_rng(1)
+    start, size = np.frombuffer(whole[-16 * GROUPS - 4 : -4], "<u8").reshape(-1, 2)[1].tolist()
+    # Of the chunk and of the index every byte counts.
+    for at in (*range(start, start + size), *range(len(whole) - 16 * GROUPS - 4, len(whole))):
+        broken = bytearray(whole)
+        broken[at] ^= 1 << int(rng.integers(8))
+        file.write_bytes(broken)
+        assert of_files(tmp_path, names) is None
+    for end in (0, 3, 51, len(whole) - 1):
+        file.write_bytes(whole[:end])
+        assert of_files(tmp_path, names) is None
+    for entry in ((2**64 - 1, 2**64 - 1), (2**64 - 8, 30), (len(whole), 30), (0, 2**40), (0, 0)):
+        index = np.frombuffer(whole[-16 * GROUPS - 4 : -4], "<u8").reshape(-1, 2).copy()
+        index[1] = entry
+        file.write_bytes(whole[: -16 * GROUPS - 4] + checked(index.tobytes()))
+        assert of_files(tmp_path, names) is None
+    file.unlink()
+    assert of_files(tmp_path, names) is None
+    os.mkfifo(file)
+    assert of_files(tmp_path, names) is None
+    file.unlink()
+
+    # The very same bytes, but by a link, or from outside of the folder.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(whole)
+    file.symlink_to(elsewhere)
+    assert of_files(tmp_path, names) is None
+    file.unlink()
+    file.parent.rmdir()
+    file.parent.symlink_to(tmp_path / "3/0")
+    assert of_files(tmp_path, names) is None
+    assert of_files(tmp_path / "3", ["0/0", "../4/0/0"]) is None
+    assert of_files(tmp_path / "3", ["0/0", str(tmp_path / names[4])]) is None
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_groups_of_blocks_side_by_side(tmp_path, monkeypatch, listed):
+    """Of whole blocks and a last, smaller group of views; what the compiled part gives is what
+    Python gives, and what is wrong is told of the block that it is wrong in."""
+    lists = {"means": np.full((44, 30), 1 / 30), "prior_size": 8} if listed else {}
+    store, _, _ = written(tmp_path / "a.zarr", 44, views=7, group_views=4, **lists)
+    blocks = range(store.manifest.num_blocks)
+
+    def read(group, blocks=blocks):
+        return [
+            (first, {name: codes.tobytes() for name, codes in run.items()})
+            for first, run in labelstore.open(store.path).reader.read_runs(blocks, group)
+        ]
+
+    for group in (0, 1):
+        views = store.manifest.group_slice(group)
+        chunks = store.reader._backend._decoded_together("labels/classes", blocks, views)
+        assert (chunks is not None) == (COMPILED is not None)
+        together = read(group)
+        assert [first for first, _ in together] == [0]
+        one_by_one = dict(zip(blocks, (read(group, range(b, b + 1)) for b in blocks), strict=True))
+        for name, codes in together[0][1].items():
+            assert codes == b"".join(one_by_one[block][0][1][name] for block in blocks)
+        with monkeypatch.context() as patch:
+            patch.setattr(many_chunks, "_compiled", lambda: None)
+            assert read(group) == together
+
+    # Sound chunks of another block.
+    files = [store.path / f"labels/classes/c/{block}/0/0" for block in (2, 3)]
+    shutil.copy(*files)
+    with pytest.raises(CorruptError, match=r"labels/classes: block 3 .*is not what was committed"):
+        read(0)
