@@ -149,15 +149,15 @@ class SlowReads:
     """Chunks are read one by one, with a pause before each; counts them."""
 
     def __init__(self, monkeypatch):
-        self.places, read_chunks = [], BlockReader.read_chunks
+        self.places, read_runs = [], BlockReader.read_runs
 
-        def slow(reader, places):
-            for place in places:
+        def slow(reader, blocks, group):
+            for block in blocks:
                 time.sleep(0.02)
-                self.places.append(place)
-                yield from read_chunks(reader, [place])
+                self.places.append((block, group))
+                yield from read_runs(reader, range(block, block + 1), group)
 
-        monkeypatch.setattr(BlockReader, "read_chunks", slow)
+        monkeypatch.setattr(BlockReader, "read_runs", slow)
 
     def until_first(self):
         while not self.places:
@@ -202,11 +202,11 @@ def test_nobody_waits_for_a_thread_that_has_failed(tmp_path, monkeypatch, folder
     written(tmp_path / "s.zarr", images=160, views=4, block_images=8)
     store = labelstore.open(tmp_path / "s.zarr", slab_bytes=ROOMY)
 
-    def broken(reader, places):
+    def broken(reader, blocks, group):
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(BlockReader, "read_chunks", broken)
+        patched.setattr(BlockReader, "read_runs", broken)
         store.slabs.read_ahead([0])
         store.slabs.wait([0])
     assert files_in(folder) == []
