@@ -283,9 +283,12 @@ class VerifiedBlocks(CommittedBlocks):
                 if one:
                     raise self.corrupt(name, *place)
         lists = self._lists_of(blocks)
-        if label_problem(codes, self._specs, lists, unreadable, self.manifest) is not None:
+        problem = label_problem(codes, self._specs, lists, unreadable, self.manifest)
+        if problem is not None:
+            # Which block's labels they are.
             for block, part in parts.items():
                 self._require_labels(part, block, group)
+        self._require_none(problem, "labels", blocks[0], group)
         return codes
 
     def _rows_of(self, blocks: Sequence[int]) -> slice:

@@ -194,7 +194,7 @@ class ZarrReads(ZarrObjects):
         rows = self._layouts[name].rows
         blocks = range(images.start // rows, -(-images.stop // rows))
         selection = images if views is None else (images, views)
-        if views is not None and images.start % rows == 0:
+        if views is not None and len(blocks) > 1 and images.start % rows == 0:
             together = self._decoded_together(name, blocks, views)
             if together is not None:
                 return together[: images.stop - images.start, : views.stop - views.start]
