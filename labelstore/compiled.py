@@ -42,7 +42,7 @@ def lacking_parts() -> dict[str, str]:
     for name, number in PARTS.items():
         module = _imported(name)
         if module is None and is_built:
-            reasons[name] = "not built"
+            reasons[name] = _refusal(name) or "not built"
         elif module is not None and _interface(module) != number:
             reasons[name] = f"built with interface {_interface(module)}, expected {number}"
     return reasons
@@ -53,6 +53,17 @@ def _imported(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         return None
+
+
+def _refusal(name: str) -> str | None:
+    """What a part that is there says where it cannot be imported; None of one that is not there."""
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        return None
+    except ImportError as error:
+        return str(error)
+    return None
 
 
 def _interface(module: Any) -> int:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     """Codes of a chunk: the largest probabilities, the others, classes; and of its lists."""
     UInt32Array = npt.NDArray[np.uint32]
 
-__all__ = ["ROUNDING", "doubtful_labels"]
+__all__ = ["ROUNDING", "doubtful_labels", "why_unused"]
 
 ROUNDING = 1e-6
 """By how much a sum of float32 probabilities may exceed 1."""
@@ -140,6 +140,13 @@ def _stored(quantizer: str) -> _Stored:
     sizes = np.full(256**rest.dtype.itemsize, _NO_VALUE, dtype=np.uint32)
     sizes[: len(values)] = np.ceil(values.astype(np.float64) * _ONE)
     return _Stored(kind, rest.dtype, sizes, len(top) - 1)
+
+
+def why_unused() -> str | None:
+    """Why the compiled part, which is there, does not look; None where it does, or is not there."""
+    if compiled_part(_PART) is None or _compiled() is not None:
+        return None
+    return f"it does not find the labels that NumPy {np.__version__} finds"
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from labelstore.compiled import compiled_part
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from labelstore.images.mixing.blend import PartnersOf
     from labelstore.images.stages import StageOf
 
-__all__ = ["Crops", "can_resize", "pixels_of", "resize_into", "whole_pays"]
+__all__ = ["Crops", "can_resize", "pixels_of", "resize_into", "whole_pays", "why_unused"]
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -159,6 +160,16 @@ def _call(
     )
 
 
+def why_unused() -> str | None:
+    """Why the compiled part, which is there, does not cut; None where it does, or is not there."""
+    module = compiled_part("labelstore.images._resample")
+    if module is None or _compiled() is not None:
+        return None
+    if not module.usable():
+        return "the processor has no AVX2"
+    return f"Pillow {PIL.__version__} cuts to other pixels"
+
+
 @functools.cache
 def _compiled() -> tuple[Any, int] | None:
     """The compiled module and the order of this Pillow's passes; None where Pillow has to cut."""
@@ -197,7 +208,8 @@ def _is_pillow(module: Any, order: int) -> bool:
         for number in _FILTERS.values():
             _call(module, order, photo, boxes, flips, number, out)
             for (top, left, tall, wide), flip, view in zip(boxes.tolist(), flips, out, strict=True):
-                crop = image.crop((left, top, left + wide, top + tall))
+                # Not of `image`: a crop is refused where few pixels are let in.
+                crop = Image.fromarray(photo[top : top + tall, left : left + wide])
                 expected = np.asarray(crop.resize((columns, rows), number))
                 if not np.array_equal(view, expected[:, ::-1] if flip else expected):
                     return False

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Int64Array = npt.NDArray[np.int64]
     UInt64Array = npt.NDArray[np.uint64]
 
-__all__ = ["TRIES", "BoxLaw", "draw_boxes"]
+__all__ = ["TRIES", "BoxLaw", "draw_boxes", "why_unused"]
 
 TRIES = 10
 """How often RandomResizedCrop draws before it falls back to the central crop."""
@@ -80,6 +80,13 @@ def _by_module(
     views = (np.ascontiguousarray(part) for part in (hashes, numbers, width, height))
     module.draw(*views, (law.seed, *law.scale, *logs, *law.ratio, law.flip), box, flip)
     return box, flip
+
+
+def why_unused() -> str | None:
+    """Why the compiled part, which is there, does not draw; None where it does, or is not there."""
+    if compiled_part("labelstore.views._boxes") is None or _compiled() is not None:
+        return None
+    return f"NumPy {np.__version__} draws other views"
 
 
 @functools.cache

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelstore.compiled import lacking_parts
 from labelstore.errors import LabelStoreError, SourceError, UsageError
 from labelstore.images.ground_truth.targets import resolve_targets
 from labelstore.operations.inspection.findings import NAMED, Finding, Findings
 from labelstore.operations.inspection.photo_differences import PhotoComparison
+from labelstore.operations.inspection.slow_ways import tell_slow_ways
 from labelstore.producer.pixel_probe import installed_versions, read_by_key, replay_probe
 from labelstore.store.store import opened
 from labelstore.teachers.class_names import names_of
@@ -76,7 +76,7 @@ def diagnose(
     probe = _replay_probe(store, source, photos, findings)
     versions = _compare_versions(store.manifest.producer, probe, findings)
     _tell_incomplete(store, photos, findings)
-    _tell_lacking_parts(findings)
+    tell_slow_ways(store, findings)
     return {
         "doctor_version": DOCTOR_VERSION,
         "store": {
@@ -216,16 +216,6 @@ def _compare_versions(
             detail = f"{pair['store']} made it, {pair['here'] or 'none'} is here"
             findings.of("versions", "note", words, noun="library").add(name, detail)
     return versions
-
-
-def _tell_lacking_parts(findings: Findings) -> None:
-    """Compiled parts that are not used here."""
-    words = (
-        "are not there, or do not fit this code, so that slower code with the same results runs",
-        "install labelstore again, in a checkout with pip install -e .",
-    )
-    for name, detail in lacking_parts().items():
-        findings.of("compiled-parts", "note", words, noun="compiled part").add(name, detail)
 
 
 def _tell_incomplete(store: Store, photos: PhotoComparison, findings: Findings) -> None:

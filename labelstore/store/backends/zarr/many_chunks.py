@@ -18,6 +18,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import google_crc32c
+import numcodecs
 import numpy as np
 from numcodecs import blosc
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     Entries = npt.NDArray[np.uint64]
 
-__all__ = ["decode_files", "decode_many"]
+__all__ = ["decode_files", "decode_many", "why_unused"]
 
 _PART = "labelstore.store.backends.zarr._chunks"
 
@@ -142,20 +143,36 @@ def decode_files(
     return out if decoder.decode_files(folder, whole, place, out) else None
 
 
+def why_unused() -> str | None:
+    """Why the compiled part, which is there, does not decode; None where it does, or is not
+    there."""
+    module = compiled_part(_PART)
+    if module is None or _compiled() is not None:
+        return None
+    if not module.CHECKS:
+        return "the processor has no SSE 4.2"
+    if _decoder(module) is None:
+        return f"numcodecs {numcodecs.__version__} shows no functions of its zstd"
+    return f"it does not give what numcodecs {numcodecs.__version__} compressed"
+
+
 @functools.cache
 def _compiled() -> _Decoder | None:
     """What decodes chunks; None where there is nothing that does it as ``shards``."""
     module = compiled_part(_PART)
-    if module is None or not module.CHECKS:
-        return None
+    decoder = _decoder(module) if module is not None and module.CHECKS else None
+    return decoder if decoder is not None and _decodes(decoder) else None
+
+
+def _decoder(module: Any) -> _Decoder | None:
+    """The compiled part with numcodecs' zstd; None where that does not show what it holds."""
     try:
         library = ctypes.CDLL(blosc.__file__)
         functions = [ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in _FUNCTIONS]
     except (AttributeError, OSError):
-        # Another build of numcodecs, which does not show what it holds.
         return None
     decoder = _Decoder(module, tuple(function.value or 0 for function in functions), library)
-    return decoder if all(decoder.functions) and _decodes(decoder) else None
+    return decoder if all(decoder.functions) else None
 
 
 def _decodes(decoder: _Decoder) -> bool:
