@@ -96,14 +96,15 @@ def grow_plan(path: str, other: str) -> dict[str, Any]:
     from labelstore.cli.reports.growth import growth_document
     from labelstore.operations.forecast import forecast
     from labelstore.producer.growth.growth import Growth
-    from labelstore.producer.settings import LabelSettings, RunOptions
+    from labelstore.producer.settings import LabelSettings, Output, RunOptions
 
     store = labelstore.open(path)
     photos = _more(store)
     growth = Growth.of(store, photos, other, sampled=True)
     settings = LabelSettings.of_manifest(store.manifest, growth.plan.num_views)
     options = RunOptions(batch_size=64, workers=2)
-    estimate = forecast(photos, teacher(), other, settings, options)
+    unknown = np.full(len(photos), -1, dtype=np.int32)
+    estimate = forecast(photos, teacher(), Output(unknown, other, settings), options)
     return {"views_to_label": growth_document(growth, estimate)["views"]}
 
 

@@ -240,7 +240,8 @@ def _show(rows: list[Row], sample: dict[str, int], sizes: StoreSizes) -> None:
 def _layout(sizes: StoreSizes) -> str:
     """In which pieces labels lie."""
     if sizes.unit_images is None:
-        return "chunks of about 4,096 crops"
+        images = min(sizes.block_images, sizes.num_images)
+        return f"chunks of {counted(images, 'image')} x {counted(sizes.group_views, 'view')}"
     return (
         f"units of {counted(sizes.unit_images, 'image')} x {counted(sizes.group_views, 'view')}, "
         f"blocks of {counted(sizes.block_images, 'image')}"

@@ -182,15 +182,15 @@ def _forecast(
     request: GenerateOptions, growth: Growth, network: Teacher, options: RunOptions
 ) -> None:
     """Tell what growing would take; a sample of the photos is labelled for it."""
-    from labelstore.operations.forecast import forecast
+    import numpy as np
 
-    estimate = forecast(
-        growth.photos,
-        network,
-        request.output[0],
-        _settings(growth),
-        options,
-    )
+    from labelstore.operations.forecast import forecast
+    from labelstore.producer.settings import Output
+
+    # Bytes are reckoned by the old store's: these labels of all photos are for the pace.
+    unknown = np.full(len(growth.photos), -1, dtype=np.int32)
+    planned = Output(unknown, request.output[0], _settings(growth))
+    estimate = forecast(growth.photos, network, planned, options)
     document = growth_document(growth, estimate)
     if request.json:
         output.emit_json(document)

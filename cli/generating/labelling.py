@@ -57,6 +57,9 @@ class _Job:
     class_map: Mapping[str, int | str] | None
     options: RunOptions
     launch: Launch | None
+    keys: tuple[str, ...] | None
+    """Those of the source, where they are in another order than those of what it was opened from.
+    """
 
 
 def label(request: GenerateOptions, launch: Launch | None) -> list[Report]:
@@ -94,15 +97,14 @@ def _job(request: GenerateOptions, launch: Launch | None) -> _Job:
     views = _views(request)
     teachers = request.teachers.each()
     request.teachers.check_count("output", request.output)
-    source = request.photos.open(request.source)
+    source = opened = request.photos.open(request.source)
     for path in request.output:
         check_outside(source, path)
-    if not request.overwrite and request.engine == "local":
+    if not request.overwrite:
         source = _as_stored(source, request.output)
     if request.views_from:
         _check_photos(source, request.views_from)
-        if request.engine == "local":
-            source = _partners_first(source, request.views_from)
+        source = _partners_first(source, request.views_from)
     teachers, pending = from_stores(
         teachers, request.teachers.fits(), request.output, request.overwrite
     )
@@ -119,7 +121,8 @@ def _job(request: GenerateOptions, launch: Launch | None) -> _Job:
             "--engine ray runs once, on one machine of the cluster: leave out torchrun or srun."
         )
     options = request.run_options(launch)
-    job = _Job(source, views, teachers, pending, class_map, options, launch)
+    keys = source.keys if source is not opened else None
+    job = _Job(source, views, teachers, pending, class_map, options, launch, keys)
     if not request.dry_run:
         _check_requests(request, job)
     return job
@@ -224,7 +227,7 @@ def _ray_engine(request: GenerateOptions, job: _Job) -> RayEngine:
     if request.dry_run:
         raise UsageError("--engine ray has no --dry-run: leave one of them out.")
     return RayEngine(
-        functools.partial(_load, request.photos, request.source, job.teachers),
+        functools.partial(_load, request.photos, request.source, job.teachers, job.keys),
         actors=request.actors,
         device=request.teachers.device,
         options=job.options,
@@ -232,10 +235,19 @@ def _ray_engine(request: GenerateOptions, job: _Job) -> RayEngine:
 
 
 def _load(
-    photos: SourceOptions, source: str, teachers: list[TeacherOptions]
+    photos: SourceOptions,
+    path: str,
+    teachers: list[TeacherOptions],
+    keys: tuple[str, ...] | None,
 ) -> tuple[ImageSource, list[Teacher]]:
-    """The source and the teachers, on whatever machine this runs."""
-    return photos.open(source), [teacher.load() for teacher in teachers]
+    """The source, in the order of these keys, and the teachers, on whatever machine this runs."""
+    from labelstore.images.sources.choose import in_order
+    from labelstore.images.sources.ordered import with_first
+
+    source = photos.open(path)
+    if keys is not None:
+        source = with_first(in_order(source, keys), keys)
+    return source, [teacher.load() for teacher in teachers]
 
 
 def _outputs(request: GenerateOptions, job: _Job, teachers: Sequence[TeacherInfo]) -> list[Output]:
@@ -264,7 +276,7 @@ def _outputs(request: GenerateOptions, job: _Job, teachers: Sequence[TeacherInfo
 def _forecast(request: GenerateOptions, job: _Job, teacher: Teacher, planned: Output) -> None:
     from labelstore.operations.forecast import forecast
 
-    estimate = forecast(job.source, teacher, planned.path, planned.settings, job.options)
+    estimate = forecast(job.source, teacher, planned, job.options)
     if request.json:
         output.emit_json(estimate.to_json())
     else:

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labelstore.labels.actions import action_shares
 from labelstore.labels.ferkd import FerKD
 from labelstore.operations.plan import Setting, measure, sample_of_teacher
-from labelstore.producer.manifests import blocks_on, sizes_of, stored_manifest
+from labelstore.producer.engines.local import LocalEngine
+from labelstore.producer.manifests import StoreSizes, manifests_of
+from labelstore.producer.store_bytes import empty_store_bytes
 from labelstore.storage.local_files import free_bytes
 from labelstore.storage.location import place_of, suffix_of
 from labelstore.teachers.device_memory import BATCH_SIZES
 
 if TYPE_CHECKING:
-    import os
-
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.producer.settings import LabelSettings, RunOptions
+    from labelstore.producer.settings import Output, RunOptions
     from labelstore.teachers.teacher import Teacher
 
-__all__ = ["FIXED_BYTES_AN_IMAGE", "Forecast", "forecast"]
-
-FIXED_BYTES_AN_IMAGE = 60
-"""The image table's share: key, size, digest, ground truth and status, compressed; a generous guess
-for paths of usual length."""
+__all__ = ["Forecast", "forecast"]
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,7 @@ class Forecast:
 def forecast(
     source: ImageSource,
     teacher: Teacher,
-    path: str | os.PathLike[str],
-    settings: LabelSettings,
+    output: Output,
     options: RunOptions,
     *,
     images: int = 24,
@@ -79,40 +74,43 @@ def forecast(
     """Label a sample as ``generate`` would, and reckon up.
 
     Args:
-        source, teacher, path, settings, options: as for ``generate``; nothing is written to
-            ``path``.
-        images: of the sample, spread over the source; views: the first ones of each.
+        source, teacher, options: as for ``generate``. output: the store, of which nothing is
+            written.
+        images: of the sample, at least, spread over the source; views: the first ones of each.
+            Where the store has fewer views, more images make up for them.
 
     Raises:
         SourceError: none of the sampled images can be decoded. TeacherError: the network fails.
         UsageError: settings that make no store.
     """
-    views = min(views, settings.num_views)
+    settings = output.settings
+    shown = min(views, settings.num_views)
+    # A compiled network takes minutes to compile, and says the same.
+    as_it_is = replace(options, compiled=False)
+    with LocalEngine([teacher], as_it_is) as engine:
+        (manifest,) = manifests_of(source, [output], as_it_is, engine)
     sample = sample_of_teacher(
         source,
         teacher,
         settings.law,
         temperature=settings.temperature,
-        images=images,
-        views=views,
+        images=max(images, -(-images * views // shown)),
+        views=shown,
         batch_size=options.batch_size or BATCH_SIZES[teacher.device],
     )
-    setting = Setting("", settings.store_of(teacher.num_classes))
-    place = place_of(path)
-    stored = stored_manifest(path, overwrite=options.overwrite)
-    block_images = (
-        stored.block_images
-        if stored
-        else blocks_on(teacher.device, len(source), settings.num_views)
+    place = place_of(output.path)
+    sizes = StoreSizes(
+        manifest.num_images, manifest.block_images, manifest.group_views, manifest.unit_images
     )
     row = measure(
         sample.labels,
-        setting,
+        Setting("", settings.store_of(teacher.num_classes)),
         settings.num_views,
         suffix_of(place),
-        class_names=teacher.class_names,
-        sizes=sizes_of(path, settings, len(source), block_images, stored),
+        sizes=sizes,
+        photo_sizes=sample.sizes,
     )
+    empty = empty_store_bytes(manifest, source.keys, output.targets, suffix_of(place))
     crops = len(source) * settings.num_views
     seconds_forward = sample.forward_seconds * crops
     seconds_pixels = (
@@ -127,10 +125,8 @@ def forecast(
         views=settings.num_views,
         crops=crops,
         sample_images=len(sample.labels),
-        sample_views=views,
-        bytes=(
-            round(row.bytes_per_crop * crops) + FIXED_BYTES_AN_IMAGE * len(source) + row.fixed_bytes
-        ),
+        sample_views=shown,
+        bytes=(round(row.bytes_per_crop * crops + row.table_bytes_per_image * len(source)) + empty),
         bytes_per_crop=round(row.bytes_per_crop, 3),
         free_bytes=free_bytes(place) if isinstance(place, Path) else None,
         seconds=seconds,

@@ -7,39 +7,35 @@ disk, read back, timed, and compared.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labelstore.errors import DecodeError, SourceError, UsageError
-from labelstore.format.arrays import commit_columns
-from labelstore.format.blocks import BlockData, BlockPriors
+from labelstore.format.blocks import BlockPriors
 from labelstore.format.manifest import Manifest, fingerprint
 from labelstore.format.settings import StoreSettings
-from labelstore.format.unit_blocks import COUNT_BYTES, UnitBlocks
 from labelstore.images.pixels import render
 from labelstore.labels.distance import Distances, distances
 from labelstore.producer.crops.partners import over_images
+from labelstore.producer.manifests import StoreSizes
 from labelstore.producer.pixel_probe import photo_at
 from labelstore.producer.settings import FIDELITIES
+from labelstore.producer.store_bytes import LabelSample, planned_bytes
 from labelstore.storage.workspaces import workspace
-from labelstore.store.backends.zarr.unit_objects import unit_object
 from labelstore.store.indexing import evenly_spaced
 from labelstore.store.store import Store
-from labelstore.store.writer import StoreWriter
 from labelstore.teachers.top_k import softmax
 from labelstore.views.philox import hash_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
 
     from labelstore.images.sources.choose import ImageSource
-    from labelstore.producer.manifests import StoreSizes
     from labelstore.teachers.teacher import Teacher
     from labelstore.views.law import ViewLaw
 
@@ -56,11 +52,9 @@ __all__ = [
     "sample_of_teacher",
 ]
 
-_CHUNK_CROPS = 4096
-"""Crops of a chunk, as a large store has them: 1,024 images x 4 views."""
 
-_CHECKSUM_BYTES = 4
-"""Bytes of the checksum behind a commit's row."""
+LARGE = StoreSizes(num_images=2**20, block_images=1024, group_views=4, unit_images=None)
+"""How a large store is divided."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +97,8 @@ class Row:
     """Labels, commits and the image's share of its prior list, for the planned number of views."""
     label_bytes_per_crop: float
     prior_bytes_per_image: float
-    fixed_bytes: int
-    """The manifest and the arrays' descriptions, of the same size however large the store is."""
+    table_bytes_per_image: float
+    """Of its size, its digest and its state; in Parquet they are with the list."""
     confidence_error: float
     """Largest error of a stored largest probability."""
     crops_per_second: float
@@ -129,7 +123,6 @@ class Row:
             "bytes_per_crop": round(self.bytes_per_crop, 3),
             "label_bytes_per_crop": round(self.label_bytes_per_crop, 3),
             "prior_bytes_per_image": round(self.prior_bytes_per_image, 1),
-            "fixed_bytes": self.fixed_bytes,
             "confidence_error": round(self.confidence_error, 6),
             "crops_per_second": round(self.crops_per_second),
             "classes_per_crop": round(self.classes_per_crop, 2),
@@ -183,6 +176,8 @@ class TeacherSample:
 
     labels: Float32Array
     """(n, views, C) full distributions."""
+    sizes: npt.NDArray[np.int32]
+    """(n, 2) width and height of each photo."""
     decode_seconds: float
     """Of an image."""
     cut_seconds: float
@@ -212,6 +207,7 @@ def sample_of_teacher(
     hashes = hash_keys(source.keys)
     law, partners = over_images(law, source.keys, partial(photo_at, source))
     rows: list[Float32Array] = []
+    sizes: list[tuple[int, int]] = []
     decoding = cutting = forward = 0.0
     for image in np.unique(chosen).tolist():
         started = time.perf_counter()
@@ -235,11 +231,13 @@ def sample_of_teacher(
             if tell is not None:
                 tell(int(start + batch_size >= views), len(pixels))
         rows.append(np.concatenate(parts))
+        sizes.append((photo.width, photo.height))
     if not rows:
         raise SourceError("none of the sampled images could be decoded: check the source.")
     timed = max(len(rows) - 1, 1)
     return TeacherSample(
         labels=np.stack(rows),
+        sizes=np.array(sizes, dtype=np.int32),
         decode_seconds=decoding / timed,
         cut_seconds=cutting / timed / views,
         forward_seconds=forward / timed / views,
@@ -261,8 +259,8 @@ def measure(
     setting: Setting,
     num_views: int,
     suffix: str = ".zarr",
-    class_names: tuple[str, ...] | None = None,
     sizes: StoreSizes | None = None,
+    photo_sizes: npt.NDArray[np.int32] | None = None,
 ) -> Row:
     """Store a sample under a setting, weigh it and read it back.
 
@@ -271,65 +269,52 @@ def measure(
         setting: k and the prior size are cut to C.
         num_views: how many views the store will have: what an image's list is shared by.
         suffix: of the store's name: ``".parquet"``, or any other for Zarr.
-        class_names: the C names that the manifest will hold, which is most of its size.
-        sizes: how the store will be divided, which tells what units take; chunks are those of a
-            large store.
+        sizes: how the store will be divided, of which its bytes depend; when None it is a large
+            one in chunks.
+        photo_sizes: (n, 2) width and height of each photo, where they are known.
     """
     images, views, classes = truth.shape
     k = min(setting.store.k or classes, classes)
     size = min(setting.store.prior_size or 0, classes)
-    in_units = sizes is not None and sizes.unit_images is not None
-    block_images, group_views = images, max(1, _CHUNK_CROPS // images)
-    if sizes and in_units:
-        # What a block's tables take, and how well they suit it, depends on how many labels it has.
-        labels = min(sizes.block_images, sizes.num_images) * num_views
-        block_images, group_views = min(images, -(-labels // views)), sizes.group_views
+    sizes = sizes or LARGE
+    order = np.argsort(-truth, axis=-1, kind="stable")[..., :k]
+    probs = np.take_along_axis(truth, order, axis=-1)
+    chunk = min(sizes.block_images, sizes.num_images) * sizes.group_views
     store_settings = replace(
         setting.store,
         k=k,
         prior_size=size,
-        block_images=block_images,
-        group_views=min(views, group_views),
+        block_images=images,
+        group_views=min(views, max(1, chunk // images)),
     )
-    order = np.argsort(-truth, axis=-1, kind="stable")[..., :k]
-    probs = np.take_along_axis(truth, order, axis=-1)
-    keys, targets = [str(image) for image in range(images)], np.full(images, -1, dtype=np.int32)
     manifest = Manifest(
         num_images=images,
         num_views=views,
         num_classes=classes,
-        fingerprint=fingerprint(keys, targets),
+        fingerprint=fingerprint([], np.zeros(0, dtype=np.int32)),
         law=None,
-        class_names=class_names,
-        unit_images=sizes.unit_images if sizes else None,
+        unit_images=sizes.unit_images,
         **store_settings.chosen(),
     )
     priors = BlockPriors(manifest, images)
     priors.fit(np.arange(images), truth.mean(axis=1, dtype=np.float64), order, probs)
+    sample = LabelSample(manifest, order, probs, priors.arrays(), photo_sizes)
+    taken = planned_bytes(sample, num_views, sizes, suffix)
     with workspace() as folder:
         path = folder / f"sample{suffix}"
-        with StoreWriter(path, manifest, keys, targets) as writer:
-            for block in range(manifest.num_blocks):
-                rows = manifest.block_slice(block)
-                lists = {name: array[rows] for name, array in priors.arrays().items()}
-                writer.write_block(block, BlockData(order[rows], probs[rows], **lists))
+        sample.write(path)
         store = Store(path)
-        label_bytes, prior_bytes, fixed_bytes = _bytes(path)
-        per_crop = label_bytes / (images * views)
-        if sizes and in_units:
-            planned = replace(manifest, num_views=num_views, **asdict(sizes))
-            per_crop = _bytes_in_units(path, manifest, planned)
         started = time.perf_counter()
         topk = store.read(np.arange(images)[:, None], np.arange(views))
         seconds = time.perf_counter() - started
         recovered = distances((truth[image], topk[image].recover()) for image in range(images))
-    per_image = prior_bytes / images
+    crops = sizes.num_images * num_views
     return Row(
         setting=setting,
-        bytes_per_crop=per_crop + per_image / num_views,
-        label_bytes_per_crop=per_crop,
-        prior_bytes_per_image=per_image,
-        fixed_bytes=fixed_bytes,
+        bytes_per_crop=(taken.labels + taken.lists) / crops,
+        label_bytes_per_crop=taken.labels / crops,
+        prior_bytes_per_image=taken.lists / sizes.num_images,
+        table_bytes_per_image=taken.images / sizes.num_images,
         confidence_error=float(np.abs(topk.confidence - probs[..., 0]).max()),
         crops_per_second=images * views / seconds,
         classes_per_crop=float((topk.probs > 0).sum(axis=-1).mean()),
@@ -346,36 +331,3 @@ def _even_kl(truth: Float32Array) -> float:
         exact = labels.astype(np.float64)
         total += float((exact * np.log(np.maximum(exact, 1e-300))).sum()) / len(exact)
     return float(np.log(truth.shape[-1]) + total / len(truth))
-
-
-def _bytes_in_units(path: Path, sample: Manifest, planned: Manifest) -> float:
-    """Bytes that a label of the planned store takes where labels lie in units, commits included.
-
-    Units have the bytes that they have in the sample. What lies beside them follows from how many
-    blocks, groups and units there are, and a store of a few blocks is not like a large one.
-    """
-    layout, blocks = UnitBlocks(sample), range(sample.num_blocks)
-    objects = [(path / unit_object(block)).read_bytes() for block in blocks]
-    units, tables = map(sum, zip(*map(layout.parts_of, objects), strict=True))
-    a_block = tables / len(objects) + COUNT_BYTES + UnitBlocks(planned).index_bytes
-    a_block += 8 * commit_columns(planned) + _CHECKSUM_BYTES
-    beside = planned.num_blocks * a_block / (planned.num_images * planned.num_views)
-    return units / (sample.num_images * sample.num_views) + beside
-
-
-def _bytes(path: Path) -> tuple[int, int, int]:
-    """Bytes of a store's labels and commits, of the images' prior lists, and of what describes
-    them."""
-    labels = priors = fixed = 0
-    for file in path.rglob("*"):
-        name = file.relative_to(path).as_posix()
-        if not file.is_file():
-            continue
-        if file.name in ("zarr.json", "manifest.json"):
-            fixed += file.stat().st_size
-            continue
-        if name.startswith(("labels/", "commits/")):
-            labels += file.stat().st_size
-        elif name.startswith(("images/prior", "measured/")):
-            priors += file.stat().st_size
-    return labels, priors, fixed
