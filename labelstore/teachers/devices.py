@@ -155,8 +155,10 @@ class ForwardGraph:
                 forward(pixels)
         present.wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
+        # torch's own stream for recordings is one of the first GPU that a process recorded on.
+        stream = torch.cuda.Stream(pixels.device)  # type: ignore[no-untyped-call]
         # Other threads of the process may use the GPU meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             self._outputs = forward(pixels)
 
     @property

@@ -175,3 +175,43 @@ def test_what_waits_for_the_device_is_not_recorded():
     before = network.outputs(pixels)
     assert network.record(16) is False
     assert torch.equal(network.outputs(pixels), before)
+
+
+def test_logits_do_not_depend_on_where_and_how_pixels_lie(teacher):
+    """On the host, in pinned memory, on the device, with gaps; a whole batch and a short one."""
+    rng = np.random.default_rng(4)
+    count = 16 if DEVICE == "cuda" else 4
+    shape = (count, *teacher.preprocessing.input_size, 3)
+    pixels = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
+    spaced = pixels.repeat_interleave(2, dim=0)[::2]
+    forms = [spaced, pixels.to(DEVICE), spaced.to(DEVICE)]
+    if DEVICE == "cuda":
+        forms.append(pixels.pin_memory())
+    # Convolutions of another layout may round otherwise.
+    channels_first = pixels.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1).to(DEVICE)
+    network = load_teacher("timm:resnet10t", checkpoint="none", device=DEVICE)
+    with torch.inference_mode():
+        plain = network.outputs(pixels), network.outputs(pixels[:3])
+        assert network.record(count) is (DEVICE == "cuda")
+        for form in (pixels, *forms):
+            assert torch.equal(network.outputs(form), plain[0])
+            # What was kept of the whole batch is in none of a short one.
+            assert torch.equal(network.outputs(form[:3]), plain[1])
+        for part in (channels_first, channels_first[:3]):
+            near = plain[0][: len(part)].cpu()
+            np.testing.assert_allclose(network.outputs(part).cpu(), near, atol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU at most")
+def test_a_teacher_stays_on_its_gpu_whichever_is_current(source, tmp_path):
+    """Each records its forward on a GPU of its own, and labels with another one current."""
+    stores = []
+    for number in (0, 1):
+        with torch.cuda.device(number):
+            network = load_teacher("timm:resnet10t", checkpoint="none", device="cuda")
+        assert network.place == torch.device("cuda", number)
+        assert network.record(7)
+        stores.append(make(source, network, tmp_path / f"{number}.zarr", batch_size=7))
+    first, second = map(labels_of, stores)
+    assert np.array_equal(first.indices, second.indices)
+    assert np.array_equal(first.probs, second.probs)

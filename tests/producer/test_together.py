@@ -13,12 +13,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import labelstore
-from labelstore.errors import BusyError, MismatchError, UsageError
+from labelstore.errors import BusyError, MismatchError, SourceError, UsageError
 from labelstore.format.settings import StoreSettings
 from labelstore.images.sources.folder import FolderSource
+from labelstore.producer.crops import cutter
 from labelstore.producer.engines.local import LocalEngine
 from labelstore.producer.generation import generate, generate_together
 from labelstore.producer.precheck import check_request
@@ -175,6 +177,25 @@ def test_a_device_that_makes_other_pixels_is_refused(photos, teachers, tmp_path,
     source = FolderSource(photos)
     with pytest.raises(MismatchError, match="by 1 at most"):
         alone(source, teachers[0], tmp_path / "a.zarr", resize="device")
+
+
+def test_a_device_without_memory_for_crops_is_told(photos, teachers, tmp_path, monkeypatch):
+    """As a GPU says it, on which the teacher and its batches left no room."""
+
+    def resize_boxes(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    monkeypatch.setattr(cutter, "resize_boxes", resize_boxes)
+    with pytest.raises(SourceError, match=r"no memory on cpu to decode and cut .* smaller batch"):
+        alone(FolderSource(photos), teachers[0], tmp_path / "a.zarr", resize="device")
+
+    # What else goes wrong there is no want of memory.
+    def fail(*given):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(cutter, "resize_boxes", fail)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        alone(FolderSource(photos), teachers[0], tmp_path / "a.zarr", resize="device")
 
 
 def test_a_compiled_teacher_is_filled_up_and_said(photos, tmp_path):

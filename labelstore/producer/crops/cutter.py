@@ -20,6 +20,7 @@ from labelstore.producer.crops.photos import LoadedPhoto, NoPartnerError, PhotoL
 from labelstore.producer.crops.runs import crop_runs
 from labelstore.teachers.device_memory import (
     batch_memory,
+    is_out_of_memory,
     own_stream,
     place_batch,
     place_photo,
@@ -135,10 +136,14 @@ class Cutter:
                         self._cut_by_workers if self._resize == "workers" else self._cut_on_device
                     )
                     yield from self._assemble(cut_by(runs, pool))
-            except MemoryError as error:
+            except (MemoryError, RuntimeError) as error:
+                # That of a device, where crops are resized there, is a RuntimeError.
+                if not is_out_of_memory(error):
+                    raise
+                where = "" if isinstance(error, MemoryError) else f" on {self._place}"
                 raise SourceError(
-                    "there is no memory to decode and cut photos: use fewer workers or a smaller "
-                    "batch size; what was committed is kept.",
+                    f"there is no memory{where} to decode and cut photos: use fewer workers or a "
+                    "smaller batch size; what was committed is kept.",
                     arguments=("workers", "batch_size"),
                 ) from error
             finally:
