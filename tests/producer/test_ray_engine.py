@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -15,10 +16,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from click.testing import CliRunner
 
 import labelstore
+from labelstore.cli.generating.labelling import _load
+from labelstore.cli.main import main
+from labelstore.cli.options import SourceOptions
 from labelstore.errors import MismatchError, NotFoundError, SourceError
 from labelstore.format.settings import StoreSettings
 from labelstore.images.preprocessing import Preprocessing
@@ -400,6 +407,74 @@ def test_the_driver_needs_no_torch(photos, tmp_path):
     )
     assert done.stdout.splitlines()[-1:] == ["made 16"], done.stderr
     assert labelstore.open(tmp_path / "s.zarr").complete
+
+
+def colours():
+    """What actors import as ``python:tests.producer.test_ray_engine:colours``."""
+    return Colours(), {
+        "input_size": (16, 16),
+        "mean": (0.5,) * 3,
+        "std": (0.25,) * 3,
+        "interpolation": "bilinear",
+    }
+
+
+def test_a_node_opens_photos_in_the_drivers_order(photos, tmp_path):
+    """Of a folder with the photos that views are mixed with first; of Parquet files in a store's
+    order; and of others as they are, which the driver then refuses."""
+    options = SourceOptions(None, None, None, None)
+    folder = FolderSource(photos)
+    rows = [{"bytes": folder.read(n), "path": key} for n, key in enumerate(folder.keys)]
+    table = tmp_path / "photos.parquet"
+    pq.write_table(pa.table({"image": rows}), table)
+    for source in (folder, options.open(str(table))):
+        keys = (*source.keys[5:], *source.keys[:5])
+        path = str(photos if source is folder else table)
+        opened = functools.partial(_load, options, path, [], keys)
+        found, _ = pickle.loads(pickle.dumps(opened))()
+        assert tuple(found.keys) == keys
+        assert [found.read(n) for n in range(8)] == [source.read((n + 5) % 8) for n in range(8)]
+        assert tuple(_load(options, path, [], None)[0].keys) == source.keys
+        lacking = (*keys, "lacking.jpg")
+        assert tuple(_load(options, path, [], lacking)[0].keys) == source.keys
+
+
+@pytest.mark.slow
+def test_views_of_a_store_that_are_mixed_are_labelled_in_its_order(photos, tmp_path, cluster):
+    """Photos that came since stand before the store's, and views are mixed with its alone."""
+    few = tmp_path / "few"
+    few.mkdir()
+    files = sorted(photos.iterdir())
+    for file in files[3:]:
+        shutil.copy(file, few / file.name)
+    given = ["--teacher", "python:tests.producer.test_ray_engine:colours", "--targets", "none"]
+    given += ["--device", "cpu", "--block-images", "3", "--workers", "1"]
+    first = tmp_path / "first.zarr"
+    views = ["--views", "4", "--augment", "mix-0.8-1"]
+    generated(few, first, *given, *views)
+    for file in files[:3]:
+        shutil.copy(file, few / file.name)
+    alone, by_ray = tmp_path / "one.zarr", tmp_path / "ray.zarr"
+    more = [*given, "--views-from", str(first)]
+    generated(few, alone, *more)
+    assert labelstore.open(alone).keys[:5] == labelstore.open(first).keys
+    generated(few, by_ray, *more, *RAY)
+    assert files_of(by_ray) == files_of(alone)
+    # What one engine began, the other goes on with.
+    (by_ray / "commits" / "c" / "1" / "0").unlink()
+    generated(few, by_ray, *more)
+    (by_ray / "commits" / "c" / "2" / "0").unlink()
+    generated(few, by_ray, *more, *RAY)
+    assert files_of(by_ray) == files_of(alone)
+
+
+RAY = ["--engine", "ray", "--actors", "1"]
+
+
+def generated(photos, path, *arguments):
+    """``labelstore generate``, in this process, which has the cluster."""
+    done = CliRunner().invoke(main, ["generate", str(photos), *arguments, "-o", str(path)])
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.slow

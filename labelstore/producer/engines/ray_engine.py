@@ -107,10 +107,11 @@ class RayEngine:
                     log_to_driver=False,
                     logging_level="error",
                 )
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            # A bare Exception it is where a node of its own does not start in 30 seconds.
+            except Exception as error:
                 raise UsageError(
-                    f"Ray cannot be reached ({one_line(error)}): check "
-                    "RAY_ADDRESS, or unset it to run on this machine."
+                    f"Ray cannot be reached ({one_line(error)}): check RAY_ADDRESS, or unset it "
+                    "to run on this machine; where this machine is busy, try again later."
                 ) from error
         gpus = self._gpus()
         on_gpu = device == "cuda" or (device == "auto" and gpus > 0)
