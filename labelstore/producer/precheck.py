@@ -93,7 +93,7 @@ def check_request(
     try:
         writer.check()
     except MismatchError:
-        if stored is not None or options.overwrite or stored_manifest(path) is None:
+        if stored is not None or stored_manifest(path, overwrite=options.overwrite) is None:
             raise
         # Another process began the store meanwhile: what is not known of the teacher is no
         # difference.
