@@ -21,13 +21,12 @@ from labelstore.images.decoding import decode
 from labelstore.images.pixels import cut
 from labelstore.statistics.calibration import calibration_of
 from labelstore.store.indexing import evenly_spaced
-from labelstore.teachers.top_k import softmax
+from labelstore.teachers.top_k import places_of, softmax
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
-    import torch
 
     from labelstore.images.sources.choose import ImageSource
     from labelstore.statistics.calibration import Calibration
@@ -167,7 +166,7 @@ def evaluate(
             seen = [(image, pixels) for image, pixels in batch if pixels is not None]
             if seen:
                 logits = teacher.logits(np.stack([pixels for _, pixels in seen]))
-                above = _above_truth(logits, targets[[image for image, _ in seen]])
+                above = places_of(logits, targets[[image for image, _ in seen]])
                 right, among = right + int((above == 0).sum()), among + int((above < n).sum())
                 confidence += float(softmax(logits, temperature).max(axis=1).sum())
                 places = np.arange(-judged_photos % every, len(seen), every)
@@ -197,20 +196,6 @@ def evaluate(
         calibration=calibration_of(np.concatenate(kept), np.array(truths), temperature),
         seconds=time.perf_counter() - started,
     )
-
-
-def _above_truth(logits: torch.Tensor, targets: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """(B,) how many classes come before the ground truth.
-
-    Of logits, since probabilities far below the largest one are all 0.
-
-    Args:
-        logits: (B, C). targets: (B,) ground-truth class ids.
-    """
-    z, rows = logits.float().cpu().numpy(), np.arange(len(targets))
-    truth = z[rows, targets][:, None]
-    before = np.arange(z.shape[1]) < targets[:, None]
-    return np.asarray(((z > truth) | ((z == truth) & before)).sum(axis=1))
 
 
 def _crops(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-__all__ = ["softmax", "top_k", "top_k_keys", "unpack_keys"]
+__all__ = ["places_of", "softmax", "top_k", "top_k_keys", "unpack_keys"]
 
 
 def top_k(
@@ -82,3 +82,18 @@ def softmax(logits: torch.Tensor, temperature: float) -> npt.NDArray[np.float32]
 
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
     return np.asarray(probabilities.cpu().numpy(), dtype=np.float32)
+
+
+def places_of(logits: torch.Tensor, classes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """(B,) how many classes come before one of each label, largest first; of equal logits, that of
+    the smaller class id comes first.
+
+    Of logits, since probabilities far below the largest one are all 0.
+
+    Args:
+        logits: (B, C) on any device. classes: (B,) class ids, 0..C-1.
+    """
+    z, rows = logits.float().cpu().numpy(), np.arange(len(classes))
+    own = z[rows, classes][:, None]
+    before = np.arange(z.shape[1]) < classes[:, None]
+    return np.asarray(((z > own) | ((z == own) & before)).sum(axis=1))

@@ -80,4 +80,6 @@ def test_doctor_tells_of_them(tmp_path, older):
     (found,) = [f for f in report["findings"] if f["kind"] == "compiled-parts"]
     assert (found["weight"], found["count"]) == ("note", len(compiled.PARTS))
     assert {named["name"] for named in found["first"]} == set(compiled.PARTS)
-    assert found["first"][0]["detail"] == "built with interface 0, expected 1"
+    first = found["first"][0]
+    expected = compiled.PARTS[first["name"]]
+    assert first["detail"] == f"built with interface 0, expected {expected}"

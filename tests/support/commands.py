@@ -64,7 +64,7 @@ READ_AT_START = (
 ENVIRONMENT = dict(os.environ)
 """That of the process that commands are forked from: this one's before any test changes it."""
 
-SHARED = "LABELSTORE_TESTS_COMMANDS"
+SHARED = "TESTS_COMMANDS"
 """The variable that says where such a process listens that several processes of tests share."""
 
 READ_LATER = ("PYTHONPATH", "PYTHONIOENCODING", "PYTHONBREAKPOINT")
@@ -320,6 +320,8 @@ def serve(listener):
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    # Tests that run in the background of a shell are deaf to it, and so is what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return json.loads(message)
 
 

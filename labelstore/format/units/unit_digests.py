@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["group_digests", "piece_digests", "record_digests"]
 
+_PART = "labelstore.format.units._unit_digests"
+
+# Now, and not by a thread that reads ahead: a data loader that forks while one imports would leave
+# its workers waiting for the import to end.
+compiled_part(_PART)
+
 
 def record_digests(
     arrays: Sequence[npt.NDArray[Any]], widths: Int64Array, labels: Int64Array, seeds: UInt64Array
@@ -99,4 +105,4 @@ def group_digests(
 @functools.cache
 def _compiled() -> Any:
     """The compiled digests; None where they were not built."""
-    return compiled_part("labelstore.format.units._unit_digests")
+    return compiled_part(_PART)

@@ -14,9 +14,9 @@ import numpy as np
 
 from labelstore.errors import LabelStoreError, SourceError, UsageError
 from labelstore.images.ground_truth.targets import resolve_targets
+from labelstore.operations.inspection.diagnosis.photo_differences import PhotoComparison
+from labelstore.operations.inspection.diagnosis.slow_ways import tell_slow_ways
 from labelstore.operations.inspection.findings import NAMED, Finding, Findings
-from labelstore.operations.inspection.photo_differences import PhotoComparison
-from labelstore.operations.inspection.slow_ways import tell_slow_ways
 from labelstore.producer.pixel_probe import installed_versions, read_by_key, replay_probe
 from labelstore.store.store import opened
 from labelstore.teachers.class_names import names_of

@@ -18,8 +18,8 @@ from PIL import features
 import labelstore
 from labelstore.format import doubtful
 from labelstore.images import resampling
+from labelstore.operations.inspection.diagnosis.slow_ways import VARIABLES
 from labelstore.operations.inspection.doctor import diagnose
-from labelstore.operations.inspection.slow_ways import VARIABLES
 from labelstore.storage import local_files
 from labelstore.store.backends.zarr import many_chunks
 from labelstore.views import boxes
@@ -120,7 +120,7 @@ def test_too_little_shared_memory_is_told_unless_a_folder_is_named(
     monkeypatch.setattr(local_files, "total_bytes", lambda _: 64 << 20)
     finding = told(store, photos)["shared-memory"]
     assert "64 MiB" in finding["first"][0]["detail"]
-    assert "--shm-size" in finding["mend"]
+    assert "more room" in finding["mend"]
     monkeypatch.setenv("LABELSTORE_SLABS", str(tmp_path))
     assert "shared-memory" not in told(store, photos)
 

@@ -99,7 +99,8 @@ def test_commit_rows(tmp_path):
 def test_tables_are_those_of_zarr(tmp_path, dtype, values, rows):
     fill = "" if dtype == "str" else -2
     _, encoder = made(tmp_path / "empty", dtype, (5,), (rows,), None, fill)
-    array = create_array(LocalStore(tmp_path), "a", dtype, (5,), (rows,), None, ("axis0",), fill)
+    grid = ArrayGrid((5,), (rows,), None)
+    array = create_array(LocalStore(tmp_path), "a", dtype, grid, ("axis0",), fill)
     kind = np.dtypes.StringDType() if dtype == "str" else np.int32
     array[:] = np.array(values, dtype=kind)
     tables = list(encoder.table(np.array(values, dtype=object if dtype == "str" else np.int32)))

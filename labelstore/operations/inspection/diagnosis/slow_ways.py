@@ -96,8 +96,7 @@ def _tell_parts(findings: Findings) -> None:
 
 def _from_wheel(library: str) -> str:
     """How a library is mended that was built otherwise than those that are published."""
-    command = f"pip install --force-reinstall --no-deps --only-binary :all: {library}"
-    return f"install {library} from its wheel: {command}"
+    return f"uninstall {library} and let pip install its published wheel again"
 
 
 def _tell_libraries(findings: Findings) -> None:
@@ -121,8 +120,8 @@ def _tell_places(store: Store, findings: Findings) -> None:
     if not os.environ.get("LABELSTORE_SLABS") and memory not in folder.parents:
         words = (
             "an epoch's labels are shared in a folder on a disk, not in memory",
-            "give /dev/shm more room (docker run --shm-size 4g), or name a folder in memory in "
-            "LABELSTORE_SLABS",
+            "give /dev/shm more room (a container is given 64 MiB unless more is asked for), "
+            "or name a folder in memory in LABELSTORE_SLABS",
         )
         detail = f"there is no {memory}"
         if memory.is_dir():

@@ -12,8 +12,8 @@ from labelstore.images.every_photo import every_photo
 from labelstore.images.photo_file import decode_photo, is_same_size, read_size
 from labelstore.images.pixels import content_digest
 from labelstore.images.sources.tar import TarSource
+from labelstore.operations.inspection.diagnosis.key_pairs import alike_keys, other_root, pair_keys
 from labelstore.operations.inspection.findings import short_reason
-from labelstore.operations.inspection.key_pairs import alike_keys, other_root, pair_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from labelstore.images.sources.choose import ImageSource
+    from labelstore.operations.inspection.diagnosis.key_pairs import Cause, KeyPairs
     from labelstore.operations.inspection.findings import Findings
-    from labelstore.operations.inspection.key_pairs import Cause, KeyPairs
     from labelstore.producer.progress import Progress
     from labelstore.store.store import Store
 
