@@ -37,6 +37,7 @@ __all__ = [
     "BusyError",
     "CorruptError",
     "DecodeError",
+    "DiscardedViewsWarning",
     "ErrorKind",
     "FallbackWarning",
     "FormatError",
@@ -233,6 +234,10 @@ class LaunchWarning(UserWarning):
 
 class FallbackWarning(UserWarning):
     """What was asked for is not in the store, and something else was used in its stead."""
+
+
+class DiscardedViewsWarning(UserWarning):
+    """Views are shown that FerKD's rule discards, though their images may have others."""
 
 
 class PartialDataWarning(UserWarning):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
@@ -9,10 +10,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from labelstore.errors import MismatchError, UsageError, require_choice
+from labelstore.errors import (
+    DiscardedViewsWarning,
+    MismatchError,
+    UsageError,
+    require_choice,
+)
 from labelstore.images import preprocessing
 from labelstore.images.pixels import INTERPOLATIONS
 from labelstore.images.reduced_jpeg import Photo
+from labelstore.labels.actions import Action
 from labelstore.store.ensembles import opened_reader
 from labelstore.store.mixed_views import is_mixed, view_truth
 from labelstore.torch.collate import batch_memory
@@ -53,6 +60,9 @@ class Show(NamedTuple):
     """View numbers."""
     epoch: int | None = None
     """Which epoch shows them; needed, and told, where labels are in phases (``LabelPhases``)."""
+    by_rule: bool = False
+    """Whether a rule had a say in which: it discards none of them but where an image has no other,
+    or where the order of epochs was asked to heed it not."""
 
 
 class ViewOptions(RecoveryOptions, total=False):
@@ -158,6 +168,8 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
                 '(labels="recovered").'
             )
         self._stored = labels == "stored"
+        replaces = self.ferkd is not None and self.ferkd.discard == "replace"
+        self._warns_of_discarded = replaces and not self._stored
         if store.law is None:
             raise MismatchError(
                 f"{store.path} does not say which crops its labels belong to: make it with a view "
@@ -245,6 +257,8 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         topk = self.store.read(numbers, views)
         geometry = self.store.views(numbers, views)
         labels = self._labels(topk, numbers, views, geometry, epochs)
+        if self._warns_of_discarded:
+            self._look_for_discarded(labels, np.repeat([show.by_rule for show in shows], counts))
         batch: torch.Tensor | None = None
         if self.transform is None:
             dtype = torch.uint8 if self._normalize is None else torch.float32
@@ -284,6 +298,21 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         return TorchSoftLabels.from_numpy(
             labels, weight=weight, target=target, action=action, image=numbers, view=views
         )
+
+    def _look_for_discarded(self, labels: TorchSoftLabels, by_rule: npt.NDArray[np.bool_]) -> None:
+        """Warn, once, of views that the rule discards and in which it had no say."""
+        if labels.action is None:
+            return
+        discarded = int((labels.action.numpy()[~by_rule] == Action.DISCARDED).sum())
+        if discarded:
+            self._warns_of_discarded = False
+            warnings.warn(
+                f"{discarded} of {len(by_rule)} views of a batch are discarded by FerKD's rule, "
+                'which has discard="replace", and shown all the same: give ViewSampler this data '
+                "set, or the rule (ferkd=), so that it shows others.",
+                DiscardedViewsWarning,
+                stacklevel=2,
+            )
 
     def _photo(self, image: int, boxes: Boxes) -> Photo:
         return self._photos.read(image, boxes, self.size)

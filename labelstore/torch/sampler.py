@@ -142,7 +142,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
         self._read_ahead.start(self.epoch)
         self._read_ahead.wait(self.epoch)
         epoch, first, count = self.epoch, self._position + self.rank, len(self)
-        shown_epoch = None if self._phases is None else epoch
+        shown = None if self._phases is None else epoch, self.order.replaces
         order = self.order.order(epoch)
         self._yielded = 0
         for start in range(0, count, _CHUNK):
@@ -155,7 +155,7 @@ class ViewSampler(torch.utils.data.Sampler[Show]):
                 self._asked = False
                 # Before the last one is given: who counts the batches never asks for more.
                 self._over = self._yielded == count
-                yield Show(image, tuple(row), shown_epoch)
+                yield Show(image, tuple(row), *shown)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, 0..2**32-1; the position in the present one is kept if it is that.

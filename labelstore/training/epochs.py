@@ -119,7 +119,7 @@ class EpochOrder:
             )
         self.images = _chosen(store, options.get("images"))
         self._hashes = store.key_hashes
-        replaces = ferkd is not None and ferkd.discard == "replace"
+        replaces = self.replaces
         self.schedule: Schedule = schedule or ("surgical" if replaces else "random")
         _check_schedule(self.schedule, epochs, replaces)
         self.epochs = epochs if self.schedule in get_args(Direction) else None
@@ -130,6 +130,12 @@ class EpochOrder:
             self._mask = view_mask(store, ferkd, views_per_image)  # type: ignore[arg-type]
         if self.epochs is not None:
             self._order = confidence_order(store, ferkd, mask=self._mask, least=views_per_image)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether there is a rule which has other views shown in place of those that it discards;
+        only the schedule ``"random"`` shows these all the same."""
+        return self.ferkd is not None and self.ferkd.discard == "replace"
 
     def check(self, epoch: int) -> int:
         """It; UsageError unless it is 0..2**32-1 and, of a curriculum, one of its epochs."""

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import Lambda, functional as T
 import labelstore
 from labelstore import FerKD
 from labelstore.errors import (
+    DiscardedViewsWarning,
     LabelError,
     LabelStoreError,
     MismatchError,
@@ -31,6 +32,7 @@ from labelstore.errors import (
 from labelstore.images.decoding import to_rgb
 from labelstore.images.reduced_jpeg import reduction_for
 from labelstore.images.sources.folder import FolderSource
+from labelstore.labels.actions import Action
 from labelstore.torch import (
     Show,
     SoftLabelDataset,
@@ -209,7 +211,7 @@ def tempered(p, factor):
 def test_ferkd_calibrates_and_masks(store, photos, discard):
     rule = FerKD(low=0.3, middle=0.6, top=0.9, discard=discard)
     data = SoftLabelDataset(photos, store, ferkd=rule)
-    show = Show(3, tuple(range(NUM_VIEWS)))
+    show = Show(3, tuple(range(NUM_VIEWS)), by_rule=True)
     _, target = data[show]
     topk = store.read(3, np.arange(NUM_VIEWS))
     done = rule.apply(topk, np.full(NUM_VIEWS, store.targets[3]))
@@ -220,6 +222,28 @@ def test_ferkd_calibrates_and_masks(store, photos, discard):
         np.testing.assert_array_equal(target.weight, done.action != labelstore.Action.DISCARDED)
     else:
         assert target.weight is None
+
+
+def test_a_sampler_that_knows_of_no_rule_is_told_of(store, photos):
+    """It shows views that the data set's rule would have others shown for."""
+    data = SoftLabelDataset(photos, store, ferkd=FerKD(low=0.2, middle=0.3, top=0.6))
+
+    def warned(sampler):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            batches = [data.__getitems__([show]) for show in sampler]
+        actions = np.concatenate([labels.action for batch in batches for _, labels in batch])
+        return [each.category for each in caught], int((actions == Action.DISCARDED).sum())
+
+    for sampler in (ViewSampler(data), ViewSampler(store, ferkd=data.ferkd)):
+        assert warned(sampler)[0] == []
+    # Asked for by name.
+    every = warned(ViewSampler(data, NUM_VIEWS, schedule="random"))
+    assert every[0] == []
+    assert every[1] > 0
+    # Once.
+    assert warned(ViewSampler(store, NUM_VIEWS)) == ([DiscardedViewsWarning], every[1])
+    assert warned(ViewSampler(store, NUM_VIEWS)) == ([], every[1])
 
 
 def test_ferkd_of_a_hard_label_is_refused(store, photos):

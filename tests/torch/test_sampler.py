@@ -381,7 +381,8 @@ def test_the_schedule_follows_from_the_rule_unless_it_is_named(store):
     assert list(ViewSampler(store, ferkd=rule, schedule="surgical")) == list(
         ViewSampler(store, ferkd=rule)
     )
-    assert list(ViewSampler(store, ferkd=rule, schedule="random")) == list(ViewSampler(store))
+    random = ViewSampler(store, ferkd=rule, schedule="random")
+    assert [show[:2] for show in random] == [show[:2] for show in ViewSampler(store)]
 
 
 @pytest.mark.parametrize(

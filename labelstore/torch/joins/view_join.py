@@ -153,8 +153,8 @@ class ViewJoin:
         # Read once: in a worker that reads ahead it may change meanwhile.
         epoch = self.epoch
         views = self.order.views(np.asarray(images, dtype=np.int64), epoch).tolist()
-        told = None if self.data.recovery.phases is None else epoch
-        shows = [Show(image, tuple(row), told) for image, row in zip(images, views, strict=True)]
+        shown = None if self.data.recovery.phases is None else epoch, self.order.replaces
+        shows = [Show(image, tuple(row), *shown) for image, row in zip(images, views, strict=True)]
         upright = (self._upright(*pair) for pair in zip(images, photos, strict=True))
         return self.data.views_of(shows, upright)
 
