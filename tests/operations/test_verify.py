@@ -128,9 +128,9 @@ def made(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((60, 48)).save(folder / f"{number:02}.png")
-    (tmp_path / "mine.py").write_text(FACTORY)
+    (tmp_path / "hues.py").write_text(FACTORY)
     done = run(
-        *("generate", "photos", "--teacher", "python:mine:colours", "--views", 6),
+        *("generate", "photos", "--teacher", "python:hues:colours", "--views", 6),
         *("--targets", "none", "--prior-size", 4, "-o", "a.zarr", "--quiet"),
         cwd=tmp_path,
     )
@@ -141,15 +141,15 @@ def made(tmp_path):
 def test_the_teacher_says_the_same_again(made, monkeypatch):
     monkeypatch.chdir(made)
     store, source = labelstore.open("a.zarr"), FolderSource("photos")
-    found = replay(store, source, load_teacher("python:mine:colours"), 1.0)
+    found = replay(store, source, load_teacher("python:hues:colours"), 1.0)
     assert found.agrees
     assert (found.images, found.views) == (12, 48)
     assert found.same_top1 == 1
     assert 0 < found.largest_difference <= 0.0025
-    assert replay(store, source, load_teacher("python:mine:colours"), 0.001).images == 1
+    assert replay(store, source, load_teacher("python:hues:colours"), 0.001).images == 1
     done = run(
         *("verify", "a.zarr", "--replay", "20%", "--photos", "photos"),
-        *("--teacher", "python:mine:colours"),
+        *("--teacher", "python:hues:colours"),
         cwd=made,
     )
     assert done.returncode == 0, done.stderr
@@ -161,7 +161,7 @@ def test_a_photo_that_is_another_file_of_the_same_pixels_is_told(made):
     photo = made / "others" / "a" / "00.png"
     Image.open(photo).save(photo, compress_level=1)
     assert photo.read_bytes() != (made / "photos" / "a" / "00.png").read_bytes()
-    arguments = ("verify", "a.zarr", "--teacher", "python:mine:colours", "--photos", "others")
+    arguments = ("verify", "a.zarr", "--teacher", "python:hues:colours", "--photos", "others")
     done = run(*arguments, "--replay", "100%", "--json", cwd=made)
     assert done.returncode == 1
     found = json.loads(done.stdout)["replay"]
@@ -180,15 +180,15 @@ def test_exchanged_photos_and_other_teachers_are_found(made, monkeypatch):
     first.write_bytes(pictures[1])
     second.write_bytes(pictures[0])
     store = labelstore.open("a.zarr")
-    teacher = load_teacher("python:mine:colours")
+    teacher = load_teacher("python:hues:colours")
     found = replay(store, FolderSource("others"), teacher, 1.0)
     assert found.differing == found.changed == ("a/00.png", "b/01.png")
     arguments = ("verify", "a.zarr", "--replay", "100%", "--photos", "others")
-    done = run(*arguments, "--teacher", "python:mine:colours", cwd=made)
+    done = run(*arguments, "--teacher", "python:hues:colours", cwd=made)
     assert done.returncode == 1
     assert "differs: a/00.png" in done.stderr
     with pytest.raises(MismatchError, match="weights digest"):
-        replay(store, FolderSource("photos"), load_teacher("python:mine:others"), 1.0)
+        replay(store, FolderSource("photos"), load_teacher("python:hues:others"), 1.0)
     second.unlink()
     with pytest.raises(SourceError, match=r"has no 'b/01.png'"):
         replay(store, FolderSource("others"), teacher, 1.0)
@@ -203,16 +203,16 @@ def test_exchanged_photos_and_other_teachers_are_found(made, monkeypatch):
 def test_another_temperature_is_replayed_at_that_temperature(made, monkeypatch):
     monkeypatch.chdir(made)
     done = run(
-        *("generate", "photos", "--teacher", "python:mine:colours", "--views", 6),
+        *("generate", "photos", "--teacher", "python:hues:colours", "--views", 6),
         *("--targets", "none", "--prior-size", 4, "--temperature", 3, "-o", "soft.zarr", "-q"),
         cwd=made,
     )
     assert done.returncode == 0, done.stderr
     store = labelstore.open("soft.zarr")
-    assert replay(store, FolderSource("photos"), load_teacher("python:mine:colours"), 1.0).agrees
+    assert replay(store, FolderSource("photos"), load_teacher("python:hues:colours"), 1.0).agrees
     # The check is not one that anything passes.
     store.manifest = dataclasses.replace(store.manifest, temperature=1.0)
-    found = replay(store, FolderSource("photos"), load_teacher("python:mine:colours"), 1.0)
+    found = replay(store, FolderSource("photos"), load_teacher("python:hues:colours"), 1.0)
     assert len(found.differing) > 6
 
 
@@ -225,7 +225,7 @@ def damage(file):
 @pytest.mark.parametrize("suffix", ["zarr", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_repair_makes_damaged_blocks_anew_and_touches_no_other(made, suffix):
     out = made / f"r.{suffix}"
-    arguments = ("--teacher", "python:mine:colours")
+    arguments = ("--teacher", "python:hues:colours")
     done = run(
         *("generate", "photos", *arguments, "--views", 6, "--targets", "none"),
         *("--prior-size", 4, "--block-images", 4, "-o", out, "--quiet"),
@@ -256,9 +256,9 @@ def test_repair_refuses_what_would_not_be_the_same_labels(made):
     shutil.copytree(made / "photos", made / "fewer")
     (made / "fewer" / "a" / "00.png").unlink()
     for arguments, words in (
-        (("a.zarr", "photos", "--teacher", "python:mine:others"), "spec is python:mine:others"),
-        (("a.zarr", "photos", "--teacher", "python:mine:colours", "--size", 8), "input size"),
-        (("a.zarr", "fewer", "--teacher", "python:mine:colours"), "other images"),
+        (("a.zarr", "photos", "--teacher", "python:hues:others"), "spec is python:hues:others"),
+        (("a.zarr", "photos", "--teacher", "python:hues:colours", "--size", 8), "input size"),
+        (("a.zarr", "fewer", "--teacher", "python:hues:colours"), "other images"),
     ):
         done = run("repair", *arguments, cwd=made)
         assert done.returncode == 1, done.stderr
@@ -274,7 +274,7 @@ def test_a_repair_that_was_stopped_is_gone_on_with(made):
     photo = made / "photos" / "b" / "04.png"
     whole = photo.read_bytes()
     photo.write_bytes(b"no picture")
-    arguments = ("repair", "a.zarr", "photos", "--teacher", "python:mine:colours")
+    arguments = ("repair", "a.zarr", "photos", "--teacher", "python:hues:colours")
     done = run(*arguments, cwd=made)
     assert done.returncode == 1
     assert labelstore.open(made / "a.zarr").missing_blocks() == []
