@@ -21,6 +21,7 @@ from PIL import Image
 from torch import nn
 
 import labelstore
+from benchmarks.support.debian_packages import unpacked
 from benchmarks.support.distill_rows import FORMS
 from benchmarks.support.distill_stores import exact_stores, forms_of
 from labelstore.images.decoding import decode
@@ -67,8 +68,7 @@ def load(folder: Path) -> dict[str, np.ndarray]:
 def fetch(cache: Path) -> Path:
     """The folder of the data's files; fetched with apt and unpacked, not installed."""
     installed = Path("/usr/share/datasets/fashion-mnist")
-    unpacked = cache / "package" / installed.relative_to("/")
-    for folder in (installed, unpacked):
+    for folder in (installed, cache / "package" / installed.relative_to("/")):
         if (folder / "train-images-idx3-ubyte.gz").exists():
             return folder
     try:
