@@ -19,10 +19,10 @@ from labelstore.errors import LabelStoreError, UsageError
 from labelstore.format.arrays import (
     array_digest,
     images_digest,
-    unit_columns,
     view_arrays,
     view_columns,
 )
+from labelstore.format.commits import commit_row
 from labelstore.format.unit_blocks import UnitBlocks
 from labelstore.images.sources.choose import open_source
 from labelstore.operations.materialize import materialize
@@ -429,15 +429,8 @@ class UnitsSubject(ZarrSubject):
             data, digests = units.encode(block, other)
         except UsageError:
             return None
-        row = self.commits[block].copy()
-        groups = np.arange(self.manifest.num_groups)
-        for group in groups:
-            column = view_columns(self.manifest)[array][group]
-            values = other[array][:, self.manifest.group_slice(group)]
-            row[column] = array_digest(self.manifest.id, array, block, group, values)
-        row[list(unit_columns(self.manifest))] = units.row_digests(
-            np.full(len(groups), block), groups, digests
-        )
+        images, priors, _ = self.codes[block]
+        row = commit_row(self.manifest, block, {**images, **priors, **other}, digests)
         return Change(
             self.root,
             name,

@@ -275,13 +275,9 @@ class VerifiedBlocks(CommittedBlocks):
         rows, columns = self._rows_of(blocks), self.manifest.group_slice(group)
         arrays = self._backend.read_many([(spec.name, rows, columns) for spec in self._specs])
         codes = {spec.name: part for spec, part in zip(self._specs, arrays, strict=True)}
-        parts = {block: self._part_of(codes, block, rows.start) for block in blocks}
-        places = [(block, group) for block in blocks]
-        for name in codes:
-            wrong = self._are_wrong(name, places, [part[name] for part in parts.values()])
-            for place, one in zip(places, wrong, strict=True):
-                if one:
-                    raise self.corrupt(name, *place)
+        cut = (self._part_of(codes, block, rows.start) for block in blocks)
+        checked = self._checked_chunks([(block, group) for block in blocks], cut)
+        parts = dict(zip(blocks, checked, strict=True))
         lists = self._lists_of(blocks)
         problem = label_problem(codes, self._specs, lists, unreadable, self.manifest)
         if problem is not None:

@@ -42,6 +42,25 @@ typedef struct {
     uint8_t *room;                /* for a shuffled block; as large as a chunk */
 } Zstd;
 
+/* By the addresses of its functions, for chunks of so many bytes; whether there is room for it. */
+static int
+open_zstd(
+    Zstd *zstd, unsigned long long create, unsigned long long release, unsigned long long decompress, uint32_t bytes
+) {
+    zstd->create = (void *(*)(void))(uintptr_t)create;
+    zstd->release = (size_t(*)(void *))(uintptr_t)release;
+    zstd->decompress = (size_t(*)(void *, void *, size_t, const void *, size_t))(uintptr_t)decompress;
+    zstd->context = zstd->create();
+    zstd->room = malloc(bytes);
+    return zstd->context && zstd->room;
+}
+
+static void
+close_zstd(Zstd *zstd) {
+    if (zstd->context) zstd->release(zstd->context);
+    free(zstd->room);
+}
+
 static uint32_t
 four(const uint8_t *from) {
     uint32_t value;
@@ -151,16 +170,11 @@ decode(PyObject *Py_UNUSED(module), PyObject *args) {
         PyErr_SetString(PyExc_ValueError, "chunks of other shapes");
         goto end;
     }
-    zstd.create = (void *(*)(void))(uintptr_t)create;
-    zstd.release = (size_t(*)(void *))(uintptr_t)release;
-    zstd.decompress = (size_t(*)(void *, void *, size_t, const void *, size_t))(uintptr_t)decompress;
     const uint32_t bytes = (uint32_t)out.shape[1];
     const uint64_t size = (uint64_t)data.len;
     int sound = 0;
     Py_BEGIN_ALLOW_THREADS
-    zstd.context = zstd.create();
-    zstd.room = malloc(bytes);
-    sound = zstd.context && zstd.room;
+    sound = open_zstd(&zstd, create, release, decompress, bytes);
     for (Py_ssize_t place = 0; sound && place < entries.shape[0]; place++) {
         const uint64_t *entry = (const uint64_t *)entries.buf + 2 * place;
         sound = entry[0] >= start && entry[0] - start <= size && entry[1] <= size - (entry[0] - start) &&
@@ -169,8 +183,7 @@ decode(PyObject *Py_UNUSED(module), PyObject *args) {
                     (uint8_t *)out.buf + place * (Py_ssize_t)bytes
                 );
     }
-    if (zstd.context) zstd.release(zstd.context);
-    free(zstd.room);
+    close_zstd(&zstd);
     Py_END_ALLOW_THREADS
     result = PyBool_FromLong(sound);
 end:
@@ -256,26 +269,20 @@ decode_files(PyObject *Py_UNUSED(module), PyObject *args) {
         PyErr_SetString(PyExc_ValueError, "chunks of other shapes");
         goto end;
     }
-    zstd.create = (void *(*)(void))(uintptr_t)create;
-    zstd.release = (size_t(*)(void *))(uintptr_t)release;
-    zstd.decompress = (size_t(*)(void *, void *, size_t, const void *, size_t))(uintptr_t)decompress;
     const uint32_t bytes = (uint32_t)out.shape[1];
     const uint64_t index = 16 * count + CHECKSUM, chunk = (uint64_t)bytes + HEADER + CHECKSUM;
     uint8_t *data = NULL;
     int sound = 0;
     Py_BEGIN_ALLOW_THREADS
-    zstd.context = zstd.create();
-    zstd.room = malloc(bytes);
     data = malloc(index > chunk ? index : chunk);
-    sound = zstd.context && zstd.room && data;
+    sound = open_zstd(&zstd, create, release, decompress, bytes) && data;
     for (Py_ssize_t number = 0; sound && number < out.shape[0]; number++, names += strlen(names) + 1) {
         const int file = open_below(folder, names);
         sound = file >= 0 &&
                 decode_place(&zstd, file, place, count, width, bytes, data, (uint8_t *)out.buf + number * (Py_ssize_t)bytes);
         if (file >= 0) close(file);
     }
-    if (zstd.context) zstd.release(zstd.context);
-    free(zstd.room);
+    close_zstd(&zstd);
     free(data);
     Py_END_ALLOW_THREADS
     result = PyBool_FromLong(sound);
