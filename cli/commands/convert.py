@@ -195,13 +195,12 @@ def _ground_truth(reader: PeerReader, request: ConvertOptions) -> npt.NDArray[np
 
     def of_folders(class_map: Mapping[str, int | str] | None) -> npt.NDArray[np.int32]:
         from labelstore.images.ground_truth.targets import targets_of_keys
-        from labelstore.operations.convert import class_names_of
 
         return targets_of_keys(
             request.photos or request.files,
             tuple(reader.keys),
             num_classes=reader.num_classes or 1,
-            class_names=class_names_of(reader),
+            class_names=reader.class_names,
             class_map=class_map,
         )
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from labelstore.format.settings import LabelLayout
     from labelstore.peers.peer_labels import PeerLabels, PeerOptions, PeerReader
 
-__all__ = ["ConversionReport", "ConversionSettings", "class_names_of", "convert"]
+__all__ = ["ConversionReport", "ConversionSettings", "convert"]
 
 _RUN_ENTRIES = 1 << 22
 """Probabilities that are in memory at a time, about."""
@@ -168,12 +168,6 @@ def _bytes_at(path: Path) -> int:
     return path.stat().st_size
 
 
-def class_names_of(reader: PeerReader) -> tuple[str, ...] | None:
-    """What files call the teacher's classes, in their order; None where they do not say it."""
-    names: tuple[str, ...] | None = getattr(reader, "class_names", None)
-    return names
-
-
 def _manifest(
     reader: PeerReader,
     format: str,
@@ -209,7 +203,7 @@ def _manifest(
         law=EXPLICIT if reader.explicit and boxes else reader.law,
         label_type=reader.label_type,
         temperature=temperature,
-        class_names=class_names_of(reader),
+        class_names=reader.class_names,
         producer=producer,
         **{
             "k": k,

@@ -57,6 +57,7 @@ class FKDReader:
 
     values: Values = "top-k"
     law = None
+    class_names = None
     temperature: float | None = None
     targets: npt.NDArray[np.int32] | None = None
 

@@ -69,6 +69,7 @@ class MlDrReader:
 
     values: Values = "top-k"
     law = None
+    class_names = None
     label_type: LabelType = "top-k"
     temperature = 1.0
     """``ClassificationEnsembleNet``'s, which the labelling script does not change."""

@@ -80,8 +80,7 @@ class PeerReader(Protocol):
     ``__init__(path: Path, options: PeerOptions)`` raises NotFoundError where nothing is there,
     FormatError where it is no such thing, CorruptError and LabelError for files that are damaged or
     say what no label says, UsageError where an option is missing or does not fit. Every message
-    names the file. Where files name the classes it has ``class_names``: C texts in their order, or
-    None.
+    names the file.
     """
 
     keys: list[str]
@@ -89,6 +88,8 @@ class PeerReader(Protocol):
     num_views: int
     num_classes: int | None
     """None: the files do not say it, and ``PeerOptions`` did not."""
+    class_names: tuple[str, ...] | None
+    """C, in their order; None where the files do not name the classes."""
     values: Values
     k: int | None
     """Classes of a label, of values "top-k"; None for dense ones."""

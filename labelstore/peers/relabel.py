@@ -46,6 +46,7 @@ class RelabelReader:
     label, since a map has a label for any.
     """
 
+    class_names = None
     values: Values = "logits"
     k = None
     label_type: LabelType = "top-k"

@@ -46,6 +46,7 @@ class TinyViTReader:
 
     values: Values = "top-k"
     law = None
+    class_names = None
     label_type: LabelType = "top-k"
     explicit = False
     temperature: float | None = 1.0

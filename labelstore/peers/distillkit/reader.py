@@ -53,6 +53,7 @@ class DistillKitReader:
 
     values: Values = "top-k"
     law = None
+    class_names = None
     label_type: LabelType = "top-k"
     temperature = 1.0
     """The capturing script's."""

@@ -47,6 +47,7 @@ class Sre2lReader:
 
     values: Values = "logits"
     law = None
+    class_names = None
     k = None
     label_type: LabelType = "top-k"
     temperature = None
