@@ -257,7 +257,7 @@ class SoftLabelDataset(torch.utils.data.Dataset[Any]):
         topk = self.store.read(numbers, views)
         geometry = self.store.views(numbers, views)
         labels = self._labels(topk, numbers, views, geometry, epochs)
-        if self._warns_of_discarded:
+        if self._warns_of_discarded and not all(show.by_rule for show in shows):
             self._look_for_discarded(labels, np.repeat([show.by_rule for show in shows], counts))
         batch: torch.Tensor | None = None
         if self.transform is None:
